@@ -1,0 +1,40 @@
+"""Loads the pack by path under the name `rivulet`, as ComfyUI does under its own name, and seeds every test."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+spec = importlib.util.spec_from_file_location(
+    "rivulet", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+)
+assert spec and spec.loader
+sys.modules["rivulet"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["rivulet"])
+
+# tiny models lose more to thread hand-over than they gain, and one thread sums in one order
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Returns the seed that torch's global generator starts every test from."""
+    torch.manual_seed(0)
+    return 0
+
+
+@pytest.fixture
+def root() -> Path:
+    """Returns the repository's root folder."""
+    return ROOT
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        refuse = pytest.fail if os.environ.get("RIVULET_REQUIRE_GPU") == "1" else pytest.skip
+        refuse("needs a CUDA GPU")
