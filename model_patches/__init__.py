@@ -1,0 +1,1 @@
+"""The engine, host-free: arch -> attention -> cache -> memory -> sampler -> vae -> writer."""

@@ -1,0 +1,1 @@
+"""What a checkpoint is: its layers, and the parts of a forward that belong to no one attention."""

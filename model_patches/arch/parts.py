@@ -1,0 +1,117 @@
+"""The parts of Wan's forward that are the same for every attention, as functions over any tree of its names.
+
+B batch, T latent frames, H/W rows and columns of the latent, S tokens per latent frame, L = T*S tokens,
+C channels of the model, N heads, D head width. Layers are called, their weights are never read: a host may
+keep them offloaded, quantised or patched. A parameter that is no layer (`modulation`) is cast where used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .tree import AttentionTree, BlockTree, DiTTree
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> out, all [B, L, N, D]; k before RoPE
+Cross = Callable[[Tensor], Tensor]  # q [B, L, N, D] -> out of the same shape, over the text
+
+
+def sinusoid(timesteps: Tensor, width: int) -> Tensor:
+    """Cosines then sines of each timestep, float32 [..., width]; angles in float64, timesteps in 0..1000."""
+    half = width // 2
+    ladder = torch.arange(half, dtype=torch.float64, device=timesteps.device) / half
+    angles = timesteps.double()[..., None] * torch.pow(10000.0, -ladder)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
+
+
+def embed_time(
+    dit: DiTTree, timesteps_BT: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """(modulation_BT6C for the blocks, time_BTC for the head), one timestep in 0..1000 per latent frame."""
+    time_BTC = dit.time_embedding(sinusoid(timesteps_BT, dit.freq_dim).to(dtype))
+    return dit.time_projection(time_BTC).unflatten(-1, (6, -1)), time_BTC
+
+
+def embed_text(dit: DiTTree, text_BLE: Tensor) -> Tensor:
+    """Text in the model's width [B, L, C] from the text encoder's [B, L, text_dim]."""
+    return dit.text_embedding(text_BLE)
+
+
+def patchify(dit: DiTTree, x_BCTHW: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """(tokens [B, L, C] in frame, row, column order; their grid (frames, rows, columns))."""
+    tokens = dit.patch_embedding(x_BCTHW)
+    return tokens.flatten(2).transpose(1, 2), (tokens.shape[2], tokens.shape[3], tokens.shape[4])
+
+
+def unpatchify(dit: DiTTree, x_BLP: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """Latents [B, C, T, H, W] from tokens whose channels are (frame, row, column, channel) of a patch."""
+    (t, h, w), (pt, ph, pw) = grid, dit.patch_size
+    x = x_BLP.unflatten(-1, (pt, ph, pw, -1)).unflatten(1, (t, h, w))
+    x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)
+    return x.reshape(x.shape[0], x.shape[1], t * pt, h * ph, w * pw)
+
+
+def modulate(x_BLC: Tensor, shift_BTC: Tensor, scale_BTC: Tensor) -> Tensor:
+    """x * (1 + scale) + shift, frame by frame."""
+    x_BTSC = x_BLC.unflatten(1, (shift_BTC.shape[1], -1))
+    return torch.addcmul(shift_BTC[:, :, None], x_BTSC, 1 + scale_BTC[:, :, None]).flatten(1, 2)
+
+
+def gate(x_BLC: Tensor, update_BLC: Tensor, gate_BTC: Tensor) -> Tensor:
+    """x + update * gate, frame by frame."""
+    frames = gate_BTC.shape[1]
+    x_BTSC, update_BTSC = x_BLC.unflatten(1, (frames, -1)), update_BLC.unflatten(1, (frames, -1))
+    return torch.addcmul(x_BTSC, update_BTSC, gate_BTC[:, :, None]).flatten(1, 2)
+
+
+def split_heads(attention: AttentionTree, x_BLC: Tensor) -> Tensor:
+    """[B, L, N, D] view of [B, L, C]."""
+    return x_BLC.unflatten(-1, (attention.num_heads, -1))
+
+
+def project_qkv(attention: AttentionTree, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised q and k, and v, each [B, L, N, D], before RoPE."""
+    q = attention.norm_q(attention.q(x_BLC))
+    k = attention.norm_k(attention.k(x_BLC))
+    return split_heads(attention, q), split_heads(attention, k), split_heads(attention, attention.v(x_BLC))
+
+
+def project_text(attention: AttentionTree, text_BLC: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values [B, L, N, D] that cross-attention keeps for one embedded text."""
+    k = attention.norm_k(attention.k(text_BLC))
+    return split_heads(attention, k), split_heads(attention, attention.v(text_BLC))
+
+
+def residual_block(
+    block: BlockTree, x_BLC: Tensor, modulation_BT6C: Tensor,
+    mix: Callable[[Tensor], Tensor], cross: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """One block around two given attentions: `mix` sees the modulated tokens, `cross` the tokens of norm3."""
+    own = block.modulation.to(modulation_BT6C)[:, None]
+    shift1, scale1, gate1, shift2, scale2, gate2 = (own + modulation_BT6C).unbind(2)
+    x_BLC = gate(x_BLC, mix(modulate(block.norm1(x_BLC), shift1, scale1)), gate1)
+    x_BLC = x_BLC + cross(block.norm3(x_BLC))
+    return gate(x_BLC, block.ffn(modulate(block.norm2(x_BLC), shift2, scale2)), gate2)
+
+
+def block_forward(
+    block: BlockTree, x_BLC: Tensor, modulation_BT6C: Tensor, attend: Attend, cross: Cross
+) -> Tensor:
+    """One block with dense projections; `attend` brings RoPE and the past, `cross` the text."""
+    def mix(h_BLC: Tensor) -> Tensor:
+        return block.self_attn.o(attend(*project_qkv(block.self_attn, h_BLC)).flatten(2))
+
+    def read(h_BLC: Tensor) -> Tensor:
+        attention = block.cross_attn
+        return attention.o(cross(split_heads(attention, attention.norm_q(attention.q(h_BLC)))).flatten(2))
+
+    return residual_block(block, x_BLC, modulation_BT6C, mix, read)
+
+
+def head_forward(dit: DiTTree, x_BLC: Tensor, time_BTC: Tensor) -> Tensor:
+    """Flow of each token's patch [B, L, patch*out_channels]."""
+    own = dit.head.modulation.to(time_BTC)[:, None]
+    shift_BTC, scale_BTC = (own + time_BTC[:, :, None]).unbind(2)
+    return dit.head.head(modulate(dit.head.norm(x_BLC), shift_BTC, scale_BTC))

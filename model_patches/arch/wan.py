@@ -1,0 +1,122 @@
+"""Wan 2.1 text-to-video as plain layers, with the published attribute and key names.
+
+The module only holds layers. How they are run is in `parts` and in the stages to its right, which accept
+any module tree with these names, so a host's own model can take this one's place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class WanConfig:
+    """The sizes that make one Wan 2.1 model; `num_heads` 0 means heads of 128 channels."""
+
+    dim: int
+    ffn_dim: int
+    num_layers: int
+    num_heads: int = 0
+    text_dim: int = 4096
+    in_channels: int = 16
+    out_channels: int = 16
+    patch: tuple[int, int, int] = (1, 2, 2)  # latent frames, rows, columns of one token
+    freq_dim: int = 256  # channels of the sinusoid that stands for a timestep
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_heads", self.num_heads or self.dim // 128)
+        object.__setattr__(self, "patch", tuple(self.patch))
+        sizes = ("dim", "ffn_dim", "num_layers", "text_dim", "in_channels", "out_channels", "freq_dim")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"WanConfig: {name} must be at least 1, got {getattr(self, name)}.")
+        if self.num_heads < 1 or self.dim % self.num_heads or self.dim // self.num_heads % 2:
+            raise ValueError(
+                f"WanConfig: dim must split into heads of an even width, got dim {self.dim} for "
+                f"{self.num_heads} heads; take a dim that is a multiple of 128 or give num_heads.")
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.dim // self.num_heads
+
+
+class Attention(nn.Module):
+    """The layers of one attention; q and k are normalised over the full width, before the heads part."""
+
+    def __init__(self, dim: int, num_heads: int, eps: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = nn.RMSNorm(dim, eps=eps)
+        self.norm_k = nn.RMSNorm(dim, eps=eps)
+
+
+class Block(nn.Module):
+    """The layers of one transformer block; `modulation` is added to the timestep's six vectors."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        dim, eps = config.dim, config.eps
+        self.norm1 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
+        self.self_attn = Attention(dim, config.num_heads, eps)
+        self.norm3 = nn.LayerNorm(dim, eps=eps)
+        self.cross_attn = Attention(dim, config.num_heads, eps)
+        self.norm2 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim))
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
+
+
+class Head(nn.Module):
+    """The layers that turn a token into the flow of its patch."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
+        self.head = nn.Linear(config.dim, math.prod(config.patch) * config.out_channels)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / math.sqrt(config.dim))
+
+
+class WanModel(nn.Module):
+    """All layers of one Wan 2.1 text-to-video model, under the names of its checkpoints."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.config = config
+        self.dim, self.num_heads, self.num_layers = dim, config.num_heads, config.num_layers
+        self.patch_size, self.freq_dim, self.text_dim = config.patch, config.freq_dim, config.text_dim
+        self.patch_embedding = nn.Conv3d(config.in_channels, dim, config.patch, stride=config.patch)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+        self.apply(_init_layer)
+        for layer in (*self.text_embedding, *self.time_embedding):
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+        nn.init.zeros_(self.head.head.weight)
+
+    def forward(self, *_: Tensor) -> Tensor:
+        """Refuse: the layers do not know which attention and which past they are to be run with."""
+        raise RuntimeError(
+            "WanModel: holds layers only and has no forward of its own; run it with "
+            "model_patches.attention.bidirectional.forward or model_patches.stream.step.")
+
+
+def _init_layer(layer: nn.Module) -> None:
+    if isinstance(layer, (nn.Linear, nn.Conv3d)):
+        nn.init.xavier_uniform_(layer.weight.flatten(1))
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
