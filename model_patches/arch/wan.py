@@ -7,7 +7,7 @@ any module tree with these names, so a host's own model can take this one's plac
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,13 @@ class WanConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_heads", self.num_heads or self.dim // 128)
         object.__setattr__(self, "patch", tuple(self.patch))
-        sizes = ("dim", "ffn_dim", "num_layers", "text_dim", "in_channels", "out_channels", "freq_dim")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"WanConfig: {name} must be at least 1, got {getattr(self, name)}.")
-        if self.num_heads < 1 or self.dim % self.num_heads or self.dim // self.num_heads % 2:
+        for field in fields(self):
+            size = getattr(self, field.name)
+            if field.name not in ("patch", "eps") and (not isinstance(size, int) or size < 1):
+                raise ValueError(
+                    f"WanConfig: {field.name} must be a whole number of at least 1, got {size!r}; "
+                    f"num_heads is dim // 128 unless given.")
+        if self.dim % (2 * self.num_heads):
             raise ValueError(
                 f"WanConfig: dim must split into heads of an even width, got dim {self.dim} for "
                 f"{self.num_heads} heads; take a dim that is a multiple of 128 or give num_heads.")
