@@ -1,0 +1,37 @@
+"""Rotary position embedding from a table. B batch, L tokens, N heads, D head width."""
+
+import torch
+from torch import Tensor
+
+
+def rotate(x_BLND: Tensor, table_L: Tensor, impl: str = "auto") -> Tensor:
+    """x with neighbouring channels (2i, 2i+1) turned as a pair; same shape, dtype and device as x.
+
+    table_L: (cos, sin) [L, D/2, 2], on x's device. Maths in float32, or in float64 if x or the table is.
+    impl: "auto" or "reference".
+    """
+    _check(x_BLND, table_L)
+    if impl not in ("auto", "reference"):
+        raise ValueError(f"rotate: no implementation is called {impl!r}; there are 'auto' and 'reference'.")
+    return rotate_reference(x_BLND, table_L)
+
+
+def rotate_reference(x_BLND: Tensor, table_L: Tensor) -> Tensor:
+    """(a + ib) e^(i angle) for each pair of channels (RoFormer, arXiv:2104.09864, section 3.2)."""
+    wide = torch.promote_types(torch.promote_types(x_BLND.dtype, table_L.dtype), torch.float32)
+    pairs = torch.view_as_complex(x_BLND.to(wide).contiguous().unflatten(-1, (-1, 2)))
+    turns = torch.view_as_complex(table_L.to(wide).contiguous())[:, None]
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x_BLND.dtype)
+
+
+def _check(x_BLND: Tensor, table_L: Tensor) -> None:
+    if x_BLND.ndim != 4 or not x_BLND.is_floating_point():
+        raise ValueError(
+            f"rotate: x must be [B, L, N, D] of floating point, got {list(x_BLND.shape)} of {x_BLND.dtype}.")
+    tokens, width = x_BLND.shape[1], x_BLND.shape[3]
+    if tuple(table_L.shape) != (tokens, width // 2, 2) or width % 2:
+        raise ValueError(
+            f"rotate: {tokens} tokens of head width {width} need a table [{tokens}, {width // 2}, 2], "
+            f"got {list(table_L.shape)}; make it with rope_table for the same frames and grid.")
+    if table_L.device != x_BLND.device:
+        raise ValueError(f"rotate: x is on {x_BLND.device}, the table on {table_L.device}; move one of them.")

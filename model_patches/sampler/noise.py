@@ -1,0 +1,74 @@
+"""Noise of a block: a function of (seed, block, step), so it needs no state and knows no clip length.
+
+B batch, C channels, T latent frames, H/W of the latent grid.
+"""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class BlockNoise(Protocol):
+    """What the sampler asks for noise. Step 0 begins a block, step i > 0 renews the noise before call i."""
+
+    def draw(self, block: int, step: int, start_frame: int, like_BCTHW: Tensor) -> Tensor:
+        """Gaussian noise of like's shape, device and dtype; the block's first latent is `start_frame`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedNoise:
+    """The stream's own noise: any block can be drawn alone, so a shorter take begins a longer one."""
+
+    seed: int
+
+    def draw(self, block: int, step: int, start_frame: int, like_BCTHW: Tensor) -> Tensor:
+        return block_noise(self.seed, block, step, like_BCTHW.shape, like_BCTHW.device, like_BCTHW.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class HostNoise:
+    """The noise of ComfyUI's `ar_video` sampler, to compare with it to the last bit; as long as the clip given.
+
+    clip: noise of the whole clip [B, C, T, H, W], the beginning of every block. Before call i + 1 of block b it is
+    renewed by torch's generator at seed + 1000*b + i, on the device and in the memory order of the latents.
+    """
+
+    seed: int
+    clip: Tensor
+
+    def draw(self, block: int, step: int, start_frame: int, like_BCTHW: Tensor) -> Tensor:
+        if step:
+            generator = torch.Generator(like_BCTHW.device).manual_seed(self.seed + 1000 * block + step - 1)
+            return torch.empty_like(like_BCTHW).normal_(generator=generator)
+        end = start_frame + like_BCTHW.shape[2]
+        if end > self.clip.shape[2]:
+            raise ValueError(
+                f"HostNoise: the block needs {end} latent frames of noise, the clip has {self.clip.shape[2]}; "
+                f"give noise for the whole clip, or use KeyedNoise.")
+        return self.clip[:, :, start_frame:end].to(like_BCTHW)
+
+
+def block_noise(
+    seed: int, block: int, step: int, shape: tuple[int, ...] | torch.Size, device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Gaussian noise of that shape, the same on every device: drawn on the CPU in float32, then cast to `dtype`.
+
+    Counter-based bits (Philox, Salmon et al. 2011) under a 128-bit key hashed from the three numbers, made normal
+    by Box and Muller's rule in float64, so no library's choice of sampling method is part of a take. A larger
+    batch begins with the noise of a smaller one.
+    """
+    key = blake2b(f"rivulet noise {seed} {block} {step}".encode(), digest_size=16).digest()
+    count = int(np.prod(shape, dtype=np.int64))
+    bits = np.random.Philox(key=np.frombuffer(key, dtype="<u8")).random_raw((count + 1) // 2 * 2)
+    # 53 bits each; the half keeps the radius' uniform away from 0
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    radius, angle = np.sqrt(-2.0 * np.log(uniform[0::2])), 2.0 * np.pi * uniform[1::2]
+    normal = np.empty(len(bits), dtype=np.float32)
+    normal[0::2], normal[1::2] = radius * np.cos(angle), radius * np.sin(angle)
+    return torch.from_numpy(normal[:count]).reshape(shape).to(device=device, dtype=dtype)
