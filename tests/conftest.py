@@ -1,4 +1,4 @@
-"""Loads the pack by path under the name `rivulet`, as ComfyUI does under its own name, and seeds every test."""
+"""Loads the pack by path under the name `rivulet`, as ComfyUI does under its own, and seeds every test."""
 
 import importlib.util
 import os

@@ -1,0 +1,217 @@
+"""Who may import whom: nodes -> model_patches -> kernels, stages left to right, the host only in nodes/."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+STAGES = ("arch", "attention", "cache", "memory", "sampler", "vae", "writer")
+FOLDERS = {
+    "kernels": {"kernels"},
+    "model_patches": {"model_patches", "kernels"},
+    "pocket": {"pocket", "model_patches", "kernels"},
+    "nodes": {"nodes", "pocket", "model_patches", "kernels"},
+}
+MEDIA = {"numpy", "PIL", "imageio_ffmpeg"}
+PACKAGES = {
+    "kernels": {"torch"},
+    "kernels/_triton": {"torch", "triton"},
+    "model_patches": {"torch", "safetensors", "numpy"},
+    "model_patches/writer": {"torch"} | MEDIA,
+    "pocket": {"torch", "safetensors"} | MEDIA,
+}
+HOST = {
+    "comfy",
+    "comfy_api",
+    "comfy_extras",
+    "comfy_execution",
+    "folder_paths",
+    "nodes",
+    "server",
+    "execution",
+}
+
+Place = tuple[str, ...]  # a module's path below the root: ("model_patches", "cache", "ring")
+
+
+def place(root: Path, path: Path) -> Place:
+    parts = path.relative_to(root).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports(root: Path, path: Path) -> Iterator[tuple[str | None, Place]]:
+    """Yields (package, ()) for each absolute import and (None, place) for each relative one."""
+    package = path.relative_to(root).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield (node.module or "").split(".")[0], ()
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] + tuple(
+                (node.module or "").split(".") if node.module else ()
+            )
+            for alias in node.names:
+                inner = (*base, alias.name)
+                is_module = (
+                    root.joinpath(*inner).is_dir() or root.joinpath(*inner).with_suffix(".py").exists()
+                )
+                yield None, inner if is_module else base
+
+
+def stage(at: Place) -> str | None:
+    return at[1] if at[:1] == ("model_patches",) and len(at) > 1 and at[1] in STAGES else None
+
+
+def assemblies(root: Path) -> set[Place]:
+    """Returns the files of model_patches/ itself that use a stage, at first or second hand."""
+    top = {place(root, path): path for path in (root / "model_patches").glob("*.py")}
+    uses = {at: {to for name, to in imports(root, path) if name is None} for at, path in top.items()}
+    found: set[Place] = {("model_patches",)}
+    while True:
+        more = {at for at, used in uses.items() if any(stage(to) or to in found for to in used)} - found
+        if not more:
+            return found
+        found |= more
+
+
+def allowed_packages(at: Place) -> set[str] | None:
+    keys = [key for key in PACKAGES if tuple(key.split("/")) == at[: key.count("/") + 1]]
+    return PACKAGES[max(keys, key=len)] if keys else None
+
+
+def why_not_package(at: Place, name: str) -> str | None:
+    if name in {"rivulet", "model_patches", "kernels", "pocket", "tests"} or (
+        name == "nodes" and at[0] != "nodes"
+    ):
+        return f"imports {name} by an absolute name; inside the pack only relative imports work"
+    if name in HOST:
+        return None if at[0] == "nodes" else f"imports {name}; only nodes/ may know the host"
+    if name == "triton" and at[:2] != ("kernels", "_triton"):
+        return "imports triton; only kernels/_triton/ may"
+    allowed = allowed_packages(at)
+    if allowed is None or name in allowed or name in sys.stdlib_module_names:
+        return None
+    return f"imports {name}; this folder may use {', '.join(sorted(allowed))} and the standard library"
+
+
+def why_not_place(at: Place, to: Place, assembled: set[Place]) -> str | None:
+    if not to or to[0] not in FOLDERS[at[0]]:
+        return f"imports {'/'.join(to) or 'the root'}; {at[0]}/ may use {', '.join(sorted(FOLDERS[at[0]]))}"
+    here, there = stage(at), stage(to)
+    if here and there and STAGES.index(there) > STAGES.index(here):
+        return f"imports {there}/, a stage to the right of {here}/"
+    if here and to in assembled:
+        return f"imports {'/'.join(to)}, which is put together from stages"
+    return None
+
+
+def violations(root: Path) -> list[str]:
+    """Returns one sentence for each import that goes the wrong way."""
+    assembled = assemblies(root)
+    found = []
+    for folder in FOLDERS:
+        for path in sorted((root / folder).rglob("*.py")):
+            at = place(root, path)
+            for name, to in imports(root, path):
+                reason = why_not_package(at, name) if name is not None else why_not_place(at, to, assembled)
+                if reason:
+                    found.append(f"{path.relative_to(root).as_posix()} {reason}")
+    return found
+
+
+def test_every_import_goes_the_right_way(root):
+    assert violations(root) == []
+
+
+def test_the_root_points_to_nodes_only(root):
+    relative = {to for name, to in imports(root, root / "__init__.py") if name is None}
+    assert relative <= {("nodes",)}
+
+
+BAD = [
+    (
+        "kernels/rope.py",
+        "from ..model_patches.geometry import Geometry",
+        "imports model_patches/geometry; kernels/ may",
+    ),
+    ("kernels/rope.py", "import triton", "only kernels/_triton/ may"),
+    ("kernels/rope.py", "import numpy", "imports numpy; this folder may use torch"),
+    ("model_patches/cache/dense.py", "import comfy.utils", "only nodes/ may know the host"),
+    ("model_patches/cache/dense.py", "from folder_paths import models_dir", "only nodes/ may know the host"),
+    ("model_patches/cache/dense.py", "from ...pocket import world", "imports pocket"),
+    (
+        "model_patches/cache/dense.py",
+        "from ..sampler.noise import block_noise",
+        "a stage to the right of cache/",
+    ),
+    ("model_patches/cache/dense.py", "from .. import sampler", "a stage to the right of cache/"),
+    (
+        "model_patches/cache/dense.py",
+        "from ..stream import step",
+        "imports model_patches/stream, which is put",
+    ),
+    ("model_patches/cache/dense.py", "from .. import outer", "imports model_patches/outer, which is put"),
+    ("model_patches/cache/dense.py", "from rivulet.kernels import rope", "only relative imports work"),
+    (
+        "model_patches/cache/dense.py",
+        "def late():\n    from nodes import thing",
+        "only relative imports work",
+    ),
+    ("model_patches/cache/dense.py", "import PIL", "imports PIL"),
+    ("pocket/demo.py", "from ..nodes import RivuletExtension", "imports nodes"),
+    ("pocket/demo.py", "import diffusers", "imports diffusers"),
+]
+GOOD = [
+    ("kernels/_triton/rope.py", "import triton.language as tl\nfrom .. import dispatch"),
+    (
+        "model_patches/cache/dense.py",
+        "from ..attention.positions import plan\nfrom ..geometry import Geometry",
+    ),
+    ("model_patches/cache/dense.py", "import torch.nn.functional as F\nfrom ...kernels.rope import rotate"),
+    ("model_patches/writer/video.py", "import imageio_ffmpeg\nimport numpy as np"),
+    ("model_patches/stream.py", "from .sampler import step"),
+    ("pocket/demo.py", "from ..model_patches.stream import step\nimport PIL.Image"),
+    ("nodes/sampler.py", "import comfy.samplers\nfrom ..pocket import demo"),
+]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Returns a small pack that obeys the rules."""
+    files = {
+        "kernels/dispatch.py": "",
+        "model_patches/geometry.py": "",
+        "model_patches/attention/positions.py": "",
+        "model_patches/sampler/__init__.py": "",
+        "model_patches/sampler/noise.py": "",
+        "model_patches/stream.py": "from .sampler import noise",
+        "model_patches/outer.py": "from . import stream",
+        "pocket/world.py": "",
+        "nodes/__init__.py": "from comfy_api.latest import io",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert violations(tmp_path) == []
+    return tmp_path
+
+
+def write(tree: Path, name: str, text: str) -> None:
+    (tree / name).parent.mkdir(parents=True, exist_ok=True)
+    (tree / name).write_text(text)
+
+
+@pytest.mark.parametrize(("name", "text", "words"), BAD)
+def test_a_wrong_import_is_found(tree, name, text, words):
+    write(tree, name, text)
+    assert [found for found in violations(tree) if found.startswith(name) and words in found]
+
+
+@pytest.mark.parametrize(("name", "text"), GOOD)
+def test_a_right_import_passes(tree, name, text):
+    write(tree, name, text)
+    assert violations(tree) == []
