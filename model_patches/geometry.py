@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
+    """The picture size of a stream, and the strides of its VAE and model."""
+
     width: int                 # pixels
     height: int                # pixels
     space_stride: int = 8      # pixels per latent, each way

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,6 +20,10 @@ spec.loader.exec_module(sys.modules["rivulet"])
 
 # tiny models lose more to thread hand-over than they gain, and one thread sums in one order
 torch.set_num_threads(1)
+
+# a machine at work must not turn a slow example into a failure
+settings.register_profile("rivulet", deadline=None)
+settings.load_profile("rivulet")
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """RoPE ids of one call, one per latent frame; the current block is in `query` and in what it attends to."""
+    """RoPE ids of one call, one per latent frame; the block is in `query` and in what it attends to."""
 
     sink: tuple[int, ...]
     memory: tuple[int, ...]
@@ -22,6 +22,8 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class PositionPreset:
+    """How a family of checkpoints chooses frames and ids; counts are latent frames."""
+
     name: str
     sink_frames: int            # first latent frames of the stream, kept for ever
     window_frames: int | None   # attended latent frames that are no sink, current block included; None: all
@@ -84,8 +86,8 @@ def preset(name: str) -> PositionPreset:
 def why_not(preset: PositionPreset, block_frames: int, total_frames: int | None = None) -> str | None:
     """A sentence if a stream of `total_frames` latents (None: endless) leaves the trained ids, else None.
 
-    To be asked before work starts; `plan` itself lets growing ids grow unless told to be strict, because such a
-    model still runs past its trained length, for instance beside the host's own sampler. It only gets worse.
+    To be asked before work starts; `plan` itself lets growing ids grow unless told to be strict, because such
+    a model still runs past its trained length, as beside the host's own sampler. It only gets worse.
     """
     if problem := _too_long(preset, block_frames):
         return problem
@@ -105,8 +107,8 @@ def plan(
     """RoPE ids for the block of latent frames start_frame .. start_frame + block_frames - 1.
 
     memory_visible: the memory has been updated at least once. It still gets no ids while fewer frames have
-    left the window than it stands for: there is no room for it between sink and window. A recache (the window's
-    frames run again as one long block) passes False.
+    left the window than it stands for: there is no room for it between sink and window. A recache (the frames
+    of the window run again as one long block) passes False.
     strict: refuse ids the model was not trained on; only presets whose ids grow can come to that.
     """
     sink, window, last = _attended(preset, start_frame, block_frames)
@@ -139,8 +141,8 @@ def _attended(preset: PositionPreset, start_frame: int, block_frames: int) -> tu
     """(sink frames, window frames, id of the block's last frame), the block's own frames included."""
     if start_frame < 0 or block_frames < 1:
         raise ValueError(
-            f"Positions: a block of {block_frames} latent frames from frame {start_frame} cannot be; it needs "
-            f"at least 1 frame and starts at 0 or later.")
+            f"Positions: a block of {block_frames} latent frames from frame {start_frame} cannot be; "
+            f"it needs at least 1 frame and starts at 0 or later.")
     if problem := _too_long(preset, block_frames):
         raise ValueError(problem)
     end = start_frame + block_frames

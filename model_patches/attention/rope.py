@@ -24,8 +24,8 @@ def rope_table(
     """(cos, sin) of every token [len(ids)*grid_height*grid_width, D/2, 2], each frame a full grid at its id.
 
     Angles are float64 products of integer places with 10000^(-2i / channels of the axis), pairs in the order
-    time, row, column; only cosine and sine are rounded to `dtype`. The newest few tables are kept and handed out
-    again: do not write into one.
+    time, row, column; only cosine and sine are rounded to `dtype`. The newest few tables are kept and handed
+    out again: do not write into one.
     """
     return _table(tuple(ids), grid_height, grid_width, head_dim, torch.device(device), dtype)
 

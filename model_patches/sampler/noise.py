@@ -32,36 +32,36 @@ class KeyedNoise:
 
 @dataclass(frozen=True, slots=True)
 class HostNoise:
-    """The noise of ComfyUI's `ar_video` sampler, to compare with it to the last bit; as long as the clip given.
+    """The noise of ComfyUI's `ar_video` sampler, to compare with it to the last bit.
 
-    clip: noise of the whole clip [B, C, T, H, W], the beginning of every block. Before call i + 1 of block b it is
-    renewed by torch's generator at seed + 1000*b + i, on the device and in the memory order of the latents.
+    clip_BCTHW: noise of the whole clip; every block begins with its part of it. Before call i + 1 of block b
+    noise is renewed by torch's generator at seed + 1000*b + i, on the latents' device, in their memory order.
     """
 
     seed: int
-    clip: Tensor
+    clip_BCTHW: Tensor
 
     def draw(self, block: int, step: int, start_frame: int, like_BCTHW: Tensor) -> Tensor:
         if step:
             generator = torch.Generator(like_BCTHW.device).manual_seed(self.seed + 1000 * block + step - 1)
             return torch.empty_like(like_BCTHW).normal_(generator=generator)
         end = start_frame + like_BCTHW.shape[2]
-        if end > self.clip.shape[2]:
+        if end > self.clip_BCTHW.shape[2]:
             raise ValueError(
-                f"HostNoise: the block needs {end} latent frames of noise, the clip has {self.clip.shape[2]}; "
-                f"give noise for the whole clip, or use KeyedNoise.")
-        return self.clip[:, :, start_frame:end].to(like_BCTHW)
+                f"HostNoise: the block needs {end} latent frames of noise, the clip has "
+                f"{self.clip_BCTHW.shape[2]}; give noise for the whole clip, or use KeyedNoise.")
+        return self.clip_BCTHW[:, :, start_frame:end].to(like_BCTHW)
 
 
 def block_noise(
     seed: int, block: int, step: int, shape: tuple[int, ...] | torch.Size, device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Gaussian noise of that shape, the same on every device: drawn on the CPU in float32, then cast to `dtype`.
+    """Gaussian noise of that shape, the same on every device: float32 on the CPU, then cast to `dtype`.
 
-    Counter-based bits (Philox, Salmon et al. 2011) under a 128-bit key hashed from the three numbers, made normal
-    by Box and Muller's rule in float64, so no library's choice of sampling method is part of a take. A larger
-    batch begins with the noise of a smaller one.
+    Counter-based bits (Philox, Salmon et al. 2011) under a 128-bit key hashed from the three numbers, made
+    normal by Box and Muller's rule in float64, so no library's choice of sampling method is part of a take. A
+    larger batch begins with the noise of a smaller one.
     """
     key = blake2b(f"rivulet noise {seed} {block} {step}".encode(), digest_size=16).digest()
     count = int(np.prod(shape, dtype=np.int64))

@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import torch
+from rivulet.model_patches.attention.rope import axis_channels, rope_table
+
+
+def by_hand(frame: int, row: int, column: int, head_dim: int) -> list[tuple[float, float]]:
+    """(cos, sin) pair by pair, in Python's own floats."""
+    side = 2 * (head_dim // 6)
+    axes = [(frame, head_dim - 2 * side), (row, side), (column, side)]
+    angles = [p * 10000.0 ** (-2 * i / channels) for p, channels in axes for i in range(channels // 2)]
+    return [(math.cos(a), math.sin(a)) for a in angles]
+
+
+@pytest.mark.parametrize("head_dim", [128, 32, 6, 14])
+def test_every_token_has_the_angles_of_its_place(head_dim):
+    frames, height, width = (0, 7, 20), 2, 3
+    table = rope_table(frames, height, width, head_dim, dtype=torch.float64)
+    exact = torch.tensor(
+        [by_hand(f, h, w, head_dim) for f in frames for h in range(height) for w in range(width)],
+        dtype=torch.float64,
+    )
+    assert table.shape == (18, head_dim // 2, 2)
+    torch.testing.assert_close(table, exact, rtol=0, atol=20 * torch.finfo(torch.float64).eps)
+    rounded = rope_table(frames, height, width, head_dim)
+    assert rounded.dtype == torch.float32
+    half_ulp = torch.finfo(torch.float32).eps / 2
+    torch.testing.assert_close(rounded.double(), exact, rtol=0, atol=half_ulp * 1.001)
+
+
+def test_axes_of_wan():
+    assert axis_channels(128) == (44, 42, 42)
+    assert axis_channels(32) == (12, 10, 10)
+
+
+@pytest.mark.parametrize("width", [4, 7, 0])
+def test_a_head_too_narrow_or_odd_is_refused(width):
+    with pytest.raises(ValueError, match=f"even head width of 6 or more, got {width}"):
+        rope_table((0,), 1, 1, width)
+
+
+def test_neighbouring_ids_stay_apart_far_out():
+    far = rope_table((345_599, 345_600), 1, 1, 128)
+    assert not torch.equal(far[0], far[1])
+    exact = torch.tensor(by_hand(345_600, 0, 0, 128))
+    torch.testing.assert_close(far[1], exact, rtol=0, atol=1e-7)
+
+
+def test_tables_agree_with_diffusers():
+    embeddings = pytest.importorskip("diffusers.models.transformers.transformer_wan")
+    theirs = embeddings.WanRotaryPosEmbed(128, (1, 2, 2), 64)
+    cos, sin = theirs(torch.zeros(1, 16, 5, 8, 12))
+    ours = rope_table(range(5), 4, 6, 128)
+    torch.testing.assert_close(ours[..., 0], cos[0, :, 0, 0::2].float(), rtol=0, atol=1.2e-7)
+    torch.testing.assert_close(ours[..., 1], sin[0, :, 0, 1::2].float(), rtol=0, atol=1.2e-7)
+
+
+def test_the_same_ids_give_the_same_table_again_and_the_store_is_bounded():
+    first = rope_table([1, 2], 2, 2, 12)
+    assert rope_table((1, 2), 2, 2, 12) is first
+    for i in range(100):
+        rope_table((i,), 2, 2, 12)
+    assert rope_table([1, 2], 2, 2, 12) is not first
+
+
+def test_a_table_made_while_sampling_can_be_used_in_training():
+    with torch.inference_mode():
+        table = rope_table((3, 4, 5), 2, 3, 18)
+    weight = torch.ones(1, requires_grad=True)
+    (weight * table).sum().backward()
+    assert weight.grad is not None

@@ -1,0 +1,55 @@
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rivulet.model_patches.sampler.schedule import even_sigmas, sigmas
+
+
+def test_the_published_steps():
+    timesteps = [1000 * s for s in sigmas()]
+    assert timesteps == pytest.approx([1000, 937.5, 2500 / 3, 625], rel=1e-15)
+    assert even_sigmas(4) == sigmas()
+
+
+def test_without_shift_levels_are_the_timesteps():
+    assert sigmas((1000, 500, 1), shift=1) == (1, 0.5, 0.001)
+
+
+@given(st.integers(1, 1000), st.floats(0.01, 100))
+def test_levels_fall_from_pure_noise_and_stay_above_clean(steps, shift):
+    levels = even_sigmas(steps, shift)
+    assert len(levels) == steps and levels[0] == 1
+    assert all(a > b > 0 for a, b in pairwise(levels))
+
+
+@given(st.floats(0.5, 999.5), st.floats(0.01, 100))
+def test_shift_multiplies_the_ratio_of_noise_to_signal(timestep, shift):
+    level = sigmas((timestep,), shift)[0]
+    assert level / (1 - level) == pytest.approx(shift * timestep / (1000 - timestep), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "shift", "sentence"),
+    [
+        ((), 5, "got no timesteps"),
+        ((1000, 0), 5, r"above 0 and at most 1000, got \[1000, 0\]"),
+        ((1001,), 5, "above 0 and at most 1000"),
+        ((math.nan,), 5, "above 0 and at most 1000"),
+        ((500, 500), 5, r"must fall from call to call, got \[500, 500\]"),
+        ((250, 500), 5, "must fall from call to call"),
+        ((1000,), 0, "shift must be a positive number, got 0"),
+        ((1000,), math.inf, "shift must be a positive number, got inf"),
+        ((1000,), math.nan, "shift must be a positive number, got nan"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(timesteps, shift, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sigmas(timesteps, shift)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_a_number_of_steps_has_limits(steps):
+    with pytest.raises(ValueError, match=f"steps must be 1 to 1000, got {steps}"):
+        even_sigmas(steps)

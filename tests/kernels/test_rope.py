@@ -1,0 +1,68 @@
+import pytest
+import torch
+from rivulet.kernels.rope import rotate, rotate_reference
+
+
+def turned(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Each pair times its own 2x2 rotation matrix, float64."""
+    c, s = angles.cos(), angles.sin()
+    matrix = torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)
+    pairs = x.double().unflatten(-1, (-1, 2))
+    return torch.einsum("lpij,blnpj->blnpi", matrix, pairs).flatten(-2)
+
+
+def table_of(angles: torch.Tensor) -> torch.Tensor:
+    return torch.stack([angles.cos(), angles.sin()], -1).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 2), (2, 7, 3, 10), (1, 33, 2, 128)], ids=str)
+def test_pairs_are_turned_by_their_angle(dtype, shape):
+    angles = torch.rand(shape[1], shape[3] // 2, dtype=torch.float64) * 40
+    x = torch.randn(shape).to(dtype)
+    exact = turned(x, angles)
+    got = rotate(x, table_of(angles))
+    assert got.dtype == dtype and got.shape == x.shape
+    # rounding of the table and of two products and a sum in float32, then of the result in its own dtype
+    worst = 4 * torch.finfo(torch.float32).eps + torch.finfo(dtype).eps
+    assert (got.double() - exact).abs().max() <= worst * x.double().abs().max() * 2**0.5
+
+
+def test_a_view_between_two_others_is_turned_as_its_copy():
+    qkv = torch.randn(2, 5, 3 * 24)
+    view = qkv.chunk(3, -1)[1].unflatten(-1, (2, 12))
+    table = table_of(torch.randn(5, 6, dtype=torch.float64))
+    assert not view.is_contiguous()
+    assert torch.equal(rotate(view, table), rotate(view.clone(), table))
+    assert torch.equal(rotate(view.mT.contiguous().mT, table), rotate(view.clone(), table))
+
+
+def test_lengths_and_distances_survive():
+    x = torch.randn(1, 6, 1, 8, dtype=torch.float64)
+    angles = torch.arange(6, dtype=torch.float64)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.01])
+    table = torch.stack([angles.cos(), angles.sin()], -1)
+    same = x[:, :1].expand_as(x)
+    y = rotate(same, table)
+    torch.testing.assert_close(y.norm(dim=-1), same.norm(dim=-1), rtol=1e-14, atol=0)
+    steps = (y[:, 1:] * y[:, :-1]).sum(-1)
+    torch.testing.assert_close(steps, steps[:, :1].expand_as(steps), rtol=1e-13, atol=0)
+
+
+def test_gradients_flow():
+    x = torch.randn(1, 4, 2, 6, dtype=torch.float64, requires_grad=True)
+    table = table_of(torch.randn(4, 3, dtype=torch.float64)).double()
+    assert torch.autograd.gradcheck(lambda value: rotate_reference(value, table), (x,))
+
+
+def test_what_does_not_fit_is_refused():
+    x = torch.zeros(1, 4, 2, 6)
+    with pytest.raises(ValueError, match=r"tokens of head width 6 need a table \[4, 3, 2\], got \[5, 3, 2\]"):
+        rotate(x, torch.zeros(5, 3, 2))
+    with pytest.raises(ValueError, match=r"x must be \[B, L, N, D\] of floating point, got \[4, 2, 6\]"):
+        rotate(x[0], torch.zeros(4, 3, 2))
+    with pytest.raises(ValueError, match=r"floating point, got .* of torch.int64"):
+        rotate(x.long(), torch.zeros(4, 3, 2))
+    with pytest.raises(ValueError, match="x is on cpu, the table on meta"):
+        rotate(x, torch.zeros(4, 3, 2, device="meta"))
+    with pytest.raises(ValueError, match="no implementation is called 'triton'"):
+        rotate(x, torch.zeros(4, 3, 2), impl="triton")
