@@ -74,14 +74,18 @@ def split_heads(attention: AttentionTree, x_BLC: Tensor) -> Tensor:
 def project_qkv(attention: AttentionTree, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised q and k, and v, each [B, L, N, D], before RoPE."""
     q = attention.norm_q(attention.q(x_BLC))
+    return split_heads(attention, q), *project_kv(attention, x_BLC)
+
+
+def project_kv(attention: AttentionTree, x_BLC: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised k, and v, each [B, L, N, D]: of embedded text all that a cross-attention keeps."""
     k = attention.norm_k(attention.k(x_BLC))
-    return split_heads(attention, q), split_heads(attention, k), split_heads(attention, attention.v(x_BLC))
+    return split_heads(attention, k), split_heads(attention, attention.v(x_BLC))
 
 
-def project_text(attention: AttentionTree, text_BLC: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, L, N, D] that cross-attention keeps for one embedded text."""
-    k = attention.norm_k(attention.k(text_BLC))
-    return split_heads(attention, k), split_heads(attention, attention.v(text_BLC))
+def vectors(block: BlockTree, modulation_BT6C: Tensor) -> tuple[Tensor, ...]:
+    """(shift, scale, gate) [B, T, C] of the self-attention, then of the feed-forward, of one block."""
+    return (block.modulation.to(modulation_BT6C)[:, None] + modulation_BT6C).unbind(2)
 
 
 def residual_block(
@@ -89,11 +93,16 @@ def residual_block(
     mix: Callable[[Tensor], Tensor], cross: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """One block around two given attentions: `mix` sees the modulated tokens, `cross` the tokens of norm3."""
-    own = block.modulation.to(modulation_BT6C)[:, None]
-    shift1, scale1, gate1, shift2, scale2, gate2 = (own + modulation_BT6C).unbind(2)
+    shift1, scale1, gate1, shift2, scale2, gate2 = vectors(block, modulation_BT6C)
     x_BLC = gate(x_BLC, mix(modulate(block.norm1(x_BLC), shift1, scale1)), gate1)
     x_BLC = x_BLC + cross(block.norm3(x_BLC))
     return gate(x_BLC, block.ffn(modulate(block.norm2(x_BLC), shift2, scale2)), gate2)
+
+
+def cross_attention(attention: AttentionTree, x_BLC: Tensor, cross: Cross) -> Tensor:
+    """What the tokens read from the text, through the layers of one cross-attention."""
+    q_BLND = split_heads(attention, attention.norm_q(attention.q(x_BLC)))
+    return attention.o(cross(q_BLND).flatten(2))
 
 
 def block_forward(
@@ -103,11 +112,8 @@ def block_forward(
     def mix(h_BLC: Tensor) -> Tensor:
         return block.self_attn.o(attend(*project_qkv(block.self_attn, h_BLC)).flatten(2))
 
-    def read(h_BLC: Tensor) -> Tensor:
-        attention = block.cross_attn
-        return attention.o(cross(split_heads(attention, attention.norm_q(attention.q(h_BLC)))).flatten(2))
-
-    return residual_block(block, x_BLC, modulation_BT6C, mix, read)
+    return residual_block(
+        block, x_BLC, modulation_BT6C, mix, lambda h_BLC: cross_attention(block.cross_attn, h_BLC, cross))
 
 
 def head_forward(dit: DiTTree, x_BLC: Tensor, time_BTC: Tensor) -> Tensor:
