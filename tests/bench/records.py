@@ -1,0 +1,83 @@
+"""Benchmark rows: one JSON object a line on stdout, every number with its unit in its name."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+UNITS = (
+    *("seconds", "ms", "bytes", "bytes_per_1000_blocks", "blocks", "frames", "latents", "steps", "layers"),
+    *("tokens", "cores", "threads", "samples", "ratio", "share", "fps", "db", "pixels", "id", "seed"),
+)
+WORDS = {"preset", "case", "weights", "stop", "why", "cpu", "gpu", "os", "torch", "python", "file", "prompt"}
+CHECKS = {"quick", "ok"}
+
+
+@dataclass
+class Rows:
+    """Prints the rows of one benchmark; `quick` marks each of them as a short run's."""
+
+    bench: str
+    quick: bool
+    out: TextIO = sys.stdout
+
+    def __call__(self, row: str, **fields: float | str | bool) -> None:
+        """Prints one row. Refuses a name without a unit and a number that is none."""
+        for name, value in fields.items():
+            reason = why_not(name, value)
+            if reason:
+                raise ValueError(f"Bench {self.bench}, row {row}: {reason}")
+        print(
+            json.dumps({"bench": self.bench, "row": row, "quick": self.quick} | fields),
+            file=self.out,
+            flush=True,
+        )
+
+
+def why_not(name: str, value: object) -> str | None:
+    """Returns a sentence if the field cannot stand in a row, else None."""
+    if isinstance(value, bool):
+        return (
+            None
+            if name in CHECKS or name.startswith(("is_", "has_"))
+            else f"{name} is yes or no; call it is_..."
+        )
+    if isinstance(value, str):
+        return None if name in WORDS else f"{name} is text and not one of {', '.join(sorted(WORDS))}"
+    if not isinstance(value, int | float):
+        return f"{name} is {type(value).__name__}; give a number, a text, or yes or no"
+    if not math.isfinite(value):
+        return f"{name} is {value}"
+    unit = any(name == word or name.endswith(f"_{word}") for word in UNITS)
+    return None if unit else f"{name} has no unit; end it in one of {', '.join(UNITS)}"
+
+
+def machine() -> dict[str, str | int]:
+    """Returns what the figures depend on: processor, cores, torch, Python, and the GPU if there is one."""
+    found: dict[str, str | int] = {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "os": platform.platform(terse=True),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def cpu_name() -> str:
+    """Returns the processor's name as its maker gives it, where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
