@@ -4,24 +4,35 @@ import torch
 from torch import Tensor
 
 
-def rotate(x_BLND: Tensor, table_L: Tensor, impl: str = "auto") -> Tensor:
+def rotate(x_BLND: Tensor, table_L: Tensor, impl: str = "auto", out: Tensor | None = None) -> Tensor:
     """x with neighbouring channels (2i, 2i+1) turned as a pair; same shape, dtype and device as x.
 
     table_L: (cos, sin) [L, D/2, 2], on x's device. Maths in float32, or in float64 if x or the table is.
-    impl: "auto" or "reference".
+    impl: "auto" or "reference". out: written and returned if given; it may not share memory with x.
     """
     _check(x_BLND, table_L)
+    if out is not None and (out.shape != x_BLND.shape or out.dtype != x_BLND.dtype):
+        raise ValueError(
+            f"rotate: out must be {list(x_BLND.shape)} of {x_BLND.dtype}, got {list(out.shape)} of {out.dtype}.")
     if impl not in ("auto", "reference"):
         raise ValueError(f"rotate: no implementation is called {impl!r}; there are 'auto' and 'reference'.")
-    return rotate_reference(x_BLND, table_L)
+    return rotate_reference(x_BLND, table_L, out)
 
 
-def rotate_reference(x_BLND: Tensor, table_L: Tensor) -> Tensor:
-    """(a + ib) e^(i angle) for each pair of channels (RoFormer, arXiv:2104.09864, section 3.2)."""
+def rotate_reference(x_BLND: Tensor, table_L: Tensor, out: Tensor | None = None) -> Tensor:
+    """(a, b) -> (a cos - b sin, a sin + b cos) for each pair (RoFormer, arXiv:2104.09864, section 3.2.2)."""
     wide = torch.promote_types(torch.promote_types(x_BLND.dtype, table_L.dtype), torch.float32)
-    pairs = torch.view_as_complex(x_BLND.to(wide).contiguous().unflatten(-1, (-1, 2)))
-    turns = torch.view_as_complex(table_L.to(wide).contiguous())[:, None]
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x_BLND.dtype)
+    a, b = x_BLND.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table_L.to(wide)[:, None].unbind(-1)
+    pairs = [a * cos - b * sin, a * sin + b * cos]
+    if out is None:
+        return torch.stack(pairs, dim=-1).flatten(-2).to(x_BLND.dtype)
+    target = out.unflatten(-1, (-1, 2))
+    if out.dtype == wide:
+        torch.stack(pairs, dim=-1, out=target)
+    else:
+        target.copy_(torch.stack(pairs, dim=-1))
+    return out
 
 
 def _check(x_BLND: Tensor, table_L: Tensor) -> None:

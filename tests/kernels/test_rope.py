@@ -37,6 +37,19 @@ def test_a_view_between_two_others_is_turned_as_its_copy():
     assert torch.equal(rotate(view.mT.contiguous().mT, table), rotate(view.clone(), table))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_given_buffer_takes_the_same_bits(dtype):
+    x = torch.randn(2, 5, 2, 12).to(dtype)
+    table = table_of(torch.randn(5, 6, dtype=torch.float64))
+    room = torch.full((2, 9, 2, 12), torch.nan, dtype=dtype)
+    got = rotate(x, table, out=room[:, 2:7])
+    assert got.data_ptr() == room[:, 2:].data_ptr()
+    assert torch.equal(room[:, 2:7], rotate(x, table))
+    assert room[:, :2].isnan().all() and room[:, 7:].isnan().all()
+    with pytest.raises(ValueError, match=r"out must be \[2, 5, 2, 12\] of .*, got \[2, 9, 2, 12\]"):
+        rotate(x, table, out=room)
+
+
 def test_lengths_and_distances_survive():
     x = torch.randn(1, 6, 1, 8, dtype=torch.float64)
     angles = torch.arange(6, dtype=torch.float64)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.01])

@@ -1,6 +1,6 @@
 """Our forward beside diffusers' WanTransformer3DModel with the same random weights.
 
-diffusers takes the sinusoid of a timestep in float32, which at 1000 is wrong in the fifth digit; Wan's own code
+diffusers takes the sinusoid of a timestep in float32, which at 1000 is wrong in the fifth digit. Wan itself
 takes it in float64, and so does the comparison.
 """
 
