@@ -1,0 +1,179 @@
+"""Latents to pictures and back, piece by piece, for one stream.
+
+C channels, F pixel frames, T latent frames, H/W of the picture or of the latent grid. However a stream is
+cut, the result is that of the whole; a VAE never sees more than `MAX_LATENTS` latents in one call, so its
+working memory does not depend on how much arrives at once.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .wan import SPACE_STRIDE, TIME_STRIDE, VaePast
+
+MAX_LATENTS = 4
+
+
+class VideoVae(Protocol):
+    """What streaming asks of a VAE: the past of its layers comes in and goes out."""
+
+    latent_channels: int
+
+    def encode(self, pixels_BCFHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]: ...
+
+    def decode(self, latents_BCTHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]: ...
+
+    def parameters(self) -> Iterator[Tensor]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPast:
+    """All that one direction of a stream needs to go on; decoding holds nothing back."""
+
+    layers: VaePast                    # newest frames of every causal layer, in the order of the forward
+    held_BCFHW: Tensor | None = None   # pixels of a group that is not full, in the VAE's dtype and [-1, 1]
+
+    @property
+    def held_frames(self) -> int:
+        """Pixel frames taken in but not encoded."""
+        return 0 if self.held_BCFHW is None else self.held_BCFHW.shape[2]
+
+
+@torch.no_grad()
+def decode_stream(
+    vae: VideoVae, latents_BCTHW: Tensor, past: StreamPast | None = None, max_latents: int = MAX_LATENTS,
+    dtype: torch.dtype = torch.uint8,
+) -> tuple[Tensor, StreamPast | None]:
+    """(pixels [F, H, W, 3], past for the next call); a stream's first latent gives 1 frame, every other 4.
+
+    latents: one stream [1, C, T, H, W] in the model's units, any T from 0; they are brought to the VAE's
+    dtype and device. pixels: uint8 in 0..255, or a floating `dtype` in [0, 1], on the VAE's device. past:
+    None at the start of a stream.
+    """
+    _check_piece(max_latents)
+    _check_latents(vae, latents_BCTHW)
+    latents_BCTHW = latents_BCTHW.to(next(vae.parameters()))
+    layers = None if past is None else past.layers
+    _check_past(layers, latents_BCTHW, "latents")
+    height, width = latents_BCTHW.shape[3] * SPACE_STRIDE, latents_BCTHW.shape[4] * SPACE_STRIDE
+    pieces = [torch.empty(0, height, width, 3, dtype=dtype, device=latents_BCTHW.device)]
+    for piece_BCTHW in latents_BCTHW.split(max_latents, 2) if latents_BCTHW.shape[2] else ():
+        pixels_BCFHW, layers = vae.decode(piece_BCTHW, layers)
+        pieces.append(_to_frames(pixels_BCFHW, dtype))
+    return torch.cat(pieces), None if layers is None else StreamPast(layers)
+
+
+@torch.no_grad()
+def encode_stream(
+    vae: VideoVae, pixels_FHWC: Tensor, past: StreamPast | None = None, max_latents: int = MAX_LATENTS
+) -> tuple[Tensor, StreamPast | None]:
+    """(latents [1, C, T, H/8, W/8], past for the next call); T counts the groups that have become full.
+
+    pixels: uint8 in 0..255 or floating point in [0, 1], any F from 0. The first frame of a stream is a group
+    of its own, then every four; frames of a group that is not full wait in the past. past: None at the start.
+    """
+    _check_piece(max_latents)
+    _check_frames(pixels_FHWC)
+    pixels_BCFHW = _from_frames(pixels_FHWC, next(vae.parameters()))
+    layers = None if past is None else past.layers
+    _check_past(layers, pixels_BCFHW, "frames")
+    if past is not None and past.held_BCFHW is not None:
+        pixels_BCFHW = torch.cat([past.held_BCFHW, pixels_BCFHW], 2)
+    height, width = pixels_FHWC.shape[1] // SPACE_STRIDE, pixels_FHWC.shape[2] // SPACE_STRIDE
+    pieces = [pixels_BCFHW.new_empty(1, vae.latent_channels, 0, height, width)]
+    while frames := _full_frames(pixels_BCFHW.shape[2], layers is None, max_latents):
+        latents_BCTHW, layers = vae.encode(pixels_BCFHW[:, :, :frames], layers)
+        pieces.append(latents_BCTHW)
+        pixels_BCFHW = pixels_BCFHW[:, :, frames:]
+    # clone: a view would keep every frame of this call alive
+    return torch.cat(pieces, 2), None if layers is None else StreamPast(layers, pixels_BCFHW.clone())
+
+
+def to_tensors(past: StreamPast | None) -> dict[str, Tensor]:
+    """The past as named tensors, for a file; a stream that has not begun gives none."""
+    if past is None:
+        return {}
+    named = {f"layer_{i:03}": tensor for i, tensor in enumerate(past.layers)}
+    return named if past.held_BCFHW is None else {**named, "held": past.held_BCFHW}
+
+
+def from_tensors(named: Mapping[str, Tensor]) -> StreamPast | None:
+    """The past that `to_tensors` took apart."""
+    if not named:
+        return None
+    layers = [name for name in sorted(named) if name != "held"]
+    if not layers or layers != [f"layer_{i:03}" for i in range(len(layers))]:
+        raise ValueError(
+            f"VAE past: got tensors {', '.join(sorted(named))}, needs layer_000 onwards without a gap; "
+            f"the file is truncated or of another kind.")
+    return StreamPast(tuple(named[name] for name in layers), named.get("held"))
+
+
+def _full_frames(frames: int, start: bool, max_latents: int) -> int:
+    """Pixel frames of the next call: whole groups, as many as may go at once; 0 if none is full."""
+    groups = min((frames - start) // TIME_STRIDE, max_latents - start) if frames else 0
+    return groups * TIME_STRIDE + (start and frames > 0)
+
+
+def _to_frames(pixels_BCFHW: Tensor, dtype: torch.dtype) -> Tensor:
+    pixels_FHWC = (pixels_BCFHW[0].permute(1, 2, 3, 0) + 1) / 2
+    if dtype == torch.uint8:
+        return (pixels_FHWC * 255).round().clamp(0, 255).to(dtype)
+    return pixels_FHWC.clamp(0, 1).to(dtype)
+
+
+def _from_frames(pixels_FHWC: Tensor, like: Tensor) -> Tensor:
+    scale = 255 if pixels_FHWC.dtype == torch.uint8 else 1
+    return (pixels_FHWC.to(like) / scale * 2 - 1).permute(3, 0, 1, 2)[None]
+
+
+def _check_piece(max_latents: int) -> None:
+    if not 1 <= max_latents <= MAX_LATENTS:
+        raise ValueError(
+            f"VAE stream: max_latents must be 1 to {MAX_LATENTS}, got {max_latents}; "
+            f"it changes the memory used, not the pixels.")
+
+
+def _check_latents(vae: VideoVae, latents_BCTHW: Tensor) -> None:
+    shape, channels = list(latents_BCTHW.shape), vae.latent_channels
+    if len(shape) != 5 or shape[:2] != [1, channels] or not latents_BCTHW.is_floating_point():
+        raise ValueError(
+            f"VAE decode: needs floating-point latents of one stream [1, {channels}, T, H, W], "
+            f"got {shape} of {latents_BCTHW.dtype}; decode the rows of a batch one by one.")
+    bad = [t for t in range(shape[2]) if not latents_BCTHW[:, :, t].isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"VAE decode: latent frames {bad} of {shape[2]} hold NaN or infinity and would spoil every later "
+            f"frame; run the block again, or sample in float32 or bfloat16.")
+
+
+def _check_frames(pixels_FHWC: Tensor) -> None:
+    shape, dtype = list(pixels_FHWC.shape), pixels_FHWC.dtype
+    if len(shape) != 4 or shape[3] != 3 or not (dtype == torch.uint8 or dtype.is_floating_point):
+        raise ValueError(
+            f"VAE encode: needs frames [F, H, W, 3] of uint8 or of floating point in [0, 1], "
+            f"got {shape} of {dtype}.")
+    if not shape[1] or not shape[2] or shape[1] % SPACE_STRIDE or shape[2] % SPACE_STRIDE:
+        raise ValueError(
+            f"VAE encode: width and height must be multiples of {SPACE_STRIDE} pixels, "
+            f"got {shape[2]}x{shape[1]}; resize or crop the frames first.")
+    if dtype != torch.uint8 and not pixels_FHWC.isfinite().all():
+        raise ValueError("VAE encode: the frames hold NaN or infinity; give values in [0, 1].")
+
+
+def _check_past(layers: VaePast | None, x: Tensor, what: str) -> None:
+    """The first layer's past is made of what came in: same size, same kind."""
+    if layers is None:
+        return
+    first = layers[0]
+    if first.shape[1] != x.shape[1] or first.shape[3:] != x.shape[3:]:
+        raise ValueError(
+            f"VAE stream: the past is of {what} {list(first.shape[3:])} with {first.shape[1]} channels, the "
+            f"new {what} are {list(x.shape[3:])} with {x.shape[1]}; start a new stream with past=None.")
+    if (first.dtype, first.device) != (x.dtype, x.device):
+        raise ValueError(
+            f"VAE stream: the past is {first.dtype} on {first.device}, the VAE is {x.dtype} on {x.device}; "
+            f"load the past with the VAE it was made by.")

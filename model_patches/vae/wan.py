@@ -1,0 +1,285 @@
+"""Wan 2.1's causal video VAE as a stream: the past of every layer comes in, the new past goes out.
+
+B batch, C channels, F pixel frames, T latent frames, H/W of the picture or of the latent grid. Layout and key
+names of the published checkpoint (Wan 2.1, arXiv 2503.20314, section 4.1); any width `dim`. The first pixel
+frame of a stream is one latent of its own, each following group of four is one more.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TIME_STRIDE = 4
+SPACE_STRIDE = 8
+# Per-channel statistics of Wan 2.1's latents, as published with the checkpoint.
+LATENTS_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)
+LATENTS_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)
+
+VaePast = tuple[Tensor, ...]
+
+
+class Tape:
+    """What the causal layers keep, read and written in the order of the call."""
+
+    def __init__(self, past: VaePast | None) -> None:
+        self._old = past
+        self._new: list[Tensor] = []
+
+    def take(self) -> Tensor | None:
+        if self._old is None:
+            return None
+        if len(self._new) >= len(self._old):
+            raise self._stranger()
+        return self._old[len(self._new)]
+
+    def put(self, past: Tensor) -> None:
+        # clone: a view would keep the whole piece alive
+        self._new.append(past.clone())
+
+    def past(self) -> VaePast:
+        if self._old is not None and len(self._new) != len(self._old):
+            raise self._stranger()
+        return tuple(self._new)
+
+    def _stranger(self) -> ValueError:
+        return ValueError(
+            f"WanVAE: the past holds {len(self._old or ())} tensors, the layers keep another number; "
+            f"it is of another VAE or of the other direction, start with past=None.")
+
+
+class CausalConv3d(nn.Conv3d):
+    """A convolution that sees this frame and the ones before it; before the first frame it sees zeros."""
+
+    def __init__(
+        self, width_in: int, width_out: int, kernel: int | tuple[int, int, int], stride: int = 1
+    ) -> None:
+        size = (kernel,) * 3 if isinstance(kernel, int) else kernel
+        super().__init__(width_in, width_out, size, (stride, 1, 1), (0, size[1] // 2, size[2] // 2))
+
+    def causal(self, x_BCTHW: Tensor, tape: Tape) -> Tensor:
+        keep = self.kernel_size[0] - 1
+        if keep == 0:
+            return self(x_BCTHW)
+        past = tape.take()
+        if past is None:
+            past = x_BCTHW.new_zeros(*x_BCTHW.shape[:2], keep, *x_BCTHW.shape[3:])
+        x = torch.cat([past, x_BCTHW], 2)
+        tape.put(x[:, :, -keep:])
+        return self(x)
+
+
+class RMSNorm(nn.Module):
+    """Channels scaled to length sqrt(C), then by a learned gain."""
+
+    def __init__(self, width: int, axes: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width, *(1,) * axes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) * (x.shape[1] ** 0.5) * self.gamma
+
+
+class ResidualBlock(nn.Module):
+    """Two causal convolutions beside a shortcut."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            RMSNorm(width_in, 3), nn.SiLU(), CausalConv3d(width_in, width_out, 3),
+            RMSNorm(width_out, 3), nn.SiLU(), nn.Identity(), CausalConv3d(width_out, width_out, 3),
+        )
+        self.shortcut = CausalConv3d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        y = x
+        for layer in self.residual:
+            y = layer.causal(y, tape) if isinstance(layer, CausalConv3d) else layer(y)
+        return self.shortcut(x) + y
+
+
+def per_frame(layer: nn.Module, x_BCTHW: Tensor) -> Tensor:
+    """A layer for pictures, run on each frame."""
+    B, _, T = x_BCTHW.shape[:3]
+    return layer(x_BCTHW.transpose(1, 2).flatten(0, 1)).unflatten(0, (B, T)).transpose(1, 2)
+
+
+class AttentionBlock(nn.Module):
+    """One-head attention over the places of one frame."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width, 2)
+        self.to_qkv = nn.Conv2d(width, 3 * width, 1)
+        self.proj = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.proj.weight)
+
+    def forward(self, x_BCTHW: Tensor, tape: Tape) -> Tensor:
+        return x_BCTHW + per_frame(self._attend, x_BCTHW)
+
+    def _attend(self, x_FCHW: Tensor) -> Tensor:
+        q, k, v = self.to_qkv(self.norm(x_FCHW)).flatten(2).transpose(1, 2)[:, None].chunk(3, -1)
+        y = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2)
+        return self.proj(y.unflatten(2, x_FCHW.shape[2:]))
+
+
+class Downsample(nn.Module):
+    """Half the picture; with `time`, also half the frames after the first."""
+
+    def __init__(self, width: int, time: bool) -> None:
+        super().__init__()
+        self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(width, width, 3, 2))
+        if time:
+            self.time_conv = CausalConv3d(width, width, (3, 1, 1), stride=2)
+        self.time = time
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        x = per_frame(self.resample, x)
+        if not self.time:
+            return x
+        past = tape.take()
+        start = past is None
+        x = x if past is None else torch.cat([past, x], 2)
+        tape.put(x[:, :, -1:])
+        y = self.time_conv(x) if x.shape[2] > 1 else x[:, :, :0]
+        return torch.cat([x[:, :, :1], y], 2) if start else y
+
+
+class Upsample(nn.Module):
+    """Twice the picture at half the width; with `time`, also twice the frames after the first."""
+
+    def __init__(self, width: int, time: bool) -> None:
+        super().__init__()
+        self.resample = nn.Sequential(
+            nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact"),
+            nn.Conv2d(width, width // 2, 3, padding=1),
+        )
+        if time:
+            self.time_conv = CausalConv3d(width, 2 * width, (3, 1, 1))
+        self.time = time
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        return per_frame(self.resample, self._double_frames(x, tape) if self.time else x)
+
+    def _double_frames(self, x: Tensor, tape: Tape) -> Tensor:
+        """The first frame of a stream passes alone and is no past for the others."""
+        past = tape.take()
+        head = x[:, :, :1] if past is None else x[:, :, :0]
+        x = x[:, :, head.shape[2]:]
+        if past is None:
+            past = x.new_zeros(*x.shape[:2], 2, *x.shape[3:])
+        joined = torch.cat([past, x], 2)
+        tape.put(joined[:, :, -2:])
+        if not x.shape[2]:
+            return head
+        pairs = self.time_conv(joined).unflatten(1, (2, x.shape[1]))
+        return torch.cat([head, pairs.movedim(1, 3).flatten(2, 3)], 2)
+
+
+class Coder(nn.Module):
+    """Runs layers in order, handing the tape to those that keep a past."""
+
+    def run(self, layers: Sequence[nn.Module], x: Tensor, tape: Tape) -> Tensor:
+        for layer in layers:
+            if isinstance(layer, CausalConv3d):
+                x = layer.causal(x, tape)
+            elif isinstance(layer, (ResidualBlock, AttentionBlock, Downsample, Upsample)):
+                x = layer(x, tape)
+            else:
+                x = layer(x)
+        return x
+
+
+def _middle(width: int) -> nn.Sequential:
+    return nn.Sequential(ResidualBlock(width, width), AttentionBlock(width), ResidualBlock(width, width))
+
+
+class Encoder(Coder):
+    """Pixels to the moments of their latents."""
+
+    def __init__(self, dim: int, width_out: int) -> None:
+        super().__init__()
+        widths = [dim, dim, 2 * dim, 4 * dim, 4 * dim]
+        self.conv1 = CausalConv3d(3, dim, 3)
+        layers: list[nn.Module] = []
+        for i, (width_in, width) in enumerate(pairwise(widths)):
+            layers += [ResidualBlock(width_in, width), ResidualBlock(width, width)]
+            if i < 3:
+                layers.append(Downsample(width, time=i > 0))
+        self.downsamples = nn.Sequential(*layers)
+        self.middle = _middle(widths[-1])
+        self.head = nn.Sequential(RMSNorm(widths[-1], 3), nn.SiLU(), CausalConv3d(widths[-1], width_out, 3))
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        return self.run([self.conv1, *self.downsamples, *self.middle, *self.head], x, tape)
+
+
+class Decoder(Coder):
+    """Latents to pixels."""
+
+    def __init__(self, dim: int, width_in: int) -> None:
+        super().__init__()
+        widths = [4 * dim, 4 * dim, 4 * dim, 2 * dim, dim]
+        self.conv1 = CausalConv3d(width_in, widths[0], 3)
+        self.middle = _middle(widths[0])
+        layers: list[nn.Module] = []
+        for i, (before, width) in enumerate(pairwise(widths)):
+            halved = before // 2 if i > 0 else before
+            layers += [ResidualBlock(halved, width), ResidualBlock(width, width), ResidualBlock(width, width)]
+            if i < 3:
+                layers.append(Upsample(width, time=i < 2))
+        self.upsamples = nn.Sequential(*layers)
+        self.head = nn.Sequential(RMSNorm(dim, 3), nn.SiLU(), CausalConv3d(dim, 3, 3))
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        return self.run([self.conv1, *self.middle, *self.upsamples, *self.head], x, tape)
+
+
+class WanVAE(nn.Module):
+    """The VAE of Wan 2.1. Latents are in the diffusion model's units: zero mean, unit spread per channel."""
+
+    def __init__(self, dim: int = 96, latent_channels: int = 16) -> None:
+        super().__init__()
+        self.encoder = Encoder(dim, 2 * latent_channels)
+        self.conv1 = CausalConv3d(2 * latent_channels, 2 * latent_channels, 1)
+        self.conv2 = CausalConv3d(latent_channels, latent_channels, 1)
+        self.decoder = Decoder(dim, latent_channels)
+        self.latent_channels = latent_channels
+
+    def encode(self, pixels_BCFHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]:
+        """(latents [B, 16, T, H/8, W/8], past) of pixels in [-1, 1].
+
+        The first call of a stream takes 1 + 4k frames, later ones 4k.
+        """
+        frames, first = pixels_BCFHW.shape[2], past is None
+        if (frames - first) % TIME_STRIDE or (first and not frames):
+            raise ValueError(
+                f"WanVAE.encode: got {frames} frames, needs {'1 + ' if first else ''}a multiple of "
+                f"{TIME_STRIDE}; keep frames back until their group is full.")
+        tape = Tape(past)
+        moments = self.conv1(self.encoder(pixels_BCFHW, tape))
+        mean, std = self._statistics(moments)
+        return (moments[:, : self.latent_channels] - mean) / std, tape.past()
+
+    def decode(self, latents_BCTHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]:
+        """(pixels [B, 3, F, 8H, 8W] in about [-1, 1], past).
+
+        T latents give 1 + 4(T - 1) frames on the first call of a stream, 4T on later ones.
+        """
+        if not latents_BCTHW.shape[2]:
+            raise ValueError("WanVAE.decode: got 0 latent frames, needs 1 or more.")
+        tape = Tape(past)
+        mean, std = self._statistics(latents_BCTHW)
+        return self.decoder(self.conv2(latents_BCTHW * std + mean), tape), tape.past()
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, self.latent_channels, 1, 1, 1)
+        return like.new_tensor(LATENTS_MEAN).view(shape), like.new_tensor(LATENTS_STD).view(shape)
