@@ -1,0 +1,47 @@
+"""What every writer checks before it takes a chunk.
+
+F pixel frames, H/W pixels, three colours last.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def checked_size(who: str, width: int, height: int, multiple: int = 1) -> tuple[int, int]:
+    """Returns (width, height) in pixels, or refuses sizes no picture can have."""
+    for name, size in (("width", width), ("height", height)):
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{who}: {name} must be a whole number of pixels, 1 or more, got {size!r}.")
+        if size % multiple:
+            raise ValueError(
+                f"{who}: {name} must be a multiple of {multiple} pixels, got {size}; nearest is "
+                f"{max(multiple, round(size / multiple) * multiple)}.")
+    return width, height
+
+
+def checked_start(who: str, start_frame: int) -> int:
+    """Returns the number of frames that earlier runs wrote, or refuses what cannot be one."""
+    if not isinstance(start_frame, int) or isinstance(start_frame, bool) or start_frame < 0:
+        raise ValueError(
+            f"{who}: start_frame must be a whole number, 0 or more, got {start_frame!r}; "
+            f"a new video starts at 0, a resumed one at the snapshot's frames_written.")
+    return start_frame
+
+
+def as_frames(who: str, pixels_FHWC: Tensor | np.ndarray, width: int, height: int) -> np.ndarray:
+    """Returns the frames as a fresh uint8 array [F, H, W, 3] that nobody else writes to."""
+    if not isinstance(pixels_FHWC, Tensor | np.ndarray):
+        raise ValueError(
+            f"{who}: frames must be a uint8 tensor [F, {height}, {width}, 3], "
+            f"got {type(pixels_FHWC).__name__}.")
+    shape = tuple(pixels_FHWC.shape)
+    if len(shape) != 4 or shape[1:] != (height, width, 3):
+        raise ValueError(
+            f"{who}: frames must be [F, {height}, {width}, 3] (height {height}, width {width}, RGB last), "
+            f"got {list(shape)}; open another writer for another size.")
+    if pixels_FHWC.dtype not in (torch.uint8, np.dtype(np.uint8)):
+        raise ValueError(
+            f"{who}: frames must be uint8 in 0 to 255, got {pixels_FHWC.dtype}; scale and round them first.")
+    array = pixels_FHWC.detach().cpu().numpy() if isinstance(pixels_FHWC, Tensor) else pixels_FHWC
+    return np.array(array, order="C")
