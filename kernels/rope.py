@@ -13,7 +13,8 @@ def rotate(x_BLND: Tensor, table_L: Tensor, impl: str = "auto", out: Tensor | No
     _check(x_BLND, table_L)
     if out is not None and (out.shape != x_BLND.shape or out.dtype != x_BLND.dtype):
         raise ValueError(
-            f"rotate: out must be {list(x_BLND.shape)} of {x_BLND.dtype}, got {list(out.shape)} of {out.dtype}.")
+            f"rotate: out must be {list(x_BLND.shape)} of {x_BLND.dtype}, "
+            f"got {list(out.shape)} of {out.dtype}.")
     if impl not in ("auto", "reference"):
         raise ValueError(f"rotate: no implementation is called {impl!r}; there are 'auto' and 'reference'.")
     return rotate_reference(x_BLND, table_L, out)

@@ -1,0 +1,96 @@
+"""What every cache format offers, and the frames and positions of one block.
+
+A cache is a value: its table of slots never changes. The bytes behind it are shared by a stream's successive
+values; a block writes only to slots that no frame of the value it began from lies in, so whatever ends the
+block early, that value still holds. Once its successor has been continued, a value is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ..attention.past import Past
+from ..attention.positions import PositionPreset, kept_frames, plan
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one block attends to: true latent frames, rising, and the RoPE id of each."""
+
+    kept: tuple[int, ...]  # frames the cache must hold
+    own: tuple[int, ...]  # frames of the block itself
+    ids: tuple[int, ...]  # of kept + own
+    query_ids: tuple[int, ...]  # of own, when they ask
+
+
+def call_of(preset: PositionPreset, start_frame: int, block_frames: int) -> Call:
+    """The frames and positions of the block that begins at `start_frame`."""
+    positions = plan(preset, start_frame, block_frames)
+    sink, window = kept_frames(preset, start_frame, block_frames)
+    own = tuple(range(start_frame, start_frame + block_frames))
+    return Call(sink + window, own, positions.sink + positions.window, positions.query)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """Sizes that all formats share."""
+
+    layers: int
+    rows: int  # batch rows: streams side by side, times 2 with guidance
+    grid_height: int  # tokens
+    grid_width: int  # tokens
+    heads: int
+    head_dim: int
+
+    @property
+    def frame_tokens(self) -> int:
+        """Tokens of one latent frame."""
+        return self.grid_height * self.grid_width
+
+
+class Draft(Protocol):
+    """A block that is being made: its frames lie in scratch slots until it is committed."""
+
+    def past(self, rows: slice) -> Past:
+        """What the calls of these batch rows attend to; each call overwrites what the call before wrote."""
+        ...
+
+    def commit(self, kept: tuple[int, ...]) -> Cache:
+        """The cache with this block in it, less every frame that is not in `kept`."""
+        ...
+
+
+class Cache(Protocol):
+    """The kept frames of one stream."""
+
+    @property
+    def shape(self) -> CacheShape:
+        """The sizes it was made for."""
+        ...
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Latent frames it holds, rising."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Bytes allocated for kept frames, free slots included, working space not."""
+        ...
+
+    @property
+    def table(self) -> tuple[int, ...]:
+        """Latent frame in each slot, -1 for a free one: goes into a snapshot as it is."""
+        ...
+
+    def begin(self, call: Call) -> Draft:
+        """Room for the block; refuses a cache that does not hold just the frames the call attends to."""
+        ...
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What a snapshot must store beside `table`: the kept frames, no more."""
+        ...

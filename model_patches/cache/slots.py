@@ -1,0 +1,57 @@
+"""Which latent frame lies in which slot: Python numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+FREE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """A table of slots; every change makes another table."""
+
+    frames: tuple[int, ...]  # latent frame in each slot, or FREE
+    claims: tuple[int, ...]  # number of the claim under which each slot was last written
+
+    @staticmethod
+    def empty(count: int) -> Slots:
+        """A table of free slots."""
+        return Slots((FREE,) * count, (0,) * count)
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Slots without a frame, rising."""
+        return tuple(slot for slot, frame in enumerate(self.frames) if frame == FREE)
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """Frames it holds, rising."""
+        return tuple(sorted(frame for frame in self.frames if frame != FREE))
+
+    def grown(self, count: int) -> Slots:
+        """The same table with free slots appended up to `count`."""
+        more = max(0, count - len(self.frames))
+        return Slots(self.frames + (FREE,) * more, self.claims + (0,) * more)
+
+    def put(self, slots: Sequence[int], frames: Sequence[int], claim: int) -> Slots:
+        """The table with these frames in these slots."""
+        new_frames, claims = list(self.frames), list(self.claims)
+        for slot, frame in zip(slots, frames, strict=True):
+            new_frames[slot], claims[slot] = frame, claim
+        return Slots(tuple(new_frames), tuple(claims))
+
+    def only(self, frames: Iterable[int]) -> Slots:
+        """The table without any frame but these."""
+        kept = set(frames)
+        return Slots(tuple(frame if frame in kept else FREE for frame in self.frames), self.claims)
+
+
+def runs(slots: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """(first slot, one past the last, index of the first in `slots`) of each unbroken stretch of slots."""
+    start = 0
+    for index in range(1, len(slots) + 1):
+        if index == len(slots) or slots[index] != slots[index - 1] + 1:
+            yield slots[start], slots[index - 1] + 1, start
+            start = index

@@ -1,0 +1,87 @@
+"""What a stream is: its contract, which never changes, and its state, a value that `stream.step` replaces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from .attention.positions import PositionPreset, kept_frames
+from .attention.positions import preset as preset_of
+from .attention.text import TextState
+from .cache.format import Cache
+from .geometry import Geometry
+from .sampler.schedule import sigmas
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """The contract of one stream: whatever of it changes, the same seed gives another video."""
+
+    geometry: Geometry
+    preset: PositionPreset | str = "pocket"  # or its name
+    block_frames: int = 3  # latent frames denoised together, as in the model's training
+    sigmas: tuple[float, ...] = field(default_factory=sigmas)  # falling noise levels, one per call
+    cfg: float = 1.0  # guidance; other than 1 needs a negative text and a second set of keys and values
+    seed: int = 0
+    dtype: torch.dtype = torch.float32  # what the model computes in; latents are float32 or wider
+
+    def __post_init__(self) -> None:
+        if isinstance(self.preset, str):
+            object.__setattr__(self, "preset", preset_of(self.preset))
+        object.__setattr__(self, "sigmas", tuple(float(level) for level in self.sigmas))
+        bounds = (math.nextafter(1, 2), *self.sigmas, 0.0)
+        if not self.sigmas or not all(above > below for above, below in pairwise(bounds)):
+            raise ValueError(
+                f"StreamConfig: sigmas must fall from at most 1 and stay above 0, got {self.sigmas}; "
+                f"schedule.sigmas() gives the published four.")
+        if not isinstance(self.block_frames, int) or self.block_frames < 1:
+            raise ValueError(
+                f"StreamConfig: block_frames must be at least 1 latent frame, got {self.block_frames!r}; "
+                f"published models use 1 or 3.")
+        if not math.isfinite(self.cfg) or self.cfg < 0:
+            raise ValueError(f"StreamConfig: cfg must be 0 or more, got {self.cfg}; 1 is without guidance.")
+        if self.dtype not in DTYPES:
+            raise ValueError(
+                f"StreamConfig: cannot compute in {self.dtype}; take one of "
+                f"{', '.join(str(dtype) for dtype in DTYPES)}.")
+        kept_frames(self.positions, 0, self.block_frames)  # refuses blocks longer than the window
+
+    @property
+    def positions(self) -> PositionPreset:
+        """The preset, looked up."""
+        assert isinstance(self.preset, PositionPreset)
+        return self.preset
+
+    @property
+    def guided(self) -> bool:
+        """Whether every call is made for a negative text too."""
+        return self.cfg != 1
+
+    @property
+    def latent_dtype(self) -> torch.dtype:
+        """The dtype latents and the sampler's arithmetic are in."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """All one stream needs to go on; nothing else survives between steps.
+
+    Spent once the state after it has been continued: their caches share bytes, see `cache.format`.
+    """
+
+    config: StreamConfig
+    block: int  # blocks made so far
+    start_frame: int  # first latent frame of the next block
+    cache: Cache
+    text: TextState
+    # whatever goes with the stream and into its snapshot: decoder past, prompt cursor, writer position
+    extras: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,0 +1,207 @@
+"""A stream of latents: `init` makes its state, `step` takes one and returns the next with a block of latents.
+
+B batch, C channels, T latent frames, H/W of the latent grid, L text tokens, E text_dim, R batch rows. One
+model serves any number of streams. What comes out are inference tensors: to train on them, clone them outside
+inference mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .arch.parts import embed_time, patchify
+from .arch.tree import DiTTree
+from .attention.forward import Time, forward, remember
+from .attention.past import Past
+from .attention.sdpa import Attention, sdpa
+from .attention.text import TextRows, TextState, read_text
+from .cache.dense import DenseCache
+from .cache.format import CacheShape, call_of
+from .sampler.denoise import denoise, guide
+from .sampler.noise import BlockNoise, KeyedNoise
+from .snapshot import load, save
+from .state import StreamConfig, StreamState
+
+Made = TypeVar("Made")
+
+__all__ = ["StreamConfig", "StreamState", "init", "load", "save", "set_text", "step", "take"]
+
+
+@torch.inference_mode()
+def init(
+    model: DiTTree, text_BLE: Tensor, config: StreamConfig, negative_BLE: Tensor | None = None, *,
+    reserve_frames: int = 0,
+) -> StreamState:
+    """The state before the first block, on the text's device, which must be the model's.
+
+    negative: needed if config.cfg is not 1, else left out. reserve_frames: latent frames to make room for at
+    once where the window has no end; such a cache doubles whenever it is full.
+    """
+    raw = _branches(config, text_BLE, negative_BLE)
+    device = text_BLE.device
+    latents = torch.zeros(config.geometry.latent_shape(1), dtype=config.dtype, device=device)
+    text = _with_words(lambda: read_text(model, raw), config, text_BLE)
+    tokens, grid = _with_words(lambda: patchify(model, latents), config, text_BLE)
+    geometry = config.geometry
+    if grid != (1, geometry.grid_height, geometry.grid_width):
+        raise ValueError(
+            f"Stream: the model makes {grid[1]} x {grid[2]} tokens (rows x columns) of a "
+            f"{geometry.width} x {geometry.height} picture, the geometry expects {geometry.grid_height} x "
+            f"{geometry.grid_width}; give Geometry the model's patch, {model.patch_size[1]}.")
+    heads, head_dim = text.groups[0].kv.shape[-2:]
+    rows = text.branches * text.batch
+    shape = CacheShape(
+        len(model.blocks), rows, geometry.grid_height, geometry.grid_width, heads, head_dim)
+    assert tokens.shape[-1] == heads * head_dim
+    frames = config.positions.capacity_frames or max(reserve_frames, config.block_frames)
+    return StreamState(config, 0, 0, DenseCache.empty(shape, frames, config.dtype, device), text)
+
+
+@torch.inference_mode()
+def step(
+    model: DiTTree, state: StreamState, *, attention: Attention = sdpa, noise: BlockNoise | None = None
+) -> tuple[Tensor, StreamState]:
+    """(clean latents [B, C, T, H, W] of the next block in config.latent_dtype, the state after it).
+
+    One call per sigma, then one at timestep 0 that leaves the block's keys and values in the cache. Whatever
+    ends it early, `state` is as it was and the block can be made again with the same result.
+    """
+    config, block, start = state.config, state.block, state.start_frame
+    draft = state.cache.begin(call_of(config.positions, start, config.block_frames))
+    rows = _rows(state.text)
+    pasts = [(group, draft.past(part)) for group, part in zip(state.text.groups, rows, strict=True)]
+    shape = config.geometry.latent_shape(config.block_frames, state.text.batch)
+    like = torch.empty(shape, dtype=config.latent_dtype, device=state.text.raw[0].device)
+    times = _times(model, config, like.device)
+
+    def flow(x_BCTHW: Tensor, call: int) -> Tensor:
+        return _flow(model, x_BCTHW, times[call], pasts, config, attention)
+
+    draw = noise or KeyedNoise(config.seed)
+    x0_BCTHW = denoise(flow, config.sigmas, draw, block, start, like)
+    made = [x0_BCTHW]
+    for group, past in pasts:
+        x_RCTHW = _repeated(x0_BCTHW, group, config)
+        made += remember(model, x_RCTHW, times[-1], group, past, attention)
+    _refuse_nan(made, state)
+    after = start + config.block_frames
+    kept = call_of(config.positions, after, config.block_frames).kept
+    return x0_BCTHW, replace(state, block=block + 1, start_frame=after, cache=draft.commit(kept))
+
+
+def take(
+    model: DiTTree, state: StreamState, blocks: int, *, attention: Attention = sdpa,
+    noise: BlockNoise | None = None,
+) -> Iterator[tuple[Tensor, StreamState]]:
+    """`step` so many times: (latents, state after them), block by block."""
+    if blocks < 1:
+        frames = state.config.block_frames
+        raise ValueError(
+            f"Stream: a take is at least 1 block ({frames} latent frames, "
+            f"{frames * state.config.geometry.time_stride} pictures), got {blocks}.")
+
+    def run(state: StreamState) -> Iterator[tuple[Tensor, StreamState]]:
+        for _ in range(blocks):
+            latents_BCTHW, state = step(model, state, attention=attention, noise=noise)
+            yield latents_BCTHW, state
+    return run(state)
+
+
+@torch.inference_mode()
+def set_text(
+    model: DiTTree, state: StreamState, text_BLE: Tensor, negative_BLE: Tensor | None = None
+) -> StreamState:
+    """The state with another prompt for the blocks that follow; what the stream remembers stays.
+
+    negative: with guidance and left out, the one before.
+    """
+    config, old = state.config, state.text
+    if negative_BLE is None and config.guided:
+        negative_BLE = old.raw[1]
+    raw = _branches(config, text_BLE, negative_BLE)
+    if text_BLE.shape[0] != old.batch or text_BLE.device != old.raw[0].device:
+        raise ValueError(
+            f"Stream: the text is for {text_BLE.shape[0]} streams on {text_BLE.device}, the state holds "
+            f"{old.batch} on {old.raw[0].device}; encode one text a stream, on its device.")
+    return replace(state, text=_with_words(lambda: read_text(model, raw), config, text_BLE))
+
+
+def _branches(config: StreamConfig, text: Tensor, negative: Tensor | None) -> tuple[Tensor, ...]:
+    if config.guided and negative is None:
+        raise ValueError(
+            f"Stream: cfg {config.cfg} guides away from a negative text, got none; give one (an encoded "
+            f"empty prompt does), or set cfg to 1.")
+    raw = (text, negative) if config.guided and negative is not None else (text,)
+    for name, given in zip(("text", "negative text"), raw, strict=False):
+        if given.ndim != 3 or 0 in given.shape or given.dtype != config.dtype:
+            raise ValueError(
+                f"Stream: the {name} must be [streams, tokens, text_dim] of {config.dtype} (the config's "
+                f"dtype), got {list(given.shape)} of {given.dtype}; convert it with .to().")
+        if not given.isfinite().all():
+            raise ValueError(f"Stream: the {name} holds NaN or infinite numbers; encode the prompt again.")
+        if given.shape[0] != text.shape[0] or given.device != text.device:
+            raise ValueError(
+                f"Stream: the {name} is for {given.shape[0]} streams on {given.device}, the text for "
+                f"{text.shape[0]} on {text.device}; give as many of each, on one device.")
+    return raw
+
+
+def _with_words(work: Callable[[], Made], config: StreamConfig, text_BLE: Tensor) -> Made:
+    try:
+        return work()
+    except RuntimeError as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"Stream: the model's layers refused {config.dtype} on {text_BLE.device} with text_dim "
+            f"{text_BLE.shape[-1]} and {config.geometry.latent_channels} latent channels: {error}. Give text "
+            f"and StreamConfig the model's own dtype, device and sizes.") from error
+
+
+def _rows(text: TextState) -> list[slice]:
+    ends = [0]
+    for group in text.groups:
+        ends.append(ends[-1] + group.branches * text.batch)
+    return [slice(first, last) for first, last in pairwise(ends)]
+
+
+def _times(model: DiTTree, config: StreamConfig, device: torch.device) -> list[Time]:
+    """Time vectors of each call, the one at timestep 0 last; one frame stands for all."""
+    timesteps = torch.tensor([[1000 * sigma for sigma in (*config.sigmas, 0.0)]], dtype=torch.float64)
+    modulation, head = embed_time(model, timesteps.to(device), config.dtype)
+    return list(zip(modulation.split(1, 1), head.split(1, 1), strict=True))
+
+
+def _repeated(x_BCTHW: Tensor, group: TextRows, config: StreamConfig) -> Tensor:
+    x_BCTHW = x_BCTHW.to(config.dtype)
+    return x_BCTHW if group.branches == 1 else torch.cat([x_BCTHW] * group.branches)
+
+
+def _flow(
+    model: DiTTree, x_BCTHW: Tensor, time: Time, pasts: list[tuple[TextRows, Past]],
+    config: StreamConfig, attention: Attention,
+) -> Tensor:
+    flows: list[Tensor] = []
+    for group, past in pasts:
+        flow_RCTHW = forward(model, _repeated(x_BCTHW, group, config), time, group, past, attention)
+        flows += flow_RCTHW.to(x_BCTHW.dtype).chunk(group.branches)
+    if flows[0].shape != x_BCTHW.shape:
+        raise ValueError(
+            f"Stream: the model turned latents {list(x_BCTHW.shape)} into a flow {list(flows[0].shape)}; "
+            f"it must give back as many channels as it takes: use a text-to-video model.")
+    return guide(flows, config.cfg)
+
+
+def _refuse_nan(made: list[Tensor], state: StreamState) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in made):
+        first, count = state.start_frame, state.config.block_frames
+        raise RuntimeError(
+            f"Stream: block {state.block} (latent frames {first} to {first + count - 1}) came out with NaN "
+            f"or infinite numbers; nothing of it was kept and the stream can go on from the block before. "
+            f"It computes in {state.config.dtype}: try float32 or bfloat16, a cfg nearer to 1, or another seed.")
