@@ -21,19 +21,25 @@ def rotate(x_BLND: Tensor, table_L: Tensor, impl: str = "auto", out: Tensor | No
 
 
 def rotate_reference(x_BLND: Tensor, table_L: Tensor, out: Tensor | None = None) -> Tensor:
-    """(a, b) -> (a cos - b sin, a sin + b cos) for each pair (RoFormer, arXiv:2104.09864, section 3.2.2)."""
+    """(a + ib) e^(i angle) for each pair of channels (a, b) (RoFormer, arXiv:2104.09864, section 3.2)."""
     wide = torch.promote_types(torch.promote_types(x_BLND.dtype, table_L.dtype), torch.float32)
-    a, b = x_BLND.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table_L.to(wide)[:, None].unbind(-1)
-    pairs = [a * cos - b * sin, a * sin + b * cos]
-    if out is None:
-        return torch.stack(pairs, dim=-1).flatten(-2).to(x_BLND.dtype)
-    target = out.unflatten(-1, (-1, 2))
-    if out.dtype == wide:
-        torch.stack(pairs, dim=-1, out=target)
-    else:
-        target.copy_(torch.stack(pairs, dim=-1))
-    return out
+    x, table = x_BLND.to(wide), table_L.to(wide).flatten(-2)
+    pairs = _complex(x if _pairs_lie_together(x) else x.contiguous())
+    turns = _complex(table)[:, None]
+    if out is not None and out.dtype == wide and _pairs_lie_together(out):
+        torch.mul(pairs, turns, out=_complex(out))
+        return out
+    turned = torch.view_as_real(pairs * turns).flatten(-2)
+    return turned.to(x_BLND.dtype) if out is None else out.copy_(turned)
+
+
+def _pairs_lie_together(x: Tensor) -> bool:
+    """Whether a view can read neighbouring channels as one complex number."""
+    return x.stride(-1) == 1 and not any(stride % 2 for stride in (*x.stride()[:-1], x.storage_offset()))
+
+
+def _complex(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
 def _check(x_BLND: Tensor, table_L: Tensor) -> None:

@@ -134,7 +134,7 @@ def kept_frames(
     """
     sink, window, _ = _attended(preset, start_frame, block_frames)
     oldest = start_frame + block_frames - window
-    return tuple(range(min(sink, start_frame))), tuple(range(oldest, max(oldest, start_frame)))
+    return tuple(range(min(sink, start_frame))), tuple(range(oldest, start_frame))
 
 
 def _attended(preset: PositionPreset, start_frame: int, block_frames: int) -> tuple[int, int, int]:

@@ -35,6 +35,8 @@ def test_a_view_between_two_others_is_turned_as_its_copy():
     assert not view.is_contiguous()
     assert torch.equal(rotate(view, table), rotate(view.clone(), table))
     assert torch.equal(rotate(view.mT.contiguous().mT, table), rotate(view.clone(), table))
+    shifted = torch.zeros(2 * 5 * 2 * 12 + 1)[1:].view(2, 5, 2, 12).copy_(view)
+    assert torch.equal(rotate(shifted, table), rotate(view.clone(), table))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -46,6 +48,8 @@ def test_a_given_buffer_takes_the_same_bits(dtype):
     assert got.data_ptr() == room[:, 2:].data_ptr()
     assert torch.equal(room[:, 2:7], rotate(x, table))
     assert room[:, :2].isnan().all() and room[:, 7:].isnan().all()
+    crossed = torch.empty(2, 5, 12, 2, dtype=dtype).mT
+    assert torch.equal(rotate(x, table, out=crossed), rotate(x, table)) and crossed.stride(-1) != 1
     with pytest.raises(ValueError, match=r"out must be \[2, 5, 2, 12\] of .*, got \[2, 9, 2, 12\]"):
         rotate(x, table, out=room)
 

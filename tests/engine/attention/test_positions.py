@@ -185,6 +185,8 @@ def test_growing_presets_refuse_untrained_ids_only_when_strict():
     sentence = "trained on 21 latent frames, not on 24 latent frames; take preset infinity_rope"
     with pytest.raises(ValueError, match=sentence):
         plan(PRESETS["self_forcing"], 21, 3, strict=True)
+    with pytest.raises(ValueError, match="not on 22 latent frames"):
+        plan(PRESETS["self_forcing"], 21, 1, strict=True)
 
 
 def test_before_work_starts_a_growing_preset_names_a_bounded_one():

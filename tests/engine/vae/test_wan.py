@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rivulet.model_patches.vae.wan import LATENTS_MEAN, LATENTS_STD, WanVAE
+from rivulet.model_patches.vae.wan import WanVAE
 from torch import nn
 
 EPS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64)}
@@ -54,16 +54,24 @@ def theirs(vae32):
     return models
 
 
+def statistics(model, like: torch.Tensor) -> list[torch.Tensor]:
+    """Mean and spread of each latent channel, from the model's own config."""
+    return [
+        like.new_tensor(values).view(1, 16, 1, 1, 1)
+        for values in (model.config.latents_mean, model.config.latents_std)
+    ]
+
+
 def decode_of(model, latents: torch.Tensor) -> torch.Tensor:
     x = latents.to(next(model.parameters()).dtype)
-    mean, std = (x.new_tensor(v).view(1, 16, 1, 1, 1) for v in (LATENTS_MEAN, LATENTS_STD))
+    mean, std = statistics(model, x)
     with torch.no_grad():
         return model.decode(x * std + mean).sample.double()
 
 
 def encode_of(model, pixels: torch.Tensor) -> torch.Tensor:
     x = pixels.to(next(model.parameters()).dtype)
-    mean, std = (x.new_tensor(v).view(1, 16, 1, 1, 1) for v in (LATENTS_MEAN, LATENTS_STD))
+    mean, std = statistics(model, x)
     with torch.no_grad():
         return ((model.encode(x).latent_dist.mode() - mean) / std).double()
 
