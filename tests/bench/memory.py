@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+
 
 def resident_bytes() -> int:
     """Returns the bytes of physical memory that the process occupies."""
@@ -29,9 +31,17 @@ def peak_bytes() -> int:
         return _windows_counters()[1]
     import resource
 
-    # kibibytes on Linux, bytes on macOS
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    # the system's own mark may lag behind by some pages
+    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES, resident_bytes())
+
+
+def children_peak_bytes() -> int:
+    """Returns the most that any one finished child process occupied; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _MAXRSS_BYTES
 
 
 def _windows_counters() -> tuple[int, int]:

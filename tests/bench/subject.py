@@ -1,0 +1,61 @@
+"""What the benchmarks run: the pocket model, or random weights of the same shape where it is not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ...model_patches.arch.wan import WanConfig, WanModel
+from ...model_patches.attention.positions import PositionPreset
+from ...model_patches.geometry import Geometry
+from ...model_patches.stream import StreamConfig, StreamState, init
+from ...model_patches.vae.wan import WanVAE
+from ...pocket import text
+
+PROMPT = "a red circle and a blue square on a green ground"
+RANDOM = "random"  # the name of weights that show nothing
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, its decoder, its prompt and how it streams."""
+
+    dit: nn.Module
+    vae: nn.Module
+    config: StreamConfig
+    prompt: str
+    text_BLE: Tensor
+    weights: str  # the pocket's preset, or RANDOM
+
+    @property
+    def preset(self) -> PositionPreset:
+        """Which frames a block attends to."""
+        return self.config.positions
+
+    @property
+    def trained(self) -> bool:
+        """Whether the pictures mean anything."""
+        return self.weights != RANDOM
+
+    def start(self, reserve_frames: int = 0) -> StreamState:
+        """Returns a new stream's state."""
+        return init(self.dit, self.text_BLE, self.config, reserve_frames=reserve_frames)
+
+    def with_preset(self, preset: PositionPreset) -> Subject:
+        """Returns the same model with another window."""
+        return replace(self, config=replace(self.config, preset=preset))
+
+
+def random_subject(dim: int = 256, layers: int = 4, size: int = 64, vae_dim: int = 16) -> Subject:
+    """Returns a model of the pocket's shape whose weights are drawn from a fixed seed."""
+    torch.manual_seed(0)
+    dit = WanModel(WanConfig(dim, 4 * dim, layers, text_dim=text.TEXT_DIM)).eval().requires_grad_(False)
+    vae = WanVAE(vae_dim).eval().requires_grad_(False)
+    return Subject(dit, vae, StreamConfig(Geometry(size, size)), PROMPT, text.encode(PROMPT), RANDOM)
+
+
+def subject() -> Subject:
+    """Returns the pocket model, or random weights of its shape."""
+    return random_subject()
