@@ -24,7 +24,7 @@ def rotate_reference(x_BLND: Tensor, table_L: Tensor, out: Tensor | None = None)
     """(a + ib) e^(i angle) for each pair of channels (a, b) (RoFormer, arXiv:2104.09864, section 3.2)."""
     wide = torch.promote_types(torch.promote_types(x_BLND.dtype, table_L.dtype), torch.float32)
     x, table = x_BLND.to(wide), table_L.to(wide).flatten(-2)
-    pairs = _complex(x if _pairs_lie_together(x) else x.contiguous())
+    pairs = _complex(x if _pairs_lie_together(x) else x.clone(memory_format=torch.contiguous_format))
     turns = _complex(table)[:, None]
     if out is not None and out.dtype == wide and _pairs_lie_together(out):
         torch.mul(pairs, turns, out=_complex(out))
