@@ -1,0 +1,1 @@
+"""The built-in model: a procedural world with exact ground truth, its detector, and models trained on it."""

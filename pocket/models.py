@@ -1,0 +1,79 @@
+"""The built-in models: loads the pocket world's diffusion transformer and VAE, and the recipe they were trained for."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..model_patches.arch.detect import load_wan
+from ..model_patches.arch.wan import WanModel
+from ..model_patches.sampler.schedule import sigmas
+from ..model_patches.vae.load import load_vae
+from ..model_patches.vae.wan import WanVAE
+from . import text
+
+WEIGHTS = Path(__file__).parent / "weights"
+DIT_FILE, VAE_FILE = "pocket_dit.safetensors", "pocket_vae.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the pocket model is to be run; stored in its file, so that weights and recipe cannot part."""
+
+    size: int                      # pixels, width and height it was trained at
+    fps: int                       # pixel frames per second of its world
+    preset: str                    # positions, sink and window
+    block_frames: int              # latent frames denoised together
+    timesteps: tuple[float, ...]   # out of 1000, before the shift
+    shift: float
+    trained: str                   # what the training was: steps, clips, date
+
+
+@dataclass(frozen=True, slots=True)
+class Pocket:
+    dit: WanModel
+    vae: WanVAE
+    recipe: Recipe
+    encode: Callable[[str], Tensor]   # prompt -> text states [1, L, C]
+    no_text: Callable[[], Tensor]     # text states of the empty prompt, for guidance
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        return sigmas(self.recipe.timesteps, self.recipe.shift)
+
+
+def load_pocket(folder: Path | None = None, dtype: torch.dtype = torch.float32) -> Pocket:
+    """The built-in models, or those of a training run's export folder."""
+    folder = WEIGHTS if folder is None else folder
+    dit = load_wan(folder / DIT_FILE, dtype)
+    with safe_open(folder / DIT_FILE, framework="pt") as file:
+        stored = (file.metadata() or {}).get("recipe")
+    if stored is None:
+        raise ValueError(
+            f"load_pocket: {folder / DIT_FILE} has no `recipe` in its metadata; give a file that "
+            f"`python run.py train-pocket` exported.")
+    fields = json.loads(stored)
+    recipe = Recipe(**(fields | {"timesteps": tuple(fields["timesteps"])}))
+    return Pocket(dit, load_vae(folder / VAE_FILE, dtype), recipe, text.encode, text.no_text)
+
+
+def save_dit(dit: WanModel, recipe: Recipe, folder: Path) -> Path:
+    """Write the transformer as half-precision safetensors that ComfyUI's own loader reads as a causal Wan model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"transformer": {"causal_ar": True, "text_dim": dit.text_dim, "num_heads": dit.num_heads}}
+    tensors = {key: value.detach().cpu().half().contiguous() for key, value in dit.state_dict().items()}
+    save_file(tensors, folder / DIT_FILE, {"config": json.dumps(config), "recipe": json.dumps(asdict(recipe))})
+    return folder / DIT_FILE
+
+
+def save_vae(vae: WanVAE, folder: Path) -> Path:
+    """Write the VAE as half-precision safetensors under Wan 2.1's names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().half().contiguous() for key, value in vae.state_dict().items()}
+    save_file(tensors, folder / VAE_FILE)
+    return folder / VAE_FILE

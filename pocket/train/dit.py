@@ -1,0 +1,171 @@
+"""Trains the pocket diffusion transformer: block-causal teacher forcing, then on contexts of its own making.
+
+Two things keep a long rollout from falling apart. The context is damaged on purpose (noise, offsets, and in the second
+phase the model's own predictions in place of the truth), while the target stays exact. And in part of the clips the
+prompt changes half way, so that looks must be read from the text and only places and motion from the context.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...model_patches.arch.wan import WanModel
+from ...model_patches.vae.wan import WanVAE
+from .. import text
+from .clips import Clips, draw_clips
+from .progress import Average, Run, learning_rate
+from .teacher import Teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    size: int = 64             # pixels
+    blocks: int = 8            # per clip
+    block_frames: int = 3
+    streams: int = 2           # noisy copies per clean clip
+    batch: int = 8
+    steps: int = 3000
+    own_context_from: float = 0.6   # share of the steps after which contexts are the model's own
+    first_clips: int = 256
+    more_clips: int = 32
+    more_every: int = 60       # steps
+    most_clips: int = 4000
+    matrix_rate: float = 1e-2  # Muon
+    other_rate: float = 1e-3   # AdamW
+    shift: float = 3.0
+    no_text_share: float = 0.06
+
+
+def optimizers(dit: WanModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for the rest."""
+    matrices = [p for n, p in dit.named_parameters() if n.startswith("blocks") and p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in dit.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.matrix_rate, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def draw_sigma(shape: tuple[int, ...], recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Shares of noise: shifted uniform, a sixth of them exactly 1, where every block starts."""
+    u = torch.rand(shape, generator=generator)
+    sigma = recipe.shift * u / (1 + (recipe.shift - 1) * u)
+    return torch.where(torch.rand(shape, generator=generator) < 1 / 6, 1.0, sigma).clamp_min(0.02)
+
+
+def damage(clean_BCTHW: Tensor, block_frames: int, generator: torch.Generator) -> Tensor:
+    """A context as a worn rollout would have it: noise, and an offset and gain per channel that stay for a block."""
+    B, C, T = clean_BCTHW.shape[:3]
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    strength = torch.rand(B, 1, 1, 1, 1, generator=generator) * (torch.rand(B, 1, 1, 1, 1, generator=generator) < 0.7)
+    per_block = (B, C, T // block_frames, 1, 1)
+    gain = (1 + 0.15 * strength * normal(*per_block)).repeat_interleave(block_frames, 2)
+    offset = (0.25 * strength * normal(*per_block)).repeat_interleave(block_frames, 2)
+    return clean_BCTHW * gain + offset + 0.2 * strength * normal(*clean_BCTHW.shape)
+
+
+def mix(clean: Tensor, noise: Tensor, sigma_BKN: Tensor, block_frames: int) -> Tensor:
+    """(1 - sigma) clean + sigma noise, block by block; clean and noise [B, K, C, T, H, W]."""
+    sigma = sigma_BKN.repeat_interleave(block_frames, 2)[:, :, None, :, None, None]
+    return (1 - sigma) * clean + sigma * noise
+
+
+class Trainer:
+    """One training of one model: data, optimisers, averaged weights and the step."""
+
+    def __init__(self, dit: WanModel, vae: WanVAE, recipe: Recipe, folder: Path, seed: int = 7) -> None:
+        self.dit, self.vae, self.recipe = dit, vae, recipe
+        self.device = next(dit.parameters()).device
+        self.teacher = Teacher(dit, recipe.blocks, recipe.block_frames, recipe.size // 16)
+        self.optimizers = optimizers(dit, recipe)
+        self.average = Average(dit, 0.998)
+        parts = {"dit": dit, "average": self.average, "muon": self.optimizers[0], "adamw": self.optimizers[1]}
+        self.run = Run(folder, "dit", parts)
+        self.generator = torch.Generator().manual_seed(seed + self.run.step)
+        self.pool_path = folder / "clips.pt"
+        self.pool = self._load_pool()
+
+    def _load_pool(self) -> Clips:
+        if self.pool_path.exists():
+            return Clips(*torch.load(self.pool_path, weights_only=True))
+        pool = self._new_clips(self.recipe.first_clips)
+        torch.save([pool.latents_BCTHW, pool.texts_BVLC, pool.text_of_block_BN], self.pool_path)
+        return pool
+
+    def _new_clips(self, count: int) -> Clips:
+        pools = [
+            draw_clips(self.vae, min(16, count), self.recipe.blocks, self.recipe.block_frames, self.recipe.size,
+                       self.generator)
+            for _ in range(0, count, 16)
+        ]
+        joined = pools[0]
+        for pool in pools[1:]:
+            joined = joined.joined(pool, count)
+        return joined
+
+    def train(self) -> None:
+        """Train to the recipe's last step."""
+        recipe = self.recipe
+        while self.run.step < recipe.steps:
+            if self.run.step % recipe.more_every == recipe.more_every - 1:
+                self.pool = self.pool.joined(self._new_clips(recipe.more_clips), recipe.most_clips)
+            share = self.run.step / recipe.steps
+            for optimizer, peak in zip(self.optimizers, (recipe.matrix_rate, recipe.other_rate), strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(share, peak)
+            figures = self.step(own_context=share >= recipe.own_context_from)
+            self.average.update(self.dit, self.run.step)
+            self.run.tick(every=25, clips=len(self.pool), **figures)
+        self.run.save()
+
+    def step(self, own_context: bool) -> dict[str, float]:
+        """One step on a random batch; the loss of the flow, all blocks and the first alone."""
+        recipe, generator = self.recipe, self.generator
+        clips = self.pool.pick(torch.randint(len(self.pool), (recipe.batch,), generator=generator))
+        clean = clips.latents_BCTHW.float()
+        texts = clips.texts_BVLC
+        silent = torch.rand(len(texts), generator=generator) < recipe.no_text_share
+        texts = torch.where(silent[:, None, None, None], text.no_text()[0], texts).to(self.device)
+        of_block = clips.text_of_block_BN.to(self.device)
+        context = damage(clean, recipe.block_frames, generator)
+        if own_context:
+            context = self._own(clean, context, texts, of_block)
+        target = clean[:, None].expand(-1, recipe.streams, -1, -1, -1, -1)
+        noise = torch.randn(target.shape, generator=generator)
+        sigma = draw_sigma((recipe.batch, recipe.streams, recipe.blocks), recipe, generator)
+        noisy = mix(target, noise, sigma, recipe.block_frames)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            flow = self.teacher(context.to(self.device), noisy.to(self.device), sigma.to(self.device), texts, of_block)
+        error = (flow.float() - (noise - target).to(self.device)).square()
+        loss = error.mean()
+        self._update(loss)
+        return {"loss": float(loss.detach()), "first_block": float(error.detach()[:, :, :, : recipe.block_frames].mean()),
+                "rate": self.optimizers[0].param_groups[0]["lr"]}
+
+    def _update(self, loss: Tensor) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.dit.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    @torch.no_grad()
+    def _own(self, clean: Tensor, context: Tensor, texts: Tensor, of_block: Tensor) -> Tensor:
+        """Three quarters of the blocks replaced by what the model makes of them from noise, in one or two calls."""
+        recipe, generator = self.recipe, self.generator
+        made = clean
+        for low, high in ((0.75, 1.0), (0.3, 0.75)):
+            sigma = low + (high - low) * torch.rand(recipe.batch, 1, recipe.blocks, generator=generator)
+            noise = torch.randn(clean[:, None].shape, generator=generator)
+            noisy = mix(made[:, None], noise, sigma, recipe.block_frames)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+                flow = self.teacher(context.to(self.device), noisy.to(self.device), sigma.to(self.device), texts, of_block)
+            made = (noisy - mix(torch.zeros_like(noisy), flow.float().cpu(), sigma, recipe.block_frames))[:, 0]
+        keep = torch.rand(recipe.batch, 1, recipe.blocks, 1, 1, generator=generator) < 0.25
+        return torch.where(keep.repeat_interleave(recipe.block_frames, 2), context, made)

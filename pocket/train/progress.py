@@ -1,0 +1,78 @@
+"""Training that can be stopped at any moment and goes on where it was: checkpoint, log, learning rate."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Run:
+    """One phase of training in a folder: `<name>.pt` is the newest checkpoint, `<name>.jsonl` the log."""
+
+    def __init__(self, folder: Path, name: str, parts: dict[str, Any], save_every_seconds: float = 120.0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint, self.log_path = folder / f"{name}.pt", folder / f"{name}.jsonl"
+        self.parts, self.save_every_seconds = parts, save_every_seconds
+        self.step, self.seconds = 0, 0.0
+        if self.checkpoint.exists():
+            stored = torch.load(self.checkpoint, weights_only=True)
+            for key, part in parts.items():
+                part.load_state_dict(stored[key])
+            self.step, self.seconds = stored["step"], stored["seconds"]
+        self._since, self._saved = time.monotonic(), time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds of training in this phase, earlier starts included."""
+        return self.seconds + time.monotonic() - self._since
+
+    def tick(self, every: int = 50, **figures: float) -> None:
+        """Count one step; log every `every` steps; save when it is time."""
+        self.step += 1
+        if self.step % every == 0:
+            row = {"step": self.step, "seconds": round(self.elapsed(), 1)}
+            row |= {key: round(float(value), 6) for key, value in figures.items()}
+            with self.log_path.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+        if time.monotonic() - self._saved > self.save_every_seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint whole or not at all."""
+        state = {key: part.state_dict() for key, part in self.parts.items()}
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state | {"step": self.step, "seconds": self.elapsed()}, partial)
+        os.replace(partial, self.checkpoint)
+        self._saved = time.monotonic()
+
+
+class Average(nn.Module):
+    """Exponential average of a model's weights."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        for name, value in model.state_dict().items():
+            self.register_buffer(name.replace(".", "/"), value.detach().clone())
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            getattr(self, name.replace(".", "/")).lerp_(value, 1 - decay)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name.replace("/", "."): value for name, value in self.state_dict().items()}
+
+
+def learning_rate(share_done: float, peak: float, warm: float = 0.03, floor: float = 0.02) -> float:
+    """Linear warm-up over the first `warm` of the phase, then a half cosine down to `floor` of the peak."""
+    if share_done < warm:
+        return peak * share_done / warm + 1e-6
+    angle = math.pi * min(1.0, (share_done - warm) / (1 - warm))
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(angle)))

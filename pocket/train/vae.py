@@ -1,0 +1,115 @@
+"""Trains the pocket VAE: pictures first, then short clips, on freshly drawn scenes.
+
+While training, latents are in the encoder's own scale; `export` folds the per-channel scale and offset into the two
+1x1 convolutions, so that the shipped file has the statistics Wan 2.1 publishes and core's fixed numbers fit it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...model_patches.vae.wan import LATENTS_MEAN, LATENTS_STD, CausalConv3d, Downsample, Upsample, WanVAE
+from .. import world
+from .progress import Run, learning_rate
+
+NOISE = 0.15          # largest spread of the noise on latents while training: the decoder must forgive a denoiser
+LATENT_PENALTY = 3e-4
+OBJECT_WEIGHT = 4.0   # extra weight of pixels that are not ground
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    frames: int
+    batch: int
+    steps: int
+    peak_rate: float
+
+
+def start_as_pictures(vae: WanVAE) -> None:
+    """Make a fresh VAE treat each frame alone and repeat it in time, so that what pictures teach holds for clips."""
+    with torch.no_grad():
+        for module in vae.modules():
+            if isinstance(module, CausalConv3d) and module.kernel_size == (3, 3, 3):
+                module.weight[:, :, :2] = 0
+            elif isinstance(module, (Downsample, Upsample)) and module.time:
+                conv = module.time_conv
+                conv.weight.zero_()
+                conv.bias.zero_()
+                conv.weight[:, :, 2, 0, 0] = torch.eye(conv.in_channels).repeat(
+                    conv.out_channels // conv.in_channels, 1)
+
+
+def channels_last(vae: nn.Module) -> nn.Module:
+    """The same module with convolution weights laid out for CPU speed."""
+    for module in vae.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        elif isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+    return vae
+
+
+def clip_batch(count: int, frames: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pixels [B, 3, F, H, W] in [-1, 1] and the weight of each pixel [B, 1, F, H, W]."""
+    scenes = world.sample_scenes(count, generator, band_share=0.25)
+    pictures = world.render(scenes, world.simulate(scenes, frames), size).float()
+    ground = world.GROUNDS[scenes.ground_B][:, None, None, None]
+    weight = 1 + OBJECT_WEIGHT * ((pictures - ground).abs().amax(-1, keepdim=True) > 12)
+    to_model = (0, 4, 1, 2, 3)
+    return (pictures / 127.5 - 1).permute(to_model), weight.permute(to_model)
+
+
+def train_vae(folder: Path, size: int, dim: int, phases: list[Phase], device: torch.device) -> WanVAE:
+    """The trained VAE; goes on from the folder's checkpoints."""
+    torch.manual_seed(1)
+    vae = WanVAE(dim)
+    start_as_pictures(vae)
+    channels_last(vae.to(device))
+    for index, phase in enumerate(phases):
+        optimizer = torch.optim.AdamW(vae.parameters(), lr=phase.peak_rate, betas=(0.9, 0.98), weight_decay=1e-4)
+        run = Run(folder, f"vae{index}", {"vae": vae, "optimizer": optimizer})
+        generator = torch.Generator().manual_seed(1000 * index + run.step)
+        while run.step < phase.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(run.step / phase.steps, phase.peak_rate)
+            figures = _step(vae, optimizer, phase, size, generator, device)
+            run.tick(every=20, **figures)
+        run.save()
+    return vae
+
+
+def _step(vae: WanVAE, optimizer: torch.optim.Optimizer, phase: Phase, size: int, generator: torch.Generator,
+          device: torch.device) -> dict[str, float]:
+    pixels, weight = (t.to(device) for t in clip_batch(phase.batch, phase.frames, size, generator))
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        latents, _ = vae.encode(pixels.contiguous(memory_format=torch.channels_last_3d))
+        spread = NOISE * torch.rand(len(latents), 1, 1, 1, 1, generator=generator).to(device)
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        rebuilt, _ = vae.decode(latents + spread * noise)
+    error = (rebuilt.float() - pixels) * 1.0
+    loss = (weight * (error.abs() + error.square())).mean() / weight.mean()
+    optimizer.zero_grad()
+    (loss + LATENT_PENALTY * latents.float().square().mean()).backward()
+    nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+    optimizer.step()
+    mse = error.detach().square().mean()
+    return {"loss": float(loss), "psnr_db": float(10 * (4 / mse).log10()), "latent_std": float(latents.detach().std()),
+            "rate": optimizer.param_groups[0]["lr"]}
+
+
+def fold_statistics(vae: WanVAE, mean_C: Tensor, std_C: Tensor) -> None:
+    """Fold z -> (z - mean) / std (units of the diffusion model) into the 1x1 convolutions beside the latents."""
+    C = vae.latent_channels
+    wan_mean, wan_std = torch.tensor(LATENTS_MEAN), torch.tensor(LATENTS_STD)
+    raw_mean, raw_std = mean_C * wan_std + wan_mean, std_C * wan_std
+    gain = wan_std / raw_std
+    offset = wan_mean - raw_mean * gain
+    with torch.no_grad():
+        vae.conv1.weight[:C] *= gain.view(C, 1, 1, 1, 1)
+        vae.conv1.bias[:C] = vae.conv1.bias[:C] * gain + offset
+        vae.conv1.weight[C:] = 0
+        vae.conv1.bias[C:] = -6.0   # log-variance of a nearly exact posterior
+        vae.conv2.bias += vae.conv2.weight[:, :, 0, 0, 0] @ (-offset / gain)
+        vae.conv2.weight /= gain.view(1, C, 1, 1, 1)
