@@ -1,0 +1,50 @@
+"""Trains the pocket models: `python run.py train-pocket --preset nano|small`."""
+
+import argparse
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: list[str]) -> int:
+    """Train, or go on training, VAE and transformer of a preset, and export them. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="run.py train-pocket", description=__doc__)
+    parser.add_argument("--preset", choices=("nano", "small"), default="nano")
+    parser.add_argument("--run", type=Path, help="folder of checkpoints and logs; default pocket/runs/<preset>")
+    parser.add_argument("--out", type=Path, help="folder of the exported files; default <run>/export")
+    parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: all")
+    parser.add_argument("--only", choices=("vae", "dit", "polish", "export"), help="one part of the training")
+    parser.add_argument("--steps", type=int, help="steps of the transformer, in place of the preset's")
+    chosen = parser.parse_args(arguments)
+    return _train(chosen)
+
+
+def _train(chosen: argparse.Namespace) -> int:
+    import torch
+
+    from ...pocket.models import Recipe, save_dit, save_vae
+    from .parts import averaged, new_trainer, polished, settled_vae
+    from .presets import PRESETS
+
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    preset = PRESETS[chosen.preset]
+    folder = chosen.run or ROOT / "runs" / chosen.preset
+    device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    vae = settled_vae(preset, folder, device)
+    if chosen.only in (None, "dit"):
+        new_trainer(preset, vae, folder, device, chosen.steps).train()
+    if chosen.only in (None, "polish"):
+        vae = polished(preset, vae, folder, device, train=True)
+    if chosen.only in (None, "export"):
+        out = chosen.out or folder / "export"
+        dit, steps, clips = averaged(preset, folder)
+        trained = f"{chosen.preset}: {steps} steps, {clips} clips, {time.strftime('%Y-%m-%d')}"
+        recipe = Recipe(
+            preset.size, preset.fps, preset.position_preset, preset.recipe.block_frames, preset.timesteps,
+            preset.recipe.shift, trained)
+        print(save_dit(dit, recipe, out))
+        print(save_vae(polished(preset, vae, folder, device, train=False), out))
+    return 0

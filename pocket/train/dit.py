@@ -32,7 +32,7 @@ class Recipe:
     more_clips: int = 32
     more_every: int = 60       # steps
     most_clips: int = 4000
-    matrix_rate: float = 1e-2  # Muon
+    matrix_rate: float = 1.5e-2  # Muon
     other_rate: float = 1e-3   # AdamW
     shift: float = 3.0
     no_text_share: float = 0.06

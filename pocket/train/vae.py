@@ -4,6 +4,8 @@ While training, latents are in the encoder's own scale; `export` folds the per-c
 1x1 convolutions, so that the shipped file has the statistics Wan 2.1 publishes and core's fixed numbers fit it.
 """
 
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,41 +63,79 @@ def clip_batch(count: int, frames: int, size: int, generator: torch.Generator) -
     return (pictures / 127.5 - 1).permute(to_model), weight.permute(to_model)
 
 
-def train_vae(folder: Path, size: int, dim: int, phases: list[Phase], device: torch.device) -> WanVAE:
-    """The trained VAE; goes on from the folder's checkpoints."""
+def train_vae(folder: Path, size: int, dim: int, phases: Sequence[Phase], device: torch.device) -> WanVAE:
+    """The trained VAE, its latents in the diffusion model's units; goes on from the folder's checkpoints."""
     torch.manual_seed(1)
     vae = WanVAE(dim)
     start_as_pictures(vae)
     channels_last(vae.to(device))
     for index, phase in enumerate(phases):
-        optimizer = torch.optim.AdamW(vae.parameters(), lr=phase.peak_rate, betas=(0.9, 0.98), weight_decay=1e-4)
-        run = Run(folder, f"vae{index}", {"vae": vae, "optimizer": optimizer})
-        generator = torch.Generator().manual_seed(1000 * index + run.step)
-        while run.step < phase.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(run.step / phase.steps, phase.peak_rate)
-            figures = _step(vae, optimizer, phase, size, generator, device)
-            run.tick(every=20, **figures)
-        run.save()
+        _train_phase(vae, folder, f"vae{index}", phase, size, device)
+    settled = folder / "vae_settled.pt"
+    if settled.exists():
+        vae.load_state_dict(torch.load(settled, weights_only=True))
+    else:
+        mean_C, std_C = latent_statistics(vae, size)
+        fold_statistics(vae, mean_C, std_C)
+        torch.save(vae.state_dict(), settled)
     return vae
+
+
+def polish_decoder(vae: WanVAE, folder: Path, phase: Phase, size: int, device: torch.device) -> None:
+    """Train the decoder alone: latents, and what was trained on them, stay as they are."""
+    vae.requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+    _train_phase(vae, folder, "vae_polish", phase, size, device)
+
+
+def _train_phase(vae: WanVAE, folder: Path, name: str, phase: Phase, size: int, device: torch.device) -> None:
+    weights = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=phase.peak_rate, betas=(0.9, 0.98), weight_decay=1e-4)
+    run = Run(folder, name, {"vae": vae, "optimizer": optimizer})
+    generator = torch.Generator().manual_seed(hash_seed(name, run.step))
+    while run.step < phase.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(run.step / phase.steps, phase.peak_rate)
+        run.tick(every=20, **_step(vae, optimizer, phase, size, generator, device))
+    run.save()
+
+
+def hash_seed(name: str, step: int) -> int:
+    """A seed of its own for every phase and every start of it."""
+    return zlib.crc32(f"{name} {step}".encode())
+
+
+@torch.no_grad()
+def latent_statistics(vae: WanVAE, size: int, clips: int = 48, frames: int = 33) -> tuple[Tensor, Tensor]:
+    """Mean and spread per channel over fresh clips; the first latent of a clip is left out, it is of another kind."""
+    generator = torch.Generator().manual_seed(99)
+    device = next(vae.parameters()).device
+    latents = []
+    for _ in range(0, clips, 4):
+        pixels, _ = clip_batch(4, frames, size, generator)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            latents.append(vae.encode(pixels.to(device))[0].float().cpu()[:, :, 1:])
+    joined = torch.cat(latents).movedim(1, 0).flatten(1)
+    return joined.mean(1), joined.std(1)
 
 
 def _step(vae: WanVAE, optimizer: torch.optim.Optimizer, phase: Phase, size: int, generator: torch.Generator,
           device: torch.device) -> dict[str, float]:
     pixels, weight = (t.to(device) for t in clip_batch(phase.batch, phase.frames, size, generator))
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        latents, _ = vae.encode(pixels.contiguous(memory_format=torch.channels_last_3d))
+        with torch.set_grad_enabled(next(vae.encoder.parameters()).requires_grad):
+            latents, _ = vae.encode(pixels.contiguous(memory_format=torch.channels_last_3d))
         spread = NOISE * torch.rand(len(latents), 1, 1, 1, 1, generator=generator).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         rebuilt, _ = vae.decode(latents + spread * noise)
-    error = (rebuilt.float() - pixels) * 1.0
+    error = rebuilt.float() - pixels
     loss = (weight * (error.abs() + error.square())).mean() / weight.mean()
     optimizer.zero_grad()
     (loss + LATENT_PENALTY * latents.float().square().mean()).backward()
     nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
     optimizer.step()
     mse = error.detach().square().mean()
-    return {"loss": float(loss), "psnr_db": float(10 * (4 / mse).log10()), "latent_std": float(latents.detach().std()),
+    return {"loss": float(loss.detach()), "psnr_db": float(10 * (4 / mse).log10()), "latent_std": float(latents.detach().std()),
             "rate": optimizer.param_groups[0]["lr"]}
 
 

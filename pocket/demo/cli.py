@@ -1,0 +1,65 @@
+"""Command line of the demo."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PROMPT = "a red circle and a blue square on a green ground"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, also when stopped by Ctrl+C; 2 where an option cannot work."""
+    options = parser().parse_args(argv)
+    from .take import take  # not at module level: --help answers before torch is loaded
+
+    try:
+        return take(options)
+    except (ValueError, RuntimeError, FileNotFoundError) as why:
+        print(f"demo: {why}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the options of `python run.py demo`."""
+    options = argparse.ArgumentParser(
+        prog="run.py demo",
+        description="Streams the built-in model into a page on this machine and an MP4. Type a new prompt "
+                    "into the page at any time; Ctrl+C or the page's button stops and keeps the file.")
+    options.add_argument("--seconds", type=seconds, default=0.0, metavar="N",
+                         help="length of the video; 0 or 'endless' (the default) goes on until it is stopped")
+    options.add_argument("--prompt", default=PROMPT, help=f"what to show (default: {PROMPT!r})")
+    options.add_argument("--seed", type=int, default=0, help="another number, another video (default 0)")
+    options.add_argument("--out", type=Path, default=Path("out"),
+                         help="a folder, or a new file that ends in .mp4 (default: the folder out)")
+    options.add_argument("--size", type=size, default=None, metavar="WxH",
+                         help="pixels, such as 64 or 96x64 (default: what the model was trained at)")
+    options.add_argument("--port", type=int, default=0, help="of the page (default: a free one)")
+    options.add_argument("--no-browser", action="store_true", help="do not open the page")
+    options.add_argument("--weights", type=Path, default=None, metavar="FOLDER",
+                         help="another model, as `python run.py train-pocket` exports it")
+    return options
+
+
+def seconds(text: str) -> float:
+    """Returns a length in seconds; 0 means without end."""
+    if text == "endless":
+        return 0.0
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1e8:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length; give seconds, such as 10, or 'endless'")
+    return value
+
+
+def size(text: str) -> tuple[int, int]:
+    """Returns (width, height) in pixels; one number is both."""
+    numbers = text.lower().split("x")
+    if len(numbers) > 2 or not all(number.isdecimal() and len(number) < 6 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give pixels, such as 64 or 96x64")
+    return int(numbers[0]), int(numbers[-1])
+

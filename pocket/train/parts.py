@@ -1,0 +1,48 @@
+"""The parts of a training in a folder: what each needs, and how it goes on from what is there."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ...model_patches.arch.wan import WanModel
+from ...model_patches.vae.wan import WanVAE
+from .dit import Trainer
+from .presets import Preset
+from .progress import Average
+from .vae import Phase, channels_last, polish_decoder, train_vae
+
+
+def settled_vae(preset: Preset, folder: Path, device: torch.device) -> WanVAE:
+    """The VAE whose latents the transformer learns."""
+    vae = train_vae(folder, preset.size, preset.vae_dim, preset.vae_phases, device)
+    return channels_last(vae.requires_grad_(False).eval())
+
+
+def new_trainer(
+    preset: Preset, vae: WanVAE, folder: Path, device: torch.device, steps: int | None = None
+) -> Trainer:
+    """A trainer that stands where the folder's newest checkpoint does."""
+    torch.manual_seed(2)
+    recipe = replace(preset.recipe, steps=steps or preset.recipe.steps)
+    return Trainer(WanModel(preset.dit).to(device), vae, recipe, folder)
+
+
+def polished(preset: Preset, vae: WanVAE, folder: Path, device: torch.device, train: bool) -> WanVAE:
+    """The VAE with its decoder trained on, or the newest state of that training if there is one."""
+    if train:
+        polish_decoder(vae, folder, Phase(17, 4, preset.polish_steps, 8e-4), preset.size, device)
+    elif (folder / "vae_polish.pt").exists():
+        vae.load_state_dict(torch.load(folder / "vae_polish.pt", weights_only=True, map_location=device)["vae"])
+    return vae
+
+
+def averaged(preset: Preset, folder: Path) -> tuple[WanModel, int, int]:
+    """The transformer with its averaged weights, the steps it was trained and the clips it has seen."""
+    stored = torch.load(folder / "dit.pt", weights_only=True, map_location="cpu")
+    dit = WanModel(preset.dit)
+    average = Average(dit, 0.0)
+    average.load_state_dict(stored["average"])
+    dit.load_state_dict(average.weights())
+    steps, recipe = stored["step"], preset.recipe
+    return dit, steps, recipe.first_clips + steps // recipe.more_every * recipe.more_clips

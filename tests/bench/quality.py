@@ -1,0 +1,192 @@
+"""Does the video show what the prompt says, and does it still after ten minutes? Read from pixels by the detector."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...model_patches.sampler.schedule import sigmas
+from ...model_patches.stream import StreamConfig, init, step
+from ...model_patches.geometry import Geometry
+from ...model_patches.vae.wan import TIME_STRIDE
+from ...pocket import detector, world
+from ...pocket.models import Pocket, load_pocket
+from .records import Rows
+
+FIRST_SECONDS = 10
+MARKS_SECONDS = (60, 600)
+SPAN_LATENTS = 8  # judged at a mark: two seconds
+WARM_LATENTS = 12  # decoded before them and thrown away, so that the decoder has its past
+
+
+@dataclass(frozen=True)
+class Span:
+    """Decoded pictures of all streams [B, F, H, W, 3] and the pixel frames at which blocks begin."""
+
+    pixels_BFHWC: Tensor
+    borders: tuple[int, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this benchmark's options."""
+    parser.add_argument(
+        "--streams", type=int, help="prompts, each with noise of its own; default 48, quick 8"
+    )
+    parser.add_argument("--seconds", type=int, help="length of the streams; default 600, quick 12")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
+    parser.add_argument("--timesteps", type=float, nargs="+", help="other denoising steps, out of 1000")
+    parser.add_argument("--shift", type=float, help="another shift of the noise levels")
+    parser.add_argument("--cfg", type=float, default=1.0, help="guidance")
+    parser.add_argument("--pictures", type=Path, help="folder for the best and worst frames")
+
+
+def run(chosen: argparse.Namespace, rows: Rows) -> int:
+    """Returns 0 when the streams could be made and judged."""
+    pocket = load_pocket(chosen.weights)
+    recipe = pocket.recipe
+    recipe = replace(
+        recipe, timesteps=tuple(chosen.timesteps or recipe.timesteps), shift=chosen.shift or recipe.shift
+    )
+    streams, seconds = (
+        chosen.streams or (8 if chosen.quick else 48),
+        chosen.seconds or (12 if chosen.quick else 600),
+    )
+    scenes = world.sample_scenes(
+        streams, torch.Generator().manual_seed(1_000_000 + chosen.seed), band_share=0.0
+    )
+    prompts = scenes.prompts()
+    truth(rows, scenes, recipe.size, recipe.fps)
+    ended: list[tuple[float, Tensor, str]] = []
+    for name, span in spans(pocket, prompts, recipe, seconds, chosen.seed, chosen.cfg):
+        figures = judge(span, prompts)
+        rows(
+            "quality",
+            case=name,
+            weights=recipe.trained,
+            streams_samples=streams,
+            denoising_steps=len(recipe.timesteps),
+            **figures,
+        )
+        shares = [detector.adherence(pixels, p) for pixels, p in zip(span.pixels_BFHWC, prompts, strict=True)]
+        ended = sorted(
+            ((share, pixels, p) for share, pixels, p in zip(shares, span.pixels_BFHWC, prompts, strict=True)),
+            key=lambda entry: entry[0],
+        )
+        if chosen.pictures:
+            chosen.pictures.mkdir(parents=True, exist_ok=True)
+            sheet([pixels for _, pixels, _ in ended[:6]], chosen.pictures / f"worst_{name}.png")
+            sheet([pixels for _, pixels, _ in ended[-6:]], chosen.pictures / f"best_{name}.png")
+    return 0
+
+
+def truth(rows: Rows, scenes: world.Scenes, size: int, fps: int) -> None:
+    """The detector's own score on rendered frames of the same prompts."""
+    pixels = world.render(scenes, world.simulate(scenes, FIRST_SECONDS * fps)[:, :: fps // 2], size)
+    figures = judge(Span(pixels, ()), scenes.prompts())
+    rows("quality", case="ground_truth", streams_samples=len(scenes), **figures)
+
+
+def spans(
+    pocket: Pocket, prompts: list[str], recipe, seconds: int, seed: int, cfg: float
+) -> Iterator[tuple[str, Span]]:
+    """The first seconds whole, then two seconds before each mark, all streams made side by side."""
+    config = StreamConfig(
+        Geometry(recipe.size, recipe.size),
+        recipe.preset,
+        recipe.block_frames,
+        sigmas(recipe.timesteps, recipe.shift),
+        seed=seed,
+        cfg=cfg,
+    )
+    text = torch.cat([pocket.encode(prompt) for prompt in prompts])
+    negative = pocket.no_text().expand(len(prompts), -1, -1).contiguous() if cfg != 1 else None
+    state = init(pocket.dit, text, config, negative)
+    per_second = recipe.fps // TIME_STRIDE
+    first = min(FIRST_SECONDS, seconds) * per_second
+    ends = {first: 0} | {
+        mark * per_second: SPAN_LATENTS + WARM_LATENTS for mark in MARKS_SECONDS if mark <= seconds
+    }
+    if seconds * per_second not in ends:
+        ends[seconds * per_second] = SPAN_LATENTS + WARM_LATENTS
+    kept: list[Tensor] = []
+    for end, length in ends.items():
+        while state.start_frame < end:
+            latents, state = step(pocket.dit, state)
+            kept.append(latents.half())
+            kept = (
+                kept
+                if state.start_frame <= first
+                else kept[-((SPAN_LATENTS + WARM_LATENTS) // recipe.block_frames + 2) :]
+            )
+        joined = torch.cat(kept, 2)[:, :, -(length or state.start_frame) :].float()
+        skip = WARM_LATENTS if length else 0
+        yield (
+            f"{end // per_second}_seconds",
+            _decoded(pocket, joined, skip, state.start_frame, recipe.block_frames),
+        )
+
+
+@torch.inference_mode()
+def _decoded(pocket: Pocket, latents: Tensor, skip: int, end: int, block_frames: int) -> Span:
+    pixels = [pocket.vae.decode(one[None])[0][0] for one in latents]
+    frames = torch.stack(
+        [((p.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0) for p in pixels]
+    )
+    start = end - latents.shape[2]
+    borders = [
+        1 + TIME_STRIDE * (t - 1) - (1 + TIME_STRIDE * (skip - 1) if skip else 0)
+        for t in range(1, latents.shape[2])
+        if (start + t) % block_frames == 0 and t > skip
+    ]
+    return Span(frames[:, 1 + TIME_STRIDE * (skip - 1) if skip else 0 :], tuple(borders))
+
+
+def judge(span: Span, prompts: list[str]) -> dict[str, float]:
+    """Figures over all streams of one span."""
+    shares, errors, things = [], [], 0
+    for pixels, prompt in zip(span.pixels_BFHWC, prompts, strict=True):
+        objects, ground = detector.wanted(prompt)
+        frames = detector.detect(pixels)
+        shares.append(sum(frame.shows(objects, ground) for frame in frames) / len(frames))
+        things += sum(frame.ground == ground for frame in frames)
+        errors.append(float((pixels.float() - _plain(pixels)).abs().mean()))
+    moves = (span.pixels_BFHWC[:, 1:].float() - span.pixels_BFHWC[:, :-1].float()).abs().mean((0, 2, 3, 4))
+    figures = {
+        "adherence_share": sum(shares) / len(shares),
+        "worst_stream_share": min(shares),
+        "perfect_streams_share": sum(share == 1 for share in shares) / len(shares),
+        "ground_share": things / (len(prompts) * span.pixels_BFHWC.shape[1]),
+        "colour_error_levels": sum(errors) / len(errors),
+        "sharpness_levels": float(
+            (span.pixels_BFHWC[:, :, 1:].float() - span.pixels_BFHWC[:, :, :-1].float()).abs().mean()
+        ),
+    }
+    if span.borders:
+        at = [b - 1 for b in span.borders]
+        inside = [i for i in range(len(moves)) if i not in at]
+        figures["discontinuity_ratio"] = float(moves[at].mean() / moves[inside].mean())
+    return figures
+
+
+def _plain(pixels: Tensor) -> Tensor:
+    """Every pixel's nearest plain colour of the world."""
+    plain = torch.cat([world.PALETTE, world.GROUNDS])
+    return plain[torch.cdist(pixels.reshape(-1, 3).float(), plain).argmin(1)].view(pixels.shape)
+
+
+def sheet(streams: list[Tensor], path: Path, columns: int = 8, scale: int = 2) -> None:
+    """Streams as rows, moments as columns, in one PNG."""
+    rows = []
+    for pixels in streams:
+        moments = torch.linspace(0, len(pixels) - 1, columns).long()
+        rows.append(pixels[moments].permute(1, 0, 2, 3).flatten(1, 2))
+    picture = torch.cat(rows)
+    picture = picture.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    Image.fromarray(picture.numpy()).save(path)

@@ -1,0 +1,52 @@
+"""The training forward and the streaming forward are the same function of the same context."""
+
+import torch
+
+from rivulet.model_patches.arch.parts import embed_time
+from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.attention.forward import forward, remember
+from rivulet.model_patches.attention.sdpa import sdpa
+from rivulet.model_patches.cache.format import call_of
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.stream import StreamConfig, init
+from rivulet.pocket.text import TEXT_DIM, encode
+from rivulet.pocket.train.teacher import Teacher
+
+BLOCKS, BLOCK_FRAMES = 6, 3   # one more than the sink, the window and the block that first evicts
+
+
+def streamed_flow(dit: WanModel, clean, noisy, sigma_N, text) -> torch.Tensor:
+    """Flow of every block, the blocks before it taken from the clean latents, by the engine."""
+    state = init(dit, text, StreamConfig(Geometry(64, 64), "pocket", BLOCK_FRAMES, dtype=torch.float64))
+    (group,) = state.text.groups
+    cache, flows = state.cache, []
+
+    def time(sigma: float):
+        modulation, head = embed_time(dit, torch.tensor([[1000 * sigma]], dtype=torch.float64), torch.float64)
+        return modulation, head
+
+    for i in range(BLOCKS):
+        frames = slice(i * BLOCK_FRAMES, (i + 1) * BLOCK_FRAMES)
+        draft = cache.begin(call_of(state.config.positions, frames.start, BLOCK_FRAMES))
+        past = draft.past(slice(0, 1))
+        flows.append(forward(dit, noisy[:, :, frames], time(float(sigma_N[i])), group, past, sdpa))
+        remember(dit, clean[:, :, frames], time(0.0), group, past, sdpa)
+        cache = draft.commit(call_of(state.config.positions, frames.stop, BLOCK_FRAMES).kept)
+    return torch.cat(flows, 2)
+
+
+@torch.inference_mode()
+def test_teacher_forcing_sees_what_the_stream_sees():
+    dit = WanModel(WanConfig(24, 32, 2, num_heads=2, text_dim=TEXT_DIM)).double()
+    torch.nn.init.normal_(dit.head.head.weight, std=0.2)
+    clean, noisy = torch.randn(2, 1, 16, BLOCKS * BLOCK_FRAMES, 8, 8, dtype=torch.float64)
+    sigma_N = torch.rand(BLOCKS, dtype=torch.float64)
+    text = encode("a red circle and a blue square on a green ground").double()
+    teacher = Teacher(dit, BLOCKS, BLOCK_FRAMES, grid=4)
+    taught = teacher(
+        clean, noisy[:, None], sigma_N[None, None], text[:, None].expand(-1, 2, -1, -1),
+        torch.zeros(1, BLOCKS, dtype=torch.long))[:, 0]
+    streamed = streamed_flow(dit, clean, noisy, sigma_N, text)
+    # timestep embeddings and rotary tables are rounded to float32 in both; everything else is float64
+    bound = 64 * torch.finfo(torch.float32).eps * streamed.abs().max().item()
+    assert (taught - streamed).abs().max().item() < bound
