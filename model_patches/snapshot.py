@@ -46,8 +46,7 @@ def save(state: StreamState, path: str | Path) -> None:
     }
     part = path.with_name(path.name + ".part")
     try:
-        save_file({name: _own(tensor) for name, tensor in tensors.items()}, part,
-                  metadata={"rivulet": json.dumps(about)})
+        save_file(_apart(tensors), part, metadata={"rivulet": json.dumps(about)})
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -87,10 +86,15 @@ def load(
     return StreamState(saved, about["block"], about["start_frame"], cache, text, extras)
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """The tensor with memory that it shares with no other and fills alone, as the file format wants it."""
-    whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
-    return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each with memory of its own that it fills, as the file format wants them."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        if not tensor.is_contiguous() or storage.nbytes() != tensor.nbytes or storage.data_ptr() in seen:
+            tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(storage.data_ptr())
+    return tensors
 
 
 def _plain(config: StreamConfig) -> dict[str, Any]:

@@ -203,5 +203,5 @@ def _refuse_nan(made: list[Tensor], state: StreamState) -> None:
         first, count = state.start_frame, state.config.block_frames
         raise RuntimeError(
             f"Stream: block {state.block} (latent frames {first} to {first + count - 1}) came out with NaN "
-            f"or infinite numbers; nothing of it was kept and the stream can go on from the block before. "
-            f"It computes in {state.config.dtype}: try float32 or bfloat16, a cfg nearer to 1, or another seed.")
+            f"or infinite numbers in {state.config.dtype}; nothing of it was kept and the stream can go on "
+            f"from the block before. Try float32 or bfloat16, a cfg nearer to 1, or another seed.")

@@ -19,11 +19,11 @@ Cross = Callable[[Tensor], Tensor]  # q [B, L, N, D] -> out of the same shape, o
 
 
 def sinusoid(timesteps: Tensor, width: int) -> Tensor:
-    """Cosines then sines of each timestep, float32 [..., width]; angles in float64, timesteps in 0..1000."""
+    """Cosines then sines of each timestep, float64 [..., width]; timesteps in 0..1000."""
     half = width // 2
     ladder = torch.arange(half, dtype=torch.float64, device=timesteps.device) / half
     angles = timesteps.double()[..., None] * torch.pow(10000.0, -ladder)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def embed_time(

@@ -21,12 +21,10 @@ def denoise(
     again at the next level with fresh noise (Self-Forcing, arXiv 2506.08009, algorithm 2).
     """
     x = sigmas[0] * noise.draw(block, 0, start_frame, like_BCTHW)
-    for call, sigma in enumerate(sigmas):
+    x0 = x - sigmas[0] * flow(x, 0)
+    for call, sigma in enumerate(sigmas[1:], start=1):
+        x = sigma * noise.draw(block, call, start_frame, like_BCTHW) + (1 - sigma) * x0
         x0 = x - sigma * flow(x, call)
-        if call + 1 == len(sigmas):
-            break
-        fresh, level = noise.draw(block, call + 1, start_frame, like_BCTHW), sigmas[call + 1]
-        x = level * fresh + (1 - level) * x0
     return x0
 
 
