@@ -15,7 +15,20 @@ import torch
 
 UNITS = (
     *("seconds", "ms", "bytes", "bytes_per_1000_blocks", "blocks", "frames", "latents", "steps", "layers"),
-    *("tokens", "cores", "threads", "samples", "ratio", "share", "fps", "db", "pixels", "id", "seed"),
+    *(
+        "tokens",
+        "cores",
+        "threads",
+        "samples",
+        "ratio",
+        "share",
+        "fps",
+        "db",
+        "levels",
+        "pixels",
+        "id",
+        "seed",
+    ),
 )
 WORDS = {"preset", "case", "weights", "stop", "why", "cpu", "gpu", "os", "torch", "python", "file", "prompt"}
 CHECKS = {"quick", "ok"}

@@ -9,20 +9,26 @@ from .records import Rows, machine
 
 BENCHES = {
     "stream": "time per block and memory, early and late, against a cache that keeps the whole clip",
+    "quality": "whether the video shows what the prompt says, at the start and much later",
 }
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status of one benchmark."""
-    parser = argparse.ArgumentParser(prog="run.py bench", description=__doc__)
-    names = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
-    for name, help_text in BENCHES.items():
-        bench = names.add_parser(name, help=help_text, description=help_text)
-        bench.add_argument(
-            "--quick", action="store_true", help="under a minute on two cores; rows are marked"
-        )
-        importlib.import_module(f".{name}", __package__).add_arguments(bench)
-    chosen = parser.parse_args(arguments)
-    rows = Rows(chosen.bench, chosen.quick)
-    rows("machine", **machine())
-    return importlib.import_module(f".{chosen.bench}", __package__).run(chosen, rows)
+    names = argparse.ArgumentParser(
+        prog="run.py bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"  {name:<8} {what}" for name, what in BENCHES.items()),
+    )
+    names.add_argument("name", choices=BENCHES, metavar="NAME", help="one of those below")
+    name = names.parse_args(arguments[:1]).name
+    bench = importlib.import_module(f".{name}", __package__)
+    options = argparse.ArgumentParser(prog=f"run.py bench {name}", description=BENCHES[name])
+    options.add_argument("--quick", action="store_true", help="under a minute on two cores; rows are marked")
+    bench.add_arguments(options)
+    chosen = options.parse_args(arguments[1:])
+    rows = Rows(name, chosen.quick)
+    if getattr(chosen, "case", None) is None:
+        rows("machine", **machine())
+    return bench.run(chosen, rows)

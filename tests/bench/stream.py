@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -14,12 +15,13 @@ from pathlib import Path
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.stream import step
 from .memory import peak_bytes, resident_bytes
-from .records import Rows, machine
+from .records import Rows
 from .subject import Subject, subject
 
 RUN = Path(__file__).resolve().parents[2] / "run.py"
 EARLY_BLOCKS = 20  # the window is full long before
 TIMED_BLOCKS = 10  # whose median stands for the time at a block
+HURTS_RATIO = 20.0  # how much slower than early a block may become before the whole clip is given up
 WHOLE_CLIP = PositionPreset("whole_clip", 0, None, None, trained_frames=1)
 
 
@@ -40,9 +42,9 @@ class Running:
         self.blocks += 1
         return self.newest_seconds[-1]
 
-    def to(self, blocks: int) -> None:
-        """Makes blocks until there are so many."""
-        while self.blocks < blocks:
+    def to(self, blocks: int, end: float = math.inf) -> None:
+        """Makes blocks until there are so many, or the clock shows `end` (seconds of perf_counter)."""
+        while self.blocks < blocks and time.perf_counter() < end:
             self.step()
 
     @property
@@ -54,8 +56,8 @@ class Running:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
     parser.add_argument("--blocks", type=int, help="where `late` is; default 5000, quick 200")
-    parser.add_argument("--seconds", type=float, help="limit of the whole-clip case; default 300, quick 15")
-    parser.add_argument("--case", choices=CASES, help="one case only, in this process")
+    parser.add_argument("--seconds", type=float, help="limit of each case; default 1200, quick 15")
+    parser.add_argument("--case", choices=CASES, help="one case alone, without the machine's row")
 
 
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
@@ -63,7 +65,6 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     if chosen.case:
         CASES[chosen.case](chosen, rows, subject())
         return 0
-    rows("machine", **machine())
     options = [
         f"--{name}={value}" for name, value in vars(chosen).items() if name in ("blocks", "seconds") and value
     ]
@@ -74,17 +75,18 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
 
 def window(chosen: argparse.Namespace, rows: Rows, given: Subject) -> None:
     """The stream as users run it: rows at an early and a late block, then both timed in turns."""
-    old = Running(given)
+    old, end = Running(given), deadline(chosen)
     old.to(EARLY_BLOCKS)
     early = place(rows, "window", old)
-    old.to(late_block(chosen))
-    late = place(rows, "window", old)
+    old.to(late_block(chosen), end)
+    late, stopped = place(rows, "window", old), why_stopped(old, late_block(chosen))
     young = Running(given)
     young.to(EARLY_BLOCKS)
     low, middle, high = statistics.quantiles(ratios(old.step, young.step, 20 if chosen.quick else 100), n=4)
     rows(
         "ratio",
         case="window",
+        stop=stopped,
         late_blocks=int(late["at_blocks"]),
         time_ratio=middle,
         lower_quartile_time_ratio=low,
@@ -95,24 +97,23 @@ def window(chosen: argparse.Namespace, rows: Rows, given: Subject) -> None:
 
 
 def whole(chosen: argparse.Namespace, rows: Rows, given: Subject) -> None:
-    """A cache that keeps the whole clip, as the host's own sampler does, until the time is over."""
-    end = time.perf_counter() + (chosen.seconds or (15 if chosen.quick else 300))
-    last_block = late_block(chosen)
+    """A cache that keeps the whole clip, as the host's own sampler does, up to where it hurts."""
+    end, last_block = deadline(chosen), late_block(chosen)
     running = Running(given.with_preset(WHOLE_CLIP), last_block * given.config.block_frames)
     running.to(EARLY_BLOCKS)
     first = last = place(rows, "whole_clip", running)
     for blocks in milestones(EARLY_BLOCKS):
-        while running.blocks < min(blocks, last_block) and time.perf_counter() < end:
-            running.step()
+        running.to(min(blocks, last_block), end)
         last = place(rows, "whole_clip", running) if running.blocks > EARLY_BLOCKS else first
-        if running.blocks == last_block or time.perf_counter() >= end:
+        ratio = last["block_seconds"] / first["block_seconds"]
+        if running.blocks == last_block or time.perf_counter() >= end or ratio >= HURTS_RATIO:
             break
     rows(
         "ratio",
         case="whole_clip",
-        stop="length" if running.blocks == last_block else "time",
+        stop="slow" if ratio >= HURTS_RATIO else why_stopped(running, last_block),
         late_blocks=running.blocks,
-        time_ratio=last["block_seconds"] / first["block_seconds"],
+        time_ratio=ratio,
         resident_growth_bytes=last["resident_bytes"] - first["resident_bytes"],
         peak_growth_bytes=last["peak_bytes"] - first["peak_bytes"],
     )
@@ -130,6 +131,16 @@ def late_block(chosen: argparse.Namespace) -> int:
     if blocks <= EARLY_BLOCKS:
         raise SystemExit(f"bench stream: --blocks must be over {EARLY_BLOCKS}, got {blocks}")
     return blocks
+
+
+def deadline(chosen: argparse.Namespace) -> float:
+    """Returns when a case stops wherever it is, in seconds of perf_counter."""
+    return time.perf_counter() + (chosen.seconds or (15 if chosen.quick else 1200))
+
+
+def why_stopped(running: Running, last_block: int) -> str:
+    """Returns "length" where all blocks were made, else "time"."""
+    return "length" if running.blocks >= last_block else "time"
 
 
 def place(rows: Rows, case: str, running: Running) -> dict[str, float]:

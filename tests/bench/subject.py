@@ -13,6 +13,7 @@ from ...model_patches.geometry import Geometry
 from ...model_patches.stream import StreamConfig, StreamState, init
 from ...model_patches.vae.wan import WanVAE
 from ...pocket import text
+from ...pocket.models import DIT_FILE, WEIGHTS, load_pocket
 
 PROMPT = "a red circle and a blue square on a green ground"
 RANDOM = "random"  # the name of weights that show nothing
@@ -27,7 +28,7 @@ class Subject:
     config: StreamConfig
     prompt: str
     text_BLE: Tensor
-    weights: str  # the pocket's preset, or RANDOM
+    weights: str  # how they were trained, or RANDOM
 
     @property
     def preset(self) -> PositionPreset:
@@ -57,5 +58,12 @@ def random_subject(dim: int = 256, layers: int = 4, size: int = 64, vae_dim: int
 
 
 def subject() -> Subject:
-    """Returns the pocket model, or random weights of its shape."""
-    return random_subject()
+    """Returns the pocket model as its recipe runs it, or random weights of its shape."""
+    if not (WEIGHTS / DIT_FILE).exists():
+        return random_subject()
+    pocket = load_pocket()
+    recipe = pocket.recipe
+    config = StreamConfig(
+        Geometry(recipe.size, recipe.size), recipe.preset, recipe.block_frames, pocket.sigmas
+    )
+    return Subject(pocket.dit, pocket.vae, config, PROMPT, pocket.encode(PROMPT), recipe.trained)
