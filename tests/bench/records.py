@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -40,7 +40,7 @@ class Rows:
 
     bench: str
     quick: bool
-    out: TextIO = sys.stdout
+    out: TextIO = field(default_factory=lambda: sys.stdout)
 
     def __call__(self, row: str, **fields: float | str | bool) -> None:
         """Prints one row. Refuses a name without a unit and a number that is none."""
