@@ -75,7 +75,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
         self.ffn = nn.Sequential(
             nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim))
-        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
+        self.modulation = _modulation(6, dim)
 
 
 class Head(nn.Module):
@@ -85,7 +85,7 @@ class Head(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.head = nn.Linear(config.dim, math.prod(config.patch) * config.out_channels)
-        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / math.sqrt(config.dim))
+        self.modulation = _modulation(2, config.dim)
 
 
 class WanModel(nn.Module):
@@ -104,6 +104,10 @@ class WanModel(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
+        if not self.head.modulation.is_meta:
+            self._init_weights()
+
+    def _init_weights(self) -> None:
         self.apply(_init_layer)
         for layer in (*self.text_embedding, *self.time_embedding):
             if isinstance(layer, nn.Linear):
@@ -114,7 +118,13 @@ class WanModel(nn.Module):
         """Refuse: the layers do not know which attention and which past they are to be run with."""
         raise RuntimeError(
             "WanModel: holds layers only and has no forward of its own; run it with "
-            "model_patches.attention.bidirectional.forward or model_patches.stream.step.")
+            "model_patches.attention.forward.bidirectional or model_patches.stream.step.")
+
+
+def _modulation(vectors: int, dim: int) -> nn.Parameter:
+    empty = torch.empty(1, vectors, dim)
+    # random numbers on the meta device cost seconds of imports and give nothing
+    return nn.Parameter(empty if empty.is_meta else torch.randn(1, vectors, dim) / math.sqrt(dim))
 
 
 def _init_layer(layer: nn.Module) -> None:

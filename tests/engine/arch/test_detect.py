@@ -115,3 +115,18 @@ def test_unreadable_metadata_is_quoted(weights, write, config):
 def test_impossible_sizes_are_refused(sizes, words):
     with pytest.raises(ValueError, match=words):
         WanConfig(**{"dim": 256, "ffn_dim": 8, "num_layers": 1, **sizes})
+
+
+def test_a_model_without_memory_draws_no_random_numbers():
+    before = torch.get_rng_state()
+    with torch.device("meta"):
+        model = WanModel(SIZES)
+    assert torch.equal(torch.get_rng_state(), before) and model.head.modulation.is_meta
+
+
+def test_a_fresh_model_is_still_and_ready_to_learn():
+    model = WanModel(SIZES)
+    assert model.head.head.weight.abs().sum() == 0
+    assert 0.5 < model.blocks[1].modulation.std() * 48**0.5 < 2
+    assert model.time_embedding[0].weight.std() < 0.03 < model.blocks[0].ffn[0].weight.std()
+    assert all(value.isfinite().all() for value in model.state_dict().values())

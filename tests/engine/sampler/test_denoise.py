@@ -1,0 +1,52 @@
+import pytest
+import torch
+from rivulet.model_patches.sampler.denoise import denoise, guide
+from rivulet.model_patches.sampler.noise import KeyedNoise, block_noise
+
+SHAPE = (1, 2, 3, 2, 2)
+
+
+def test_a_perfect_flow_gives_the_clean_latents():
+    clean = torch.randn(SHAPE, dtype=torch.float64)
+    seen = []
+
+    def flow(x, call):
+        sigma = LEVELS[call]
+        fresh = (x - (1 - sigma) * clean) / sigma
+        seen.append(fresh)
+        # the first input is noise alone, however clean its level says it is
+        return fresh - clean if call else (x - clean) / sigma
+
+    got = denoise(flow, LEVELS, KeyedNoise(3), 5, 15, torch.empty_like(clean))
+    assert (got - clean).abs().max() < 16 * torch.finfo(torch.float64).eps * clean.abs().max()
+    for call in (1, 2):
+        expected = block_noise(3, 5, call, SHAPE, dtype=torch.float64)
+        assert (seen[call] - expected).abs().max() < 1e2 * torch.finfo(torch.float64).eps
+
+
+LEVELS = (0.9, 0.5, 0.2)
+
+
+def test_the_first_call_sees_noise_at_the_first_level():
+    inputs = []
+
+    def flow(x, call):
+        inputs.append(x.clone())
+        return torch.zeros_like(x)
+
+    got = denoise(flow, (0.75,), KeyedNoise(1), 0, 0, torch.empty(SHAPE))
+    assert torch.equal(inputs[0], 0.75 * block_noise(1, 0, 0, SHAPE))
+    assert torch.equal(got, inputs[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_and_shape_are_those_asked_for(dtype):
+    got = denoise(lambda x, call: x, (1.0, 0.5), KeyedNoise(0), 0, 0, torch.empty(SHAPE, dtype=dtype))
+    assert got.dtype == dtype and got.shape == SHAPE
+
+
+def test_guidance_starts_from_the_negative():
+    prompt, negative = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])
+    assert guide([prompt], 7.0) is prompt
+    assert guide([prompt, negative], 2.5).tolist() == [6.0, 1.0]
+    assert torch.equal(guide([prompt, negative], 0.0), negative)
