@@ -117,12 +117,12 @@ def video_path(out: Path) -> Path:
 
 
 @contextmanager
-def serving(server: DemoServer) -> Iterator[None]:
+def serving(server: DemoServer) -> Iterator[DemoServer]:
     """Answers the page from a thread of its own."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()
     try:
-        yield
+        yield server
     finally:
         server.shutdown()
         server.server_close()

@@ -78,10 +78,14 @@ def mix(clean: Tensor, noise: Tensor, sigma_BKN: Tensor, block_frames: int) -> T
 class Trainer:
     """One training of one model: data, optimisers, averaged weights and the step."""
 
-    def __init__(self, dit: WanModel, vae: WanVAE, recipe: Recipe, folder: Path, seed: int = 7) -> None:
+    def __init__(
+        self, dit: WanModel, vae: WanVAE, recipe: Recipe, folder: Path, seed: int = 7, compiled: bool = False,
+    ) -> None:
         self.dit, self.vae, self.recipe = dit, vae, recipe
         self.device = next(dit.parameters()).device
         self.teacher = Teacher(dit, recipe.blocks, recipe.block_frames, recipe.size // 16)
+        if compiled:
+            self.teacher.compile_blocks()
         self.optimizers = optimizers(dit, recipe)
         self.average = Average(dit, 0.998)
         parts = {"dit": dit, "average": self.average, "muon": self.optimizers[0], "adamw": self.optimizers[1]}

@@ -20,18 +20,19 @@ def settled_vae(preset: Preset, folder: Path, device: torch.device) -> WanVAE:
 
 
 def new_trainer(
-    preset: Preset, vae: WanVAE, folder: Path, device: torch.device, steps: int | None = None
+    preset: Preset, vae: WanVAE, folder: Path, device: torch.device, steps: int | None = None,
+    compiled: bool = False,
 ) -> Trainer:
     """A trainer that stands where the folder's newest checkpoint does."""
     torch.manual_seed(2)
     recipe = replace(preset.recipe, steps=steps or preset.recipe.steps)
-    return Trainer(WanModel(preset.dit).to(device), vae, recipe, folder)
+    return Trainer(WanModel(preset.dit).to(device), vae, recipe, folder, compiled=compiled)
 
 
 def polished(preset: Preset, vae: WanVAE, folder: Path, device: torch.device, train: bool) -> WanVAE:
     """The VAE with its decoder trained on, or the newest state of that training if there is one."""
     if train:
-        polish_decoder(vae, folder, Phase(17, 4, preset.polish_steps, 8e-4), preset.size, device)
+        polish_decoder(vae, folder, Phase(9, 6, preset.polish_steps, 8e-4), preset.size, device)
     elif (folder / "vae_polish.pt").exists():
         vae.load_state_dict(torch.load(folder / "vae_polish.pt", weights_only=True, map_location=device)["vae"])
     return vae

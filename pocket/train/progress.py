@@ -33,7 +33,7 @@ class Run:
     def tick(self, every: int = 50, **figures: float) -> None:
         """Count one step; log every `every` steps; save when it is time."""
         self.step += 1
-        if self.step % every == 0:
+        if self.step % every == 0 or self.step < 3:
             row = {"step": self.step, "seconds": round(self.elapsed(), 1)}
             row |= {key: round(float(value), 6) for key, value in figures.items()}
             with self.log_path.open("a") as log:

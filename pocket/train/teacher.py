@@ -48,6 +48,10 @@ class Teacher(nn.Module):
         seen = torch.cat([there, torch.ones(blocks, 1, dtype=torch.bool)], 1).repeat_interleave(tokens, 1)
         self.register_buffer("seen", seen[:, None, None].to(device))                # [N, 1, 1, slots * L]
 
+    def compile_blocks(self) -> None:
+        """Let torch.compile fuse what a block does; needs a C++ compiler on a CPU, takes minutes at the first step."""
+        self._block = torch.compile(self._block, dynamic=False)
+
     def forward(self, clean_BCTHW: Tensor, noisy_BKCTHW: Tensor, sigma_BKN: Tensor, texts_BVLC: Tensor,
                 text_of_block_BN: Tensor) -> Tensor:
         """Flow [B, K, C, T, H, W] of the noisy streams; `sigma` is each block's share of noise."""
@@ -57,7 +61,7 @@ class Teacher(nn.Module):
         x = dit.patch_embedding(streams.flatten(0, 1)).flatten(2).transpose(1, 2)
         x = x.unflatten(0, (B, K + 1)).unflatten(2, (N, -1))
         sigma = torch.cat([torch.zeros_like(sigma_BKN[:, :1]), sigma_BKN], 1)
-        e = dit.time_embedding(sinusoid(1000 * sigma, dit.freq_dim))
+        e = dit.time_embedding(sinusoid(1000 * sigma, dit.freq_dim).to(streams))
         e6 = dit.time_projection(e).unflatten(-1, (6, dit.dim))
         text = dit.text_embedding(texts_BVLC)
         for index, block in enumerate(dit.blocks):
