@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rivulet.model_patches.vae.wan import WanVAE
+from rivulet.model_patches.vae.wan import CausalConv3d, RMSNorm, WanVAE
 from torch import nn
 
 EPS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64)}
@@ -121,6 +121,33 @@ def encode_cut(vae: WanVAE, pixels: torch.Tensor, cuts: list[int]) -> torch.Tens
         part, past = vae.encode(pixels[:, :, a:b], past)
         parts.append(part)
     return torch.cat(parts, 2)
+
+
+@pytest.mark.parametrize("frames", [3, 4, 7, 9])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), ((3, 1, 1), 2), (1, 1)], ids=str)
+def test_small_clips_are_convolved_as_large_ones(kernel, stride, frames):
+    conv = CausalConv3d(5, 7, kernel, stride).double()
+    x = torch.randn(1, 5, frames, 6, 4, dtype=torch.float64)
+    plain = torch.nn.functional.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding)
+    assert worst(conv(x), plain) <= 100 * EPS[torch.float64]
+    conv(x).square().sum().backward()
+    got = conv.weight.grad.clone()
+    conv.weight.grad = None
+    torch.nn.functional.conv3d(
+        x, conv.weight, conv.bias, conv.stride, conv.padding).square().sum().backward()
+    assert worst(got, conv.weight.grad) <= 1e-13 * conv.weight.grad.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 300.0, 0.0])
+def test_channels_are_scaled_to_the_same_length(dtype, scale):
+    x = (torch.randn(2, 24, 3, 2, 2, dtype=torch.float64) * scale).to(dtype)
+    norm = RMSNorm(24, 3).to(dtype).requires_grad_(False)
+    norm.gamma.normal_()
+    exact = nn.functional.normalize(x.double(), dim=1) * 24**0.5 * norm.gamma.double()
+    got = norm(x)
+    assert got.dtype == dtype
+    assert worst(got, exact) <= 4 * torch.finfo(dtype).eps * max(exact.abs().max().item(), 1e-30)
 
 
 CUTS = [[1, 2, 3, 4, 5], [2, 4], [3], [1], [4], [5]]
