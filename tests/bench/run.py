@@ -8,6 +8,7 @@ import importlib
 from .records import Rows, machine
 
 BENCHES = {
+    "picture": "the moving picture of the README",
     "stream": "time per block and memory, early and late, against a cache that keeps the whole clip",
     "quality": "whether the video shows what the prompt says, at the start and much later",
 }

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ...model_patches.attention.positions import plan
-from ...model_patches.stream import step
-from ...model_patches.vae.decoder import decode_stream
+from ...model_patches.pipeline import Chunk, run
 from ...model_patches.writer.video import Mp4Writer
 from ...pocket.detector import adherence
 from .memory import children_peak_bytes, peak_bytes, resident_bytes, settled, slope
@@ -21,7 +20,7 @@ from .playback import frame_count, last_frame, psnr_db
 from .records import Rows, machine
 from .subject import Subject, subject
 
-FPS = 16
+LEAST_BLOCKS = 2  # growth needs two places
 SAMPLES = 400
 SHOWN = 20  # of the samples, as rows while it runs
 NOISE_BYTES = 16 << 20  # what an allocator may keep without a leak: 839 bytes a block over 20,000 blocks
@@ -40,15 +39,17 @@ class Watch:
     blocks: int = 0
     frames: int = 0  # of pixels
     highest_id: int = 0
-    bad_blocks: int = 0  # with a NaN or an infinity in their latents
+    most_latents: int = 0  # frames that the cache held at once
+    fault: str = ""  # what ended it, if not its length, the clock or Ctrl-C
+    last_HWC: Tensor | None = None  # the newest picture
 
-    def block(self, given: Subject, latents_BCTHW: Tensor, pixels_FHWC: Tensor) -> None:
+    def take(self, given: Subject, chunk: Chunk) -> None:
         """Takes in one block."""
-        frames = given.config.block_frames
-        self.highest_id = max(self.highest_id, *plan(given.preset, self.blocks * frames, frames).query)
-        self.bad_blocks += not latents_BCTHW.isfinite().all()
-        self.blocks += 1
-        self.frames += len(pixels_FHWC)
+        block_frames = given.config.block_frames
+        ids = plan(given.preset, chunk.block * block_frames, block_frames).query
+        self.highest_id = max(self.highest_id, *ids)
+        self.most_latents = max(self.most_latents, len(chunk.state.cache.frames))
+        self.blocks, self.frames, self.last_HWC = chunk.block + 1, chunk.end_frame, chunk.pixels_FHWC[-1]
 
     def sample(self, given: Subject, pixels_FHWC: Tensor) -> None:
         """Takes one measurement; random weights show no prompt, so none is looked for."""
@@ -60,12 +61,8 @@ class Watch:
     def newest(self) -> dict[str, float]:
         """Returns where the stream is."""
         seen = {"seen_share": self.seen[-1]} if self.seen else {}
-        return {
-            "at_blocks": self.blocks,
-            "resident_bytes": self.resident[-1],
-            "highest_id": self.highest_id,
-            "bad_blocks": self.bad_blocks,
-        } | seen
+        place = {"at_blocks": self.blocks, "resident_bytes": self.resident[-1]}
+        return place | {"highest_id": self.highest_id, "most_latents": self.most_latents} | seen
 
     def growth(self) -> tuple[float, float]:
         """Returns (bytes per block after the warm-up, what that adds up to in bytes)."""
@@ -85,59 +82,76 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="run.py soak", description=__doc__)
     parser.add_argument("--blocks", type=int, help="blocks to make; default 20000, quick 150")
     parser.add_argument("--quick", action="store_true", help="under a minute on two cores; rows are marked")
+    parser.add_argument("--seconds", type=float, help="stop after so long; default never, quick 30")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the video")
     chosen = parser.parse_args(arguments)
     blocks = chosen.blocks or (150 if chosen.quick else 20000)
-    if blocks < 2:
-        parser.error(f"--blocks must be at least 2, got {blocks}: growth needs two places")
+    if blocks < LEAST_BLOCKS:
+        parser.error(f"--blocks must be at least {LEAST_BLOCKS}, got {blocks}: growth needs two places")
     rows, given = Rows("soak", chosen.quick), subject()
     rows("machine", **machine())
     path = chosen.out / f"soak-{datetime.now():%Y%m%d-%H%M%S}.mp4"
     watch, start = Watch(), time.perf_counter()
-    last_FHWC = soak(given, blocks, path, watch, rows)
-    return 0 if verdict(given, watch, path, last_FHWC, time.perf_counter() - start, rows) else 1
+    end = start + (chosen.seconds or (30 if chosen.quick else math.inf))
+    soak(given, blocks, path, watch, rows, end)
+    if not watch.blocks:
+        parser.exit(1, f"soak: no block was made; {watch.fault or 'it was interrupted'}\n")
+    return 0 if verdict(given, watch, path, time.perf_counter() - start, rows) else 1
 
 
-def soak(given: Subject, blocks: int, path: Path, watch: Watch, rows: Rows) -> Tensor:
-    """Returns the last chunk of pixels [F, H, W, 3]; Ctrl-C ends the stream early and keeps the file."""
-    geometry, state, past, pixels_FHWC = given.config.geometry, given.start(), None, torch.empty(0)
-    with Mp4Writer(path, width=geometry.width, height=geometry.height, fps=FPS) as writer:
-        while watch.blocks < blocks:
-            try:
-                latents_BCTHW, state = step(given.dit, state)
-                pixels_FHWC, past = decode_stream(given.vae, latents_BCTHW, past)
-            except KeyboardInterrupt:
-                break
-            writer.write(pixels_FHWC)
-            watch.block(given, latents_BCTHW, pixels_FHWC)
-            if watch.blocks % max(1, blocks // SAMPLES) == 0:
-                watch.sample(given, pixels_FHWC)
-            if watch.blocks % max(1, blocks // SHOWN) == 0:
-                rows("sample", **watch.newest())
-    return pixels_FHWC
+def soak(given: Subject, blocks: int, path: Path, watch: Watch, rows: Rows, end: float = math.inf) -> None:
+    """Makes the video; its length, the clock (`end`), Ctrl-C or a fault end it, and the file is whole."""
+
+    def on_chunk(chunk: Chunk) -> None:
+        watch.take(given, chunk)
+        if watch.blocks % max(1, blocks // SAMPLES) == 0:
+            watch.sample(given, chunk.pixels_FHWC)
+        if watch.blocks % max(1, blocks // SHOWN) == 0:
+            rows("sample", **watch.newest())
+
+    def stop() -> bool:
+        return watch.blocks >= LEAST_BLOCKS and time.perf_counter() >= end
+
+    geometry = given.config.geometry
+    writer = Mp4Writer(path, width=geometry.width, height=geometry.height, fps=given.fps)
+    try:
+        run(given.dit, given.vae, given.start(), [writer], blocks=blocks, on_chunk=on_chunk, stop=stop)
+    except KeyboardInterrupt:
+        rows("interrupted", at_blocks=watch.blocks)
+    except RuntimeError as why:
+        watch.fault = str(why)
 
 
-def verdict(given: Subject, watch: Watch, path: Path, last_FHWC: Tensor, seconds: float, rows: Rows) -> bool:
-    """Prints the result; returns whether memory is flat, all is finite, and file and prompt are there."""
+def verdict(given: Subject, watch: Watch, path: Path, seconds: float, rows: Rows) -> bool:
+    """Prints the result; returns whether memory is flat, nothing broke, and file and prompt are there."""
     per_block, growth = watch.growth()
-    geometry, frames = given.config.geometry, frame_count(path)
-    db = psnr_db(last_frame(path, geometry.width, geometry.height), last_FHWC[-1].cpu())
+    file_frames, db = played(given, watch, path)
     checks = {
         "is_flat": growth <= NOISE_BYTES,
-        "is_finite": watch.bad_blocks == 0,
-        "is_bounded": watch.highest_id < given.preset.trained_frames,
-        "is_playable": frames == watch.frames and db >= LEAST_DB,
+        "is_bounded": watch.highest_id < given.preset.trained_frames
+        and watch.most_latents <= (given.preset.capacity_frames or math.inf),
+        "is_faultless": not watch.fault,
+        "is_playable": file_frames == watch.frames and db >= LEAST_DB,
     }
-    figures: dict[str, float | str | bool] = {}
+    figures: dict[str, float | str | bool] = {"why": watch.fault} if watch.fault else {}
     if watch.seen:
         figures["first_tenth_seen_share"], figures["last_tenth_seen_share"] = watch.seen_shares()
         checks["is_prompt_seen"] = watch.seen_shares()[1] >= LEAST_SEEN_SHARE
     rows(
         "result", weights=given.weights, preset=given.preset.name, prompt=given.prompt, file=path.name,
-        blocks=watch.blocks, frames=watch.frames, video_seconds=watch.frames / FPS, seconds=seconds,
+        blocks=watch.blocks, frames=watch.frames, video_seconds=watch.frames / given.fps, seconds=seconds,
         made_fps=watch.frames / seconds, growth_bytes_per_1000_blocks=1000 * per_block, growth_bytes=growth,
         resident_bytes=resident_bytes(), peak_bytes=peak_bytes(), encoder_peak_bytes=children_peak_bytes(),
-        file_bytes=path.stat().st_size, file_frames=frames, last_frame_db=db, highest_id=watch.highest_id,
-        bad_blocks=watch.bad_blocks, **figures, **checks, ok=all(checks.values()),
+        file_bytes=path.stat().st_size, file_frames=file_frames, last_frame_db=db,
+        highest_id=watch.highest_id, most_latents=watch.most_latents, **figures, **checks,
+        ok=all(checks.values()),
     )  # fmt: skip
     return all(checks.values())
+
+
+def played(given: Subject, watch: Watch, path: Path) -> tuple[int, float]:
+    """Returns the finished file's frames, and how close its last one is to the streamed one, in dB."""
+    geometry = given.config.geometry
+    assert watch.last_HWC is not None
+    shown_HWC = last_frame(path, geometry.width, geometry.height)
+    return frame_count(path), psnr_db(shown_HWC, watch.last_HWC.cpu())

@@ -29,6 +29,7 @@ class Subject:
     prompt: str
     text_BLE: Tensor
     weights: str  # how they were trained, or RANDOM
+    fps: int = 16  # pixel frames per second
 
     @property
     def preset(self) -> PositionPreset:
@@ -66,4 +67,4 @@ def subject() -> Subject:
     config = StreamConfig(
         Geometry(recipe.size, recipe.size), recipe.preset, recipe.block_frames, pocket.sigmas
     )
-    return Subject(pocket.dit, pocket.vae, config, PROMPT, pocket.encode(PROMPT), recipe.trained)
+    return Subject(pocket.dit, pocket.vae, config, PROMPT, pocket.encode(PROMPT), recipe.trained, recipe.fps)

@@ -21,75 +21,77 @@ def given():
     return random_subject(dim=128, layers=1, size=32, vae_dim=4)
 
 
-def made(given, path, blocks=4):
-    """Returns what one short soak saw, its last chunk and its rows."""
-    out, watch = io.StringIO(), soak.Watch()
-    rows = Rows("soak", True, out)
-    last_FHWC = soak.soak(given, blocks, path, watch, rows)
-    return watch, last_FHWC, rows, out
+def made(given, path, blocks=4, **options):
+    """Returns what one short soak saw, and its rows."""
+    watch, rows = soak.Watch(), Rows("soak", True, io.StringIO())
+    soak.soak(given, blocks, path, watch, rows, **options)
+    return watch, rows
 
 
-def result_of(given, path, watch, last_FHWC, rows):
-    ok = soak.verdict(given, watch, path, last_FHWC, 1.0, rows)
-    row = json.loads(rows.out.getvalue().splitlines()[-1])
+def printed(rows):
+    return [json.loads(line) for line in rows.out.getvalue().splitlines()]
+
+
+def result_of(given, path, watch, rows):
+    """Returns the names of the checks that failed, and the result's row."""
+    ok = soak.verdict(given, watch, path, 1.0, rows)
+    row = printed(rows)[-1]
     assert row["row"] == "result" and row["ok"] is ok
     return {name for name, value in row.items() if value is False}, row
 
 
 def test_a_short_stream_passes_and_its_file_has_every_frame(given, tmp_path):
     path = tmp_path / "soak.mp4"
-    watch, last_FHWC, rows, out = made(given, path)
-    samples = [json.loads(line) for line in out.getvalue().splitlines()]
-    failed, row = result_of(given, path, watch, last_FHWC, rows)
+    watch, rows = made(given, path)
+    assert [sample["at_blocks"] for sample in printed(rows)] == [1, 2, 3, 4]
+    failed, row = result_of(given, path, watch, rows)
     assert failed == set()
     assert row["frames"] == row["file_frames"] == 9 + 12 * 3
     assert row["highest_id"] == 11 and row["weights"] == "random" and "last_tenth_seen_share" not in row
-    assert [sample["at_blocks"] for sample in samples] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
-    ("break_it", "check"),
+    ("changes", "check"),
     [
-        (
-            lambda watch: watch.resident.__setitem__(slice(None), [i * soak.NOISE_BYTES for i in range(4)]),
-            "is_flat",
-        ),
-        (lambda watch: setattr(watch, "bad_blocks", 1), "is_finite"),
-        (lambda watch: setattr(watch, "highest_id", 12), "is_bounded"),
-        (lambda watch: setattr(watch, "frames", 44), "is_playable"),
-        (lambda watch: watch.seen.extend([1.0] * 15 + [0.4] * 5), "is_prompt_seen"),
+        ({"resident": [i * soak.NOISE_BYTES for i in range(4)]}, "is_flat"),
+        ({"highest_id": 12}, "is_bounded"),
+        ({"most_latents": 13}, "is_bounded"),
+        ({"fault": "Stream: block 3 came out with NaN"}, "is_faultless"),
+        ({"frames": 44}, "is_playable"),
+        ({"last_HWC": None}, "is_playable"),
+        ({"seen": [1.0] * 15 + [0.4] * 5}, "is_prompt_seen"),
     ],
-    ids=["leak", "nan", "ids", "lost frame", "prompt forgotten"],
+    ids=["leak", "ids", "cache", "nan", "lost frame", "other picture", "prompt forgotten"],
 )
-def test_what_goes_wrong_is_named(given, tmp_path, break_it, check):
+def test_what_goes_wrong_is_named(given, tmp_path, changes, check):
     path = tmp_path / "soak.mp4"
-    watch, last_FHWC, rows, _ = made(given, path)
-    break_it(watch)
-    failed, _ = result_of(given, path, watch, last_FHWC, rows)
+    watch, rows = made(given, path)
+    for name, value in changes.items():
+        setattr(watch, name, 255 - watch.last_HWC if name == "last_HWC" else value)
+    failed, _ = result_of(given, path, watch, rows)
     assert failed == {check, "ok"}
 
 
-def test_another_last_picture_than_the_streamed_one_is_seen(given, tmp_path):
-    path = tmp_path / "soak.mp4"
-    watch, last_FHWC, rows, _ = made(given, path)
-    failed, row = result_of(given, path, watch, 255 - last_FHWC, rows)
-    assert failed == {"is_playable", "ok"} and row["last_frame_db"] < soak.LEAST_DB
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [
+        (KeyboardInterrupt(), set()),
+        (RuntimeError("Stream: block 2 came out with NaN"), {"is_faultless", "ok"}),
+    ],
+    ids=["interrupted", "fault"],
+)
+def test_whatever_ends_it_leaves_a_file_that_plays(given, tmp_path, monkeypatch, error, failed):
+    take = soak.Watch.take
 
+    def broken(watch, given, chunk):
+        take(watch, given, chunk)
+        if watch.blocks == 2:
+            raise error
 
-def test_an_interruption_keeps_a_file_that_plays(given, tmp_path, monkeypatch):
-    step, calls = soak.step, []
-
-    def interrupted(dit, state):
-        calls.append(state.block)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return step(dit, state)
-
-    monkeypatch.setattr(soak, "step", interrupted)
-    path = tmp_path / "soak.mp4"
-    watch, last_FHWC, rows, _ = made(given, path)
-    failed, row = result_of(given, path, watch, last_FHWC, rows)
-    assert failed == set() and (row["blocks"], row["file_frames"]) == (2, 21)
+    monkeypatch.setattr(soak.Watch, "take", broken)
+    watch, rows = made(given, tmp_path / "soak.mp4")
+    found, row = result_of(given, tmp_path / "soak.mp4", watch, rows)
+    assert found == failed and (row["blocks"], row["file_frames"]) == (2, 21)
 
 
 def test_growth_leaves_the_warm_up_out():
@@ -115,3 +117,10 @@ def test_trained_weights_are_asked_for_the_prompt(given, monkeypatch):
         soak.Subject(**{**vars(given), "weights": "nano"}), torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
     )
     assert asked == [given.prompt] and watch.seen == [0.5]
+
+
+def test_the_clock_stops_a_soak_with_a_whole_file(given, tmp_path):
+    watch, rows = made(given, tmp_path / "soak.mp4", blocks=1000, end=0.0)
+    watch.sample(given, watch.last_HWC[None])
+    failed, row = result_of(given, tmp_path / "soak.mp4", watch, rows)
+    assert row["blocks"] == 2 and failed == set()
