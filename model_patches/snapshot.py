@@ -87,13 +87,13 @@ def load(
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, each with memory of its own that it fills, as the file format wants them."""
+    """The tensors, each in order in memory of its own, as the file format wants them."""
     seen: set[int] = set()
     for name, tensor in tensors.items():
-        storage = tensor.untyped_storage()
-        if not tensor.is_contiguous() or storage.nbytes() != tensor.nbytes or storage.data_ptr() in seen:
+        place = tensor.untyped_storage().data_ptr()
+        if not tensor.is_contiguous() or place in seen:
             tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
-        seen.add(storage.data_ptr())
+        seen.add(place)
     return tensors
 
 

@@ -44,6 +44,7 @@ def state(model, make_text, config):
     shared = torch.arange(6.0)
     return replace(state, extras={
         "decoder.0": shared, "decoder.1": shared, "part": shared[2:4], "frames": torch.tensor(45),
+        "slice": torch.arange(9.0)[3:5], "turned": torch.arange(6.0).reshape(2, 3).mT,
         "nothing": torch.zeros(0)})
 
 
@@ -96,6 +97,13 @@ def test_a_snapshot_is_a_copy(model, state, tmp_path):
     expected, later = step(model, state)
     step(model, later)
     assert torch.equal(step(model, load(tmp_path / "stream.safetensors", model))[0], expected)
+
+
+def test_a_later_save_takes_the_place_of_the_one_before(model, state, tmp_path):
+    path = tmp_path / "stream.safetensors"
+    save(state, path)
+    save(step(model, state)[1], path)
+    assert load(path, model).block == 5 and os.listdir(tmp_path) == ["stream.safetensors"]
 
 
 def test_a_failed_save_keeps_the_file_before(model, state, tmp_path, monkeypatch):
