@@ -83,12 +83,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--blocks", type=int, help="blocks to make; default 20000, quick 150")
     parser.add_argument("--quick", action="store_true", help="under a minute on two cores; rows are marked")
     parser.add_argument("--seconds", type=float, help="stop after so long; default never, quick 30")
+    parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the video")
     chosen = parser.parse_args(arguments)
     blocks = chosen.blocks or (150 if chosen.quick else 20000)
     if blocks < LEAST_BLOCKS:
         parser.error(f"--blocks must be at least {LEAST_BLOCKS}, got {blocks}: growth needs two places")
-    rows, given = Rows("soak", chosen.quick), subject()
+    rows, given = Rows("soak", chosen.quick), subject(chosen.weights)
     rows("machine", **machine())
     path = chosen.out / f"soak-{datetime.now():%Y%m%d-%H%M%S}.mp4"
     watch, start = Watch(), time.perf_counter()

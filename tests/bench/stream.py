@@ -57,20 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
     parser.add_argument("--blocks", type=int, help="where `late` is; default 5000, quick 200")
     parser.add_argument("--seconds", type=float, help="limit of each case; default 1200, quick 10")
+    parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     parser.add_argument("--case", choices=CASES, help="one case alone, without the machine's row")
 
 
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when every case could be measured; each has a process of its own, whose memory is its own."""
     if chosen.case:
-        CASES[chosen.case](chosen, rows, subject())
+        CASES[chosen.case](chosen, rows, subject(chosen.weights))
         return 0
-    options = [
-        f"--{name}={value}" for name, value in vars(chosen).items() if name in ("blocks", "seconds") and value
-    ]
+    given = {name: getattr(chosen, name) for name in ("blocks", "seconds", "weights")}
+    options = [f"--{name}={value}" for name, value in given.items() if value is not None]
     quick = ["--quick"] if chosen.quick else []
     command = [sys.executable, str(RUN), "bench", "stream", *quick, *options]
-    return max(subprocess.run([*command, f"--case={case}"], check=False).returncode for case in CASES)
+    ended = [subprocess.run([*command, f"--case={case}"], check=False).returncode for case in CASES]
+    return 1 if any(ended) else 0
 
 
 def window(chosen: argparse.Namespace, rows: Rows, given: Subject) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -58,11 +59,11 @@ def random_subject(dim: int = 256, layers: int = 4, size: int = 64, vae_dim: int
     return Subject(dit, vae, StreamConfig(Geometry(size, size)), PROMPT, text.encode(PROMPT), RANDOM)
 
 
-def subject() -> Subject:
-    """Returns the pocket model as its recipe runs it, or random weights of its shape."""
-    if not (WEIGHTS / DIT_FILE).exists():
+def subject(folder: Path | None = None) -> Subject:
+    """Returns the built-in model as its recipe runs it, or a folder's; random weights without either."""
+    if folder is None and not (WEIGHTS / DIT_FILE).exists():
         return random_subject()
-    pocket = load_pocket()
+    pocket = load_pocket(folder)
     recipe = pocket.recipe
     config = StreamConfig(
         Geometry(recipe.size, recipe.size), recipe.preset, recipe.block_frames, pocket.sigmas

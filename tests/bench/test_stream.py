@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import subprocess
 from itertools import islice
 
 import pytest
@@ -13,14 +14,18 @@ from rivulet.tests.bench.subject import random_subject
 
 def rows_of(case, **options):
     out = io.StringIO()
-    chosen = argparse.Namespace(quick=True, case=case, **{"blocks": 22, "seconds": None} | options)
+    chosen = argparse.Namespace(
+        quick=True, case=case, **{"blocks": 22, "seconds": None, "weights": None} | options
+    )
     assert stream.run(chosen, Rows("stream", True, out)) == 0
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(stream, "subject", lambda: random_subject(dim=128, layers=1, size=16, vae_dim=4))
+    monkeypatch.setattr(
+        stream, "subject", lambda folder: random_subject(dim=128, layers=1, size=16, vae_dim=4)
+    )
 
 
 def test_the_window_case_has_an_early_a_late_and_a_ratio_row(tiny):
@@ -30,6 +35,20 @@ def test_the_window_case_has_an_early_a_late_and_a_ratio_row(tiny):
     assert ratio["peak_growth_bytes"] == late["peak_bytes"] - early["peak_bytes"]
     assert 0 < ratio["lower_quartile_time_ratio"] <= ratio["time_ratio"] <= ratio["upper_quartile_time_ratio"]
     assert {row["weights"] for row in (early, late)} == {"random"}
+
+
+def test_each_case_has_a_process_of_its_own_and_all_options(monkeypatch):
+    commands = []
+
+    def record(command, check):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, -9 if "--case=window" in command else 0)
+
+    monkeypatch.setattr(stream.subprocess, "run", record)
+    chosen = argparse.Namespace(quick=True, case=None, blocks=30, seconds=2.5, weights=None)
+    assert stream.run(chosen, Rows("stream", True)) == 1
+    asked = ["bench", "stream", "--quick", "--blocks=30", "--seconds=2.5"]
+    assert [command[2:] for command in commands] == [[*asked, f"--case={case}"] for case in stream.CASES]
 
 
 def test_the_whole_clip_keeps_every_frame_until_the_length_is_reached(tiny, monkeypatch):
