@@ -11,12 +11,14 @@ PROMPT = "a red circle and a blue square on a green ground"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, also when stopped by Ctrl+C; 2 where an option cannot work."""
+    """Returns the exit status: 0, also after Ctrl+C; 130 after two; 2 where something cannot work."""
     options = parser().parse_args(argv)
     from .take import take  # not at module level: --help answers before torch is loaded
 
     try:
         return take(options)
+    except KeyboardInterrupt:
+        return 130
     except (ValueError, RuntimeError, FileNotFoundError) as why:
         print(f"demo: {why}", file=sys.stderr)
         return 2

@@ -35,7 +35,8 @@ class Applied:
 class Controls:
     """Prompt, pause and stop, asked for by any thread and obeyed by the one that makes the stream.
 
-    Pausing and stopping are plain flags that the stream looks at, so that a signal handler may set them too.
+    Pausing, stopping and leaving are plain flags that are looked at, so that a signal handler may set them
+    too.
     """
 
     def __init__(self, encode: Callable[[str], Tensor], prompt: str) -> None:
@@ -44,7 +45,8 @@ class Controls:
         self._asked = 0
         self._pending: Request | None = None
         self.paused = False
-        self.stopping = False
+        self.stopping = False  # end the stream
+        self.leaving = False   # end the page with it
         self.first_text_BLE = self._read(prompt)
         self.applied: deque[Applied] = deque([Applied(0, prompt, 0, 0)], REMEMBERED)
 

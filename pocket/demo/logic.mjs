@@ -80,8 +80,8 @@ export function figures(status) {
   return [
     ["Block", blocks],
     ["Made", clock(status.frames / status.fps)],
-    ["Frames a second", status.frames ? speed.toFixed(1) : "–"],
-    ["Against play speed", status.frames ? `${(speed / status.fps).toFixed(1)}×` : "–"],
+    ["Frames/s made", status.frames ? speed.toFixed(1) : "–"],
+    ["Of play speed", status.frames ? `${(speed / status.fps).toFixed(1)}×` : "–"],
   ];
 }
 

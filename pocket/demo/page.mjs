@@ -25,18 +25,26 @@ async function send(path, body) {
   return told;
 }
 
+/** Sets a text only when it differs, so that screen readers do not say it again. */
+function put(element, words) {
+  if (element.textContent !== words) element.textContent = words;
+}
+
+function disable(over) {
+  for (const element of document.querySelectorAll("#form input, button")) element.disabled = over;
+}
+
 function show() {
-  $("phase").textContent = phaseWords(status);
+  put($("phase"), phaseWords(status));
   document.body.dataset.phase = status.phase;
   $("figures").replaceChildren(...figures(status).map(([name, value]) => pair(name, value)));
-  $("sentence").textContent = status.sentence;
-  $("pause").textContent = status.phase === "paused" ? "Resume" : "Pause";
-  for (const id of ["pause", "stop", "send", "prompt"]) $(id).disabled = hasEnded(status);
+  put($("sentence"), status.sentence);
+  put($("pause"), status.phase === "paused" ? "Resume" : "Pause");
+  disable(hasEnded(status));
   $("keep").hidden = !status.video;
   if (asked !== null) tell(acknowledgement(asked, status), false);
   $("history").replaceChildren(...status.applied.toReversed().map(entry));
-  const caption = promptAt(seconds, status);
-  if ($("caption").textContent !== caption) $("caption").textContent = caption;
+  put($("caption"), promptAt(seconds, status));
 }
 
 function pair(name, value) {
@@ -55,7 +63,7 @@ function entry({ prompt, first_frame: frame }) {
 }
 
 function tell(words, wrong) {
-  if ($("told").textContent !== words) $("told").textContent = words;
+  put($("told"), words);
   $("told").dataset.wrong = wrong;
   $("prompt").setAttribute("aria-invalid", wrong);
 }
@@ -97,8 +105,8 @@ async function poll() {
     await sleep(document.hidden || hasEnded(status ?? {}) ? REST_MILLISECONDS : POLL_MILLISECONDS);
   }
   document.body.dataset.phase = "gone";
-  $("phase").textContent = "The demo is closed";
-  for (const id of ["pause", "stop", "send", "prompt"]) $(id).disabled = true;
+  put($("phase"), "The demo is closed");
+  disable(true);
 }
 
 function offerExamples() {

@@ -116,9 +116,7 @@ class Session:
         index = self._index()
         if index is None or index.first_frame != part:
             return None
-        data, following = index.read(number, FRAGMENT_BYTES)
-        gone = number < index.oldest or self.phase != "running"
-        return None if gone and not data else (data, following)
+        return None if number < index.oldest else index.read(number, FRAGMENT_BYTES)
 
     def picture(self, number: int) -> tuple[int, np.ndarray] | None:
         """Returns (number, pixels [H, W, 3]) of a frame, or of the oldest one kept where it is gone."""

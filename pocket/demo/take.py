@@ -9,7 +9,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...model_patches.geometry import Geometry
@@ -93,17 +93,14 @@ def report(session: Session) -> None:
 
 def linger(session: Session, opened: bool) -> None:
     """Returns when no page looks any more, so that the end can be watched; Ctrl+C ends it too."""
-    ended = time.monotonic()
-    asked = session.last_asked
-    if asked is None and not opened:
+    ended, leaving = time.monotonic(), session.controls.leaving
+    if leaving or (session.last_asked is None and not opened):
         return
-    stopped_before = session.controls.stopping
     say("the page stays open until you close it; Ctrl+C ends it")
-    with suppress(KeyboardInterrupt):
-        while time.monotonic() - max(session.last_asked or ended, ended) < LINGER_SECONDS:
-            if session.controls.stopping and not stopped_before:
-                return
-            time.sleep(GLANCE_SECONDS)
+    while not session.controls.leaving:
+        if time.monotonic() - max(session.last_asked or ended, ended) > LINGER_SECONDS:
+            return
+        time.sleep(GLANCE_SECONDS)
 
 
 def video_path(out: Path) -> Path:
@@ -133,11 +130,13 @@ def stopping_on_ctrl_c(controls: Controls) -> Iterator[None]:
     """The first Ctrl+C ends the stream after its block, the second one at once."""
 
     def obey(number: int, frame: object) -> None:
-        if controls.stopping:
+        if controls.leaving:
             raise KeyboardInterrupt
-        controls.stopping = True
-        # print is not allowed to be interrupted by itself, and this may come in the middle of one
-        os.write(2, STOPPING)
+        controls.leaving = True
+        if not controls.stopping:
+            controls.stopping = True
+            # print must not be interrupted by itself, and this may come in the middle of one
+            os.write(2, STOPPING)
 
     if threading.current_thread() is not threading.main_thread():
         yield

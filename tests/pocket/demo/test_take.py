@@ -1,0 +1,218 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from rivulet.model_patches import pipeline
+from rivulet.model_patches.writer.fmp4 import frame_count
+from rivulet.pocket.demo import main
+from rivulet.pocket.demo import take as take_module
+from rivulet.pocket.demo.cli import parser
+from rivulet.pocket.demo.take import video_path
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 60 s"
+        time.sleep(0.02)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_take_of_a_length_is_written_and_measured(weights, tmp_path, capsys):
+    options = ["--weights", str(weights), "--seconds", "2", "--no-browser", "--out", str(tmp_path)]
+    assert main(options) == 0
+    printed = capsys.readouterr().out.splitlines()
+    names = [line.split(":")[0] for line in printed]
+    assert names == ["frames per second", "first chunk", "peak memory", "video"]
+    # 2 s are 32 frames: blocks of 9, 12 and 12
+    assert frame_count(tmp_path / "rivulet-0001.mp4") == 33
+    assert "33 frames, 2.1 s" in printed[-1] and "rivulet-0001.mp4" in printed[-1]
+    assert os.listdir(tmp_path) == ["rivulet-0001.mp4"]
+
+
+def test_the_same_seed_gives_the_same_file_and_another_size_another(weights, tmp_path):
+    def film(name, *more):
+        path = tmp_path / name
+        base = ["--weights", str(weights), "--seconds", "0.5", "--no-browser", "--out", str(path)]
+        assert main([*base, *more]) == 0
+        return path.read_bytes()
+
+    first = film("a.mp4", "--seed", "5", "--size", "32x16")
+    assert first == film("b.mp4", "--seed", "5", "--size", "32x16")
+    assert first != film("c.mp4", "--seed", "6", "--size", "32x16")
+    assert first != film("d.mp4", "--seed", "5", "--size", "16")
+
+
+@pytest.fixture
+def running(weights, tmp_path, connect):
+    """Returns what starts an endless take on a thread: (client, function that gives its exit status)."""
+    def start(*more):
+        port, status = free_port(), []
+        options = ["--weights", str(weights), "--no-browser", "--out", str(tmp_path), "--port", str(port)]
+        thread = threading.Thread(target=lambda: status.append(main([*options, *more])), daemon=True)
+        thread.start()
+        wait_for(lambda: connects(port))
+
+        def finished():
+            thread.join(timeout=60)
+            return status[0]
+
+        return connect(port), finished
+
+    return start
+
+
+def connects(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_an_endless_take_is_steered_and_stopped_from_the_page(running, tmp_path, monkeypatch):
+    monkeypatch.setattr(take_module, "LINGER_SECONDS", 0.5)
+    client, finished = running()
+    client.wait(lambda status: status["block"] >= 1)
+    number = client.post("/prompt", {"prompt": "a cyan square"})[1]["number"]
+    applied = client.wait(lambda status: status["applied"][-1]["number"] == number)["applied"][-1]
+    assert applied["first_frame"] == 12 * applied["block"] - 3
+    client.post("/control", {"do": "pause"})
+    paused = client.wait(lambda status: status["phase"] == "paused")
+    assert client.wait(lambda status: status["frames"] <= paused["frames"] + 12)
+    client.post("/control", {"do": "resume"})
+    client.wait(lambda status: status["frames"] > paused["frames"] + 12)
+    client.post("/control", {"do": "stop"})
+    ended = client.wait(lambda status: status["phase"] == "ended")
+    assert ended["video"]
+    assert len(client.ask("GET", "/video.mp4")[2]) == (tmp_path / "rivulet-0001.mp4").stat().st_size
+    assert finished() == 0
+    assert frame_count(tmp_path / "rivulet-0001.mp4") == ended["frames"]
+
+
+def test_a_stream_that_breaks_keeps_its_pictures_and_says_why(running, tmp_path, monkeypatch, capsys):
+    step = pipeline.step
+
+    def break_at_the_third(model, state, **options):
+        if state.block == 2:
+            raise RuntimeError("Stream: block 2 came out with NaN.")
+        return step(model, state, **options)
+
+    monkeypatch.setattr(pipeline, "step", break_at_the_third)
+    _, finished = running()
+    assert finished() == 2
+    assert frame_count(tmp_path / "rivulet-0001.mp4") == 21
+    captured = capsys.readouterr()
+    assert "demo: Stream: block 2 came out with NaN." in captured.err
+    assert "21 frames" in captured.out
+
+
+def test_what_is_interrupted_inside_a_block_is_kept_too(weights, tmp_path, monkeypatch):
+    step = pipeline.step
+
+    def interrupt_the_second(model, state, **options):
+        if state.block == 1:
+            raise KeyboardInterrupt
+        return step(model, state, **options)
+
+    monkeypatch.setattr(pipeline, "step", interrupt_the_second)
+    options = ["--weights", str(weights), "--no-browser", "--out", str(tmp_path)]
+    assert main(options) == 130
+    assert frame_count(tmp_path / "rivulet-0001.mp4") == 9
+
+
+@posix
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_the_first_ctrl_c_waits_for_the_block_and_the_second_does_not(controls, capfd, first):
+    with take_module.stopping_on_ctrl_c(controls):
+        signal.raise_signal(first)
+        assert controls.stopping and controls.leaving
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert "stopping after this block" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+CHILD = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("rivulet", sys.argv[1] + "/__init__.py",
+                                              submodule_search_locations=[sys.argv[1]])
+sys.modules["rivulet"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["rivulet"])
+from rivulet.pocket.demo import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@posix
+def test_ctrl_c_keeps_the_video(root, weights, tmp_path, connect):
+    port = free_port()
+    command = [sys.executable, "-c", CHILD, str(root), "--weights", str(weights), "--no-browser"]
+    command += ["--out", str(tmp_path), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        wait_for(lambda: connects(port))
+        made = connect(port).wait(lambda status: status["block"] >= 2)["frames"]
+        child.send_signal(signal.SIGINT)
+        printed = child.communicate(timeout=60)[0]
+    assert child.returncode == 0
+    assert "rivulet-0001.mp4" in printed
+    assert frame_count(tmp_path / "rivulet-0001.mp4") >= made
+    assert os.listdir(tmp_path) == ["rivulet-0001.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "60"], "width must be a multiple of 16 pixels, got 60; nearest is 64"),
+        (["--prompt", "a purple dog"], "does not know 'purple', 'dog'"),
+        (["--weights", "nowhere"], "no file at nowhere"),
+        (["--out", "file/take.mp4"], "cannot write into file"),
+        (["--out", "there.mp4"], "there.mp4 exists already"),
+        (["--port", "70000"], "port 70000 cannot be opened"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_work_is_told_before_work_starts(weights, tmp_path, monkeypatch, capsys, options, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "there.mp4").write_text("")
+    assert main(["--weights", str(weights), "--no-browser", "--seconds", "1", *options]) == 2
+    assert words in capsys.readouterr().err
+    assert (tmp_path / "there.mp4").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("seconds", "0", 0), ("seconds", "endless", 0), ("seconds", "2.5", 2.5), ("size", "64", (64, 64)),
+     ("size", "96x64", (96, 64)), ("size", "96X64", (96, 64))],
+)
+def test_options_are_read(name, value, expected):
+    assert getattr(parser().parse_args([f"--{name}", value]), name) == expected
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--seconds=-1", "--seconds=nan", "--seconds=long", "--size=x", "--size=64x64x64", "--size=-64",
+     "--seed=x"])
+def test_options_that_make_no_sense_are_refused(option, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([option])
+    assert stop.value.code == 2
+    assert "error: argument" in capsys.readouterr().err
+
+
+def test_a_new_video_takes_the_next_free_name(tmp_path):
+    assert video_path(tmp_path / "mine.mp4") == tmp_path / "mine.mp4"
+    for name in ("rivulet-0001.mp4", "rivulet-0002.part1.mp4"):
+        (tmp_path / name).write_text("")
+    assert video_path(tmp_path) == tmp_path / "rivulet-0003.mp4"
+    assert video_path(tmp_path / "new") == tmp_path / "new" / "rivulet-0001.mp4"
