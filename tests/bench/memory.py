@@ -35,15 +35,6 @@ def peak_bytes() -> int:
     return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES, resident_bytes())
 
 
-def children_peak_bytes() -> int:
-    """Returns the most that any one finished child process occupied; 0 where the system does not tell."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _MAXRSS_BYTES
-
-
 def _windows_counters() -> tuple[int, int]:
     # PROCESS_MEMORY_COUNTERS: two 32-bit fields, then eight of a pointer's size
     class Counters(ctypes.Structure):

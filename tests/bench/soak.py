@@ -15,7 +15,7 @@ from ...model_patches.attention.positions import plan
 from ...model_patches.pipeline import Chunk, run
 from ...model_patches.writer.video import Mp4Writer
 from ...pocket.detector import adherence
-from .memory import children_peak_bytes, peak_bytes, resident_bytes, settled, slope
+from .memory import peak_bytes, resident_bytes, settled, slope
 from .playback import frame_count, last_frame, psnr_db
 from .records import Rows, machine
 from .subject import Subject, subject
@@ -142,7 +142,7 @@ def verdict(given: Subject, watch: Watch, path: Path, seconds: float, rows: Rows
         "result", weights=given.weights, preset=given.preset.name, prompt=given.prompt, file=path.name,
         blocks=watch.blocks, frames=watch.frames, video_seconds=watch.frames / given.fps, seconds=seconds,
         made_fps=watch.frames / seconds, growth_bytes_per_1000_blocks=1000 * per_block, growth_bytes=growth,
-        resident_bytes=resident_bytes(), peak_bytes=peak_bytes(), encoder_peak_bytes=children_peak_bytes(),
+        resident_bytes=resident_bytes(), peak_bytes=peak_bytes(),
         file_bytes=path.stat().st_size, file_frames=file_frames, last_frame_db=db,
         highest_id=watch.highest_id, most_latents=watch.most_latents, **figures, **checks,
         ok=all(checks.values()),
