@@ -22,14 +22,16 @@ from .teacher import Teacher
 @dataclass(frozen=True, slots=True)
 class Recipe:
     size: int = 64             # pixels
-    blocks: int = 8            # per clip
+    blocks: int = 8            # per long clip
+    short_blocks: int = 4      # per short clip: the shortest in which a window is full
     block_frames: int = 3
     streams: int = 2           # noisy copies per clean clip
-    batch: int = 8
+    batch: int = 8             # long clips; twice as many short ones
     steps: int = 3000
-    own_context_from: float = 0.6   # share of the steps after which contexts are the model's own
+    own_context_from: float = 0.55  # share of the steps after which contexts are the model's own
+    long_from: float = 0.75         # share of the steps after which clips are long: the sink lies far back
     first_clips: int = 256
-    more_clips: int = 32
+    more_clips: int = 32       # short ones; half as many long ones
     more_every: int = 60       # steps
     most_clips: int = 4000
     matrix_rate: float = 1.5e-2  # Muon
@@ -91,20 +93,35 @@ class Trainer:
         parts = {"dit": dit, "average": self.average, "muon": self.optimizers[0], "adamw": self.optimizers[1]}
         self.run = Run(folder, "dit", parts)
         self.generator = torch.Generator().manual_seed(seed + self.run.step)
-        self.pool_path = folder / "clips.pt"
-        self.pool = self._load_pool()
+        self.folder = folder
+        self.long = self._stored("long", recipe.blocks, recipe.first_clips)
+        self.short = self._stored("short", recipe.short_blocks, recipe.first_clips)
 
-    def _load_pool(self) -> Clips:
-        if self.pool_path.exists():
-            return Clips(*torch.load(self.pool_path, weights_only=True))
-        pool = self._new_clips(self.recipe.first_clips)
-        torch.save([pool.latents_BCTHW, pool.texts_BVLC, pool.text_of_block_BN], self.pool_path)
-        return pool
+    def _stored(self, name: str, blocks: int, count: int) -> Clips:
+        path = self.folder / f"clips_{name}.pt"
+        if path.exists():
+            return Clips(*torch.load(path, weights_only=True))
+        clips = self._new_clips(count, blocks)
+        self._store(name, clips)
+        return clips
 
-    def _new_clips(self, count: int) -> Clips:
+    def _store(self, name: str, clips: Clips) -> None:
+        torch.save([clips.latents_BCTHW, clips.texts_BVLC, clips.text_of_block_BN], self.folder / f"clips_{name}.pt")
+
+    def _refresh(self, long: bool) -> None:
+        """Add new clips of the kind in use."""
+        recipe = self.recipe
+        if long:
+            self.long = self.long.joined(self._new_clips(recipe.more_clips // 2, recipe.blocks), recipe.most_clips)
+            self._store("long", self.long)
+        else:
+            more = self._new_clips(recipe.more_clips, recipe.short_blocks)
+            self.short = self.short.joined(more, recipe.most_clips)
+            self._store("short", self.short)
+
+    def _new_clips(self, count: int, blocks: int) -> Clips:
         pools = [
-            draw_clips(self.vae, min(16, count), self.recipe.blocks, self.recipe.block_frames, self.recipe.size,
-                       self.generator)
+            draw_clips(self.vae, min(16, count), blocks, self.recipe.block_frames, self.recipe.size, self.generator)
             for _ in range(0, count, 16)
         ]
         joined = pools[0]
@@ -116,21 +133,23 @@ class Trainer:
         """Train to the recipe's last step."""
         recipe = self.recipe
         while self.run.step < recipe.steps:
-            if self.run.step % recipe.more_every == recipe.more_every - 1:
-                self.pool = self.pool.joined(self._new_clips(recipe.more_clips), recipe.most_clips)
             share = self.run.step / recipe.steps
+            long = share >= recipe.long_from
+            if self.run.step % recipe.more_every == recipe.more_every - 1:
+                self._refresh(long)
             for optimizer, peak in zip(self.optimizers, (recipe.matrix_rate, recipe.other_rate), strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(share, peak)
-            figures = self.step(own_context=share >= recipe.own_context_from)
+            figures = self.step(long, own_context=share >= recipe.own_context_from)
             self.average.update(self.dit, self.run.step)
-            self.run.tick(every=25, clips=len(self.pool), **figures)
+            self.run.tick(every=25, **figures)
         self.run.save()
 
-    def step(self, own_context: bool) -> dict[str, float]:
+    def step(self, long: bool, own_context: bool) -> dict[str, float]:
         """One step on a random batch; the loss of the flow, all blocks and the first alone."""
         recipe, generator = self.recipe, self.generator
-        clips = self.pool.pick(torch.randint(len(self.pool), (recipe.batch,), generator=generator))
+        pool, batch = (self.long, recipe.batch) if long else (self.short, 2 * recipe.batch)
+        clips = pool.pick(torch.randint(len(pool), (batch,), generator=generator))
         clean = clips.latents_BCTHW.float()
         texts = clips.texts_BVLC
         silent = torch.rand(len(texts), generator=generator) < recipe.no_text_share
@@ -141,7 +160,7 @@ class Trainer:
             context = self._own(clean, context, texts, of_block)
         target = clean[:, None].expand(-1, recipe.streams, -1, -1, -1, -1)
         noise = torch.randn(target.shape, generator=generator)
-        sigma = draw_sigma((recipe.batch, recipe.streams, recipe.blocks), recipe, generator)
+        sigma = draw_sigma((batch, recipe.streams, of_block.shape[1]), recipe, generator)
         noisy = mix(target, noise, sigma, recipe.block_frames)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             flow = self.teacher(context.to(self.device), noisy.to(self.device), sigma.to(self.device), texts, of_block)
@@ -165,11 +184,11 @@ class Trainer:
         recipe, generator = self.recipe, self.generator
         made = clean
         for low, high in ((0.75, 1.0), (0.3, 0.75)):
-            sigma = low + (high - low) * torch.rand(recipe.batch, 1, recipe.blocks, generator=generator)
+            sigma = low + (high - low) * torch.rand(len(clean), 1, of_block.shape[1], generator=generator)
             noise = torch.randn(clean[:, None].shape, generator=generator)
             noisy = mix(made[:, None], noise, sigma, recipe.block_frames)
             with torch.autocast(self.device.type, dtype=torch.bfloat16):
                 flow = self.teacher(context.to(self.device), noisy.to(self.device), sigma.to(self.device), texts, of_block)
             made = (noisy - mix(torch.zeros_like(noisy), flow.float().cpu(), sigma, recipe.block_frames))[:, 0]
-        keep = torch.rand(recipe.batch, 1, recipe.blocks, 1, 1, generator=generator) < 0.25
+        keep = torch.rand(len(clean), 1, of_block.shape[1], 1, 1, generator=generator) < 0.25
         return torch.where(keep.repeat_interleave(recipe.block_frames, 2), context, made)

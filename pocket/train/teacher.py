@@ -91,14 +91,14 @@ class Teacher(nn.Module):
         """Every stream's block looks at the clean past and at itself."""
         (B, S, N, L), streams = q.shape[:4], k.shape[1]
         own_k, own_v = k[:, streams - S :], v[:, streams - S :]
-        rope = self.rope.to(q.dtype)
-        past_k = self._rotate(k[:, 0][:, self.source], rope[:, :-1]).flatten(2, 3)  # [B, N, (1 + PAST) L, H, E]
-        past_v = v[:, 0][:, self.source].flatten(2, 3)
+        rope, source = self.rope[:N].to(q.dtype), self.source[:N]
+        past_k = self._rotate(k[:, 0][:, source], rope[:, :-1]).flatten(2, 3)  # [B, N, (1 + PAST) L, H, E]
+        past_v = v[:, 0][:, source].flatten(2, 3)
         q, own_k = self._rotate(q, rope[:, -1]), self._rotate(own_k, rope[:, -1])
         keys = torch.cat([past_k[:, None].expand(-1, S, -1, -1, -1, -1), own_k], 3)
         values = torch.cat([past_v[:, None].expand(-1, S, -1, -1, -1, -1), own_v], 3)
         q, keys, values = (t.flatten(0, 2).transpose(1, 2) for t in (q, keys, values))
-        mask = self.seen.expand(B, S, -1, -1, -1, -1).flatten(0, 2).expand(-1, -1, L, -1)
+        mask = self.seen[:N].expand(B, S, -1, -1, -1, -1).flatten(0, 2).expand(-1, -1, L, -1)
         y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         return y.transpose(1, 2).flatten(2).unflatten(0, (B, S, N))
 

@@ -1,0 +1,127 @@
+"""Training of the pocket models: what its tricks claim, and that it goes on where it stopped."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.vae.wan import WanVAE
+from rivulet.pocket.models import Recipe, load_pocket, save_dit, save_vae
+from rivulet.pocket.text import TEXT_DIM
+from rivulet.pocket.train import dit as dit_training
+from rivulet.pocket.train.dit import Trainer, damage, draw_sigma
+from rivulet.pocket.train.parts import averaged
+from rivulet.pocket.train.presets import PRESETS
+from rivulet.pocket.train.progress import Run, learning_rate
+from rivulet.pocket.train.vae import clip_batch, fold_statistics, latent_statistics, start_as_pictures
+
+TINY = dit_training.Recipe(
+    size=32, blocks=5, batch=1, steps=4, first_clips=2, more_clips=2, more_every=2, most_clips=3)
+
+
+@pytest.fixture
+def vae() -> WanVAE:
+    vae = WanVAE(4)
+    start_as_pictures(vae)
+    return vae.requires_grad_(False)
+
+
+def test_a_fresh_vae_treats_a_still_clip_as_pictures(vae):
+    still = torch.rand(1, 3, 1, 32, 32).expand(-1, -1, 9, -1, -1)
+    latents, _ = vae.encode(still)
+    rebuilt, _ = vae.decode(latents)
+    scale = rebuilt.abs().max().item()
+    for moments in (latents, rebuilt):
+        torch.testing.assert_close(moments, moments[:, :, :1].expand_as(moments), rtol=0, atol=1e-5 * scale)
+
+
+def test_folding_changes_the_units_and_nothing_else(vae):
+    pixels, _ = clip_batch(2, 9, 32, torch.Generator().manual_seed(0))
+    before, _ = vae.decode(vae.encode(pixels)[0])
+    mean, std = latent_statistics(vae, 32, clips=4, frames=9)
+    raw, _ = vae.encode(pixels)
+    fold_statistics(vae, mean, std)
+    folded, _ = vae.encode(pixels)
+    shape = (1, -1, 1, 1, 1)
+    torch.testing.assert_close(folded, (raw - mean.view(shape)) / std.view(shape), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(vae.decode(folded)[0], before, rtol=0, atol=1e-4 * before.abs().max().item())
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path):
+    layer = torch.nn.Linear(2, 2)
+    run = Run(tmp_path, "part", {"layer": layer})
+    for _ in range(3):
+        run.tick(every=1, loss=0.5)
+    run.save()
+    other = torch.nn.Linear(2, 2)
+    again = Run(tmp_path, "part", {"layer": other})
+    assert again.step == 3 and torch.equal(other.weight, layer.weight)
+    assert len((tmp_path / "part.jsonl").read_text().splitlines()) == 3
+
+
+def test_learning_rate_rises_then_falls():
+    rates = [learning_rate(i / 100, 1.0) for i in range(101)]
+    peak = rates.index(max(rates))
+    assert 2 <= peak <= 4 and rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True) and rates[-1] == pytest.approx(0.02)
+
+
+def test_damage_leaves_some_clips_whole_and_hurts_the_others():
+    clean = torch.randn(64, 4, 6, 2, 2)
+    moved = (damage(clean, 3, torch.Generator().manual_seed(0)) - clean).flatten(1).abs().mean(1)
+    assert 0.1 < (moved == 0).float().mean() < 0.5 and moved.max() > 0.1
+
+
+def test_blocks_often_start_from_pure_noise():
+    sigma = draw_sigma((4000,), TINY, torch.Generator().manual_seed(0))
+    assert 0.13 < (sigma == 1).float().mean() < 0.21 and sigma.min() >= 0.02
+
+
+@pytest.mark.parametrize("own_context", [False, True], ids=["damaged", "own"])
+def test_training_teaches_and_resumes(tmp_path, vae, own_context, monkeypatch):
+    preset = replace(PRESETS["nano"], dit=WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM), recipe=TINY)
+    torch.manual_seed(0)
+    recipe = replace(TINY, own_context_from=0.0 if own_context else 1.0)
+    dit = WanModel(preset.dit)
+    untrained = {name: value.clone() for name, value in dit.state_dict().items()}
+    Trainer(dit, vae, replace(recipe, steps=2), tmp_path).train()
+    trainer = Trainer(WanModel(preset.dit), vae, recipe, tmp_path)
+    assert trainer.run.step == 2
+    for name, value in trainer.dit.state_dict().items():
+        assert torch.equal(value, dit.state_dict()[name]), f"{name} was not read back"
+    trainer.train()
+    assert trainer.run.step == recipe.steps and len(trainer.long) == recipe.most_clips
+    still = [n for n, value in trainer.dit.state_dict().items() if torch.equal(value, untrained[n])]
+    assert not still, f"training never moved {still}"
+
+
+def test_exported_files_load_as_they_were_saved(tmp_path, vae):
+    dit = WanModel(WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM))
+    recipe = Recipe(32, 16, "pocket", 3, (1000.0, 500.0), 3.0, "a test")
+    save_dit(dit, recipe, tmp_path)
+    save_vae(vae, tmp_path)
+    pocket = load_pocket(tmp_path)
+    assert pocket.recipe == recipe and pocket.sigmas == (1.0, 0.75) and pocket.dit.num_heads == 2
+    for before, after in ((dit, pocket.dit), (vae, pocket.vae)):
+        for name, value in before.state_dict().items():
+            assert torch.equal(value.half().float(), after.state_dict()[name])
+
+
+def test_a_file_without_recipe_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    dit = WanModel(WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM))
+    save_file(dit.state_dict(), tmp_path / "pocket_dit.safetensors", {"config": '{"transformer": {"num_heads": 2}}'})
+    with pytest.raises(ValueError, match="no `recipe` in its metadata"):
+        load_pocket(tmp_path)
+
+
+def test_average_is_what_is_exported(tmp_path, vae):
+    preset = replace(PRESETS["nano"], dit=WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM), recipe=TINY)
+    trainer = Trainer(WanModel(preset.dit), vae, replace(TINY, steps=1), tmp_path)
+    trainer.train()
+    dit, steps, _ = averaged(preset, tmp_path)
+    assert steps == 1
+    for name, value in trainer.average.weights().items():
+        assert torch.equal(dit.state_dict()[name], value)
