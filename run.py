@@ -146,7 +146,7 @@ def pip_install(python: Path, wanted: list[str]) -> None:
             f"pip could not install {' '.join(wanted)} (exit {done.returncode}, its own words are above). "
             "Without a network nothing can be installed: connect once and run the same command again; "
             "what is already there is kept. Where pip finds no version that fits, this Python "
-            f"({sys.version_info[0]}.{sys.version_info[1]}) is too new or too old for it: run it with another one."
+            f"({sys.version_info[0]}.{sys.version_info[1]}) is too new or too old for it: take another one."
         )
 
 
