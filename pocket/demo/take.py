@@ -48,7 +48,7 @@ def take(options: argparse.Namespace) -> int:
     say(f"model ready after {time.perf_counter() - began:.1f} s ({recipe.trained})")
     with serving(server), stopping_on_ctrl_c(session.controls):
         say(f"watch and steer it at {server.url} - Ctrl+C stops and keeps the video")
-        opened = not options.no_browser and webbrowser.open(server.url)
+        opened = not options.no_browser and has_screen() and webbrowser.open(server.url)
         try:
             make(pocket, config, session)
         finally:
@@ -101,6 +101,12 @@ def linger(session: Session, opened: bool) -> None:
         if time.monotonic() - max(session.last_asked or ended, ended) > LINGER_SECONDS:
             return
         time.sleep(GLANCE_SECONDS)
+
+
+def has_screen() -> bool:
+    """Tells whether a browser has a window to open; a text browser would take the terminal."""
+    named = {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
+    return os.name == "nt" or sys.platform == "darwin" or bool(named)
 
 
 def video_path(out: Path) -> Path:

@@ -281,13 +281,15 @@ def test_a_slow_encoder_makes_the_producer_wait(open_writer, encoders):
         wait_for(lambda: encoders)
         encoders[0].send_signal(signal.SIGSTOP)
         producer = threading.Thread(target=produce, args=(writer,), daemon=True)
-        producer.start()
-        wait_for(lambda: writer._queue.full())
-        producer.join(timeout=0.5)
-        # three wait in the queue, one is in the encoder's hands, and the first may have been taken whole
-        assert producer.is_alive()
-        assert len(accepted) <= 5
-        encoders[0].send_signal(signal.SIGCONT)
+        try:
+            producer.start()
+            wait_for(lambda: len(accepted) >= 3)
+            producer.join(timeout=0.5)
+            # three wait in the queue, one is in the encoder's hands, and the first may have been taken whole
+            assert producer.is_alive()
+            assert len(accepted) <= 5
+        finally:
+            encoders[0].send_signal(signal.SIGCONT)
         producer.join(timeout=60)
     assert frame_count(writer.result) == writer.frames_written == 42
 
@@ -303,6 +305,14 @@ def test_a_waiting_producer_learns_that_the_encoder_died(open_writer, encoders):
             threading.Timer(0.3, encoders[0].send_signal, args=(signal.SIGKILL,)).start()
             while True:
                 writer.write(chunk)
+
+
+@posix
+def test_ctrl_c_in_the_terminal_does_not_reach_the_encoder(open_writer, footage, encoders):
+    with open_writer() as writer:
+        writer.write(footage.frames(0, 1))
+        wait_for(lambda: encoders)
+        assert os.getpgid(encoders[0].pid) != os.getpgid(0)
 
 
 def leave_parts(open_writer, footage, frames):

@@ -111,6 +111,28 @@ def test_only_an_endless_stream_keeps_to_the_clock(feed, monkeypatch, blocks):
     assert waited == ([False, True, False] if blocks is None else [])
 
 
+def test_after_a_pause_the_clock_starts_again(feed, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(session_module.time, "monotonic", lambda: clock[0])
+    feed.session.stop()
+    feed.controls.paused = True
+    ahead = []
+
+    def wait(reason):
+        if feed.controls.paused:
+            clock[0] += 60
+            feed.controls.paused = False
+        else:
+            ahead.append(reason())
+
+    monkeypatch.setattr(feed.controls, "wait_while", wait)
+    feed.session.stop()
+    for _ in range(10):
+        feed.block()
+    feed.session.stop()
+    assert ahead == [False, True]
+
+
 def test_the_speed_is_that_of_the_work_without_the_pauses(feed, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(session_module.time, "perf_counter", lambda: clock[0])

@@ -210,6 +210,20 @@ def test_options_that_make_no_sense_are_refused(option, capsys):
     assert "error: argument" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="has a screen always")
+def test_without_a_screen_no_browser_is_opened(weights, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(take_module.webbrowser, "open", lambda url: opened.append(url))
+    options = ["--weights", str(weights), "--seconds", "0.5", "--out", str(tmp_path)]
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(options) == 0
+    assert opened == []
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert main(options) == 0
+    assert [url.split(":")[:2] for url in opened] == [["http", "//127.0.0.1"]]
+
+
 def test_a_new_video_takes_the_next_free_name(tmp_path):
     assert video_path(tmp_path / "mine.mp4") == tmp_path / "mine.mp4"
     for name in ("rivulet-0001.mp4", "rivulet-0002.part1.mp4"):
