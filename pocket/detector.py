@@ -1,7 +1,8 @@
 """Reads the pocket world back from pixels: ground, band, and the shape, colour and place of every object.
 
-F frames, H/W pixels, K colours. Every pixel goes to the nearest of the world's plain colours, or to none where two of
-them blend at an edge; the pixels of one colour are compared with each shape drawn at their centre and area.
+F frames, H/W pixels, K colours. Every pixel goes to the nearest of the world's plain colours, or to none
+where two of them blend at an edge; the pixels of one colour are compared with each shape drawn at their
+centre and area.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from torch import Tensor
 from . import world
 from .text import UNKNOWN_OBJECT, tokenize
 
-LEAST_AREA = 0.35      # of the smallest circle: smaller patches are not objects
-FARTHEST = 70.0        # distance in RGB, 0..255, up to which a pixel has a colour
-LEAST_OVERLAP = 0.72   # intersection over union with the best shape: below, the shape is unclear
+LEAST_AREA = 0.35  # of the smallest circle: smaller patches are not objects
+FARTHEST = 70.0  # distance in RGB, 0..255, up to which a pixel has a colour
+LEAST_OVERLAP = 0.72  # intersection over union with the best shape: below, the shape is unclear
 COLOURS = tuple(world.COLOURS)
 
 
@@ -32,6 +33,8 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
+    """What one frame shows; the ground is named by its colour."""
+
     ground: str
     band: bool
     objects: tuple[Object, ...]
@@ -79,10 +82,15 @@ _UNIT_AREA = (torch.pi, 3.24, 3 * 3**0.5 / 4 * 1.25**2)
 
 
 def wanted(prompt: str) -> tuple[set[tuple[str, str]], str]:
-    """Objects and ground a prompt asks for. Raises ValueError if it leaves colours, shapes or the ground open."""
+    """Objects and ground a prompt asks for.
+
+    Raises ValueError if it leaves colours, shapes or the ground open.
+    """
     phrases = [phrase.split() for phrase in tokenize(prompt)]
     if [UNKNOWN_OBJECT] in phrases or not any(words[-1] == "ground" for words in phrases):
-        raise ValueError(f"Detector: {prompt!r} leaves an object or the ground open, so no frame can be judged by it.")
+        raise ValueError(
+            f"Detector: {prompt!r} leaves an object or the ground open, so no frame can be judged by it."
+        )
     objects = {(words[0], words[1]) for words in phrases if words[1] in world.SHAPES}
     return objects, next(words[0] for words in phrases if words[-1] == "ground")
 

@@ -1,7 +1,7 @@
-"""Text for the pocket models: a tokenizer that reads phrases of the small world, and a table of their features.
+"""Text for the pocket models: a tokenizer that reads phrases of the small world, and their features.
 
-Takes the place of umT5. A phrase such as "red circle" is one token, so that a colour stays with its shape without a
-language model; its row in the table says kind, colour and shape in separate channels.
+Takes the place of umT5. A phrase such as "red circle" is one token, so that a colour stays with its shape
+without a language model; its row in the table says kind, colour and shape in separate channels.
 """
 
 import re
@@ -12,9 +12,9 @@ from torch import Tensor
 from .world import BAND_NAME, COLOURS, SHAPES
 
 TEXT_DIM = 64
-TEXT_TOKENS = 6      # start, up to three objects, ground, band
+TEXT_TOKENS = 6  # start, up to three objects, ground, band
 UNKNOWN_OBJECT = "object"
-SCALE = 2.0          # of a feature that is present
+SCALE = 2.0  # of a feature that is present
 _KINDS = ("start", "object", "ground", "band")
 _FILLER = {"a", "an", "and", "the", "on", "with", "behind", "in", "front", "of"}
 _SHAPE_AT = len(_KINDS) + len(COLOURS)
@@ -35,21 +35,26 @@ def tokenize(prompt: str) -> list[str]:
     unknown = [word for word in words if word not in known_words()]
     if unknown:
         raise ValueError(
-            f"Prompt: the pocket model does not know {', '.join(map(repr, dict.fromkeys(unknown)))}. It knows the colours "
-            f"{', '.join(COLOURS)}; the shapes {', '.join(SHAPES)}; 'ground' and '{BAND_NAME} band'. "
-            "Try: a red circle and a blue square on a green ground.")
+            f"Prompt: the pocket model does not know {', '.join(map(repr, dict.fromkeys(unknown)))}. "
+            f"It knows the colours {', '.join(COLOURS)}; the shapes {', '.join(SHAPES)}; "
+            f"'ground' and '{BAND_NAME} band'. Try: a red circle and a blue square on a green ground."
+        )
     phrases, words = [], [word for word in words if word not in _FILLER]
     while words:
         size = 1 if words[0] == UNKNOWN_OBJECT else 2
         phrase = " ".join(words[:size])
         if phrase not in TABLE:
             raise ValueError(
-                f"Prompt: cannot read {phrase!r} in {prompt!r}; say colour and shape ('red circle'), colour and ground "
-                f"('green ground') or '{BAND_NAME} band'.")
+                f"Prompt: cannot read {phrase!r} in {prompt!r}; say colour and shape ('red circle'), "
+                f"colour and ground ('green ground') or '{BAND_NAME} band'."
+            )
         phrases.append(phrase)
         words = words[size:]
     if len(phrases) > TEXT_TOKENS - 1:
-        raise ValueError(f"Prompt: {len(phrases)} phrases, the pocket model reads at most {TEXT_TOKENS - 1}; leave some out.")
+        raise ValueError(
+            f"Prompt: {len(phrases)} phrases, the pocket model reads at most {TEXT_TOKENS - 1}; "
+            f"leave some out."
+        )
     if not phrases:
         raise ValueError("Prompt: it is empty. Try: a red circle and a blue square on a green ground.")
     return phrases

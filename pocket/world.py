@@ -1,6 +1,7 @@
 """A small world with exact ground truth: coloured shapes that move, bounce and pass behind a band.
 
-B clips, N objects a clip, F pixel frames, H/W pixels. Lengths are fractions of the picture's side, times are frames.
+B clips, N objects a clip, F pixel frames, H/W pixels. Lengths are fractions of the picture's side, times are
+frames.
 """
 
 import math
@@ -10,18 +11,22 @@ import torch
 from torch import Tensor
 
 COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (225, 40, 40), "green": (50, 200, 60), "blue": (60, 90, 240),
-    "yellow": (245, 225, 50), "magenta": (225, 60, 215), "cyan": (60, 220, 225),
+    "red": (225, 40, 40),
+    "green": (50, 200, 60),
+    "blue": (60, 90, 240),
+    "yellow": (245, 225, 50),
+    "magenta": (225, 60, 215),
+    "cyan": (60, 220, 225),
 }
 SHAPES = ("circle", "square", "triangle")
-GROUND_SHADE = 0.38      # a ground is its colour, darkened: an object never hides on it
+GROUND_SHADE = 0.38  # a ground is its colour, darkened: an object never hides on it
 BAND_COLOUR = (150, 150, 150)
 BAND_NAME = "grey"
 MAX_OBJECTS = 2
-RADIUS = (0.12, 0.15)    # of the picture's side
-SPEED = (0.008, 0.016)   # of the picture's side per frame
+RADIUS = (0.12, 0.15)  # of the picture's side
+SPEED = (0.008, 0.016)  # of the picture's side per frame
 BAND_WIDTH = (0.32, 0.42)
-EXTENT = (1.0, 0.9 * math.sqrt(2), 1.25)   # farthest point of each shape, in radii
+EXTENT = (1.0, 0.9 * math.sqrt(2), 1.25)  # farthest point of each shape, in radii
 
 PALETTE = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
 GROUNDS = PALETTE * GROUND_SHADE
@@ -31,13 +36,13 @@ GROUNDS = PALETTE * GROUND_SHADE
 class Scenes:
     """B scenes at frame 0. Object slots that are not used have colour -1; a clip without band has band -1."""
 
-    colour_BN: Tensor     # int64, index into COLOURS
-    shape_BN: Tensor      # int64, index into SHAPES
+    colour_BN: Tensor  # int64, index into COLOURS
+    shape_BN: Tensor  # int64, index into SHAPES
     radius_BN: Tensor
-    place_BN2: Tensor     # centre (x, y), 0..1 from the left top
+    place_BN2: Tensor  # centre (x, y), 0..1 from the left top
     velocity_BN2: Tensor  # per frame
-    ground_B: Tensor      # int64, index into COLOURS
-    band_B2: Tensor       # left and right edge, or -1
+    ground_B: Tensor  # int64, index into COLOURS
+    band_B2: Tensor  # left and right edge, or -1
 
     def __len__(self) -> int:
         return len(self.ground_B)
@@ -47,9 +52,13 @@ class Scenes:
 
     def prompts(self) -> list[str]:
         """One sentence a scene, as a person would type it."""
-        rows = zip(self.colour_BN.tolist(), self.shape_BN.tolist(), self.ground_B.tolist(), self.band_B2, strict=True)
+        rows = zip(
+            self.colour_BN.tolist(), self.shape_BN.tolist(), self.ground_B.tolist(), self.band_B2, strict=True
+        )
         return [
-            prompt([(c, s) for c, s in zip(colours, shapes, strict=True) if c >= 0], ground, bool(band[0] >= 0))
+            prompt(
+                [(c, s) for c, s in zip(colours, shapes, strict=True) if c >= 0], ground, bool(band[0] >= 0)
+            )
             for colours, shapes, ground, band in rows
         ]
 
@@ -69,7 +78,8 @@ def unnamed(sentence: str) -> str:
 
 
 def sample_scenes(count: int, generator: torch.Generator, band_share: float = 0.15) -> Scenes:
-    """Random scenes: one or two objects of different colours, apart from each other, none of the ground's colour."""
+    """Random scenes: one or two objects of different colours, apart, none of the ground's colour."""
+
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator)
 
@@ -80,15 +90,20 @@ def sample_scenes(count: int, generator: torch.Generator, band_share: float = 0.
     banded = torch.rand(count, generator=generator) < band_share
     band_B2 = torch.where(banded[:, None], torch.stack([left, left + width], 1), torch.tensor(-1.0))
     scenes = Scenes(
-        colour_BN, shape_BN, radius_BN, torch.full((count, MAX_OBJECTS, 2), 0.5),
-        torch.stack([angle.cos(), angle.sin()], -1) * speed[..., None], ground_B, band_B2,
+        colour_BN,
+        shape_BN,
+        radius_BN,
+        torch.full((count, MAX_OBJECTS, 2), 0.5),
+        torch.stack([angle.cos(), angle.sin()], -1) * speed[..., None],
+        ground_B,
+        band_B2,
     )
     _place_apart(scenes, generator)
     return scenes
 
 
 def _looks(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Colours and shapes [B, N] and grounds [B]: all colours of a scene differ, a third has one object only."""
+    """Colours and shapes [B, N], grounds [B]: all colours of a scene differ, a third has one object only."""
     order = torch.rand(count, len(COLOURS), generator=generator).argsort(1)
     colour_BN, ground_B = order[:, :MAX_OBJECTS].clone(), order[:, MAX_OBJECTS]
     colour_BN[torch.rand(count, generator=generator) < 0.35, 1:] = -1
@@ -101,14 +116,16 @@ def _place_apart(scenes: Scenes, generator: torch.Generator, first: int = 0) -> 
     todo = torch.ones(len(scenes), dtype=torch.bool)
     while todo.any():
         room = (1 - 2 * extent[todo])[..., None]
-        drawn = extent[todo][..., None] + room * torch.rand((int(todo.sum()), MAX_OBJECTS, 2), generator=generator)
+        drawn = extent[todo][..., None] + room * torch.rand(
+            (int(todo.sum()), MAX_OBJECTS, 2), generator=generator
+        )
         scenes.place_BN2[todo, first:] = drawn[:, first:]
         gap = (scenes.place_BN2[:, 0] - scenes.place_BN2[:, 1]).norm(dim=-1)
         todo = gap < extent.sum(1)
 
 
 def simulate(scenes: Scenes, frames: int) -> Tensor:
-    """Centres [B, F, N, 2]: straight flight, elastic bounces off the walls and off each other (equal masses)."""
+    """Centres [B, F, N, 2]: straight flight, elastic bounces off walls and each other (equal masses)."""
     return fly(scenes, frames)[0]
 
 
@@ -120,7 +137,9 @@ def fly(scenes: Scenes, frames: int) -> tuple[Tensor, Scenes]:
         track.append(place)
         place = place + velocity
         low, high = extent[..., None], 1 - extent[..., None]
-        velocity = torch.where((place < low) & (velocity < 0) | (place > high) & (velocity > 0), -velocity, velocity)
+        velocity = torch.where(
+            (place < low) & (velocity < 0) | (place > high) & (velocity > 0), -velocity, velocity
+        )
         place = torch.where(place < low, 2 * low - place, torch.where(place > high, 2 * high - place, place))
         between = place[:, 1] - place[:, 0]
         distance = between.norm(dim=-1)
@@ -133,10 +152,14 @@ def fly(scenes: Scenes, frames: int) -> tuple[Tensor, Scenes]:
 
 
 def redress(scenes: Scenes, generator: torch.Generator) -> Scenes:
-    """The same first objects flying on, with other colours, shapes, grounds and number: what a new prompt asks for."""
+    """The same first objects flying on, with other colours, shapes, grounds and number.
+
+    That is what a new prompt asks for.
+    """
     colour_BN, shape_BN, ground_B = _looks(len(scenes), generator)
     fresh = replace(
-        scenes, colour_BN=colour_BN, shape_BN=shape_BN, ground_B=ground_B, place_BN2=scenes.place_BN2.clone())
+        scenes, colour_BN=colour_BN, shape_BN=shape_BN, ground_B=ground_B, place_BN2=scenes.place_BN2.clone()
+    )
     low, high = fresh.extent_BN()[..., None], 1 - fresh.extent_BN()[..., None]
     fresh.place_BN2.clamp_(low, high)
     moved = replace(fresh, place_BN2=fresh.place_BN2.clone())
@@ -151,7 +174,7 @@ def signed_distance(shape: int, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
         return (x.square() + y.square()).sqrt() - radius
     if SHAPES[shape] == "square":
         return torch.maximum(x.abs(), y.abs()) - 0.9 * radius
-    side = math.sqrt(3) / 2   # upright, equilateral, tip at -1.25 radii
+    side = math.sqrt(3) / 2  # upright, equilateral, tip at -1.25 radii
     return torch.maximum(side * x.abs() - 0.5 * y, y) - 0.625 * radius
 
 
@@ -171,6 +194,6 @@ def render(scenes: Scenes, places_BFN2: Tensor, size: int) -> Tensor:
             picture[b] += cover * (PALETTE[scenes.colour_BN[b, n]] - picture[b])
         if scenes.band_B2[b, 0] >= 0:
             left, right = scenes.band_B2[b] * size
-            cover = (torch.minimum(axis * size - left, right - axis * size) + 0.5).clamp(0, 1)[None, None, :, None]
+            cover = (torch.minimum(axis * size - left, right - axis * size) + 0.5).clamp(0, 1)[:, None]
             picture[b] += cover * (torch.tensor(BAND_COLOUR) - picture[b])
     return picture.round().to(torch.uint8)

@@ -11,13 +11,15 @@ from torch import Tensor
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
 from .. import text, world
 
-SWITCH_SHARE = 0.4    # clips whose prompt changes at a block border, and the picture with it
-UNNAMED_SHARE = 0.1   # clips whose prompt says "object": colour and shape must come from the context
+SWITCH_SHARE = 0.4  # clips whose prompt changes at a block border, and the picture with it
+UNNAMED_SHARE = 0.1  # clips whose prompt says "object": colour and shape must come from the context
 
 
 @dataclass(slots=True)
 class Clips:
-    latents_BCTHW: Tensor   # float16, in the diffusion model's units
+    """B clips and their texts; what a training draws its batches from."""
+
+    latents_BCTHW: Tensor  # float16, in the diffusion model's units
     texts_BVLC: Tensor
     text_of_block_BN: Tensor  # int64, 0 or 1
 
@@ -29,12 +31,17 @@ class Clips:
 
     def joined(self, more: "Clips", limit: int) -> "Clips":
         """Both, the oldest dropped beyond `limit` clips."""
-        return Clips(*(
-            torch.cat([getattr(self, name), getattr(more, name)])[-limit:]
-            for name in ("latents_BCTHW", "texts_BVLC", "text_of_block_BN")))
+        return Clips(
+            *(
+                torch.cat([getattr(self, name), getattr(more, name)])[-limit:]
+                for name in ("latents_BCTHW", "texts_BVLC", "text_of_block_BN")
+            )
+        )
 
 
-def draw_clips(vae: WanVAE, count: int, blocks: int, block_frames: int, size: int, generator: torch.Generator) -> Clips:
+def draw_clips(
+    vae: WanVAE, count: int, blocks: int, block_frames: int, size: int, generator: torch.Generator
+) -> Clips:
     """New clips of `blocks` blocks, encoded."""
     scenes = world.sample_scenes(count, generator)
     border = int(torch.randint(1, blocks, (), generator=generator))
@@ -43,14 +50,25 @@ def draw_clips(vae: WanVAE, count: int, blocks: int, block_frames: int, size: in
     places, ahead = world.fly(scenes, before)
     changed = torch.rand(count, generator=generator) < SWITCH_SHARE
     fresh = world.redress(ahead, generator)
-    later = world.Scenes(*(
-        torch.where(changed.view(-1, *(1,) * (getattr(ahead, name).ndim - 1)), getattr(fresh, name), getattr(ahead, name))
-        for name in world.Scenes.__dataclass_fields__))
+    later = world.Scenes(
+        *(
+            torch.where(
+                changed.view(-1, *(1,) * (getattr(ahead, name).ndim - 1)),
+                getattr(fresh, name),
+                getattr(ahead, name),
+            )
+            for name in world.Scenes.__dataclass_fields__
+        )
+    )
     pictures = torch.cat(
-        [world.render(scenes, places, size), world.render(later, world.simulate(later, after), size)], 1)
+        [world.render(scenes, places, size), world.render(later, world.simulate(later, after), size)], 1
+    )
     latents = encode_pictures(vae, pictures)
-    return Clips(latents.half(), _texts(scenes, later, changed, generator),
-                 (torch.arange(blocks) >= border).long().expand(count, -1).clone())
+    return Clips(
+        latents.half(),
+        _texts(scenes, later, changed, generator),
+        (torch.arange(blocks) >= border).long().expand(count, -1).clone(),
+    )
 
 
 def _texts(scenes: world.Scenes, later: world.Scenes, changed: Tensor, generator: torch.Generator) -> Tensor:

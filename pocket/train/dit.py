@@ -1,8 +1,9 @@
 """Trains the pocket diffusion transformer: block-causal teacher forcing, then on contexts of its own making.
 
-Two things keep a long rollout from falling apart. The context is damaged on purpose (noise, offsets, and in the second
-phase the model's own predictions in place of the truth), while the target stays exact. And in part of the clips the
-prompt changes half way, so that looks must be read from the text and only places and motion from the context.
+Two things keep a long rollout from falling apart. The context is damaged on purpose (noise, offsets, and in
+the second phase the model's own predictions in place of the truth), while the target stays exact. And in part
+of the clips the prompt changes half way, so that looks must be read from the text and only places and motion
+from the context.
 """
 
 from dataclasses import dataclass
@@ -21,34 +22,48 @@ from .teacher import Teacher
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    size: int = 64             # pixels
-    blocks: int = 8            # per long clip
-    short_blocks: int = 4      # per short clip: the shortest in which a window is full
+    """Sizes, lengths and rates of one training of the transformer."""
+
+    size: int = 64  # pixels
+    blocks: int = 8  # per long clip
+    short_blocks: int = 4  # per short clip: the shortest in which a window is full
     block_frames: int = 3
-    streams: int = 2           # noisy copies per clean clip
-    batch: int = 8             # long clips; twice as many short ones
+    streams: int = 2  # noisy copies per clean clip
+    batch: int = 8  # long clips; twice as many short ones
     steps: int = 3000
-    own_context_from: float = 0.55  # share of the steps after which contexts are the model's own
-    long_from: float = 0.75         # share of the steps after which clips are long: the sink lies far back
+    own_context_from: float = 0.75  # share of the steps after which contexts are the model's own
+    long_from: float = 0.9  # share of the steps after which clips are long: the sink lies far back
     first_clips: int = 256
-    more_clips: int = 32       # short ones; half as many long ones
-    more_every: int = 60       # steps
+    more_clips: int = 32  # short ones; half as many long ones
+    more_every: int = 60  # steps
     most_clips: int = 4000
     matrix_rate: float = 1.5e-2  # Muon
-    other_rate: float = 1e-3   # AdamW
+    other_rate: float = 1e-3  # AdamW
+    text_rate: float = 4e-3  # AdamW, text embedding: Wan starts it so small that text would be learnt last
     shift: float = 3.0
     no_text_share: float = 0.06
 
 
 def optimizers(dit: WanModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for the rest."""
-    matrices = [p for n, p in dit.named_parameters() if n.startswith("blocks") and p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in dit.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=recipe.matrix_rate, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(rest, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    named = dict(dit.named_parameters())
+    matrices = {n for n, p in named.items() if n.startswith("blocks") and p.ndim == 2}
+    words = {n for n in named if n.startswith("text_embedding")}
+    adamw = [
+        {"params": [p for n, p in named.items() if n not in matrices | words], "peak": recipe.other_rate},
+        {"params": [named[n] for n in sorted(words)], "peak": recipe.text_rate},
     ]
+    muon = [{"params": [named[n] for n in sorted(matrices)], "peak": recipe.matrix_rate}]
+    return [
+        torch.optim.Muon(muon, lr=recipe.matrix_rate, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(adamw, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def enlarge_text(dit: WanModel) -> None:
+    """Start the text embedding at the size of the tokens it is read beside, not at Wan's 0.02."""
+    for layer in (dit.text_embedding[0], dit.text_embedding[2]):
+        nn.init.normal_(layer.weight, std=0.1)
 
 
 def draw_sigma(shape: tuple[int, ...], recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -59,12 +74,18 @@ def draw_sigma(shape: tuple[int, ...], recipe: Recipe, generator: torch.Generato
 
 
 def damage(clean_BCTHW: Tensor, block_frames: int, generator: torch.Generator) -> Tensor:
-    """A context as a worn rollout would have it: noise, and an offset and gain per channel that stay for a block."""
+    """A context as a worn rollout would have it.
+
+    Noise, and an offset and gain per channel that stay for a block.
+    """
     B, C, T = clean_BCTHW.shape[:3]
+
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    strength = torch.rand(B, 1, 1, 1, 1, generator=generator) * (torch.rand(B, 1, 1, 1, 1, generator=generator) < 0.7)
+    strength = torch.rand(B, 1, 1, 1, 1, generator=generator) * (
+        torch.rand(B, 1, 1, 1, 1, generator=generator) < 0.7
+    )
     per_block = (B, C, T // block_frames, 1, 1)
     gain = (1 + 0.15 * strength * normal(*per_block)).repeat_interleave(block_frames, 2)
     offset = (0.25 * strength * normal(*per_block)).repeat_interleave(block_frames, 2)
@@ -81,10 +102,17 @@ class Trainer:
     """One training of one model: data, optimisers, averaged weights and the step."""
 
     def __init__(
-        self, dit: WanModel, vae: WanVAE, recipe: Recipe, folder: Path, seed: int = 7, compiled: bool = False,
+        self,
+        dit: WanModel,
+        vae: WanVAE,
+        recipe: Recipe,
+        folder: Path,
+        seed: int = 7,
+        compiled: bool = False,
     ) -> None:
         self.dit, self.vae, self.recipe = dit, vae, recipe
         self.device = next(dit.parameters()).device
+        enlarge_text(dit)
         self.teacher = Teacher(dit, recipe.blocks, recipe.block_frames, recipe.size // 16)
         if compiled:
             self.teacher.compile_blocks()
@@ -106,13 +134,17 @@ class Trainer:
         return clips
 
     def _store(self, name: str, clips: Clips) -> None:
-        torch.save([clips.latents_BCTHW, clips.texts_BVLC, clips.text_of_block_BN], self.folder / f"clips_{name}.pt")
+        torch.save(
+            [clips.latents_BCTHW, clips.texts_BVLC, clips.text_of_block_BN], self.folder / f"clips_{name}.pt"
+        )
 
     def _refresh(self, long: bool) -> None:
         """Add new clips of the kind in use."""
         recipe = self.recipe
         if long:
-            self.long = self.long.joined(self._new_clips(recipe.more_clips // 2, recipe.blocks), recipe.most_clips)
+            self.long = self.long.joined(
+                self._new_clips(recipe.more_clips // 2, recipe.blocks), recipe.most_clips
+            )
             self._store("long", self.long)
         else:
             more = self._new_clips(recipe.more_clips, recipe.short_blocks)
@@ -121,7 +153,9 @@ class Trainer:
 
     def _new_clips(self, count: int, blocks: int) -> Clips:
         pools = [
-            draw_clips(self.vae, min(16, count), blocks, self.recipe.block_frames, self.recipe.size, self.generator)
+            draw_clips(
+                self.vae, min(16, count), blocks, self.recipe.block_frames, self.recipe.size, self.generator
+            )
             for _ in range(0, count, 16)
         ]
         joined = pools[0]
@@ -137,9 +171,9 @@ class Trainer:
             long = share >= recipe.long_from
             if self.run.step % recipe.more_every == recipe.more_every - 1:
                 self._refresh(long)
-            for optimizer, peak in zip(self.optimizers, (recipe.matrix_rate, recipe.other_rate), strict=True):
+            for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(share, peak)
+                    group["lr"] = learning_rate(share, group["peak"])
             figures = self.step(long, own_context=share >= recipe.own_context_from)
             self.average.update(self.dit, self.run.step)
             self.run.tick(every=25, **figures)
@@ -163,12 +197,17 @@ class Trainer:
         sigma = draw_sigma((batch, recipe.streams, of_block.shape[1]), recipe, generator)
         noisy = mix(target, noise, sigma, recipe.block_frames)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            flow = self.teacher(context.to(self.device), noisy.to(self.device), sigma.to(self.device), texts, of_block)
+            flow = self.teacher(
+                context.to(self.device), noisy.to(self.device), sigma.to(self.device), texts, of_block
+            )
         error = (flow.float() - (noise - target).to(self.device)).square()
         loss = error.mean()
         self._update(loss)
-        return {"loss": float(loss.detach()), "first_block": float(error.detach()[:, :, :, : recipe.block_frames].mean()),
-                "rate": self.optimizers[0].param_groups[0]["lr"]}
+        return {
+            "loss": float(loss.detach()),
+            "first_block": float(error.detach()[:, :, :, : recipe.block_frames].mean()),
+            "rate": self.optimizers[0].param_groups[0]["lr"],
+        }
 
     def _update(self, loss: Tensor) -> None:
         for optimizer in self.optimizers:
@@ -180,7 +219,7 @@ class Trainer:
 
     @torch.no_grad()
     def _own(self, clean: Tensor, context: Tensor, texts: Tensor, of_block: Tensor) -> Tensor:
-        """Three quarters of the blocks replaced by what the model makes of them from noise, in one or two calls."""
+        """Three quarters of the blocks replaced by what the model makes of them from noise, in two calls."""
         recipe, generator = self.recipe, self.generator
         made = clean
         for low, high in ((0.75, 1.0), (0.3, 0.75)):
@@ -188,7 +227,10 @@ class Trainer:
             noise = torch.randn(clean[:, None].shape, generator=generator)
             noisy = mix(made[:, None], noise, sigma, recipe.block_frames)
             with torch.autocast(self.device.type, dtype=torch.bfloat16):
-                flow = self.teacher(context.to(self.device), noisy.to(self.device), sigma.to(self.device), texts, of_block)
-            made = (noisy - mix(torch.zeros_like(noisy), flow.float().cpu(), sigma, recipe.block_frames))[:, 0]
+                flow = self.teacher(
+                    context.to(self.device), noisy.to(self.device), sigma.to(self.device), texts, of_block
+                )
+            removed = mix(torch.zeros_like(noisy), flow.float().cpu(), sigma, recipe.block_frames)
+            made = (noisy - removed)[:, 0]
         keep = torch.rand(len(clean), 1, of_block.shape[1], 1, 1, generator=generator) < 0.25
         return torch.where(keep.repeat_interleave(recipe.block_frames, 2), context, made)

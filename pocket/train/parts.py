@@ -20,7 +20,11 @@ def settled_vae(preset: Preset, folder: Path, device: torch.device) -> WanVAE:
 
 
 def new_trainer(
-    preset: Preset, vae: WanVAE, folder: Path, device: torch.device, steps: int | None = None,
+    preset: Preset,
+    vae: WanVAE,
+    folder: Path,
+    device: torch.device,
+    steps: int | None = None,
     compiled: bool = False,
 ) -> Trainer:
     """A trainer that stands where the folder's newest checkpoint does."""
@@ -32,9 +36,12 @@ def new_trainer(
 def polished(preset: Preset, vae: WanVAE, folder: Path, device: torch.device, train: bool) -> WanVAE:
     """The VAE with its decoder trained on, or the newest state of that training if there is one."""
     if train:
-        polish_decoder(vae, folder, Phase(9, 6, preset.polish_steps, 8e-4), preset.size, device)
-    elif (folder / "vae_polish.pt").exists():
-        vae.load_state_dict(torch.load(folder / "vae_polish.pt", weights_only=True, map_location=device)["vae"])
+        polish_decoder(vae, folder, Phase(97, 6, preset.polish_steps, 6e-4), preset.size, device)
+    stored = folder / "vae_polish.pt"
+    if stored.exists():
+        average = Average(vae.decoder, 0.0)
+        average.load_state_dict(torch.load(stored, weights_only=True, map_location=device)["average"])
+        vae.decoder.load_state_dict(average.weights())
     return vae
 
 

@@ -14,7 +14,9 @@ from torch import nn
 class Run:
     """One phase of training in a folder: `<name>.pt` is the newest checkpoint, `<name>.jsonl` the log."""
 
-    def __init__(self, folder: Path, name: str, parts: dict[str, Any], save_every_seconds: float = 120.0) -> None:
+    def __init__(
+        self, folder: Path, name: str, parts: dict[str, Any], save_every_seconds: float = 120.0
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.log_path = folder / f"{name}.pt", folder / f"{name}.jsonl"
         self.parts, self.save_every_seconds = parts, save_every_seconds

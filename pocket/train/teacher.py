@@ -1,7 +1,8 @@
-"""Block-causal teacher forcing: every block is denoised beside the clean blocks the sampler would keep for it.
+"""Block-causal teacher forcing: each block is denoised beside the clean blocks the sampler would keep for it.
 
-B clips, S = 1 + K streams (the clean one and K noisy ones), N blocks, L tokens per block, D channels, H heads, E head
-width. The context is the sink (block 0) and the last `PAST_BLOCKS` blocks, at the position ids of the `pocket` preset.
+B clips, S = 1 + K streams (the clean one and K noisy ones), N blocks, L tokens per block, D channels, H
+heads, E head width. The context is the sink (block 0) and the last `PAST_BLOCKS` blocks, at the position ids
+of the `pocket` preset.
 """
 
 import torch
@@ -16,9 +17,10 @@ PAST_BLOCKS = 2
 
 
 def slots(blocks: int, block_frames: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For each block: which blocks it sees [N, 1 + PAST], whether they are there, and the first id of all its slots.
+    """For each block: which blocks it sees [N, 1 + PAST], whether they are there, the first id of its slots.
 
-    Slots are the sink, the past blocks from old to new, and the block itself; ids are [N, 1 + PAST + 1] in frames.
+    Slots are the sink, the past blocks from old to new, and the block itself; ids are [N, 1 + PAST + 1] in
+    frames.
     """
     source, there, ids = [], [], []
     for i in range(blocks):
@@ -42,18 +44,29 @@ class Teacher(nn.Module):
         tokens = block_frames * grid * grid
         head = dit.dim // dit.num_heads
         device = next(dit.parameters()).device
-        table = [rope_table(range(int(i), int(i) + block_frames), grid, grid, head, device) for i in ids.flatten()]
+        table = [
+            rope_table(range(int(i), int(i) + block_frames), grid, grid, head, device) for i in ids.flatten()
+        ]
         self.register_buffer("source", source.to(device))
         self.register_buffer("rope", torch.stack(table).unflatten(0, ids.shape))  # [N, slots, L, E/2, 2]
         seen = torch.cat([there, torch.ones(blocks, 1, dtype=torch.bool)], 1).repeat_interleave(tokens, 1)
-        self.register_buffer("seen", seen[:, None, None].to(device))                # [N, 1, 1, slots * L]
+        self.register_buffer("seen", seen[:, None, None].to(device))  # [N, 1, 1, slots * L]
 
     def compile_blocks(self) -> None:
-        """Let torch.compile fuse what a block does; needs a C++ compiler on a CPU, takes minutes at the first step."""
+        """Let torch.compile fuse what a block does.
+
+        Needs a C++ compiler on a CPU, takes minutes at the first step.
+        """
         self._block = torch.compile(self._block, dynamic=False)
 
-    def forward(self, clean_BCTHW: Tensor, noisy_BKCTHW: Tensor, sigma_BKN: Tensor, texts_BVLC: Tensor,
-                text_of_block_BN: Tensor) -> Tensor:
+    def forward(
+        self,
+        clean_BCTHW: Tensor,
+        noisy_BKCTHW: Tensor,
+        sigma_BKN: Tensor,
+        texts_BVLC: Tensor,
+        text_of_block_BN: Tensor,
+    ) -> Tensor:
         """Flow [B, K, C, T, H, W] of the noisy streams; `sigma` is each block's share of noise."""
         dit, (B, K, _, T, H, W) = self.dit, noisy_BKCTHW.shape
         N = T // self.block_frames
@@ -72,12 +85,14 @@ class Teacher(nn.Module):
         y = y.unflatten(3, (self.block_frames, self.grid, self.grid)).unflatten(-1, (2, 2, -1))
         return y.permute(0, 1, 8, 2, 3, 4, 6, 5, 7).reshape(B, K, -1, T, H, W)
 
-    def _block(self, block: nn.Module, x: Tensor, e6: Tensor, text: Tensor, text_of_block: Tensor, last: bool) -> Tensor:
-        m = (block.modulation + e6)[..., None, :].unbind(3)   # six of [B, S, N, 1, D]
+    def _block(
+        self, block: nn.Module, x: Tensor, e6: Tensor, text: Tensor, text_of_block: Tensor, last: bool
+    ) -> Tensor:
+        m = (block.modulation + e6)[..., None, :].unbind(3)  # six of [B, S, N, 1, D]
         a = block.self_attn
         h = block.norm1(x) * (1 + m[1]) + m[0]
         k, v = self._heads(a.norm_k(a.k(h))), self._heads(a.v(h))
-        if last:   # of the clean stream only keys and values are needed
+        if last:  # of the clean stream only keys and values are needed
             x, h, m = x[:, 1:], h[:, 1:], [each[:, 1:] for each in m]
         q = self._heads(a.norm_q(a.q(h)))
         x = x + a.o(self._attend(q, k, v)) * m[2]
@@ -113,9 +128,8 @@ class Teacher(nn.Module):
         c, (B, S, N, L, D) = block.cross_attn, x.shape
         rows = torch.arange(B, device=x.device)[:, None]
         k, v = self._heads(c.norm_k(c.k(text_BVLD))), self._heads(c.v(text_BVLD))
-        k, v = (t[rows, text_of_block_BN].flatten(0, 1).transpose(1, 2) for t in (k, v))   # [B N, H, Ltext, E]
+        k, v = (t[rows, text_of_block_BN].flatten(0, 1).transpose(1, 2) for t in (k, v))  # [B N, H, Ltext, E]
         q = self._heads(c.norm_q(c.q(block.norm3(x))))
         q = q.transpose(1, 2).reshape(B * N, S * L, self.dit.num_heads, -1).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         return c.o(y.reshape(B, N, S, L, D).transpose(1, 2))
-

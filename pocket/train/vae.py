@@ -1,36 +1,52 @@
 """Trains the pocket VAE: pictures first, then short clips, on freshly drawn scenes.
 
-While training, latents are in the encoder's own scale; `export` folds the per-channel scale and offset into the two
-1x1 convolutions, so that the shipped file has the statistics Wan 2.1 publishes and core's fixed numbers fit it.
+While training, latents are in the encoder's own scale; `export` folds the per-channel scale and offset into
+the two 1x1 convolutions, so that the shipped file has the statistics Wan 2.1 publishes and core's fixed
+numbers fit it.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ...model_patches.vae.wan import LATENTS_MEAN, LATENTS_STD, CausalConv3d, Downsample, Upsample, WanVAE
+from ...model_patches.vae.wan import (
+    LATENTS_MEAN,
+    LATENTS_STD,
+    TIME_STRIDE,
+    CausalConv3d,
+    Downsample,
+    Upsample,
+    WanVAE,
+)
 from .. import world
-from .progress import Run, learning_rate
+from .progress import Average, Run, learning_rate
 
-NOISE = 0.15          # largest spread of the noise on latents while training: the decoder must forgive a denoiser
+NOISE = 0.15  # largest spread of the noise on latents while training: the decoder must forgive a denoiser
 LATENT_PENALTY = 3e-4
-OBJECT_WEIGHT = 4.0   # extra weight of pixels that are not ground
+LANES = 16
+PIECE_LATENTS = 2  # of one update along a long clip
+OBJECT_WEIGHT = 4.0  # extra weight of pixels that are not ground
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    frames: int
+    """One stretch of a VAE's training, on clips of one length."""
+
+    frames: int  # pixel frames of a clip
     batch: int
     steps: int
     peak_rate: float
 
 
 def start_as_pictures(vae: WanVAE) -> None:
-    """Make a fresh VAE treat each frame alone and repeat it in time, so that what pictures teach holds for clips."""
+    """Make a fresh VAE treat each frame alone and repeat it in time.
+
+    So what pictures teach holds for clips.
+    """
     with torch.no_grad():
         for module in vae.modules():
             if isinstance(module, CausalConv3d) and module.kernel_size == (3, 3, 3):
@@ -40,7 +56,8 @@ def start_as_pictures(vae: WanVAE) -> None:
                 conv.weight.zero_()
                 conv.bias.zero_()
                 conv.weight[:, :, 2, 0, 0] = torch.eye(conv.in_channels).repeat(
-                    conv.out_channels // conv.in_channels, 1)
+                    conv.out_channels // conv.in_channels, 1
+                )
 
 
 def channels_last(vae: nn.Module) -> nn.Module:
@@ -82,10 +99,50 @@ def train_vae(folder: Path, size: int, dim: int, phases: Sequence[Phase], device
 
 
 def polish_decoder(vae: WanVAE, folder: Path, phase: Phase, size: int, device: torch.device) -> None:
-    """Train the decoder alone: latents, and what was trained on them, stay as they are."""
+    """Train the decoder alone, as it is used: piece by piece along long clips, its past handed on.
+
+    Latents, and what was trained on them, stay as they are. A step is one piece of one of `LANES` batches
+    of clips, drawn at random, so that steps in a row see other scenes at other ages; gradients end at the
+    border of a piece. A decoder that has only seen a few latents turns colours once its past is longer.
+    """
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
-    _train_phase(vae, folder, "vae_polish", phase, size, device)
+    weights = vae.decoder.parameters()
+    optimizer = torch.optim.AdamW(weights, lr=phase.peak_rate, betas=(0.9, 0.98), weight_decay=1e-4)
+    average = Average(vae.decoder, 0.98)
+    run = Run(folder, "vae_polish", {"vae": vae, "optimizer": optimizer, "average": average})
+    generator = torch.Generator().manual_seed(hash_seed("polish", run.step))
+    lanes: list[Iterator[dict[str, float]]] = [iter(()) for _ in range(LANES)]
+    while run.step < phase.steps:
+        lane = int(torch.randint(LANES, (), generator=generator))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(run.step / phase.steps, phase.peak_rate)
+        figures = next(lanes[lane], None)
+        if figures is None:
+            pixels, weight = (t.to(device) for t in clip_batch(phase.batch, phase.frames, size, generator))
+            lanes[lane] = _along(vae, optimizer, pixels, weight, generator)
+            figures = next(lanes[lane])
+        average.update(vae.decoder, run.step)
+        run.tick(every=20, **figures)
+    run.save()
+
+
+def _along(
+    vae: WanVAE, optimizer: torch.optim.Optimizer, pixels: Tensor, weight: Tensor, generator: torch.Generator
+) -> Iterator[dict[str, float]]:
+    """One pass along a batch of clips, an update a piece."""
+    encoded = decoded = None
+    for start in range(0, pixels.shape[2] - 1, PIECE_LATENTS * TIME_STRIDE):
+        frames = slice(start + 1 if start else 0, start + 1 + PIECE_LATENTS * TIME_STRIDE)
+        some = pixels[:, :, frames]
+        with torch.autocast(some.device.type, dtype=torch.bfloat16):
+            with torch.no_grad():
+                latents, encoded = vae.encode(some.contiguous(memory_format=torch.channels_last_3d), encoded)
+            spread = NOISE * torch.rand(len(latents), 1, 1, 1, 1, generator=generator).to(some.device)
+            noise = torch.randn(latents.shape, generator=generator).to(some.device)
+            rebuilt, decoded = vae.decode(latents + spread * noise, decoded)
+        decoded = tuple(past.detach() for past in decoded)
+        yield _descend(vae, optimizer, rebuilt, some, weight[:, :, frames]) | {"after_frames": start}
 
 
 def _train_phase(vae: WanVAE, folder: Path, name: str, phase: Phase, size: int, device: torch.device) -> None:
@@ -93,6 +150,8 @@ def _train_phase(vae: WanVAE, folder: Path, name: str, phase: Phase, size: int, 
     optimizer = torch.optim.AdamW(weights, lr=phase.peak_rate, betas=(0.9, 0.98), weight_decay=1e-4)
     run = Run(folder, name, {"vae": vae, "optimizer": optimizer})
     generator = torch.Generator().manual_seed(hash_seed(name, run.step))
+    if run.step >= phase.steps:
+        return
     while run.step < phase.steps:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(run.step / phase.steps, phase.peak_rate)
@@ -107,7 +166,10 @@ def hash_seed(name: str, step: int) -> int:
 
 @torch.no_grad()
 def latent_statistics(vae: WanVAE, size: int, clips: int = 48, frames: int = 33) -> tuple[Tensor, Tensor]:
-    """Mean and spread per channel over fresh clips; the first latent of a clip is left out, it is of another kind."""
+    """Mean and spread per channel over fresh clips.
+
+    The first latent of a clip is left out, it is of another kind.
+    """
     generator = torch.Generator().manual_seed(99)
     device = next(vae.parameters()).device
     latents = []
@@ -119,28 +181,51 @@ def latent_statistics(vae: WanVAE, size: int, clips: int = 48, frames: int = 33)
     return joined.mean(1), joined.std(1)
 
 
-def _step(vae: WanVAE, optimizer: torch.optim.Optimizer, phase: Phase, size: int, generator: torch.Generator,
-          device: torch.device) -> dict[str, float]:
+def _step(
+    vae: WanVAE,
+    optimizer: torch.optim.Optimizer,
+    phase: Phase,
+    size: int,
+    generator: torch.Generator,
+    device: torch.device,
+) -> dict[str, float]:
     pixels, weight = (t.to(device) for t in clip_batch(phase.batch, phase.frames, size, generator))
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        with torch.set_grad_enabled(next(vae.encoder.parameters()).requires_grad):
-            latents, _ = vae.encode(pixels.contiguous(memory_format=torch.channels_last_3d))
+        latents, _ = vae.encode(pixels.contiguous(memory_format=torch.channels_last_3d))
         spread = NOISE * torch.rand(len(latents), 1, 1, 1, 1, generator=generator).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         rebuilt, _ = vae.decode(latents + spread * noise)
+    penalty = LATENT_PENALTY * latents.float().square().mean()
+    return _descend(vae, optimizer, rebuilt, pixels, weight, penalty) | {
+        "latent_std": float(latents.detach().std())
+    }
+
+
+def _descend(
+    vae: WanVAE,
+    optimizer: torch.optim.Optimizer,
+    rebuilt: Tensor,
+    pixels: Tensor,
+    weight: Tensor,
+    penalty: Tensor | float = 0.0,
+) -> dict[str, float]:
+    """One update towards the pixels; the weighted error before it."""
     error = rebuilt.float() - pixels
     loss = (weight * (error.abs() + error.square())).mean() / weight.mean()
     optimizer.zero_grad()
-    (loss + LATENT_PENALTY * latents.float().square().mean()).backward()
+    (loss + penalty).backward()
     nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
     optimizer.step()
     mse = error.detach().square().mean()
-    return {"loss": float(loss.detach()), "psnr_db": float(10 * (4 / mse).log10()), "latent_std": float(latents.detach().std()),
-            "rate": optimizer.param_groups[0]["lr"]}
+    return {
+        "loss": float(loss.detach()),
+        "psnr_db": float(10 * (4 / mse).log10()),
+        "rate": optimizer.param_groups[0]["lr"],
+    }
 
 
 def fold_statistics(vae: WanVAE, mean_C: Tensor, std_C: Tensor) -> None:
-    """Fold z -> (z - mean) / std (units of the diffusion model) into the 1x1 convolutions beside the latents."""
+    """Fold z -> (z - mean) / std (units of the diffusion model) into the 1x1 convolutions at the latents."""
     C = vae.latent_channels
     wan_mean, wan_std = torch.tensor(LATENTS_MEAN), torch.tensor(LATENTS_STD)
     raw_mean, raw_std = mean_C * wan_std + wan_mean, std_C * wan_std
@@ -150,6 +235,6 @@ def fold_statistics(vae: WanVAE, mean_C: Tensor, std_C: Tensor) -> None:
         vae.conv1.weight[:C] *= gain.view(C, 1, 1, 1, 1)
         vae.conv1.bias[:C] = vae.conv1.bias[:C] * gain + offset
         vae.conv1.weight[C:] = 0
-        vae.conv1.bias[C:] = -6.0   # log-variance of a nearly exact posterior
+        vae.conv1.bias[C:] = -6.0  # log-variance of a nearly exact posterior
         vae.conv2.bias += vae.conv2.weight[:, :, 0, 0, 0] @ (-offset / gain)
         vae.conv2.weight /= gain.view(1, C, 1, 1, 1)

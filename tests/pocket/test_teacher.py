@@ -1,7 +1,6 @@
 """The training forward and the streaming forward are the same function of the same context."""
 
 import torch
-
 from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.forward import forward, remember
@@ -12,7 +11,7 @@ from rivulet.model_patches.stream import StreamConfig, init
 from rivulet.pocket.text import TEXT_DIM, encode
 from rivulet.pocket.train.teacher import Teacher
 
-BLOCKS, BLOCK_FRAMES = 6, 3   # one more than the sink, the window and the block that first evicts
+BLOCKS, BLOCK_FRAMES = 6, 3  # one more than the sink, the window and the block that first evicts
 
 
 def streamed_flow(dit: WanModel, clean, noisy, sigma_N, text) -> torch.Tensor:
@@ -44,8 +43,12 @@ def test_teacher_forcing_sees_what_the_stream_sees():
     text = encode("a red circle and a blue square on a green ground").double()
     teacher = Teacher(dit, BLOCKS, BLOCK_FRAMES, grid=4)
     taught = teacher(
-        clean, noisy[:, None], sigma_N[None, None], text[:, None].expand(-1, 2, -1, -1),
-        torch.zeros(1, BLOCKS, dtype=torch.long))[:, 0]
+        clean,
+        noisy[:, None],
+        sigma_N[None, None],
+        text[:, None].expand(-1, 2, -1, -1),
+        torch.zeros(1, BLOCKS, dtype=torch.long),
+    )[:, 0]
     streamed = streamed_flow(dit, clean, noisy, sigma_N, text)
     # timestep embeddings and rotary tables are rounded to float32 in both; everything else is float64
     bound = 64 * torch.finfo(torch.float32).eps * streamed.abs().max().item()

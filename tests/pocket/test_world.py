@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from rivulet.pocket import detector, text, world
 
 FRAMES = 200
@@ -16,7 +15,7 @@ def test_objects_stay_inside_and_apart():
     scenes = world.sample_scenes(64, generator())
     places = world.simulate(scenes, FRAMES)
     extent = scenes.extent_BN()[:, None, :, None]
-    reach = world.SPEED[1]   # a bounce is noticed within one frame
+    reach = world.SPEED[1]  # a bounce is noticed within one frame
     assert (places > extent - reach).all() and (places < 1 - extent + reach).all()
     both = (scenes.colour_BN >= 0).all(1)
     gap = (places[both, :, 0] - places[both, :, 1]).norm(dim=-1)
@@ -36,7 +35,9 @@ def test_flying_in_two_parts_is_flying_once():
     scenes = world.sample_scenes(16, generator())
     first, ahead = world.fly(scenes, 70)
     whole = world.simulate(scenes, FRAMES)
-    torch.testing.assert_close(torch.cat([first, world.simulate(ahead, FRAMES - 70)], 1), whole, rtol=0, atol=0)
+    torch.testing.assert_close(
+        torch.cat([first, world.simulate(ahead, FRAMES - 70)], 1), whole, rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("size", [48, 64, 128])
@@ -58,12 +59,15 @@ def test_detector_finds_the_place():
             assert abs(thing.x - truth[0]) < 0.5 / 64 and abs(thing.y - truth[1]) < 0.5 / 64
 
 
-@pytest.mark.parametrize("wrong", [
-    "a red circle and a green square on a blue ground",        # another shape
-    "a red circle on a blue ground",                            # an object too many in the picture
-    "a red circle and a green triangle on a cyan ground",      # another ground
-    "a yellow circle and a green triangle on a blue ground",   # another colour
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "a red circle and a green square on a blue ground",  # another shape
+        "a red circle on a blue ground",  # an object too many in the picture
+        "a red circle and a green triangle on a cyan ground",  # another ground
+        "a yellow circle and a green triangle on a blue ground",  # another colour
+    ],
+)
 def test_detector_tells_pictures_from_other_prompts(wrong):
     red, green, blue = 0, 1, 2
     circle, triangle = 0, 2
@@ -97,18 +101,34 @@ def test_a_new_dress_keeps_the_flight():
 
 def test_prompts_are_read_by_phrase():
     assert text.tokenize("A red circle and a Blue square, on a green ground!") == [
-        "red circle", "blue square", "green ground"]
-    assert text.tokenize("an object on a red ground behind a grey band") == ["object", "red ground", "grey band"]
-    swapped = [text.encode(f"a {a} circle and a {b} square on a cyan ground") for a, b in (("red", "blue"), ("blue", "red"))]
+        "red circle",
+        "blue square",
+        "green ground",
+    ]
+    assert text.tokenize("an object on a red ground behind a grey band") == [
+        "object",
+        "red ground",
+        "grey band",
+    ]
+    swapped = [
+        text.encode(f"a {a} circle and a {b} square on a cyan ground")
+        for a, b in (("red", "blue"), ("blue", "red"))
+    ]
     assert not torch.equal(*swapped), "a colour must stay with its shape"
 
 
-@pytest.mark.parametrize(("prompt", "words"), [
-    ("a purple circle on a red ground", "does not know 'purple'.*red, green, blue.*circle, square, triangle"),
-    ("", "empty"),
-    ("a circle red on a blue ground", "cannot read 'circle red'"),
-    ("a red circle " * 6, "6 phrases, the pocket model reads at most 5"),
-])
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (
+            "a purple circle on a red ground",
+            "does not know 'purple'.*red, green, blue.*circle, square, triangle",
+        ),
+        ("", "empty"),
+        ("a circle red on a blue ground", "cannot read 'circle red'"),
+        ("a red circle " * 6, "6 phrases, the pocket model reads at most 5"),
+    ],
+)
 def test_prompts_that_cannot_be_read_say_why(prompt, words):
     with pytest.raises(ValueError, match=words):
         text.encode(prompt)
