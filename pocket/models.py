@@ -1,4 +1,6 @@
-"""The built-in models: loads the pocket world's diffusion transformer and VAE, and the recipe they were trained for."""
+"""The built-in models: loads the pocket world's diffusion transformer and VAE, and the recipe
+they were trained for.
+"""
 
 import json
 from collections.abc import Callable
@@ -12,7 +14,9 @@ from torch import Tensor
 
 from ..model_patches.arch.detect import load_wan
 from ..model_patches.arch.wan import WanModel
+from ..model_patches.geometry import Geometry
 from ..model_patches.sampler.schedule import sigmas
+from ..model_patches.stream import StreamConfig, StreamState, init
 from ..model_patches.vae.load import load_vae
 from ..model_patches.vae.wan import WanVAE
 from . import text
@@ -25,26 +29,47 @@ DIT_FILE, VAE_FILE = "pocket_dit.safetensors", "pocket_vae.safetensors"
 class Recipe:
     """How the pocket model is to be run; stored in its file, so that weights and recipe cannot part."""
 
-    size: int                      # pixels, width and height it was trained at
-    fps: int                       # pixel frames per second of its world
-    preset: str                    # positions, sink and window
-    block_frames: int              # latent frames denoised together
-    timesteps: tuple[float, ...]   # out of 1000, before the shift
+    size: int  # pixels, width and height it was trained at
+    fps: int  # pixel frames per second of its world
+    preset: str  # positions, sink and window
+    block_frames: int  # latent frames denoised together
+    timesteps: tuple[float, ...]  # out of 1000, before the shift
     shift: float
-    trained: str                   # what the training was: steps, clips, date
+    cfg: float  # guidance
+    trained: str  # what the training was: steps, clips, date
 
 
 @dataclass(frozen=True, slots=True)
 class Pocket:
+    """The built-in models, their recipe, and what turns a prompt into text states."""
+
     dit: WanModel
     vae: WanVAE
     recipe: Recipe
-    encode: Callable[[str], Tensor]   # prompt -> text states [1, L, C]
-    no_text: Callable[[], Tensor]     # text states of the empty prompt, for guidance
+    encode: Callable[[str], Tensor]  # prompt -> text states [1, L, C]
+    no_text: Callable[[], Tensor]  # text states of the empty prompt, for guidance
 
     @property
     def sigmas(self) -> tuple[float, ...]:
+        """Noise levels of the recipe."""
         return sigmas(self.recipe.timesteps, self.recipe.shift)
+
+    def config(self, seed: int = 0, geometry: Geometry | None = None) -> StreamConfig:
+        """A stream as the recipe runs it, at the trained size unless another geometry is given."""
+        recipe = self.recipe
+        return StreamConfig(
+            geometry or Geometry(recipe.size, recipe.size),
+            recipe.preset,
+            recipe.block_frames,
+            self.sigmas,
+            cfg=recipe.cfg,
+            seed=seed,
+        )
+
+    def begin(self, text_BLC: Tensor, config: StreamConfig, reserve_frames: int = 0) -> StreamState:
+        """The state before the first block, the empty prompt as negative where guidance wants one."""
+        negative = self.no_text().expand_as(text_BLC).contiguous() if config.guided else None
+        return init(self.dit, text_BLC, config, negative, reserve_frames=reserve_frames)
 
 
 def load_pocket(folder: Path | None = None, dtype: torch.dtype = torch.float32) -> Pocket:
@@ -56,18 +81,24 @@ def load_pocket(folder: Path | None = None, dtype: torch.dtype = torch.float32) 
     if stored is None:
         raise ValueError(
             f"load_pocket: {folder / DIT_FILE} has no `recipe` in its metadata; give a file that "
-            f"`python run.py train-pocket` exported.")
+            f"`python run.py train-pocket` exported."
+        )
     fields = json.loads(stored)
     recipe = Recipe(**(fields | {"timesteps": tuple(fields["timesteps"])}))
     return Pocket(dit, load_vae(folder / VAE_FILE, dtype), recipe, text.encode, text.no_text)
 
 
 def save_dit(dit: WanModel, recipe: Recipe, folder: Path) -> Path:
-    """Write the transformer as half-precision safetensors that ComfyUI's own loader reads as a causal Wan model."""
+    """Write the transformer as half-precision safetensors.
+
+    ComfyUI's own loader reads them as a causal Wan model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = {"transformer": {"causal_ar": True, "text_dim": dit.text_dim, "num_heads": dit.num_heads}}
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in dit.state_dict().items()}
-    save_file(tensors, folder / DIT_FILE, {"config": json.dumps(config), "recipe": json.dumps(asdict(recipe))})
+    save_file(
+        tensors, folder / DIT_FILE, {"config": json.dumps(config), "recipe": json.dumps(asdict(recipe))}
+    )
     return folder / DIT_FILE
 
 

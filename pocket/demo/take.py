@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...model_patches.geometry import Geometry
 from ...model_patches.pipeline import Chunk, blocks_for, run
-from ...model_patches.stream import StreamConfig, init
+from ...model_patches.stream import StreamConfig
 from ...model_patches.writer.parts import parts_of
 from ...model_patches.writer.video import Mp4Writer
 from ..models import Pocket, load_pocket
@@ -38,7 +38,7 @@ def take(options: argparse.Namespace) -> int:
     pocket = load_pocket(options.weights)
     recipe = pocket.recipe
     geometry = Geometry(*(options.size or (recipe.size, recipe.size)))
-    config = StreamConfig(geometry, recipe.preset, recipe.block_frames, pocket.sigmas, seed=options.seed)
+    config = pocket.config(options.seed, geometry)
     frames = math.ceil(options.seconds * recipe.fps)
     writer = Mp4Writer(video_path(options.out), width=geometry.width, height=geometry.height, fps=recipe.fps)
     session = Session(
@@ -66,7 +66,7 @@ def make(pocket: Pocket, config: StreamConfig, session: Session) -> None:
             print(f"\r{session.line()} ", end="", file=sys.stderr, flush=True)
 
     try:
-        state = init(pocket.dit, session.controls.first_text_BLE, config)
+        state = pocket.begin(session.controls.first_text_BLE, config)
         run(pocket.dit, pocket.vae, state, [session.writer], blocks=session.blocks,
             on_chunk=on_chunk, stop=session.stop, new_text=session.new_text)
     except BaseException as why:

@@ -11,13 +11,17 @@ def main(arguments: list[str]) -> int:
     """Train, or go on training, VAE and transformer of a preset, and export them. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="run.py train-pocket", description=__doc__)
     parser.add_argument("--preset", choices=("nano", "small"), default="nano")
-    parser.add_argument("--run", type=Path, help="folder of checkpoints and logs; default pocket/runs/<preset>")
+    parser.add_argument(
+        "--run", type=Path, help="folder of checkpoints and logs; default pocket/runs/<preset>"
+    )
     parser.add_argument("--out", type=Path, help="folder of the exported files; default <run>/export")
     parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default: all")
     parser.add_argument("--only", choices=("vae", "dit", "polish", "export"), help="one part of the training")
     parser.add_argument("--steps", type=int, help="steps of the transformer, in place of the preset's")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the transformer's blocks: 1.8x on a CPU")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the transformer's blocks: 1.8x on a CPU"
+    )
     chosen = parser.parse_args(arguments)
     return _train(chosen)
 
@@ -44,8 +48,15 @@ def _train(chosen: argparse.Namespace) -> int:
         dit, steps, clips = averaged(preset, folder)
         trained = f"{chosen.preset}: {steps} steps, {clips} clips, {time.strftime('%Y-%m-%d')}"
         recipe = Recipe(
-            preset.size, preset.fps, preset.position_preset, preset.recipe.block_frames, preset.timesteps,
-            preset.recipe.shift, trained)
+            preset.size,
+            preset.fps,
+            preset.position_preset,
+            preset.recipe.block_frames,
+            preset.timesteps,
+            preset.recipe.shift,
+            preset.cfg,
+            trained,
+        )
         print(save_dit(dit, recipe, out))
         print(save_vae(polished(preset, vae, folder, device, train=False), out))
     return 0

@@ -31,7 +31,7 @@ PRESETS = {
         vae_phases=(Phase(1, 16, 900, 2e-3), Phase(5, 8, 220, 1.2e-3), Phase(9, 6, 260, 8e-4)),
         polish_steps=800,
         dit=WanConfig(256, 768, 4, text_dim=TEXT_DIM),
-        recipe=Recipe(steps=2300, first_clips=128, more_clips=32, more_every=40),
+        recipe=Recipe(steps=2000, first_clips=128, more_clips=32, more_every=40),
         timesteps=(1000, 750, 500, 250),
     ),
     "small": Preset(

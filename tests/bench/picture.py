@@ -1,4 +1,4 @@
-"""The moving picture of the README: streams of the pocket model side by side, prompts changed while they run."""
+"""The moving picture of the README: pocket streams side by side, prompts changed while they run."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...model_patches.geometry import Geometry
-from ...model_patches.stream import StreamConfig, init, set_text, step
+from ...model_patches.stream import set_text, step
 from ...model_patches.vae.decoder import StreamPast, decode_stream
 from ...pocket.models import Pocket, load_pocket
 from .records import Rows
 
 # the prompts of each stream, in turn
 JOURNEYS = (
-    ("a red circle and a blue square on a green ground", "a yellow triangle and a cyan circle on a magenta ground"),
+    (
+        "a red circle and a blue square on a green ground",
+        "a yellow triangle and a cyan circle on a magenta ground",
+    ),
     ("a magenta triangle on a cyan ground", "a magenta triangle and a green circle on a blue ground"),
-    ("a yellow square and a red triangle on a blue ground", "a yellow square and a red triangle on a red ground"),
+    (
+        "a yellow square and a red triangle on a blue ground",
+        "a yellow square and a red triangle on a red ground",
+    ),
 )
 CAPTION_PIXELS = 44
 
@@ -40,20 +45,24 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     streams = [journey(pocket, prompts, blocks, chosen.seed + i) for i, prompts in enumerate(JOURNEYS)]
     frames = [
         _frame([(pixels[f], captions[f]) for pixels, captions in streams], chosen.scale)
-        for f in range(len(streams[0][1]))]
+        for f in range(len(streams[0][1]))
+    ]
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     frames[0].save(
-        chosen.out, save_all=True, append_images=frames[1:], duration=1000 // pocket.recipe.fps, loop=0, quality=80)
+        chosen.out,
+        save_all=True,
+        append_images=frames[1:],
+        duration=1000 // pocket.recipe.fps,
+        loop=0,
+        quality=80,
+    )
     rows("picture", file=str(chosen.out), frames=len(frames), file_bytes=chosen.out.stat().st_size)
     return 0
 
 
 def journey(pocket: Pocket, prompts: tuple[str, ...], blocks: int, seed: int) -> tuple[Tensor, list[str]]:
     """(pixels [F, H, W, 3], the prompt of each frame) of one stream that goes through all prompts."""
-    recipe = pocket.recipe
-    config = StreamConfig(
-        Geometry(recipe.size, recipe.size), recipe.preset, recipe.block_frames, pocket.sigmas, seed=seed)
-    state = init(pocket.dit, pocket.encode(prompts[0]), config)
+    state = pocket.begin(pocket.encode(prompts[0]), pocket.config(seed))
     past: StreamPast | None = None
     pixels, captions = [], []
     for prompt in prompts:
@@ -72,6 +81,10 @@ def _frame(parts: list[tuple[Tensor, str]], scale: int) -> Image.Image:
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     for i, (pixels, caption) in enumerate(parts):
         left = gap + i * (side + gap)
-        canvas.paste(Image.fromarray(pixels.numpy()).resize((side, side), Image.Resampling.NEAREST), (left, gap))
-        draw.multiline_text((left, side + gap + 6), caption.replace(" on ", "\non "), fill="#333333", font=font)
+        canvas.paste(
+            Image.fromarray(pixels.numpy()).resize((side, side), Image.Resampling.NEAREST), (left, gap)
+        )
+        draw.multiline_text(
+            (left, side + gap + 6), caption.replace(" on ", "\non "), fill="#333333", font=font
+        )
     return canvas

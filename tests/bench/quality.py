@@ -1,8 +1,13 @@
-"""Does the video show what the prompt says, and does it still after ten minutes? Read from pixels by the detector."""
+"""Does the video show what the prompt says, and does it still after ten minutes?
+
+Read from pixels by the detector.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...model_patches.sampler.schedule import sigmas
-from ...model_patches.stream import StreamConfig, init, step
-from ...model_patches.geometry import Geometry
+from ...model_patches.stream import step
 from ...model_patches.vae.wan import TIME_STRIDE
 from ...pocket import detector, world
 from ...pocket.models import Pocket, load_pocket
@@ -43,17 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     parser.add_argument("--timesteps", type=float, nargs="+", help="other denoising steps, out of 1000")
     parser.add_argument("--shift", type=float, help="another shift of the noise levels")
-    parser.add_argument("--cfg", type=float, default=1.0, help="guidance")
+    parser.add_argument("--cfg", type=float, help="another guidance")
     parser.add_argument("--pictures", type=Path, help="folder for the best and worst frames")
 
 
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when the streams could be made and judged."""
     pocket = load_pocket(chosen.weights)
-    recipe = pocket.recipe
-    recipe = replace(
-        recipe, timesteps=tuple(chosen.timesteps or recipe.timesteps), shift=chosen.shift or recipe.shift
-    )
+    timesteps = chosen.timesteps and tuple(chosen.timesteps)
+    changed = {"timesteps": timesteps, "shift": chosen.shift, "cfg": chosen.cfg}
+    recipe = replace(pocket.recipe, **{key: value for key, value in changed.items() if value})
+    pocket = replace(pocket, recipe=recipe)
     streams, seconds = (
         chosen.streams or (8 if chosen.quick else 48),
         chosen.seconds or (12 if chosen.quick else 600),
@@ -63,51 +66,33 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     )
     prompts = scenes.prompts()
     truth(rows, scenes, recipe.size, recipe.fps)
-    ended: list[tuple[float, Tensor, str]] = []
-    for name, span in spans(pocket, prompts, recipe, seconds, chosen.seed, chosen.cfg):
-        figures = judge(span, prompts)
-        rows(
-            "quality",
-            case=name,
-            weights=recipe.trained,
-            streams_samples=streams,
-            denoising_steps=len(recipe.timesteps),
-            **figures,
-        )
-        shares = [detector.adherence(pixels, p) for pixels, p in zip(span.pixels_BFHWC, prompts, strict=True)]
-        ended = sorted(
-            ((share, pixels, p) for share, pixels, p in zip(shares, span.pixels_BFHWC, prompts, strict=True)),
-            key=lambda entry: entry[0],
-        )
+    for name, span in spans(pocket, prompts, seconds, chosen.seed):
+        figures, shares = judge(span, prompts)
+        sizes = {
+            "streams_samples": streams,
+            "denoising_steps": len(recipe.timesteps),
+            "cfg_ratio": recipe.cfg,
+        }
+        rows("quality", case=name, weights=recipe.trained, **sizes, **figures)
         if chosen.pictures:
-            chosen.pictures.mkdir(parents=True, exist_ok=True)
-            sheet([pixels for _, pixels, _ in ended[:6]], chosen.pictures / f"worst_{name}.png")
-            sheet([pixels for _, pixels, _ in ended[-6:]], chosen.pictures / f"best_{name}.png")
+            order = sorted(range(streams), key=shares.__getitem__)
+            for kind, few in (("worst", order[:6]), ("best", order[-6:])):
+                sheet([span.pixels_BFHWC[i] for i in few], chosen.pictures / f"{kind}_{name}.png")
+                print(json.dumps([prompts[i] for i in few]), file=sys.stderr)
     return 0
 
 
 def truth(rows: Rows, scenes: world.Scenes, size: int, fps: int) -> None:
     """The detector's own score on rendered frames of the same prompts."""
     pixels = world.render(scenes, world.simulate(scenes, FIRST_SECONDS * fps)[:, :: fps // 2], size)
-    figures = judge(Span(pixels, ()), scenes.prompts())
+    figures, _ = judge(Span(pixels, ()), scenes.prompts())
     rows("quality", case="ground_truth", streams_samples=len(scenes), **figures)
 
 
-def spans(
-    pocket: Pocket, prompts: list[str], recipe, seconds: int, seed: int, cfg: float
-) -> Iterator[tuple[str, Span]]:
+def spans(pocket: Pocket, prompts: list[str], seconds: int, seed: int) -> Iterator[tuple[str, Span]]:
     """The first seconds whole, then two seconds before each mark, all streams made side by side."""
-    config = StreamConfig(
-        Geometry(recipe.size, recipe.size),
-        recipe.preset,
-        recipe.block_frames,
-        sigmas(recipe.timesteps, recipe.shift),
-        seed=seed,
-        cfg=cfg,
-    )
-    text = torch.cat([pocket.encode(prompt) for prompt in prompts])
-    negative = pocket.no_text().expand(len(prompts), -1, -1).contiguous() if cfg != 1 else None
-    state = init(pocket.dit, text, config, negative)
+    recipe = pocket.recipe
+    state = pocket.begin(torch.cat([pocket.encode(prompt) for prompt in prompts]), pocket.config(seed))
     per_second = recipe.fps // TIME_STRIDE
     first = min(FIRST_SECONDS, seconds) * per_second
     ends = {first: 0} | {
@@ -148,8 +133,8 @@ def _decoded(pocket: Pocket, latents: Tensor, skip: int, end: int, block_frames:
     return Span(frames[:, 1 + TIME_STRIDE * (skip - 1) if skip else 0 :], tuple(borders))
 
 
-def judge(span: Span, prompts: list[str]) -> dict[str, float]:
-    """Figures over all streams of one span."""
+def judge(span: Span, prompts: list[str]) -> tuple[dict[str, float], list[float]]:
+    """(figures over all streams of one span, adherence of each stream)."""
     shares, errors, things = [], [], 0
     for pixels, prompt in zip(span.pixels_BFHWC, prompts, strict=True):
         objects, ground = detector.wanted(prompt)
@@ -172,7 +157,7 @@ def judge(span: Span, prompts: list[str]) -> dict[str, float]:
         at = [b - 1 for b in span.borders]
         inside = [i for i in range(len(moves)) if i not in at]
         figures["discontinuity_ratio"] = float(moves[at].mean() / moves[inside].mean())
-    return figures
+    return figures, shares
 
 
 def _plain(pixels: Tensor) -> Tensor:
@@ -187,6 +172,7 @@ def sheet(streams: list[Tensor], path: Path, columns: int = 8, scale: int = 2) -
     for pixels in streams:
         moments = torch.linspace(0, len(pixels) - 1, columns).long()
         rows.append(pixels[moments].permute(1, 0, 2, 3).flatten(1, 2))
+    path.parent.mkdir(parents=True, exist_ok=True)
     picture = torch.cat(rows)
     picture = picture.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
     Image.fromarray(picture.numpy()).save(path)

@@ -31,6 +31,7 @@ class Subject:
     text_BLE: Tensor
     weights: str  # how they were trained, or RANDOM
     fps: int = 16  # pixel frames per second
+    negative_BLE: Tensor | None = None  # where the recipe guides
 
     @property
     def preset(self) -> PositionPreset:
@@ -44,7 +45,7 @@ class Subject:
 
     def start(self, reserve_frames: int = 0) -> StreamState:
         """Returns a new stream's state."""
-        return init(self.dit, self.text_BLE, self.config, reserve_frames=reserve_frames)
+        return init(self.dit, self.text_BLE, self.config, self.negative_BLE, reserve_frames=reserve_frames)
 
     def with_preset(self, preset: PositionPreset) -> Subject:
         """Returns the same model with another window."""
@@ -64,8 +65,14 @@ def subject(folder: Path | None = None) -> Subject:
     if folder is None and not (WEIGHTS / DIT_FILE).exists():
         return random_subject()
     pocket = load_pocket(folder)
-    recipe = pocket.recipe
-    config = StreamConfig(
-        Geometry(recipe.size, recipe.size), recipe.preset, recipe.block_frames, pocket.sigmas
+    config = pocket.config()
+    return Subject(
+        pocket.dit,
+        pocket.vae,
+        config,
+        PROMPT,
+        pocket.encode(PROMPT),
+        pocket.recipe.trained,
+        pocket.recipe.fps,
+        pocket.no_text() if config.guided else None,
     )
-    return Subject(pocket.dit, pocket.vae, config, PROMPT, pocket.encode(PROMPT), recipe.trained, recipe.fps)

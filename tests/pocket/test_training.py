@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.pocket.models import Recipe, load_pocket, save_dit, save_vae
@@ -17,7 +16,16 @@ from rivulet.pocket.train.progress import Run, learning_rate
 from rivulet.pocket.train.vae import clip_batch, fold_statistics, latent_statistics, start_as_pictures
 
 TINY = dit_training.Recipe(
-    size=32, blocks=5, batch=1, steps=4, first_clips=2, more_clips=2, more_every=2, most_clips=3)
+    size=32,
+    blocks=5,
+    batch=1,
+    steps=4,
+    long_from=0.5,
+    first_clips=2,
+    more_clips=2,
+    more_every=2,
+    most_clips=3,
+)
 
 
 @pytest.fixture
@@ -98,7 +106,7 @@ def test_training_teaches_and_resumes(tmp_path, vae, own_context, monkeypatch):
 
 def test_exported_files_load_as_they_were_saved(tmp_path, vae):
     dit = WanModel(WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM))
-    recipe = Recipe(32, 16, "pocket", 3, (1000.0, 500.0), 3.0, "a test")
+    recipe = Recipe(32, 16, "pocket", 3, (1000.0, 500.0), 3.0, 1.0, "a test")
     save_dit(dit, recipe, tmp_path)
     save_vae(vae, tmp_path)
     pocket = load_pocket(tmp_path)
@@ -112,7 +120,9 @@ def test_a_file_without_recipe_is_refused(tmp_path):
     from safetensors.torch import save_file
 
     dit = WanModel(WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM))
-    save_file(dit.state_dict(), tmp_path / "pocket_dit.safetensors", {"config": '{"transformer": {"num_heads": 2}}'})
+    save_file(
+        dit.state_dict(), tmp_path / "pocket_dit.safetensors", {"config": '{"transformer": {"num_heads": 2}}'}
+    )
     with pytest.raises(ValueError, match="no `recipe` in its metadata"):
         load_pocket(tmp_path)
 
