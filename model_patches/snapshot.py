@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from .attention.positions import PositionPreset
 from .attention.text import TextRows, TextState
 from .cache.dense import DenseCache
 from .cache.format import CacheShape
+from .checkpoint import open_tensors, shapes_in
 from .geometry import Geometry
 from .state import StreamConfig, StreamState
 
@@ -108,21 +109,15 @@ def _config(plain: dict[str, Any]) -> StreamConfig:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"load: no file at {path}; give the path of a stream that was saved.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("rivulet", "{}"))
-            if about.get("kind") != KIND or about.get("version") != VERSION:
-                raise ValueError(
-                    f"load: {path} holds {about.get('kind', 'no stream')!r} in version "
-                    f"{about.get('version', '?')}, needs {KIND!r} in version {VERSION}; it was not saved by "
-                    f"this release.")
-            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"load: {path} ({path.stat().st_size:,} bytes) is not a whole file: {error}. Copy it again, or "
-            f"take an older one.") from error
+    wanted, remedy = "a stream that was saved", "Copy it again, or take an older one."
+    with open_tensors("load", path, wanted, remedy) as file:
+        about = json.loads((file.metadata() or {}).get("rivulet", "{}"))
+        if about.get("kind") != KIND or about.get("version") != VERSION:
+            raise ValueError(
+                f"load: {path} holds {about.get('kind', 'no stream')!r} in version "
+                f"{about.get('version', '?')}, needs {KIND!r} in version {VERSION}; it was not saved by "
+                f"this release.")
+        return about, {name: file.get_tensor(name) for name in shapes_in(file)}
 
 
 def _check_contract(path: Path, saved: StreamConfig, asked: StreamConfig) -> None:

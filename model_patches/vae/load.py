@@ -3,38 +3,36 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from ..checkpoint import Shapes, match, open_tensors, shapes_in
 from .wan import WanVAE
 
 WIDTH_KEY = "decoder.head.0.gamma"
 WAN22_KEY = "decoder.upsamples.0.upsamples.0.residual.2.weight"
 
 
-def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> WanVAE:
+def load_vae(
+    path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> WanVAE:
     """The VAE of a .safetensors file, frozen, in `dtype`; its width is read from the file."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"load_vae: no file at {path}; give the path of a Wan 2.1 VAE .safetensors file.")
-    try:
-        tensors = load_file(path, device=str(device))
-    except SafetensorError as error:
-        raise ValueError(
-            f"load_vae: {path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}. "
-            f"Copy or download it again.") from error
-    if WAN22_KEY in tensors or WIDTH_KEY not in tensors:
-        kind = "a Wan 2.2 VAE" if WAN22_KEY in tensors else f"no Wan VAE (it lacks {WIDTH_KEY})"
-        raise ValueError(f"load_vae: {path} is {kind}; needs the VAE of Wan 2.1.")
-    with torch.device("meta"):
-        vae = WanVAE(tensors[WIDTH_KEY].shape[0])
-    needed = {key: tuple(value.shape) for key, value in vae.state_dict().items()}
-    wrong = sorted(needed.items() ^ {key: tuple(value.shape) for key, value in tensors.items()}.items())
-    if wrong:
-        names = sorted({key for key, _ in wrong})
-        raise ValueError(
-            f"load_vae: {len(names)} keys of {path} are missing, unknown or of another shape than a Wan 2.1 VAE of "
-            f"width {tensors[WIDTH_KEY].shape[0]} has: {', '.join(names[:4])}. Only files with the published names "
-            f"can be read.")
-    vae.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, assign=True)
+    wanted = "a Wan 2.1 VAE .safetensors file"
+    with open_tensors("load_vae", path, wanted, device=device) as file:
+        shapes = shapes_in(file)
+        width = _width(path, shapes)
+        with torch.device("meta"):
+            vae = WanVAE(width)
+        sizes = f"{WIDTH_KEY} makes it a VAE of width {width}"
+        match("load_vae", path, shapes, vae, "Wan 2.1 VAE files", sizes)
+        vae.load_state_dict({key: file.get_tensor(key).to(dtype) for key in shapes}, assign=True)
     return vae.requires_grad_(False).eval()
+
+
+def _width(path: Path, shapes: Shapes) -> int:
+    if WAN22_KEY in shapes:
+        raise ValueError(f"load_vae: {path} is a Wan 2.2 VAE; needs the VAE of Wan 2.1.")
+    if not shapes.get(WIDTH_KEY):
+        raise ValueError(
+            f"load_vae: {path} is no Wan VAE (it has no width in {WIDTH_KEY}); needs the VAE of Wan 2.1."
+        )
+    return shapes[WIDTH_KEY][0]

@@ -166,6 +166,6 @@ def test_files_that_are_no_stream_are_refused(model, state, tmp_path):
     save(state, path)
     for kept in (0, 7, 300, -1):
         path.write_bytes(path.read_bytes()[:kept])
-        with pytest.raises(ValueError, match=r"bytes\) is not a whole file.*Copy it again"):
+        with pytest.raises(ValueError, match=r"bytes\) is not a whole safetensors file.*Copy it again"):
             load(path, model)
         save(state, path)

@@ -1,0 +1,71 @@
+"""Opens a safetensors file, and compares its keys and shapes with a model's; a misfit becomes a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+SHOWN = 4  # keys quoted in an error
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@contextmanager
+def open_tensors(
+    caller: str,
+    path: Path,
+    wanted: str,
+    remedy: str = "Copy or download it again.",
+    device: str | torch.device = "cpu",
+) -> Iterator[safe_open]:
+    """Yields the open file, whose tensors come to `device`.
+
+    Errors begin with `caller`; `wanted` is what the path should lead to, `remedy` what helps a broken file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{caller}: no file at {path}; give the path of {wanted}.")
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"{caller}: {path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}. "
+            f"{remedy}"
+        ) from error
+
+
+def shapes_in(file: safe_open) -> Shapes:
+    """Returns the shape of every tensor of the file; reads no weights."""
+    return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+
+
+def match(caller: str, path: Path, got: Shapes, model: nn.Module, readable: str, sizes: str) -> None:
+    """Raises ValueError unless these are the model's keys and shapes.
+
+    `readable` names the files that fit, `sizes` says where the model's sizes come from.
+    """
+    needed = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    missing, unexpected = sorted(needed.keys() - got.keys()), sorted(got.keys() - needed.keys())
+    if missing or unexpected:
+        raise ValueError(
+            f"{caller}: {path} lacks {len(missing)} of {len(needed)} keys ({some(missing) or 'none'}) and "
+            f"has {len(unexpected)} unknown ones ({some(unexpected) or 'none'}); only {readable} with the "
+            f"published names can be read."
+        )
+    wrong = [f"{key} is {got[key]}, needs {needed[key]}" for key in sorted(needed) if got[key] != needed[key]]
+    if wrong:
+        raise ValueError(
+            f"{caller}: {len(wrong)} shapes in {path} do not fit together: {'; '.join(wrong[:SHOWN])}; "
+            f"{sizes}."
+        )
+
+
+def some(keys: Iterable[str]) -> str:
+    """Returns the first few keys as a list in words, '' for none."""
+    keys = list(keys)
+    return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
