@@ -18,6 +18,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default: all")
     parser.add_argument("--only", choices=("vae", "dit", "polish", "export"), help="one part of the training")
+    parser.add_argument(
+        "--start", type=Path, help="folder of exported files to train on, such as pocket/weights"
+    )
     parser.add_argument("--steps", type=int, help="steps of the transformer, in place of the preset's")
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile the transformer's blocks: 1.8x on a CPU"
@@ -38,9 +41,13 @@ def _train(chosen: argparse.Namespace) -> int:
     preset = PRESETS[chosen.preset]
     folder = chosen.run or ROOT / "runs" / chosen.preset
     device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    vae = settled_vae(preset, folder, device)
+    vae = settled_vae(preset, folder, device, chosen.start)
     if chosen.only in (None, "dit"):
-        new_trainer(preset, vae, folder, device, chosen.steps, chosen.compile).train()
+        changes = {"steps": chosen.steps or preset.recipe.steps}
+        trainer = new_trainer(preset, vae, folder, device, chosen.start, **changes)
+        if chosen.compile:
+            trainer.teacher.compile_blocks()
+        trainer.train()
     if chosen.only in (None, "polish"):
         vae = polished(preset, vae, folder, device, train=True)
     if chosen.only in (None, "export"):

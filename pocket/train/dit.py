@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model_patches.arch.wan import WanModel
+from ...model_patches.geometry import Geometry
 from ...model_patches.vae.wan import WanVAE
 from .. import text
 from .clips import Clips, draw_clips
@@ -101,21 +102,11 @@ def mix(clean: Tensor, noise: Tensor, sigma_BKN: Tensor, block_frames: int) -> T
 class Trainer:
     """One training of one model: data, optimisers, averaged weights and the step."""
 
-    def __init__(
-        self,
-        dit: WanModel,
-        vae: WanVAE,
-        recipe: Recipe,
-        folder: Path,
-        seed: int = 7,
-        compiled: bool = False,
-    ) -> None:
+    def __init__(self, dit: WanModel, vae: WanVAE, recipe: Recipe, folder: Path, seed: int = 7) -> None:
         self.dit, self.vae, self.recipe = dit, vae, recipe
         self.device = next(dit.parameters()).device
-        enlarge_text(dit)
-        self.teacher = Teacher(dit, recipe.blocks, recipe.block_frames, recipe.size // 16)
-        if compiled:
-            self.teacher.compile_blocks()
+        grid = Geometry(recipe.size, recipe.size).grid_width
+        self.teacher = Teacher(dit, recipe.blocks, recipe.block_frames, grid)
         self.optimizers = optimizers(dit, recipe)
         self.average = Average(dit, 0.998)
         parts = {"dit": dit, "average": self.average, "muon": self.optimizers[0], "adamw": self.optimizers[1]}

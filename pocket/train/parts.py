@@ -5,17 +5,23 @@ from pathlib import Path
 
 import torch
 
+from ...model_patches.arch.detect import load_wan
 from ...model_patches.arch.wan import WanModel
+from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
-from .dit import Trainer
+from ..models import DIT_FILE, VAE_FILE
+from .dit import Trainer, enlarge_text
 from .presets import Preset
 from .progress import Average
 from .vae import Phase, channels_last, polish_decoder, train_vae
 
 
-def settled_vae(preset: Preset, folder: Path, device: torch.device) -> WanVAE:
-    """The VAE whose latents the transformer learns."""
-    vae = train_vae(folder, preset.size, preset.vae_dim, preset.vae_phases, device)
+def settled_vae(preset: Preset, folder: Path, device: torch.device, start: Path | None = None) -> WanVAE:
+    """The VAE whose latents the transformer learns; `start`: a folder of exported files to take it from."""
+    if start is None:
+        vae = train_vae(folder, preset.size, preset.vae_dim, preset.vae_phases, device)
+    else:
+        vae = load_vae(start / VAE_FILE, device=device)
     return channels_last(vae.requires_grad_(False).eval())
 
 
@@ -24,13 +30,20 @@ def new_trainer(
     vae: WanVAE,
     folder: Path,
     device: torch.device,
-    steps: int | None = None,
-    compiled: bool = False,
+    start: Path | None = None,
+    **changes: object,
 ) -> Trainer:
-    """A trainer that stands where the folder's newest checkpoint does."""
+    """A trainer where the folder's newest checkpoint stands, else at `start`, else at the beginning.
+
+    changes: fields of the recipe.
+    """
     torch.manual_seed(2)
-    recipe = replace(preset.recipe, steps=steps or preset.recipe.steps)
-    return Trainer(WanModel(preset.dit).to(device), vae, recipe, folder, compiled=compiled)
+    if start is None:
+        dit = WanModel(preset.dit)
+        enlarge_text(dit)
+    else:
+        dit = load_wan(start / DIT_FILE, torch.float32).requires_grad_(True)
+    return Trainer(dit.to(device), vae, replace(preset.recipe, **changes), folder)
 
 
 def polished(preset: Preset, vae: WanVAE, folder: Path, device: torch.device, train: bool) -> WanVAE:

@@ -10,7 +10,7 @@ from rivulet.pocket.models import Recipe, load_pocket, save_dit, save_vae
 from rivulet.pocket.text import TEXT_DIM
 from rivulet.pocket.train import dit as dit_training
 from rivulet.pocket.train.dit import Trainer, damage, draw_sigma
-from rivulet.pocket.train.parts import averaged
+from rivulet.pocket.train.parts import averaged, new_trainer, settled_vae
 from rivulet.pocket.train.presets import PRESETS
 from rivulet.pocket.train.progress import Run, learning_rate
 from rivulet.pocket.train.vae import clip_batch, fold_statistics, latent_statistics, start_as_pictures
@@ -135,3 +135,17 @@ def test_average_is_what_is_exported(tmp_path, vae):
     assert steps == 1
     for name, value in trainer.average.weights().items():
         assert torch.equal(dit.state_dict()[name], value)
+
+
+def test_training_can_start_from_exported_files(tmp_path, vae):
+    preset = replace(PRESETS["nano"], dit=WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM), recipe=TINY)
+    dit = WanModel(preset.dit)
+    save_dit(dit, Recipe(32, 16, "pocket", 3, (1000.0, 500.0), 3.0, 1.0, "a test"), tmp_path)
+    save_vae(vae, tmp_path)
+    device = torch.device("cpu")
+    taken = settled_vae(preset, tmp_path / "run", device, tmp_path)
+    trainer = new_trainer(preset, taken, tmp_path / "run", device, tmp_path, steps=1)
+    for name, value in trainer.dit.state_dict().items():
+        assert torch.equal(value, dit.state_dict()[name].half().float())
+    trainer.train()
+    assert not torch.equal(trainer.dit.head.head.weight, dit.head.head.weight.half().float())
