@@ -18,8 +18,8 @@ from ...model_patches.stream import StreamConfig
 from ...model_patches.writer.parts import parts_of
 from ...model_patches.writer.video import Mp4Writer
 from ..models import Pocket, load_pocket
+from ..ram import peak_bytes
 from .controls import GLANCE_SECONDS, Controls
-from .peak import peak_bytes
 from .server import DemoServer
 from .session import Session
 

@@ -15,7 +15,8 @@ from ...model_patches.attention.positions import plan
 from ...model_patches.pipeline import Chunk, run
 from ...model_patches.writer.video import Mp4Writer
 from ...pocket.detector import adherence
-from .memory import peak_bytes, resident_bytes, settled, slope
+from ...pocket.ram import peak_bytes, resident_bytes
+from .memory import settled, slope
 from .playback import frame_count, last_frame, psnr_db
 from .records import Rows, machine
 from .subject import Subject, subject

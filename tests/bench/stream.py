@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.stream import step
-from .memory import peak_bytes, resident_bytes
+from ...pocket.ram import peak_bytes, resident_bytes
 from .records import Rows
 from .subject import Subject, subject
 

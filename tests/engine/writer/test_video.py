@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -14,15 +13,9 @@ from rivulet.model_patches.writer.ffmpeg import find_ffmpeg
 from rivulet.model_patches.writer.fmp4 import frame_count
 from rivulet.model_patches.writer.parts import finish, part_path, parts_of
 from rivulet.model_patches.writer.video import Mp4Writer
+from rivulet.tests.waiting import wait_for
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 30 s"
-        time.sleep(0.01)
 
 
 def indexed(writer):

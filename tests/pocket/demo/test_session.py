@@ -1,19 +1,12 @@
 import json
 import subprocess
 import threading
-import time
 
 import numpy as np
 import pytest
 from rivulet.model_patches.writer.ffmpeg import find_ffmpeg
 from rivulet.pocket.demo import session as session_module
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 30 s"
-        time.sleep(0.01)
+from rivulet.tests.waiting import wait_for
 
 
 def test_the_status_counts_blocks_and_frames(feed):

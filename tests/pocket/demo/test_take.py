@@ -4,7 +4,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from rivulet.model_patches import pipeline
@@ -13,15 +12,9 @@ from rivulet.pocket.demo import main
 from rivulet.pocket.demo import take as take_module
 from rivulet.pocket.demo.cli import parser
 from rivulet.pocket.demo.take import video_path
+from rivulet.tests.waiting import wait_for
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 60 s"
-        time.sleep(0.02)
 
 
 def free_port():
