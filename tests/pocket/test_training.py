@@ -86,6 +86,8 @@ def test_blocks_often_start_from_pure_noise():
     assert 0.13 < (sigma == 1).float().mean() < 0.21 and sigma.min() >= 0.02
 
 
+# under autocast a norm's weight stays float32, which is slower and not wrong
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 @pytest.mark.parametrize("own_context", [False, True], ids=["damaged", "own"])
 def test_training_teaches_and_resumes(tmp_path, vae, own_context, monkeypatch):
     preset = replace(PRESETS["nano"], dit=WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM), recipe=TINY)
