@@ -11,6 +11,8 @@ from rivulet.tests.bench import stream
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.subject import random_subject
 
+LATE_BYTES = 1 << 20  # a system that counts pages per core may tell a peak that is this much too small
+
 
 def rows_of(case, **options):
     out = io.StringIO()
@@ -31,7 +33,8 @@ def tiny(monkeypatch):
 def test_the_window_case_has_an_early_a_late_and_a_ratio_row(tiny):
     early, late, ratio = rows_of("window")
     assert (early["at_blocks"], late["at_blocks"], ratio["late_blocks"]) == (20, 22, 22)
-    assert late["peak_bytes"] >= early["peak_bytes"] >= early["resident_bytes"] > 0
+    assert early["peak_bytes"] >= early["resident_bytes"] > 0
+    assert late["peak_bytes"] + LATE_BYTES >= early["peak_bytes"]
     assert ratio["peak_growth_bytes"] == late["peak_bytes"] - early["peak_bytes"]
     assert 0 < ratio["lower_quartile_time_ratio"] <= ratio["time_ratio"] <= ratio["upper_quartile_time_ratio"]
     assert {row["weights"] for row in (early, late)} == {"random"}
