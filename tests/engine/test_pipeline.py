@@ -41,7 +41,7 @@ def text(number):
     return torch.randn(1, 3, TEXT_DIM, generator=torch.Generator().manual_seed(number))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def start(dit):
     def make(seed=7):
         return init(dit, text(0), StreamConfig(GEOMETRY, sigmas=(1.0, 0.5), seed=seed))
@@ -67,6 +67,12 @@ def collected(dit, vae, state, **options):
     writer = Collected(frames_made(state))
     after = run(dit, vae, state, [writer], **options)
     return writer.frames, after
+
+
+@pytest.fixture(scope="module")
+def whole(dit, vae, start):
+    """The pictures of four blocks that nothing disturbed."""
+    return collected(dit, vae, start(), blocks=4)[0]
 
 
 def by_hand(dit, vae, state, texts):
@@ -104,7 +110,7 @@ def test_what_is_told_of_a_block_agrees_with_the_writers(dit, vae, start):
     assert told == [(0, 0, 9, 1), (1, 9, 21, 2), (2, 21, 33, 3)]
 
 
-def test_a_new_text_holds_from_the_block_it_is_given_for(dit, vae, start):
+def test_a_new_text_holds_from_the_block_it_is_given_for(dit, vae, start, whole):
     asked = []
 
     def new_text(block):
@@ -114,9 +120,8 @@ def test_a_new_text_holds_from_the_block_it_is_given_for(dit, vae, start):
     frames, _ = collected(dit, vae, start(), blocks=4, new_text=new_text)
     assert asked == [0, 1, 2, 3]
     assert np.array_equal(frames, by_hand(dit, vae, start(), [None, None, text(5), None]))
-    plain, _ = collected(dit, vae, start(), blocks=4)
-    assert np.array_equal(frames[:21], plain[:21])
-    assert not np.array_equal(frames[21:], plain[21:])
+    assert np.array_equal(frames[:21], whole[:21])
+    assert not np.array_equal(frames[21:], whole[21:])
 
 
 def test_a_stream_without_end_stops_when_told_and_keeps_everything(dit, vae, start):
@@ -126,8 +131,7 @@ def test_a_stream_without_end_stops_when_told_and_keeps_everything(dit, vae, sta
     assert np.array_equal(frames, by_hand(dit, vae, start(), [None] * 3))
 
 
-def test_a_stream_cut_anywhere_goes_on_as_if_it_had_not_been(dit, vae, start):
-    whole, _ = collected(dit, vae, start(), blocks=4)
+def test_a_stream_cut_anywhere_goes_on_as_if_it_had_not_been(dit, vae, start, whole):
     for cut in range(5):
         state, parts = start(), []
         for blocks in (cut, 4 - cut):
@@ -137,8 +141,7 @@ def test_a_stream_cut_anywhere_goes_on_as_if_it_had_not_been(dit, vae, start):
         assert np.array_equal(np.concatenate(parts), whole)
 
 
-def test_a_snapshot_on_disk_resumes_picture_for_picture(dit, vae, start, tmp_path):
-    whole, _ = collected(dit, vae, start(), blocks=4)
+def test_a_snapshot_on_disk_resumes_picture_for_picture(dit, vae, start, whole, tmp_path):
     first = PngWriter(tmp_path / "frames", width=32, height=16)
 
     def on_chunk(chunk):
@@ -165,9 +168,8 @@ def test_a_snapshot_waits_until_the_video_holds_its_frames(dit, vae, start, tmp_
 
 
 @pytest.mark.parametrize("place", ["stop", "new_text", "on_chunk", "writer", "decoder"])
-def test_an_interruption_anywhere_keeps_what_was_told(dit, vae, start, tmp_path, place):
+def test_an_interruption_anywhere_keeps_what_was_told(dit, vae, start, whole, tmp_path, place):
     """Whatever stops the stream, the last state told goes on to the same pictures."""
-    whole, _ = collected(dit, vae, start(), blocks=4)
     kept, video = [], Mp4Writer(tmp_path / "take.mp4", width=32, height=16, fps=16)
     calls = itertools.count()
 
