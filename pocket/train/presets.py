@@ -32,6 +32,7 @@ PRESETS = {
         polish_steps=800,
         dit=WanConfig(256, 768, 4, text_dim=TEXT_DIM),
         recipe=Recipe(steps=2000, first_clips=128, more_clips=32, more_every=40),
+        cfg=2.0,
         timesteps=(1000, 750, 500, 250),
     ),
     "small": Preset(
