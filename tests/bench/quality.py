@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...model_patches.stream import step
+from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...model_patches.vae.wan import TIME_STRIDE
 from ...pocket import detector, world
 from ...pocket.models import Pocket, load_pocket
@@ -24,6 +25,7 @@ from .records import Rows
 
 FIRST_SECONDS = 10
 MARKS_SECONDS = (60, 600)
+REBUILT_SECONDS = 3
 SPAN_LATENTS = 8  # judged at a mark: two seconds
 WARM_LATENTS = 12  # decoded before them and thrown away, so that the decoder has its past
 
@@ -66,6 +68,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     )
     prompts = scenes.prompts()
     truth(rows, scenes, recipe.size, recipe.fps)
+    rebuilt(rows, pocket, scenes)
     for name, span in spans(pocket, prompts, seconds, chosen.seed):
         figures, shares = judge(span, prompts)
         sizes = {
@@ -87,6 +90,20 @@ def truth(rows: Rows, scenes: world.Scenes, size: int, fps: int) -> None:
     pixels = world.render(scenes, world.simulate(scenes, FIRST_SECONDS * fps)[:, :: fps // 2], size)
     figures, _ = judge(Span(pixels, ()), scenes.prompts())
     rows("quality", case="ground_truth", streams_samples=len(scenes), **figures)
+
+
+def rebuilt(rows: Rows, pocket: Pocket, scenes: world.Scenes) -> None:
+    """What the VAE alone makes of rendered frames: no transformer over it can score higher."""
+    frames = 1 + REBUILT_SECONDS * pocket.recipe.fps
+    pixels = world.render(scenes, world.simulate(scenes, frames), pocket.recipe.size)
+    made = torch.stack(
+        [
+            decode_stream(pocket.vae, encode_stream(pocket.vae, clip)[0])[0][:: pocket.recipe.fps // 4]
+            for clip in pixels
+        ]
+    )
+    figures, _ = judge(Span(made, ()), scenes.prompts())
+    rows("quality", case="vae_alone", streams_samples=len(scenes), **figures)
 
 
 def spans(pocket: Pocket, prompts: list[str], seconds: int, seed: int) -> Iterator[tuple[str, Span]]:

@@ -1,0 +1,43 @@
+"""The judge gives truth full marks, wrong prompts none, and finds a jump where blocks begin."""
+
+import torch
+from rivulet.pocket import world
+from rivulet.tests.bench.quality import Span, judge, sheet
+
+
+def truth(frames: int = 9):
+    scenes = world.sample_scenes(4, torch.Generator().manual_seed(0), band_share=0.0)
+    return scenes.prompts(), world.render(scenes, world.simulate(scenes, frames), 64)
+
+
+def test_truth_gets_full_marks_and_another_prompt_none():
+    prompts, pixels = truth()
+    figures, shares = judge(Span(pixels, ()), prompts)
+    assert figures["adherence_share"] == 1 and shares == [1.0] * 4
+    figures, shares = judge(Span(pixels, ()), prompts[1:] + prompts[:1])
+    assert figures["adherence_share"] == 0 and figures["worst_stream_share"] == 0
+
+
+def test_a_half_right_stream_counts_half():
+    prompts, pixels = truth(8)
+    pixels[0, 4:] = 0
+    figures, shares = judge(Span(pixels, ()), prompts)
+    assert shares[0] == 0.5 and figures["adherence_share"] == 0.875
+
+
+def test_a_jump_where_a_block_begins_shows():
+    prompts, pixels = truth()
+    smooth, _ = judge(Span(pixels, (5,)), prompts)
+    pixels[:, 5:] = pixels[:, 5:].roll(16, 3)
+    jumping, _ = judge(Span(pixels, (5,)), prompts)
+    assert jumping["discontinuity_ratio"] > 3 * smooth["discontinuity_ratio"]
+    elsewhere, _ = judge(Span(pixels, (3,)), prompts)
+    assert elsewhere["discontinuity_ratio"] < 1
+
+
+def test_a_sheet_has_a_row_a_stream(tmp_path):
+    from PIL import Image
+
+    _, pixels = truth()
+    sheet(list(pixels), tmp_path / "new" / "sheet.png", columns=3, scale=1)
+    assert Image.open(tmp_path / "new" / "sheet.png").size == (3 * 64, 4 * 64)
