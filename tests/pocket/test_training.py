@@ -1,5 +1,6 @@
 """Training of the pocket models: what its tricks claim, and that it goes on where it stopped."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,14 @@ from rivulet.pocket.train.dit import Trainer, damage, draw_sigma
 from rivulet.pocket.train.parts import averaged, new_trainer, settled_vae
 from rivulet.pocket.train.presets import PRESETS
 from rivulet.pocket.train.progress import Run, learning_rate
-from rivulet.pocket.train.vae import clip_batch, fold_statistics, latent_statistics, start_as_pictures
+from rivulet.pocket.train.vae import (
+    Phase,
+    clip_batch,
+    fold_statistics,
+    latent_statistics,
+    polish_decoder,
+    start_as_pictures,
+)
 
 TINY = dit_training.Recipe(
     size=32,
@@ -151,3 +159,12 @@ def test_training_can_start_from_exported_files(tmp_path, vae):
         assert torch.equal(value, dit.state_dict()[name].half().float())
     trainer.train()
     assert not torch.equal(trainer.dit.head.head.weight, dit.head.head.weight.half().float())
+
+
+def test_polishing_moves_the_decoder_alone(tmp_path, vae):
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    polish_decoder(vae, tmp_path, Phase(17, 1, 3, 1e-3), 32, torch.device("cpu"))
+    moved = {name for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith("decoder.") for name in moved)
+    rows = [json.loads(line) for line in (tmp_path / "vae_polish.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
