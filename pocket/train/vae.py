@@ -103,7 +103,7 @@ def polish_decoder(vae: WanVAE, folder: Path, phase: Phase, size: int, device: t
 
     Latents, and what was trained on them, stay as they are. A step is one piece of one of `LANES` batches
     of clips, drawn at random, so that steps in a row see other scenes at other ages; gradients end at the
-    border of a piece. A decoder that has only seen a few latents turns colours once its past is longer.
+    border of a piece. Many steps in a row on the same clips make it forget the colours of others.
     """
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
@@ -138,9 +138,7 @@ def _along(
         with torch.autocast(some.device.type, dtype=torch.bfloat16):
             with torch.no_grad():
                 latents, encoded = vae.encode(some.contiguous(memory_format=torch.channels_last_3d), encoded)
-            spread = NOISE * torch.rand(len(latents), 1, 1, 1, 1, generator=generator).to(some.device)
-            noise = torch.randn(latents.shape, generator=generator).to(some.device)
-            rebuilt, decoded = vae.decode(latents + spread * noise, decoded)
+            rebuilt, decoded = vae.decode(_noisy(latents, generator), decoded)
         decoded = tuple(past.detach() for past in decoded)
         yield _descend(vae, optimizer, rebuilt, some, weight[:, :, frames]) | {"after_frames": start}
 
@@ -157,6 +155,12 @@ def _train_phase(vae: WanVAE, folder: Path, name: str, phase: Phase, size: int, 
             group["lr"] = learning_rate(run.step / phase.steps, phase.peak_rate)
         run.tick(every=20, **_step(vae, optimizer, phase, size, generator, device))
     run.save()
+
+
+def _noisy(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Latents with noise, as much of it for a whole clip: up to `NOISE`."""
+    spread = NOISE * torch.rand(len(latents), 1, 1, 1, 1, generator=generator).to(latents.device)
+    return latents + spread * torch.randn(latents.shape, generator=generator).to(latents.device)
 
 
 def hash_seed(name: str, step: int) -> int:
@@ -192,9 +196,7 @@ def _step(
     pixels, weight = (t.to(device) for t in clip_batch(phase.batch, phase.frames, size, generator))
     with torch.autocast(device.type, dtype=torch.bfloat16):
         latents, _ = vae.encode(pixels.contiguous(memory_format=torch.channels_last_3d))
-        spread = NOISE * torch.rand(len(latents), 1, 1, 1, 1, generator=generator).to(device)
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        rebuilt, _ = vae.decode(latents + spread * noise)
+        rebuilt, _ = vae.decode(_noisy(latents, generator))
     penalty = LATENT_PENALTY * latents.float().square().mean()
     return _descend(vae, optimizer, rebuilt, pixels, weight, penalty) | {
         "latent_std": float(latents.detach().std())
