@@ -26,6 +26,7 @@ MAX_OBJECTS = 2
 RADIUS = (0.12, 0.15)  # of the picture's side
 SPEED = (0.008, 0.016)  # of the picture's side per frame
 BAND_WIDTH = (0.32, 0.42)
+CONTENTS = len(SHAPES) + 2 * len(COLOURS)  # kinds of thing a cell may show
 EXTENT = (1.0, 0.9 * math.sqrt(2), 1.25)  # farthest point of each shape, in radii
 
 PALETTE = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
@@ -102,24 +103,26 @@ def sample_scenes(count: int, generator: torch.Generator, band_share: float = 0.
     return scenes
 
 
-def _looks(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Colours and shapes [B, N], grounds [B]: all colours of a scene differ, a third has one object only."""
+def _looks(
+    count: int, generator: torch.Generator, alone_B: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours and shapes [B, N], grounds [B]: all colours of a scene differ, about a third has one object."""
     order = torch.rand(count, len(COLOURS), generator=generator).argsort(1)
     colour_BN, ground_B = order[:, :MAX_OBJECTS].clone(), order[:, MAX_OBJECTS]
-    colour_BN[torch.rand(count, generator=generator) < 0.35, 1:] = -1
+    if alone_B is None:
+        alone_B = torch.rand(count, generator=generator) < 0.35
+    colour_BN[alone_B, 1:] = -1
     return colour_BN, torch.randint(len(SHAPES), (count, MAX_OBJECTS), generator=generator), ground_B
 
 
-def _place_apart(scenes: Scenes, generator: torch.Generator, first: int = 0) -> None:
-    """Draw the centres of objects `first` and later until no two objects of a scene touch."""
+def _place_apart(scenes: Scenes, generator: torch.Generator) -> None:
+    """Draw all centres until no two objects of a scene touch."""
     extent = scenes.extent_BN()
     todo = torch.ones(len(scenes), dtype=torch.bool)
     while todo.any():
         room = (1 - 2 * extent[todo])[..., None]
-        drawn = extent[todo][..., None] + room * torch.rand(
-            (int(todo.sum()), MAX_OBJECTS, 2), generator=generator
-        )
-        scenes.place_BN2[todo, first:] = drawn[:, first:]
+        drawn = torch.rand((int(todo.sum()), MAX_OBJECTS, 2), generator=generator)
+        scenes.place_BN2[todo] = extent[todo][..., None] + room * drawn
         gap = (scenes.place_BN2[:, 0] - scenes.place_BN2[:, 1]).norm(dim=-1)
         todo = gap < extent.sum(1)
 
@@ -152,20 +155,14 @@ def fly(scenes: Scenes, frames: int) -> tuple[Tensor, Scenes]:
 
 
 def redress(scenes: Scenes, generator: torch.Generator) -> Scenes:
-    """The same first objects flying on, with other colours, shapes, grounds and number.
+    """The same flights in other colours, shapes and grounds, now and then with one object more or less.
 
     That is what a new prompt asks for.
     """
-    colour_BN, shape_BN, ground_B = _looks(len(scenes), generator)
-    fresh = replace(
-        scenes, colour_BN=colour_BN, shape_BN=shape_BN, ground_B=ground_B, place_BN2=scenes.place_BN2.clone()
-    )
-    low, high = fresh.extent_BN()[..., None], 1 - fresh.extent_BN()[..., None]
-    fresh.place_BN2.clamp_(low, high)
-    moved = replace(fresh, place_BN2=fresh.place_BN2.clone())
-    _place_apart(moved, generator, first=1)
-    appears = ((scenes.colour_BN < 0) & (colour_BN >= 0))[..., None]
-    return replace(fresh, place_BN2=torch.where(appears, moved.place_BN2, fresh.place_BN2))
+    alone = scenes.colour_BN[:, 1] < 0
+    changes = torch.rand(len(scenes), generator=generator) < 0.25
+    colour_BN, shape_BN, ground_B = _looks(len(scenes), generator, alone ^ changes)
+    return replace(scenes, colour_BN=colour_BN, shape_BN=shape_BN, ground_B=ground_B)
 
 
 def signed_distance(shape: int, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
@@ -178,22 +175,51 @@ def signed_distance(shape: int, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
     return torch.maximum(side * x.abs() - 0.5 * y, y) - 0.625 * radius
 
 
-def render(scenes: Scenes, places_BFN2: Tensor, size: int) -> Tensor:
-    """Pictures [B, F, H, W, 3], uint8, edges softened over one pixel."""
-    B, F = places_BFN2.shape[:2]
+def covers(scenes: Scenes, places_BFN2: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """How much of each pixel an object covers [B, F, N, H, W], and the band [B, W]; 0..1, edges soft."""
+    B, F, N = places_BFN2.shape[:3]
     axis = (torch.arange(size) + 0.5) / size
     y, x = axis[:, None], axis[None, :]
-    picture = GROUNDS[scenes.ground_B][:, None, None, None].expand(B, F, size, size, 3).clone()
+    objects, band = torch.zeros(B, F, N, size, size), torch.zeros(B, size)
     for b in range(B):
-        for n in range(MAX_OBJECTS):
+        for n in range(N):
             if scenes.colour_BN[b, n] < 0:
                 continue
             cx, cy = places_BFN2[b, :, n, 0, None, None], places_BFN2[b, :, n, 1, None, None]
             edge = signed_distance(int(scenes.shape_BN[b, n]), x - cx, y - cy, scenes.radius_BN[b, n])
-            cover = (0.5 - edge * size).clamp(0, 1)[..., None]
-            picture[b] += cover * (PALETTE[scenes.colour_BN[b, n]] - picture[b])
+            objects[b, :, n] = (0.5 - edge * size).clamp(0, 1)
         if scenes.band_B2[b, 0] >= 0:
             left, right = scenes.band_B2[b] * size
-            cover = (torch.minimum(axis * size - left, right - axis * size) + 0.5).clamp(0, 1)[:, None]
-            picture[b] += cover * (torch.tensor(BAND_COLOUR) - picture[b])
+            band[b] = (torch.minimum(axis * size - left, right - axis * size) + 0.5).clamp(0, 1)
+    return objects, band
+
+
+def render(scenes: Scenes, places_BFN2: Tensor, size: int) -> Tensor:
+    """Pictures [B, F, H, W, 3], uint8, edges softened over one pixel."""
+    B, F = places_BFN2.shape[:2]
+    objects, band = covers(scenes, places_BFN2, size)
+    picture = GROUNDS[scenes.ground_B][:, None, None, None].expand(B, F, size, size, 3).clone()
+    for n in range(MAX_OBJECTS):
+        colour = PALETTE[scenes.colour_BN[:, n]][:, None, None, None]
+        picture += objects[:, :, n, ..., None] * (colour - picture)
+    picture += band[:, None, None, :, None] * (torch.tensor(BAND_COLOUR) - picture)
     return picture.round().to(torch.uint8)
+
+
+def contents(scenes: Scenes, places_BFN2: Tensor, size: int, cell: int) -> Tensor:
+    """What is to be seen in each cell of `cell` pixels: [B, shapes + colours + grounds, F, H, W], 0..1.
+
+    Shares of the cell under each shape, under an object of each colour, and bare ground of each colour.
+    """
+    objects, band = covers(scenes, places_BFN2, size)
+    visible = objects * (1 - band)[:, None, None, None]
+    bare = (1 - objects).prod(2, keepdim=True) * (1 - band)[:, None, None, None]
+    shares = torch.nn.functional.avg_pool2d(torch.cat([visible, bare], 2).flatten(0, 2)[:, None], cell)
+    shares = shares[:, 0].unflatten(0, (*visible.shape[:2], MAX_OBJECTS + 1))
+    kinds = torch.zeros(len(scenes), MAX_OBJECTS + 1, CONTENTS)
+    rows = torch.arange(len(scenes))
+    for n in range(MAX_OBJECTS):
+        kinds[rows, n, scenes.shape_BN[:, n]] = 1
+        kinds[rows, n, len(SHAPES) + scenes.colour_BN[:, n].clamp_min(0)] = 1
+    kinds[rows, MAX_OBJECTS, len(SHAPES) + len(COLOURS) + scenes.ground_B] = 1
+    return torch.einsum("bfnhw,bnk->bkfhw", shares, kinds)

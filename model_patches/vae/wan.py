@@ -285,9 +285,12 @@ class WanVAE(nn.Module):
                 f"WanVAE.encode: got {frames} frames, needs {'1 + ' if first else ''}a multiple of "
                 f"{TIME_STRIDE}; keep frames back until their group is full.")
         tape = Tape(past)
-        moments = self.conv1(self.encoder(pixels_BCFHW, tape))
-        mean, std = self._statistics(moments)
-        return (moments[:, : self.latent_channels] - mean) / std, tape.past()
+        return self.normalized(self.conv1(self.encoder(pixels_BCFHW, tape))), tape.past()
+
+    def normalized(self, moments_BCTHW: Tensor) -> Tensor:
+        """The mean of the encoder's moments [B, 32, T, h, w] in the diffusion model's units."""
+        mean, std = self._statistics(moments_BCTHW)
+        return (moments_BCTHW[:, : self.latent_channels] - mean) / std
 
     def decode(self, latents_BCTHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]:
         """(pixels [B, 3, F, 8H, 8W] in about [-1, 1], past).
@@ -297,8 +300,12 @@ class WanVAE(nn.Module):
         if not latents_BCTHW.shape[2]:
             raise ValueError("WanVAE.decode: got 0 latent frames, needs 1 or more.")
         tape = Tape(past)
+        return self.decoder(self.conv2(self.raw(latents_BCTHW)), tape), tape.past()
+
+    def raw(self, latents_BCTHW: Tensor) -> Tensor:
+        """Latents in the VAE's own units, from the diffusion model's."""
         mean, std = self._statistics(latents_BCTHW)
-        return self.decoder(self.conv2(latents_BCTHW * std + mean), tape), tape.past()
+        return latents_BCTHW * std + mean
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, self.latent_channels, 1, 1, 1)

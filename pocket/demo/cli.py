@@ -29,19 +29,39 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="run.py demo",
         description="Streams the built-in model into a page on this machine and an MP4. Type a new prompt "
-                    "into the page at any time; Ctrl+C or the page's button stops and keeps the file.")
-    options.add_argument("--seconds", type=seconds, default=0.0, metavar="N",
-                         help="length of the video; 0 or 'endless' (the default) goes on until it is stopped")
+        "into the page at any time; Ctrl+C or the page's button stops and keeps the file.",
+    )
+    options.add_argument(
+        "--seconds",
+        type=seconds,
+        default=0.0,
+        metavar="N",
+        help="length of the video; 0 or 'endless' (the default) goes on until it is stopped",
+    )
     options.add_argument("--prompt", default=PROMPT, help=f"what to show (default: {PROMPT!r})")
     options.add_argument("--seed", type=int, default=0, help="another number, another video (default 0)")
-    options.add_argument("--out", type=Path, default=Path("out"),
-                         help="a folder, or a new file that ends in .mp4 (default: the folder out)")
-    options.add_argument("--size", type=size, default=None, metavar="WxH",
-                         help="pixels, such as 64 or 96x64 (default: what the model was trained at)")
+    options.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out"),
+        help="a folder, or a new file that ends in .mp4 (default: the folder out)",
+    )
+    options.add_argument(
+        "--size",
+        type=size,
+        default=None,
+        metavar="WxH",
+        help="pixels, such as 64 or 96x64 (default: what the model was trained at)",
+    )
     options.add_argument("--port", type=int, default=0, help="of the page (default: a free one)")
     options.add_argument("--no-browser", action="store_true", help="do not open the page")
-    options.add_argument("--weights", type=Path, default=None, metavar="FOLDER",
-                         help="another model, as `python run.py train-pocket` exports it")
+    options.add_argument(
+        "--weights",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="another model, as `python run.py train-pocket` exports it",
+    )
     return options
 
 
@@ -64,4 +84,3 @@ def size(text: str) -> tuple[int, int]:
     if len(numbers) > 2 or not all(number.isdecimal() and len(number) < 6 for number in numbers):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; give pixels, such as 64 or 96x64")
     return int(numbers[0]), int(numbers[-1])
-

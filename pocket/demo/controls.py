@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 LONGEST_PROMPT = 500  # letters
-REMEMBERED = 200      # prompts that took effect
+REMEMBERED = 200  # prompts that took effect
 GLANCE_SECONDS = 0.05
 
 
@@ -46,7 +46,7 @@ class Controls:
         self._pending: Request | None = None
         self.paused = False
         self.stopping = False  # end the stream
-        self.leaving = False   # end the page with it
+        self.leaving = False  # end the page with it
         self.first_text_BLE = self._read(prompt)
         self.applied: deque[Applied] = deque([Applied(0, prompt, 0, 0)], REMEMBERED)
 
@@ -81,5 +81,6 @@ class Controls:
     def _read(self, prompt: str) -> Tensor:
         if len(prompt) > LONGEST_PROMPT:
             raise ValueError(
-                f"Prompt: {len(prompt)} letters, at most {LONGEST_PROMPT} are read; leave some out.")
+                f"Prompt: {len(prompt)} letters, at most {LONGEST_PROMPT} are read; leave some out."
+            )
         return self._encode(prompt)

@@ -23,11 +23,12 @@ FILES = {
     "/logic.mjs": ("logic.mjs", "text/javascript; charset=utf-8"),
 }
 LONGEST_BODY = 4096  # bytes
-PIECE = 1 << 16      # bytes of a file at a time
+PIECE = 1 << 16  # bytes of a file at a time
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; media-src 'self' blob:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 class RefusedError(Exception):
@@ -49,7 +50,8 @@ class DemoServer(ThreadingHTTPServer):
             super().__init__(("127.0.0.1", port), Answer)
         except (OSError, OverflowError) as why:
             raise ValueError(
-                f"Demo: port {port} cannot be opened ({why}); leave --port out to take a free one.") from why
+                f"Demo: port {port} cannot be opened ({why}); leave --port out to take a free one."
+            ) from why
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
 
     @property
@@ -70,13 +72,15 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answers with the page, its state, or a piece of video."""
-        self._answer({
-            r"/status": self._status,
-            r"/init/(\d{1,12})": self._init,
-            r"/fragments/(\d{1,12})/(\d{1,12})": self._fragments,
-            r"/frame/(\d{1,12})": self._frame,
-            r"/video\.mp4": self._video,
-        })
+        self._answer(
+            {
+                r"/status": self._status,
+                r"/init/(\d{1,12})": self._init,
+                r"/fragments/(\d{1,12})/(\d{1,12})": self._fragments,
+                r"/frame/(\d{1,12})": self._frame,
+                r"/video\.mp4": self._video,
+            }
+        )
 
     def do_POST(self) -> None:
         """Puts a wish into the stream's mailbox."""
@@ -110,7 +114,8 @@ class Answer(BaseHTTPRequestHandler):
         host = self.headers.get("Host", "")
         if host not in self.server.hosts:
             raise RefusedError(
-                HTTPStatus.FORBIDDEN, f"This page answers to {self.server.url} only, not to {host[:100]!r}.")
+                HTTPStatus.FORBIDDEN, f"This page answers to {self.server.url} only, not to {host[:100]!r}."
+            )
         origin = self.headers.get("Origin")
         if origin is not None and origin not in {f"http://{name}" for name in self.server.hosts}:
             raise RefusedError(HTTPStatus.FORBIDDEN, f"Requests from {origin} are refused.")
@@ -152,7 +157,8 @@ class Answer(BaseHTTPRequestHandler):
         session = self.server.session
         if session.phase != "running":
             raise RefusedError(
-                HTTPStatus.CONFLICT, "The stream has ended; start the demo again for a new one.")
+                HTTPStatus.CONFLICT, "The stream has ended; start the demo again for a new one."
+            )
         try:
             number = session.controls.ask(prompt)
         except ValueError as why:
@@ -177,8 +183,10 @@ class Answer(BaseHTTPRequestHandler):
         if not re.fullmatch(r"[0-9]{1,9}", length):
             raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "Say the length of the request's body.")
         if int(length) > LONGEST_BODY:
-            raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                               f"The request has {length} bytes, at most {LONGEST_BODY} are read.")
+            raise RefusedError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"The request has {length} bytes, at most {LONGEST_BODY} are read.",
+            )
         try:
             body = json.loads(self.rfile.read(int(length)).decode("utf-8"))
         except (UnicodeDecodeError, ValueError, RecursionError) as why:
@@ -242,6 +250,8 @@ def byte_range(wanted: str, size: int) -> tuple[int, int]:
     else:
         start, stop = size - min(size, int(last or 0)), size - 1
     if not match or start > stop:
-        raise RefusedError(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-                           f"The video has {size} bytes, {wanted[:60]!r} is no part of it.")
+        raise RefusedError(
+            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+            f"The video has {size} bytes, {wanted[:60]!r} is no part of it.",
+        )
     return start, stop

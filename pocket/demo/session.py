@@ -15,9 +15,9 @@ from ...model_patches.writer.fmp4 import FragmentIndex
 from ...model_patches.writer.video import Mp4Writer
 from .controls import Controls
 
-LEAD_SECONDS = 3.0    # how far an endless stream may run ahead of the clock, so that a new prompt shows soon
-RECENT_BLOCKS = 8     # over which the speed is told
-RECENT_FRAMES = 96    # kept for a page that cannot play the video
+LEAD_SECONDS = 3.0  # how far an endless stream may run ahead of the clock, so that a new prompt shows soon
+RECENT_BLOCKS = 8  # over which the speed is told
+RECENT_FRAMES = 96  # kept for a page that cannot play the video
 TOLD_PROMPTS = 20
 FRAGMENT_BYTES = 1 << 20  # the most that one answer carries
 
@@ -26,7 +26,12 @@ class Session:
     """Callbacks for the pipeline on one side, answers for the page on the other; any thread may ask."""
 
     def __init__(
-        self, controls: Controls, writer: Mp4Writer, *, blocks: int | None, seed: int,
+        self,
+        controls: Controls,
+        writer: Mp4Writer,
+        *,
+        blocks: int | None,
+        seed: int,
         examples: tuple[str, ...] = (),
     ) -> None:
         self.controls = controls
@@ -35,9 +40,9 @@ class Session:
         self.seed = seed
         self.examples = examples
         self.phase = "running"  # running, ended, failed
-        self.sentence = ""      # why it ended
+        self.sentence = ""  # why it ended
         self.frames = 0
-        self.block = 0          # the next one
+        self.block = 0  # the next one
         self.worked_seconds = 0.0
         self.first_chunk_seconds: float | None = None
         self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT_BLOCKS)
@@ -96,12 +101,21 @@ class Session:
         applied = list(self.controls.applied)
         phase = "paused" if self.phase == "running" and self.controls.paused else self.phase
         return {
-            "phase": phase, "sentence": self.sentence, "block": self.block, "blocks": self.blocks,
-            "frames": self.frames, "fps": self.fps, "made_per_second": self._recent_speed(),
-            "width": self.writer.width, "height": self.writer.height, "examples": self.examples,
+            "phase": phase,
+            "sentence": self.sentence,
+            "block": self.block,
+            "blocks": self.blocks,
+            "frames": self.frames,
+            "fps": self.fps,
+            "made_per_second": self._recent_speed(),
+            "width": self.writer.width,
+            "height": self.writer.height,
+            "examples": self.examples,
             "pending": None if pending is None else {"number": pending.number, "prompt": pending.prompt},
             "applied": [asdict(each) for each in applied[-TOLD_PROMPTS:]],
-            "live": self._live(), "video": self.writer.result is not None, "file": self.writer.path.name,
+            "live": self._live(),
+            "video": self.writer.result is not None,
+            "file": self.writer.path.name,
         }
 
     def init_segment(self, part: int) -> bytes | None:
@@ -132,10 +146,12 @@ class Session:
     def _note_prompts(self) -> None:
         """The finished file tells what it was made from."""
         prompts = [
-            {"second": each.first_frame / self.fps, "prompt": each.prompt} for each in self.controls.applied]
+            {"second": each.first_frame / self.fps, "prompt": each.prompt} for each in self.controls.applied
+        ]
         self.writer.metadata.update(
             title=f"Rivulet: {prompts[0]['prompt']}",
-            comment=json.dumps({"seed": self.seed, "prompts": prompts}, ensure_ascii=False))
+            comment=json.dumps({"seed": self.seed, "prompts": prompts}, ensure_ascii=False),
+        )
 
     def _far_ahead(self) -> bool:
         now = time.monotonic()
@@ -157,5 +173,10 @@ class Session:
         index = self._index()
         if index is None or not index.count:
             return None
-        return {"part": index.first_frame, "codec": index.codec, "fragments": index.count,
-                "oldest": index.oldest, "keyframe": index.newest_keyframe}
+        return {
+            "part": index.first_frame,
+            "codec": index.codec,
+            "fragments": index.count,
+            "oldest": index.oldest,
+            "keyframe": index.newest_keyframe,
+        }

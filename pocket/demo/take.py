@@ -42,8 +42,12 @@ def take(options: argparse.Namespace) -> int:
     frames = math.ceil(options.seconds * recipe.fps)
     writer = Mp4Writer(video_path(options.out), width=geometry.width, height=geometry.height, fps=recipe.fps)
     session = Session(
-        Controls(pocket.encode, options.prompt), writer, seed=options.seed, examples=EXAMPLES,
-        blocks=blocks_for(geometry, recipe.block_frames, frames) if frames else None)
+        Controls(pocket.encode, options.prompt),
+        writer,
+        seed=options.seed,
+        examples=EXAMPLES,
+        blocks=blocks_for(geometry, recipe.block_frames, frames) if frames else None,
+    )
     server = DemoServer(session, options.port)
     say(f"model ready after {time.perf_counter() - began:.1f} s ({recipe.trained})")
     with serving(server), stopping_on_ctrl_c(session.controls):
@@ -67,8 +71,16 @@ def make(pocket: Pocket, config: StreamConfig, session: Session) -> None:
 
     try:
         state = pocket.begin(session.controls.first_text_BLE, config)
-        run(pocket.dit, pocket.vae, state, [session.writer], blocks=session.blocks,
-            on_chunk=on_chunk, stop=session.stop, new_text=session.new_text)
+        run(
+            pocket.dit,
+            pocket.vae,
+            state,
+            [session.writer],
+            blocks=session.blocks,
+            on_chunk=on_chunk,
+            stop=session.stop,
+            new_text=session.new_text,
+        )
     except BaseException as why:
         session.end("failed", str(why) or "It was interrupted.")
         raise
@@ -88,7 +100,9 @@ def report(session: Session) -> None:
         f"first chunk: {lag:.2f} s\n"
         f"peak memory: {peak_bytes() / 2**20:.0f} MiB\n"
         f"video: {session.frames} frames, {session.frames / session.fps:.1f} s, "
-        f"{writer.result or 'in parts beside ' + str(writer.path)}", flush=True)
+        f"{writer.result or 'in parts beside ' + str(writer.path)}",
+        flush=True,
+    )
 
 
 def linger(session: Session, opened: bool) -> None:

@@ -1,9 +1,11 @@
-"""Clips for training the pocket model: latents of freshly drawn scenes and the text of each block.
+"""Clips for training the pocket model: latents of freshly drawn scenes and the text that goes with them.
 
-B clips, N blocks of `block_frames` latent frames, V = 2 texts a clip (before and after a change of prompt).
+B clips, V = 2 dressings of a clip (the same flight with other colours, shapes and ground), N blocks of
+`block_frames` latent frames. With both dressings at hand a training can let the prompt change at any block,
+or show a block a past of the other look.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,71 +13,69 @@ from torch import Tensor
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
 from .. import text, world
 
-SWITCH_SHARE = 0.4  # clips whose prompt changes at a block border, and the picture with it
-UNNAMED_SHARE = 0.1  # clips whose prompt says "object": colour and shape must come from the context
+SWITCH_SHARE = 0.3  # clips whose prompt changes at a block border, and the picture with it
+OTHER_PAST_SHARE = 0.35  # clips whose past wears the other look: what is wanted must be read
+UNNAMED_SHARE = 0.1  # clips whose prompt says "object": colour and shape must come from the past
 
 
 @dataclass(slots=True)
 class Clips:
-    """B clips and their texts; what a training draws its batches from."""
+    """B clips in both dressings; what a training draws its batches from."""
 
-    latents_BCTHW: Tensor  # float16, in the diffusion model's units
+    latents_BVCTHW: Tensor  # float16, in the diffusion model's units
     texts_BVLC: Tensor
-    text_of_block_BN: Tensor  # int64, 0 or 1
+    named_B: Tensor  # bool, False where the prompt says "object"
 
     def __len__(self) -> int:
-        return len(self.latents_BCTHW)
+        return len(self.latents_BVCTHW)
 
     def pick(self, rows: Tensor) -> "Clips":
-        return Clips(self.latents_BCTHW[rows], self.texts_BVLC[rows], self.text_of_block_BN[rows])
+        return Clips(self.latents_BVCTHW[rows], self.texts_BVLC[rows], self.named_B[rows])
 
     def joined(self, more: "Clips", limit: int) -> "Clips":
         """Both, the oldest dropped beyond `limit` clips."""
         return Clips(
             *(
                 torch.cat([getattr(self, name), getattr(more, name)])[-limit:]
-                for name in ("latents_BCTHW", "texts_BVLC", "text_of_block_BN")
+                for name in self.__dataclass_fields__
             )
         )
+
+    def worn(self, dressing_BN: Tensor, block_frames: int) -> Tensor:
+        """Latents [B, C, T, H, W], float32, each block in the dressing it is given."""
+        second = dressing_BN.repeat_interleave(block_frames, 1)[:, None, :, None, None] == 1
+        return torch.where(second, self.latents_BVCTHW[:, 1], self.latents_BVCTHW[:, 0]).float()
+
+    def dressings(self, blocks: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Which dressing each block [B, N] shall show, and which its past wears, by the shares above."""
+        count = len(self)
+        kind = torch.rand(count, generator=generator)
+        start = torch.randint(2, (count, 1), generator=generator)
+        border = torch.randint(1, blocks, (count, 1), generator=generator)
+        switches = (self.named_B & (kind < SWITCH_SHARE))[:, None]
+        shown = (start + (switches & (torch.arange(blocks) >= border))) % 2
+        other = (self.named_B & (kind >= SWITCH_SHARE) & (kind < SWITCH_SHARE + OTHER_PAST_SHARE))[:, None]
+        return shown, (shown + other) % 2
 
 
 def draw_clips(
     vae: WanVAE, count: int, blocks: int, block_frames: int, size: int, generator: torch.Generator
 ) -> Clips:
     """New clips of `blocks` blocks, encoded."""
+    frames = 1 + TIME_STRIDE * (blocks * block_frames - 1)
     scenes = world.sample_scenes(count, generator)
-    border = int(torch.randint(1, blocks, (), generator=generator))
-    before = 1 + TIME_STRIDE * (border * block_frames - 1)
-    after = TIME_STRIDE * block_frames * (blocks - border)
-    places, ahead = world.fly(scenes, before)
-    changed = torch.rand(count, generator=generator) < SWITCH_SHARE
-    fresh = world.redress(ahead, generator)
-    later = world.Scenes(
-        *(
-            torch.where(
-                changed.view(-1, *(1,) * (getattr(ahead, name).ndim - 1)),
-                getattr(fresh, name),
-                getattr(ahead, name),
-            )
-            for name in world.Scenes.__dataclass_fields__
-        )
-    )
-    pictures = torch.cat(
-        [world.render(scenes, places, size), world.render(later, world.simulate(later, after), size)], 1
-    )
-    latents = encode_pictures(vae, pictures)
-    return Clips(
-        latents.half(),
-        _texts(scenes, later, changed, generator),
-        (torch.arange(blocks) >= border).long().expand(count, -1).clone(),
-    )
+    other = world.redress(scenes, generator)
+    either = replace(scenes, colour_BN=torch.maximum(scenes.colour_BN, other.colour_BN))
+    places = world.simulate(either, frames)
+    latents = [encode_pictures(vae, world.render(worn, places, size)) for worn in (scenes, other)]
+    named = torch.rand(count, generator=generator) >= UNNAMED_SHARE
+    return Clips(torch.stack(latents, 1).half(), _texts(scenes, other, named), named)
 
 
-def _texts(scenes: world.Scenes, later: world.Scenes, changed: Tensor, generator: torch.Generator) -> Tensor:
-    unnamed = (torch.rand(len(scenes), generator=generator) < UNNAMED_SHARE) & ~changed
+def _texts(scenes: world.Scenes, other: world.Scenes, named: Tensor) -> Tensor:
     rows = []
-    for first, second, hide in zip(scenes.prompts(), later.prompts(), unnamed.tolist(), strict=True):
-        rows.append([text.encode(world.unnamed(p) if hide else p)[0] for p in (first, second)])
+    for first, second, plain in zip(scenes.prompts(), other.prompts(), named.tolist(), strict=True):
+        rows.append([text.encode(p if plain else world.unnamed(p))[0] for p in (first, second)])
     return torch.stack([torch.stack(row) for row in rows])
 
 

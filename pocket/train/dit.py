@@ -1,9 +1,9 @@
 """Trains the pocket diffusion transformer: block-causal teacher forcing, then on contexts of its own making.
 
 Two things keep a long rollout from falling apart. The context is damaged on purpose (noise, offsets, and in
-the second phase the model's own predictions in place of the truth), while the target stays exact. And in part
-of the clips the prompt changes half way, so that looks must be read from the text and only places and motion
-from the context.
+the second phase the model's own predictions in place of the truth), while the target stays exact. And in most
+clips the prompt changes at a block or the context wears another look, so that looks must be read from the
+text and only places and motion from the context.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from ...model_patches.geometry import Geometry
 from ...model_patches.vae.wan import WanVAE
 from .. import text
 from .clips import Clips, draw_clips
+from .processes import average_gradients, rank
 from .progress import Average, Run, learning_rate
 from .teacher import Teacher
 
@@ -41,7 +42,9 @@ class Recipe:
     matrix_rate: float = 1.5e-2  # Muon
     other_rate: float = 1e-3  # AdamW
     text_rate: float = 4e-3  # AdamW, text embedding: Wan starts it so small that text would be learnt last
-    shift: float = 3.0
+    shift: float = (
+        8.0  # a thing in sight fills hundreds of latent numbers: it is decided at sigma 0.9 and above
+    )
     no_text_share: float = 0.06
 
 
@@ -110,39 +113,35 @@ class Trainer:
         self.optimizers = optimizers(dit, recipe)
         self.average = Average(dit, 0.998)
         parts = {"dit": dit, "average": self.average, "muon": self.optimizers[0], "adamw": self.optimizers[1]}
-        self.run = Run(folder, "dit", parts)
-        self.generator = torch.Generator().manual_seed(seed + self.run.step)
+        self.run = Run(folder, "dit", parts, writes=rank() == 0)
+        self.generator = torch.Generator().manual_seed(seed + self.run.step + (rank() << 32))
         self.folder = folder
-        self.long = self._stored("long", recipe.blocks, recipe.first_clips)
-        self.short = self._stored("short", recipe.short_blocks, recipe.first_clips)
+        self.pools: dict[bool, Clips] = {}  # short (False) and long (True) clips, drawn when first asked for
 
-    def _stored(self, name: str, blocks: int, count: int) -> Clips:
-        path = self.folder / f"clips_{name}.pt"
-        if path.exists():
-            return Clips(*torch.load(path, weights_only=True))
-        clips = self._new_clips(count, blocks)
-        self._store(name, clips)
-        return clips
+    def pool(self, long: bool) -> Clips:
+        """The clips of one length, read from the folder or drawn when first asked for."""
+        if long not in self.pools:
+            path = self._path(long)
+            if path.exists():
+                self.pools[long] = Clips(*torch.load(path, weights_only=True))
+            else:
+                self._store(long, self._new_clips(self.recipe.first_clips, long))
+        return self.pools[long]
 
-    def _store(self, name: str, clips: Clips) -> None:
-        torch.save(
-            [clips.latents_BCTHW, clips.texts_BVLC, clips.text_of_block_BN], self.folder / f"clips_{name}.pt"
-        )
+    def _path(self, long: bool) -> Path:
+        return self.folder / f"clips_{'long' if long else 'short'}{rank() or ''}.pt"
+
+    def _store(self, long: bool, clips: Clips) -> None:
+        self.pools[long] = clips
+        torch.save([clips.latents_BVCTHW, clips.texts_BVLC, clips.named_B], self._path(long))
 
     def _refresh(self, long: bool) -> None:
-        """Add new clips of the kind in use."""
-        recipe = self.recipe
-        if long:
-            self.long = self.long.joined(
-                self._new_clips(recipe.more_clips // 2, recipe.blocks), recipe.most_clips
-            )
-            self._store("long", self.long)
-        else:
-            more = self._new_clips(recipe.more_clips, recipe.short_blocks)
-            self.short = self.short.joined(more, recipe.most_clips)
-            self._store("short", self.short)
+        """Add new clips of the kind in use, half as many where they are long."""
+        more = self._new_clips(self.recipe.more_clips // (1 + long), long)
+        self._store(long, self.pool(long).joined(more, self.recipe.most_clips))
 
-    def _new_clips(self, count: int, blocks: int) -> Clips:
+    def _new_clips(self, count: int, long: bool) -> Clips:
+        blocks = self.recipe.blocks if long else self.recipe.short_blocks
         pools = [
             draw_clips(
                 self.vae, min(16, count), blocks, self.recipe.block_frames, self.recipe.size, self.generator
@@ -173,14 +172,15 @@ class Trainer:
     def step(self, long: bool, own_context: bool) -> dict[str, float]:
         """One step on a random batch; the loss of the flow, all blocks and the first alone."""
         recipe, generator = self.recipe, self.generator
-        pool, batch = (self.long, recipe.batch) if long else (self.short, 2 * recipe.batch)
+        pool, batch = self.pool(long), recipe.batch if long else 2 * recipe.batch
         clips = pool.pick(torch.randint(len(pool), (batch,), generator=generator))
-        clean = clips.latents_BCTHW.float()
-        texts = clips.texts_BVLC
-        silent = torch.rand(len(texts), generator=generator) < recipe.no_text_share
-        texts = torch.where(silent[:, None, None, None], text.no_text()[0], texts).to(self.device)
-        of_block = clips.text_of_block_BN.to(self.device)
-        context = damage(clean, recipe.block_frames, generator)
+        shown_BN, past_BN = clips.dressings(recipe.blocks if long else recipe.short_blocks, generator)
+        clean = clips.worn(shown_BN, recipe.block_frames)
+        past = clips.worn(past_BN, recipe.block_frames)
+        silent = torch.rand(batch, generator=generator) < recipe.no_text_share
+        texts = torch.where(silent[:, None, None, None], text.no_text()[0], clips.texts_BVLC).to(self.device)
+        of_block = shown_BN.to(self.device)
+        context = damage(past, recipe.block_frames, generator)
         if own_context:
             context = self._own(clean, context, texts, of_block)
         target = clean[:, None].expand(-1, recipe.streams, -1, -1, -1, -1)
@@ -204,6 +204,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
+        average_gradients(self.dit)
         nn.utils.clip_grad_norm_(self.dit.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -213,7 +214,7 @@ class Trainer:
         """Three quarters of the blocks replaced by what the model makes of them from noise, in two calls."""
         recipe, generator = self.recipe, self.generator
         made = clean
-        for low, high in ((0.75, 1.0), (0.3, 0.75)):
+        for low, high in ((0.9, 1.0), (0.6, 0.9)):
             sigma = low + (high - low) * torch.rand(len(clean), 1, of_block.shape[1], generator=generator)
             noise = torch.randn(clean[:, None].shape, generator=generator)
             noisy = mix(made[:, None], noise, sigma, recipe.block_frames)

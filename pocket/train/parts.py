@@ -10,16 +10,24 @@ from ...model_patches.arch.wan import WanModel
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from ..models import DIT_FILE, VAE_FILE
+from .along import polish_decoder
 from .dit import Trainer, enlarge_text
 from .presets import Preset
 from .progress import Average
-from .vae import Phase, channels_last, polish_decoder, train_vae
+from .vae import channels_last, restart_decoder, train_vae
 
 
-def settled_vae(preset: Preset, folder: Path, device: torch.device, start: Path | None = None) -> WanVAE:
-    """The VAE whose latents the transformer learns; `start`: a folder of exported files to take it from."""
-    if start is None:
-        vae = train_vae(folder, preset.size, preset.vae_dim, preset.vae_phases, device)
+def settled_vae(
+    preset: Preset, folder: Path, device: torch.device, start: Path | None = None, train: bool = True
+) -> WanVAE:
+    """The VAE whose latents the transformer learns.
+
+    start: a folder of exported files, to train on from, or without `train` to take as they are.
+    """
+    if start is None or train:
+        file = None if start is None else start / VAE_FILE
+        phases = (preset.vae_phases, preset.vae_reading, preset.vae_along)
+        vae = train_vae(folder, preset.size, preset.vae_dim, *phases, device, file)
     else:
         vae = load_vae(start / VAE_FILE, device=device)
     return channels_last(vae.requires_grad_(False).eval())
@@ -46,15 +54,34 @@ def new_trainer(
     return Trainer(dit.to(device), vae, replace(preset.recipe, **changes), folder)
 
 
+def train_dit(
+    preset: Preset,
+    vae: WanVAE,
+    folder: Path,
+    device: torch.device,
+    start: Path | None,
+    compiled: bool,
+    changes: dict[str, object],
+) -> None:
+    """Train the transformer to its last step; one of several processes, or the only one."""
+    trainer = new_trainer(preset, vae, folder, device, start, **changes)
+    if compiled:
+        trainer.teacher.compile_blocks()
+    trainer.train()
+
+
 def polished(preset: Preset, vae: WanVAE, folder: Path, device: torch.device, train: bool) -> WanVAE:
-    """The VAE with its decoder trained on, or the newest state of that training if there is one."""
+    """The VAE with its decoder trained on, or with the newest state of that training if there is one."""
     if train:
-        polish_decoder(vae, folder, Phase(97, 6, preset.polish_steps, 6e-4), preset.size, device)
-    stored = folder / "vae_polish.pt"
-    if stored.exists():
-        average = Average(vae.decoder, 0.0)
-        average.load_state_dict(torch.load(stored, weights_only=True, map_location=device)["average"])
-        vae.decoder.load_state_dict(average.weights())
+        restart_decoder(vae, folder, preset.decoder_pictures, preset.size, device)
+        polish_decoder(vae, folder, preset.decoder_along, preset.size, device)
+    for name in ("vae_polish", "vae_decoder"):
+        stored = folder / f"{name}.pt"
+        if stored.exists():
+            average = Average(vae.decoder, 0.0)
+            average.load_state_dict(torch.load(stored, weights_only=True, map_location=device)["average"])
+            vae.decoder.load_state_dict(average.weights())
+            return vae
     return vae
 
 

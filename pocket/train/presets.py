@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from ...model_patches.arch.wan import WanConfig
 from ..text import TEXT_DIM
+from .batches import Phase
 from .dit import Recipe
-from .vae import Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,11 @@ class Preset:
 
     size: int  # pixels
     vae_dim: int
-    vae_phases: tuple[Phase, ...]
-    polish_steps: int  # of the decoder alone, when the encoder is settled
+    vae_phases: tuple[Phase, ...]  # on whole short clips
+    vae_reading: Phase  # on pictures, of encoder and reader alone
+    vae_along: Phase  # piece by piece along longer ones
+    decoder_pictures: Phase  # of a fresh decoder, when the encoder is settled
+    decoder_along: Phase
     dit: WanConfig
     recipe: Recipe
     timesteps: tuple[float, ...]  # out of 1000, before the shift
@@ -28,18 +31,26 @@ PRESETS = {
     "nano": Preset(
         size=64,
         vae_dim=16,
+        vae_reading=Phase(1, 64, 400, 2e-3),
         vae_phases=(Phase(1, 16, 900, 2e-3), Phase(5, 8, 220, 1.2e-3), Phase(9, 6, 260, 8e-4)),
-        polish_steps=800,
+        vae_along=Phase(17, 6, 1200, 8e-4),
+        decoder_pictures=Phase(1, 32, 1300, 2e-3),
+        decoder_along=Phase(49, 6, 1600, 6e-4),
         dit=WanConfig(256, 768, 4, text_dim=TEXT_DIM),
-        recipe=Recipe(steps=2000, first_clips=128, more_clips=32, more_every=40),
+        recipe=Recipe(
+            steps=2400, own_context_from=0.65, long_from=0.88, first_clips=96, more_clips=16, more_every=50
+        ),
         cfg=2.0,
         timesteps=(1000, 750, 500, 250),
     ),
     "small": Preset(
         size=128,
         vae_dim=32,
+        vae_reading=Phase(1, 128, 1000, 2e-3),
         vae_phases=(Phase(1, 32, 3000, 2e-3), Phase(5, 16, 2000, 1.2e-3), Phase(17, 8, 3000, 8e-4)),
-        polish_steps=3000,
+        vae_along=Phase(65, 16, 4000, 6e-4),
+        decoder_pictures=Phase(1, 64, 4000, 2e-3),
+        decoder_along=Phase(97, 8, 4000, 6e-4),
         dit=WanConfig(512, 1536, 6, text_dim=TEXT_DIM),
         recipe=Recipe(
             size=128, batch=32, steps=20000, first_clips=2048, more_clips=64, more_every=60, most_clips=16000

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ class Run:
     """One phase of training in a folder: `<name>.pt` is the newest checkpoint, `<name>.jsonl` the log."""
 
     def __init__(
-        self, folder: Path, name: str, parts: dict[str, Any], save_every_seconds: float = 120.0
+        self,
+        folder: Path,
+        name: str,
+        parts: dict[str, Any],
+        save_every_seconds: float = 120.0,
+        writes: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.log_path = folder / f"{name}.pt", folder / f"{name}.jsonl"
-        self.parts, self.save_every_seconds = parts, save_every_seconds
+        self.parts, self.save_every_seconds, self.writes = parts, save_every_seconds, writes
         self.step, self.seconds = 0, 0.0
         if self.checkpoint.exists():
             stored = torch.load(self.checkpoint, weights_only=True)
@@ -35,7 +41,7 @@ class Run:
     def tick(self, every: int = 50, **figures: float) -> None:
         """Count one step; log every `every` steps; save when it is time."""
         self.step += 1
-        if self.step % every == 0 or self.step < 3:
+        if self.writes and (self.step % every == 0 or self.step < 3):
             row = {"step": self.step, "seconds": round(self.elapsed(), 1)}
             row |= {key: round(float(value), 6) for key, value in figures.items()}
             with self.log_path.open("a") as log:
@@ -45,7 +51,9 @@ class Run:
             self.save()
 
     def save(self) -> None:
-        """Write the checkpoint whole or not at all."""
+        """Write the checkpoint whole or not at all; one of several processes writes."""
+        if not self.writes:
+            return
         state = {key: part.state_dict() for key, part in self.parts.items()}
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state | {"step": self.step, "seconds": self.elapsed()}, partial)
@@ -70,6 +78,11 @@ class Average(nn.Module):
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name.replace("/", "."): value for name, value in self.state_dict().items()}
+
+
+def hash_seed(name: str, step: int) -> int:
+    """A seed of its own for every phase and every start of it."""
+    return zlib.crc32(f"{name} {step}".encode())
 
 
 def learning_rate(share_done: float, peak: float, warm: float = 0.03, floor: float = 0.02) -> float:

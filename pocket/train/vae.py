@@ -1,45 +1,24 @@
-"""Trains the pocket VAE: pictures first, then short clips, on freshly drawn scenes.
+"""Trains the pocket VAE: on whole short clips, then to be read, then along longer clips; at last its decoder.
 
-While training, latents are in the encoder's own scale; `export` folds the per-channel scale and offset into
-the two 1x1 convolutions, so that the shipped file has the statistics Wan 2.1 publishes and core's fixed
-numbers fit it.
+The encoder is settled before the transformer sees a latent. The decoder may be trained on at any time: it
+starts afresh on pictures in large batches, which teach edges and colours, and goes on along clips.
 """
 
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ...model_patches.vae.wan import (
-    LATENTS_MEAN,
-    LATENTS_STD,
-    TIME_STRIDE,
-    CausalConv3d,
-    Downsample,
-    Upsample,
-    WanVAE,
-)
-from .. import world
-from .progress import Average, Run, learning_rate
-
-NOISE = 0.15  # largest spread of the noise on latents while training: the decoder must forgive a denoiser
-LATENT_PENALTY = 3e-4
-LANES = 16
-PIECE_LATENTS = 2  # of one update along a long clip
-OBJECT_WEIGHT = 4.0  # extra weight of pixels that are not ground
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One stretch of a VAE's training, on clips of one length."""
-
-    frames: int  # pixel frames of a clip
-    batch: int
-    steps: int
-    peak_rate: float
+from ...model_patches.vae.load import load_vae
+from ...model_patches.vae.wan import CausalConv3d, Downsample, Upsample, WanVAE
+from .along import train_along
+from .batches import Phase, clip_batch
+from .descent import descend, noisy, optimizer_of, set_rates
+from .progress import Average, Run, hash_seed
+from .reading import Reader, learn_to_be_read
+from .still import decode_first, encode_still
+from .units import fold_statistics, latent_statistics
 
 
 def start_as_pictures(vae: WanVAE) -> None:
@@ -60,183 +39,94 @@ def start_as_pictures(vae: WanVAE) -> None:
                 )
 
 
-def channels_last(vae: nn.Module) -> nn.Module:
-    """The same module with convolution weights laid out for CPU speed."""
-    for module in vae.modules():
-        if isinstance(module, nn.Conv3d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
-        elif isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-    return vae
+def train_vae(
+    folder: Path,
+    size: int,
+    dim: int,
+    phases: Sequence[Phase],
+    reading: Phase,
+    along: Phase,
+    device: torch.device,
+    start: Path | None = None,
+) -> WanVAE:
+    """The trained VAE, its latents in the diffusion model's units; goes on from the folder's checkpoints.
 
-
-def clip_batch(count: int, frames: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pixels [B, 3, F, H, W] in [-1, 1] and the weight of each pixel [B, 1, F, H, W]."""
-    scenes = world.sample_scenes(count, generator, band_share=0.25)
-    pictures = world.render(scenes, world.simulate(scenes, frames), size).float()
-    ground = world.GROUNDS[scenes.ground_B][:, None, None, None]
-    weight = 1 + OBJECT_WEIGHT * ((pictures - ground).abs().amax(-1, keepdim=True) > 12)
-    to_model = (0, 4, 1, 2, 3)
-    return (pictures / 127.5 - 1).permute(to_model), weight.permute(to_model)
-
-
-def train_vae(folder: Path, size: int, dim: int, phases: Sequence[Phase], device: torch.device) -> WanVAE:
-    """The trained VAE, its latents in the diffusion model's units; goes on from the folder's checkpoints."""
-    torch.manual_seed(1)
-    vae = WanVAE(dim)
-    start_as_pictures(vae)
-    channels_last(vae.to(device))
-    for index, phase in enumerate(phases):
-        _train_phase(vae, folder, f"vae{index}", phase, size, device)
+    start: a VAE file to train on from, without the phases on whole short clips.
+    """
     settled = folder / "vae_settled.pt"
     if settled.exists():
-        vae.load_state_dict(torch.load(settled, weights_only=True))
+        vae = WanVAE(dim)
+        vae.load_state_dict(torch.load(settled, weights_only=True, map_location="cpu"))
+        return vae.to(device)
+    torch.manual_seed(1)
+    if start is None:
+        vae = WanVAE(dim)
+        start_as_pictures(vae)
     else:
-        mean_C, std_C = latent_statistics(vae, size)
-        fold_statistics(vae, mean_C, std_C)
-        torch.save(vae.state_dict(), settled)
+        vae = load_vae(start).requires_grad_(True)
+    reader = Reader(vae.latent_channels).to(device)
+    channels_last(vae.to(device))
+    for index, phase in enumerate(phases if start is None else ()):
+        _whole_clips(vae, folder, f"vae{index}", phase, size, device)
+    learn_to_be_read(vae, reader, folder, reading, size, device)
+    train_along(vae, reader, folder, along, size, device)
+    fold_statistics(vae, *latent_statistics(vae, size))
+    torch.save(vae.state_dict(), settled)
     return vae
 
 
-def polish_decoder(vae: WanVAE, folder: Path, phase: Phase, size: int, device: torch.device) -> None:
-    """Train the decoder alone, as it is used: piece by piece along long clips, its past handed on.
-
-    Latents, and what was trained on them, stay as they are. A step is one piece of one of `LANES` batches
-    of clips, drawn at random, so that steps in a row see other scenes at other ages; gradients end at the
-    border of a piece. Many steps in a row on the same clips make it forget the colours of others.
-    """
-    vae.requires_grad_(False)
-    vae.decoder.requires_grad_(True)
-    weights = vae.decoder.parameters()
-    optimizer = torch.optim.AdamW(weights, lr=phase.peak_rate, betas=(0.9, 0.98), weight_decay=1e-4)
-    average = Average(vae.decoder, 0.98)
-    run = Run(folder, "vae_polish", {"vae": vae, "optimizer": optimizer, "average": average})
-    generator = torch.Generator().manual_seed(hash_seed("polish", run.step))
-    lanes: list[Iterator[dict[str, float]]] = [iter(()) for _ in range(LANES)]
-    while run.step < phase.steps:
-        lane = int(torch.randint(LANES, (), generator=generator))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(run.step / phase.steps, phase.peak_rate)
-        figures = next(lanes[lane], None)
-        if figures is None:
-            pixels, weight = (t.to(device) for t in clip_batch(phase.batch, phase.frames, size, generator))
-            lanes[lane] = _along(vae, optimizer, pixels, weight, generator)
-            figures = next(lanes[lane])
-        average.update(vae.decoder, run.step)
-        run.tick(every=20, **figures)
-    run.save()
-
-
-def _along(
-    vae: WanVAE, optimizer: torch.optim.Optimizer, pixels: Tensor, weight: Tensor, generator: torch.Generator
-) -> Iterator[dict[str, float]]:
-    """One pass along a batch of clips, an update a piece."""
-    encoded = decoded = None
-    for start in range(0, pixels.shape[2] - 1, PIECE_LATENTS * TIME_STRIDE):
-        frames = slice(start + 1 if start else 0, start + 1 + PIECE_LATENTS * TIME_STRIDE)
-        some = pixels[:, :, frames]
-        with torch.autocast(some.device.type, dtype=torch.bfloat16):
-            with torch.no_grad():
-                latents, encoded = vae.encode(some.contiguous(memory_format=torch.channels_last_3d), encoded)
-            rebuilt, decoded = vae.decode(_noisy(latents, generator), decoded)
-        decoded = tuple(past.detach() for past in decoded)
-        yield _descend(vae, optimizer, rebuilt, some, weight[:, :, frames]) | {"after_frames": start}
-
-
-def _train_phase(vae: WanVAE, folder: Path, name: str, phase: Phase, size: int, device: torch.device) -> None:
-    weights = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=phase.peak_rate, betas=(0.9, 0.98), weight_decay=1e-4)
+def _whole_clips(vae: WanVAE, folder: Path, name: str, phase: Phase, size: int, device: torch.device) -> None:
+    """One stretch on whole short clips."""
+    optimizer = optimizer_of({"peak": phase.peak_rate, "params": [*vae.parameters()]})
     run = Run(folder, name, {"vae": vae, "optimizer": optimizer})
     generator = torch.Generator().manual_seed(hash_seed(name, run.step))
     if run.step >= phase.steps:
         return
     while run.step < phase.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(run.step / phase.steps, phase.peak_rate)
-        run.tick(every=20, **_step(vae, optimizer, phase, size, generator, device))
+        set_rates(optimizer, run.step / phase.steps)
+        batch = clip_batch(phase.batch, phase.frames, size, generator).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            latents, _ = vae.encode(batch.pixels.contiguous(memory_format=torch.channels_last_3d))
+            rebuilt, _ = vae.decode(noisy(latents, generator))
+        run.tick(every=20, **descend(optimizer, rebuilt, batch))
     run.save()
 
 
-def _noisy(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Latents with noise, as much of it for a whole clip: up to `NOISE`."""
-    spread = NOISE * torch.rand(len(latents), 1, 1, 1, 1, generator=generator).to(latents.device)
-    return latents + spread * torch.randn(latents.shape, generator=generator).to(latents.device)
+def restart_decoder(vae: WanVAE, folder: Path, phase: Phase, size: int, device: torch.device) -> None:
+    """Train a fresh decoder on pictures, each as the first of a stream; it is left with its averaged weights.
 
-
-def hash_seed(name: str, step: int) -> int:
-    """A seed of its own for every phase and every start of it."""
-    return zlib.crc32(f"{name} {step}".encode())
-
-
-@torch.no_grad()
-def latent_statistics(vae: WanVAE, size: int, clips: int = 48, frames: int = 33) -> tuple[Tensor, Tensor]:
-    """Mean and spread per channel over fresh clips.
-
-    The first latent of a clip is left out, it is of another kind.
+    The encoder must be settled. A fresh decoder repeats in time what it does to one picture, so what it
+    learns here holds for clips, but for motion within a latent.
     """
-    generator = torch.Generator().manual_seed(99)
-    device = next(vae.parameters()).device
-    latents = []
-    for _ in range(0, clips, 4):
-        pixels, _ = clip_batch(4, frames, size, generator)
+    torch.manual_seed(3)
+    fresh = WanVAE(vae.encoder.conv1.out_channels, vae.latent_channels)
+    start_as_pictures(fresh)
+    vae.requires_grad_(False)
+    vae.decoder = channels_last(fresh.decoder.to(device))
+    optimizer = optimizer_of({"peak": phase.peak_rate, "params": [*vae.decoder.parameters()]})
+    average = Average(vae.decoder, 0.99)
+    run = Run(folder, "vae_decoder", {"decoder": vae.decoder, "optimizer": optimizer, "average": average})
+    generator = torch.Generator().manual_seed(hash_seed("vae_decoder", run.step))
+    while run.step < phase.steps:
+        set_rates(optimizer, run.step / phase.steps)
+        batch = clip_batch(phase.batch, 1, size, generator).to(device)
+        pixels = batch.pixels[:, :, 0].contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            latents.append(vae.encode(pixels.to(device))[0].float().cpu()[:, :, 1:])
-    joined = torch.cat(latents).movedim(1, 0).flatten(1)
-    return joined.mean(1), joined.std(1)
+            with torch.no_grad():
+                latents = encode_still(vae, pixels, first=run.step % 2 == 0)
+            rebuilt = decode_first(vae, noisy(latents.float(), generator))
+        figures = descend(optimizer, rebuilt, batch)
+        average.update(vae.decoder, run.step)
+        run.tick(every=20, **figures)
+    run.save()
+    vae.decoder.load_state_dict(average.weights())
 
 
-def _step(
-    vae: WanVAE,
-    optimizer: torch.optim.Optimizer,
-    phase: Phase,
-    size: int,
-    generator: torch.Generator,
-    device: torch.device,
-) -> dict[str, float]:
-    pixels, weight = (t.to(device) for t in clip_batch(phase.batch, phase.frames, size, generator))
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        latents, _ = vae.encode(pixels.contiguous(memory_format=torch.channels_last_3d))
-        rebuilt, _ = vae.decode(_noisy(latents, generator))
-    penalty = LATENT_PENALTY * latents.float().square().mean()
-    return _descend(vae, optimizer, rebuilt, pixels, weight, penalty) | {
-        "latent_std": float(latents.detach().std())
-    }
-
-
-def _descend(
-    vae: WanVAE,
-    optimizer: torch.optim.Optimizer,
-    rebuilt: Tensor,
-    pixels: Tensor,
-    weight: Tensor,
-    penalty: Tensor | float = 0.0,
-) -> dict[str, float]:
-    """One update towards the pixels; the weighted error before it."""
-    error = rebuilt.float() - pixels
-    loss = (weight * (error.abs() + error.square())).mean() / weight.mean()
-    optimizer.zero_grad()
-    (loss + penalty).backward()
-    nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-    optimizer.step()
-    mse = error.detach().square().mean()
-    return {
-        "loss": float(loss.detach()),
-        "psnr_db": float(10 * (4 / mse).log10()),
-        "rate": optimizer.param_groups[0]["lr"],
-    }
-
-
-def fold_statistics(vae: WanVAE, mean_C: Tensor, std_C: Tensor) -> None:
-    """Fold z -> (z - mean) / std (units of the diffusion model) into the 1x1 convolutions at the latents."""
-    C = vae.latent_channels
-    wan_mean, wan_std = torch.tensor(LATENTS_MEAN), torch.tensor(LATENTS_STD)
-    raw_mean, raw_std = mean_C * wan_std + wan_mean, std_C * wan_std
-    gain = wan_std / raw_std
-    offset = wan_mean - raw_mean * gain
-    with torch.no_grad():
-        vae.conv1.weight[:C] *= gain.view(C, 1, 1, 1, 1)
-        vae.conv1.bias[:C] = vae.conv1.bias[:C] * gain + offset
-        vae.conv1.weight[C:] = 0
-        vae.conv1.bias[C:] = -6.0  # log-variance of a nearly exact posterior
-        vae.conv2.bias += vae.conv2.weight[:, :, 0, 0, 0] @ (-offset / gain)
-        vae.conv2.weight /= gain.view(1, C, 1, 1, 1)
+def channels_last(module: nn.Module) -> nn.Module:
+    """The same module with convolution weights laid out for CPU speed."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv3d):
+            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        elif isinstance(part, nn.Conv2d):
+            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+    return module

@@ -15,12 +15,14 @@ GEOMETRY = Geometry(width=48, height=32, latent_channels=4)  # 3 x 2 tokens per 
 @pytest.fixture
 def make_model():
     """Returns a maker of models: the same weights for the same seed, whatever the dtype."""
+
     def make(dtype=torch.float32, seed=1, **sizes) -> WanModel:
         generator = torch.Generator().manual_seed(seed)
         model = WanModel(replace(SIZES, **sizes)).requires_grad_(False).eval()
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
         return model.to(dtype)
+
     return make
 
 
@@ -39,7 +41,9 @@ def config():
 @pytest.fixture
 def make_text():
     """Returns a maker of encoded prompts [B, L, E]."""
+
     def make(seed=0, tokens=5, batch=1, dtype=torch.float32) -> torch.Tensor:
         generator = torch.Generator().manual_seed(100 + seed)
         return torch.randn(batch, tokens, SIZES.text_dim, generator=generator).to(dtype)
+
     return make

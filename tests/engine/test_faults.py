@@ -131,8 +131,10 @@ def test_nan_stops_the_block_by_name_and_leaves_the_stream(stopped, place, value
 
     hook = model.get_submodule(name).register_forward_hook(poison)
     first = state.start_frame
-    words = (rf"block {state.block} \(latent frames {first} to {first + 2}\) came out with NaN or infinite "
-             r"numbers in torch.float32; nothing of it was kept .* another seed")
+    words = (
+        rf"block {state.block} \(latent frames {first} to {first + 2}\) came out with NaN or infinite "
+        r"numbers in torch.float32; nothing of it was kept .* another seed"
+    )
     with pytest.raises(RuntimeError, match=words):
         step(model, state)
     hook.remove()

@@ -55,8 +55,11 @@ class Collected(CallbackWriter):
     def __init__(self, start_frame=0):
         self.chunks = []
         super().__init__(
-            lambda first, frames: self.chunks.append(frames), width=GEOMETRY.width, height=GEOMETRY.height,
-            start_frame=start_frame)
+            lambda first, frames: self.chunks.append(frames),
+            width=GEOMETRY.width,
+            height=GEOMETRY.height,
+            start_frame=start_frame,
+        )
 
     @property
     def frames(self):
@@ -87,8 +90,11 @@ def by_hand(dit, vae, state, texts):
 
 
 def test_every_writer_gets_the_pictures_of_the_whole_stream(dit, vae, start, tmp_path):
-    writers = [Collected(), PngWriter(tmp_path / "frames", width=32, height=16),
-               Mp4Writer(tmp_path / "take.mp4", width=32, height=16, fps=16)]
+    writers = [
+        Collected(),
+        PngWriter(tmp_path / "frames", width=32, height=16),
+        Mp4Writer(tmp_path / "take.mp4", width=32, height=16, fps=16),
+    ]
     after = run(dit, vae, start(), writers, blocks=4)
     assert np.array_equal(writers[0].frames, by_hand(dit, vae, start(), [None] * 4))
     assert [len(chunk) for chunk in writers[0].chunks] == [9, 12, 12, 12]
@@ -203,7 +209,7 @@ def test_an_interruption_anywhere_keeps_what_was_told(dit, vae, start, whole, tm
     assert state.block == (3 if place == "on_chunk" else 2)
     assert video.result and video.frames_written >= frames_made(state)
     frames, _ = collected(dit, vae, state, blocks=4 - state.block)
-    assert np.array_equal(frames, whole[frames_made(state):])
+    assert np.array_equal(frames, whole[frames_made(state) :])
 
 
 def test_two_streams_on_one_model_do_not_meet(dit, vae, start):

@@ -42,10 +42,18 @@ def state(model, make_text, config):
     for _ in range(4):
         _, state = step(model, state)
     shared = torch.arange(6.0)
-    return replace(state, extras={
-        "decoder.0": shared, "decoder.1": shared, "part": shared[2:4], "frames": torch.tensor(45),
-        "slice": torch.arange(9.0)[3:5], "turned": torch.arange(6.0).reshape(2, 3).mT,
-        "nothing": torch.zeros(0)})
+    return replace(
+        state,
+        extras={
+            "decoder.0": shared,
+            "decoder.1": shared,
+            "part": shared[2:4],
+            "frames": torch.tensor(45),
+            "slice": torch.arange(9.0)[3:5],
+            "turned": torch.arange(6.0).reshape(2, 3).mT,
+            "nothing": torch.zeros(0),
+        },
+    )
 
 
 def test_saved_after_any_block_it_goes_on_in_another_process_bit_for_bit(
@@ -113,6 +121,7 @@ def test_a_failed_save_keeps_the_file_before(model, state, tmp_path, monkeypatch
 
     def full(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"cannot write the stream to .*No space left on device.* has room"):
         save(step(model, state)[1], path)
@@ -123,6 +132,7 @@ def test_a_failed_save_keeps_the_file_before(model, state, tmp_path, monkeypatch
 def test_an_interrupted_save_leaves_nothing_half_written(state, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save(state, tmp_path / "stream.safetensors")

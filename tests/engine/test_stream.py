@@ -35,8 +35,7 @@ def test_half_precision_keeps_latents_in_float32(make_model, make_text, config, 
     assert (latents - exact).abs().max() < 32 * torch.finfo(dtype).eps * exact.abs().max()
 
 
-@pytest.mark.parametrize("name, block_frames", [
-    (name, frames) for name in PRESETS for frames in (1, 2, 3)])
+@pytest.mark.parametrize("name, block_frames", [(name, frames) for name in PRESETS for frames in (1, 2, 3)])
 def test_eviction_keeps_just_the_frames_of_the_next_block(model, make_text, config, name, block_frames):
     config = replace(config, preset=name, block_frames=block_frames, sigmas=(1.0,))
     state = init(model, make_text(), config)
@@ -57,8 +56,10 @@ def test_three_blocks_are_the_beginning_of_ten(model, make_text, config):
 
 def test_two_streams_on_one_model_do_not_meet(model, make_text, config):
     other = replace(config, preset="pocket", seed=8, cfg=2.0)
-    alone = [latents_of(model, init(model, make_text(1), config), 5),
-             latents_of(model, init(model, make_text(2), other, make_text(3)), 5)]
+    alone = [
+        latents_of(model, init(model, make_text(1), config), 5),
+        latents_of(model, init(model, make_text(2), other, make_text(3)), 5),
+    ]
     states = [init(model, make_text(1), config), init(model, make_text(2), other, make_text(3))]
     parts = [[], []]
     for _ in range(5):
@@ -142,16 +143,30 @@ class Leaf:
 def bare(module):
     """The tree of Wan's names without a single module or weight in it."""
     attention = ("q", "k", "v", "o", "norm_q", "norm_k")
+
     def copy(source, names, **more):
         return SimpleNamespace(**{name: Leaf(getattr(source, name)) for name in names}, **more)
+
     blocks = [
-        copy(block, ("norm1", "norm2", "norm3", "ffn"), modulation=block.modulation.data,
-             self_attn=copy(block.self_attn, attention, num_heads=2),
-             cross_attn=copy(block.cross_attn, attention, num_heads=2)) for block in module.blocks]
+        copy(
+            block,
+            ("norm1", "norm2", "norm3", "ffn"),
+            modulation=block.modulation.data,
+            self_attn=copy(block.self_attn, attention, num_heads=2),
+            cross_attn=copy(block.cross_attn, attention, num_heads=2),
+        )
+        for block in module.blocks
+    ]
     embeddings = ("patch_embedding", "text_embedding", "time_embedding", "time_projection")
     return copy(
-        module, embeddings, num_heads=2, freq_dim=256, patch_size=(1, 2, 2), blocks=blocks,
-        head=copy(module.head, ("norm", "head"), modulation=module.head.modulation.data))
+        module,
+        embeddings,
+        num_heads=2,
+        freq_dim=256,
+        patch_size=(1, 2, 2),
+        blocks=blocks,
+        head=copy(module.head, ("norm", "head"), modulation=module.head.modulation.data),
+    )
 
 
 def test_any_tree_with_the_names_is_a_model(model, make_text, config):
@@ -210,6 +225,7 @@ def test_the_default_contract_is_the_published_one():
 def raising(error):
     def hook(*_):
         raise error
+
     return hook
 
 

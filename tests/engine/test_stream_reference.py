@@ -32,12 +32,18 @@ def turns(ids, rows, columns, width):
     """Complex factors [frames*rows*columns, width/2] of tokens in frame, row, column order."""
     pairs = width // 2
     side = pairs // 3
+
     def axis(places, count):
-        return torch.tensor([[place * 10000 ** (-i / count) for i in range(count)] for place in places],
-                            dtype=torch.float64)
+        return torch.tensor(
+            [[place * 10000 ** (-i / count) for i in range(count)] for place in places], dtype=torch.float64
+        )
+
     grid = (len(ids), rows, columns)
-    parts = [axis(ids, pairs - 2 * side)[:, None, None], axis(range(rows), side)[None, :, None],
-             axis(range(columns), side)[None, None]]
+    parts = [
+        axis(ids, pairs - 2 * side)[:, None, None],
+        axis(range(rows), side)[None, :, None],
+        axis(range(columns), side)[None, None],
+    ]
     angles = torch.cat([part.expand(*grid, -1) for part in parts], -1).flatten(0, 2)
     return torch.polar(torch.ones_like(angles), angles)
 
@@ -108,8 +114,10 @@ class Reference:
         grid = (g.grid_height, g.grid_width, q.shape[-1])
         out = []
         for block in blocks:
-            mine, seen = (torch.cat([torch.arange(g.frame_tokens) + f * g.frame_tokens for f in frames])
-                          for frames in (block.frames, block.seen))
+            mine, seen = (
+                torch.cat([torch.arange(g.frame_tokens) + f * g.frame_tokens for f in frames])
+                for frames in (block.frames, block.seen)
+            )
             keys, queries = turns(block.ids, *grid), turns(block.query_ids, *grid)
             out.append(softmax_attention(turn(q[mine], queries), turn(k[seen], keys), v[seen]))
         return linear(w, f"{name}.o", torch.cat(out).flatten(1))
@@ -132,7 +140,7 @@ def seen_by(preset, start, count, text):
     end = start + count
     sink = list(range(min(preset.sink_frames, end)))
     rest = list(range(len(sink), end))
-    window = rest if preset.window_frames is None else rest[-preset.window_frames:]
+    window = rest if preset.window_frames is None else rest[-preset.window_frames :]
     p = plan(preset, start, count)
     return Block(list(range(start, end)), sink + window, p.sink + p.window, p.query, text)
 
@@ -143,9 +151,11 @@ def sample(reference, config, row, texts, negative):
     made = torch.zeros(g.latent_channels, 0, g.latent_height, g.latent_width, dtype=torch.float64)
     branches = [texts] if negative is None else [texts, [negative] * len(texts)]
     for block in range(len(texts)):
+
         def fresh(call, block=block):
             shape = g.latent_shape(count, row + 1)
             return block_noise(config.seed, block, call, shape, dtype=torch.float64)[row]
+
         x = config.sigmas[0] * fresh(0)
         for call, sigma in enumerate(config.sigmas):
             times = torch.tensor([0.0] * made.shape[1] + [1000 * sigma] * count, dtype=torch.float64)
@@ -177,8 +187,10 @@ CASES = {
 
 def stream(make_model, make_text, config, texts, negative_tokens):
     """Latents of as many blocks as there are texts, by number."""
+
     def text(seed, tokens=5):
         return make_text(seed, tokens, BATCH, config.dtype)
+
     model = make_model(config.dtype)
     state = init(model, text(texts[0]), config, text(9, negative_tokens) if negative_tokens else None)
     parts = []

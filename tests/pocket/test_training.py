@@ -1,7 +1,9 @@
 """Training of the pocket models: what its tricks claim, and that it goes on where it stopped."""
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,18 +12,18 @@ from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.pocket.models import Recipe, load_pocket, save_dit, save_vae
 from rivulet.pocket.text import TEXT_DIM
 from rivulet.pocket.train import dit as dit_training
+from rivulet.pocket.train import processes
+from rivulet.pocket.train.along import polish_decoder, train_along
+from rivulet.pocket.train.batches import Phase, clip_batch
+from rivulet.pocket.train.clips import draw_clips
 from rivulet.pocket.train.dit import Trainer, damage, draw_sigma
 from rivulet.pocket.train.parts import averaged, new_trainer, settled_vae
 from rivulet.pocket.train.presets import PRESETS
 from rivulet.pocket.train.progress import Run, learning_rate
-from rivulet.pocket.train.vae import (
-    Phase,
-    clip_batch,
-    fold_statistics,
-    latent_statistics,
-    polish_decoder,
-    start_as_pictures,
-)
+from rivulet.pocket.train.reading import Reader, learn_to_be_read
+from rivulet.pocket.train.still import decode_first, encode_still
+from rivulet.pocket.train.units import fold_statistics, latent_statistics
+from rivulet.pocket.train.vae import restart_decoder, start_as_pictures
 
 TINY = dit_training.Recipe(
     size=32,
@@ -53,7 +55,7 @@ def test_a_fresh_vae_treats_a_still_clip_as_pictures(vae):
 
 
 def test_folding_changes_the_units_and_nothing_else(vae):
-    pixels, _ = clip_batch(2, 9, 32, torch.Generator().manual_seed(0))
+    pixels = clip_batch(2, 9, 32, torch.Generator().manual_seed(0)).pixels
     before, _ = vae.decode(vae.encode(pixels)[0])
     mean, std = latent_statistics(vae, 32, clips=4, frames=9)
     raw, _ = vae.encode(pixels)
@@ -109,7 +111,7 @@ def test_training_teaches_and_resumes(tmp_path, vae, own_context, monkeypatch):
     for name, value in trainer.dit.state_dict().items():
         assert torch.equal(value, dit.state_dict()[name]), f"{name} was not read back"
     trainer.train()
-    assert trainer.run.step == recipe.steps and len(trainer.long) == recipe.most_clips
+    assert trainer.run.step == recipe.steps and len(trainer.pool(True)) == recipe.most_clips
     still = [n for n, value in trainer.dit.state_dict().items() if torch.equal(value, untrained[n])]
     assert not still, f"training never moved {still}"
 
@@ -153,7 +155,7 @@ def test_training_can_start_from_exported_files(tmp_path, vae):
     save_dit(dit, Recipe(32, 16, "pocket", 3, (1000.0, 500.0), 3.0, 1.0, "a test"), tmp_path)
     save_vae(vae, tmp_path)
     device = torch.device("cpu")
-    taken = settled_vae(preset, tmp_path / "run", device, tmp_path)
+    taken = settled_vae(preset, tmp_path / "run", device, tmp_path, train=False)
     trainer = new_trainer(preset, taken, tmp_path / "run", device, tmp_path, steps=1)
     for name, value in trainer.dit.state_dict().items():
         assert torch.equal(value, dit.state_dict()[name].half().float())
@@ -161,10 +163,114 @@ def test_training_can_start_from_exported_files(tmp_path, vae):
     assert not torch.equal(trainer.dit.head.head.weight, dit.head.head.weight.half().float())
 
 
+def moved(before: dict[str, torch.Tensor], vae: WanVAE) -> set[str]:
+    return {name for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def whole(vae: WanVAE) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in vae.state_dict().items()}
+
+
 def test_polishing_moves_the_decoder_alone(tmp_path, vae):
-    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    before = whole(vae)
     polish_decoder(vae, tmp_path, Phase(17, 1, 3, 1e-3), 32, torch.device("cpu"))
-    moved = {name for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved and all(name.startswith("decoder.") for name in moved)
+    names = moved(before, vae)
+    assert names and all(name.startswith("decoder.") for name in names)
     rows = [json.loads(line) for line in (tmp_path / "vae_polish.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
+
+
+def test_a_new_decoder_leaves_the_encoder_and_goes_on_where_it_stopped(tmp_path, vae):
+    before = whole(vae)
+    restart_decoder(vae, tmp_path, Phase(1, 2, 3, 1e-3), 32, torch.device("cpu"))
+    names = moved(before, vae)
+    assert names and all(name.startswith("decoder.") for name in names)
+    again = WanVAE(4)
+    again.load_state_dict(before)
+    restart_decoder(again, tmp_path, Phase(1, 2, 3, 1e-3), 32, torch.device("cpu"))
+    assert not moved(whole(vae), again)
+
+
+def test_training_along_moves_encoder_and_decoder(tmp_path, vae):
+    vae.requires_grad_(True)
+    before, reader = whole(vae), Reader(16)
+    train_along(vae, reader, tmp_path, Phase(9, 1, 4, 1e-3), 32, torch.device("cpu"))
+    parts = {name.split(".")[0] for name in moved(before, vae)}
+    assert parts == {"encoder", "decoder", "conv1", "conv2"}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+def test_a_picture_is_encoded_as_a_still_stream(vae, first):
+    torch.manual_seed(0)
+    for parameter in vae.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    picture = torch.rand(2, 3, 1, 32, 32) * 2 - 1
+    # each layer sees 2 frames back, deeper ones of 2 or 4 pixel frames: about 110 until all stand still
+    stream, _ = vae.encode(picture.expand(-1, -1, 1 if first else 129, -1, -1))
+    latents = encode_still(vae, picture[:, :, 0], first)
+    torch.testing.assert_close(latents, stream[:, :, -1:], rtol=0, atol=2e-5 * stream.abs().max().item())
+    if first:
+        pixels, _ = vae.decode(latents)
+        torch.testing.assert_close(
+            decode_first(vae, latents), pixels, rtol=0, atol=2e-5 * pixels.abs().max().item()
+        )
+
+
+def test_latents_learn_to_be_read_and_keep_the_units(tmp_path, vae):
+    torch.manual_seed(0)
+    vae.requires_grad_(True)
+    reader = Reader(16)
+    learn_to_be_read(vae, reader, tmp_path, Phase(1, 16, 40, 3e-3), 32, torch.device("cpu"))
+    rows = [json.loads(line) for line in (tmp_path / "vae_read.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 40 and rows[-1]["kinds"] < 0.7 * rows[0]["kinds"]
+    batch = clip_batch(8, 9, 32, torch.Generator().manual_seed(1))
+    latents, _ = vae.encode(batch.pixels)
+    assert 0.6 < latents[:, :, 1:].std() < 1.6
+    kinds, _ = reader.losses(latents, batch.contents, torch.Generator().manual_seed(0))
+    assert kinds < 0.7 * rows[0]["kinds"], "the reader was not moved to the new units"
+
+
+def test_clips_show_what_their_text_says_in_either_dressing(vae):
+    generator = torch.Generator().manual_seed(3)
+    clips = draw_clips(vae, 40, 2, 3, 32, generator)
+    assert clips.latents_BVCTHW.shape == (40, 2, 16, 6, 4, 4)
+    shown, past = clips.dressings(6, generator)
+    hidden = ~clips.named_B
+    assert hidden.any() and torch.equal(shown[hidden], past[hidden])
+    assert (shown[hidden] == shown[hidden][:, :1]).all(), "the look of a thing without a name changed"
+    switched, other = (shown != shown[:, :1]).any(1), (shown != past).all(1)
+    assert switched.any() and other.any() and not (switched & other).any()
+    worn = clips.worn(shown[:, :2], 3)
+    for b in range(40):
+        for n in range(2):
+            frames = slice(3 * n, 3 * n + 3)
+            wanted = clips.latents_BVCTHW[b, shown[b, n], :, frames].float()
+            assert torch.equal(worn[b, :, frames], wanted)
+
+
+WORKER = """
+import sys
+sys.path.insert(0, {tests!r})
+import conftest, torch
+from pathlib import Path
+from rivulet.pocket.train import processes
+processes.join()
+layer = torch.nn.Linear(1, 1)
+number = processes.rank()
+layer.weight.grad, layer.bias.grad = torch.tensor([[1.0 + 2 * number]]), torch.tensor([10.0 * number])
+processes.average_gradients(layer)
+Path({folder!r}, str(number)).write_text(f"{{layer.weight.grad.item()}} {{layer.bias.grad.item()}}")
+"""
+
+
+def test_processes_share_the_mean_gradient(tmp_path):
+    code = WORKER.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    assert processes.run_workers(2, [sys.executable, "-B", "-c", code]) == 0
+    assert [(tmp_path / name).read_text() for name in "01"] == ["2.0 5.0", "2.0 5.0"]
+
+
+def test_when_one_process_fails_the_others_are_stopped():
+    code = (
+        "import os, time; time.sleep(600 * (1 - int(os.environ['RIVULET_TRAIN_RANK']))); raise SystemExit(3)"
+    )
+    assert processes.run_workers(2, [sys.executable, "-c", code]) == 3

@@ -89,14 +89,33 @@ def test_band_hides_and_is_seen():
 
 
 def test_a_new_dress_keeps_the_flight():
-    _, ahead = world.fly(world.sample_scenes(32, generator(5)), 50)
-    fresh = world.redress(ahead, generator(6))
-    kept = (ahead.place_BN2[:, 0] - fresh.place_BN2[:, 0]).norm(dim=-1)
-    assert (kept < 0.06).all(), "moved by more than what another shape needs at a wall"
-    assert torch.equal(ahead.velocity_BN2, fresh.velocity_BN2)
-    gap = (fresh.place_BN2[:, 0] - fresh.place_BN2[:, 1]).norm(dim=-1)
-    appeared = (ahead.colour_BN[:, 1] < 0) & (fresh.colour_BN[:, 1] >= 0)
-    assert appeared.any() and (gap[appeared] >= fresh.extent_BN()[appeared].sum(1) - 1e-6).all()
+    scenes = world.sample_scenes(200, generator(5))
+    fresh = world.redress(scenes, generator(6))
+    assert torch.equal(scenes.place_BN2, fresh.place_BN2)
+    assert torch.equal(scenes.velocity_BN2, fresh.velocity_BN2)
+    assert (scenes.ground_B != fresh.ground_B).any() and (scenes.shape_BN != fresh.shape_BN).any()
+    alone = fresh.colour_BN[:, 1] < 0
+    assert 0.1 < ((scenes.colour_BN[:, 1] < 0) != alone).float().mean() < 0.4
+    looks = torch.cat([fresh.colour_BN, fresh.ground_B[:, None]], 1).tolist()
+    assert all(len(set(row)) == 3 for row in looks), "an object of the ground's or the other's colour"
+
+
+def test_contents_say_what_a_cell_shows():
+    scenes = world.sample_scenes(24, generator(7), band_share=0.5)
+    places = world.simulate(scenes, 2)
+    shown = world.contents(scenes, places, 64, 8)
+    assert shown.shape == (24, world.CONTENTS, 2, 8, 8) and shown.min() >= 0 and shown.max() <= 1
+    shapes, colours, grounds = shown.split([3, 6, 6], 1)
+    torch.testing.assert_close(shapes.sum(1), colours.sum(1))
+    frames = detector.detect(world.render(scenes, places, 64)[:, 0])
+    for b, frame in enumerate(frames):
+        assert list(world.COLOURS)[grounds[b, :, 0].sum((1, 2)).argmax()] == frame.ground
+        if scenes.band_B2[b, 0] < 0:  # then nothing is hidden, and nothing shows but what the scene holds
+            there = {n for n in range(6) if colours[b, n].sum() > 0}
+            assert there == {c for c in scenes.colour_BN[b].tolist() if c >= 0}
+            torch.testing.assert_close(
+                (colours.sum(1) + grounds.sum(1))[b], torch.ones(2, 8, 8), atol=0.02, rtol=0
+            )
 
 
 def test_prompts_are_read_by_phrase():

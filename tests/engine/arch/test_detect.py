@@ -22,6 +22,7 @@ def write(tmp_path):
         metadata = None if config is None else {"config": text}
         save_file(tensors, tmp_path / "model.safetensors", metadata=metadata)
         return tmp_path / "model.safetensors"
+
     return write
 
 
@@ -38,10 +39,13 @@ def test_a_saved_model_comes_back_with_its_sizes_and_every_weight(weights, write
 
 def test_the_published_1_3b_sizes_are_read_from_its_shapes():
     published = {
-        "patch_embedding.weight": (1536, 16, 1, 2, 2), "text_embedding.0.weight": (1536, 4096),
-        "time_embedding.0.weight": (1536, 256), "head.head.weight": (64, 1536),
+        "patch_embedding.weight": (1536, 16, 1, 2, 2),
+        "text_embedding.0.weight": (1536, 4096),
+        "time_embedding.0.weight": (1536, 256),
+        "head.head.weight": (64, 1536),
         "head.modulation": (1, 2, 1536),
-        **{f"blocks.{i}.ffn.0.weight": (8960, 1536) for i in range(30)}}
+        **{f"blocks.{i}.ffn.0.weight": (8960, 1536) for i in range(30)},
+    }
     assert read_config(published) == WanConfig(dim=1536, ffn_dim=8960, num_layers=30, num_heads=12)
 
 
@@ -80,8 +84,11 @@ def test_a_truncated_file_says_to_copy_it_again(weights, write, kept):
 def test_missing_and_unknown_keys_are_counted_and_named(weights, write):
     del weights["blocks.1.self_attn.q.weight"]
     weights["img_emb.proj.0.bias"] = torch.zeros(3)
-    with pytest.raises(ValueError, match=r"lacks 1 of .* keys \(blocks.1.self_attn.q.weight\) and has "
-                                         r"1 unknown ones \(img_emb.proj.0.bias\); only Wan 2.1"):
+    with pytest.raises(
+        ValueError,
+        match=r"lacks 1 of .* keys \(blocks.1.self_attn.q.weight\) and has "
+        r"1 unknown ones \(img_emb.proj.0.bias\); only Wan 2.1",
+    ):
         load_wan(write(weights, HEADS))
 
 
@@ -107,11 +114,15 @@ def test_unreadable_metadata_is_quoted(weights, write, config):
         load_wan(write(weights, config))
 
 
-@pytest.mark.parametrize("sizes, words", [
-    ({"dim": 100}, r"num_heads must be a whole number of at least 1, got 0; num_heads is dim // 128"),
-    ({"num_heads": 3}, r"even width, got dim 256 for 3 heads"),
-    ({"num_layers": 0}, r"num_layers must be a whole number of at least 1, got 0"),
-    ({"text_dim": "wide"}, r"text_dim must be a whole number of at least 1, got 'wide'")])
+@pytest.mark.parametrize(
+    "sizes, words",
+    [
+        ({"dim": 100}, r"num_heads must be a whole number of at least 1, got 0; num_heads is dim // 128"),
+        ({"num_heads": 3}, r"even width, got dim 256 for 3 heads"),
+        ({"num_layers": 0}, r"num_layers must be a whole number of at least 1, got 0"),
+        ({"text_dim": "wide"}, r"text_dim must be a whole number of at least 1, got 'wide'"),
+    ],
+)
 def test_impossible_sizes_are_refused(sizes, words):
     with pytest.raises(ValueError, match=words):
         WanConfig(**{"dim": 256, "ffn_dim": 8, "num_layers": 1, **sizes})

@@ -67,6 +67,7 @@ def test_one_vector_for_all_frames_is_the_same_vector_for_each(model):
     def run(modulation, time):
         out = block_forward(block, x, modulation, sdpa, lambda q: sdpa(q, keys, values))
         return head_forward(model, out, time)
+
     each = run(modulation.expand(1, 3, -1, -1), time.expand(1, 3, -1))
     torch.testing.assert_close(run(modulation, time), each)
 
@@ -77,6 +78,7 @@ def test_block_forward_hands_over_queries_keys_and_values_before_rope(model):
     def attend(q, k, v):
         seen.append((q, k, v))
         return torch.zeros_like(q)
+
     modulation, _ = embed_time(model, torch.tensor([[250.0, 0.0]]))
     block_forward(block, x, modulation, attend, torch.zeros_like)
     own = (block.modulation[:, None] + modulation).unbind(2)

@@ -21,8 +21,16 @@ NAMES = {  # diffusers' name -> the published one; order matters
     "condition_embedder.time_proj": "time_projection.1",
     "condition_embedder.text_embedder.linear_1": "text_embedding.0",
     "condition_embedder.text_embedder.linear_2": "text_embedding.2",
-    "attn1": "self_attn", "attn2": "cross_attn", "to_out.0": "o", "to_q": "q", "to_k": "k", "to_v": "v",
-    "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2", "norm2": "norm3", "proj_out": "head.head",
+    "attn1": "self_attn",
+    "attn2": "cross_attn",
+    "to_out.0": "o",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    "norm2": "norm3",
+    "proj_out": "head.head",
 }
 
 
@@ -38,8 +46,10 @@ class Sinusoid(torch.nn.Module):
     """Stands in for diffusers' `timesteps_proj`; angles in float64, one number at a time."""
 
     def forward(self, timesteps):
-        rows = [[trig(t / 10000 ** (i / 128)) for trig in (math.cos, math.sin) for i in range(128)]
-                for t in timesteps.tolist()]
+        rows = [
+            [trig(t / 10000 ** (i / 128)) for trig in (math.cos, math.sin) for i in range(128)]
+            for t in timesteps.tolist()
+        ]
         return torch.tensor(rows)
 
 
@@ -48,7 +58,8 @@ def pair():
     torch.manual_seed(3)
     sizes = {"ffn_dim": 80, "num_layers": 3, "text_dim": 12}
     theirs = transformer_wan.WanTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=28, in_channels=5, out_channels=7, **sizes).eval()
+        num_attention_heads=2, attention_head_dim=28, in_channels=5, out_channels=7, **sizes
+    ).eval()
     theirs.condition_embedder.timesteps_proj = Sinusoid()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

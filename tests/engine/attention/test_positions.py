@@ -91,7 +91,8 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "block", "start", "sink", "window", "query"), OTHERS,
+    ("name", "block", "start", "sink", "window", "query"),
+    OTHERS,
     ids=[f"{r[0]}-{r[1]}x{r[2]}" for r in OTHERS],
 )
 def test_other_presets_row_by_row(name, block, start, sink, window, query):
@@ -161,7 +162,7 @@ def test_kept_frames_and_ids_agree_frame_by_frame(chosen, start, block):
     assert frames[: len(got.sink)] == got.sink
     # distances in time inside the window are true ones, whatever the ids
     shift = own[-1] - got.query[-1]
-    assert tuple(frame - shift for frame in frames[len(got.sink):]) == got.window
+    assert tuple(frame - shift for frame in frames[len(got.sink) :]) == got.window
 
 
 @given(st.sampled_from(list(PRESETS.values())), st.integers(1, 5), st.lists(blocks, min_size=1, max_size=60))

@@ -12,9 +12,11 @@ SHAPE = CacheShape(layers=2, rows=3, grid_height=2, grid_width=1, heads=2, head_
 
 def kv_of(frames, layer, call):
     """Keys and values of whole frames, each told apart by frame, layer and call."""
+
     def of(frame, side):
         generator = torch.Generator().manual_seed(((frame * 2 + layer) * 9 + call) * 2 + side)
         return torch.randn(SHAPE.rows, SHAPE.frame_tokens, 2, 6, generator=generator)
+
     return [torch.cat([of(frame, side) for frame in frames], 1) for side in (0, 1)]
 
 
@@ -39,8 +41,10 @@ def rows_of(x_LND):
     return sorted(map(tuple, x_LND.flatten(1).tolist()))
 
 
-@pytest.mark.parametrize("name, count", [
-    ("infinity_rope", 3), ("pocket", 3), ("videomla_7", 1), ("reward_forcing", 2), ("self_forcing", 2)])
+@pytest.mark.parametrize(
+    "name, count",
+    [("infinity_rope", 3), ("pocket", 3), ("videomla_7", 1), ("reward_forcing", 2), ("self_forcing", 2)],
+)
 def test_a_block_reads_the_last_writes_of_every_frame_it_sees(name, count):
     preset = PRESETS[name]
     cache = empty(preset, frames=count if preset.capacity_frames is None else None)
@@ -52,8 +56,10 @@ def test_a_block_reads_the_last_writes_of_every_frame_it_sees(name, count):
             for layer in range(SHAPE.layers):
                 keys, values = past.read(layer)
                 parts = [kv_of([frame], layer, 1) for frame in place]
-                turned = [rotate(k, rope_table([at], 2, 1, 6))
-                          for (k, _), at in zip(parts, place.values(), strict=True)]
+                turned = [
+                    rotate(k, rope_table([at], 2, 1, 6))
+                    for (k, _), at in zip(parts, place.values(), strict=True)
+                ]
                 for row in range(*rows.indices(3)):
                     at = row - rows.start
                     assert rows_of(keys[at]) == rows_of(torch.cat(turned, 1)[row])
@@ -108,6 +114,7 @@ def test_angles_are_made_only_where_the_id_changed(monkeypatch):
     def counted(ids, *rest):
         made.append(tuple(ids))
         return rope_table(ids, *rest)
+
     monkeypatch.setattr(dense, "rope_table", counted)
     preset, cache = PRESETS["longlive"], empty(PRESETS["longlive"])
     for start in range(0, 18, 3):

@@ -18,12 +18,16 @@ def test_frames_and_slots_must_be_as_many():
         Slots.empty(4).put((0, 1), (7,), claim=1)
 
 
-@pytest.mark.parametrize("slots, expected", [
-    ((), []),
-    ((4,), [(4, 5, 0)]),
-    ((0, 1, 2), [(0, 3, 0)]),
-    ((1, 4, 5), [(1, 2, 0), (4, 6, 1)]),
-    ((0, 2, 4), [(0, 1, 0), (2, 3, 1), (4, 5, 2)]),
-    ((5, 4), [(5, 6, 0), (4, 5, 1)])])
+@pytest.mark.parametrize(
+    "slots, expected",
+    [
+        ((), []),
+        ((4,), [(4, 5, 0)]),
+        ((0, 1, 2), [(0, 3, 0)]),
+        ((1, 4, 5), [(1, 2, 0), (4, 6, 1)]),
+        ((0, 2, 4), [(0, 1, 0), (2, 3, 1), (4, 5, 2)]),
+        ((5, 4), [(5, 6, 0), (4, 5, 1)]),
+    ],
+)
 def test_runs_are_the_unbroken_stretches(slots, expected):
     assert list(runs(slots)) == expected

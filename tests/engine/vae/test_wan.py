@@ -133,8 +133,7 @@ def test_small_clips_are_convolved_as_large_ones(kernel, stride, frames):
     conv(x).square().sum().backward()
     got = conv.weight.grad.clone()
     conv.weight.grad = None
-    torch.nn.functional.conv3d(
-        x, conv.weight, conv.bias, conv.stride, conv.padding).square().sum().backward()
+    torch.nn.functional.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding).square().sum().backward()
     assert worst(got, conv.weight.grad) <= 1e-13 * conv.weight.grad.abs().max()
 
 

@@ -89,8 +89,12 @@ def test_free_names_of_metadata_are_kept_too(open_writer, footage):
 
 
 def read_tags(path):
-    told = subprocess.run([find_ffmpeg(), "-loglevel", "error", "-i", str(path), "-f", "ffmetadata", "-"],
-                          capture_output=True, encoding="utf-8", check=True).stdout
+    told = subprocess.run(
+        [find_ffmpeg(), "-loglevel", "error", "-i", str(path), "-f", "ffmetadata", "-"],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    ).stdout
     tags, escaped, key, text = {}, False, None, ""
     for letter in told.partition("\n")[2]:
         if escaped or letter not in "\\=\n" or (letter == "=" and key is not None):
@@ -112,7 +116,9 @@ def test_every_frame_is_shown_for_the_same_time(open_writer, footage, fps):
         writer.write(footage.frames(10, 7))
     shown = subprocess.run(
         [find_ffmpeg(), "-loglevel", "info", "-i", str(writer.result), "-vf", "showinfo", "-f", "null", "-"],
-        capture_output=True, text=True).stderr
+        capture_output=True,
+        text=True,
+    ).stderr
     times = [float(word.split(":")[1]) for word in shown.split() if word.startswith("pts_time:")]
     # printed with six digits
     assert times == pytest.approx([i / fps for i in range(17)], abs=2e-6)

@@ -29,8 +29,15 @@ def weights(tmp_path_factory):
     torch.manual_seed(0)
     dit = WanModel(WanConfig(dim=128, ffn_dim=128, num_layers=1, text_dim=text.TEXT_DIM))
     recipe = Recipe(
-        size=16, fps=FPS, preset="pocket", block_frames=3, timesteps=(1000, 500), shift=5.0, cfg=1.0,
-        trained="random numbers")
+        size=16,
+        fps=FPS,
+        preset="pocket",
+        block_frames=3,
+        timesteps=(1000, 500),
+        shift=5.0,
+        cfg=1.0,
+        trained="random numbers",
+    )
     for module in (dit, vae := WanVAE(dim=4)):
         for value in module.parameters():
             value.data = torch.randn(value.shape) / max(1, value[0].numel()) ** 0.5

@@ -31,8 +31,11 @@ def test_of_several_prompts_for_one_block_the_newest_wins(controls):
 
 @pytest.mark.parametrize(
     ("prompt", "words"),
-    [("a purple dog", "does not know 'purple', 'dog'. It knows the colours red"), ("", "it is empty"),
-     ("red circle " * 60, "659 letters, at most 500")],
+    [
+        ("a purple dog", "does not know 'purple', 'dog'. It knows the colours red"),
+        ("", "it is empty"),
+        ("red circle " * 60, "659 letters, at most 500"),
+    ],
     ids=["unknown", "empty", "long"],
 )
 def test_a_prompt_that_cannot_be_read_changes_nothing(controls, prompt, words):

@@ -40,7 +40,11 @@ def test_a_prompt_is_acknowledged_with_its_block(client, feed):
     assert client.status()["pending"]["number"] == 1
     feed.block()
     assert client.status()["applied"][-1] == {
-        "number": 1, "prompt": "a blue square on a red ground", "block": 1, "first_frame": 9}
+        "number": 1,
+        "prompt": "a blue square on a red ground",
+        "block": 1,
+        "first_frame": 9,
+    }
 
 
 def test_unknown_words_are_answered_with_the_known_ones(client, feed):
@@ -78,12 +82,18 @@ def test_a_body_of_another_kind_or_of_no_length_is_refused(client):
     assert client.ask("POST", "/prompt", b"{}", Content_Type="text/plain")[0] == 415
     assert client.ask("POST", "/prompt", b"{}")[0] == 415
     for length in ("-1", "1e3", "+2", "99999999999"):
-        told = raw(client, f"POST /prompt HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n"
-                           f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{{}}")
+        told = raw(
+            client,
+            f"POST /prompt HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{{}}",
+        )
         assert re.match(rb"HTTP/1.1 4\d\d", told), length
-    told = raw(client, f"POST /prompt HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n"
-                       "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-                       "2\r\n{}\r\n0\r\n\r\n")
+    told = raw(
+        client,
+        f"POST /prompt HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n"
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "2\r\n{}\r\n0\r\n\r\n",
+    )
     assert told.startswith(b"HTTP/1.1 411")
 
 
@@ -125,8 +135,12 @@ def test_other_sites_are_refused(client, feed, method, headers):
 
 def test_the_page_itself_may_ask(client, feed):
     for host in ("127.0.0.1", "localhost"):
-        headers = {"Host": f"{host}:{client.port}", "Origin": f"http://{host}:{client.port}",
-                   "Sec-Fetch-Site": "same-origin", "Content_Type": "application/json"}
+        headers = {
+            "Host": f"{host}:{client.port}",
+            "Origin": f"http://{host}:{client.port}",
+            "Sec-Fetch-Site": "same-origin",
+            "Content_Type": "application/json",
+        }
         assert client.ask("POST", "/control", b'{"do": "pause"}', **headers)[0] == 202
         assert feed.controls.paused
         feed.controls.paused = False
@@ -134,9 +148,21 @@ def test_the_page_itself_may_ask(client, feed):
 
 @pytest.mark.parametrize(
     "path",
-    ["/../session.py", "/..%2fsession.py", "//etc/passwd", "/page.css/../cli.py", "/server.py",
-     "/fragments/0/-1", "/fragments/0/1/2", "/fragments/" + "9" * 40 + "/0", "/frame/x", "/init/", "/%00",
-     "/video.mp4/..", "*"]
+    [
+        "/../session.py",
+        "/..%2fsession.py",
+        "//etc/passwd",
+        "/page.css/../cli.py",
+        "/server.py",
+        "/fragments/0/-1",
+        "/fragments/0/1/2",
+        "/fragments/" + "9" * 40 + "/0",
+        "/frame/x",
+        "/init/",
+        "/%00",
+        "/video.mp4/..",
+        "*",
+    ],
 )
 def test_only_what_is_on_the_list_is_served(client, path):
     told = raw(client, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nConnection: close\r\n\r\n")
@@ -146,7 +172,8 @@ def test_only_what_is_on_the_list_is_served(client, path):
 
 
 @pytest.mark.parametrize(
-    "request_line", ["PUT / HTTP/1.1", "OPTIONS /prompt HTTP/1.1", "nonsense", "GET / HTTP/9.9", "GET"])
+    "request_line", ["PUT / HTTP/1.1", "OPTIONS /prompt HTTP/1.1", "nonsense", "GET / HTTP/9.9", "GET"]
+)
 def test_other_methods_and_nonsense_get_a_sentence(client, request_line):
     told = raw(client, f"{request_line}\r\nHost: 127.0.0.1:{client.port}\r\n\r\n")
     assert json.loads(told.rpartition(b"\r\n\r\n")[2])["error"]
@@ -200,8 +227,12 @@ def test_the_finished_file_is_served_whole_and_in_ranges(client, feed):
     data = feed.writer.result.read_bytes()
     status, headers, body = client.ask("GET", "/video.mp4")
     assert (status, body, headers["Accept-Ranges"]) == (200, data, "bytes")
-    for wanted, expected in (("bytes=0-99", data[:100]), ("bytes=100-", data[100:]), ("bytes=-7", data[-7:]),
-                             (f"bytes=5-{10**9}", data[5:])):
+    for wanted, expected in (
+        ("bytes=0-99", data[:100]),
+        ("bytes=100-", data[100:]),
+        ("bytes=-7", data[-7:]),
+        (f"bytes=5-{10**9}", data[5:]),
+    ):
         status, headers, body = client.ask("GET", "/video.mp4", Range=wanted)
         assert (status, body) == (206, expected)
         assert headers["Content-Range"].endswith(f"/{len(data)}")
@@ -210,7 +241,8 @@ def test_the_finished_file_is_served_whole_and_in_ranges(client, feed):
 
 
 @pytest.mark.parametrize(
-    "wanted", ["bytes=9-3", "bytes=-", "bytes=-0", "bytes=10-", "pages=1-2", "bytes=1-2,4-5", ""])
+    "wanted", ["bytes=9-3", "bytes=-", "bytes=-0", "bytes=10-", "pages=1-2", "bytes=1-2,4-5", ""]
+)
 def test_ranges_outside_the_file_are_refused(wanted):
     with pytest.raises(RefusedError, match="10 bytes"):
         byte_range(wanted, 10)

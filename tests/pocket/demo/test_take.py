@@ -51,6 +51,7 @@ def test_the_same_seed_gives_the_same_file_and_another_size_another(weights, tmp
 @pytest.fixture
 def running(weights, tmp_path, connect):
     """Returns what starts an endless take on a thread: (client, function that gives its exit status)."""
+
     def start(*more):
         port, status = free_port(), []
         options = ["--weights", str(weights), "--no-browser", "--out", str(tmp_path), "--port", str(port)]
@@ -185,8 +186,14 @@ def test_what_cannot_work_is_told_before_work_starts(weights, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
-    [("seconds", "0", 0), ("seconds", "endless", 0), ("seconds", "2.5", 2.5), ("size", "64", (64, 64)),
-     ("size", "96x64", (96, 64)), ("size", "96X64", (96, 64))],
+    [
+        ("seconds", "0", 0),
+        ("seconds", "endless", 0),
+        ("seconds", "2.5", 2.5),
+        ("size", "64", (64, 64)),
+        ("size", "96x64", (96, 64)),
+        ("size", "96X64", (96, 64)),
+    ],
 )
 def test_options_are_read(name, value, expected):
     assert getattr(parser().parse_args([f"--{name}", value]), name) == expected
@@ -194,8 +201,16 @@ def test_options_are_read(name, value, expected):
 
 @pytest.mark.parametrize(
     "option",
-    ["--seconds=-1", "--seconds=nan", "--seconds=long", "--size=x", "--size=64x64x64", "--size=-64",
-     "--seed=x"])
+    [
+        "--seconds=-1",
+        "--seconds=nan",
+        "--seconds=long",
+        "--size=x",
+        "--size=64x64x64",
+        "--size=-64",
+        "--seed=x",
+    ],
+)
 def test_options_that_make_no_sense_are_refused(option, capsys):
     with pytest.raises(SystemExit) as stop:
         main([option])

@@ -1,0 +1,55 @@
+"""Freshly drawn clips for training the pocket VAE, and what each latent of them shows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...model_patches.vae.wan import SPACE_STRIDE, TIME_STRIDE
+from .. import world
+
+OBJECT_WEIGHT = 4.0  # extra weight of pixels that are not ground
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One stretch of a VAE's training, on clips of one length."""
+
+    frames: int  # pixel frames of a clip
+    batch: int
+    steps: int
+    peak_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B clips: pixels [B, 3, F, H, W] in [-1, 1], each pixel's weight, and what each latent's cell shows."""
+
+    pixels: Tensor
+    weight: Tensor  # [B, 1, F, H, W]
+    contents: Tensor  # [B, kinds, T, h, w], 0..1
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(self.pixels.to(device), self.weight.to(device), self.contents.to(device))
+
+    def frames(self, first: int, end: int) -> "Batch":
+        """Pixel frames from `first`, a latent's first, up to before `end`."""
+        latents = slice((first + TIME_STRIDE - 1) // TIME_STRIDE, (end + TIME_STRIDE - 1) // TIME_STRIDE)
+        return Batch(self.pixels[:, :, first:end], self.weight[:, :, first:end], self.contents[:, :, latents])
+
+
+def clip_batch(count: int, frames: int, size: int, generator: torch.Generator) -> Batch:
+    """Fresh clips of 1 + 4k frames."""
+    scenes = world.sample_scenes(count, generator, band_share=0.25)
+    places = world.simulate(scenes, frames)
+    pictures = world.render(scenes, places, size).float()
+    ground = world.GROUNDS[scenes.ground_B][:, None, None, None]
+    weight = 1 + OBJECT_WEIGHT * ((pictures - ground).abs().amax(-1, keepdim=True) > 12)
+    shown = world.contents(scenes, places, size, SPACE_STRIDE)
+    later = shown[:, :, 1:].unflatten(2, (-1, TIME_STRIDE)).mean(3)
+    to_model = (0, 4, 1, 2, 3)
+    return Batch(
+        (pictures / 127.5 - 1).permute(to_model),
+        weight.permute(to_model),
+        torch.cat([shown[:, :, :1], later], 2),
+    )
