@@ -1,7 +1,6 @@
 """Trains the pocket models: `python run.py train-pocket --preset nano|small`."""
 
 import argparse
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,9 +37,8 @@ def main(arguments: list[str]) -> int:
 def _train(chosen: argparse.Namespace) -> int:
     import torch
 
-    from ...pocket.models import Recipe, save_dit, save_vae
     from . import processes
-    from .parts import averaged, polished, settled_vae, train_dit
+    from .parts import export, polished, settled_vae, train_dit
     from .presets import PRESETS
 
     if chosen.threads:
@@ -66,19 +64,6 @@ def _train(chosen: argparse.Namespace) -> int:
     if chosen.only in (None, "polish"):
         vae = polished(preset, vae, folder, device, train=True)
     if chosen.only in (None, "export"):
-        out = chosen.out or folder / "export"
-        dit, steps, clips = averaged(preset, folder)
-        trained = f"{chosen.preset}: {steps} steps, {clips} clips, {time.strftime('%Y-%m-%d')}"
-        recipe = Recipe(
-            preset.size,
-            preset.fps,
-            preset.position_preset,
-            preset.recipe.block_frames,
-            preset.timesteps,
-            preset.recipe.shift,
-            preset.cfg,
-            trained,
-        )
-        print(save_dit(dit, recipe, out))
-        print(save_vae(polished(preset, vae, folder, device, train=False), out))
+        for path in export(preset, chosen.preset, vae, folder, chosen.out or folder / "export"):
+            print(path)
     return 0

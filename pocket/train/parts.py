@@ -1,5 +1,6 @@
 """The parts of a training in a folder: what each needs, and how it goes on from what is there."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ...model_patches.arch.detect import load_wan
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
-from ..models import DIT_FILE, VAE_FILE
+from .. import models
 from .along import polish_decoder
 from .dit import Trainer, enlarge_text
 from .presets import Preset
@@ -25,11 +26,11 @@ def settled_vae(
     start: a folder of exported files, to train on from, or without `train` to take as they are.
     """
     if start is None or train:
-        file = None if start is None else start / VAE_FILE
+        file = None if start is None else start / models.VAE_FILE
         phases = (preset.vae_phases, preset.vae_reading, preset.vae_along)
         vae = train_vae(folder, preset.size, preset.vae_dim, *phases, device, file)
     else:
-        vae = load_vae(start / VAE_FILE, device=device)
+        vae = load_vae(start / models.VAE_FILE, device=device)
     return channels_last(vae.requires_grad_(False).eval())
 
 
@@ -50,7 +51,7 @@ def new_trainer(
         dit = WanModel(preset.dit)
         enlarge_text(dit)
     else:
-        dit = load_wan(start / DIT_FILE, torch.float32).requires_grad_(True)
+        dit = load_wan(start / models.DIT_FILE, torch.float32).requires_grad_(True)
     return Trainer(dit.to(device), vae, replace(preset.recipe, **changes), folder)
 
 
@@ -94,3 +95,20 @@ def averaged(preset: Preset, folder: Path) -> tuple[WanModel, int, int]:
     dit.load_state_dict(average.weights())
     steps, recipe = stored["step"], preset.recipe
     return dit, steps, recipe.first_clips + steps // recipe.more_every * recipe.more_clips
+
+
+def export(preset: Preset, name: str, vae: WanVAE, folder: Path, out: Path) -> tuple[Path, Path]:
+    """Write the files that are shipped: transformer with its recipe, VAE with its newest decoder."""
+    dit, steps, clips = averaged(preset, folder)
+    recipe = models.Recipe(
+        preset.size,
+        preset.fps,
+        preset.position_preset,
+        preset.recipe.block_frames,
+        preset.timesteps,
+        preset.recipe.shift,
+        preset.cfg,
+        f"{name}: {steps} steps, {clips} clips, {time.strftime('%Y-%m-%d')}",
+    )
+    newest = polished(preset, vae, folder, next(vae.parameters()).device, train=False)
+    return models.save_dit(dit, recipe, out), models.save_vae(newest, out)
