@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from ...model_patches.vae.wan import SPACE_STRIDE, TIME_STRIDE
 from .. import world
 
 OBJECT_WEIGHT = 4.0  # extra weight of pixels that are not ground
+EDGE_WEIGHT = 8.0  # and of those within two pixels of an edge, inside and outside: corners make the shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,9 @@ def clip_batch(count: int, frames: int, size: int, generator: torch.Generator) -
     places = world.simulate(scenes, frames)
     pictures = world.render(scenes, places, size).float()
     ground = world.GROUNDS[scenes.ground_B][:, None, None, None]
-    weight = 1 + OBJECT_WEIGHT * ((pictures - ground).abs().amax(-1, keepdim=True) > 12)
+    things = ((pictures - ground).abs().amax(-1) > 12).float()
+    near = max_pool2d(things, 5, 1, 2) + max_pool2d(1 - things, 5, 1, 2) - 1
+    weight = (1 + OBJECT_WEIGHT * things + EDGE_WEIGHT * near)[..., None]
     shown = world.contents(scenes, places, size, SPACE_STRIDE)
     later = shown[:, :, 1:].unflatten(2, (-1, TIME_STRIDE)).mean(3)
     to_model = (0, 4, 1, 2, 3)

@@ -35,7 +35,7 @@ PRESETS = {
         vae_phases=(Phase(1, 16, 900, 2e-3), Phase(5, 8, 220, 1.2e-3), Phase(9, 6, 260, 8e-4)),
         vae_along=Phase(17, 6, 1200, 8e-4),
         decoder_pictures=Phase(1, 32, 1300, 2e-3),
-        decoder_along=Phase(49, 6, 1600, 6e-4),
+        decoder_along=Phase(33, 6, 1300, 8e-4),
         dit=WanConfig(256, 768, 4, text_dim=TEXT_DIM),
         recipe=Recipe(
             steps=2400, own_context_from=0.65, long_from=0.88, first_clips=96, more_clips=16, more_every=50
