@@ -3,20 +3,30 @@
 import torch
 from torch import Tensor
 
+from .dispatch import uses_triton
+
 
 def rotate(x_BLND: Tensor, table_L: Tensor, impl: str = "auto", out: Tensor | None = None) -> Tensor:
     """x with neighbouring channels (2i, 2i+1) turned as a pair; same shape, dtype and device as x.
 
     table_L: (cos, sin) [L, D/2, 2], on x's device. Maths in float32, or in float64 if x or the table is.
-    impl: "auto" or "reference". out: written and returned if given; it may not share memory with x.
+    impl: "auto", "reference" or "triton". out: written and returned if given; it may not share memory with x.
     """
     _check(x_BLND, table_L)
     if out is not None and (out.shape != x_BLND.shape or out.dtype != x_BLND.dtype):
         raise ValueError(
             f"rotate: out must be {list(x_BLND.shape)} of {x_BLND.dtype}, "
-            f"got {list(out.shape)} of {out.dtype}.")
-    if impl not in ("auto", "reference"):
-        raise ValueError(f"rotate: no implementation is called {impl!r}; there are 'auto' and 'reference'.")
+            f"got {list(out.shape)} of {out.dtype}."
+        )
+    if torch.compiler.is_compiling():
+        from .graph import rotate_node
+
+        return rotate_node(x_BLND, table_L, impl, out)
+    if uses_triton("rotate", impl, x_BLND, table_L, out, obstacle=pairs_apart(table_L)):
+        from ._triton.rope import rotate_triton
+
+        room = torch.empty_like(x_BLND, memory_format=torch.contiguous_format) if out is None else out
+        return rotate_triton(x_BLND, table_L, room)
     return rotate_reference(x_BLND, table_L, out)
 
 
@@ -33,6 +43,12 @@ def rotate_reference(x_BLND: Tensor, table_L: Tensor, out: Tensor | None = None)
     return turned.to(x_BLND.dtype) if out is None else out.copy_(turned)
 
 
+def pairs_apart(table_L: Tensor) -> str:
+    """Why a kernel cannot read this table, "" if one can: it steps from pair to pair by two numbers."""
+    packed = table_L.shape[1] < 2 or table_L.stride(1) == 2
+    return "" if packed else "the pairs of the table do not lie side by side."
+
+
 def _pairs_lie_together(x: Tensor) -> bool:
     """Whether a view can read neighbouring channels as one complex number."""
     return x.stride(-1) == 1 and not any(stride % 2 for stride in (*x.stride()[:-1], x.storage_offset()))
@@ -45,11 +61,13 @@ def _complex(x: Tensor) -> Tensor:
 def _check(x_BLND: Tensor, table_L: Tensor) -> None:
     if x_BLND.ndim != 4 or not x_BLND.is_floating_point():
         raise ValueError(
-            f"rotate: x must be [B, L, N, D] of floating point, got {list(x_BLND.shape)} of {x_BLND.dtype}.")
+            f"rotate: x must be [B, L, N, D] of floating point, got {list(x_BLND.shape)} of {x_BLND.dtype}."
+        )
     tokens, width = x_BLND.shape[1], x_BLND.shape[3]
     if tuple(table_L.shape) != (tokens, width // 2, 2) or width % 2:
         raise ValueError(
             f"rotate: {tokens} tokens of head width {width} need a table [{tokens}, {width // 2}, 2], "
-            f"got {list(table_L.shape)}; make it with rope_table for the same frames and grid.")
+            f"got {list(table_L.shape)}; make it with rope_table for the same frames and grid."
+        )
     if table_L.device != x_BLND.device:
         raise ValueError(f"rotate: x is on {x_BLND.device}, the table on {table_L.device}; move one of them.")

@@ -1,27 +1,20 @@
 import pytest
 import torch
 from rivulet.kernels.rope import rotate, rotate_reference
-
-
-def turned(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Each pair times its own 2x2 rotation matrix, float64."""
-    c, s = angles.cos(), angles.sin()
-    matrix = torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)
-    pairs = x.double().unflatten(-1, (-1, 2))
-    return torch.einsum("lpij,blnpj->blnpi", matrix, pairs).flatten(-2)
-
-
-def table_of(angles: torch.Tensor) -> torch.Tensor:
-    return torch.stack([angles.cos(), angles.sin()], -1).float()
+from rivulet.tests.kernels.rows import room, table_of, turned, untouched
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 2), (2, 7, 3, 10), (1, 33, 2, 128)], ids=str)
-def test_pairs_are_turned_by_their_angle(dtype, shape):
+def test_pairs_are_turned_by_their_angle(dtype, shape, impl):
+    if dtype == torch.float64 and impl == "triton":
+        with pytest.raises(RuntimeError, match=r"computes in float32 and does not take torch.float64"):
+            rotate(torch.ones(1, 1, 1, 2, dtype=dtype), torch.ones(1, 1, 2), impl="triton")
+        return
     angles = torch.rand(shape[1], shape[3] // 2, dtype=torch.float64) * 40
     x = torch.randn(shape).to(dtype)
     exact = turned(x, angles)
-    got = rotate(x, table_of(angles))
+    got = rotate(x, table_of(angles), impl)
     assert got.dtype == dtype and got.shape == x.shape
     # rounding of the table and of two products and a sum in float32, then of the result in its own dtype
     worst = 4 * torch.finfo(torch.float32).eps + torch.finfo(dtype).eps
@@ -54,6 +47,16 @@ def test_a_given_buffer_takes_the_same_bits(dtype):
         rotate(x, table, out=room)
 
 
+def test_the_kernel_writes_between_poisoned_neighbours(impl):
+    x, around = room(2, 5, 2, 12, dtype=torch.bfloat16)
+    x.copy_(torch.randn(2, 5, 2, 12))
+    table = table_of(torch.randn(5, 6, dtype=torch.float64))
+    out, beside = room(2, 5, 2, 12, dtype=torch.bfloat16)
+    assert rotate(x, table, impl, out) is out and untouched(out, beside) and untouched(x, around)
+    exact = rotate(x.double(), table)
+    assert ((out.double() - exact).abs() <= 2**-8 * 1.01 * exact.abs() + 2**-20).all()
+
+
 def test_lengths_and_distances_survive():
     x = torch.randn(1, 6, 1, 8, dtype=torch.float64)
     angles = torch.arange(6, dtype=torch.float64)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.01])
@@ -81,5 +84,5 @@ def test_what_does_not_fit_is_refused():
         rotate(x.long(), torch.zeros(4, 3, 2))
     with pytest.raises(ValueError, match="x is on cpu, the table on meta"):
         rotate(x, torch.zeros(4, 3, 2, device="meta"))
-    with pytest.raises(ValueError, match="no implementation is called 'triton'"):
-        rotate(x, torch.zeros(4, 3, 2), impl="triton")
+    with pytest.raises(ValueError, match="no implementation is called 'fast'"):
+        rotate(x, torch.zeros(4, 3, 2), impl="fast")

@@ -1,0 +1,83 @@
+"""Attention over keys that lie in several places, with the sum that lets partial results be joined.
+
+B rows, M queries, L keys, N heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .dispatch import uses_triton
+
+Segment = tuple[Tensor, Tensor]  # keys and values [B, L, N, D]; L may be 0
+MOST = 3  # segments
+
+
+def segment_attention(
+    q_BMND: Tensor, segments: Sequence[Segment], scale: float | None = None, impl: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """(softmax(q K^T scale) V [B, M, N, D], log of the sum of exponentials float32 [B, N, M]).
+
+    The keys are those of one to three segments together, which need not lie side by side, at least one key in
+    all. scale: of q K^T, 1/sqrt(D) unless given. Sums are float32 (float64 for float64); the result has q's
+    dtype. Nothing is masked: every query sees every key.
+    """
+    _check(q_BMND, segments)
+    factor = q_BMND.shape[-1] ** -0.5 if scale is None else scale
+    tensors = [tensor for segment in segments for tensor in segment]
+    if uses_triton("segment_attention", impl, q_BMND, *tensors, multiplies=q_BMND):
+        from ._triton.segment_attention import segment_attention_triton
+
+        return segment_attention_triton(q_BMND, segments, factor)
+    return segment_attention_reference(q_BMND, segments, factor)
+
+
+def segment_attention_reference(
+    q_BMND: Tensor, segments: Sequence[Segment], scale: float
+) -> tuple[Tensor, Tensor]:
+    """One softmax over all keys, head by head so that only one matrix of scores is there at a time."""
+    wide = torch.promote_types(q_BMND.dtype, torch.float32)
+    rows, queries, heads, _ = q_BMND.shape
+    out, total = torch.empty_like(q_BMND), q_BMND.new_empty(rows, heads, queries, dtype=wide)
+    for head in range(heads):
+        keys = torch.cat([k[:, :, head] for k, _ in segments], 1).to(wide)
+        values = torch.cat([v[:, :, head] for _, v in segments], 1).to(wide)
+        scores = q_BMND[:, :, head].to(wide) @ keys.mT * scale
+        total[:, head] = scores.logsumexp(-1)
+        out[:, :, head] = (scores - total[:, head, :, None]).exp() @ values
+    return out, total
+
+
+def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """One (result, log-sum) of attention over all keys from those over parts of them, shapes as above.
+
+    Each part weighs by its share of the sum of exponentials (arXiv:2205.14135, section 3.1).
+    """
+    totals = torch.stack([total for _, total in parts])
+    joined = totals.logsumexp(0)
+    shares = (totals - joined).exp().movedim(-1, -2)[..., None]
+    out = sum(part.to(shares.dtype) * share for (part, _), share in zip(parts, shares, strict=True))
+    assert isinstance(out, Tensor)
+    return out.to(parts[0][0].dtype), joined
+
+
+def _check(q_BMND: Tensor, segments: Sequence[Segment]) -> None:
+    if not 1 <= len(segments) <= MOST:
+        raise ValueError(f"segment_attention: takes 1 to {MOST} segments, got {len(segments)}; join some.")
+    rows, _, heads, width = q_BMND.shape
+    for keys, values in segments:
+        if keys.ndim != 4 or keys.shape != values.shape or keys.shape[::2] != (rows, heads):
+            raise ValueError(
+                f"segment_attention: queries {list(q_BMND.shape)} need keys and values [{rows}, L, {heads}, "
+                f"{width}], got {list(keys.shape)} and {list(values.shape)}."
+            )
+        if keys.shape[3] != width or not keys.dtype == values.dtype == q_BMND.dtype:
+            raise ValueError(
+                f"segment_attention: queries of width {width} and {q_BMND.dtype} need keys and values of "
+                f"the same, got {keys.shape[3]} and {keys.dtype}, {values.dtype}."
+            )
+    if not any(keys.shape[1] for keys, _ in segments):
+        raise ValueError("segment_attention: no segment has a key; a softmax needs at least one.")

@@ -1,0 +1,110 @@
+"""Which implementation runs, and the sentence that says why."""
+
+import pytest
+import torch
+from rivulet.kernels import dispatch
+from rivulet.kernels.dispatch import triton_support, uses_triton
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    """Lets every test find out for itself, and leaves nothing found out behind."""
+    dispatch._support.cache_clear()
+    yield
+    dispatch._support.cache_clear()
+
+
+def test_on_a_cpu_torch_does_the_work_and_triton_is_not_looked_for(monkeypatch):
+    monkeypatch.setattr(dispatch, "triton_support", lambda device: pytest.fail("looked"))
+    x = torch.zeros(2)
+    assert not uses_triton("op", "auto", x)
+    assert not uses_triton("op", "reference", x)
+
+
+def test_the_interpreter_runs_kernels_on_request(triton):
+    support = triton_support(torch.device("cuda") if torch.cuda.is_available() else CPU)
+    assert support.triton and support.why.startswith("Triton kernels run on c")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ((torch.zeros(2, dtype=torch.float64),), "it computes in float32 and does not take torch.float64"),
+        ((torch.zeros(2), torch.zeros(2, device="meta")), "tensors are on cpu and meta"),
+        ((torch.zeros(2, 3).mT,), "a tensor's last dimension is not contiguous"),
+        ((torch.zeros(2, requires_grad=True),), "it has no gradient"),
+        ((torch.zeros(2, device="meta"),), "there are no Triton kernels for meta"),
+    ],
+)
+def test_what_a_kernel_cannot_take_is_left_to_torch_or_refused(tensors, words):
+    meta = [tensor.to("meta") for tensor in tensors]
+    assert not uses_triton("op", "auto", *(tensors if len(tensors) > 1 else meta))
+    with pytest.raises(RuntimeError, match=rf"op: the Triton kernel cannot run: {words}.*impl='auto' takes"):
+        uses_triton("op", "triton", *tensors)
+
+
+def test_products_of_float32_are_left_to_torch_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(dispatch, "triton_support", lambda device: dispatch.Support(True, "yes"))
+    x = torch.zeros(2, device="meta")
+    assert uses_triton("op", "auto", x)
+    assert uses_triton("op", "auto", x, multiplies=x.bfloat16())
+    assert not uses_triton("op", "auto", x, multiplies=x)
+    assert uses_triton("op", "triton", x, multiplies=x)
+
+
+def test_an_ops_own_reason_comes_first():
+    with pytest.raises(RuntimeError, match="cannot run: it is Sunday"):
+        uses_triton("op", "triton", torch.zeros(2), obstacle="it is Sunday.")
+
+
+def test_it_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv("RIVULET_DISABLE_TRITON", "1")
+    support = triton_support(CPU)
+    assert not support.triton and "switched off by RIVULET_DISABLE_TRITON=1" in support.why
+
+
+def test_without_the_interpreter_a_cpu_runs_no_kernels(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert triton_support(CPU).why == "there are no Triton kernels for cpu."
+
+
+def broken(*arguments):
+    raise OSError("libtriton.so: wrong ELF class\nand more")
+
+
+def test_a_broken_installation_is_told_once_and_is_no_error(monkeypatch, caplog):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(dispatch, "find_spec", broken)
+    for _ in range(2):
+        support = triton_support(CPU)
+        assert not support.triton
+        assert support.why == "Triton does not work on cpu: OSError: libtriton.so: wrong ELF class."
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_missing_package_is_named(monkeypatch, caplog):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+    assert "Triton is not installed (pip install triton" in triton_support(CPU).why
+    assert not caplog.records
+
+
+def test_a_wrong_result_is_found(triton, monkeypatch):
+    from rivulet.kernels._triton import _smoke
+
+    device = torch.device("cuda") if torch.cuda.is_available() else CPU
+    monkeypatch.setattr(_smoke, "works", lambda device: False)
+    assert "a kernel ran and gave a wrong result" in triton_support(device).why
+
+
+def test_old_cards_are_left_to_torch(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert "compute capability 7.5 is below 8.0" in triton_support(torch.device("cuda", 0)).why
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_kernels_are_taken_unasked():
+    assert uses_triton("op", "auto", torch.zeros(2, device="cuda"))

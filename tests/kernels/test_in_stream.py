@@ -1,0 +1,64 @@
+"""Kernels where they are used: streams over every format, kept and rebuilt by kernels and by torch."""
+
+import pytest
+import torch
+from rivulet.kernels import latent_write, quantize, rebuild, rope
+from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
+from rivulet.model_patches.arch.rotary import RopeLayout
+from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.attention.positions import PositionPreset
+from rivulet.model_patches.cache.basis import Basis, LayerBasis, LayerPlan
+from rivulet.model_patches.cache.dense import DENSE
+from rivulet.model_patches.cache.int8 import INT8
+from rivulet.model_patches.cache.latent import LatentFormat
+from rivulet.model_patches.cache.mla import MlaFormat
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream import init, take
+
+CONFIG = WanConfig(dim=128, ffn_dim=64, num_layers=2, num_heads=2, text_dim=8)
+SIZES = MlaSizes(kv_latent=32, query_latent=64, rope=RopeLayout.truncated(64, 16))
+# the second block finds one kept frame, the third lets one go
+PRESET = PositionPreset("short", 1, 3, last_id=3, trained_frames=4)
+
+
+def latent() -> LatentFormat:
+    """Returns a format of random directions, half of them int8."""
+    down_CR = torch.linalg.qr(torch.randn(128, 128))[0].contiguous()
+    layer = LayerBasis(torch.randn(128), down_CR, down_CR.T.contiguous())
+    return LatentFormat(Basis((layer,) * 2, (LayerPlan("latent", 96, 32),) * 2))
+
+
+FORMATS = {"int8": lambda: INT8, "latent": latent, "mla-int8": lambda: MlaFormat(32, 16, int8=True)}
+
+
+def made(model, cache) -> torch.Tensor:
+    """Returns three blocks of latents."""
+    parameter = next(model.parameters())
+    stream = StreamConfig(Geometry(32, 32), PRESET, block_frames=1, sigmas=(1.0, 0.5))
+    text = torch.ones(1, 3, CONFIG.text_dim, device=parameter.device)
+    state = init(model, text, stream, cache=cache)
+    return torch.cat([latents for latents, _ in take(model, state, 3)], 2)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_kernels_keep_a_stream_as_torch_does(name, triton, monkeypatch):
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = MlaModel(CONFIG, SIZES) if name.startswith("mla") else WanModel(CONFIG)
+        torch.nn.init.normal_(model.head.head.weight)
+        cache, ran = FORMATS[name](), []
+    dense, plain = made(model, DENSE), made(model, cache)
+
+    def always(op, wanted, *tensors, **reasons):
+        ran.append(op)
+        return wanted != "reference"
+
+    for module in (latent_write, quantize, rebuild, rope):
+        monkeypatch.setattr(module, "uses_triton", always)
+    kernels = made(model, cache)
+    wanted = {"int8": {"quantize", "dequantize"}, "latent": {"latent_write", "rebuild"}}
+    assert wanted.get(name, {"quantize", "rebuild"}) <= set(ran)
+    lost = (plain - dense).norm()
+    assert lost > 0
+    # sums in another order let single codes round the other way: a small part of what the codes lose
+    assert (kernels - plain).norm() <= 0.1 * lost
