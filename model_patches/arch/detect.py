@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Shapes, match, open_tensors, shapes_in, some
+from .nested import is_mla
 from .wan import WanConfig, WanModel
 
 SIGN = "head.modulation"  # the key that tells a Wan 2.1 file from any other
@@ -26,14 +27,21 @@ def read_config(shapes: Shapes, overrides: Mapping[str, object] | None = None) -
     `overrides` is the `transformer` object of the file's metadata, in the published names (`in_dim`,
     `patch_size`); what is not a size of ours (`causal_ar`, `model_type`) is passed over.
     """
-    needed = (SIGN, "patch_embedding.weight", "text_embedding.0.weight", "head.head.weight",
-              "blocks.0.ffn.0.weight", "time_embedding.0.weight")
+    needed = (
+        SIGN,
+        "patch_embedding.weight",
+        "text_embedding.0.weight",
+        "head.head.weight",
+        "blocks.0.ffn.0.weight",
+        "time_embedding.0.weight",
+    )
     absent = [key for key in needed if key not in shapes]
     if absent:
         raise ValueError(
             f"read_config: a Wan 2.1 checkpoint has {some(needed)}; {some(absent)} absent from the "
             f"{len(shapes)} keys given, which begin with {some(sorted(shapes)) or 'nothing'}. "
-            f"Give the diffusion model's own file, not a VAE, a LoRA or a training state.")
+            f"Give the diffusion model's own file, not a VAE, a LoRA or a training state."
+        )
     patch = (1, *shapes["patch_embedding.weight"][3:])
     sizes: dict[str, Any] = {
         "dim": shapes[SIGN][-1],
@@ -61,30 +69,39 @@ def load_wan(
     sizes = "if the metadata entry `config` gives sizes, they must be those of the tensors"
     with open_tensors("load_wan", path, "a Wan 2.1 .safetensors checkpoint", device=device) as file:
         shapes = shapes_in(file)
-        config = read_config(shapes, _overrides(file.metadata() or {}, path))
+        if is_mla(shapes):
+            raise ValueError(
+                f"load_wan: {path} has VideoMLA's latent self-attention, not Wan's dense one; load it with "
+                f"arch.mla_load.load_mla."
+            )
+        config = read_config(shapes, overrides(file.metadata() or {}, path))
         with torch.device("meta"):
             model = WanModel(config)
         match("load_wan", path, shapes, model, "Wan 2.1 text-to-video files", sizes)
         tensors = {key: file.get_tensor(key) for key in shapes}
-    dtype = _compute_dtype(path, tensors, dtype)
+    dtype = compute_dtype(path, tensors, dtype)
     model.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, assign=True)
     return model.requires_grad_(False).eval()
 
 
-def _overrides(metadata: Mapping[str, str], path: Path) -> Mapping[str, object]:
+def overrides(metadata: Mapping[str, str], path: Path) -> Mapping[str, object]:
+    """Sizes that the metadata's `config.transformer` gives, {} for none."""
     text = metadata.get("config", "{}")
     try:
         return dict(json.loads(text).get("transformer", {}))
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f"load_wan: the metadata entry `config` of {path} must be a JSON object with a `transformer` "
-            f"object, got {text[:60]!r}; write the file again or leave the entry out.") from error
+            f"object, got {text[:60]!r}; write the file again or leave the entry out."
+        ) from error
 
 
-def _compute_dtype(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> torch.dtype:
+def compute_dtype(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype asked for, else that of the weights; refuses one that layers cannot compute in."""
     dtype = dtype or tensors["patch_embedding.weight"].dtype
     if dtype not in FLOATS:
         raise ValueError(
             f"load_wan: cannot compute in {dtype} (weights of {path}); give dtype as one of "
-            f"{', '.join(str(known) for known in FLOATS)}.")
+            f"{', '.join(str(known) for known in FLOATS)}."
+        )
     return dtype

@@ -18,19 +18,25 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> out, all [B, L
 Cross = Callable[[Tensor], Tensor]  # q [B, L, N, D] -> out of the same shape, over the text
 
 
-def sinusoid(timesteps: Tensor, width: int) -> Tensor:
-    """Cosines then sines of each timestep, float64 [..., width]; timesteps in 0..1000."""
+def sinusoid(timesteps: Tensor, width: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Cosines then sines of each timestep [..., width], angles and all in `dtype`; timesteps in 0..1000."""
     half = width // 2
-    ladder = torch.arange(half, dtype=torch.float64, device=timesteps.device) / half
-    angles = timesteps.double()[..., None] * torch.pow(10000.0, -ladder)
+    ladder = torch.arange(half, dtype=dtype, device=timesteps.device) / half
+    angles = timesteps.to(dtype)[..., None] * torch.pow(10000.0, -ladder)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def embed_time(
-    dit: DiTTree, timesteps_BT: Tensor, dtype: torch.dtype = torch.float32
+    dit: DiTTree,
+    timesteps_BT: Tensor,
+    dtype: torch.dtype = torch.float32,
+    angles: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
-    """(modulation_BT6C for the blocks, time_BTC for the head), one timestep in 0..1000 per latent frame."""
-    time_BTC = dit.time_embedding(sinusoid(timesteps_BT, dit.freq_dim).to(dtype))
+    """(modulation_BT6C for the blocks, time_BTC for the head), one timestep in 0..1000 per latent frame.
+
+    angles: what the sinusoid is computed in; Wan's published code takes float64, ComfyUI float32.
+    """
+    time_BTC = dit.time_embedding(sinusoid(timesteps_BT, dit.freq_dim, angles).to(dtype))
     return dit.time_projection(time_BTC).unflatten(-1, (6, -1)), time_BTC
 
 
@@ -89,8 +95,11 @@ def vectors(block: BlockTree, modulation_BT6C: Tensor) -> tuple[Tensor, ...]:
 
 
 def residual_block(
-    block: BlockTree, x_BLC: Tensor, modulation_BT6C: Tensor,
-    mix: Callable[[Tensor], Tensor], cross: Callable[[Tensor], Tensor],
+    block: BlockTree,
+    x_BLC: Tensor,
+    modulation_BT6C: Tensor,
+    mix: Callable[[Tensor], Tensor],
+    cross: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """One block around two given attentions: `mix` sees the modulated tokens, `cross` the tokens of norm3."""
     shift1, scale1, gate1, shift2, scale2, gate2 = vectors(block, modulation_BT6C)
@@ -109,11 +118,13 @@ def block_forward(
     block: BlockTree, x_BLC: Tensor, modulation_BT6C: Tensor, attend: Attend, cross: Cross
 ) -> Tensor:
     """One block with dense projections; `attend` brings RoPE and the past, `cross` the text."""
+
     def mix(h_BLC: Tensor) -> Tensor:
         return block.self_attn.o(attend(*project_qkv(block.self_attn, h_BLC)).flatten(2))
 
     return residual_block(
-        block, x_BLC, modulation_BT6C, mix, lambda h_BLC: cross_attention(block.cross_attn, h_BLC, cross))
+        block, x_BLC, modulation_BT6C, mix, lambda h_BLC: cross_attention(block.cross_attn, h_BLC, cross)
+    )
 
 
 def head_forward(dit: DiTTree, x_BLC: Tensor, time_BTC: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ any module tree with these names, so a host's own model can take this one's plac
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -36,11 +37,13 @@ class WanConfig:
             if field.name not in ("patch", "eps") and (not isinstance(size, int) or size < 1):
                 raise ValueError(
                     f"WanConfig: {field.name} must be a whole number of at least 1, got {size!r}; "
-                    f"num_heads is dim // 128 unless given.")
+                    f"num_heads is dim // 128 unless given."
+                )
         if self.dim % (2 * self.num_heads):
             raise ValueError(
                 f"WanConfig: dim must split into heads of an even width, got dim {self.dim} for "
-                f"{self.num_heads} heads; take a dim that is a multiple of 128 or give num_heads.")
+                f"{self.num_heads} heads; take a dim that is a multiple of 128 or give num_heads."
+            )
 
     @property
     def head_dim(self) -> int:
@@ -65,16 +68,17 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """The layers of one transformer block; `modulation` is added to the timestep's six vectors."""
 
-    def __init__(self, config: WanConfig) -> None:
+    def __init__(self, config: WanConfig, self_attn: nn.Module) -> None:
         super().__init__()
         dim, eps = config.dim, config.eps
         self.norm1 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
-        self.self_attn = Attention(dim, config.num_heads, eps)
+        self.self_attn = self_attn
         self.norm3 = nn.LayerNorm(dim, eps=eps)
         self.cross_attn = Attention(dim, config.num_heads, eps)
         self.norm2 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
         self.ffn = nn.Sequential(
-            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim))
+            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
+        )
         self.modulation = _modulation(6, dim)
 
 
@@ -91,7 +95,8 @@ class Head(nn.Module):
 class WanModel(nn.Module):
     """All layers of one Wan 2.1 text-to-video model, under the names of its checkpoints."""
 
-    def __init__(self, config: WanConfig) -> None:
+    def __init__(self, config: WanConfig, self_attention: Callable[[], nn.Module] | None = None) -> None:
+        """self_attention: makes each block's, where it is another than Wan's dense one."""
         super().__init__()
         dim = config.dim
         self.config = config
@@ -99,10 +104,12 @@ class WanModel(nn.Module):
         self.patch_size, self.freq_dim, self.text_dim = config.patch, config.freq_dim, config.text_dim
         self.patch_embedding = nn.Conv3d(config.in_channels, dim, config.patch, stride=config.patch)
         self.text_embedding = nn.Sequential(
-            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        make = self_attention or (lambda: Attention(dim, config.num_heads, config.eps))
+        self.blocks = nn.ModuleList(Block(config, make()) for _ in range(config.num_layers))
         self.head = Head(config)
         if not self.head.modulation.is_meta:
             self._init_weights()
@@ -118,7 +125,8 @@ class WanModel(nn.Module):
         """Refuse: the layers do not know which attention and which past they are to be run with."""
         raise RuntimeError(
             "WanModel: holds layers only and has no forward of its own; run it with "
-            "model_patches.attention.forward.bidirectional or model_patches.stream.step.")
+            "model_patches.attention.forward.bidirectional or model_patches.stream.step."
+        )
 
 
 def _modulation(vectors: int, dim: int) -> nn.Parameter:
@@ -130,5 +138,5 @@ def _modulation(vectors: int, dim: int) -> nn.Parameter:
 def _init_layer(layer: nn.Module) -> None:
     if isinstance(layer, (nn.Linear, nn.Conv3d)):
         nn.init.xavier_uniform_(layer.weight.flatten(1))
-        assert layer.bias is not None
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -12,8 +12,12 @@ from ...kernels.rope import rotate
 class Past(Protocol):
     """Keys and values that one call attends to; it takes in the call's own before it is read."""
 
-    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
-        """Take the keys (before RoPE) and values of the call, and the tokens they were projected from."""
+    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
+        """Take the keys (before RoPE) and values of the call, and the tokens they were projected from.
+
+        keep: later blocks are to find them, so this is the last call for these tokens; otherwise only the
+        read that follows needs them.
+        """
         ...
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -32,7 +36,7 @@ class Alone:
         """table_L: rope_table of the call's own tokens."""
         self.table_L = table_L
 
-    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
+    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
         """Keep them until the read that follows."""
         self.own = (k_BLND, v_BLND)
 

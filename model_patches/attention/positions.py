@@ -17,7 +17,7 @@ class Positions:
     sink: tuple[int, ...]
     memory: tuple[int, ...]
     window: tuple[int, ...]  # every attended frame that is no sink, the current block's included
-    query: tuple[int, ...]   # the current block
+    query: tuple[int, ...]  # the current block
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,34 +25,38 @@ class PositionPreset:
     """How a family of checkpoints chooses frames and ids; counts are latent frames."""
 
     name: str
-    sink_frames: int            # first latent frames of the stream, kept for ever
-    window_frames: int | None   # attended latent frames that are no sink, current block included; None: all
-    last_id: int | None         # highest id; None: ids grow with the stream
-    trained_frames: int         # ids 0..trained_frames-1 occurred in training
-    memory_frames: int = 0      # frame-equivalents of the memory
-    endless: str = ""           # for growing ids: the preset to take for longer streams
+    sink_frames: int  # first latent frames of the stream, kept for ever
+    window_frames: int | None  # attended latent frames that are no sink, current block included; None: all
+    last_id: int | None  # highest id; None: ids grow with the stream
+    trained_frames: int  # ids 0..trained_frames-1 occurred in training
+    memory_frames: int = 0  # frame-equivalents of the memory
+    endless: str = ""  # for growing ids: the preset to take for longer streams
 
     def __post_init__(self) -> None:
         if min(self.sink_frames, self.memory_frames) < 0 or self.trained_frames < 1:
             raise ValueError(
                 f"PositionPreset {self.name}: sink {self.sink_frames}, memory {self.memory_frames}, trained "
-                f"{self.trained_frames} latent frames; sink and memory are 0 or more, trained is 1 or more.")
+                f"{self.trained_frames} latent frames; sink and memory are 0 or more, trained is 1 or more."
+            )
         if self.window_frames is not None and self.window_frames < 1:
             raise ValueError(
                 f"PositionPreset {self.name}: a window of {self.window_frames} latent frames has no room for "
-                f"a block; give at least the block's length, or None for all frames.")
+                f"a block; give at least the block's length, or None for all frames."
+            )
         if self.last_id is None:
             return
         if self.window_frames is None:
             raise ValueError(
                 f"PositionPreset {self.name}: ids end at {self.last_id} but the window does not end; "
-                f"give window_frames.")
+                f"give window_frames."
+            )
         needed = self.sink_frames + self.memory_frames + self.window_frames
         if not needed <= self.last_id + 1 <= self.trained_frames:
             raise ValueError(
                 f"PositionPreset {self.name}: sink, memory and window need {needed} ids and the model was "
                 f"trained on {self.trained_frames}; last_id must be {needed - 1} to "
-                f"{self.trained_frames - 1}, got {self.last_id}.")
+                f"{self.trained_frames - 1}, got {self.last_id}."
+            )
 
     @property
     def capacity_frames(self) -> int | None:
@@ -97,11 +101,16 @@ def why_not(preset: PositionPreset, block_frames: int, total_frames: int | None 
     return (
         f"Positions: preset {preset.name} counts on without end and the model was trained on "
         f"{preset.trained_frames} latent frames, not on {length}; take preset {preset.endless or 'pocket'}, "
-        f"whose ids stay bounded, or a stream of at most {preset.trained_frames} latent frames.")
+        f"whose ids stay bounded, or a stream of at most {preset.trained_frames} latent frames."
+    )
 
 
 def plan(
-    preset: PositionPreset, start_frame: int, block_frames: int, memory_visible: bool = False, *,
+    preset: PositionPreset,
+    start_frame: int,
+    block_frames: int,
+    memory_visible: bool = False,
+    *,
     strict: bool = False,
 ) -> Positions:
     """RoPE ids for the block of latent frames start_frame .. start_frame + block_frames - 1.
@@ -142,7 +151,8 @@ def _attended(preset: PositionPreset, start_frame: int, block_frames: int) -> tu
     if start_frame < 0 or block_frames < 1:
         raise ValueError(
             f"Positions: a block of {block_frames} latent frames from frame {start_frame} cannot be; "
-            f"it needs at least 1 frame and starts at 0 or later.")
+            f"it needs at least 1 frame and starts at 0 or later."
+        )
     if problem := _too_long(preset, block_frames):
         raise ValueError(problem)
     end = start_frame + block_frames
@@ -157,4 +167,5 @@ def _too_long(preset: PositionPreset, block_frames: int) -> str | None:
     return (
         f"Positions: a block of {block_frames} latent frames does not fit the window of preset "
         f"{preset.name}, {preset.window_frames} latent frames beside {preset.sink_frames} sink frames; "
-        f"take blocks of {preset.window_frames} or fewer.")
+        f"take blocks of {preset.window_frames} or fewer."
+    )

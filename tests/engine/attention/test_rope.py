@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.attention.rope import axis_channels, rope_table
 
 
@@ -70,3 +71,39 @@ def test_a_table_made_while_sampling_can_be_used_in_training():
     weight = torch.ones(1, requires_grad=True)
     (weight * table).sum().backward()
     assert weight.grad is not None
+
+
+def test_a_layout_that_turns_all_at_wans_rates_is_the_table_without_one():
+    whole = RopeLayout.truncated(128, 128)
+    assert whole == RopeLayout.derived(128, 128) and whole.still == 0
+    assert torch.equal(
+        rope_table((0, 5), 3, 2, 128, dtype=torch.float64, layout=whole),
+        rope_table((0, 5), 3, 2, 128, dtype=torch.float64),
+    )
+
+
+def test_the_two_candidate_tables_of_videomla():
+    """Rates as published: the fastest bands of Wan's axes, or those of a head of 32 (arXiv 2605.30351)."""
+    truncated, derived = RopeLayout.truncated(128, 32), RopeLayout.derived(128, 32)
+    assert [len(axis) for axis in (truncated.time, truncated.row, truncated.column)] == [6, 5, 5]
+    assert [round(rate, 4) for rate in truncated.time] == [1, 0.6579, 0.4329, 0.2848, 0.1874, 0.1233]
+    assert [round(rate, 4) for rate in truncated.row] == [1, 0.6449, 0.4160, 0.2683, 0.1730]
+    assert [round(rate, 5) for rate in derived.time] == [1, 0.21544, 0.04642, 0.01, 0.00215, 0.00046]
+    assert [round(rate, 4) for rate in derived.column] == [1, 0.1585, 0.0251, 0.0040, 0.0006]
+    assert truncated.still == derived.still == 96
+
+
+def test_still_channels_stay_and_the_others_have_the_narrow_table():
+    layout = RopeLayout.derived(32, 14)
+    table = rope_table((2, 9), 2, 2, 32, dtype=torch.float64, layout=layout)
+    assert torch.equal(table[:, :9], torch.tensor([1.0, 0.0], dtype=torch.float64).expand(8, 9, 2))
+    assert torch.equal(table[:, 9:], rope_table((2, 9), 2, 2, 14, dtype=torch.float64))
+
+
+def test_a_layout_of_other_heads_is_refused():
+    with pytest.raises(ValueError, match="heads of 32 channels, the heads have 64"):
+        rope_table((0,), 1, 1, 64, layout=RopeLayout.truncated(32, 8))
+    with pytest.raises(ValueError, match="40 turned channels do not fit a head of 32"):
+        RopeLayout.truncated(32, 40)
+    with pytest.raises(ValueError, match="still ones must be an even number"):
+        RopeLayout(3, (1.0,), (), ())

@@ -1,0 +1,50 @@
+"""A few numbers that tell one model's weights from another's, found by calling its layers.
+
+C channels of the model, R rows of a probe.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .tree import DiTTree
+
+ROWS = 4
+
+
+@torch.no_grad()
+def sketch(dit: DiTTree, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Fingerprint of all blocks, float32 [layers, 5, 4] on the CPU; the same however the weights are kept.
+
+    A few fixed rows of signs are run through q, k, v, o and the feed-forward of every block, and each result
+    is summed up under signs again: such random projections keep distances (Johnson and Lindenstrauss 1984),
+    so that rounding moves a sketch little and other weights move it much.
+    """
+    rows_RC = _signs(ROWS, channels).to(device, dtype)
+    back_C = _signs(1, channels, first=ROWS)[0].to(device, torch.promote_types(dtype, torch.float32))
+    made = []
+    for block in dit.blocks:
+        attention = block.self_attn
+        layers = (attention.q, attention.k, attention.v, attention.o, block.ffn)
+        made.append(torch.stack([layer(rows_RC[None])[0].to(back_C) @ back_C for layer in layers]))
+    return torch.stack(made).float().cpu()
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """Relative distance of two sketches: 0 for equal weights, about 1.4 for unrelated ones.
+
+    Each kind of layer counts alike, whatever its size. Sketches of other sizes are infinitely far apart.
+    """
+    if one.shape != other.shape:
+        return float("inf")
+    off, whole = ((each.double().square().sum((0, 2))) for each in (one - other, one))
+    return float((off / whole.clamp_min(torch.finfo(torch.float64).tiny)).mean().sqrt())
+
+
+def _signs(rows: int, width: int, first: int = 0) -> Tensor:
+    """Rows of +1 and -1, the same on every machine: bits of a counter (Philox, Salmon et al. 2011)."""
+    keys = [np.array([width, first + row], dtype=np.uint64) for row in range(rows)]
+    bits = np.stack([np.random.Philox(key=key).random_raw(width) for key in keys]) >> np.uint64(63)
+    return torch.from_numpy(1.0 - 2.0 * bits.astype(np.float64))
