@@ -3,18 +3,27 @@
 A cache is a value: its table of slots never changes. The bytes behind it are shared by a stream's successive
 values; a block writes only to slots that no frame of the value it began from lies in, so whatever ends the
 block early, that value still holds. Once its successor has been continued, a value is spent.
+
+`core` is the one implementation of all this. A format brings a `core.Store`: which bytes it keeps of a token
+and how it gives keys and values back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
+from ..arch.rotary import RopeLayout
+from ..arch.tree import DiTTree
 from ..attention.past import Past
 from ..attention.positions import PositionPreset, kept_frames, plan
+
+if TYPE_CHECKING:
+    from .cost import CacheCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,18 @@ def call_of(preset: PositionPreset, start_frame: int, block_frames: int) -> Call
     return Call(sink + window, own, positions.sink + positions.window, positions.query)
 
 
+def recache_call(preset: PositionPreset, start_frame: int, block_frames: int) -> Call:
+    """The kept frames beside the sink as one long block, to be run again before the block at `start_frame`.
+
+    They stand where they stood when the newest of them was made; `own` is empty while all frames are sink.
+    """
+    sink, window = kept_frames(preset, start_frame, block_frames)
+    if not window:
+        return Call(sink, (), (), ())
+    positions = plan(preset, window[0], len(window))
+    return Call(sink, window, positions.sink + positions.query, positions.query)
+
+
 @dataclass(frozen=True, slots=True)
 class CacheShape:
     """Sizes that all formats share."""
@@ -45,6 +66,11 @@ class CacheShape:
     grid_width: int  # tokens
     heads: int
     head_dim: int
+    rope: RopeLayout | None = None  # which channels of a head turn; None: all, at Wan's rates
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rope, Mapping):  # as a snapshot has it
+            object.__setattr__(self, "rope", RopeLayout(**self.rope))
 
     @property
     def frame_tokens(self) -> int:
@@ -93,4 +119,47 @@ class Cache(Protocol):
 
     def tensors(self) -> Mapping[str, Tensor]:
         """What a snapshot must store beside `table`: the kept frames, no more."""
+        ...
+
+    def only(self, kept: tuple[int, ...]) -> Cache:
+        """The cache without any frame but these; `()` forgets all."""
+        ...
+
+
+class CacheFormat(Protocol):
+    """How frames are kept: a value that a stream is begun with, and taken up again with."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        ...
+
+    @property
+    def cost(self) -> CacheCost:
+        """Its bytes, before anything is allocated."""
+        ...
+
+    def empty(
+        self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
+    ) -> Cache:
+        """A cache with nothing in it and room for `frames` latent frames, the current block's included.
+
+        dtype: what the model computes in. Refuses a model the format cannot be used with.
+        """
+        ...
+
+    def restored(
+        self,
+        model: DiTTree,
+        shape: CacheShape,
+        table: tuple[int, ...],
+        tensors: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Cache:
+        """The cache that gave `table` and `tensors`, frame by frame in the same slots."""
+        ...
+
+    def spec(self) -> Mapping[str, object]:
+        """What tells this format from every other, fit for JSON; a snapshot is taken up by an equal one."""
         ...

@@ -26,9 +26,18 @@ class Slots:
         return tuple(slot for slot, frame in enumerate(self.frames) if frame == FREE)
 
     @property
+    def filled(self) -> tuple[int, ...]:
+        """Slots with a frame, rising."""
+        return tuple(slot for slot, frame in enumerate(self.frames) if frame != FREE)
+
+    @property
     def held(self) -> tuple[int, ...]:
         """Frames it holds, rising."""
         return tuple(sorted(frame for frame in self.frames if frame != FREE))
+
+    def current(self, claims: Sequence[int]) -> bool:
+        """Whether no slot with a frame was written under another claim since."""
+        return all(claims[slot] == self.claims[slot] for slot in self.filled)
 
     def grown(self, count: int) -> Slots:
         """The same table with free slots appended up to `count`."""

@@ -3,8 +3,9 @@ import torch
 from rivulet.kernels.rope import rotate
 from rivulet.model_patches.attention.positions import PRESETS
 from rivulet.model_patches.attention.rope import rope_table
-from rivulet.model_patches.cache import dense
-from rivulet.model_patches.cache.dense import DenseCache, dense_bytes
+from rivulet.model_patches.cache import store
+from rivulet.model_patches.cache.core import SlotCache
+from rivulet.model_patches.cache.dense import DENSE, DenseStore
 from rivulet.model_patches.cache.format import CacheShape, call_of
 
 SHAPE = CacheShape(layers=2, rows=3, grid_height=2, grid_width=1, heads=2, head_dim=6)
@@ -33,7 +34,8 @@ def write_block(cache, preset, start, count, calls=2):
 
 
 def empty(preset, frames=None):
-    return DenseCache.empty(SHAPE, frames or preset.capacity_frames, torch.float32, torch.device("cpu"))
+    frames = frames or preset.capacity_frames
+    return SlotCache.empty(DenseStore(SHAPE, frames, torch.float32, torch.device("cpu")))
 
 
 def rows_of(x_LND):
@@ -94,18 +96,18 @@ def test_other_frames_than_the_blocks_are_our_own_fault():
 
 def test_bytes_are_what_is_allocated_and_what_is_published():
     cache = empty(PRESETS["pocket"])
-    assert cache.bytes == cache.store.kv.nbytes == dense_bytes(SHAPE, 12, torch.float32)
+    assert cache.bytes == cache.store.kv.nbytes == DENSE.cost.kept_bytes(SHAPE, 12, torch.float32)
     wan = CacheShape(layers=30, rows=1, grid_height=30, grid_width=52, heads=12, head_dim=128)
-    assert round(dense_bytes(wan, 1, torch.bfloat16) / 2**20, 1) == 274.2
+    assert round(DENSE.cost.kept_bytes(wan, 1, torch.bfloat16) / 2**20, 1) == 274.2
     large = CacheShape(layers=40, rows=1, grid_height=30, grid_width=52, heads=40, head_dim=128)
-    assert round(dense_bytes(large, 1, torch.float16) / 2**20, 1) == 1218.8
+    assert round(DENSE.cost.kept_bytes(large, 1, torch.float16) / 2**20, 1) == 1218.8
 
 
 def test_one_room_for_turned_keys_serves_all_layers():
     cache = empty(PRESETS["pocket"])
     draft, _ = write_block(cache, PRESETS["pocket"], 0, 3)
     past = draft.past(slice(0, 3))
-    assert past.read(0)[0].data_ptr() == past.read(1)[0].data_ptr() == cache.store.turned.data_ptr()
+    assert past.read(0)[0].data_ptr() == past.read(1)[0].data_ptr() == cache.store.workspace[0].data_ptr()
 
 
 def test_angles_are_made_only_where_the_id_changed(monkeypatch):
@@ -115,7 +117,7 @@ def test_angles_are_made_only_where_the_id_changed(monkeypatch):
         made.append(tuple(ids))
         return rope_table(ids, *rest)
 
-    monkeypatch.setattr(dense, "rope_table", counted)
+    monkeypatch.setattr(store, "rope_table", counted)
     preset, cache = PRESETS["longlive"], empty(PRESETS["longlive"])
     for start in range(0, 18, 3):
         draft, call = write_block(cache, preset, start, 3)
@@ -129,7 +131,8 @@ def test_restored_frames_lie_in_their_slots():
     for start in range(0, 12, 3):
         draft, _ = write_block(cache, preset, start, 3)
         cache = draft.commit(call_of(preset, start + 3, 3).kept)
-    back = DenseCache.restored(SHAPE, cache.table, cache.tensors(), torch.device("cpu"))
+    store = DenseStore(SHAPE, len(cache.table), torch.float32, torch.device("cpu"))
+    back = SlotCache.restored(store, cache.table, cache.tensors())
     assert back.table == cache.table and torch.equal(back.tensors()["kv"], cache.tensors()["kv"])
     drafts = [write_block(either, preset, 12, 3)[0].past(slice(0, 3)).read(1) for either in (cache, back)]
     assert all(torch.equal(a, b) for a, b in zip(*drafts, strict=True))

@@ -1,0 +1,114 @@
+"""A calibrated basis: which directions of a layer's input its keys and values need, and how finely.
+
+C channels of the model, R rank. Directions come in falling order of importance, so the first r of them are
+the basis of rank r. In a whitened basis a coordinate has variance 1 on the calibration data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+KINDS = ("latent", "int8", "dense")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """How one layer keeps its tokens: data, so that every layer can have its own."""
+
+    kind: str = "latent"  # or "int8" or "dense" for a layer that latents would hurt too much
+    rank: int = 0  # of latents: coordinates kept
+    wide: int = 0  # of latents: leading coordinates in int8; the others are int4
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"LayerPlan: no kind is called {self.kind!r}; there are {', '.join(KINDS)}.")
+        if self.kind == "latent" and not 0 <= self.wide <= max(1, self.rank) <= self.rank:
+            raise ValueError(
+                f"LayerPlan: a latent layer keeps a rank of at least 1, of which the first `wide` are int8; "
+                f"got rank {self.rank}, wide {self.wide}."
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerBasis:
+    """x ~ mu + c @ up with c = (x - mu) @ down, x being the modulated input of k and v."""
+
+    mu_C: Tensor  # mean of x
+    down_CR: Tensor  # P
+    up_RC: Tensor  # of whitened directions V of the covariance S: S^(1/2) V, transposed; down is S^(-1/2) V
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """The bases of a model's layers, float32, and the plan they were allocated for.
+
+    layers: None where the plan's kind is not "latent". provenance goes into the file as it is: checkpoint
+    hash, prompts, tokens, errors.
+    """
+
+    layers: tuple[LayerBasis | None, ...]
+    plan: tuple[LayerPlan, ...]
+    group: int = 32  # coordinates that share one scale
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.layers) != len(self.plan):
+            raise ValueError(
+                f"Basis: {len(self.layers)} layers have a basis and {len(self.plan)} a plan; both need one "
+                f"record per layer of the model."
+            )
+        if self.group < 2 or self.group % 2:
+            raise ValueError(f"Basis: a group must be an even number of coordinates, got {self.group}.")
+        for index, (basis, plan) in enumerate(zip(self.layers, self.plan, strict=True)):
+            if plan.kind == "latent":
+                _check_layer(index, basis, plan, self.group)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all numbers, the plan and the group: equal only for the same cache, bit for bit."""
+        digest = hashlib.sha256(json.dumps([self.group, [asdict(p) for p in self.plan]]).encode())
+        for tensor in self.tensors():
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All of its tensors, in the order of the layers."""
+        for layer in self.layers:
+            if layer is not None:
+                yield from (layer.mu_C, layer.down_CR, layer.up_RC)
+
+
+def _check_layer(index: int, basis: LayerBasis | None, plan: LayerPlan, group: int) -> None:
+    if basis is None:
+        raise ValueError(
+            f"Basis: layer {index} is to keep latents of rank {plan.rank} and has no basis; calibrate it, or "
+            f"plan it as int8 or dense."
+        )
+    width = basis.mu_C.shape[-1]
+    most = basis.down_CR.shape[-1]
+    shapes = [tuple(t.shape) for t in (basis.mu_C, basis.down_CR, basis.up_RC)]
+    if shapes != [(width,), (width, most), (most, width)]:
+        raise ValueError(
+            f"Basis: layer {index} needs mu [C], down [C, R] and up [R, C], got {shapes}; the file is "
+            f"damaged or not a basis: calibrate again."
+        )
+    if plan.rank > most:
+        raise ValueError(
+            f"Basis: layer {index} is to keep rank {plan.rank}, its basis has {most} directions of a width "
+            f"of {width}; take rank {most // group * group} or less, or int8 for this layer."
+        )
+    if plan.rank % group or plan.wide % group:
+        raise ValueError(
+            f"Basis: layer {index} has rank {plan.rank} with {plan.wide} wide, both must be multiples of the "
+            f"group, {group}; nearest is rank {-(-plan.rank // group) * group} with "
+            f"{-(-plan.wide // group) * group} wide."
+        )
+    if not all(bool(t.isfinite().all()) for t in (basis.mu_C, basis.down_CR, basis.up_RC)):
+        raise ValueError(f"Basis: layer {index} holds NaN or infinite numbers; calibrate again.")

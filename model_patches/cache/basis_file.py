@@ -1,0 +1,160 @@
+"""A basis in one safetensors file with where it comes from, and whether it belongs to a model.
+
+C channels of the model, R rank.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arch.sketch import difference, sketch
+from ..arch.tree import DiTTree
+from ..checkpoint import open_tensors, shapes_in, write_whole
+from .basis import Basis, LayerBasis, LayerPlan
+
+KIND, VERSION = "rivulet basis", 1
+PARTS = ("mu_C", "down_CR", "up_RC")
+AGAIN = "Calibrate the model again (Calibrate Cache, or python run.py calibrate)"
+# Relative differences of weights: bfloat16 moves them by 0.2 %, int4 by about 10 %, an adapter by as much as
+# it is strong; weights of two trainings have little in common.
+SAME, KEPT_OTHERWISE, ADAPTED = 0.005, 0.15, 0.5
+
+
+def save_basis(basis: Basis, path: str | Path) -> None:
+    """Write the basis to a file that appears under its name only when it is whole."""
+    tensors = {
+        f"layers.{index}.{part}": getattr(layer, part)
+        for index, layer in enumerate(basis.layers)
+        if layer is not None
+        for part in PARTS
+    }
+    about = {
+        "kind": KIND,
+        "version": VERSION,
+        "group": basis.group,
+        "plan": [asdict(plan) for plan in basis.plan],
+        "fingerprint": basis.fingerprint,
+        "provenance": dict(basis.provenance),
+    }
+    write_whole("save_basis", Path(path), tensors, about, "the basis")
+
+
+def load_basis(path: str | Path, device: str | torch.device = "cpu") -> Basis:
+    """The basis of a file; refuses one that is not whole, not a basis, or not as it was written."""
+    path = Path(path)
+    wanted = "a basis: calibrate the model first (Calibrate Cache, or python run.py calibrate)"
+    with open_tensors("load_basis", path, wanted, f"{AGAIN}.") as file:
+        about = _about(path, file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in shapes_in(file)}
+    try:
+        basis = _assembled(about, tensors, device)
+        whole = basis.fingerprint == about["fingerprint"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"load_basis: {path} is damaged ({_words(error)}). {AGAIN}, or copy the file again."
+        ) from error
+    if not whole:
+        raise ValueError(
+            f"load_basis: the numbers in {path} are not those that were written. {AGAIN}, or copy it again."
+        )
+    return basis
+
+
+def about_model(dit: DiTTree, channels: int, dtype: torch.dtype, device: torch.device) -> dict[str, object]:
+    """What a basis keeps of the weights it was calibrated for, fit for JSON; see `arch.sketch`."""
+    numbers = sketch(dit, channels, dtype, device).flatten(1).tolist()
+    return {
+        "sketch": [[float(f"{number:.6g}") for number in layer] for layer in numbers],
+        "channels": channels,
+    }
+
+
+def check_model(
+    basis: Basis,
+    dit: DiTTree,
+    channels: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    adapted: bool = False,
+) -> str:
+    """'' if the basis is of this model, a sentence if its weights are adapted or kept otherwise.
+
+    Raises ValueError for another model. adapted: the caller knows of adapters (LoRA) on the model, which may
+    move its weights further than another way of keeping them could. What a cache derives from the weights is
+    found anew for every stream, whatever this says.
+    """
+    check_sizes(basis, len(dit.blocks), channels)
+    about, name = basis.provenance, _name(basis)
+    known = torch.tensor(about["sketch"], dtype=torch.float32).unflatten(1, (5, -1))
+    apart = difference(known, sketch(dit, channels, dtype, device))
+    if not apart <= (ADAPTED if adapted else KEPT_OTHERWISE):
+        raise ValueError(
+            f"Latent cache: the basis is of {name}, whose weights differ from this model's by "
+            f"{100 * apart:.0f} %: it is another checkpoint. Choose the basis of this one. {AGAIN} if "
+            f"there is none."
+        )
+    if apart <= SAME:
+        return ""
+    why = "an adapter (LoRA)" if adapted else "quantisation or a merged adapter"
+    return (
+        f"The model's weights differ by {100 * apart:.1f} % from those of {name}, for which the basis was "
+        f"calibrated: {why}. Keys and values are derived from the weights as they are now; the error of "
+        f"attention may be larger than the {100 * _number(about):.2g} % that were measured."
+    )
+
+
+def check_sizes(basis: Basis, layers: int, channels: int) -> None:
+    """Raises ValueError for a model that cannot be the basis's by its sizes alone."""
+    needed = (len(basis.plan), basis.provenance.get("channels"))
+    if needed != (layers, channels):
+        raise ValueError(
+            f"Latent cache: the basis is of {_name(basis)}, {needed[0]} layers of {needed[1]} channels; the "
+            f"model has {layers} of {channels}. Choose the basis of this one. {AGAIN} if there is none."
+        )
+
+
+def _name(basis: Basis) -> object:
+    return basis.provenance.get("checkpoint", "another model")
+
+
+def _about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        about = json.loads(metadata.get("rivulet", "{}"))
+        kind, version = about.get("kind", "no basis"), about.get("version", "?")
+    except (ValueError, AttributeError):
+        kind, version, about = "no basis", "?", {}
+    if (kind, version) != (KIND, VERSION):
+        raise ValueError(
+            f"load_basis: {path} holds {kind!r} in version {version}, needs {KIND!r} in version {VERSION}; "
+            f"choose a file that a calibration wrote. {AGAIN} if there is none."
+        )
+    return about
+
+
+def _assembled(about: Mapping[str, Any], tensors: dict[str, Tensor], device: str | torch.device) -> Basis:
+    plan = tuple(LayerPlan(**layer) for layer in about["plan"])
+    layers = tuple(
+        LayerBasis(*(tensors.pop(f"layers.{index}.{part}").to(device) for part in PARTS))
+        if layer.kind == "latent"
+        else None
+        for index, layer in enumerate(plan)
+    )
+    if tensors:
+        raise ValueError(f"it holds {len(tensors)} tensors that no layer asks for")
+    return Basis(layers, plan, about["group"], about["provenance"])
+
+
+def _words(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _number(about: Mapping[str, object]) -> float:
+    error = about.get("error")
+    return float(error) if isinstance(error, (int, float)) else float("nan")

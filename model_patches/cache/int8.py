@@ -1,0 +1,98 @@
+"""Keys and values in int8, one scale for each group of channels of a token: any model, half of bfloat16.
+
+B batch rows, L tokens, N heads, D head width, C = N * D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...kernels.quantize import dequantize, quantize
+from ...kernels.rope import rotate
+from ..arch.tree import DiTTree
+from .coded import CodedStore, Rooms
+from .core import StoredFormat
+from .cost import CacheCost, coded_cost, int8_layer_bytes
+from .format import CacheShape
+from .store import NO_EXACT, Exact
+
+GROUP = 64  # channels that share a scale
+
+
+class Int8Codec:
+    """Keys after their norm and before RoPE, and values, as absmax int8."""
+
+    def __init__(self, channels: int, group: int, device: torch.device) -> None:
+        if group < 1 or channels % group:
+            raise ValueError(
+                f"Cache int8: {channels} channels do not divide into groups of {group}; give a group that "
+                f"divides the model's width, such as {_divisor(channels, group)}."
+            )
+        self.channels, self.group, self.device = channels, group, device
+
+    def rooms(self, rows: int, tokens: int) -> dict[str, Tensor]:
+        """Codes and scales of keys and values."""
+        codes = torch.zeros(rows, tokens, 2, self.channels, dtype=torch.int8, device=self.device)
+        groups = self.channels // self.group
+        scales = torch.zeros(rows, tokens, 2, groups, dtype=torch.float16, device=self.device)
+        return {"codes": codes, "scales": scales}
+
+    def encode(self, rooms: Rooms, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
+        """Round keys and values to their scales."""
+        for index, given in enumerate((k_BLND, v_BLND)):
+            codes, scales = rooms["codes"][:, :, index], rooms["scales"][:, :, index]
+            quantize(given.flatten(2), self.group, 8, codes, scales)
+
+    def rebuild(
+        self, rooms: Rooms, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
+    ) -> None:
+        """Keys go through the room of the values: no other memory is taken."""
+        flat_BLC = values_BLND.view(*values_BLND.shape[:2], -1)
+        for index in (0, 1):
+            codes, scales = rooms["codes"][:, :, index], rooms["scales"][:, :, index]
+            dequantize(codes, scales, self.group, 8, values_BLND.dtype, flat_BLC)
+            if index == 0:
+                rotate(values_BLND, table_L, out=keys_BLND)
+
+    def beside(self) -> Sequence[Tensor]:
+        """Nothing."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Format(StoredFormat):
+    """Every layer in int8; `exact` frames as they are."""
+
+    group: int = GROUP
+    exact: Exact = NO_EXACT
+    name: str = "int8"
+
+    @property
+    def cost(self) -> CacheCost:
+        """Two bytes a channel and the scales."""
+        return coded_cost(
+            self.name, lambda shape, layer, dtype: int8_layer_bytes(shape, self.group), self.exact
+        )
+
+    def store(
+        self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
+    ) -> CodedStore:
+        """New bytes for so many latent frames."""
+        codecs = [Int8Codec(shape.heads * shape.head_dim, self.group, device)] * shape.layers
+        return CodedStore(shape, frames, dtype, device, codecs, self.exact)
+
+    def spec(self) -> dict[str, object]:
+        """Group and exact frames."""
+        exact = {"exact_sink": self.exact.sink, "exact_newest": self.exact.newest}
+        return {"name": self.name, "group": self.group, **exact}
+
+
+INT8 = Int8Format()
+
+
+def _divisor(channels: int, most: int) -> int:
+    return max(size for size in range(1, min(channels, max(most, 1)) + 1) if channels % size == 0)

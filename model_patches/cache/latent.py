@@ -1,0 +1,186 @@
+"""Latents of a layer's input in a calibrated basis, leading coordinates in int8, the others in int4.
+
+B batch rows, L tokens, C channels of the model, R rank, N heads, D head width. A layer's input x is kept as
+c = (x - mu) P, after XQuant (keep the input, make keys and values again) and KVTC (more bits for the
+coordinates that matter). Keys and values come back through projections with the basis folded in; the
+true key's 1/rms is kept, so that no sum over heads is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...kernels.latent_write import latent_write
+from ...kernels.rebuild import Up, rebuild
+from ...kernels.tiers import Latents, Tiers
+from ..arch.effective import effective_gain, effective_linear
+from ..arch.tree import AttentionTree, DiTTree
+from .basis import Basis, LayerBasis, LayerPlan
+from .coded import Codec, CodedStore, PlainCodec, Rooms
+from .core import StoredFormat
+from .cost import CacheCost, coded_cost, dense_layer_bytes, int8_layer_bytes, latent_layer_bytes
+from .format import CacheShape
+from .int8 import Int8Codec
+from .store import NO_EXACT, Exact
+
+
+class LatentCodec:
+    """One layer's latents: codes, scales and 1/rms of the key."""
+
+    def __init__(
+        self,
+        layer: int,
+        attention: AttentionTree,
+        basis: LayerBasis,
+        tiers: Tiers,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """attention: its layers are asked for their weights when keys and values are first read."""
+        wide = torch.promote_types(dtype, torch.float32)
+        self.layer, self.attention, self.basis, self.tiers = layer, attention, basis, tiers
+        self.dtype, self.device, self.channels = dtype, device, basis.mu_C.shape[0]
+        self.down_CR = basis.down_CR[:, : tiers.rank].to(device, wide).contiguous()
+        self.shift_R = basis.mu_C.to(device, wide) @ self.down_CR
+        folded = torch.empty(2, tiers.rank, self.channels, dtype=dtype, device=device)
+        biases = torch.empty(2, self.channels, dtype=wide, device=device)
+        self.up = Up(folded[0], folded[1], biases[0], biases[1])
+        self.asked: Tensor | None = None  # the layers' answer when their weights were folded
+        self.block = -1  # in which the answer was last compared
+
+    def rooms(self, rows: int, tokens: int) -> dict[str, Tensor]:
+        """Codes, scales and 1/rms."""
+        tiers, device = self.tiers, self.device
+        return {
+            "codes": torch.zeros(rows, tokens, tiers.code_bytes, dtype=torch.int8, device=device),
+            "scales": torch.zeros(rows, tokens, tiers.groups, dtype=torch.float16, device=device),
+            "inverse_rms": torch.zeros(rows, tokens, dtype=torch.float16, device=device),
+        }
+
+    def encode(self, rooms: Rooms, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
+        """Project and round; 1/rms is what the norm multiplied the true key with."""
+        latent_write(x_BLC, self.down_CR, self.shift_R, self.tiers, rooms["codes"], rooms["scales"])
+        wide = self.down_CR.dtype
+        plain_BLC = self.attention.k(x_BLC).to(wide) * self._gain()
+        squares = plain_BLC.square().sum(-1).clamp(min=torch.finfo(wide).tiny)
+        rooms["inverse_rms"].copy_((k_BLND.flatten(2).to(wide) * plain_BLC).sum(-1) / squares)
+
+    def rebuild(
+        self, rooms: Rooms, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
+    ) -> None:
+        """Project back, scale, turn; weights that changed since the block before are folded anew."""
+        if block != self.block:
+            self._refold()
+            self.block = block
+        latents = Latents(rooms["codes"], rooms["scales"], self.tiers)
+        rebuild(latents, self.up, table_L, keys_BLND, values_BLND, rooms["inverse_rms"])
+
+    def beside(self) -> Sequence[Tensor]:
+        """The basis and the folded projections."""
+        up = self.up
+        assert up.key_bias is not None and up.value_bias is not None
+        return (self.down_CR, self.shift_R, up.key, up.value, up.key_bias, up.value_bias)
+
+    def _refold(self) -> None:
+        attention = self.attention
+        mu_11C = self.basis.mu_C.to(self.device, self.dtype)[None, None]
+        answer = torch.cat([attention.norm_k(attention.k(mu_11C)), attention.v(mu_11C)])
+        if self.asked is not None and torch.equal(answer, self.asked):
+            return
+        self.asked = None  # until both projections are those of these weights
+        wide = self.down_CR.dtype
+        mu_C, up_RC = (t.to(self.device, wide) for t in (self.basis.mu_C, self.basis.up_RC))
+        sides = (
+            (attention.k, self._gain(), self.up.key, self.up.key_bias),
+            (attention.v, 1.0, self.up.value, self.up.value_bias),
+        )
+        for layer, gain, folded_RC, folded_bias_C in sides:
+            weight_CC, bias_C = effective_linear(layer, self.channels, self.dtype, self.device)
+            folded_RC.copy_(up_RC[: self.tiers.rank] @ weight_CC * gain)
+            assert folded_bias_C is not None
+            folded_bias_C.copy_((mu_C @ weight_CC + bias_C) * gain)
+            if not folded_RC.isfinite().all():
+                raise ValueError(
+                    f"Cache latent: the projections of layer {self.layer} overflow {self.dtype} once the "
+                    f"basis is folded in; run the model in bfloat16, or plan this layer as int8."
+                )
+        self.asked = answer
+
+    def _gain(self) -> Tensor:
+        return effective_gain(self.attention.norm_k, self.channels, self.dtype, self.device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatentFormat(StoredFormat):
+    """Every layer as the basis plans it; `exact` frames as they are."""
+
+    basis: Basis
+    exact: Exact = NO_EXACT
+    name: str = "latent"
+
+    @property
+    def cost(self) -> CacheCost:
+        """Bytes layer by layer."""
+        return coded_cost(self.name, self._layer_bytes, self.exact, self._held_bytes, self._read_flops)
+
+    def store(
+        self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
+    ) -> CodedStore:
+        """New bytes for so many latent frames; refuses a model the basis was not made for."""
+        if len(self.basis.plan) != shape.layers:
+            raise ValueError(
+                f"Cache latent: the basis is for {len(self.basis.plan)} layers, the model has "
+                f"{shape.layers}; take the basis of this checkpoint, or calibrate one."
+            )
+        codecs = [self._codec(model, shape, layer, dtype, device) for layer in range(shape.layers)]
+        return CodedStore(shape, frames, dtype, device, codecs, self.exact)
+
+    def spec(self) -> dict[str, object]:
+        """The basis by its fingerprint, and the exact frames."""
+        exact = {"exact_sink": self.exact.sink, "exact_newest": self.exact.newest}
+        return {"name": self.name, "basis": self.basis.fingerprint, **exact}
+
+    def _codec(
+        self, model: DiTTree, shape: CacheShape, layer: int, dtype: torch.dtype, device: torch.device
+    ) -> Codec:
+        channels = shape.heads * shape.head_dim
+        plan, basis = self.basis.plan[layer], self.basis.layers[layer]
+        if plan.kind == "dense":
+            return PlainCodec(shape.heads, shape.head_dim, dtype, device)
+        if plan.kind == "int8":
+            return Int8Codec(channels, self.basis.group, device)
+        assert basis is not None
+        if basis.mu_C.shape[0] != channels:
+            raise ValueError(
+                f"Cache latent: layer {layer} of the basis is for a width of {basis.mu_C.shape[0]}, the "
+                f"model's is {channels}; take the basis of this checkpoint, or calibrate one."
+            )
+        tiers = _tiers(plan, self.basis.group)
+        return LatentCodec(layer, model.blocks[layer].self_attn, basis, tiers, dtype, device)
+
+    def _layer_bytes(self, shape: CacheShape, layer: int, dtype: torch.dtype) -> int:
+        plan = self.basis.plan[layer]
+        if plan.kind == "latent":
+            return latent_layer_bytes(plan.rank, plan.wide, self.basis.group)
+        dense = plan.kind == "dense"
+        return dense_layer_bytes(shape, layer, dtype) if dense else int8_layer_bytes(shape, self.basis.group)
+
+    def _held_bytes(self, shape: CacheShape, dtype: torch.dtype) -> int:
+        """P and mu P in float32 or wider, the folded projections, their biases."""
+        wide, channels = torch.promote_types(dtype, torch.float32).itemsize, shape.heads * shape.head_dim
+        ranks = [plan.rank for plan in self.basis.plan if plan.kind == "latent"]
+        each = channels * wide + wide + 2 * channels * dtype.itemsize
+        return sum(rank * each + 2 * channels * wide for rank in ranks)
+
+    def _read_flops(self, shape: CacheShape, layer: int) -> int:
+        """A key and a value from R coordinates."""
+        plan = self.basis.plan[layer]
+        return 4 * plan.rank * shape.heads * shape.head_dim if plan.kind == "latent" else 0
+
+
+def _tiers(plan: LayerPlan, group: int) -> Tiers:
+    return Tiers(plan.wide, plan.rank - plan.wide, group)

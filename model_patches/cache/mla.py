@@ -1,0 +1,184 @@
+"""VideoMLA's own latents, as they are or in int8: what its layers project keys and values from.
+
+B batch rows, L tokens, C channels of the model, N heads, D head width, E width of the latent, R turned
+channels. Of each token and layer are kept the normed latent c and the rotary key before RoPE that all heads
+share: 192 + 32 numbers in the published sizes, 448 bytes in bfloat16 where a dense cache keeps 6144 (arXiv
+2605.30351). Both are exact; what rounding there is comes from the compute dtype, or from int8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...kernels.quantize import quantize
+from ...kernels.rebuild import Up, rebuild
+from ...kernels.tiers import Latents, Tiers
+from ..arch.effective import effective_linear
+from ..arch.mla import MlaAttention
+from ..arch.tree import DiTTree
+from .coded import CodedStore, Rooms
+from .core import StoredFormat
+from .cost import SCALE_BYTES, CacheCost, coded_cost
+from .format import CacheShape
+from .store import NO_EXACT, Exact
+
+MOST_SHARED = 64  # channels under one int8 scale
+
+
+class MlaCodec:
+    """One layer's c and k_R, side by side."""
+
+    def __init__(
+        self, attention: MlaAttention, tiers: Tiers | None, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """attention: its layers are asked for their weights when keys and values are first read.
+
+        tiers: of int8; None keeps the compute dtype.
+        """
+        sizes, heads, wide = attention.sizes, attention.num_heads, torch.promote_types(dtype, torch.float32)
+        self.attention, self.tiers, self.dtype, self.device = attention, tiers, dtype, device
+        self.still = sizes.rope.still
+        widths = heads * self.still, heads * sizes.rope.head_dim
+        folded = [torch.empty(sizes.kv_latent, width, dtype=dtype, device=device) for width in widths]
+        biases = [torch.empty(width, dtype=wide, device=device) for width in widths]
+        self.up = Up(folded[0], folded[1], biases[0], biases[1])
+        self.asked: Tensor | None = None  # the layers' answer when their weights were taken
+        self.block = -1  # in which the answer was last compared
+
+    def rooms(self, rows: int, tokens: int) -> dict[str, Tensor]:
+        """Latents, and scales where they are codes."""
+        kept, tiers, device = self.attention.sizes.kept, self.tiers, self.device
+        if tiers is None:
+            return {"latents": torch.zeros(rows, tokens, kept, dtype=self.dtype, device=device)}
+        return {
+            "codes": torch.zeros(rows, tokens, kept, dtype=torch.int8, device=device),
+            "scales": torch.zeros(rows, tokens, tiers.groups, dtype=torch.float16, device=device),
+        }
+
+    def encode(self, rooms: Rooms, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
+        """Keep what the layers make of the tokens before any head."""
+        kept = torch.cat(self.attention.latent(x_BLC), -1)
+        if self.tiers is None:
+            rooms["latents"].copy_(kept)
+        else:
+            quantize(kept, self.tiers.group, 8, rooms["codes"], rooms["scales"])
+
+    def rebuild(
+        self, rooms: Rooms, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
+    ) -> None:
+        """Project to all heads, turn the shared key once; weights that changed are taken anew."""
+        if block != self.block:
+            self._take_weights()
+            self.block = block
+        latents = (
+            Latents(rooms["latents"])
+            if self.tiers is None
+            else Latents(rooms["codes"], rooms["scales"], self.tiers)
+        )
+        rebuild(latents, self.up, table_L[:, self.still // 2 :], keys_BLND, values_BLND)
+
+    def beside(self) -> Sequence[Tensor]:
+        """The up-projections."""
+        up = self.up
+        assert up.key_bias is not None and up.value_bias is not None
+        return (up.key, up.value, up.key_bias, up.value_bias)
+
+    def _take_weights(self) -> None:
+        attention, width = self.attention, self.attention.sizes.kv_latent
+        probe = torch.linspace(-1, 1, width, dtype=self.dtype, device=self.device)[None]
+        answer = torch.cat([attention.k_up(probe), attention.v_up(probe)], -1)
+        if self.asked is not None and torch.equal(answer, self.asked):
+            return
+        self.asked = None  # until both projections are those of these weights
+        up = self.up
+        sides = (attention.k_up, up.key, up.key_bias), (attention.v_up, up.value, up.value_bias)
+        for layer, weight_EC, bias_C in sides:
+            assert bias_C is not None
+            weight, bias = effective_linear(layer, width, self.dtype, self.device)
+            weight_EC.copy_(weight)
+            bias_C.copy_(bias)
+        self.asked = answer
+
+
+@dataclass(frozen=True, slots=True)
+class MlaFormat(StoredFormat):
+    """Every layer's latents; `exact` frames as keys and values, which only int8 has a use for."""
+
+    kv_latent: int = 192
+    turned: int = 32
+    int8: bool = False
+    exact: Exact = NO_EXACT
+
+    @staticmethod
+    def of(model: DiTTree, int8: bool = False, exact: Exact = NO_EXACT) -> MlaFormat:
+        """The format for this model's sizes; refuses a model without latents."""
+        sizes = _attention(model, 0).sizes
+        return MlaFormat(sizes.kv_latent, sizes.rope.turned, int8, exact)
+
+    @property
+    def name(self) -> str:
+        """mla, or mla-int8."""
+        return "mla-int8" if self.int8 else "mla"
+
+    @property
+    def group(self) -> int:
+        """Channels that share an int8 scale; none are of both c and k_R."""
+        both = math.gcd(self.kv_latent, self.turned)
+        return max(size for size in range(1, MOST_SHARED + 1) if both % size == 0)
+
+    @property
+    def cost(self) -> CacheCost:
+        """Bytes of c and k_R, and of scales."""
+        return coded_cost(self.name, self._layer_bytes, self.exact, self._held_bytes, self._read_flops)
+
+    def store(
+        self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
+    ) -> CodedStore:
+        """New bytes for so many latent frames; refuses a model that keeps other latents."""
+        tiers = Tiers(self.kv_latent + self.turned, 0, self.group) if self.int8 else None
+        attentions = [_attention(model, layer) for layer in range(shape.layers)]
+        for layer, attention in enumerate(attentions):
+            got = attention.sizes.kv_latent, attention.sizes.rope.turned
+            if got != (self.kv_latent, self.turned):
+                raise ValueError(
+                    f"Cache {self.name}: the format is for latents of {self.kv_latent} + {self.turned} "
+                    f"channels, layer {layer} makes {got[0]} + {got[1]}; take MlaFormat.of(model)."
+                )
+        codecs = [MlaCodec(attention, tiers, dtype, device) for attention in attentions]
+        return CodedStore(shape, frames, dtype, device, codecs, self.exact)
+
+    def spec(self) -> dict[str, object]:
+        """Widths and exact frames."""
+        exact = {"exact_sink": self.exact.sink, "exact_newest": self.exact.newest}
+        return {"name": self.name, "kv_latent": self.kv_latent, "turned": self.turned, **exact}
+
+    def _layer_bytes(self, shape: CacheShape, layer: int, dtype: torch.dtype) -> int:
+        kept = self.kv_latent + self.turned
+        return kept + kept // self.group * SCALE_BYTES if self.int8 else kept * dtype.itemsize
+
+    def _held_bytes(self, shape: CacheShape, dtype: torch.dtype) -> int:
+        """The up-projections and their biases."""
+        wide = torch.promote_types(dtype, torch.float32).itemsize
+        return shape.layers * self._up_width(shape) * (self.kv_latent * dtype.itemsize + wide)
+
+    def _read_flops(self, shape: CacheShape, layer: int) -> int:
+        """A key and a value from E numbers."""
+        return 2 * self.kv_latent * self._up_width(shape)
+
+    def _up_width(self, shape: CacheShape) -> int:
+        return shape.heads * (2 * shape.head_dim - self.turned)
+
+
+def _attention(model: DiTTree, layer: int) -> MlaAttention:
+    attention = model.blocks[layer].self_attn
+    if not isinstance(attention, MlaAttention):
+        raise ValueError(
+            f"Cache mla: layer {layer} of this model is no VideoMLA attention, so it has no latents to keep; "
+            f"take format latent or int8, or convert the checkpoint (`python run.py convert-mla`)."
+        )
+    return attention

@@ -1,0 +1,171 @@
+"""VideoMLA's formats: bytes at true sizes, what they give back, and streams that are taken up again."""
+
+import pytest
+import torch
+from rivulet.kernels.rope import rotate
+from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
+from rivulet.model_patches.arch.rotary import RopeLayout
+from rivulet.model_patches.arch.wan import WanConfig
+from rivulet.model_patches.attention.positions import PRESETS
+from rivulet.model_patches.attention.rope import rope_table
+from rivulet.model_patches.cache.dense import DENSE
+from rivulet.model_patches.cache.format import CacheShape, call_of
+from rivulet.model_patches.cache.mla import MlaFormat
+from rivulet.model_patches.stream import init, load, save, step
+
+from ..conftest import SIZES
+
+META, CPU = torch.device("meta"), torch.device("cpu")
+WAN = CacheShape(30, 1, 30, 52, 12, 128, RopeLayout.truncated(128, 32))
+LAYOUT = RopeLayout(4, (1.0, 0.3), (0.7,), (0.9,))  # heads of 12: 4 still and 8 turned channels
+LATENTS = MlaSizes(6, 10, LAYOUT, frozenset({"kv_down", "k_up", "v_up", "o"}))
+
+
+@pytest.fixture
+def mla(make_model):
+    """Returns a maker of the tiny model with latents of 6 + 8 channels."""
+
+    def make(dtype=torch.float32):
+        model = MlaModel(SIZES, LATENTS).requires_grad_(False).eval()
+        generator = torch.Generator().manual_seed(3)
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
+        return model.to(dtype)
+
+    return make
+
+
+@pytest.mark.parametrize(("frames", "gigabytes"), [(21, 0.440), (7, 0.147), (6, 0.126)])
+def test_the_published_totals_are_allocated(frames, gigabytes):
+    """Wan 1.3B at 832 x 480 (VideoMLA, arXiv 2605.30351): 92.7 % less than 6.04, 2.01 and 1.73 GB."""
+    with torch.device(META):
+        model = MlaModel(WanConfig(1536, 8960, 30, 12), MlaSizes())
+    made = MlaFormat.of(model)
+    cache = made.empty(model, WAN, frames, torch.bfloat16, META)
+    assert round(cache.bytes / 1e9, 3) == gigabytes
+    assert made.cost.token_bytes(WAN, torch.bfloat16) == 448
+    assert cache.bytes == made.cost.kept_bytes(WAN, frames, torch.bfloat16)
+    assert cache.store.beside_bytes == made.cost.workspace_bytes(WAN, frames, torch.bfloat16)
+    dense = DENSE.empty(model, WAN, frames, torch.bfloat16, META)
+    assert round(1 - cache.bytes / dense.bytes, 3) == 0.927 and round(dense.bytes / cache.bytes, 1) == 13.7
+
+
+def test_int8_is_a_byte_a_number_and_a_scale_for_every_32():
+    with torch.device(META):
+        model = MlaModel(WanConfig(1536, 8960, 30, 12), MlaSizes())
+    made = MlaFormat.of(model, int8=True)
+    cache = made.empty(model, WAN, 21, torch.bfloat16, META)
+    assert made.cost.token_bytes(WAN, torch.bfloat16) == 224 + 7 * 2
+    assert cache.bytes == 21 * 1560 * 30 * 238 == made.cost.kept_bytes(WAN, 21, torch.bfloat16)
+
+
+def rebuilt(model, made, dtype):
+    """(turned keys, values) of two blocks after a clean pass each, and what they were made of."""
+    shape = CacheShape(3, 2, 2, 3, 2, 12, LAYOUT)
+    preset = PRESETS["infinity_rope"]
+    cache = made.empty(model, shape, 6, dtype, CPU)
+    attention = model.blocks[1].self_attn
+    x = torch.randn(2, 36, 24, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(dtype)
+    for start in (0, 3):
+        draft = cache.begin(call_of(preset, start, 3))
+        own = x[:, start * 6 : (start + 3) * 6]
+        k, v = (side.unflatten(-1, (2, 12)) for side in (attention.k(own), attention.v(own)))
+        draft.past(slice(0, 2)).write(1, own, k, v)
+        cache = draft.commit(call_of(preset, start + 3, 3).kept) if start == 0 else cache
+    return draft.past(slice(0, 2)).read(1), x
+
+
+def exact_pair(model, x):
+    """The same in float64, from whole keys turned at their places."""
+    attention, x = model.double().blocks[1].self_attn, x.double()
+    table = rope_table(range(6), 2, 3, 12, dtype=torch.float64, layout=LAYOUT)
+    k, v = (side.unflatten(-1, (2, 12)) for side in (attention.k(x), attention.v(x)))
+    return rotate(k, table), v
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_latents_give_back_the_keys_and_values_of_the_layers(mla, dtype):
+    model = mla(dtype)
+    made, x = rebuilt(model, MlaFormat.of(model), dtype)
+    for got, exact in zip(made, exact_pair(model, x), strict=True):
+        # three roundings of sums of up to 24 products: latent down, norm, up; worst case all one way
+        bound = 3 * 24 * torch.finfo(dtype).eps * exact.abs().max()
+        assert (got.double() - exact).abs().max() <= bound
+
+
+def test_int8_is_half_a_step_from_the_latents(mla):
+    model = mla(torch.float64)
+    made, x = rebuilt(model, MlaFormat.of(model, int8=True), torch.float64)
+    attention = model.blocks[1].self_attn
+    c, k_rope = attention.latent(x)
+    half = 0.5 * torch.cat([t.unflatten(-1, (-1, 2)).abs().amax(-1) / 127 for t in (c, k_rope)], -1)
+    half = half.repeat_interleave(2, -1) * (1 + 2**-9)  # and the rounding of a float16 scale
+    moved_c, moved_r = half[..., :6], half[..., 6:]
+    for got, exact, layer in zip(made, exact_pair(model, x), (attention.k_up, attention.v_up), strict=True):
+        bound = (moved_c @ layer.weight.abs().T).unflatten(-1, (2, -1))
+        if layer is attention.k_up:
+            # a turned pair moves by at most the length of what both channels moved
+            pair = (moved_r.unflatten(-1, (-1, 2)).square().sum(-1)).sqrt().repeat_interleave(2, -1)
+            bound = torch.cat([bound, pair[:, :, None].expand(-1, -1, 2, -1)], -1)
+        error = (got - exact).abs()
+        assert (error <= bound + 1e-12).all() and error.max() > 0
+
+
+def test_int8_scales_are_never_shared_by_latent_and_rotary_key():
+    assert MlaFormat().group == 32 and MlaFormat(28, 8).group == 4 and MlaFormat(512, 64).group == 64
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_stream_goes_on_bit_for_bit_from_a_file(mla, make_text, config, tmp_path, int8):
+    model = mla()
+    made = MlaFormat.of(model, int8)
+    state = init(model, make_text(), config, cache=made)
+    for _ in range(3):
+        _, state = step(model, state)
+    save(state, tmp_path / "stream.safetensors")
+    back = load(tmp_path / "stream.safetensors", model, config, cache=made)
+    for _ in range(2):
+        latents, state = step(model, state)
+        again, back = step(model, back)
+        assert torch.equal(latents, again)
+    with pytest.raises(ValueError, match="give the format it was made with"):
+        load(tmp_path / "stream.safetensors", model, config, cache=MlaFormat.of(model, not int8))
+
+
+def test_a_stream_is_the_one_of_the_dense_cache(mla, make_text, config):
+    """In float64 both formats are exact, so only the order of sums may tell them apart."""
+    model = mla(torch.float64)
+    config = type(config)(config.geometry, config.preset, 3, config.sigmas, seed=7, dtype=torch.float64)
+    states = [
+        init(model, make_text(dtype=torch.float64), config, cache=f) for f in (DENSE, MlaFormat.of(model))
+    ]
+    for _ in range(4):
+        made = [step(model, state) for state in states]
+        states = [state for _, state in made]
+        (dense, _), (latent, _) = made
+        assert (dense - latent).abs().max() <= 1e4 * torch.finfo(torch.float64).eps * dense.abs().max()
+    assert states[1].cache.bytes * 48 == states[0].cache.bytes * 14
+
+
+def test_changed_weights_are_taken_anew(mla, make_text, config, tmp_path):
+    """As if the stream had been taken up by a model that never had others."""
+    model = mla()
+    made = MlaFormat.of(model)
+    _, state = step(model, init(model, make_text(), config, cache=made))
+    _, state = step(model, state)
+    save(state, tmp_path / "stream.safetensors")
+    before = load(tmp_path / "stream.safetensors", mla(), config, cache=made)
+    model.blocks[0].self_attn.v_up.weight.mul_(-1)
+    changed, _ = step(model, state)
+    fresh = mla()
+    fresh.load_state_dict(model.state_dict())
+    again, _ = step(fresh, load(tmp_path / "stream.safetensors", fresh, config, cache=made))
+    assert torch.equal(changed, again) and not torch.equal(changed, step(mla(), before)[0])
+
+
+def test_other_models_are_refused(make_model, mla):
+    with pytest.raises(ValueError, match=r"layer 0 of this model is no VideoMLA attention.*convert-mla"):
+        MlaFormat.of(make_model())
+    shape = CacheShape(3, 1, 2, 3, 2, 12, LAYOUT)
+    with pytest.raises(ValueError, match=r"latents of 192 \+ 32 channels, layer 0 makes 6 \+ 8"):
+        MlaFormat().empty(mla(), shape, 6, torch.float32, CPU)
