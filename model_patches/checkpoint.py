@@ -1,14 +1,17 @@
-"""Opens a safetensors file, and compares its keys and shapes with a model's; a misfit becomes a sentence."""
+"""Safetensors files: opened, compared with a model, written whole; a misfit becomes a sentence."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 SHOWN = 4  # keys quoted in an error
 
@@ -37,6 +40,41 @@ def open_tensors(
             f"{caller}: {path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}. "
             f"{remedy}"
         ) from error
+
+
+def write_whole(
+    caller: str, path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object], what: str
+) -> None:
+    """Write a file that appears under its name only when it is whole and on disk.
+
+    about: goes into the metadata as JSON, under `rivulet`. Errors begin with `caller` and name `what`.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file(_apart(tensors), part, metadata={"rivulet": json.dumps(about)})
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{caller}: cannot write {what} to {path}: {error}. Nothing else was touched, and a file of that "
+            f"name is as it was; choose a folder that exists, may be written to and has room."
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each in order in memory of its own, as the file format wants them."""
+    seen: set[int] = set()
+    parted: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        alone = tensor.is_contiguous() and place not in seen
+        parted[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(place)
+    return parted
 
 
 def shapes_in(file: safe_open) -> Shapes:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 class Geometry:
     """The picture size of a stream, and the strides of its VAE and model."""
 
-    width: int                 # pixels
-    height: int                # pixels
-    space_stride: int = 8      # pixels per latent, each way
-    time_stride: int = 4       # pixel frames per latent frame after the first
-    patch: int = 2             # latents per token, each way
+    width: int  # pixels
+    height: int  # pixels
+    space_stride: int = 8  # pixels per latent, each way
+    time_stride: int = 4  # pixel frames per latent frame after the first
+    patch: int = 2  # latents per token, each way
     latent_channels: int = 16
 
     def __post_init__(self) -> None:
@@ -27,7 +27,8 @@ class Geometry:
             if size < step or size % step:
                 raise ValueError(
                     f"Geometry: {name} must be a multiple of {step} pixels, got {size}; "
-                    f"nearest is {max(step, (size + step // 2) // step * step)}.")
+                    f"nearest is {max(step, (size + step // 2) // step * step)}."
+                )
 
     @property
     def latent_width(self) -> int:

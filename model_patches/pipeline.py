@@ -30,8 +30,8 @@ DECODER = "decoder."
 class Chunk:
     """One block, told after every writer has taken its frames."""
 
-    block: int          # counted from the start of the stream
-    first_frame: int    # pixel frame
+    block: int  # counted from the start of the stream
+    first_frame: int  # pixel frame
     pixels_FHWC: Tensor  # uint8
     state: StreamState  # goes on after this block; all a snapshot needs
 
@@ -42,12 +42,17 @@ class Chunk:
 
 
 def run(
-    model: DiTTree, vae: VideoVae, state: StreamState, writers: Sequence[Writer], *,
+    model: DiTTree,
+    vae: VideoVae,
+    state: StreamState,
+    writers: Sequence[Writer],
+    *,
     blocks: int | None = None,
     on_chunk: Callable[[Chunk], None] = lambda chunk: None,
     stop: Callable[[], bool] = lambda: False,
     new_text: Callable[[int], Tensor | None] = lambda block: None,
-    attention: Attention = sdpa, noise: BlockNoise | None = None,
+    attention: Attention = sdpa,
+    noise: BlockNoise | None = None,
 ) -> StreamState:
     """The state after so many more blocks (None: until told to stop), with their frames in the writers.
 
@@ -58,7 +63,8 @@ def run(
     """
     if blocks is not None and blocks < 0:
         raise ValueError(
-            f"Pipeline: blocks must be 0 or more, or None for a stream without end, got {blocks}.")
+            f"Pipeline: blocks must be 0 or more, or None for a stream without end, got {blocks}."
+        )
     past, frames = decoder_past(state), frames_made(state)
     _check_positions(writers, frames)
     with ExitStack() as open_writers:
@@ -100,9 +106,9 @@ def decoder_past(state: StreamState) -> StreamPast | None:
     return from_tensors({name.removeprefix(DECODER): tensor for name, tensor in named.items()})
 
 
-def blocks_for(geometry: Geometry, block_frames: int, pixel_frames: int) -> int:
-    """Fewest blocks from the start of a stream that give so many pixel frames."""
-    return -(-geometry.latent_frames(pixel_frames) // block_frames)
+def blocks_for(geometry: Geometry, block_frames: int, pixel_frames: int, latents: int = 0) -> int:
+    """Fewest blocks that make a stream of so many latents one of so many pixel frames."""
+    return max(0, -(-(geometry.latent_frames(pixel_frames) - latents) // block_frames))
 
 
 def _with_pixels(state: StreamState, past: StreamPast | None, frames: int) -> StreamState:
@@ -119,4 +125,5 @@ def _check_positions(writers: Sequence[Writer], frames: int) -> None:
         if writer.frames_written != frames:
             raise ValueError(
                 f"Pipeline: the stream goes on at frame {frames}, {type(writer).__name__} at frame "
-                f"{writer.frames_written}; open it with start_frame={frames}.")
+                f"{writer.frames_written}; open it with start_frame={frames}."
+            )

@@ -14,7 +14,8 @@ from torch import Tensor
 from .attention.positions import PositionPreset, kept_frames
 from .attention.positions import preset as preset_of
 from .attention.text import TextState
-from .cache.format import Cache
+from .cache.dense import DENSE
+from .cache.format import Cache, CacheFormat
 from .geometry import Geometry
 from .sampler.schedule import sigmas
 
@@ -32,6 +33,7 @@ class StreamConfig:
     cfg: float = 1.0  # guidance; other than 1 needs a negative text and a second set of keys and values
     seed: int = 0
     dtype: torch.dtype = torch.float32  # what the model computes in; latents are float32 or wider
+    fresh_noise: bool = True  # between calls, for distilled models; False steps along the flow
 
     def __post_init__(self) -> None:
         if isinstance(self.preset, str):
@@ -41,17 +43,20 @@ class StreamConfig:
         if not self.sigmas or not all(above > below for above, below in pairwise(bounds)):
             raise ValueError(
                 f"StreamConfig: sigmas must fall from at most 1 and stay above 0, got {self.sigmas}; "
-                f"schedule.sigmas() gives the published four.")
+                f"schedule.sigmas() gives the published four."
+            )
         if not isinstance(self.block_frames, int) or self.block_frames < 1:
             raise ValueError(
                 f"StreamConfig: block_frames must be at least 1 latent frame, got {self.block_frames!r}; "
-                f"published models use 1 or 3.")
+                f"published models use 1 or 3."
+            )
         if not math.isfinite(self.cfg) or self.cfg < 0:
             raise ValueError(f"StreamConfig: cfg must be 0 or more, got {self.cfg}; 1 is without guidance.")
         if self.dtype not in DTYPES:
             raise ValueError(
                 f"StreamConfig: cannot compute in {self.dtype}; take one of "
-                f"{', '.join(str(dtype) for dtype in DTYPES)}.")
+                f"{', '.join(str(dtype) for dtype in DTYPES)}."
+            )
         kept_frames(self.positions, 0, self.block_frames)  # refuses blocks longer than the window
 
     @property
@@ -85,3 +90,4 @@ class StreamState:
     text: TextState
     # whatever goes with the stream and into its snapshot: decoder past, prompt cursor, writer position
     extras: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    format: CacheFormat = DENSE  # of the cache

@@ -19,10 +19,11 @@ from .arch.parts import embed_time, patchify
 from .arch.tree import DiTTree
 from .attention.forward import Time, forward, remember
 from .attention.past import Past
+from .attention.rope import layout_of
 from .attention.sdpa import Attention, sdpa
 from .attention.text import TextRows, TextState, read_text
-from .cache.dense import DenseCache
-from .cache.format import CacheShape, call_of
+from .cache.dense import DENSE
+from .cache.format import CacheFormat, CacheShape, call_of
 from .sampler.denoise import denoise, guide
 from .sampler.noise import BlockNoise, KeyedNoise
 from .snapshot import load, save
@@ -35,13 +36,18 @@ __all__ = ["StreamConfig", "StreamState", "init", "load", "save", "set_text", "s
 
 @torch.inference_mode()
 def init(
-    model: DiTTree, text_BLE: Tensor, config: StreamConfig, negative_BLE: Tensor | None = None, *,
+    model: DiTTree,
+    text_BLE: Tensor,
+    config: StreamConfig,
+    negative_BLE: Tensor | None = None,
+    *,
     reserve_frames: int = 0,
+    cache: CacheFormat = DENSE,
 ) -> StreamState:
     """The state before the first block, on the text's device, which must be the model's.
 
     negative: needed if config.cfg is not 1, else left out. reserve_frames: latent frames to make room for at
-    once where the window has no end; such a cache doubles whenever it is full.
+    once where the window has no end; such a cache doubles whenever it is full. cache: how frames are kept.
     """
     raw = _branches(config, text_BLE, negative_BLE)
     device = text_BLE.device
@@ -53,14 +59,15 @@ def init(
         raise ValueError(
             f"Stream: the model makes {grid[1]} x {grid[2]} tokens (rows x columns) of a "
             f"{geometry.width} x {geometry.height} picture, the geometry expects {geometry.grid_height} x "
-            f"{geometry.grid_width}; give Geometry the model's patch, {model.patch_size[1]}.")
+            f"{geometry.grid_width}; give Geometry the model's patch, {model.patch_size[1]}."
+        )
     heads, head_dim = text.groups[0].kv.shape[-2:]
     rows = text.branches * text.batch
-    shape = CacheShape(
-        len(model.blocks), rows, geometry.grid_height, geometry.grid_width, heads, head_dim)
+    shape = CacheShape(len(model.blocks), rows, *grid[1:], heads, head_dim, layout_of(model))
     assert tokens.shape[-1] == heads * head_dim
     frames = config.positions.capacity_frames or max(reserve_frames, config.block_frames)
-    return StreamState(config, 0, 0, DenseCache.empty(shape, frames, config.dtype, device), text)
+    kept = cache.empty(model, shape, frames, config.dtype, device)
+    return StreamState(config, 0, 0, kept, text, format=cache)
 
 
 @torch.inference_mode()
@@ -84,7 +91,7 @@ def step(
         return _flow(model, x_BCTHW, times[call], pasts, config, attention)
 
     draw = noise or KeyedNoise(config.seed)
-    x0_BCTHW = denoise(flow, config.sigmas, draw, block, start, like)
+    x0_BCTHW = denoise(flow, config.sigmas, draw, block, start, like, config.fresh_noise)
     made = [x0_BCTHW]
     for group, past in pasts:
         x_RCTHW = _repeated(x0_BCTHW, group, config)
@@ -96,7 +103,11 @@ def step(
 
 
 def take(
-    model: DiTTree, state: StreamState, blocks: int, *, attention: Attention = sdpa,
+    model: DiTTree,
+    state: StreamState,
+    blocks: int,
+    *,
+    attention: Attention = sdpa,
     noise: BlockNoise | None = None,
 ) -> Iterator[tuple[Tensor, StreamState]]:
     """`step` so many times: (latents, state after them), block by block."""
@@ -104,12 +115,14 @@ def take(
         frames = state.config.block_frames
         raise ValueError(
             f"Stream: a take is at least 1 block ({frames} latent frames, "
-            f"{frames * state.config.geometry.time_stride} pictures), got {blocks}.")
+            f"{frames * state.config.geometry.time_stride} pictures), got {blocks}."
+        )
 
     def run(state: StreamState) -> Iterator[tuple[Tensor, StreamState]]:
         for _ in range(blocks):
             latents_BCTHW, state = step(model, state, attention=attention, noise=noise)
             yield latents_BCTHW, state
+
     return run(state)
 
 
@@ -128,7 +141,8 @@ def set_text(
     if text_BLE.shape[0] != old.batch or text_BLE.device != old.raw[0].device:
         raise ValueError(
             f"Stream: the text is for {text_BLE.shape[0]} streams on {text_BLE.device}, the state holds "
-            f"{old.batch} on {old.raw[0].device}; encode one text a stream, on its device.")
+            f"{old.batch} on {old.raw[0].device}; encode one text a stream, on its device."
+        )
     return replace(state, text=_with_words(lambda: read_text(model, raw), config, text_BLE))
 
 
@@ -136,19 +150,22 @@ def _branches(config: StreamConfig, text: Tensor, negative: Tensor | None) -> tu
     if config.guided and negative is None:
         raise ValueError(
             f"Stream: cfg {config.cfg} guides away from a negative text, got none; give one (an encoded "
-            f"empty prompt does), or set cfg to 1.")
+            f"empty prompt does), or set cfg to 1."
+        )
     raw = (text, negative) if config.guided and negative is not None else (text,)
     for name, given in zip(("text", "negative text"), raw, strict=False):
         if given.ndim != 3 or 0 in given.shape or given.dtype != config.dtype:
             raise ValueError(
                 f"Stream: the {name} must be [streams, tokens, text_dim] of {config.dtype} (the config's "
-                f"dtype), got {list(given.shape)} of {given.dtype}; convert it with .to().")
+                f"dtype), got {list(given.shape)} of {given.dtype}; convert it with .to()."
+            )
         if not given.isfinite().all():
             raise ValueError(f"Stream: the {name} holds NaN or infinite numbers; encode the prompt again.")
         if given.shape[0] != text.shape[0] or given.device != text.device:
             raise ValueError(
                 f"Stream: the {name} is for {given.shape[0]} streams on {given.device}, the text for "
-                f"{text.shape[0]} on {text.device}; give as many of each, on one device.")
+                f"{text.shape[0]} on {text.device}; give as many of each, on one device."
+            )
     return raw
 
 
@@ -161,7 +178,8 @@ def _with_words(work: Callable[[], Made], config: StreamConfig, text_BLE: Tensor
         raise ValueError(
             f"Stream: the model's layers refused {config.dtype} on {text_BLE.device} with text_dim "
             f"{text_BLE.shape[-1]} and {config.geometry.latent_channels} latent channels: {error}. Give text "
-            f"and StreamConfig the model's own dtype, device and sizes.") from error
+            f"and StreamConfig the model's own dtype, device and sizes."
+        ) from error
 
 
 def _rows(text: TextState) -> list[slice]:
@@ -184,8 +202,12 @@ def _repeated(x_BCTHW: Tensor, group: TextRows, config: StreamConfig) -> Tensor:
 
 
 def _flow(
-    model: DiTTree, x_BCTHW: Tensor, time: Time, pasts: list[tuple[TextRows, Past]],
-    config: StreamConfig, attention: Attention,
+    model: DiTTree,
+    x_BCTHW: Tensor,
+    time: Time,
+    pasts: list[tuple[TextRows, Past]],
+    config: StreamConfig,
+    attention: Attention,
 ) -> Tensor:
     flows: list[Tensor] = []
     for group, past in pasts:
@@ -194,7 +216,8 @@ def _flow(
     if flows[0].shape != x_BCTHW.shape:
         raise ValueError(
             f"Stream: the model turned latents {list(x_BCTHW.shape)} into a flow {list(flows[0].shape)}; "
-            f"it must give back as many channels as it takes: use a text-to-video model.")
+            f"it must give back as many channels as it takes: use a text-to-video model."
+        )
     return guide(flows, config.cfg)
 
 
@@ -203,5 +226,7 @@ def _refuse_nan(made: list[Tensor], state: StreamState) -> None:
         first, count = state.start_frame, state.config.block_frames
         raise RuntimeError(
             f"Stream: block {state.block} (latent frames {first} to {first + count - 1}) came out with NaN "
-            f"or infinite numbers in {state.config.dtype}; nothing of it was kept and the stream can go on "
-            f"from the block before. Try float32 or bfloat16, a cfg nearer to 1, or another seed.")
+            f"or infinite numbers in {state.config.dtype} with cache format {state.format.name}; nothing of "
+            f"it was kept and the stream can go on from the block before. Try float32 or bfloat16, a cfg "
+            f"nearer to 1, another seed{'' if state.format.name == 'dense' else ', or cache format dense'}."
+        )

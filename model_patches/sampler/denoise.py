@@ -3,28 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from torch import Tensor
 
 from .noise import BlockNoise
 
 Flow = Callable[[Tensor, int], Tensor]  # noisy latents and the index of the call -> flow, same shape
+Clean = Callable[[Tensor, int], Tensor]  # the same -> clean latents
 
 
 def denoise(
-    flow: Flow, sigmas: Sequence[float], noise: BlockNoise, block: int, start_frame: int,
+    flow: Flow,
+    sigmas: Sequence[float],
+    noise: BlockNoise,
+    block: int,
+    start_frame: int,
     like_BCTHW: Tensor,
+    fresh_noise: bool = True,
 ) -> Tensor:
     """Clean latents of the block, in the shape, dtype and device of `like`; all arithmetic in that dtype.
 
-    Each call gives the flow v of x = (1-s)*x0 + s*noise, hence x0 = x - s*v; between calls x0 is made noisy
-    again at the next level with fresh noise (Self-Forcing, arXiv 2506.08009, algorithm 2).
+    Each call gives the flow v of x = (1-s)*x0 + s*noise, hence x0 = x - s*v.
     """
     x = sigmas[0] * noise.draw(block, 0, start_frame, like_BCTHW)
-    x0 = x - sigmas[0] * flow(x, 0)
-    for call, sigma in enumerate(sigmas[1:], start=1):
-        x = sigma * noise.draw(block, call, start_frame, like_BCTHW) + (1 - sigma) * x0
-        x0 = x - sigma * flow(x, call)
+
+    def clean(x_BCTHW: Tensor, call: int) -> Tensor:
+        return x_BCTHW - sigmas[call] * flow(x_BCTHW, call)
+
+    return refine(clean, x, sigmas, noise, block, start_frame, fresh_noise)
+
+
+def refine(
+    clean: Clean,
+    x_BCTHW: Tensor,
+    sigmas: Sequence[float],
+    noise: BlockNoise,
+    block: int,
+    start_frame: int,
+    fresh_noise: bool = True,
+) -> Tensor:
+    """Clean latents of the block from x, which is noisy at sigmas[0].
+
+    Between calls x0 is made noisy again at the next level: with fresh noise, as models distilled to few steps
+    are trained (Self-Forcing, arXiv 2506.08009, algorithm 2), or with the noise that x holds beside x0, which
+    is an Euler step along the flow, as models that were not distilled want it (Wan 2.1, arXiv 2503.20314).
+    """
+    x, x0 = x_BCTHW, clean(x_BCTHW, 0)
+    for call, (before, sigma) in enumerate(pairwise(sigmas), start=1):
+        held = (x - (1 - before) * x0) / before
+        x = sigma * (noise.draw(block, call, start_frame, x) if fresh_noise else held) + (1 - sigma) * x0
+        x0 = clean(x, call)
     return x0
 
 

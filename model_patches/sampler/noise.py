@@ -49,12 +49,17 @@ class HostNoise:
         if end > self.clip_BCTHW.shape[2]:
             raise ValueError(
                 f"HostNoise: the block needs {end} latent frames of noise, the clip has "
-                f"{self.clip_BCTHW.shape[2]}; give noise for the whole clip, or use KeyedNoise.")
+                f"{self.clip_BCTHW.shape[2]}; give noise for the whole clip, or use KeyedNoise."
+            )
         return self.clip_BCTHW[:, :, start_frame:end].to(like_BCTHW)
 
 
 def block_noise(
-    seed: int, block: int, step: int, shape: tuple[int, ...] | torch.Size, device: torch.device | str = "cpu",
+    seed: int,
+    block: int,
+    step: int,
+    shape: tuple[int, ...] | torch.Size,
+    device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Gaussian noise of that shape, the same on every device: float32 on the CPU, then cast to `dtype`.

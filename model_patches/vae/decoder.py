@@ -33,8 +33,8 @@ class VideoVae(Protocol):
 class StreamPast:
     """All that one direction of a stream needs to go on; decoding holds nothing back."""
 
-    layers: VaePast                    # newest frames of every causal layer, in the order of the forward
-    held_BCFHW: Tensor | None = None   # pixels of a group that is not full, in the VAE's dtype and [-1, 1]
+    layers: VaePast  # newest frames of every causal layer, in the order of the forward
+    held_BCFHW: Tensor | None = None  # pixels of a group that is not full, in the VAE's dtype and [-1, 1]
 
     @property
     def held_frames(self) -> int:
@@ -44,7 +44,10 @@ class StreamPast:
 
 @torch.no_grad()
 def decode_stream(
-    vae: VideoVae, latents_BCTHW: Tensor, past: StreamPast | None = None, max_latents: int = MAX_LATENTS,
+    vae: VideoVae,
+    latents_BCTHW: Tensor,
+    past: StreamPast | None = None,
+    max_latents: int = MAX_LATENTS,
     dtype: torch.dtype = torch.uint8,
 ) -> tuple[Tensor, StreamPast | None]:
     """(pixels [F, H, W, 3], past for the next call); a stream's first latent gives 1 frame, every other 4.
@@ -108,7 +111,8 @@ def from_tensors(named: Mapping[str, Tensor]) -> StreamPast | None:
     if not layers or layers != [f"layer_{i:03}" for i in range(len(layers))]:
         raise ValueError(
             f"VAE past: got tensors {', '.join(sorted(named))}, needs layer_000 onwards without a gap; "
-            f"the file is truncated or of another kind.")
+            f"the file is truncated or of another kind."
+        )
     return StreamPast(tuple(named[name] for name in layers), named.get("held"))
 
 
@@ -134,7 +138,8 @@ def _check_piece(max_latents: int) -> None:
     if not 1 <= max_latents <= MAX_LATENTS:
         raise ValueError(
             f"VAE stream: max_latents must be 1 to {MAX_LATENTS}, got {max_latents}; "
-            f"it changes the memory used, not the pixels.")
+            f"it changes the memory used, not the pixels."
+        )
 
 
 def _check_latents(vae: VideoVae, latents_BCTHW: Tensor) -> None:
@@ -142,12 +147,14 @@ def _check_latents(vae: VideoVae, latents_BCTHW: Tensor) -> None:
     if len(shape) != 5 or shape[:2] != [1, channels] or not latents_BCTHW.is_floating_point():
         raise ValueError(
             f"VAE decode: needs floating-point latents of one stream [1, {channels}, T, H, W], "
-            f"got {shape} of {latents_BCTHW.dtype}; decode the rows of a batch one by one.")
+            f"got {shape} of {latents_BCTHW.dtype}; decode the rows of a batch one by one."
+        )
     bad = [t for t in range(shape[2]) if not latents_BCTHW[:, :, t].isfinite().all()]
     if bad:
         raise ValueError(
             f"VAE decode: latent frames {bad} of {shape[2]} hold NaN or infinity and would spoil every later "
-            f"frame; run the block again, or sample in float32 or bfloat16.")
+            f"frame; run the block again, or sample in float32 or bfloat16."
+        )
 
 
 def _check_frames(pixels_FHWC: Tensor) -> None:
@@ -155,11 +162,13 @@ def _check_frames(pixels_FHWC: Tensor) -> None:
     if len(shape) != 4 or shape[3] != 3 or not (dtype == torch.uint8 or dtype.is_floating_point):
         raise ValueError(
             f"VAE encode: needs frames [F, H, W, 3] of uint8 or of floating point in [0, 1], "
-            f"got {shape} of {dtype}.")
+            f"got {shape} of {dtype}."
+        )
     if not shape[1] or not shape[2] or shape[1] % SPACE_STRIDE or shape[2] % SPACE_STRIDE:
         raise ValueError(
             f"VAE encode: width and height must be multiples of {SPACE_STRIDE} pixels, "
-            f"got {shape[2]}x{shape[1]}; resize or crop the frames first.")
+            f"got {shape[2]}x{shape[1]}; resize or crop the frames first."
+        )
     if dtype != torch.uint8 and not pixels_FHWC.isfinite().all():
         raise ValueError("VAE encode: the frames hold NaN or infinity; give values in [0, 1].")
 
@@ -172,8 +181,10 @@ def _check_past(layers: VaePast | None, x: Tensor, what: str) -> None:
     if first.shape[1] != x.shape[1] or first.shape[3:] != x.shape[3:]:
         raise ValueError(
             f"VAE stream: the past is of {what} {list(first.shape[3:])} with {first.shape[1]} channels, the "
-            f"new {what} are {list(x.shape[3:])} with {x.shape[1]}; start a new stream with past=None.")
+            f"new {what} are {list(x.shape[3:])} with {x.shape[1]}; start a new stream with past=None."
+        )
     if (first.dtype, first.device) != (x.dtype, x.device):
         raise ValueError(
             f"VAE stream: the past is {first.dtype} on {first.device}, the VAE is {x.dtype} on {x.device}; "
-            f"load the past with the VAE it was made by.")
+            f"load the past with the VAE it was made by."
+        )

@@ -17,12 +17,40 @@ TIME_STRIDE = 4
 SPACE_STRIDE = 8
 # Per-channel statistics of Wan 2.1's latents, as published with the checkpoint.
 LATENTS_MEAN = (
-    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
-    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+    -0.7571,
+    -0.7089,
+    -0.9113,
+    0.1075,
+    -0.1745,
+    0.9653,
+    -0.1517,
+    1.5508,
+    0.4134,
+    -0.0715,
+    0.5517,
+    -0.3632,
+    -0.1922,
+    -0.9497,
+    0.2503,
+    -0.2921,
 )
 LATENTS_STD = (
-    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
-    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+    2.8184,
+    1.4541,
+    2.3275,
+    2.6558,
+    1.2196,
+    1.7708,
+    2.6052,
+    2.0743,
+    3.2687,
+    2.1526,
+    2.8652,
+    1.5579,
+    1.6382,
+    1.1253,
+    2.8251,
+    1.9160,
 )
 
 VaePast = tuple[Tensor, ...]
@@ -54,7 +82,8 @@ class Tape:
     def _stranger(self) -> ValueError:
         return ValueError(
             f"WanVAE: the past holds {len(self._old or ())} tensors, the layers keep another number; "
-            f"it is of another VAE or of the other direction, start with past=None.")
+            f"it is of another VAE or of the other direction, start with past=None."
+        )
 
 
 class CausalConv3d(nn.Conv3d):
@@ -76,9 +105,13 @@ class CausalConv3d(nn.Conv3d):
         frames_TCHW, span = x_BCTHW[0].transpose(0, 1), x_BCTHW.shape[2] - self.kernel_size[0] + 1
         parts = (
             F.conv2d(
-                frames_TCHW[k : k + span : self.stride[0]], weight, None if k else self.bias,
-                padding=self.padding[1:])
-            for k, weight in enumerate(self.weight.unbind(2)))
+                frames_TCHW[k : k + span : self.stride[0]],
+                weight,
+                None if k else self.bias,
+                padding=self.padding[1:],
+            )
+            for k, weight in enumerate(self.weight.unbind(2))
+        )
         return reduce(Tensor.add_, parts).transpose(0, 1)[None]
 
     def causal(self, x_BCTHW: Tensor, tape: Tape) -> Tensor:
@@ -114,8 +147,13 @@ class ResidualBlock(nn.Module):
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            RMSNorm(width_in, 3), nn.SiLU(), CausalConv3d(width_in, width_out, 3),
-            RMSNorm(width_out, 3), nn.SiLU(), nn.Identity(), CausalConv3d(width_out, width_out, 3),
+            RMSNorm(width_in, 3),
+            nn.SiLU(),
+            CausalConv3d(width_in, width_out, 3),
+            RMSNorm(width_out, 3),
+            nn.SiLU(),
+            nn.Identity(),
+            CausalConv3d(width_out, width_out, 3),
         )
         self.shortcut = CausalConv3d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
 
@@ -193,7 +231,7 @@ class Upsample(nn.Module):
         """The first frame of a stream passes alone and is no past for the others."""
         past = tape.take()
         head = x[:, :, :1] if past is None else x[:, :, :0]
-        x = x[:, :, head.shape[2]:]
+        x = x[:, :, head.shape[2] :]
         if past is None:
             past = x.new_zeros(*x.shape[:2], 2, *x.shape[3:])
         joined = torch.cat([past, x], 2)
@@ -283,7 +321,8 @@ class WanVAE(nn.Module):
         if (frames - first) % TIME_STRIDE or (first and not frames):
             raise ValueError(
                 f"WanVAE.encode: got {frames} frames, needs {'1 + ' if first else ''}a multiple of "
-                f"{TIME_STRIDE}; keep frames back until their group is full.")
+                f"{TIME_STRIDE}; keep frames back until their group is full."
+            )
         tape = Tape(past)
         return self.normalized(self.conv1(self.encoder(pixels_BCFHW, tape))), tape.past()
 

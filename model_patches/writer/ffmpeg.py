@@ -36,7 +36,12 @@ def _fault(program: str) -> str | None:
     try:
         answer = subprocess.run(
             [program, "-hide_banner", "-h", "encoder=libx264"],
-            capture_output=True, text=True, errors="replace", timeout=60, **_apart())
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            **_apart(),
+        )
     except (OSError, subprocess.SubprocessError) as why:
         return f"{program} does not start ({why})"
     if "libx264 AVOptions" not in answer.stdout:
@@ -45,7 +50,14 @@ def _fault(program: str) -> str | None:
 
 
 def encode_command(
-    program: str, target: Path, *, width: int, height: int, fps: Fraction, keyframe_frames: int, crf: int,
+    program: str,
+    target: Path,
+    *,
+    width: int,
+    height: int,
+    fps: Fraction,
+    keyframe_frames: int,
+    crf: int,
     threads: int,
 ) -> list[str]:
     """Returns the command that turns raw RGB on its standard input into a fragmented MP4.
@@ -75,8 +87,13 @@ class Encoder:
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         try:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._complaints, bufsize=0,
-                **_apart())
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._complaints,
+                bufsize=0,
+                **_apart(),
+            )
         except OSError as why:
             self._complaints.close()
             raise EncoderError(f"{command[0]} does not start ({why}); {INSTALL}") from why
@@ -130,7 +147,11 @@ def join(program: str, parts: Sequence[Path], target: Path, metadata: Mapping[st
                 *("-f", "ffmetadata", "-i", _name(tags), "-map", "0:v", "-map_metadata", "1"),
                 *("-c", "copy", "-movflags", flags, "-f", "mp4", _name(target)),
             ],
-            capture_output=True, text=True, errors="replace", **_apart())
+            capture_output=True,
+            text=True,
+            errors="replace",
+            **_apart(),
+        )
     if done.returncode:
         raise RuntimeError(f"ffmpeg stopped with code {done.returncode}: {last_words(done.stderr)}")
 
@@ -161,4 +182,5 @@ def _tags(metadata: Mapping[str, str]) -> str:
     """ffmpeg's own text form of tags: a command line would limit their length."""
     escaped = str.maketrans({c: "\\" + c for c in "=;#\\\n"})
     return ";FFMETADATA1\n" + "".join(
-        f"{key.translate(escaped)}={value.translate(escaped)}\n" for key, value in metadata.items())
+        f"{key.translate(escaped)}={value.translate(escaped)}\n" for key, value in metadata.items()
+    )

@@ -20,11 +20,11 @@ NOT_A_KEYFRAME = 0x10000  # sample_is_non_sync_sample
 class Fragment:
     """A `moof` and its `mdat`: some frames that can be sent as they are."""
 
-    offset: int       # bytes from the start of the file
-    length: int       # bytes
+    offset: int  # bytes from the start of the file
+    length: int  # bytes
     first_frame: int  # pixel frame of the stream
     frames: int
-    keyframe: bool    # its first frame can be shown without any earlier one
+    keyframe: bool  # its first frame can be shown without any earlier one
 
 
 class FragmentIndex:

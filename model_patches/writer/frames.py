@@ -34,8 +34,10 @@ class PngWriter:
             probe.open("wb").close()
             probe.unlink()
         except OSError as why:
-            raise ValueError(f"{WHO}: cannot write into {self.folder} ({why.strerror}); "
-                             f"choose a folder that you may write to.") from why
+            raise ValueError(
+                f"{WHO}: cannot write into {self.folder} ({why.strerror}); "
+                f"choose a folder that you may write to."
+            ) from why
         self._check_earlier()
         self._open = True
         return self
@@ -55,7 +57,8 @@ class PngWriter:
                 part.unlink(missing_ok=True)
                 raise RuntimeError(
                     f"{WHO}: frame {self.frames_written} could not be written ({why.strerror or why}); the "
-                    f"frames before it are in {self.folder}. Free some space, then resume.") from why
+                    f"frames before it are in {self.folder}. Free some space, then resume."
+                ) from why
             self.frames_written += 1
 
     def seal(self) -> None:
@@ -71,12 +74,14 @@ class PngWriter:
         if numbers and not self.frames_written:
             raise ValueError(
                 f"{WHO}: {self.folder} holds {len(numbers)} frames already and they are not overwritten; "
-                f"choose an empty folder, or resume the stream that made them.")
+                f"choose an empty folder, or resume the stream that made them."
+            )
         following = numbers[-1] + 1 if numbers else self.frames_written
         if following < self.frames_written:
             raise ValueError(
                 f"{WHO}: the stream goes on at frame {self.frames_written}, but {self.folder} ends at frame "
-                f"{numbers[-1]}; resume an earlier snapshot, or choose an empty folder.")
+                f"{numbers[-1]}; resume an earlier snapshot, or choose an empty folder."
+            )
 
 
 def frame_numbers(folder: Path) -> list[int]:

@@ -16,7 +16,8 @@ def checked_size(who: str, width: int, height: int, multiple: int = 1) -> tuple[
         if size % multiple:
             raise ValueError(
                 f"{who}: {name} must be a multiple of {multiple} pixels, got {size}; nearest is "
-                f"{max(multiple, round(size / multiple) * multiple)}.")
+                f"{max(multiple, round(size / multiple) * multiple)}."
+            )
     return width, height
 
 
@@ -25,7 +26,8 @@ def checked_start(who: str, start_frame: int) -> int:
     if not isinstance(start_frame, int) or isinstance(start_frame, bool) or start_frame < 0:
         raise ValueError(
             f"{who}: start_frame must be a whole number, 0 or more, got {start_frame!r}; "
-            f"a new video starts at 0, a resumed one at the snapshot's frames_written.")
+            f"a new video starts at 0, a resumed one at the snapshot's frames_written."
+        )
     return start_frame
 
 
@@ -34,14 +36,17 @@ def as_frames(who: str, pixels_FHWC: Tensor | np.ndarray, width: int, height: in
     if not isinstance(pixels_FHWC, Tensor | np.ndarray):
         raise ValueError(
             f"{who}: frames must be a uint8 tensor [F, {height}, {width}, 3], "
-            f"got {type(pixels_FHWC).__name__}.")
+            f"got {type(pixels_FHWC).__name__}."
+        )
     shape = tuple(pixels_FHWC.shape)
     if len(shape) != 4 or shape[1:] != (height, width, 3):
         raise ValueError(
             f"{who}: frames must be [F, {height}, {width}, 3] (height {height}, width {width}, RGB last), "
-            f"got {list(shape)}; open another writer for another size.")
+            f"got {list(shape)}; open another writer for another size."
+        )
     if pixels_FHWC.dtype not in (torch.uint8, np.dtype(np.uint8)):
         raise ValueError(
-            f"{who}: frames must be uint8 in 0 to 255, got {pixels_FHWC.dtype}; scale and round them first.")
+            f"{who}: frames must be uint8 in 0 to 255, got {pixels_FHWC.dtype}; scale and round them first."
+        )
     array = pixels_FHWC.detach().cpu().numpy() if isinstance(pixels_FHWC, Tensor) else pixels_FHWC
     return np.array(array, order="C")

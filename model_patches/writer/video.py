@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 WHO = "Video writer"
 LEAST_FREE_BYTES = 64 << 20  # about ten minutes at 832x480
-PATIENCE_SECONDS = 0.1       # how soon a waiting producer learns that the encoder died
+PATIENCE_SECONDS = 0.1  # how soon a waiting producer learns that the encoder died
 
 
 class Mp4Writer:
@@ -37,9 +37,18 @@ class Mp4Writer:
     """
 
     def __init__(
-        self, path: Path | str, *, width: int, height: int, fps: Fraction | float, start_frame: int = 0,
-        metadata: Mapping[str, str] | None = None, queue_chunks: int = 2, keyframe_frames: int | None = None,
-        crf: int = 18, threads: int = 0,
+        self,
+        path: Path | str,
+        *,
+        width: int,
+        height: int,
+        fps: Fraction | float,
+        start_frame: int = 0,
+        metadata: Mapping[str, str] | None = None,
+        queue_chunks: int = 2,
+        keyframe_frames: int | None = None,
+        crf: int = 18,
+        threads: int = 0,
     ) -> None:
         self.path = Path(path)
         self.width, self.height = checked_size(WHO, width, height, multiple=2)
@@ -48,14 +57,24 @@ class Mp4Writer:
         self.metadata = dict(metadata or {})
         self.frames_written = start_frame
         self.index: FragmentIndex | None = None  # of the newest part
-        self.result: Path | None = None          # the finished video, after closing
+        self.result: Path | None = None  # the finished video, after closing
         if keyframe_frames is None:
             keyframe_frames = max(1, round(self.fps))  # a viewer who comes late waits a second at most
-        self._check_options(queue_chunks=(queue_chunks, 1, 64), keyframe_frames=(keyframe_frames, 1, 10_000),
-                            crf=(crf, 0, 51), threads=(threads, 0, 64))
+        self._check_options(
+            queue_chunks=(queue_chunks, 1, 64),
+            keyframe_frames=(keyframe_frames, 1, 10_000),
+            crf=(crf, 0, 51),
+            threads=(threads, 0, 64),
+        )
         self._encoding = partial(
-            encode_command, width=width, height=height, fps=self.fps, keyframe_frames=keyframe_frames,
-            crf=crf, threads=threads)
+            encode_command,
+            width=width,
+            height=height,
+            fps=self.fps,
+            keyframe_frames=keyframe_frames,
+            crf=crf,
+            threads=threads,
+        )
         self._program = ""
         self._queue: queue.Queue[np.ndarray | threading.Event | None] = queue.Queue(queue_chunks)
         self._thread: threading.Thread | None = None
@@ -71,14 +90,17 @@ class Mp4Writer:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             part_path(self.path, self._part).open("xb").close()
         except OSError as why:
-            raise ValueError(f"{WHO}: cannot write into {self.path.parent} ({why.strerror}); "
-                             f"choose a folder that you may write to.") from why
+            raise ValueError(
+                f"{WHO}: cannot write into {self.path.parent} ({why.strerror}); "
+                f"choose a folder that you may write to."
+            ) from why
         free = shutil.disk_usage(self.path.parent).free
         if free < LEAST_FREE_BYTES:
             part_path(self.path, self._part).unlink()
             raise RuntimeError(
                 f"{WHO}: only {free >> 20} MiB are free in {self.path.parent}, and a video needs "
-                f"{LEAST_FREE_BYTES >> 20} MiB to start; free some space or choose another folder.")
+                f"{LEAST_FREE_BYTES >> 20} MiB to start; free some space or choose another folder."
+            )
         self._thread = threading.Thread(target=self._run, name=f"writer of {self.path.name}", daemon=True)
         self._thread.start()
         return self
@@ -125,11 +147,13 @@ class Mp4Writer:
             raise ValueError(
                 f"{WHO}: {self.path.parent} holds {found} frames of an unfinished {self.path.name} "
                 f"({parts[0].path.name}); call finish({str(self.path)!r}) to make a video of them, "
-                f"resume that stream, or choose another name.")
+                f"resume that stream, or choose another name."
+            )
         if 0 < found < self.start_frame:
             raise ValueError(
                 f"{WHO}: the stream goes on at frame {self.start_frame}, but {self.path.parent} holds only "
-                f"{found} frames of {self.path.name}; resume an earlier snapshot, or choose another name.")
+                f"{found} frames of {self.path.name}; resume an earlier snapshot, or choose another name."
+            )
         kept = trim_all(parts, self.start_frame)
         return kept[-1].number if kept else 0
 
@@ -139,7 +163,8 @@ class Mp4Writer:
         for name, (value, least, most) in options.items():
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise ValueError(
-                    f"{WHO}: {name} must be a whole number from {least} to {most}, got {value!r}.")
+                    f"{WHO}: {name} must be a whole number from {least} to {most}, got {value!r}."
+                )
 
     def _check_open(self) -> None:
         if self._fault:
@@ -218,8 +243,9 @@ class Mp4Writer:
         kept = trim(Part(path, self._part, 0))
         where = f"{path} holds {kept.frames} frames and plays" if kept.frames else "it had written no frame"
         step = "Free some space" if "No space left" in str(why) else "See to that"
-        return RuntimeError(f"{WHO}: {why}; {where}. {step}, then resume the stream or call "
-                            f"finish({str(self.path)!r}).")
+        return RuntimeError(
+            f"{WHO}: {why}; {where}. {step}, then resume the stream or call finish({str(self.path)!r})."
+        )
 
 
 def checked_fps(fps: Fraction | float) -> Fraction:

@@ -8,9 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rivulet.model_patches.cache.dense import DENSE
+from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.stream import init, load, save, set_text, step
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from .formats import LOSSY
 
 CONTINUE = """
 import importlib.util, sys
@@ -90,6 +94,33 @@ def test_what_is_saved_is_what_comes_back(model, state, tmp_path):
     assert back.extras["frames"].dtype == torch.int64 and back.extras["frames"].shape == ()
     assert [group.branches for group in back.text.groups] == [1, 1]
     assert torch.equal(step(model, back)[0], step(model, state)[0])
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_every_format_goes_on_bit_for_bit(model, make_text, config, tmp_path, name):
+    path, made = tmp_path / "stream.safetensors", LOSSY[name]
+    state = init(model, make_text(1), replace(config, cfg=2.0), make_text(2, tokens=3), cache=made)
+    for _ in range(4):
+        save(state, path)
+        back = load(path, model, cache=made)
+        for name, tensor in state.cache.tensors().items():
+            assert torch.equal(back.cache.tensors()[name], tensor)
+        expected, state = step(model, state)
+        latents, back = step(model, back)
+        assert torch.equal(latents, expected)
+        assert torch.equal(step(model, back)[0], step(model, state)[0])
+        # a stream cannot go on from a state after its successor was continued
+        state = back
+
+
+def test_another_basis_is_refused_by_its_fingerprint(model, make_text, config, tmp_path):
+    path, made = tmp_path / "stream.safetensors", LOSSY["latent"]
+    save(init(model, make_text(), config, cache=made), path)
+    other = LatentFormat(replace(made.basis, group=4))
+    with pytest.raises(ValueError, match=rf"basis {made.basis.fingerprint}, not {other.basis.fingerprint}"):
+        load(path, model, cache=other)
+    with pytest.raises(ValueError, match="cache format 'latent' and was to be taken up with 'dense'"):
+        load(path, model)
 
 
 def test_only_kept_frames_are_stored(state, tmp_path):
@@ -179,3 +210,17 @@ def test_files_that_are_no_stream_are_refused(model, state, tmp_path):
         with pytest.raises(ValueError, match=r"bytes\) is not a whole safetensors file.*Copy it again"):
             load(path, model)
         save(state, path)
+
+
+def test_another_cache_format_is_refused_by_name(model, state, tmp_path):
+    path = tmp_path / "stream.safetensors"
+    save(state, path)
+    other = replace(DENSE, name="other")
+    with pytest.raises(
+        ValueError, match=r"in cache format 'dense' and was to be taken up with 'other' \(name"
+    ):
+        load(path, model, cache=other)
+    save(replace(state, format=other), path)
+    assert load(path, model, cache=other).format == other
+    with pytest.raises(ValueError, match=r"'other' and was to be taken up with 'dense'.*start a new stream"):
+        load(path, model)

@@ -6,10 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rivulet.model_patches.attention.positions import PRESETS, PositionPreset, kept_frames
+from rivulet.model_patches.cache.basis import Basis, LayerPlan
+from rivulet.model_patches.cache.dense import DENSE
+from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.sampler.noise import HostNoise
 from rivulet.model_patches.sampler.schedule import sigmas
 from rivulet.model_patches.stream import StreamConfig, init, set_text, step, take
+
+from .formats import FORMATS, basis, latent
 
 
 def latents_of(model, state, blocks, **options):
@@ -54,13 +59,17 @@ def test_three_blocks_are_the_beginning_of_ten(model, make_text, config):
     assert not torch.equal(whole[:, :, :3], whole[:, :, 3:6])
 
 
-def test_two_streams_on_one_model_do_not_meet(model, make_text, config):
+@pytest.mark.parametrize("made", FORMATS.values(), ids=FORMATS)
+def test_two_streams_on_one_model_do_not_meet(model, make_text, config, made):
     other = replace(config, preset="pocket", seed=8, cfg=2.0)
     alone = [
-        latents_of(model, init(model, make_text(1), config), 5),
-        latents_of(model, init(model, make_text(2), other, make_text(3)), 5),
+        latents_of(model, init(model, make_text(1), config, cache=made), 5),
+        latents_of(model, init(model, make_text(2), other, make_text(3), cache=made), 5),
     ]
-    states = [init(model, make_text(1), config), init(model, make_text(2), other, make_text(3))]
+    states = [
+        init(model, make_text(1), config, cache=made),
+        init(model, make_text(2), other, make_text(3), cache=made),
+    ]
     parts = [[], []]
     for _ in range(5):
         for i in (0, 1):
@@ -103,20 +112,41 @@ def test_another_prompt_keeps_the_past_and_the_negative(model, make_text, config
     assert not torch.allclose(first, second, rtol=0.1)
 
 
-def test_a_whole_clip_cache_grows_and_gives_the_same_bits(model, make_text, config):
+@pytest.mark.parametrize("made", FORMATS.values(), ids=FORMATS)
+def test_a_whole_clip_cache_grows_and_gives_the_same_bits(model, make_text, config, made):
     config = replace(config, preset="self_forcing")
-    small, large = (init(model, make_text(), config, reserve_frames=frames) for frames in (0, 40))
+    small, large = (init(model, make_text(), config, reserve_frames=n, cache=made) for n in (0, 40))
     assert (len(small.cache.table), len(large.cache.table)) == (3, 40)
     for _ in range(6):
         _, small = step(model, small)
     assert small.cache.frames == tuple(range(18)) and len(small.cache.table) == 24
-    assert small.cache.bytes == small.cache.store.kv.nbytes
+    assert small.cache.bytes == made.cost.kept_bytes(small.cache.shape, 24, config.dtype)
     got = latents_of(model, small, 2)
     assert torch.equal(got, latents_of(model, large, 8)[:, :, 18:])
 
 
-def test_a_state_that_was_continued_twice_says_it_is_spent(model, make_text, config):
-    states = [init(model, make_text(), config)]
+def test_a_plan_of_dense_layers_gives_the_dense_bits(model, make_text, config):
+    made = LatentFormat(Basis((None,) * 3, (LayerPlan("dense"),) * 3))
+    dense, coded = (init(model, make_text(), config, cache=each) for each in (DENSE, made))
+    assert torch.equal(latents_of(model, coded, 5), latents_of(model, dense, 5))
+
+
+def test_more_bytes_are_nearer_to_dense(model, make_text, config):
+    """int8 by less than 1 %, and latents by less the more is kept of each token."""
+
+    def distance(made):
+        got, true = (latents_of(model, init(model, make_text(), config, cache=c), 4) for c in (made, DENSE))
+        return float((got - true).norm() / true.norm())
+
+    assert 0 < distance(FORMATS["int8"]) < 0.01
+    plans = [latent(24, 24), latent(24, 8), latent(24, 0), latent(8, 0)]
+    distances = [distance(LatentFormat(basis(*[plan] * 3))) for plan in plans]
+    assert distances == sorted(distances) and 0 < distances[0] < 0.02
+
+
+@pytest.mark.parametrize("made", FORMATS.values(), ids=FORMATS)
+def test_a_state_that_was_continued_twice_says_it_is_spent(model, make_text, config, made):
+    states = [init(model, make_text(), config, cache=made)]
     for _ in range(5):
         states.append(step(model, states[-1])[1])
     step(model, states[5])

@@ -24,6 +24,22 @@ def test_a_perfect_flow_gives_the_clean_latents():
         assert (seen[call] - expected).abs().max() < 1e2 * torch.finfo(torch.float64).eps
 
 
+def test_without_fresh_noise_the_calls_are_euler_steps_along_the_flow():
+    """Against Euler's method written out, on a flow that no single step solves."""
+    start = block_noise(3, 5, 0, SHAPE, dtype=torch.float64)
+    weight = torch.randn(SHAPE, dtype=torch.float64)
+    levels = (1.0, *LEVELS)
+
+    def flow(x, call):
+        return torch.sin(3 * x) * weight + levels[call]
+
+    x = start
+    for sigma, after in zip(levels, (*LEVELS, 0.0), strict=True):
+        x = x + (after - sigma) * (torch.sin(3 * x) * weight + sigma)
+    got = denoise(flow, levels, KeyedNoise(3), 5, 15, torch.empty_like(start), fresh_noise=False)
+    assert (got - x).abs().max() < 1e2 * torch.finfo(torch.float64).eps * x.abs().max()
+
+
 LEVELS = (0.9, 0.5, 0.2)
 
 

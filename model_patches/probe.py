@@ -1,0 +1,88 @@
+"""How fast this machine multiplies and copies: two short measurements, for `plan`."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+SIZES = {"cpu": (512, 128 << 20), "cuda": (8192, 1 << 30)}  # side of a square product, bytes of a copy
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a plan is held against. None: not known, and then not judged."""
+
+    name: str
+    matmul_flops: float  # per second, in the stream's dtype
+    bytes_per_second: float  # of the memory the model lies in
+    free_bytes: int | None = None  # of that memory, before the model is loaded
+    free_ram_bytes: int | None = None
+    free_disk_bytes: int | None = None
+    is_cpu: bool = False  # the model lies in RAM
+
+    def __post_init__(self) -> None:
+        if not (self.matmul_flops > 0 and self.bytes_per_second > 0):
+            raise ValueError(
+                f"Device {self.name}: rates must be above 0, got {self.matmul_flops} FLOP/s and "
+                f"{self.bytes_per_second} bytes/s; take those that probe() measured."
+            )
+
+
+def probe(device: torch.device, dtype: torch.dtype, folder: Path, seconds: float = 0.5) -> Device:
+    """The device measured in about `seconds`: a square product in `dtype`, and a copy that no cache holds.
+
+    The rate of a copy counts what is read and what is written. free_disk_bytes: of the drive of `folder`.
+    """
+    side, size = SIZES["cpu" if device.type == "cpu" else "cuda"]
+    a = torch.ones(side, side, dtype=dtype, device=device)
+    product = best_seconds(lambda: a @ a, device, seconds / 2)
+    old = torch.zeros(size, dtype=torch.uint8, device=device)
+    new = torch.empty_like(old)
+    copy = best_seconds(lambda: new.copy_(old), device, seconds / 2)
+    is_cpu = device.type == "cpu"
+    name = "CPU" if is_cpu else torch.cuda.get_device_name(device)
+    free = free_ram_bytes() if is_cpu else torch.cuda.mem_get_info(device)[0]
+    return Device(
+        name,
+        2 * side**3 / product,
+        2 * size / copy,
+        free,
+        free_ram_bytes(),
+        shutil.disk_usage(folder).free,
+        is_cpu,
+    )
+
+
+def best_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Least time of the runs that fit into `seconds`, at least three of them after one to warm up."""
+
+    def timed() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    end = time.perf_counter() + seconds
+    timed()
+    found = [timed() for _ in range(3)]
+    while time.perf_counter() < end:
+        found.append(timed())
+    return min(found)
+
+
+def free_ram_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """RAM that a program can still get, as Linux tells it; None elsewhere."""
+    if not meminfo.exists():
+        return None
+    for line in meminfo.read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return None
