@@ -13,7 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..model_patches.arch.detect import load_wan
+from ..model_patches.arch.mla_load import load_mla
 from ..model_patches.arch.wan import WanModel
+from ..model_patches.cache.dense import DENSE
+from ..model_patches.cache.format import CacheFormat
 from ..model_patches.geometry import Geometry
 from ..model_patches.sampler.schedule import sigmas
 from ..model_patches.stream import StreamConfig, StreamState, init
@@ -23,6 +26,7 @@ from . import text
 
 WEIGHTS = Path(__file__).parent / "weights"
 DIT_FILE, VAE_FILE = "pocket_dit.safetensors", "pocket_vae.safetensors"
+MLA_FILE = "pocket_mla.safetensors"  # the transformer converted to VideoMLA's attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Recipe:
     shift: float
     cfg: float  # guidance
     trained: str  # what the training was: steps, clips, date
+    fresh_noise: bool = True  # between calls, or a step along the flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +69,29 @@ class Pocket:
             self.sigmas,
             cfg=recipe.cfg,
             seed=seed,
+            fresh_noise=recipe.fresh_noise,
         )
 
-    def begin(self, text_BLC: Tensor, config: StreamConfig, reserve_frames: int = 0) -> StreamState:
+    def begin(
+        self, text_BLC: Tensor, config: StreamConfig, reserve_frames: int = 0, cache: CacheFormat = DENSE
+    ) -> StreamState:
         """The state before the first block, the empty prompt as negative where guidance wants one."""
         negative = self.no_text().expand_as(text_BLC).contiguous() if config.guided else None
-        return init(self.dit, text_BLC, config, negative, reserve_frames=reserve_frames)
+        return init(self.dit, text_BLC, config, negative, reserve_frames=reserve_frames, cache=cache)
 
 
-def load_pocket(folder: Path | None = None, dtype: torch.dtype = torch.float32) -> Pocket:
-    """The built-in models, or those of a training run's export folder."""
+def load_pocket(
+    folder: Path | None = None, dtype: torch.dtype = torch.float32, dit_file: str = DIT_FILE
+) -> Pocket:
+    """The built-in models, or those of a training run's export folder; dit_file: `MLA_FILE` for latents."""
     folder = WEIGHTS if folder is None else folder
-    dit = load_wan(folder / DIT_FILE, dtype)
-    with safe_open(folder / DIT_FILE, framework="pt") as file:
+    path = folder / dit_file
+    dit = load_mla(path, dtype)[0] if dit_file == MLA_FILE else load_wan(path, dtype)
+    with safe_open(path, framework="pt") as file:
         stored = (file.metadata() or {}).get("recipe")
     if stored is None:
         raise ValueError(
-            f"load_pocket: {folder / DIT_FILE} has no `recipe` in its metadata; give a file that "
+            f"load_pocket: {path} has no `recipe` in its metadata; give a file that "
             f"`python run.py train-pocket` exported."
         )
     fields = json.loads(stored)

@@ -1,9 +1,9 @@
 // What the page decides. No DOM, no network.
 
-export const AHEAD_SECONDS = 20; // pulled before it is played
-export const BEHIND_SECONDS = 60; // kept after it was played, so that the browser's memory stays bounded
+import { AHEAD_SECONDS, LATE_SECONDS } from "../../web/buffer.mjs";
+import { clock } from "../../web/clock.mjs";
+
 export const JOIN_SECONDS = 20; // a stream no older than this is watched from its beginning
-export const LATE_SECONDS = 12; // behind an endless stream: then the viewer jumps to its newest key frame
 export const LONGEST_PROMPT = 500; // letters
 
 /** The fragment a viewer who comes now starts with: the first while it is near, else the newest key frame. */
@@ -34,43 +34,6 @@ export function nextPull(view, status) {
 /** Whether nothing more will be made. */
 export function hasEnded(status) {
   return status.phase === "ended" || status.phase === "failed";
-}
-
-/** Where the playhead must go to stand inside what is buffered, or null. Ranges are [start, end] in seconds. */
-export function placeAt(at, ranges) {
-  if (ranges.length === 0 || ranges.some(([start, end]) => at >= start && at <= end)) return null;
-  const later = ranges.find(([start]) => start > at);
-  return later ? later[0] : null;
-}
-
-/** Seconds that can be played from here without a gap. */
-export function aheadOf(at, ranges) {
-  const inside = ranges.find(([start, end]) => at >= start && at <= end);
-  return inside ? inside[1] - at : 0;
-}
-
-/** What may be thrown away of the buffer, as [start, end], or null. */
-export function oldPart(at, ranges) {
-  if (ranges.length === 0) return null;
-  const end = at - BEHIND_SECONDS;
-  // not for every second: removing takes the buffer away from appending for a while
-  return end - ranges[0][0] > BEHIND_SECONDS / 4 ? [ranges[0][0], end] : null;
-}
-
-/** The frame to show after `shown` when pictures are pulled one by one, or null if none is there yet. */
-export function nextFrame(shown, status) {
-  const newest = status.frames - 1;
-  if (newest < 0 || shown >= newest) return null;
-  const late = newest - shown > LATE_SECONDS * status.fps;
-  return shown < 0 || late ? Math.max(0, newest - Math.round(status.fps)) : shown + 1;
-}
-
-/** 75.24 -> "1:15". */
-export function clock(seconds) {
-  const whole = Math.floor(Math.max(0, seconds));
-  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
-  const rest = String(whole % 60).padStart(2, "0");
-  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
 }
 
 /** The numbers under the picture, as [name, value] pairs. */
@@ -108,10 +71,4 @@ export function acknowledgement(number, status) {
   return status.applied.some((each) => each.number > number) || status.pending?.number > number
     ? "A later prompt took its place."
     : "";
-}
-
-/** The prompt that is seen at this second of the video. */
-export function promptAt(seconds, status) {
-  const begun = status.applied.filter((each) => each.first_frame / status.fps <= seconds + 1e-6);
-  return (begun.at(-1) ?? status.applied[0])?.prompt ?? "";
 }

@@ -1,6 +1,8 @@
 // Wiring: the page's elements, the server's answers, nothing decided here.
 
-import { acknowledgement, clock, figures, hasEnded, phaseWords, promptAt, promptProblem } from "./logic.mjs";
+import { clock } from "../../web/clock.mjs";
+import { promptAt } from "../../web/timeline.mjs";
+import { acknowledgement, figures, hasEnded, phaseWords, promptProblem } from "./logic.mjs";
 import { playFragments, showFinished, showPictures } from "./player.mjs";
 
 const $ = (id) => document.getElementById(id);
@@ -44,7 +46,7 @@ function show() {
   $("keep").hidden = !status.video;
   if (asked !== null) tell(acknowledgement(asked, status), false);
   $("history").replaceChildren(...status.applied.toReversed().map(entry));
-  put($("caption"), promptAt(seconds, status));
+  put($("caption"), promptAt(seconds, status.applied, status.fps));
 }
 
 function pair(name, value) {

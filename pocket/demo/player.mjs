@@ -1,46 +1,26 @@
 // Shows the stream: from fragments where the browser can join them, else picture by picture.
 
-import { aheadOf, hasEnded, nextFrame, nextPull, oldPart, placeAt } from "./logic.mjs";
+import { aheadOf, nextFrame, oldPart, placeAt } from "../../web/buffer.mjs";
+import { canJoin, feed, once, openBuffer, rangesOf, remove } from "../../web/media.mjs";
+import { hasEnded, nextPull } from "./logic.mjs";
 
-const OPEN_MILLISECONDS = 3000; // a blocked MediaSource stays silent instead of failing
 const GLANCE_MILLISECONDS = 150;
 
 const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-/** Resolves on the first event of that name; rejects on `error` or when it takes too long. */
-async function once(target, name, milliseconds = 30_000) {
-  const listening = new AbortController();
-  try {
-    await new Promise((done, fail) => {
-      const { signal } = listening;
-      target.addEventListener(name, done, { signal });
-      target.addEventListener("error", () => fail(new Error(`${name} failed`)), { signal });
-      const timer = setTimeout(() => fail(new Error(`no ${name}`)), milliseconds);
-      signal.addEventListener("abort", () => clearTimeout(timer));
-    });
-  } finally {
-    listening.abort();
-  }
-}
-
 /** Plays until the stream has ended; rejects if this browser cannot join fragments. */
 export async function playFragments(video, status) {
-  if (!("MediaSource" in globalThis)) throw new Error("no MediaSource");
   while (!status().live) {
     if (hasEnded(status())) return;
     await sleep(GLANCE_MILLISECONDS);
   }
-  const kind = `video/mp4; codecs="${status().live.codec}"`;
-  if (!MediaSource.isTypeSupported(kind)) throw new Error(`cannot play ${kind}`);
-  const source = new MediaSource();
-  video.src = URL.createObjectURL(source);
-  await once(source, "sourceopen", OPEN_MILLISECONDS);
-  URL.revokeObjectURL(video.src);
-  await pull(video, source.addSourceBuffer(kind), status);
+  const { codec } = status().live;
+  if (!canJoin(codec)) throw new Error(`cannot join fragments of ${codec}`);
+  await pull(video, await openBuffer(video, codec), status);
 }
 
 async function pull(video, buffer, status) {
-  const ranges = () => Array.from(buffer.buffered, (_, i) => [buffer.buffered.start(i), buffer.buffered.end(i)]);
+  const ranges = () => rangesOf(buffer.buffered);
   const view = { part: null, next: 0, ahead: 0, at: 0 };
   for (;;) {
     const place = placeAt(video.currentTime, ranges());
@@ -71,18 +51,6 @@ async function append(buffer, { part, from }, view) {
   await feed(buffer, await answer.arrayBuffer());
   view.next = Number(answer.headers.get("X-Next"));
   return true;
-}
-
-async function feed(buffer, data) {
-  const fed = once(buffer, "updateend");
-  buffer.appendBuffer(data);
-  await fed;
-}
-
-async function remove(buffer, [start, end]) {
-  const removed = once(buffer, "updateend");
-  buffer.remove(start, end);
-  await removed;
 }
 
 /** Resolves when the buffer has been shown to its end. */

@@ -15,12 +15,16 @@ from PIL import Image
 from .session import Session
 
 PAGE = Path(__file__).parent
+SHARED = PAGE.parents[1] / "web"  # what the page has in common with the node's preview
+SCRIPT = "text/javascript; charset=utf-8"
 FILES = {
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.mjs": ("page.mjs", "text/javascript; charset=utf-8"),
-    "/player.mjs": ("player.mjs", "text/javascript; charset=utf-8"),
-    "/logic.mjs": ("logic.mjs", "text/javascript; charset=utf-8"),
+    "/": (PAGE / "page.html", "text/html; charset=utf-8"),
+    "/page.css": (PAGE / "page.css", "text/css; charset=utf-8"),
+    **{f"/{name}": (PAGE / name, SCRIPT) for name in ("page.mjs", "player.mjs", "logic.mjs")},
+    **{
+        f"/web/{name}": (SHARED / name, SCRIPT)
+        for name in ("buffer.mjs", "clock.mjs", "media.mjs", "timeline.mjs")
+    },
 }
 LONGEST_BODY = 4096  # bytes
 PIECE = 1 << 16  # bytes of a file at a time
@@ -195,8 +199,8 @@ class Answer(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.BAD_REQUEST, "Send a JSON object, {...}.")
         return body
 
-    def _page(self, name: str, kind: str) -> None:
-        self._send(HTTPStatus.OK, (PAGE / name).read_bytes(), kind)
+    def _page(self, file: Path, kind: str) -> None:
+        self._send(HTTPStatus.OK, file.read_bytes(), kind)
 
     def _json(self, value: dict[str, Any], status: HTTPStatus = HTTPStatus.OK, close: bool = False) -> None:
         data = json.dumps(value).encode()

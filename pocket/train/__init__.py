@@ -58,9 +58,8 @@ def _train(chosen: argparse.Namespace) -> int:
             if status:
                 return status
         else:
-            if processes.is_worker():
-                processes.join()
-            train_dit(preset, vae, folder, device, chosen.start, chosen.compile, changes)
+            with processes.together():
+                train_dit(preset, vae, folder, device, chosen.start, chosen.compile, changes)
     if chosen.only in (None, "polish"):
         vae = polished(preset, vae, folder, device, train=True)
     if chosen.only in (None, "export"):

@@ -109,6 +109,7 @@ def export(preset: Preset, name: str, vae: WanVAE, folder: Path, out: Path) -> t
         preset.recipe.shift,
         preset.cfg,
         f"{name}: {steps} steps, {clips} clips, {time.strftime('%Y-%m-%d')}",
+        preset.fresh_noise,
     )
     newest = polished(preset, vae, folder, next(vae.parameters()).device, train=False)
     return models.save_dit(dit, recipe, out), models.save_vae(newest, out)

@@ -22,6 +22,7 @@ class Preset:
     dit: WanConfig
     recipe: Recipe
     timesteps: tuple[float, ...]  # out of 1000, before the shift
+    fresh_noise: bool = False  # the models are not distilled: they step along the flow
     cfg: float = 1.0  # guidance of the exported recipe
     fps: int = 16
     position_preset: str = field(default="pocket")
@@ -35,10 +36,10 @@ PRESETS = {
         vae_phases=(Phase(1, 16, 900, 2e-3), Phase(5, 8, 220, 1.2e-3), Phase(9, 6, 260, 8e-4)),
         vae_along=Phase(17, 6, 1200, 8e-4),
         decoder_pictures=Phase(1, 32, 1300, 2e-3),
-        decoder_along=Phase(33, 6, 1300, 8e-4),
+        decoder_along=Phase(33, 6, 3400, 8e-4),
         dit=WanConfig(256, 768, 4, text_dim=TEXT_DIM),
         recipe=Recipe(
-            steps=2400, own_context_from=0.65, long_from=0.88, first_clips=96, more_clips=16, more_every=50
+            steps=6000, own_context_from=0.92, long_from=0.97, first_clips=96, more_clips=16, more_every=50
         ),
         cfg=2.0,
         timesteps=(1000, 750, 500, 250),

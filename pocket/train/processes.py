@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -58,12 +59,34 @@ def again(*more: str) -> list[str]:
     return [sys.executable, *sys.orig_argv[1:], *more]
 
 
-def join() -> None:
-    """Meet the other processes; from here on gradients are shared."""
+@contextmanager
+def together() -> Iterator[None]:
+    """Meet the other processes and share gradients with them; alone, nothing changes.
+
+    At the end all wait for the last one and the group is taken down: a process that exits while gloo's
+    threads still run may be aborted ("terminate called without an active exception").
+    """
+    if not is_worker():
+        yield
+        return
     torch.set_num_threads(1)
     number, count = int(os.environ[RANK]), int(os.environ[COUNT])
     meeting = Path(os.environ[MEETING]).as_uri()
     dist.init_process_group("gloo", init_method=meeting, rank=number, world_size=count)
+    try:
+        yield
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def agreed(value: float) -> float:
+    """The first process's value, for all of them."""
+    if not dist.is_initialized():
+        return value
+    told = torch.tensor(value, dtype=torch.double)
+    dist.broadcast(told, 0)
+    return float(told)
 
 
 def average_gradients(model: nn.Module) -> None:

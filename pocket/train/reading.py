@@ -19,7 +19,7 @@ from .batches import Phase, clip_batch
 from .descent import optimizer_of, set_rates
 from .progress import Run, hash_seed
 from .still import encode_still
-from .units import fold_statistics, latent_statistics
+from .units import even_units, fold_units, latents_of_clips
 
 READER_NOISE = 0.25  # of a latent's spread
 KINDS_WEIGHT = 0.2  # beside a decoder
@@ -43,10 +43,11 @@ class Reader(nn.Conv3d):
         return kinds, -(shares * chosen).sum() / shares.sum().clamp_min(1e-6)
 
     @torch.no_grad()
-    def fold(self, mean_C: Tensor, std_C: Tensor) -> None:
-        """Read latents in new units as it read the old ones."""
-        self.bias += self.weight[:, :, 0, 0, 0] @ mean_C.to(self.weight)
-        self.weight *= std_C.to(self.weight).view(1, -1, 1, 1, 1)
+    def fold(self, offset_C: Tensor, matrix_CC: Tensor) -> None:
+        """Read latents in new units, matrix (z - offset), as it read the old ones."""
+        weight = self.weight[:, :, 0, 0, 0]
+        self.bias += weight @ offset_C.to(weight)
+        self.weight.copy_((weight @ torch.linalg.inv(matrix_CC).to(weight))[..., None, None, None])
 
 
 def learn_to_be_read(
@@ -72,7 +73,7 @@ def learn_to_be_read(
         nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
         run.tick(every=20, kinds=kinds.detach(), shape=shape.detach(), latent_std=latents.detach().std())
-    units = latent_statistics(vae, size)
-    fold_statistics(vae, *units)
+    units = even_units(latents_of_clips(vae, size))
+    fold_units(vae, *units)
     reader.fold(*units)
     run.save()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...model_patches.arch.parts import sinusoid
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.attention.rope import rope_table
+from ...model_patches.attention.rope import layout_of, rope_table
 
 PAST_BLOCKS = 2
 
@@ -52,7 +52,8 @@ class Teacher(nn.Module):
         head = dit.dim // dit.num_heads
         device = next(dit.parameters()).device
         table = [
-            rope_table(range(int(i), int(i) + block_frames), grid, grid, head, device) for i in ids.flatten()
+            rope_table(range(int(i), int(i) + block_frames), grid, grid, head, device, layout=layout_of(dit))
+            for i in ids.flatten()
         ]
         self.register_buffer("source", source.to(device))
         self.register_buffer("rope", torch.stack(table).unflatten(0, ids.shape))  # [N, slots, L, E/2, 2]

@@ -1,20 +1,32 @@
-"""The units of the pocket VAE's latents: what the diffusion model expects, whatever training made of them.
+"""The units of the pocket VAE's latents: what the diffusion model sees of a thing decides what it learns.
 
-While training, latents are in the encoder's own scale; `fold_statistics` moves the per-channel scale and
-offset into the two 1x1 convolutions, so that the shipped file has the statistics Wan 2.1 publishes and core's
-fixed numbers fit it.
+A VAE may say the colour of an object in a direction of its latents that hardly moves, while the ground fills
+two others. Decoded, both look right; but the diffusion model is taught by the squared error of latents under
+noise, and would learn that colour last or never. So, when training of the encoder ends, its latents are
+turned and stretched: what tells two objects apart gets the room. The map is linear and is folded into the two
+1x1 convolutions at the latents; the VAE makes the same pictures as before, and the shipped file has the
+per-channel statistics Wan 2.1 publishes, so that core's fixed numbers fit it.
 """
+
+from dataclasses import replace
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from ...model_patches.vae.wan import LATENTS_MEAN, LATENTS_STD, WanVAE
+from .. import world
 from .batches import clip_batch
+from .clips import encode_pictures
+
+LEAST_VARIANCE = 0.03  # of a direction that may be stretched to full size; the decoder ignores smaller ones
+LEAST_SHARE = 0.08  # of the room of the direction that tells most
+ROUNDS = 40
 
 
 @torch.no_grad()
-def latent_statistics(vae: WanVAE, size: int, clips: int = 48, frames: int = 33) -> tuple[Tensor, Tensor]:
-    """Mean and spread per channel over fresh clips.
+def latents_of_clips(vae: WanVAE, size: int, clips: int = 48, frames: int = 33) -> Tensor:
+    """Latents of fresh clips [C, cells].
 
     The first latent of a clip is left out, it is of another kind.
     """
@@ -25,21 +37,88 @@ def latent_statistics(vae: WanVAE, size: int, clips: int = 48, frames: int = 33)
         pixels = clip_batch(4, frames, size, generator).pixels
         with torch.autocast(device.type, dtype=torch.bfloat16):
             latents.append(vae.encode(pixels.to(device))[0].float().cpu()[:, :, 1:])
-    joined = torch.cat(latents).movedim(1, 0).flatten(1)
-    return joined.mean(1), joined.std(1)
+    return torch.cat(latents).movedim(1, 0).flatten(1)
 
 
-def fold_statistics(vae: WanVAE, mean_C: Tensor, std_C: Tensor) -> None:
-    """Fold z -> (z - mean) / std (units of the diffusion model) into the 1x1 convolutions at the latents."""
+def even_units(latents_CN: Tensor) -> tuple[Tensor, Tensor]:
+    """(offset [C], matrix [C, C]) that give each channel mean 0 and spread 1, each by itself."""
+    return latents_CN.mean(1), torch.diag(1 / latents_CN.std(1))
+
+
+def telling_units(latents_CN: Tensor, scatters_PCC: Tensor) -> tuple[Tensor, Tensor]:
+    """(offset [C], matrix [C, C]) under which what the scatters tell apart fills the latents.
+
+    latents_CN: latents of common clips. scatters_PCC: for each pair of looks to be told apart, the scatter of
+    the difference, as from `look_scatters`. Directions get room by how much they tell, weighed towards the
+    pairs that are told apart least; the sum of variances stays C, shared evenly by the channels.
+    """
+    covariance = torch.cov(latents_CN.double())
+    variances, directions = torch.linalg.eigh(covariance)
+    whiten = directions @ torch.diag(variances.clamp_min(LEAST_VARIANCE).rsqrt()) @ directions.T
+    channels = len(covariance)
+    metric = whiten @ whiten
+    for _ in range(ROUNDS):
+        told = (scatters_PCC * metric).sum((1, 2))
+        weighed = (scatters_PCC / told.square()[:, None, None]).sum(0)
+        shares, rotation = torch.linalg.eigh(whiten @ weighed @ whiten)
+        room = torch.diag((shares / shares.max()).clamp_min(LEAST_SHARE))
+        wanted = whiten @ rotation @ room @ rotation.T @ whiten
+        metric = (metric + wanted * channels / (wanted * covariance).sum()) / 2
+    stretch = _root(metric)
+    _, axes = torch.linalg.eigh(stretch @ covariance @ stretch)
+    matrix = _even_mixture(channels) @ axes.T @ stretch
+    spread = (matrix @ covariance @ matrix.T).diagonal().sqrt()
+    return latents_CN.mean(1), (matrix / spread[:, None]).float()
+
+
+def look_scatters(vae: WanVAE, size: int, scenes: int = 24, frames: int = 9) -> Tensor:
+    """Scatter [pairs, C, C], float64, of what changes when a lone object alone changes colour or shape."""
+    drawn = world.sample_scenes(8 * scenes, torch.Generator().manual_seed(98), band_share=0.0)
+    lone = ((drawn.colour_BN >= 0).sum(1) == 1).nonzero()[:scenes, 0]
+    drawn = replace(drawn, **{name: getattr(drawn, name)[lone] for name in drawn.__dataclass_fields__})
+    places = world.simulate(drawn, frames)
+    there = drawn.colour_BN >= 0
+
+    def latents(**look: Tensor) -> Tensor:
+        pictures = world.render(replace(drawn, **look), places, size)
+        return encode_pictures(vae, pictures).movedim(1, 0).flatten(1).double()
+
+    colours = [latents(colour_BN=torch.where(there, c, -1)) for c in range(len(world.COLOURS))]
+    shapes = [latents(shape_BN=torch.full_like(drawn.shape_BN, s)) for s in range(len(world.SHAPES))]
+    differences = [a - b for looks in (colours, shapes) for a, b in combinations(looks, 2)]
+    return torch.stack([d @ d.T for d in differences]) / len(drawn)
+
+
+@torch.no_grad()
+def fold_units(vae: WanVAE, offset_C: Tensor, matrix_CC: Tensor) -> None:
+    """Fold z -> matrix (z - offset), z in the diffusion model's units, into the 1x1 convolutions."""
     C = vae.latent_channels
-    wan_mean, wan_std = torch.tensor(LATENTS_MEAN), torch.tensor(LATENTS_STD)
-    raw_mean, raw_std = mean_C * wan_std + wan_mean, std_C * wan_std
-    gain = wan_std / raw_std
-    offset = wan_mean - raw_mean * gain
-    with torch.no_grad():
-        vae.conv1.weight[:C] *= gain.view(C, 1, 1, 1, 1)
-        vae.conv1.bias[:C] = vae.conv1.bias[:C] * gain + offset
-        vae.conv1.weight[C:] = 0
-        vae.conv1.bias[C:] = -6.0  # log-variance of a nearly exact posterior
-        vae.conv2.bias += vae.conv2.weight[:, :, 0, 0, 0] @ (-offset / gain)
-        vae.conv2.weight /= gain.view(1, C, 1, 1, 1)
+    mean, std = torch.tensor(LATENTS_MEAN).double(), torch.tensor(LATENTS_STD).double()
+    to_new = std[:, None] * matrix_CC.double() / std
+    to_old = torch.linalg.inv(to_new)
+    weight, bias = vae.conv1.weight[:C, :, 0, 0, 0].double(), vae.conv1.bias[:C].double()
+    centre = mean + std * offset_C.double()
+    vae.conv1.weight[:C] = (to_new @ weight)[..., None, None, None].float()
+    vae.conv1.bias[:C] = (to_new @ (bias - centre) + mean).float()
+    vae.conv1.weight[C:] = 0
+    vae.conv1.bias[C:] = -6.0  # log-variance of a nearly exact posterior
+    weight = vae.conv2.weight[:, :, 0, 0, 0].double()
+    vae.conv2.bias += (weight @ (centre - to_old @ mean)).float()
+    vae.conv2.weight.copy_((weight @ to_old)[..., None, None, None])
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """The symmetric square root of a positive matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors @ torch.diag(values.sqrt()) @ vectors.T
+
+
+def _even_mixture(size: int) -> Tensor:
+    """An orthogonal matrix of equal magnitudes (Sylvester's), so that every channel gets the same variance.
+
+    `size` must be a power of two.
+    """
+    matrix = torch.ones(1, 1, dtype=torch.double)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix / size**0.5

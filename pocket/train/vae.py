@@ -18,7 +18,7 @@ from .descent import descend, noisy, optimizer_of, set_rates
 from .progress import Average, Run, hash_seed
 from .reading import Reader, learn_to_be_read
 from .still import decode_first, encode_still
-from .units import fold_statistics, latent_statistics
+from .units import fold_units, latents_of_clips, look_scatters, telling_units
 
 
 def start_as_pictures(vae: WanVAE) -> None:
@@ -70,7 +70,8 @@ def train_vae(
         _whole_clips(vae, folder, f"vae{index}", phase, size, device)
     learn_to_be_read(vae, reader, folder, reading, size, device)
     train_along(vae, reader, folder, along, size, device)
-    fold_statistics(vae, *latent_statistics(vae, size))
+    vae.requires_grad_(False)
+    fold_units(vae, *telling_units(latents_of_clips(vae, size), look_scatters(vae, size)))
     torch.save(vae.state_dict(), settled)
     return vae
 

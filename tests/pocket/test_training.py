@@ -22,7 +22,7 @@ from rivulet.pocket.train.presets import PRESETS
 from rivulet.pocket.train.progress import Run, learning_rate
 from rivulet.pocket.train.reading import Reader, learn_to_be_read
 from rivulet.pocket.train.still import decode_first, encode_still
-from rivulet.pocket.train.units import fold_statistics, latent_statistics
+from rivulet.pocket.train.units import even_units, fold_units, latents_of_clips, look_scatters, telling_units
 from rivulet.pocket.train.vae import restart_decoder, start_as_pictures
 
 TINY = dit_training.Recipe(
@@ -57,13 +57,44 @@ def test_a_fresh_vae_treats_a_still_clip_as_pictures(vae):
 def test_folding_changes_the_units_and_nothing_else(vae):
     pixels = clip_batch(2, 9, 32, torch.Generator().manual_seed(0)).pixels
     before, _ = vae.decode(vae.encode(pixels)[0])
-    mean, std = latent_statistics(vae, 32, clips=4, frames=9)
     raw, _ = vae.encode(pixels)
-    fold_statistics(vae, mean, std)
+    generator = torch.Generator().manual_seed(1)
+    offset = torch.randn(16, generator=generator)
+    matrix = torch.eye(16) + 0.2 * torch.randn(16, 16, generator=generator)
+    fold_units(vae, offset, matrix)
     folded, _ = vae.encode(pixels)
-    shape = (1, -1, 1, 1, 1)
-    torch.testing.assert_close(folded, (raw - mean.view(shape)) / std.view(shape), rtol=1e-3, atol=1e-3)
+    wanted = torch.einsum("dc,bcthw->bdthw", matrix, raw - offset.view(1, -1, 1, 1, 1))
+    torch.testing.assert_close(folded, wanted, rtol=1e-4, atol=1e-4 * raw.abs().max().item())
     torch.testing.assert_close(vae.decode(folded)[0], before, rtol=0, atol=1e-4 * before.abs().max().item())
+
+
+def test_even_units_give_each_channel_mean_0_and_spread_1(vae):
+    latents = latents_of_clips(vae, 32, clips=4, frames=9)
+    offset, matrix = even_units(latents)
+    folded = matrix.double() @ (latents - offset[:, None]).double()
+    torch.testing.assert_close(folded.std(1), torch.ones(16).double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(folded.mean(1), torch.zeros(16).double(), rtol=0, atol=1e-4)
+
+
+def test_telling_units_give_room_to_what_tells_things_apart():
+    generator = torch.Generator().manual_seed(0)
+    spreads = torch.tensor([2.0] * 3 + [1.0] * 8 + [0.3] * 5)
+    turn, _ = torch.linalg.qr(torch.randn(16, 16, generator=generator))
+    latents = turn @ (spreads[:, None] * torch.randn(16, 4000, generator=generator))
+    colour, shape = turn[:, 12].double(), turn[:, 4].double()  # the colour says itself in a faint direction
+    scatters = torch.stack([0.09 * torch.outer(colour, colour), torch.outer(shape, shape)])
+    offset, matrix = telling_units(latents, scatters)
+    folded = matrix @ (latents - offset[:, None])
+    torch.testing.assert_close(folded.std(1), torch.ones(16), rtol=1e-3, atol=0)
+    metric = (matrix.T @ matrix).double()
+    told = (scatters * metric).sum((1, 2))
+    assert told[0] > 30 * 0.09 and told[1] > 3, told
+
+
+def test_look_scatters_see_colours_and_shapes_alone(vae):
+    scatters = look_scatters(vae, 32, scenes=3, frames=5)
+    assert scatters.shape == (15 + 3, 16, 16)
+    assert (torch.linalg.eigvalsh(scatters).amin(1) > -1e-6).all() and (scatters.diagonal(0, 1, 2) >= 0).all()
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path):
@@ -254,11 +285,11 @@ sys.path.insert(0, {tests!r})
 import conftest, torch
 from pathlib import Path
 from rivulet.pocket.train import processes
-processes.join()
 layer = torch.nn.Linear(1, 1)
-number = processes.rank()
-layer.weight.grad, layer.bias.grad = torch.tensor([[1.0 + 2 * number]]), torch.tensor([10.0 * number])
-processes.average_gradients(layer)
+with processes.together():
+    number = processes.rank()
+    layer.weight.grad, layer.bias.grad = torch.tensor([[1.0 + 2 * number]]), torch.tensor([10.0 * number])
+    processes.average_gradients(layer)
 Path({folder!r}, str(number)).write_text(f"{{layer.weight.grad.item()}} {{layer.bias.grad.item()}}")
 """
 

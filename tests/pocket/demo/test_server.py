@@ -19,9 +19,11 @@ def test_the_page_and_all_it_asks_for_are_there(client):
         status, headers, body = client.ask("GET", path)
         assert status == 200, path
         seen[path] = headers["Content-Type"]
-        found = re.findall(rb'(?:src|href)="(/[^"]+)"|from "\.(/[^"]+)"', body)
+        found = re.findall(rb'(?:src|href)="(/[^"]+)"|from "\.(?:\./\.\.)?(/[^"]+)"', body)
         asked += [(a or b).decode() for a, b in found if (a or b) != b"/video.mp4"]
-    assert {"/", "/page.css", "/page.mjs", "/player.mjs", "/logic.mjs"} == set(seen)
+    own = {"/", "/page.css", "/page.mjs", "/player.mjs", "/logic.mjs"}
+    shared = {f"/web/{name}.mjs" for name in ("buffer", "clock", "media", "timeline")}
+    assert own | shared == set(seen)
     assert seen["/page.mjs"].startswith("text/javascript")
 
 

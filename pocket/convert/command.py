@@ -1,0 +1,228 @@
+"""The command: files in, memory plan, both phases, export and figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ...model_patches.arch.detect import compute_dtype, overrides, read_config
+from ...model_patches.arch.mla import MlaModel
+from ...model_patches.arch.nested import read_nested
+from ...model_patches.arch.rotary import RopeLayout
+from ...model_patches.arch.wan import WanModel
+from ...model_patches.attention.positions import preset as positions_of
+from ...model_patches.checkpoint import match, open_tensors
+from ...model_patches.geometry import Geometry
+from ...model_patches.state import StreamConfig
+from ...model_patches.vae.load import load_vae
+from .. import models
+from ..train import processes
+from ..train.clips import Clips as Dressed
+from ..train.clips import draw_clips
+from ..train.dit import Recipe as Training
+from . import ROOT
+from .distil import Distiller, Source, student_of
+from .presets import PRESETS, Preset
+from .room import Job, room_of, why_not
+from .source import PocketClips, StreamedClips
+from .walk import Walker
+
+DRAWN = 96  # clips of a pool that is drawn
+
+
+def convert(chosen: argparse.Namespace) -> int:
+    """Run the command; the exit status."""
+    preset = _preset(chosen)
+    device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = chosen.run or ROOT / "runs" / "mla"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = chosen.dense or models.WEIGHTS / models.DIT_FILE
+    try:
+        dense, metadata = load_dense(
+            path, chosen.nest, torch.bfloat16 if preset.recipe.half else torch.float32
+        )
+        _check_sizes(preset, dense)
+        refusal = _room(chosen, preset, dense, device)
+        if chosen.plan or refusal:
+            print(refusal or "convert-mla: it fits", file=sys.stderr)
+            return 1 if refusal else 0
+        if chosen.processes > 1 and not processes.is_worker():
+            if not chosen.texts:
+                _pool(chosen.clips, folder, preset)  # drawn once, by one
+            return processes.run_workers(chosen.processes, processes.again())
+        with processes.together():
+            _convert(chosen, preset, dense.to(device), metadata, folder)
+    except (ValueError, OSError) as error:
+        print(f"convert-mla: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def load_dense(path: Path, nest: str | None, dtype: torch.dtype) -> tuple[WanModel, dict[str, str]]:
+    """The dense model of a file with Wan's names under any prefixes, frozen, and the file's metadata."""
+    found = read_nested("convert-mla", path, "a dense causal Wan 2.1 checkpoint", nest)
+    config = read_config(found.shapes, overrides(found.metadata, path))
+    with torch.device("meta"):
+        model = WanModel(config)
+    match("convert-mla", path, found.shapes, model, "dense Wan 2.1 text-to-video files", "they must agree")
+    dtype = compute_dtype(path, found.tensors, dtype)
+    model.load_state_dict({key: value.to(dtype) for key, value in found.tensors.items()}, assign=True)
+    return model.requires_grad_(False).eval(), dict(found.metadata)
+
+
+def export(student: MlaModel, out: Path, metadata: dict[str, str], said: dict[str, object]) -> Path:
+    """Write the converted model, and what is known of it, as half-precision safetensors."""
+    out.mkdir(parents=True, exist_ok=True)
+    dtype = torch.float16 if "recipe" in metadata else torch.bfloat16
+    stored = json.loads(metadata.get("config", "{}")).get("transformer", {})
+    stored |= {"num_heads": student.num_heads, "rope_layout": asdict(student.rope_layout)}
+    tensors = {
+        key: value.detach().cpu().to(dtype).contiguous() for key, value in student.state_dict().items()
+    }
+    about = {"config": json.dumps({"transformer": stored}), "converted": json.dumps(said)}
+    if "recipe" in metadata:
+        recipe = json.loads(metadata["recipe"])
+        trained = f"{recipe['trained']}; converted to {student.sizes.kept} numbers a token"
+        about["recipe"] = json.dumps(recipe | {"trained": trained})
+    path = out / models.MLA_FILE
+    save_file(tensors, path, about)
+    return path
+
+
+def _preset(chosen: argparse.Namespace) -> Preset:
+    preset = PRESETS[chosen.preset]
+    sizes, recipe = preset.sizes, preset.recipe
+    rope = sizes.rope if chosen.turned is None else RopeLayout.truncated(sizes.rope.head_dim, chosen.turned)
+    sizes = replace(
+        sizes,
+        rope=rope,
+        kv_latent=chosen.latent or sizes.kv_latent,
+        query_latent=chosen.query_latent or sizes.query_latent,
+    )
+    changes = {"local_steps": chosen.local_steps, "flow_steps": chosen.flow_steps, "minutes": chosen.minutes}
+    given = {key: value for key, value in changes.items() if value is not None}
+    recipe = replace(recipe, whole=chosen.whole, offload=chosen.offload, **given)
+    size = tuple(chosen.size) if chosen.size else preset.size
+    return replace(preset, sizes=sizes, recipe=recipe, batch=chosen.batch or preset.batch, size=size)
+
+
+def _check_sizes(preset: Preset, dense: WanModel) -> None:
+    """Refuses latents that are no smaller than what they stand for, and heads of another width."""
+    sizes, config = preset.sizes, dense.config
+    if max(sizes.kv_latent, sizes.query_latent) > config.dim:
+        raise ValueError(
+            f"latents of {sizes.kv_latent} and {sizes.query_latent} channels are wider than the model's "
+            f"{config.dim}; give a smaller --latent or --query-latent."
+        )
+    if sizes.rope.head_dim != config.head_dim:
+        raise ValueError(f"the model's heads have {config.head_dim} channels, converted ones 128.")
+
+
+def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: torch.device) -> str | None:
+    """Print the memory plan; a sentence if it does not fit."""
+    dtype = dense.patch_embedding.weight.dtype
+    tokens = 512 if chosen.preset == "wan" else 6
+    geometry = Geometry(*preset.size, latent_channels=dense.config.in_channels, patch=dense.config.patch[1])
+    recipe, positions = preset.recipe, positions_of(preset.positions)
+    job = Job(
+        dense.config,
+        preset.sizes,
+        positions,
+        geometry,
+        preset.block_frames,
+        preset.batch,
+        tokens,
+        dtype,
+        recipe.whole,
+        recipe.offload,
+    )
+    room = room_of(job)
+    if processes.rank() == 0:
+        kept, before = preset.sizes.kept, 2 * dense.config.dim
+        print(
+            f"{before} -> {kept} numbers of a token and layer: {before / kept:.1f} times fewer",
+            file=sys.stderr,
+        )
+        print(room, file=sys.stderr)
+    return why_not(room, device)
+
+
+def _convert(
+    chosen: argparse.Namespace, preset: Preset, dense: WanModel, metadata: dict[str, str], folder: Path
+) -> None:
+    student = student_of(dense, preset.sizes, preset.recipe.whole)
+    walker = Walker(dense, positions_of(preset.positions), preset.block_frames)
+    distiller = Distiller(walker, student, _source(chosen, preset, dense, folder), preset.recipe, folder)
+    begun, figures = time.monotonic(), folder / "figures.json"
+    if not (folder / "local.pt").exists():
+        distiller.start()
+        figures.write_text(json.dumps({"start": distiller.held_out()}))
+    distiller.train()
+    if processes.rank():
+        return
+    said = json.loads(figures.read_text()) | {"end": distiller.held_out()}
+    said |= {"seconds": round(time.monotonic() - begun), "sizes": _plain_sizes(student)}
+    figures.write_text(json.dumps(said))
+    print(json.dumps(said))
+    print(export(student, chosen.out or folder / "export", metadata, said))
+
+
+def _plain_sizes(student: MlaModel) -> dict[str, object]:
+    sizes = student.sizes
+    return {"kv_latent": sizes.kv_latent, "query_latent": sizes.query_latent, "turned": sizes.rope.turned}
+
+
+def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder: Path) -> Source:
+    if chosen.texts is None:
+        if chosen.preset != "pocket":
+            raise ValueError(
+                "a model other than the pocket one is converted along its own streams: give --texts, encoded "
+                "prompts as safetensors with `texts` [prompts, tokens, text_dim]."
+            )
+        return PocketClips(_pool(chosen.clips, folder, preset), Training(size=preset.size[0]), preset.batch)
+    with open_tensors("convert-mla", chosen.texts, "encoded prompts") as file:
+        names = list(file.keys())
+        if names != ["texts"] or len(file.get_slice("texts").get_shape()) != 3:
+            raise ValueError(
+                f"{chosen.texts} holds {', '.join(names)}; it must hold `texts` alone, [prompts, tokens, "
+                f"text_dim]."
+            )
+        texts_PLE = file.get_tensor("texts")
+    if texts_PLE.shape[-1] != dense.text_dim:
+        raise ValueError(f"texts are {texts_PLE.shape[-1]} wide, the model reads {dense.text_dim}.")
+    positions = positions_of(preset.positions)
+    config = StreamConfig(
+        Geometry(*preset.size, latent_channels=dense.config.in_channels, patch=dense.config.patch[1]),
+        positions,
+        preset.block_frames,
+        dtype=dense.patch_embedding.weight.dtype,
+    )
+    frames = (positions.capacity_frames or positions.trained_frames) + 2 * preset.block_frames
+    return StreamedClips(dense, texts_PLE, config, frames // preset.block_frames, preset.batch)
+
+
+def _pool(given: Path | None, folder: Path, preset: Preset) -> Dressed:
+    """The pool given, or one in the folder, drawn when first asked for."""
+    path = given or folder / "clips.pt"
+    if path.exists():
+        return Dressed(*torch.load(path, weights_only=True))
+    if given:
+        raise FileNotFoundError(f"no pool of clips at {given}; leave --clips out to have one drawn.")
+    vae = load_vae(models.WEIGHTS / models.VAE_FILE)
+    generator = torch.Generator().manual_seed(5)
+    blocks, size, pools = Training().short_blocks, preset.size[0], []
+    for _ in range(0, DRAWN, 16):
+        pools.append(draw_clips(vae, 16, blocks, preset.block_frames, size, generator))
+        print(f"{16 * len(pools)} of {DRAWN} clips drawn", file=sys.stderr, flush=True)
+    pool = pools[0]
+    for more in pools[1:]:
+        pool = pool.joined(more, DRAWN)
+    torch.save([pool.latents_BVCTHW, pool.texts_BVLC, pool.named_B], path)
+    return pool

@@ -1,0 +1,187 @@
+"""Distils a dense model's attentions into VideoMLA's: start, layer by layer, then the flow as a whole.
+
+The student shares every layer but its self-attentions with the dense model, or has copies of its own where
+all of it is trained. In the first phase each attention is given what the dense model's was given and has to
+make of it what that made, so gradients never leave a layer; in the second the student runs by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...model_patches.arch.mla import MlaModel, MlaSizes
+from ...model_patches.arch.wan import WanModel
+from ..train.processes import agreed, average_gradients, rank
+from ..train.progress import Average, Run, hash_seed, learning_rate
+from .past import Inputs
+from .spectral import Moments, start
+from .walk import Clips, Seen, Walker
+
+HELD_OUT = 1 << 20  # seed of what is never trained on
+
+
+class Source(Protocol):
+    """Where clips come from."""
+
+    def draw(self, generator: torch.Generator) -> Clips:
+        """Clips for one walk."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Lengths and rates of one conversion; a step is one block of one walk."""
+
+    walks: int = 6  # along which moments are taken
+    local_steps: int = 300
+    flow_steps: int = 600
+    local_rate: float = 2e-3  # AdamW
+    flow_rate: float = 1e-3
+    key_weight: float = 1.0  # of the spectral start
+    minutes: float | None = None  # end both phases in time, a fifth of it for the first
+    whole: bool = False  # train every layer in the second phase, not the attentions alone
+    half: bool = False  # bfloat16 products
+    offload: bool = False  # what the second phase keeps for its gradients lies in RAM
+
+
+def student_of(dense: WanModel, sizes: MlaSizes, whole: bool) -> MlaModel:
+    """A model with new self-attentions in float32; its other layers are the dense model's own, or copies."""
+    with torch.device("meta"):
+        student = MlaModel(dense.config, sizes)
+    device = next(dense.parameters()).device
+    for name, _ in list(student.named_children()):
+        if name != "blocks":
+            setattr(student, name, getattr(dense, name))
+    for ours, theirs in zip(student.blocks, dense.blocks, strict=True):
+        ours.self_attn.to_empty(device=device)
+        for name, _ in list(ours.named_children()):
+            if name != "self_attn":
+                setattr(ours, name, getattr(theirs, name))
+        ours.modulation = theirs.modulation
+    if not whole:
+        return student
+    separate = MlaModel(dense.config, sizes).to(device)
+    separate.load_state_dict(student.state_dict())
+    return separate
+
+
+class Distiller:
+    """One conversion in a folder; goes on from the newest checkpoint there."""
+
+    def __init__(
+        self, walker: Walker, student: MlaModel, source: Source, recipe: Recipe, folder: Path, seed: int = 11
+    ) -> None:
+        self.walker, self.student, self.source, self.recipe = walker, student, source, recipe
+        self.folder, self.seed = folder, seed
+        self.device = next(student.parameters()).device
+
+    def start(self) -> None:
+        """Give every attention its spectral start, from the moments of a few walks."""
+        blocks = self.walker.dense.blocks
+        moments = [Moments() for _ in blocks]
+        for walk in range(self.recipe.walks):
+            generator = torch.Generator().manual_seed(self.seed + walk)
+            clips = self.source.draw(generator).to(self.device)
+            for seen in self.walker.along(clips, generator):
+                for past in seen.pasts:
+                    for moment, block, x in zip(moments, blocks, past.own, strict=True):
+                        moment.add(block.self_attn, x)
+        for moment, ours, theirs in zip(moments, self.student.blocks, blocks, strict=True):
+            start(ours.self_attn, theirs.self_attn, moment, self.recipe.key_weight)
+
+    def train(self) -> None:
+        """Both phases to their last steps."""
+        attentions = nn.ModuleList(block.self_attn for block in self.student.blocks)
+        attentions.requires_grad_(True)
+        recipe = self.recipe
+        self._phase("local", attentions, recipe.local_steps, recipe.local_rate, 0.2)
+        trained = self.student.requires_grad_(True) if recipe.whole else attentions
+        self._phase("flow", trained, recipe.flow_steps, recipe.flow_rate, 0.8)
+
+    def _phase(self, name: str, trained: nn.Module, steps: int, rate: float, share: float) -> None:
+        """share: of the minutes, where there are any."""
+        seconds = 60 * share * self.recipe.minutes if self.recipe.minutes else float("inf")
+        optimizer = torch.optim.AdamW(trained.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
+        average = Average(trained, 0.99)
+        parts = {"trained": trained, "optimizer": optimizer, "average": average}
+        run = Run(self.folder, name, parts, writes=rank() == 0)
+        walk = self._walk(name, run.step)
+        while (done := agreed(max(run.step / max(steps, 1), run.elapsed() / seconds))) < 1 and steps:
+            clips, seen, inputs = next(walk)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(done, rate)
+            optimizer.zero_grad(set_to_none=True)
+            loss = self._attended(seen) if name == "local" else self._flown(seen, clips, inputs)
+            average_gradients(trained)
+            nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+            optimizer.step()
+            average.update(trained, run.step)
+            run.tick(every=20, loss=loss, block=seen.block)
+        run.save()
+        if not run.step:
+            return
+        trained.load_state_dict(average.weights())
+
+    def _walk(self, name: str, step: int) -> Iterator[tuple[Clips, Seen, Inputs]]:
+        """Blocks of walk after walk, with the student's own past where it runs by itself."""
+        generator = torch.Generator().manual_seed(hash_seed(f"{name} {rank()}", step))
+        while True:
+            clips, inputs = self.source.draw(generator).to(self.device), Inputs()
+            with self._precision():
+                for seen in self.walker.along(clips, generator):
+                    yield clips, seen, inputs
+                    if name == "flow":
+                        self.walker.remember(self.student, seen, clips, inputs)
+
+    def _attended(self, seen: Seen) -> float:
+        """Gradients of every attention's relative error, a layer at a time; their mean."""
+        total, count = 0.0, 0
+        with self._precision():
+            for made, wanted in self.walker.attended(self.student, seen):
+                loss = relative(made, wanted)
+                loss.backward()
+                total, count = total + float(loss.detach()), count + 1
+        return total / count
+
+    def _flown(self, seen: Seen, clips: Clips, inputs: Inputs) -> float:
+        """Gradients of the flow's relative error."""
+        kept = torch.autograd.graph.save_on_cpu(pin_memory=True) if self.recipe.offload else nullcontext()
+        with self._precision(), kept:
+            loss = relative(self.walker.flow(self.student, seen, clips, inputs), seen.flow)
+        loss.backward()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def held_out(self, walks: int = 3) -> dict[str, list[float]]:
+        """Relative errors on clips that are never trained on: each attention's, and the flow's by block."""
+        attention: dict[int, list[float]] = {}
+        flow: dict[int, list[float]] = {}
+        for walk in range(walks):
+            generator = torch.Generator().manual_seed(HELD_OUT + walk)
+            clips, inputs = self.source.draw(generator).to(self.device), Inputs()
+            with self._precision():
+                for seen in self.walker.along(clips, generator):
+                    layers = len(seen.outputs[0])
+                    for index, (made, wanted) in enumerate(self.walker.attended(self.student, seen)):
+                        attention.setdefault(index % layers, []).append(float(relative(made, wanted)))
+                    error = relative(self.walker.flow(self.student, seen, clips, inputs), seen.flow)
+                    flow.setdefault(seen.block, []).append(float(error))
+                    self.walker.remember(self.student, seen, clips, inputs)
+        means = [[round((sum(e) / len(e)) ** 0.5, 4) for e in each.values()] for each in (attention, flow)]
+        return {"attention_error": means[0], "flow_error": means[1]}
+
+    def _precision(self) -> torch.autocast | nullcontext[None]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.recipe.half else nullcontext()
+
+
+def relative(made: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error as a share of what was wanted."""
+    made, wanted = made.float(), wanted.float()
+    return (made - wanted).square().mean() / wanted.square().mean()

@@ -1,0 +1,330 @@
+"""Conversion to VideoMLA's attention: the start, the walk, the phases, the plan, the command."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from rivulet.kernels.rope import rotate
+from rivulet.model_patches.arch.mla import PROJECTIONS, MlaModel, MlaSizes
+from rivulet.model_patches.arch.parts import embed_time
+from rivulet.model_patches.arch.rotary import RopeLayout
+from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.attention.forward import forward, remember
+from rivulet.model_patches.attention.positions import PRESETS
+from rivulet.model_patches.attention.rope import layout_of, rope_table
+from rivulet.model_patches.cache.dense import DENSE
+from rivulet.model_patches.cache.format import CacheShape, call_of
+from rivulet.model_patches.cache.mla import MlaFormat
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.stream import StreamConfig, init, step
+from rivulet.pocket import models
+from rivulet.pocket.convert import main
+from rivulet.pocket.convert.distil import Distiller, Recipe, student_of
+from rivulet.pocket.convert.past import Inputs
+from rivulet.pocket.convert.room import Job, _Fused, room_of, why_not
+from rivulet.pocket.convert.source import StreamedClips
+from rivulet.pocket.convert.spectral import Moments, Tokens, _share, start, turned_channels
+from rivulet.pocket.convert.walk import Clips, Walker, read_rows
+from safetensors.torch import save_file
+
+CONFIG = WanConfig(32, 48, 2, num_heads=2, text_dim=6, in_channels=4, out_channels=4)
+LAYOUT = RopeLayout.truncated(16, 8)
+SIZES = MlaSizes(10, 16, LAYOUT, frozenset(PROJECTIONS))
+GEOMETRY = Geometry(32, 32, latent_channels=4)  # 2 x 2 tokens
+PRESET, BLOCKS, FRAMES = PRESETS["pocket"], 5, 3
+
+
+def dense_model(dtype=torch.float64):
+    model = WanModel(CONFIG).requires_grad_(False).eval()
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model.to(dtype)
+
+
+class RandomClips:
+    """Clips of noise; enough for whatever only has to run."""
+
+    def __init__(self, dtype=torch.float64, batch=2):
+        self.dtype, self.batch = dtype, batch
+
+    def draw(self, generator):
+        clean, context = torch.randn(
+            2, self.batch, 4, BLOCKS * FRAMES, 4, 4, generator=generator, dtype=self.dtype
+        )
+        texts = torch.randn(BLOCKS, self.batch, 5, 6, generator=generator, dtype=self.dtype).unbind(0)
+        sigmas = torch.rand(BLOCKS, self.batch, generator=generator).unbind(0)
+        return Clips(clean, context, texts, sigmas)
+
+
+def streamed(model, clips, seen_of):
+    """Flows of all blocks by the engine, whose dense cache takes the clips' frames."""
+    shape = CacheShape(2, 2, 2, 2, 2, 16, layout_of(model))
+    cache, flows = DENSE.empty(model, shape, 12, torch.float64, torch.device("cpu")), []
+    for block, seen in enumerate(seen_of):
+        frames = slice(block * FRAMES, (block + 1) * FRAMES)
+        draft = cache.begin(call_of(PRESET, frames.start, FRAMES))
+        past, text = draft.past(slice(0, 2)), read_rows(model, clips.texts[block])
+        sigma = clips.sigmas[block][:, None].double()
+        flows.append(forward(model, seen.noisy, embed_time(model, 1000 * sigma, torch.float64), text, past))
+        clean = embed_time(model, torch.zeros(2, 1, dtype=torch.float64), torch.float64)
+        remember(model, clips.context_RCTHW[:, :, frames], clean, text, past)
+        cache = draft.commit(call_of(PRESET, frames.stop, FRAMES).kept)
+    return flows
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["dense", "student"])
+def test_a_walk_makes_the_flows_of_the_stream(kind):
+    dense, clips = dense_model(), RandomClips().draw(torch.Generator().manual_seed(1))
+    student = MlaModel(CONFIG, SIZES).double()
+    torch.nn.init.normal_(student.head.head.weight, std=0.2)
+    walker, inputs = Walker(dense, PRESET, FRAMES), Inputs()
+    seens, made = [], []
+    for seen in walker.along(clips, torch.Generator().manual_seed(4)):
+        seens.append(seen)
+        made.append(seen.flow if kind == "dense" else walker.flow(student, seen, clips, inputs))
+        walker.remember(student, seen, clips, inputs)
+    for flow, wanted in zip(made, streamed(dense if kind == "dense" else student, clips, seens), strict=True):
+        # rotary tables are rounded to float32 in a walk
+        bound = 64 * torch.finfo(torch.float32).eps * wanted.abs().max()
+        assert (flow - wanted).abs().max() < bound
+
+
+def test_dense_attentions_are_their_own_best_students():
+    dense, clips = dense_model(), RandomClips().draw(torch.Generator().manual_seed(1))
+    for seen in Walker(dense, PRESET, FRAMES).along(clips, torch.Generator()):
+        assert [len(each) for each in seen.outputs] == [2, 1]
+        for made, wanted in Walker(dense, PRESET, FRAMES).attended(dense, seen):
+            assert (made - wanted).abs().max() < 1e-12 * wanted.abs().max()
+
+
+def test_gradients_reach_the_projections_of_the_context():
+    dense, clips = dense_model(), RandomClips().draw(torch.Generator().manual_seed(1))
+    student = student_of(dense, SIZES, whole=False).double()
+    for parameter in student.blocks[0].self_attn.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+        parameter.requires_grad_(True)
+    walker = Walker(dense, PRESET, FRAMES)
+    for seen in walker.along(clips, torch.Generator()):
+        student.zero_grad()
+        made, wanted = next(iter(walker.attended(student, seen)))
+        (made - wanted).square().sum().backward()
+        with_context = student.blocks[0].self_attn.kv_down.weight.grad.clone()
+        if seen.block:
+            assert len(seen.call.kept) == min(9, 3 * seen.block)
+            past = seen.pasts[0]
+            x = past.inputs.window(seen.call.kept, 0)
+            past.inputs.frames = {frame: [0 * t for t in each] for frame, each in past.inputs.frames.items()}
+            student.zero_grad()
+            made = next(iter(walker.attended(student, seen)))[0]
+            (made - wanted).square().sum().backward()
+            without = student.blocks[0].self_attn.kv_down.weight.grad
+            assert x.abs().sum() > 0 and not torch.allclose(with_context, without)
+            break
+    assert not any(p.requires_grad for p in dense.parameters())
+
+
+def moments_of(attention, x):
+    moments = Moments()
+    moments.add(attention, x)
+    return moments
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_basis_of_full_width_loses_nothing(affine):
+    dense = dense_model(torch.float32)
+    x = torch.randn(3, 400, 32) + 0.5
+    attention = dense.blocks[0].self_attn
+    if not affine:
+        torch.nn.init.zeros_(attention.v.bias)
+    tokens = Tokens(moments_of(attention, x), affine)
+    wanted = tokens.fit(moments_of(attention, x).mean("vx"))
+    down = tokens.basis(wanted, 32)
+    up = tokens.refit(wanted, down)
+    rows = torch.cat([x, torch.ones_like(x[..., :1])], -1)[..., : tokens.width].flatten(0, 1).double()
+    latent = rows @ down.mT
+    if affine:
+        latent = torch.cat([latent, torch.ones_like(latent[:, :1])], -1)
+    got, exact = latent @ up.mT, attention.v(x).flatten(0, 1).double()
+    # what the ridge holds back: 1e-5 of the mean variance, of directions as large as the tokens' own
+    assert (got - exact).norm() < 1e-3 * exact.norm()
+    assert tokens.basis(wanted, 5).shape == (5, 32 + affine)
+    with pytest.raises(ValueError, match="a latent of 33 channels is wider than the 32"):
+        tokens.basis(wanted, 33)
+
+
+def test_one_head_shares_its_rotary_key_without_loss():
+    """Scores of turned queries and keys at any distance, before and after."""
+    x = torch.randn(1, 300, 32)
+    attention = dense_model(torch.float32).blocks[0].self_attn
+    moments = moments_of(attention, x)
+    tokens = Tokens(moments, affine=True)
+    q, k = (torch.randn(1, 8, 33, dtype=torch.float64) for _ in range(2))
+    seen = torch.eye(8, dtype=torch.float64)[None] * torch.rand(8, dtype=torch.float64)
+    shared, fitted = _share(q, k, seen, tokens)
+    rows = torch.randn(5, 33, dtype=torch.float64)
+    table = rope_table(range(5), 1, 1, 8, dtype=torch.float64, layout=RopeLayout.truncated(8, 8))
+
+    def scores(query, key):
+        turned = [rotate((rows @ side.mT)[None, :, None], table)[0, :, 0] for side in (query, key)]
+        return turned[0] @ turned[1].mT
+
+    torch.testing.assert_close(scores(fitted[0], shared), scores(q[0], k[0]), rtol=1e-9, atol=1e-9)
+
+
+def test_turned_channels_are_those_of_the_rates():
+    """Wan channels 0:12 of time, 44:54 of rows, 86:96 of columns make VideoMLA's 32."""
+    wanted = [*range(12), *range(44, 54), *range(86, 96)]
+    assert turned_channels(RopeLayout.truncated(128, 32), 128) == wanted
+    nearest = turned_channels(RopeLayout.derived(128, 32), 128)
+    assert len(set(nearest)) == 32 and nearest[:2] == [0, 1]
+
+
+def test_the_start_is_far_better_than_chance_and_latents_have_unit_size():
+    dense = dense_model(torch.float32)
+    x = torch.randn(4, 500, 32) @ torch.diag(torch.logspace(0, -1.5, 32)) + 0.3
+    attention = dense.blocks[0].self_attn
+    student = student_of(dense, replace(SIZES, kv_latent=20), whole=False).blocks[0].self_attn
+    start(student, attention, moments_of(attention, x))
+    error = (student.v(x) - attention.v(x)).square().sum() / attention.v(x).square().sum()
+    assert error < 0.05
+    c = student.kv_down(x)
+    assert 0.8 < c.square().mean() < 1.2 and torch.equal(student.o.weight, attention.o.weight)
+
+
+def distiller(folder, dense, whole=False, **changes):
+    recipe = Recipe(walks=2, local_steps=10, flow_steps=15, local_rate=1e-2, flow_rate=5e-3, whole=whole)
+    student = student_of(dense, SIZES, whole)
+    walker = Walker(dense, PRESET, FRAMES)
+    return Distiller(walker, student, RandomClips(torch.float32), replace(recipe, **changes), folder)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_both_phases_lower_what_they_train_and_go_on_where_they_were(tmp_path, whole):
+    dense = dense_model(torch.float32)
+    before = {key: value.clone() for key, value in dense.state_dict().items()}
+    made = distiller(tmp_path, dense, whole)
+    made.start()
+    for block in made.student.blocks:  # tokens of noise leave the start nothing to learn
+        for parameter in block.self_attn.parameters():
+            parameter.data += 0.15 * torch.randn(parameter.shape)
+    at_start = made.held_out(1)
+    made.train()
+    at_end = made.held_out(1)
+    assert sum(at_end["flow_error"]) < 0.8 * sum(at_start["flow_error"])
+    assert all(torch.equal(value, before[key]) for key, value in dense.state_dict().items())
+    assert (made.student.head.head.weight is dense.head.head.weight) == (not whole)
+    again = distiller(tmp_path, dense, whole)
+    again.train()
+    assert again.held_out(1) == at_end
+    longer = distiller(tmp_path, dense, whole, flow_steps=17)
+    longer.train()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "flow.jsonl").read_text().splitlines()]
+    assert steps == [1, 2] and torch.load(tmp_path / "flow.pt", weights_only=True)["step"] == 17
+
+
+def test_minutes_end_both_phases(tmp_path):
+    made = distiller(tmp_path, dense_model(torch.float32), minutes=1e-6)
+    made.start()
+    made.train()
+    steps = [torch.load(tmp_path / f"{name}.pt", weights_only=True)["step"] for name in ("local", "flow")]
+    assert max(steps) <= 1
+
+
+def test_a_bfloat16_model_is_walked_along_its_own_streams(tmp_path):
+    dense = dense_model(torch.bfloat16)
+    config = StreamConfig(GEOMETRY, PRESET, FRAMES, sigmas=(1.0, 0.5), dtype=torch.bfloat16)
+    source = StreamedClips(dense, torch.randn(3, 5, 6), config, 2, batch=2)
+    clips = source.draw(torch.Generator().manual_seed(1))
+    assert clips.clean_RCTHW.shape == (2, 4, 6, 4, 4) and set(torch.cat(clips.sigmas).tolist()) <= {1.0, 0.5}
+    recipe = Recipe(walks=1, local_steps=2, flow_steps=2, half=True, offload=False)
+    student = student_of(dense, SIZES, whole=False)
+    made = Distiller(Walker(dense, PRESET, FRAMES), student, source, recipe, tmp_path)
+    made.start()
+    made.train()
+    assert all(p.dtype == torch.float32 for p in student.blocks[0].self_attn.parameters())
+    assert all(error < 2 for error in made.held_out(1)["flow_error"])
+
+
+def test_the_plan_counts_what_a_call_keeps_for_its_gradients():
+    job = Job(CONFIG, SIZES, PRESET, GEOMETRY, FRAMES, 2, 5, torch.float32, False, False)
+    room = room_of(job)
+    dense = dense_model(torch.float32)
+    student = student_of(dense, SIZES, whole=False)
+    for block in student.blocks:
+        for parameter in block.self_attn.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        block.self_attn.requires_grad_(True)
+    walker, inputs = Walker(dense, PRESET, FRAMES, _Fused.apply), Inputs()
+    parameters = {id(p) for p in student.parameters()}
+    for seen in walker.along(RandomClips(torch.float32).draw(torch.Generator()), torch.Generator()):
+        kept = {}
+
+        def keep(tensor, kept=kept):
+            if id(tensor) not in parameters:
+                kept[tensor.untyped_storage()._cdata] = (tensor, tensor.untyped_storage().nbytes())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            walker.flow(
+                student, seen, seen_clips := RandomClips(torch.float32).draw(torch.Generator()), inputs
+            )
+        walker.remember(student, seen, seen_clips, inputs)
+        if len(seen.call.kept) == 9:
+            break
+    counted = sum(size for _, size in kept.values())
+    # tables of angles lie in a store of their own, and are counted in one of both
+    assert abs(room.saved - counted) < 0.05 * counted
+    assert room.trained == 20 * sum(p.numel() for b in student.blocks for p in b.self_attn.parameters())
+    assert "kept for gradients" in str(room)
+
+
+def test_a_conversion_that_does_not_fit_is_refused_before_it_starts(monkeypatch):
+    job = Job(CONFIG, SIZES, PRESET, GEOMETRY, FRAMES, 2, 5, torch.float32, False, False)
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("rivulet.pocket.convert.room.free_ram_bytes", lambda: 10_000)
+    assert "GB on cpu and 0.00 GB are free. Take a smaller --batch" in why_not(room_of(job), cpu)
+    monkeypatch.setattr("rivulet.pocket.convert.room.free_ram_bytes", lambda: 1 << 40)
+    assert why_not(room_of(job), cpu) is None
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """Returns a file with clips of noise, as a training of the pocket model stores them."""
+    latents, texts = torch.randn(4, 2, 16, 12, 8, 8).half(), torch.randn(4, 2, 6, 64)
+    torch.save([latents, texts, torch.ones(4, dtype=torch.bool)], tmp_path / "clips.pt")
+    return tmp_path / "clips.pt"
+
+
+def test_the_command_makes_a_file_that_the_pocket_loader_streams(pool, tmp_path, capsys):
+    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1"]
+    assert main([*run, "--local-steps", "1", "--flow-steps", "1", "--device", "cpu"]) == 0
+    assert "512 -> 36 numbers of a token and layer: 14.2 times fewer" in capsys.readouterr().err
+    folder = tmp_path / "run" / "export"
+    (folder / models.VAE_FILE).symlink_to(models.WEIGHTS / models.VAE_FILE)
+    pocket = models.load_pocket(folder, dit_file=models.MLA_FILE)
+    assert pocket.dit.rope_layout == RopeLayout.truncated(128, 8)
+    assert pocket.recipe.trained.endswith("converted to 36 numbers a token")
+    state = init(
+        pocket.dit,
+        pocket.encode("a red circle on a blue ground"),
+        replace(pocket.config(), cfg=1.0),
+        cache=MlaFormat.of(pocket.dit),
+    )
+    latents, _ = step(pocket.dit, state)
+    assert latents.isfinite().all()
+
+
+def test_the_command_refuses_with_words(pool, tmp_path, capsys):
+    run = ["--run", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([*run, "--dense", str(tmp_path / "absent.pt")]) == 2
+    assert "no file at" in capsys.readouterr().err
+    assert main([*run, "--preset", "wan", "--latent", "64", "--query-latent", "64"]) == 2
+    assert "give --texts, encoded prompts" in capsys.readouterr().err
+    save_file({"texts": torch.zeros(1, 6, 3)}, tmp_path / "texts.safetensors")
+    assert main([*run, "--texts", str(tmp_path / "texts.safetensors")]) == 2
+    assert "texts are 3 wide, the model reads 64" in capsys.readouterr().err
+    assert main([*run, "--clips", str(pool), "--latent", "300", "--local-steps", "1"]) == 2
+    assert "latents of 300 and 128 channels are wider than the model's 256" in capsys.readouterr().err
