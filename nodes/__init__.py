@@ -1,11 +1,49 @@
 """The ComfyUI nodes: thin V3 forms over `model_patches/`. The only folder that may import the host."""
 
+import logging
+
 from comfy_api.v0_0_2 import ComfyExtension, io
+
+from .needs import why_not_host
 
 
 class RivuletExtension(ComfyExtension):
     """What ComfyUI asks for the pack's nodes."""
 
+    async def on_load(self) -> None:
+        """Adds the routes of the live preview to ComfyUI's server."""
+        if why_not_host():
+            return
+        from server import PromptServer
+
+        from .routes import register
+
+        register(PromptServer.instance.routes)
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Returns the node classes in the order of a graph."""
-        return []
+        """Returns the node classes in the order of a graph; in a ComfyUI that lacks something, the doctor."""
+        from .doctor import RivuletDoctor
+
+        if refusal := why_not_host():
+            logging.getLogger(__name__).error(refusal)
+            return [RivuletDoctor]
+        from .cache import RivuletLatentCache
+        from .calibrate import RivuletCalibrate
+        from .plan import RivuletPlan
+        from .pocket import RivuletPocketModel
+        from .prompts import RivuletPrompts
+        from .resume import RivuletResume
+        from .start import RivuletStartFrom
+        from .stream import RivuletStream
+
+        return [
+            RivuletPocketModel,
+            RivuletPrompts,
+            RivuletStartFrom,
+            RivuletResume,
+            RivuletStream,
+            RivuletPlan,
+            RivuletLatentCache,
+            RivuletCalibrate,
+            RivuletDoctor,
+        ]

@@ -1,10 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import {
-  acknowledgement, aheadOf, clock, figures, hasEnded, joinAt, nextFrame, nextPull, oldPart, phaseWords, placeAt,
-  promptAt, promptProblem,
-} from "../../pocket/demo/logic.mjs";
+import { acknowledgement, figures, hasEnded, joinAt, nextPull, phaseWords, promptProblem } from "../../pocket/demo/logic.mjs";
 
 const FPS = 16;
 const running = (more = {}) => ({
@@ -55,43 +52,6 @@ test("the end ends the pulling, however it came", () => {
   for (const phase of ["running", "paused"]) assert.ok(!hasEnded({ phase }));
 });
 
-test("the playhead is put where there are pictures", () => {
-  assert.equal(placeAt(0, []), null);
-  assert.equal(placeAt(0, [[0, 2]]), null);
-  assert.equal(placeAt(2, [[0, 2]]), null);
-  assert.equal(placeAt(0, [[19, 21]]), 19);
-  assert.equal(placeAt(3, [[0, 2], [5, 6], [9, 12]]), 5);
-  assert.equal(placeAt(13, [[0, 2], [9, 12]]), null);
-});
-
-test("ahead counts what plays without a gap", () => {
-  assert.equal(aheadOf(1, [[0, 3], [4, 9]]), 2);
-  assert.equal(aheadOf(3.5, [[0, 3], [4, 9]]), 0);
-  assert.equal(aheadOf(0, []), 0);
-});
-
-test("what was played a minute ago is thrown away, in few large pieces", () => {
-  assert.equal(oldPart(30, [[0, 40]]), null);
-  assert.equal(oldPart(70, [[0, 90]]), null);
-  assert.deepEqual(oldPart(76, [[0, 90]]), [0, 16]);
-  assert.equal(oldPart(76, [[5, 90]]), null);
-  assert.equal(oldPart(76, []), null);
-});
-
-test("single pictures follow each other, and a late viewer jumps", () => {
-  assert.equal(nextFrame(-1, running({ frames: 0 })), null);
-  assert.equal(nextFrame(-1, running({ frames: 9 })), 0);
-  assert.equal(nextFrame(-1, running({ frames: 100 })), 83);
-  assert.equal(nextFrame(8, running({ frames: 9 })), null);
-  assert.equal(nextFrame(7, running({ frames: 9 })), 8);
-  assert.equal(nextFrame(7, running({ frames: 900 })), 883);
-});
-
-test("times read like a clock", () => {
-  const told = [[0, "0:00"], [-1, "0:00"], [9.99, "0:09"], [75.24, "1:15"], [3600, "1:00:00"], [86399, "23:59:59"]];
-  for (const [seconds, words] of told) assert.equal(clock(seconds), words);
-});
-
 test("the figures name block, length and speed", () => {
   assert.deepEqual(figures(running()), [
     ["Block", "3"], ["Made", "0:02"], ["Frames/s made", "24.0"], ["Of play speed", "1.5×"],
@@ -122,13 +82,4 @@ test("a prompt is followed from waiting to its block", () => {
   assert.equal(acknowledgement(1, running({ applied })), "A later prompt took its place.");
   assert.equal(acknowledgement(2, running({ pending, phase: "ended" })), "The stream ended before this prompt.");
   assert.equal(acknowledgement(3, running()), "");
-});
-
-test("the caption is the prompt of the picture that is seen", () => {
-  const applied = [...running().applied, { number: 1, prompt: "a blue square", block: 2, first_frame: 21 }];
-  assert.equal(promptAt(0, running({ applied })), "a red circle");
-  assert.equal(promptAt(1.3, running({ applied })), "a red circle");
-  assert.equal(promptAt(21 / FPS, running({ applied })), "a blue square");
-  assert.equal(promptAt(5, running({ applied: applied.slice(1) })), "a blue square");
-  assert.equal(promptAt(1, running({ applied: applied.slice(1) })), "a blue square");
 });

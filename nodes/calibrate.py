@@ -1,0 +1,257 @@
+"""The node that learns in which basis a checkpoint's frames can be kept small, and writes it to a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as management
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.v0_0_2 import io, ui
+
+from ..model_patches.attention.positions import why_not
+from ..model_patches.cache.basis import Basis
+from ..model_patches.cache.basis_file import about_model, save_basis
+from ..model_patches.cache.calibrate import Calibration, Goal, calibrate, split
+from ..model_patches.cache.measure import LayerWeights, layer_weights
+from ..model_patches.cache.record import Recording
+from ..model_patches.state import StreamConfig
+from .cache import FOLDER, SUFFIX, BasisType
+from .host import HostStream
+from .recipe import block_input, cfg_input, configured, preset_input
+
+SHARES = 1000  # steps of the progress bar
+DEFAULT_RATIO = 8  # against keys and values of two bytes a number
+ROOM = 4  # times what sums take must be free: the model and its streams need the rest
+VISIBLE = 0.05  # error of attention from which on pictures are expected to change
+WORD = re.compile(r"[\w][\w .()-]*")  # of a file's name: no folder, nothing hidden
+
+EXAMPLE = """a red circle and a blue square on a green ground
+a yellow triangle on a blue ground
+a cyan square on a red ground
+a magenta circle and a green triangle on a yellow ground
+a green circle on a magenta ground
+a blue triangle and a yellow square on a cyan ground
+a red square on a blue ground
+a cyan circle and a red triangle on a green ground"""
+
+
+class RivuletCalibrate(io.ComfyNode):
+    """Calibration of a checkpoint."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RivuletCalibrate",
+            display_name="Calibrate Cache",
+            category="rivulet",
+            description="Watches a model make a few short streams, learns which directions its keys and "
+            "values need, and writes a basis for Small Cache. Once per checkpoint; the error is measured on "
+            "prompts that were kept aside.",
+            search_aliases=["latent cache", "calibration", "kv cache basis", "compress", "less vram"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The checkpoint that is to be streamed, with its LoRA."),
+                io.Clip.Input("clip", tooltip="Reads the prompts."),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default=EXAMPLE,
+                    tooltip="One prompt a line, 2 or more, 8 and up are better. One of four is kept aside to "
+                    "measure the error.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="basis",
+                    tooltip="Of the file in models/rivulet; a number is added where it is taken.",
+                ),
+                io.Int.Input(
+                    "width", default=832, min=16, max=8192, step=16, tooltip="Of the streams, in pixels."
+                ),
+                io.Int.Input(
+                    "height", default=480, min=16, max=8192, step=16, tooltip="Of the streams, in pixels."
+                ),
+                io.Int.Input(
+                    "bytes_per_token",
+                    default=0,
+                    min=0,
+                    max=65536,
+                    tooltip="Bytes kept per token and layer, on average. 0: an eighth of keys and values in "
+                    "half precision, or what error_percent asks for.",
+                ),
+                io.Float.Input(
+                    "error_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Error of attention's output in percent that may be reached, with as few bytes "
+                    "as can be. 0: by bytes.",
+                ),
+                cfg_input(
+                    "Guidance, without unit, away from the empty prompt. 0: as the model says, else 1.",
+                    advanced=True,
+                ),
+                preset_input("Which latent frames a block sees, and at which positions."),
+                block_input("Latent frames per block. 0: as the model says, else 3."),
+                io.Int.Input(
+                    "blocks",
+                    default=8,
+                    min=2,
+                    max=64,
+                    advanced=True,
+                    tooltip="Blocks of each stream: early and late ones are learned from.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**31, advanced=True, tooltip="Of the first stream."
+                ),
+            ],
+            outputs=[
+                BasisType.Output(display_name="basis", tooltip="For Small Cache."),
+                io.String.Output(display_name="report", tooltip="Bytes, errors, and where the file is."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        prompts: str,
+        name: str,
+        width: int,
+        height: int,
+        bytes_per_token: int,
+        error_percent: float,
+        cfg: float,
+        preset: str,
+        num_frame_per_block: int,
+        blocks: int,
+        seed: int,
+    ) -> io.NodeOutput:
+        """Returns the basis, written to models/rivulet, and what was measured."""
+        config = configured(model, width, height, preset, num_frame_per_block, cfg, seed=seed)
+        goal = goal_of(bytes_per_token, error_percent, model.get_model_object("diffusion_model").dim)
+        lines = list(dict.fromkeys(line.strip() for line in prompts.splitlines() if line.strip()))
+        split(lines)
+        if refusal := why_not(config.positions, config.block_frames, blocks * config.block_frames):
+            raise ValueError(refusal)
+        path = free_path(name)
+        watched = Watched(model, clip, lines, config, blocks)
+        made = watched.calibrate()
+        basis = made.basis(made.choose(goal), {"checkpoint": path.stem, **watched.about()})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_basis(basis, path)
+        text = report(basis, config, path)
+        return io.NodeOutput(basis, text, ui=ui.PreviewText(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A MODEL of the host, and the streams it is watched in."""
+
+    model: Any
+    clip: Any
+    prompts: list[str]
+    config: StreamConfig
+    blocks: int
+
+    def calibrate(self) -> Calibration:
+        """Run the streams, with progress; an interruption ends it within a call of the model."""
+        texts = [self._encoded(prompt) for prompt in self.prompts]
+        negative = self._encoded("") if self.config.guided else []
+        bar = comfy.utils.ProgressBar(SHARES)
+
+        def streams(recording: Recording, index: int) -> Iterator[None]:
+            config = replace(self.config, seed=self.config.seed + index)
+            stream = HostStream(self.model, texts[index], negative, config, cache=recording)
+            state = stream.begin()
+            for _ in range(self.blocks):
+                _, state = stream.step(state)
+                yield
+
+        def tell(what: str, share: float) -> None:
+            management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(round(SHARES * share), SHARES)
+
+        device = summing_device(self.model)
+        return calibrate(streams, self.prompts, self.weights, blocks=self.blocks, device=device, report=tell)
+
+    def weights(self, layer: int) -> LayerWeights:
+        """Of one layer, as the host runs it."""
+        dit = self._loaded()
+        return layer_weights(dit.blocks[layer], dit.dim, self.config.dtype, self.model.load_device)
+
+    def about(self) -> dict[str, object]:
+        """What tells these weights from others."""
+        dit = self._loaded()
+        return about_model(dit, dit.dim, self.config.dtype, self.model.load_device)
+
+    def _loaded(self) -> Any:
+        management.load_models_gpu([self.model])
+        return self.model.get_model_object("diffusion_model")
+
+    def _encoded(self, prompt: str) -> Any:
+        return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
+
+
+def summing_device(model: Any) -> torch.device:
+    """Where sums are kept: on the model's card if it knows float64 and has room to spare, else in RAM."""
+    device, dit = model.load_device, model.get_model_object("diffusion_model")
+    needed = 16 * dit.dim * dit.dim * len(dit.blocks)  # sums and bases
+    roomy = device.type == "cuda" and management.get_free_memory(device) > ROOM * needed
+    return device if roomy else torch.device("cpu")
+
+
+def goal_of(bytes_per_token: int, error_percent: float, channels: int) -> Goal:
+    """What the widgets ask for; refuses both at once."""
+    if bytes_per_token and error_percent:
+        raise ValueError(
+            f"Calibrate Cache: {bytes_per_token} bytes and an error of {error_percent:g} % are asked for; "
+            f"one of the two decides: set the other to 0."
+        )
+    if error_percent:
+        return Goal(error=error_percent / 100)
+    goal = Goal(token_bytes=bytes_per_token or 4 * channels / DEFAULT_RATIO)
+    goal.check()
+    return goal
+
+
+def free_path(name: str) -> Path:
+    """Where the basis will lie: in models/rivulet, under a name that is not taken."""
+    name = name.strip().removesuffix(SUFFIX)
+    if not WORD.fullmatch(name):
+        raise ValueError(
+            f"Calibrate Cache: name must be a file's name of letters, digits, spaces, dots and dashes, "
+            f"without folders, got {name!r}; try basis."
+        )
+    folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
+    names = [name, *(f"{name}_{number}" for number in range(2, 10_000))]
+    return next(path for each in names if not (path := folder / f"{each}{SUFFIX}").exists())
+
+
+def report(basis: Basis, config: StreamConfig, path: Path) -> str:
+    """What was measured, in a user's words."""
+    about = basis.provenance
+    size, errors, error = about["token_bytes"], about["layer_errors"], about["error"]
+    heads = max(max(layer) for layer in about["head_errors"])
+    dense = 2 * about["channels"] * config.dtype.itemsize
+    worst = max(range(len(errors)), key=errors.__getitem__)
+    lines = [
+        f"{path.name} in models/{FOLDER}: {size:.0f} bytes per token and layer instead of {dense:,}, "
+        f"{dense / size:.1f} times smaller.",
+        f"Error of attention on {len(about['held_out_prompts'])} prompts kept aside: {100 * error:.2g} %; "
+        f"worst layer {worst} {100 * errors[worst]:.2g} %, worst head {100 * heads:.2g} %.",
+        f"Learned from {len(about['prompts'])} prompts, {about['tokens']:,} tokens a layer.",
+    ]
+    if error > VISIBLE:
+        lines.append(
+            f"That is over {100 * VISIBLE:.0f} %: expect pictures to change. Give more bytes_per_token, or "
+            f"take int8."
+        )
+    return "\n".join(lines)

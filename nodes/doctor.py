@@ -1,0 +1,141 @@
+"""The node that says what this installation is made of, what works in it and what has been tested."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as management
+import torch
+from comfy_api.v0_0_2 import io, ui
+
+from ..model_patches.verdict import gigabytes
+from ..model_patches.writer.ffmpeg import find_ffmpeg
+from .needs import OLDEST, TESTED, lacking, version
+
+TESTED_WITH = (
+    f"ComfyUI {TESTED} on Linux with a CPU, torch 2.13.0, the pocket model and small random Wan models; "
+    f"NOT tested: a GPU, Windows, macOS, published checkpoints"
+)
+
+
+class RivuletDoctor(io.ComfyNode):
+    """A report for the user, and for whoever helps."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RivuletDoctor",
+            display_name="Rivulet Doctor",
+            category="rivulet",
+            description="Says what this installation has and lacks: versions, attention, Triton, ffmpeg, and "
+            "whether a model and a VAE can be streamed. Put its text into a bug report.",
+            search_aliases=["diagnose", "system info", "versions", "debug", "bug report"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", optional=True, tooltip="Is looked at, not run."),
+                io.Vae.Input("vae", optional=True, tooltip="Is looked at, not run."),
+            ],
+            outputs=[io.String.Output(display_name="report", tooltip="One finding a line.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> float:
+        """Never equal to itself: the report is made anew each time."""
+        return float("nan")
+
+    @classmethod
+    def execute(cls, model: Any = None, vae: Any = None) -> io.NodeOutput:
+        """Returns the report, one finding a line."""
+        text = "\n".join(f"{name}: {finding}" for name, finding in findings(model, vae).items())
+        return io.NodeOutput(text, ui=ui.PreviewText(text))
+
+
+def findings(model: Any = None, vae: Any = None) -> dict[str, str]:
+    """What was found, under the names a user reads."""
+    absent = lacking()
+    found = {
+        "Rivulet": own_version(),
+        "ComfyUI": f"{version()} (needs {OLDEST}, tested with {TESTED})",
+        "In ComfyUI": f"LACKS {', '.join(absent)}" if absent else "all that a stream relies on",
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "Device": device(),
+        "Attention": attention(model),
+        "Triton": triton(),
+        "ffmpeg": ffmpeg(),
+        "Tested": TESTED_WITH,
+    }
+    if not absent:
+        found |= fitness(model, vae)
+    return found
+
+
+def own_version() -> str:
+    """The pack's version, as its pyproject.toml says."""
+    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    match = re.search(r'^version = "(.+)"$', project.read_text(encoding="utf-8"), re.MULTILINE)
+    return match[1] if match else "unknown"
+
+
+def device() -> str:
+    """Where ComfyUI runs models, and the memory that is free there."""
+    chosen = management.get_torch_device()
+    free = gigabytes(management.get_free_memory(chosen))
+    return f"{management.get_torch_device_name(chosen)}, {free} free"
+
+
+def attention(model: Any = None) -> str:
+    """The function that ComfyUI chose, or the MODEL's own choice before it."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    usual = f"{optimized_attention.__name__}, as ComfyUI chose at start"
+    options = {} if model is None else model.model_options.get("transformer_options", {})
+    if "optimized_attention_override" not in options:
+        return usual
+    return f"the override that the model carries, over {usual}"
+
+
+def triton() -> str:
+    """Whether Triton is here, and what it is used for."""
+    unused = "not used, this version of Rivulet has no Triton kernels"
+    if find_spec("triton") is None:
+        return f"{unused}; not installed"
+    for name in ("triton", "triton-windows"):
+        try:
+            return f"{unused}; {metadata.version(name)} is installed"
+        except metadata.PackageNotFoundError:
+            continue
+    return f"{unused}; installed, version unknown"
+
+
+def ffmpeg() -> str:
+    """The program that writes videos, or why there is none."""
+    try:
+        program = find_ffmpeg()
+    except RuntimeError as why:
+        return f"MISSING: {why}"
+    said = subprocess.run(
+        [program, "-version"], capture_output=True, text=True, errors="replace", check=False
+    )
+    words = said.stdout.split()
+    return f"{words[2] if len(words) > 2 else 'version unknown'} with libx264, {program}"
+
+
+def fitness(model: Any, vae: Any) -> dict[str, str]:
+    """Whether what is connected can be streamed."""
+    from .host_tree import why_not
+    from .host_vae import why_not_vae
+
+    found = {}
+    if model is not None:
+        dit = model.get_model_object("diffusion_model")
+        found["Model"] = why_not(dit) or f"{type(dit).__name__}, can be streamed"
+    if vae is not None:
+        found["VAE"] = why_not_vae(vae) or "can be streamed"
+    return found

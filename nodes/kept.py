@@ -1,0 +1,112 @@
+"""A take as it stood after a whole block, in one file; another run goes on from it without a seam.
+
+Beside what the model remembers it holds the decoder's past, so that the pictures go on without a seam, and
+how many pictures of the video are written. Prompts and models come from the graph that goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..model_patches.state_file import config_of, plain, read, write
+from .host import HostState, HostStream
+from .host_vae import HostVaePast
+from .switch import recached
+
+KIND, VERSION = "rivulet take", 1
+ENDING = ".snapshot.safetensors"
+CACHE, LAYER = "cache.", "vae.layer."
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """All that a take needs to go on, beside the graph."""
+
+    state: HostState
+    past: HostVaePast | None  # None: the next latent is a scene's first
+    scene: int  # pixel frame of the whole video at which the scene began
+    frames: int  # pixel frames of the whole video that are written
+    prompt: str | None  # what holds now; None: the graph's fixed one
+    given: int = 0  # latent frames before the first block
+    recaches: bool = False  # the frames beside the sink are to be run again under the prompt
+
+
+@torch.inference_mode()
+def save(kept: Kept, stream: HostStream, path: Path) -> None:
+    """Write the take; OSError where that fails, RuntimeError where the state is spent."""
+    state, past = kept.state, kept.past
+    tensors = {CACHE + name: tensor for name, tensor in state.cache.tensors().items()}
+    tensors["tail"] = state.tail_BCTHW
+    layers: list[Any] = [] if past is None else list(past.layers)
+    tensors |= {f"{LAYER}{i}": layer for i, layer in enumerate(layers) if isinstance(layer, Tensor)}
+    if past is not None and past.held_BCTHW is not None:
+        tensors["vae.held"] = past.held_BCTHW
+    about = {
+        "config": plain(stream.config),
+        "shape": asdict(state.cache.shape),
+        "table": state.cache.table,
+        "cache": dict(stream.format.spec()),
+        "block": state.block,
+        "start_frame": state.start_frame,
+        "layers": None if past is None else [each if isinstance(each, str) else None for each in layers],
+        "scene": kept.scene,
+        "frames": kept.frames,
+        "prompt": kept.prompt,
+        "given": kept.given,
+        "recaches": kept.recaches,
+    }
+    write(path, KIND, VERSION, about, tensors)
+
+
+@torch.inference_mode()
+def taken_up(path: Path, stream: HostStream) -> Kept:
+    """The saved take on this stream's model; refused where the stream is another.
+
+    Seed, noise levels and strength of guidance may differ: the blocks from here on are made with them.
+    """
+    about, tensors = read(path, KIND, VERSION)
+    _check(path, about, stream)
+    rooms = {name.removeprefix(CACHE): room for name, room in tensors.items() if name.startswith(CACHE)}
+    cache = stream.restored(tuple(about["table"]), rooms)
+    state = HostState(about["block"], about["start_frame"], cache, tensors["tail"])
+    past = _past(about["layers"], tensors)
+    counts = about["scene"], about["frames"], about["prompt"], about["given"], about["recaches"]
+    return Kept(state, past, *counts)
+
+
+def settled(kept: Kept, stream: HostStream) -> HostState:
+    """The state that the next block begins from; the stream already has the prompt that holds."""
+    return recached(stream, kept.state) if kept.recaches else kept.state
+
+
+def _past(layers: list[Any] | None, tensors: Mapping[str, Tensor]) -> HostVaePast | None:
+    if layers is None:
+        return None
+    found = [tensors.get(f"{LAYER}{i}", layer) for i, layer in enumerate(layers)]
+    return HostVaePast(tuple(found), tensors.get("vae.held"))
+
+
+def _check(path: Path, about: Mapping[str, Any], stream: HostStream) -> None:
+    saved, config = config_of(about["config"]), stream.config
+    differs = {
+        name: (getattr(saved, name), getattr(config, name))
+        for name in ("geometry", "preset", "block_frames", "dtype", "fresh_noise")
+        if getattr(saved, name) != getattr(config, name)
+    }
+    differs |= {
+        name: (had, has)
+        for name, has in (asdict(stream.shape) | {"cache": dict(stream.format.spec())}).items()
+        if (had := (about["shape"] | {"cache": about["cache"]}).get(name)) != has
+    }
+    if differs:
+        told = "; ".join(f"{name} {had}, not {has}" for name, (had, has) in differs.items())
+        raise ValueError(
+            f"Resume Stream: the take in {path.name} was made with {told}. Give it the same model, size, "
+            f"preset and block, and guidance where it had guidance; or begin a new stream."
+        )

@@ -1,0 +1,210 @@
+"""The node that says before a run what it will need, and stops a run that cannot end well."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as management
+import folder_paths
+import torch
+from comfy_api.v0_0_2 import io, ui
+from torch import Tensor
+
+from ..model_patches.arch.wan import WanConfig
+from ..model_patches.cache.basis_file import check_sizes
+from ..model_patches.cache.cost import DENSE_COST
+from ..model_patches.plan import Request, plan_stream
+from ..model_patches.probe import Device, probe
+from ..model_patches.state import StreamConfig
+from ..model_patches.verdict import FITS, gigabytes, judge
+from .cache import CacheChoice, CacheType
+from .host_tree import why_not
+from .host_vae import PIECE_LATENTS, why_not_vae
+from .recipe import block_input, cfg_input, configured, preset_input
+
+PROBE_BYTES = 3e9  # what the measurement of a card takes for a moment
+LEFT_OUT = "Not counted: the text encoder, and the programs themselves."
+
+
+class RivuletPlan(io.ComfyNode):
+    """Memory, disk and time from sizes alone."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RivuletPlan",
+            display_name="Plan Stream",
+            category="rivulet",
+            description="Says what a stream will need before it runs: memory, disk, seconds to the first "
+            "picture and per chunk. Put it between the model and Stream Video, and a run that does not fit "
+            "stops here, with a proposal.",
+            search_aliases=["vram", "memory estimate", "will it fit", "how long"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="Is measured, and passed on as it came."),
+                io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="In pixels."),
+                io.Int.Input("height", default=480, min=16, max=8192, step=16, tooltip="In pixels."),
+                io.Float.Input(
+                    "seconds",
+                    default=10.0,
+                    min=0.0,
+                    max=86400.0,
+                    step=0.5,
+                    tooltip="Length of the video in seconds; 0: without end, with the disk space of an hour.",
+                ),
+                io.Float.Input("fps", default=16.0, min=1.0, max=120.0, tooltip="Pictures a second."),
+                preset_input("Which latent frames a block sees, and so how many are kept."),
+                block_input("Latent frames per block. 0: as the model says, else 3."),
+                cfg_input(
+                    "Guidance, without unit; other than 1 takes twice the memory and time of the "
+                    "model. 0: as the model says, else 1.",
+                    advanced=True,
+                ),
+                io.Boolean.Input(
+                    "stop_if_too_big",
+                    default=True,
+                    tooltip="Stops the run where memory or disk is too small. Off: only says so.",
+                ),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="For its true size; without it Wan 2.1's is taken."
+                ),
+                io.Sigmas.Input(
+                    "sigmas", optional=True, tooltip="Noise levels, falling from 1; their number counts."
+                ),
+                CacheType.Input("cache", optional=True, tooltip="From Small Cache, as the stream gets it."),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model as it came, once it fits."),
+                io.String.Output(display_name="plan", tooltip="The verdict and its figures."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        width: int,
+        height: int,
+        seconds: float,
+        fps: float,
+        preset: str,
+        num_frame_per_block: int,
+        cfg: float,
+        stop_if_too_big: bool,
+        vae: Any = None,
+        sigmas: Tensor | None = None,
+        cache: CacheChoice | None = None,
+    ) -> io.NodeOutput:
+        """Returns the model as it came, and the verdict as text; stops the run if asked to."""
+        config = configured(model, width, height, preset, num_frame_per_block, cfg, sigmas)
+        request = request_of(model, vae, config, fps, seconds, cache)
+        text, fits = verdict_text(request, free_on(model.load_device, config.dtype))
+        if stop_if_too_big and not fits:
+            raise ValueError(f"Plan Stream: {text} To run it all the same, switch stop_if_too_big off.")
+        text = f"{text} {cache_text(request, cache)}"
+        return io.NodeOutput(model, text, ui=ui.PreviewText(text))
+
+
+def request_of(
+    model: Any,
+    vae: Any,
+    config: StreamConfig,
+    fps: float,
+    seconds: float,
+    cache: CacheChoice | None = None,
+) -> Request:
+    """What a plan is asked for this MODEL of the host; vae None: Wan 2.1's. seconds 0: without end.
+
+    Raises ValueError for a model or VAE that cannot be streamed, and for a basis of other sizes.
+    """
+    dit = model.get_model_object("diffusion_model")
+    if refusal := why_not(dit) or (why_not_vae(vae) if vae is not None else None):
+        raise ValueError(refusal)
+    sizes = WanConfig(
+        dit.dim,
+        dit.ffn_dim,
+        len(dit.blocks),
+        dit.num_heads,
+        dit.text_dim,
+        dit.in_dim,
+        dit.out_dim,
+        dit.patch_size,
+        dit.freq_dim,
+    )
+    request = Request(
+        sizes,
+        config,
+        fps,
+        seconds or None,
+        vae_dtype=management.vae_dtype(model.load_device, [torch.bfloat16, torch.float16, torch.float32]),
+        weights_bytes=model.model_size(),
+        piece_latents=PIECE_LATENTS,
+    )
+    if cache is not None:
+        if cache.basis is not None:
+            check_sizes(cache.basis, sizes.num_layers, sizes.dim)
+        request = replace(request, cache=cache.format_for(config, dit).cost)
+    if vae is None:
+        return request
+    width = vae.first_stage_model.decoder.conv1.out_channels // 4
+    return replace(request, vae_dim=width, vae_dtype=vae.vae_dtype)
+
+
+def free_on(device: torch.device, dtype: torch.dtype) -> Device:
+    """The device measured; memory that the host's other models hold counts as free, it gives it back."""
+    is_cpu = management.is_device_cpu(device)
+    if not is_cpu:
+        management.free_memory(PROBE_BYTES, device)
+    output = Path(folder_paths.get_output_directory())
+    # before ComfyUI's first result the folder is not there
+    folder = next(place for place in (output, *output.parents) if place.exists())
+    held = [loaded for loaded in management.current_loaded_models if loaded.device == device and not is_cpu]
+    return replace(
+        probe(device, dtype, folder),
+        free_bytes=management.get_free_memory(device) + sum(part.model_loaded_memory() for part in held),
+        free_ram_bytes=management.get_free_memory(torch.device("cpu")),
+    )
+
+
+def verdict_text(request: Request, device: Device) -> tuple[str, bool]:
+    """(the verdict as a user reads it, whether the stream can run)."""
+    verdict = judge(request, device)
+    if verdict.answer == FITS:
+        return f"{verdict.text} {LEFT_OUT}", True
+    if _fits_offloaded(request, device):
+        weights = gigabytes(plan_stream(request).weights_bytes)
+        return (
+            f"{verdict.text} As it is, it fits if ComfyUI keeps the model's weights ({weights}) in RAM, "
+            f"which it does by itself; each chunk then takes longer than said. {LEFT_OUT}"
+        ), True
+    return f"{verdict.text} {LEFT_OUT}", False
+
+
+def cache_text(request: Request, cache: CacheChoice | None) -> str:
+    """Bytes that the stream remembers, against those of keys and values as they are."""
+    shape, frames, dtype = request.cache_shape, request.cache_frames, request.stream.dtype
+    size, dense = (cost.token_bytes(shape, dtype) for cost in (request.cache, DENSE_COST))
+    if cache is None or cache.name == "dense":
+        return f"Each token takes {dense:,.0f} bytes a layer in the cache."
+    all_bytes, all_dense = (cost.kept_bytes(shape, frames, dtype) for cost in (request.cache, DENSE_COST))
+    told = (
+        f"In the format {cache.name} each token takes {size:,.0f} bytes a layer in the cache instead of "
+        f"{dense:,.0f}, {dense / size:.1f} times less: {gigabytes(all_bytes)} instead of "
+        f"{gigabytes(all_dense)} with the frames that stay exact."
+    )
+    if cache.basis is None:
+        return told
+    error = float(cache.basis.provenance["error"])
+    return f"{told} Error of attention when it was calibrated: {100 * error:.2g} %."
+
+
+def _fits_offloaded(request: Request, device: Device) -> bool:
+    """Whether it fits with the transformer's weights in RAM."""
+    if device.is_cpu or device.free_bytes is None:
+        return False
+    weights = plan_stream(request).weights_bytes
+    ram = None if device.free_ram_bytes is None else device.free_ram_bytes - weights
+    moved = replace(device, free_bytes=device.free_bytes + weights, free_ram_bytes=ram)
+    return judge(request, moved).answer == FITS

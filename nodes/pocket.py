@@ -1,0 +1,75 @@
+"""The built-in models as the host's MODEL, CLIP and VAE: a graph that runs with nothing downloaded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import comfy.sd
+import comfy.utils
+import torch
+from comfy_api.v0_0_2 import io
+
+from ..model_patches.sampler.schedule import sigmas
+from ..pocket import text
+from ..pocket.models import DIT_FILE, VAE_FILE, WEIGHTS
+from .recipe import Recipe, give
+
+
+class PocketClip:
+    """What core's CLIPTextEncode asks of a CLIP, with the pocket world's phrases for a language."""
+
+    def tokenize(self, prompt: str, **_: Any) -> str:
+        """The prompt itself; refused in words if it says what the pocket world does not hold."""
+        if prompt.strip():
+            text.tokenize(prompt)
+        return prompt
+
+    def encode_from_tokens_scheduled(self, tokens: str, **_: Any) -> list[list[Any]]:
+        """CONDITIONING of the prompt; the empty one is the negative for guidance."""
+        states: torch.Tensor = text.encode(tokens) if tokens.strip() else text.no_text()
+        return [[states, {"pooled_output": None}]]
+
+    def clone(self) -> PocketClip:
+        """Itself: it has nothing that could be patched."""
+        return self
+
+
+class RivuletPocketModel(io.ComfyNode):
+    """The built-in models."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RivuletPocketModel",
+            display_name="Pocket Model",
+            category="rivulet",
+            description="Three small models that come with Rivulet and know a world of moving shapes: try a "
+            "stream without a download or a GPU.",
+            search_aliases=["test model", "demo model", "no download"],
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The transformer, with how it is streamed."),
+                io.Clip.Output(display_name="clip", tooltip="Knows the words of the small world alone."),
+                io.Vae.Output(display_name="vae", tooltip="A small Wan 2.1 VAE."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        """Returns the models as the host loads them from the pack's own files."""
+        tensors, metadata = comfy.utils.load_torch_file(str(WEIGHTS / DIT_FILE), return_metadata=True)
+        model = comfy.sd.load_diffusion_model_state_dict(tensors, metadata=metadata)
+        stored = json.loads(metadata["recipe"])
+        give(
+            model,
+            Recipe(
+                stored["preset"],
+                stored["block_frames"],
+                stored["cfg"],
+                sigmas(stored["timesteps"], stored["shift"]),
+                stored.get("fresh_noise", True),
+            ),
+        )
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(WEIGHTS / VAE_FILE)))
+        return io.NodeOutput(model, PocketClip(), vae)

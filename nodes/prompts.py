@@ -1,0 +1,109 @@
+"""The node that reads a list or a timeline of prompts and encodes each of them once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+from ..model_patches.timeline import DEFAULT_MODE, MODES, Timeline, read_timeline
+from .switch import SWITCHES
+
+PromptsType = io.Custom("RIVULET_PROMPTS")
+TYPED_KEPT = 8  # encoded prompts kept besides the timeline's; umT5 gives 8 MB each
+
+EXAMPLE = """[0s] a red circle on a green ground
+[5s] a blue square on a green ground
+[10s cut] a yellow triangle on a blue ground"""
+
+
+class Prompts:
+    """A timeline and the host's CLIP, which also encodes what is typed while the stream runs."""
+
+    def __init__(self, timeline: Timeline, mode: str, clip: Any) -> None:
+        """mode: how to go over to a prompt that names no switch, one of `timeline.MODES`."""
+        self.timeline, self.mode = timeline, mode
+        self._clip = clip
+        self._written = {prompt.text for prompt in timeline.prompts}
+        self._known: dict[str, Any] = {}
+
+    def conditioning(self, prompt: str) -> Any:
+        """CONDITIONING of the text; of one that was asked for before without asking the CLIP again.
+
+        Call it where the host may move models: between two sampling calls, never inside one.
+        """
+        if prompt in self._known:
+            return self._known[prompt]
+        made = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(prompt))
+        typed = [text for text in self._known if text not in self._written]
+        if prompt not in self._written and len(typed) >= TYPED_KEPT:
+            del self._known[typed[0]]
+        self._known[prompt] = made
+        return made
+
+
+class RivuletPrompts(io.ComfyNode):
+    """One prompt, a list of them, or a timeline."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RivuletPrompts",
+            display_name="Prompts over Time",
+            category="rivulet",
+            description="One prompt; several, parted by lines of ---; or timed lines such as "
+            "[0-5s] a red circle. Each is encoded once, before the stream begins.",
+            search_aliases=["prompt travel", "prompt schedule", "timeline", "scenes"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="Reads the prompts; also those typed while the stream runs."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default=EXAMPLE,
+                    tooltip="One prompt, or several parted by lines of ---, or lines with times: "
+                    "[5s] text, [0-5s] text, [1:30-2:00 cut] text. Lines that begin with # are ignored.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(SWITCHES),
+                    default=DEFAULT_MODE,
+                    tooltip="How the stream goes over to a prompt whose line names no switch. "
+                    + " ".join(f"{name}: {MODES[name]}." for name in SWITCHES),
+                ),
+                io.Float.Input(
+                    "seconds_each",
+                    default=5.0,
+                    min=0.1,
+                    max=86400.0,
+                    step=0.5,
+                    tooltip="Seconds that each prompt of a --- list is shown; timed lines say it themselves.",
+                ),
+            ],
+            outputs=[PromptsType.Output(display_name="prompts", tooltip="For Stream Video.")],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, text: str | None = None, mode: str | None = None, seconds_each: float | None = None
+    ) -> bool | str:
+        """True, or why the graph cannot be queued; what comes over a link is read when it is there."""
+        if text is None or mode is None or seconds_each is None:
+            return True
+        try:
+            read_timeline(text, seconds_each=seconds_each, mode=mode)
+        except ValueError as refusal:
+            return str(refusal)
+        return True
+
+    @classmethod
+    def execute(cls, clip: Any, text: str, mode: str, seconds_each: float) -> io.NodeOutput:
+        """Returns the prompts, all encoded: the text encoder need not be loaded again while it streams."""
+        if clip is None:
+            raise ValueError(
+                "Prompts over Time: clip is empty, the loader found no text encoder in its file; "
+                "connect CLIPLoader with type wan, or the Pocket Model's CLIP."
+            )
+        prompts = Prompts(read_timeline(text, seconds_each=seconds_each, mode=mode), mode, clip)
+        for prompt in prompts.timeline.prompts:
+            prompts.conditioning(prompt.text)
+        return io.NodeOutput(prompts)

@@ -1,0 +1,82 @@
+"""How a model wants to be streamed, carried by the MODEL itself, so that nodes need not ask for it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..model_patches.attention.positions import PRESETS
+from ..model_patches.geometry import Geometry
+from ..model_patches.sampler.schedule import sigmas
+from ..model_patches.state import StreamConfig
+from .host import dtype_of
+
+KEY = "rivulet_recipe"
+FROM_MODEL = "as the model was trained"  # in place of a preset's name
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The numbers a checkpoint was trained for."""
+
+    preset: str = "infinity_rope"
+    block_frames: int = 3  # latent frames denoised together
+    cfg: float = 1.0
+    sigmas: tuple[float, ...] = sigmas()
+    fresh_noise: bool = True  # between calls, as distilled models want it
+
+
+def give(model: Any, recipe: Recipe) -> None:
+    """Have the MODEL and its clones carry the recipe."""
+    model.set_attachments(KEY, recipe)
+
+
+def of(model: Any) -> Recipe:
+    """The MODEL's recipe; without one that of Self-Forcing weights, streamed without end."""
+    return model.get_attachment(KEY) or Recipe()
+
+
+def preset_input(tooltip: str) -> io.Combo.Input:
+    """The widget of a position preset."""
+    options = [FROM_MODEL, *PRESETS]
+    return io.Combo.Input("preset", options=options, default=FROM_MODEL, advanced=True, tooltip=tooltip)
+
+
+def block_input(tooltip: str) -> io.Int.Input:
+    """The widget of latent frames per block, 0: the model's."""
+    return io.Int.Input("num_frame_per_block", default=0, min=0, max=21, advanced=True, tooltip=tooltip)
+
+
+def cfg_input(tooltip: str, advanced: bool | None = None) -> io.Float.Input:
+    """The widget of guidance, 0: the model's."""
+    return io.Float.Input("cfg", default=0.0, min=0.0, max=20.0, step=0.1, advanced=advanced, tooltip=tooltip)
+
+
+def configured(
+    model: Any,
+    width: int,
+    height: int,
+    preset: str,
+    block_frames: int,
+    cfg: float,
+    levels: Tensor | None = None,
+    seed: int = 0,
+) -> StreamConfig:
+    """The contract of a stream, from what a node's widgets say.
+
+    width, height: pixels. What is left to the model (FROM_MODEL, 0, no levels) is as its recipe says.
+    """
+    recipe = of(model)
+    return StreamConfig(
+        Geometry(width, height),
+        recipe.preset if preset == FROM_MODEL else preset,
+        block_frames or recipe.block_frames,
+        recipe.sigmas if levels is None else tuple(level for level in levels.tolist() if level > 0),
+        cfg or recipe.cfg,
+        seed,
+        dtype_of(model),
+        recipe.fresh_noise,
+    )

@@ -1,0 +1,216 @@
+"""The node that makes a video block by block: sampling, decoding and writing in turns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy.cli_args import args
+from comfy_api.v0_0_2 import InputImpl, io
+from comfy_execution.utils import get_executing_context
+from torch import Tensor
+
+from ..model_patches.attention.positions import why_not
+from ..model_patches.cache.dense import DENSE
+from ..model_patches.live import LiveStream
+from ..model_patches.pipeline import blocks_for
+from ..model_patches.state import StreamConfig
+from ..model_patches.writer.video import Mp4Writer
+from .cache import CacheChoice, CacheType
+from .host import HostStream
+from .host_vae import HostDecoder
+from .kept import taken_up
+from .prompts import PromptsType
+from .recipe import block_input, cfg_input, configured, preset_input
+from .resume import Resume
+from .script import Script, read_script
+from .session import Session
+from .start import Start, StartType
+from .switch import SWITCHES
+from .take import EARLY, WHEN, Take, saving
+
+
+class RivuletStream(io.ComfyNode):
+    """The streaming sampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RivuletStream",
+            display_name="Stream Video",
+            category="rivulet",
+            description="Makes a video of any length at constant memory: block after block is sampled, "
+            "decoded and written to a file that can be watched while it grows.",
+            search_aliases=["long video", "endless video", "self forcing", "causal wan", "live preview"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="Wan 2.1 text to video, causal weights; or the Pocket Model."
+                ),
+                io.Vae.Input("vae", tooltip="The VAE of Wan 2.1; or the Pocket Model's."),
+                io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="In pixels."),
+                io.Int.Input("height", default=480, min=16, max=8192, step=16, tooltip="In pixels."),
+                io.Float.Input(
+                    "seconds",
+                    default=10.0,
+                    min=0.1,
+                    max=86400.0,
+                    step=0.5,
+                    tooltip="Length of the video in seconds; rounded up to whole blocks.",
+                ),
+                io.Float.Input("fps", default=16.0, min=1.0, max=120.0, tooltip="Pictures a second."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=True,
+                    tooltip="A shorter take of a seed is the beginning of a longer one.",
+                ),
+                preset_input("Which latent frames a block sees, and at which positions."),
+                block_input(
+                    "Latent frames per block, as in the checkpoint's training: 1 or 3. "
+                    "0: as the model says, else 3."
+                ),
+                cfg_input(
+                    "Guidance, without unit; 1 is without and twice as fast. 0: as the model says, else 1."
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="rivulet/stream",
+                    tooltip="Folder and beginning of the file's name, in ComfyUI's output folder.",
+                ),
+                io.Conditioning.Input(
+                    "positive", optional=True, tooltip="A prompt that stays; or connect prompts instead."
+                ),
+                PromptsType.Input(
+                    "prompts",
+                    optional=True,
+                    tooltip="Prompts over time; more of them can be typed while the stream runs.",
+                ),
+                io.Conditioning.Input("negative", optional=True, tooltip="Needed where cfg is not 1."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels, falling; four are usual."),
+                StartType.Input(
+                    "start",
+                    optional=True,
+                    tooltip="A picture to begin with (Start From), or an earlier take (Resume Stream).",
+                ),
+                io.Combo.Input(
+                    "snapshot",
+                    options=list(WHEN),
+                    default=EARLY,
+                    optional=True,
+                    advanced=True,
+                    tooltip="When a file is left beside the video with which Resume Stream goes on: "
+                    + "; ".join(f"{name}: {what}" for name, what in WHEN.items())
+                    + ". It is as large as the model's memory of the stream.",
+                ),
+                CacheType.Input(
+                    "cache",
+                    optional=True,
+                    tooltip="Fewer bytes for what the stream looks back on, from Small Cache.",
+                ),
+            ],
+            outputs=[
+                io.Video.Output(display_name="video", tooltip="The file, never frames in memory."),
+                io.Image.Output(display_name="last_frame", tooltip="The video's last picture."),
+                io.Latent.Output(
+                    display_name="tail", tooltip="The newest latents, as many as the model looks back on."
+                ),
+                io.String.Output(
+                    display_name="snapshot", tooltip="Path of the snapshot, empty where none was left."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            # it writes its file whether or not another node takes the video
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        width: int,
+        height: int,
+        seconds: float,
+        fps: float,
+        seed: int,
+        preset: str,
+        num_frame_per_block: int,
+        cfg: float,
+        filename_prefix: str,
+        positive: Any = None,
+        prompts: Any = None,
+        negative: Any = None,
+        sigmas: Tensor | None = None,
+        start: Start | Resume | None = None,
+        snapshot: str = EARLY,
+        cache: CacheChoice | None = None,
+    ) -> io.NodeOutput:
+        """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
+        config = configured(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
+        pictures = max(1, round(seconds * fps))
+        given = 0 if start is None else start.given
+        blocks = _blocks(config, pictures, negative, given)
+        script = read_script(positive, prompts, config, fps, blocks, SWITCHES, given)
+        begin: dict[str, Any] = {}
+        if isinstance(start, Start):
+            begin["given_BCTHW"] = start.latents(vae, config.geometry)
+        elif start is not None:
+            start.refuse_ended(pictures, fps)
+            script, blocks = script.taken_up(start.block, start.prompt), blocks - start.block
+        kept = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
+        stream = HostStream(model, script.first, negative or [], config, cache=kept)
+        if isinstance(start, Resume):
+            begin["kept"] = taken_up(start.path, stream)
+        target = _target(filename_prefix, width, height)
+        writer = Mp4Writer(target, width=width, height=height, fps=fps, metadata=cls._graph())
+        with Session(_live(writer, script, blocks, cls.hidden.unique_id)) as session:
+            take = Take(stream, HostDecoder(vae), script, session)
+            with saving(take, snapshot) as path:
+                tail_BCTHW = take.run(pictures, **begin)
+        video = InputImpl.VideoFromFile(str(writer.result))
+        left = str(path) if path.is_file() else ""
+        return io.NodeOutput(video, take.last, {"samples": tail_BCTHW}, left)
+
+    @classmethod
+    def _graph(cls) -> dict[str, str]:
+        """What the host writes into its own videos, so that the graph comes back when the file is dropped."""
+        if args.disable_metadata:
+            return {}
+        tags = {**(cls.hidden.extra_pnginfo or {}), "prompt": cls.hidden.prompt}
+        return {name: json.dumps(value) for name, value in tags.items() if value is not None}
+
+
+def _blocks(config: StreamConfig, pictures: int, negative: Any, given: int) -> int:
+    """Blocks that give so many pictures after so many given latents; refused where the guidance or the
+    positions do not allow it."""
+    if config.guided and negative is None:
+        raise ValueError(
+            f"Stream Video: cfg {config.cfg} guides away from a negative prompt, and none is connected; "
+            f"connect one (an empty prompt does), or set cfg to 1."
+        )
+    blocks = max(1, blocks_for(config.geometry, config.block_frames, pictures, given))
+    if refusal := why_not(config.positions, config.block_frames, given + blocks * config.block_frames):
+        raise ValueError(refusal)
+    return blocks
+
+
+def _live(writer: Mp4Writer, script: Script, blocks: int, node: str | None) -> LiveStream:
+    context = get_executing_context()
+    return LiveStream(
+        writer,
+        node=str(node),
+        prompt_id=context.prompt_id if context else "",
+        blocks=blocks,
+        modes=SWITCHES if script.steerable else (),
+    )
+
+
+def _target(prefix: str, width: int, height: int) -> Path:
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory(), width, height
+    )
+    return Path(folder) / f"{name}_{counter:05}_.mp4"

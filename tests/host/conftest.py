@@ -1,0 +1,139 @@
+"""A real ComfyUI checkout in this process, and tiny random Wan files that its own loaders read.
+
+COMFYUI_PATH names the checkout. Without it these tests are skipped; with RIVULET_REQUIRE_COMFYUI=1 they fail.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.vae.wan import WanVAE
+from rivulet.tests.host.comfy_server import Server
+from safetensors.torch import save_file
+
+TEXT_DIM = 64
+SIZES = WanConfig(dim=128, ffn_dim=256, num_layers=2, num_heads=2, text_dim=TEXT_DIM)
+
+
+def _no_host(reason: str) -> None:
+    refuse = pytest.fail if os.environ.get("RIVULET_REQUIRE_COMFYUI") == "1" else pytest.skip
+    refuse(f"needs a ComfyUI checkout: {reason}; set COMFYUI_PATH to one")
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """Returns the checkout's folder; its packages can be imported from here on."""
+    named = os.environ.get("COMFYUI_PATH")
+    if not named:
+        _no_host("COMFYUI_PATH is not set")
+    folder = Path(named)
+    if not (folder / "comfy" / "model_patcher.py").is_file():
+        _no_host(f"{folder} has no comfy/model_patcher.py")
+    sys.path.insert(0, str(folder))
+    import comfy.options
+
+    # ComfyUI reads its options from the command line while it is imported
+    argv, sys.argv = sys.argv, ["main.py"] if torch.cuda.is_available() else ["main.py", "--cpu"]
+    comfy.options.enable_args_parsing()
+    import comfy.cli_args
+
+    sys.argv = argv
+    import comfy.sd
+
+    import nodes
+
+    assert Path(nodes.__file__).parent == folder.resolve(), "nodes must be ComfyUI's own"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(comfyui, tmp_path_factory) -> Iterator[Server]:
+    """Returns a running ComfyUI that has this pack and no other."""
+    with Server(comfyui, tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def models(comfyui, tmp_path_factory) -> Path:
+    """Returns a folder that ComfyUI's loaders look in, with the files plain, causal and vae."""
+    import folder_paths
+
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(1)
+    dit = _shaken(WanModel(SIZES).state_dict(), 0.05)
+    sizes = {"text_dim": SIZES.text_dim, "num_heads": SIZES.num_heads}
+    for name, more in (("plain", {}), ("causal", {"causal_ar": True})):
+        config = json.dumps({"transformer": {**sizes, **more}})
+        save_file(dit, folder / f"{name}.safetensors", {"config": config})
+    save_file(_shaken(WanVAE(16).state_dict(), 0.01), folder / "vae.safetensors")
+    folder_paths.add_model_folder_path("diffusion_models", str(folder))
+    folder_paths.add_model_folder_path("vae", str(folder))
+    return folder
+
+
+def _shaken(tensors: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
+    """The tensors with noise on each, so that none is zero or one by its initial values."""
+    return {name: (value + scale * torch.randn_like(value)).contiguous() for name, value in tensors.items()}
+
+
+@pytest.fixture(scope="session")
+def load(models):
+    """Returns a function that loads `plain` or `causal` through the host's own loader."""
+    import nodes
+
+    loaded = {}
+
+    def by_name(name: str):
+        if name not in loaded:
+            (loaded[name],) = nodes.UNETLoader().load_unet(f"{name}.safetensors", "default")
+        return loaded[name]
+
+    return by_name
+
+
+@pytest.fixture(scope="session")
+def vae(models):
+    """Returns the tiny VAE through the host's own loader."""
+    import nodes
+
+    (loaded,) = nodes.VAELoader().load_vae("vae.safetensors")
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def prompt():
+    """Returns a function that makes a CONDITIONING of random text from a seed."""
+
+    def of(seed: int, tokens: int = 12):
+        generator = torch.Generator().manual_seed(seed)
+        return [[torch.randn(1, tokens, TEXT_DIM, generator=generator), {}]]
+
+    return of
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    """Runs every test in inference mode, as the host's worker does."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def stream():
+    """Returns a function that makes so many blocks: (their latents, the state after them)."""
+    from rivulet.nodes.host import HostStream
+
+    def run(model, positive, negative, config, noise=None, blocks=2, **options):
+        made = HostStream(model, positive, negative, config, noise=noise, **options)
+        state, parts = made.begin(), []
+        for _ in range(blocks):
+            latents, state = made.step(state)
+            parts.append(latents)
+        return torch.cat(parts, 2), state
+
+    return run

@@ -1,0 +1,70 @@
+"""The host's VAE, streamed: the pictures of its own decode of the whole."""
+
+import pytest
+import torch
+
+
+def latents(count, side=4):
+    return torch.randn(1, 16, count, side, side, generator=torch.Generator().manual_seed(count))
+
+
+def streamed(decoder, whole, cut):
+    past, parts = None, []
+    for piece in whole.split(cut, 2):
+        pixels, past = decoder.decode(piece, past)
+        parts.append(pixels)
+    pixels, past = decoder.decode(whole[:, :, :0], past, last=True)
+    return torch.cat([*parts, pixels])
+
+
+@pytest.fixture(scope="module")
+def decoder(vae):
+    from rivulet.nodes.host_vae import HostDecoder
+
+    return HostDecoder(vae)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 10], ids="cut{}".format)
+@pytest.mark.parametrize("count", [9, 10], ids="{}latents".format)
+def test_streamed_frames_equal_the_hosts_decode_of_the_whole(decoder, vae, cut, count):
+    import nodes
+
+    (whole,) = nodes.VAEDecode().decode(vae, {"samples": latents(count)})
+    got = streamed(decoder, latents(count), cut)
+    assert got.shape == whole.shape == (1 + 4 * (count - 1), 32, 32, 3)
+    assert whole.std() > 0.01 and got.dtype == whole.dtype
+    assert torch.equal(got, whole), f"max difference {(got - whole).abs().max():.3g}"
+
+
+def test_a_past_can_be_continued_twice(decoder):
+    whole = latents(5)
+    _, past = decoder.decode(whole[:, :, :3])
+    first, _ = decoder.decode(whole[:, :, 3:], past)
+    again, _ = decoder.decode(whole[:, :, 3:], past)
+    assert torch.equal(first, again) and len(first) == 8
+
+
+def test_what_is_kept_does_not_hold_its_piece_alive(decoder):
+    _, past = decoder.decode(latents(5))
+    kept = [part for part in past.layers if isinstance(part, torch.Tensor)]
+    assert kept and all(part.untyped_storage().nbytes() == part.nbytes for part in kept)
+
+
+def test_another_vae_is_refused(vae):
+    from rivulet.nodes.host_vae import why_not_vae
+
+    class Other:
+        first_stage_model = torch.nn.Identity()
+        latent_channels = 4
+
+    assert "needs the VAE of Wan" in why_not_vae(Other()) and "4 channels" in why_not_vae(Other())
+    assert why_not_vae(vae) is None
+
+
+def test_a_decoder_that_changed_is_found(vae, monkeypatch):
+    from rivulet.nodes.host_vae import HostDecoder
+
+    right = HostDecoder._piece
+    monkeypatch.setattr(HostDecoder, "_piece", lambda self, piece, layers: right(self, piece, None))
+    with pytest.raises(RuntimeError, match="other pictures piece by piece than at once"):
+        HostDecoder(vae)

@@ -1,0 +1,113 @@
+"""What the nodes rely on in ComfyUI is listed, and what is lacking is said."""
+
+import ast
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+HOST = ("comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "server", "execution")
+NODES = Path(__file__).resolve().parents[2] / "nodes"
+
+
+def of_the_host(module):
+    return module.split(".")[0] in HOST
+
+
+def dotted(node):
+    """Returns `a.b.c` of a chain of names, "" of anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    inner = dotted(node.value) if isinstance(node, ast.Attribute) else ""
+    return f"{inner}.{node.attr}" if inner else ""
+
+
+def used(source):
+    """Returns full names of what a module takes from the host."""
+    tree, modules, found = ast.parse(source), {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level and of_the_host(node.module):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            modules |= {
+                alias.asname or alias.name: alias.name for alias in node.names if of_the_host(alias.name)
+            }
+    for node in ast.walk(tree):
+        name = dotted(node)
+        for local, module in modules.items():
+            if name.startswith(f"{local}.") and f"{module}.{name[len(local) + 1 :]}" not in modules.values():
+                found.add(f"{module}.{name[len(local) + 1 :].split('.')[0]}")
+    return {name for name in found if name not in modules.values()}
+
+
+def test_all_that_the_nodes_take_from_the_host_is_in_the_table(comfyui):
+    from rivulet.nodes.needs import NEEDS
+
+    named = {f"{module}.{name.split('.')[0]}" for module, names in NEEDS.items() for name in names}
+    taken = {path.name: used(path.read_text(encoding="utf-8")) for path in NODES.glob("*.py")}
+    assert len(set().union(*taken.values())) > 15
+    assert {file: names - named for file, names in taken.items() if names - named} == {}
+
+
+def test_the_scan_finds_what_is_used():
+    source = "import comfy.sd\nimport comfy.model_management as m\nfrom comfy.a import b\nm.x(comfy.sd.VAE.y)"
+    assert used(source) == {"comfy.sd.VAE", "comfy.model_management.x", "comfy.a.b"}
+
+
+def test_this_host_has_it_all_and_another_is_refused_by_name(comfyui):
+    from rivulet.nodes import needs
+
+    assert needs.why_not_host() is None
+    refusal = needs.why_not_host({"comfy.samplers": ("CFGGuider.fly",), "comfy.gone": ("x",)})
+    assert "(0.33.0) has no comfy.samplers.CFGGuider.fly, comfy.gone.x" in refusal
+    assert "tested with 0.33.0. Update ComfyUI" in refusal
+
+
+def test_a_host_that_lacks_something_still_has_the_doctor(comfyui, monkeypatch, caplog):
+    import comfy.samplers
+    import comfy.utils
+    from rivulet.nodes import RivuletExtension
+
+    monkeypatch.delattr(comfy.utils, "ProgressBar")
+    with caplog.at_level(logging.ERROR):
+        (doctor,) = asyncio.run(RivuletExtension().get_node_list())
+    assert "has no comfy.utils.ProgressBar" in caplog.text
+    (report,) = doctor.execute().args
+    assert "In ComfyUI: LACKS comfy.utils.ProgressBar" in report
+
+
+@pytest.fixture
+def report(comfyui):
+    """Returns a function that gives the report by its names."""
+    from rivulet.nodes.doctor import RivuletDoctor
+
+    def of(model=None, vae=None):
+        (text,) = RivuletDoctor.execute(model, vae).args
+        return dict(line.split(": ", 1) for line in text.splitlines())
+
+    return of
+
+
+def test_the_report_of_a_sound_installation(report, load, vae):
+    import torch
+
+    found = report(load("plain"), vae)
+    assert found["torch"] == torch.__version__ and found["ComfyUI"].startswith("0.33.0 (needs 0.21")
+    assert found["In ComfyUI"] == "all that a stream relies on" and "NOT tested: a GPU" in found["Tested"]
+    assert found["Attention"].endswith("as ComfyUI chose at start") and "libx264" in found["ffmpeg"]
+    assert found["Model"] == "WanModel, can be streamed" and found["VAE"] == "can be streamed"
+
+
+def test_what_is_wrong_is_in_the_report(report, load, monkeypatch):
+    from rivulet.nodes import doctor
+
+    def none():
+        raise RuntimeError("Video writer: no ffmpeg was found.")
+
+    monkeypatch.setattr(doctor, "find_ffmpeg", none)
+    model = load("plain").clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = max
+    found = report(model)
+    assert found["ffmpeg"] == "MISSING: Video writer: no ffmpeg was found."
+    assert found["Attention"].startswith("the override that the model carries") and "Model" in found

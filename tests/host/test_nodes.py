@@ -1,0 +1,73 @@
+"""The nodes in a running ComfyUI: a graph goes in over HTTP, a video comes out."""
+
+import json
+
+import pytest
+
+GRAPH = {
+    "1": {"class_type": "RivuletPocketModel", "inputs": {}},
+    "2": {
+        "class_type": "CLIPTextEncode",
+        "inputs": {"clip": ["1", 1], "text": "a red circle and a blue square on a green ground"},
+    },
+    "3": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": ""}},
+    "4": {
+        "class_type": "RivuletStream",
+        "inputs": {
+            "model": ["1", 0],
+            "positive": ["2", 0],
+            "negative": ["3", 0],
+            "vae": ["1", 2],
+            "width": 64,
+            "height": 64,
+            "seconds": 2.0,
+            "fps": 16.0,
+            "seed": 3,
+            "preset": "as the model was trained",
+            "num_frame_per_block": 0,
+            "cfg": 0.0,
+            "filename_prefix": "take",
+        },
+    },
+    "5": {
+        "class_type": "SaveVideo",
+        "inputs": {"video": ["4", 0], "filename_prefix": "saved", "format": "auto", "codec": "auto"},
+    },
+    "6": {"class_type": "SaveImage", "inputs": {"images": ["4", 1], "filename_prefix": "last"}},
+}
+
+
+def test_the_pocket_graph_makes_a_video(server):
+    import av
+
+    done = server.run(GRAPH)
+    assert done["status"]["status_str"] == "success", done["status"]
+    for name in ("take_00001_.mp4", "saved_00001_.mp4"):
+        with av.open(str(server.base / "output" / name)) as video:
+            frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        # 2 s at 16 a second are 9 latents, in blocks of 3: 33 pictures
+        assert len(frames) == 33 and frames[0].shape == (64, 64, 3)
+        assert frames[0].std() > 20 and (frames[0].astype(int) - frames[-1]).std() > 5
+    assert (server.base / "output" / "last_00001_.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"negative": None}, "connect one (an empty prompt does)"),
+        ({"preset": "self_forcing", "seconds": 60.0}, "take preset infinity_rope"),
+    ],
+    ids=["guidance without a negative", "a length without end on growing positions"],
+)
+def test_a_wrong_graph_is_refused_in_words(server, inputs, words):
+    node = {**GRAPH["4"]["inputs"], **inputs}
+    node = {name: value for name, value in node.items() if value is not None}
+    done = server.run({**GRAPH, "4": {"class_type": "RivuletStream", "inputs": node}})
+    assert done["status"]["status_str"] == "error"
+    assert words in json.dumps(done["status"]["messages"])
+
+
+def test_the_pack_loads_and_names_its_nodes(server):
+    known = server.get("/object_info")[1]
+    assert {"RivuletPocketModel", "RivuletStream"} <= known.keys()
+    assert "IMPORT FAILED" not in server.log

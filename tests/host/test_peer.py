@@ -1,0 +1,64 @@
+"""Latents against the host's own autoregressive sampler, to the last bit."""
+
+import pytest
+import torch
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.sampler.noise import HostNoise
+from rivulet.model_patches.state import StreamConfig
+
+SEED = 77
+SIDE = 64  # pixels
+
+
+@pytest.fixture(scope="module")
+def peer(load, prompt):
+    """Returns a function that runs the host's own graph: (latents, noise of the clip, sigmas)."""
+    from comfy_extras.nodes_ar_video import EmptyARVideoLatent, SamplerARVideo
+    from comfy_extras.nodes_custom_sampler import (
+        BasicGuider,
+        BasicScheduler,
+        RandomNoise,
+        SamplerCustomAdvanced,
+    )
+
+    def run(block_frames: int, length: int, steps: int = 4):
+        model = load("causal")
+        latent = EmptyARVideoLatent.execute(SIDE, SIDE, length, 1).result[0]
+        sampler = SamplerARVideo.execute(block_frames).result[0]
+        sigmas = BasicScheduler.execute(model, "simple", steps, 1.0).result[0]
+        noise = RandomNoise.execute(SEED).result[0]
+        guider = BasicGuider.execute(model, prompt(0)).result[0]
+        out = SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).result[0]
+        return out["samples"], noise.generate_noise(latent), sigmas
+
+    return run
+
+
+def config_for(sigmas, block_frames, **more):
+    levels = tuple(sigmas[:-1].tolist())
+    return StreamConfig(Geometry(SIDE, SIDE), "self_forcing", block_frames, levels, seed=SEED, **more)
+
+
+@pytest.mark.parametrize("checkpoint", ["plain", "causal"])
+@pytest.mark.parametrize(("block_frames", "length"), [(1, 17), (3, 33)], ids=["blocks of 1", "blocks of 3"])
+def test_latents_equal_the_hosts_to_the_last_bit(
+    peer, load, prompt, stream, checkpoint, block_frames, length
+):
+    theirs, noise, sigmas = peer(block_frames, length)
+    ours, _ = stream(
+        load(checkpoint),
+        prompt(0),
+        prompt(1),
+        config_for(sigmas, block_frames),
+        HostNoise(SEED, noise),
+        theirs.shape[2] // block_frames,
+        like_host=True,
+    )
+    assert ours.shape == theirs.shape and theirs.std() > 0.1
+    assert torch.equal(ours, theirs), f"max difference {(ours - theirs).abs().max():.3g}"
+
+
+def test_its_own_rounding_stays_close_to_the_hosts(peer, load, prompt, stream):
+    theirs, noise, sigmas = peer(3, 33)
+    ours, _ = stream(load("plain"), prompt(0), prompt(1), config_for(sigmas, 3), HostNoise(SEED, noise), 3)
+    assert 0 < (ours - theirs).abs().max() < 1e-2 * theirs.abs().max()

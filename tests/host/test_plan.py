@@ -1,0 +1,92 @@
+"""The plan of a MODEL of the host: the engine's figures for it, and a run that stops before it begins."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.plan import plan_stream
+from rivulet.model_patches.probe import Device
+from rivulet.model_patches.state import StreamConfig
+
+CARD = Device("a card", matmul_flops=1e14, bytes_per_second=1e12)
+INPUTS = {
+    "width": 64,
+    "height": 48,
+    "seconds": 2.0,
+    "fps": 16.0,
+    "preset": "as the model was trained",
+    "num_frame_per_block": 0,
+    "cfg": 0.0,
+    "stop_if_too_big": True,
+}
+
+
+@pytest.fixture
+def planned(load, monkeypatch):
+    """Returns a function that runs the node on a machine with so many free bytes."""
+    from rivulet.nodes import plan
+
+    def of(free=1e12, model=None, vae=None, **inputs):
+        monkeypatch.setattr(plan, "free_on", lambda *_: replace(CARD, free_bytes=round(free)))
+        return plan.RivuletPlan.execute(model or load("plain"), vae=vae, **{**INPUTS, **inputs})
+
+    return of
+
+
+def test_the_models_sizes_are_read_from_the_host(load, vae, models):
+    from rivulet.model_patches.arch.detect import load_wan
+    from rivulet.nodes.plan import request_of
+
+    config = StreamConfig(Geometry(64, 48))
+    request = request_of(load("plain"), vae, config, 16.0, 0.0)
+    assert request.model == load_wan(models / "plain.safetensors").config
+    assert request.seconds is None and request.vae_dim == 16
+    assert plan_stream(request).weights_bytes == load("plain").model_size()
+
+
+def test_what_fits_passes_the_model_on_and_says_so(planned, load):
+    model, text = planned().args
+    assert model is load("plain")
+    assert text.startswith("It fits. 64x48 on a card") and "Not counted: the text encoder" in text
+
+
+def test_what_does_not_fit_stops_with_a_proposal(planned):
+    with pytest.raises(
+        ValueError, match=r"Graphics memory: needs .* It fits with a .* Computed.*switch stop_"
+    ):
+        planned(6e9, width=640, height=480)
+
+
+def test_it_only_says_so_where_that_is_wished(planned):
+    _, text = planned(6e9, width=640, height=480, stop_if_too_big=False).args
+    assert text.startswith("Graphics memory: needs ")
+
+
+def test_weights_that_the_host_can_keep_in_ram_do_not_stop_a_run(planned, load, vae):
+    from rivulet.model_patches.verdict import HEADROOM
+    from rivulet.nodes.plan import request_of
+
+    config = StreamConfig(Geometry(64, 48), "infinity_rope")
+    needed = HEADROOM * plan_stream(request_of(load("plain"), vae, config, 16.0, 2.0)).device_bytes
+    _, text = planned(needed - 100_000, vae=vae).args
+    assert "it fits if ComfyUI keeps the model's weights" in text
+
+
+def test_a_model_that_cannot_be_streamed_is_refused(planned, load):
+    model = load("plain").model.diffusion_model
+    model.in_dim, kept = 48, model.in_dim
+    try:
+        with pytest.raises(ValueError, match=r"takes 48 latent channels .* not Wan 2\.2 5B"):
+            planned()
+    finally:
+        model.in_dim = kept
+
+
+def test_this_machine_is_measured_before_there_is_an_output_folder(load, monkeypatch, tmp_path):
+    import folder_paths
+    from rivulet.nodes.plan import free_on
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "new" / "output"))
+    device = free_on(load("plain").load_device, torch.float32)
+    assert device.free_bytes > 0 and device.free_ram_bytes > 0 and device.free_disk_bytes > 0

@@ -1,0 +1,94 @@
+"""The node that reads prompts: what it encodes, when, and what it refuses."""
+
+import pytest
+import torch
+
+TEXT = "[0s] a red circle\n[2s cut] a blue square\n[4s] a red circle"
+
+
+class Clip:
+    """Counts what it is asked to encode."""
+
+    def __init__(self):
+        self.asked = []
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens):
+        self.asked.append(tokens)
+        return [[torch.full((1, 2, 3), float(len(self.asked))), {}]]
+
+
+@pytest.fixture
+def read(comfyui):
+    from rivulet.nodes.prompts import RivuletPrompts
+
+    def of(clip, text=TEXT, mode="recache", seconds_each=5.0):
+        (made,) = RivuletPrompts.execute(clip, text, mode, seconds_each).args
+        return made
+
+    return of
+
+
+def test_each_prompt_is_encoded_once_and_before_the_stream(read):
+    clip = Clip()
+    prompts = read(clip)
+    assert clip.asked == ["a red circle", "a blue square"] and prompts.mode == "recache"
+    assert [(p.start_ms, p.mode) for p in prompts.timeline.prompts] == [
+        (0, "recache"),
+        (2000, "cut"),
+        (4000, "recache"),
+    ]
+    assert prompts.conditioning("a blue square")[0][0][0, 0, 0] == 2 and len(clip.asked) == 2
+
+
+def test_typed_prompts_are_forgotten_in_time_and_the_timelines_are_not(read):
+    from rivulet.nodes.prompts import TYPED_KEPT
+
+    clip = Clip()
+    prompts = read(clip)
+    for number in range(3 * TYPED_KEPT):
+        prompts.conditioning(f"typed {number}")
+    asked = len(clip.asked)
+    prompts.conditioning("a red circle")
+    prompts.conditioning(f"typed {3 * TYPED_KEPT - 1}")
+    assert len(clip.asked) == asked
+    prompts.conditioning("typed 0")
+    assert len(clip.asked) == asked + 1
+
+
+def test_a_list_gives_each_prompt_its_seconds(read):
+    prompts = read(Clip(), "a red circle\n---\na blue square", "smooth", 2.5)
+    assert [(p.start_ms, p.mode) for p in prompts.timeline.prompts] == [(0, "smooth"), (2500, "smooth")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "nothing is written"),
+        ("a red circle\n---\n", "has no text after it"),
+        ("[0s] a red circle\n[0s] a blue square", "starts at 0s, not after line 1"),
+        ("[0s] a red circle\n---\na blue square", "do not go together"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_before_the_graph_is_queued(comfyui, text, words):
+    from rivulet.nodes.prompts import RivuletPrompts
+
+    assert words in RivuletPrompts.validate_inputs(text, "recache", 5.0)
+    assert RivuletPrompts.validate_inputs(TEXT, "recache", 5.0) is True
+    assert RivuletPrompts.validate_inputs(None, "recache", 5.0) is True
+
+
+def test_words_the_pocket_model_does_not_know_are_refused_before_the_stream(read):
+    from rivulet.nodes.pocket import PocketClip
+    from rivulet.nodes.prompts import EXAMPLE
+
+    assert read(PocketClip(), EXAMPLE).conditioning("")[0][0].shape == (1, 6, 64)
+    with pytest.raises(ValueError, match="does not know 'cat'"):
+        read(PocketClip(), "[0s] a red circle\n[5s] a cat")
+
+
+def test_a_loader_without_a_text_encoder_is_refused(read):
+    with pytest.raises(ValueError, match="connect CLIPLoader with type wan"):
+        read(None)

@@ -1,0 +1,250 @@
+"""A take that ended early goes on in another run as if it had never stopped."""
+
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+import torch
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.mailbox import Message
+from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.timeline import Prompt
+from rivulet.tests.host.graphs import LONG_SECONDS, stream_graph
+
+CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
+PICTURES = 64  # six blocks
+RECACHE = {3: Prompt(1, "other", "recache")}
+
+
+class StopError(RuntimeError):
+    """What ends a take in these tests."""
+
+
+def header_of(path):
+    """Returns the snapshot as Resume Stream hands it on."""
+    from rivulet.model_patches.state_file import about_of
+    from rivulet.nodes.kept import KIND, VERSION
+    from rivulet.nodes.resume import Resume
+
+    about = about_of(path, KIND, VERSION)
+    return Resume(path, *(about[name] for name in ("block", "frames", "given", "prompt")))
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Returns a function that gives a session and the list of pictures that will be written in it."""
+    from rivulet.model_patches.live import LiveStream
+    from rivulet.model_patches.writer.video import Mp4Writer
+    from rivulet.nodes.session import Session
+    from rivulet.nodes.switch import SWITCHES
+
+    def record(name):
+        writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
+        written, write = [], writer.write
+        writer.write = lambda frames: (written.append(frames), write(frames))
+        live = LiveStream(writer, node="1", prompt_id="p", blocks=6, modes=SWITCHES)
+        return Session(live), written
+
+    return record
+
+
+@pytest.fixture
+def making(load, vae, prompt, recorded):
+    """Returns a function that makes a take with a model of its own: (take, written pictures, snapshot)."""
+    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host_vae import HostDecoder
+    from rivulet.nodes.kept import taken_up
+    from rivulet.nodes.script import Script
+    from rivulet.nodes.take import ALWAYS, Take, saving
+
+    class Prompts:
+        def conditioning(self, text):
+            return prompt(len(text))
+
+    def make(name, changes=None, before=lambda take: None, kept=None, config=CONFIG, given=None):
+        script, begin = Script(prompt(0), changes or {}, Prompts()), {}
+        if kept is not None:
+            about = header_of(kept)
+            script = script.taken_up(about.block, about.prompt)
+        session, written = recorded(name)
+        with session, suppress(StopError):
+            stream = HostStream(load("plain"), script.first, prompt(1), config)
+            take = Take(stream, HostDecoder(vae), script, session)
+            before(take)
+            if kept is not None:
+                begin = {"kept": taken_up(kept, stream)}
+            with saving(take, ALWAYS) as path:
+                take.tail = take.run(PICTURES, given, **begin)
+        return take, torch.cat(written), path
+
+    return make
+
+
+def stopping_at(block):
+    """A viewer who says stop before this block."""
+
+    def before(take):
+        goes_on = take.session.goes_on
+
+        def asked():
+            if take.session.live.block == block:
+                take.session.live.ask(Message("me", 1, "stop"))
+            return goes_on()
+
+        take.session.goes_on = asked
+
+    return before
+
+
+def breaking(part, name, call):
+    """An error out of the so-manieth call of a method of the take's stream, decoder or itself."""
+
+    def before(take):
+        owner = take if part == "take" else getattr(take, part)
+        usual, count = getattr(owner, name), [0]
+
+        def broken(*args, **named):
+            count[0] += 1
+            if count[0] == call:
+                raise StopError
+            return usual(*args, **named)
+
+        setattr(owner, name, broken)
+
+    return before
+
+
+def inside(call):
+    """An error out of the attention of a layer, somewhere in a block."""
+
+    def before(take):
+        blocks = take.stream.model.get_model_object("diffusion_model").blocks
+        count = [0]
+
+        def hook(*_):
+            count[0] += 1
+            if count[0] == call:
+                raise StopError
+
+        blocks[1].self_attn.o.register_forward_pre_hook(hook)
+
+    return before
+
+
+ENDS = {
+    "stopped": (stopping_at(3), None),
+    "stopped at an even latent": (stopping_at(2), None),
+    "inside a layer": (inside(8), None),
+    "decoding": (breaking("decoder", "decode", 4), None),
+    "in a recache": (breaking("stream", "sample", 4), RECACHE),
+    "after a recache": (breaking("stream", "sample", 5), RECACHE),
+    "after a cut": (breaking("stream", "sample", 5), {3: Prompt(1, "other", "cut")}),
+    "with another prompt": (stopping_at(4), {1: Prompt(1, "other", "smooth")}),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_it_goes_on_as_if_it_had_never_stopped(making, case):
+    ends, changes = ENDS[case]
+    whole, pictures, _ = making("whole", changes)
+    _, before, path = making("first", changes, ends)
+    assert len(before) < len(pictures) and torch.equal(before, pictures[: len(before)])
+    second, after, _ = making("second", changes, kept=path)
+    assert torch.equal(second.tail, whole.tail)
+    assert torch.equal(torch.cat([before, after]), pictures)
+    assert len(after) == second.session.writer.frames_written
+
+
+def test_a_picture_to_begin_with_is_not_begun_with_again(making):
+    given = torch.randn(1, 16, 1, 6, 4, generator=torch.Generator().manual_seed(2))
+    whole, pictures, _ = making("whole", given=given)
+    _, before, path = making("first", before=stopping_at(2), given=given)
+    second, after, _ = making("second", kept=path)
+    assert torch.equal(second.tail, whole.tail) and torch.equal(torch.cat([before, after]), pictures)
+
+
+def test_another_seed_makes_another_end(making):
+    _, pictures, _ = making("whole")
+    _, before, path = making("first", before=stopping_at(3))
+    _, after, _ = making("second", kept=path, config=replace(CONFIG, seed=6))
+    assert len(before) + len(after) == len(pictures)
+    # the latent that waited for its pair was made with the first seed
+    assert not torch.equal(after, pictures[len(before) :])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"geometry": Geometry(64, 48)}, "was made with geometry"),
+        ({"preset": "infinity_rope"}, "was made with preset"),
+        ({"block_frames": 1}, "block_frames 3, not 1"),
+        ({"cfg": 3.0}, "rows 1, not 2"),
+    ],
+    ids=["size", "preset", "block", "guidance"],
+)
+def test_another_stream_is_refused(making, change, words):
+    _, _, path = making("first", before=stopping_at(1))
+    with pytest.raises(ValueError, match=words):
+        making("second", kept=path, config=replace(CONFIG, **change))
+
+
+def test_a_truncated_snapshot_is_refused(making):
+    _, _, path = making("first", before=stopping_at(1))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="Copy it again, or take an older one"):
+        making("second", kept=path)
+
+
+def test_a_snapshot_that_cannot_be_written_does_not_spoil_the_video(making, monkeypatch):
+    from rivulet.nodes import take
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(take, "save", full)
+    made, pictures, path = making("first")
+    assert not path.exists() and len(pictures) == made.session.writer.frames_written
+
+
+def test_an_interrupted_run_is_gone_on_with(server):
+    graph = stream_graph("halted", seconds=LONG_SECONDS)
+    prompt_id = server.queue(graph)
+    server.stream(prompt_id).until(lambda state: state["block"] >= 3)
+    server.post("/interrupt", {})
+    server.done(prompt_id)
+    folder = server.base / "output"
+    assert (folder / "halted_00001_.snapshot.safetensors").is_file() and (
+        folder / "halted_00001_.mp4"
+    ).is_file()
+    offered = server.get("/object_info/RivuletResume")[1]["RivuletResume"]["input"]["required"]["snapshot"]
+    assert "halted_00001_.snapshot.safetensors" in str(offered)
+    made = server.stream(prompt_id).state()["frames"]
+    seconds = (made + 30) / 16
+    rest = stream_graph("halted", seconds=seconds, start=["7", 0])
+    rest["7"] = {
+        "class_type": "RivuletResume",
+        "inputs": {"snapshot": "halted_00001_.snapshot.safetensors"},
+    }
+    done = server.run(rest)
+    assert done["status"]["status_str"] == "success", done["status"]
+    known = server.get("/rivulet/streams")[1]["streams"][0]
+    assert (
+        known["frames"] >= 30 and known["file"] == "halted_00002_.mp4" and known["block"] == known["blocks"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "words"), [("../../x.safetensors", "outside"), ("gone.safetensors", "no gone")]
+)
+def test_paths_are_checked(comfyui, snapshot, words):
+    from rivulet.nodes.resume import RivuletResume
+
+    with pytest.raises(ValueError, match=words):
+        RivuletResume.execute(snapshot)
+
+
+def test_a_video_that_is_there_already_is_refused(comfyui, tmp_path):
+    from rivulet.nodes.resume import Resume
+
+    with pytest.raises(ValueError, match=r"already has 10.0 s of video and seconds is 5.0"):
+        Resume(tmp_path / "take", 5, 160, 0, None).refuse_ended(80, 16.0)

@@ -1,0 +1,75 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { isGone, isNode, lacksPrompts, merged, pollRest, streamOf } from "../../web/session.mjs";
+import { event, state } from "./states.mjs";
+
+const prompts = (...texts) => texts.map((prompt, block) => ({ prompt, mode: "cut", block, first_frame: 12 * block }));
+
+test("messages in any order, late or twice, end in the same state", () => {
+  const messages = [
+    state({ sequence: 1, frames: 9 }), event({ sequence: 2, frames: 21 }), event({ sequence: 3, frames: 33 }),
+  ];
+  const orders = [[0, 1, 2], [2, 1, 0], [1, 0, 2, 2, 1], [2, 0, 1, 0], [0, 2, 1]];
+  for (const order of orders) {
+    const known = order.map((i) => messages[i]).reduce(merged, null);
+    assert.equal(known.sequence, 3, `order ${order}`);
+    assert.equal(known.frames, 33, `order ${order}`);
+  }
+});
+
+test("an event keeps the prompts that a poll brought", () => {
+  const known = merged(merged(null, state({ sequence: 5 })), event({ sequence: 6, block: 4 }));
+  assert.equal(known.block, 4);
+  assert.equal(known.prompts[0].prompt, "a red circle");
+  assert.equal(lacksPrompts(known), false);
+});
+
+test("an event that counts more prompts asks for a poll, which then counts even at the same number", () => {
+  const before = merged(merged(null, state()), event({ sequence: 6, prompt_count: 2 }));
+  assert.equal(lacksPrompts(before), true);
+  const after = merged(before, state({ sequence: 6, prompt_count: 2, prompts: prompts("a", "b") }));
+  assert.equal(lacksPrompts(after), false);
+  assert.equal(after.prompts.length, 2);
+});
+
+test("a page that hears an event first asks for the rest and takes it", () => {
+  const heard = merged(null, event());
+  assert.equal(lacksPrompts(heard), true);
+  const whole = merged(heard, state());
+  assert.equal(lacksPrompts(whole), false);
+  assert.equal(merged(whole, event()), whole, "a repeated event changes nothing");
+});
+
+test("a later stream of the node takes over, an earlier one does not", () => {
+  const known = merged(null, state({ session: "b", begun: 200, sequence: 2 }));
+  assert.equal(merged(known, event({ session: "a", begun: 100, sequence: 90 })), known);
+  const next = merged(known, event({ session: "c", begun: 300, sequence: 1 }));
+  assert.equal(next.session, "c");
+  assert.equal(next.prompts, undefined, "prompts of the old take are not shown with the new one");
+});
+
+test("a running stream is asked for often, others seldom, a silent server ever more seldom", () => {
+  assert.equal(pollRest(state(), true, 0), 2);
+  assert.equal(pollRest(state({ phase: "paused" }), true, 0), 2);
+  for (const phase of ["ended", "failed"]) assert.equal(pollRest(state({ phase }), true, 0), 15);
+  assert.equal(pollRest(state(), false, 0), 15);
+  assert.equal(pollRest(null, true, 0), 15);
+  assert.deepEqual([1, 2, 3, 4, 9].map((lost) => pollRest(state(), true, lost)), [2, 4, 8, 15, 15]);
+  assert.deepEqual([0, 3, 4].map(isGone), [false, false, true]);
+});
+
+test("ids are compared as texts, and a path in subgraphs by its last step", () => {
+  assert.ok(isNode("7", 7));
+  assert.ok(isNode("12:7", "7"));
+  assert.ok(isNode("12:7", "12:7"));
+  assert.ok(!isNode("17", "7"));
+  assert.ok(!isNode("12:7", "13:7"));
+  assert.ok(!isNode("7", "12:7"));
+});
+
+test("the latest stream of a node is found again after the page was loaded anew", () => {
+  const list = [state({ begun: 1 }), state({ session: "b", begun: 3 }), state({ session: "c", begun: 9, node: "8" })];
+  assert.equal(streamOf(7, list).session, "b");
+  assert.equal(streamOf(9, list), null);
+});

@@ -1,0 +1,22 @@
+// States as the server sends them, for the tests.
+
+export const FPS = 16;
+
+export const place = (frame, init = 0) => ({ init, segment: init + 1 + frame, frame });
+
+export const media = (more = {}) => ({
+  codec: "avc1.64000a", next: 34, oldest: place(0), newest: place(32), ...more,
+});
+
+export const state = (more = {}) => ({
+  session: "a", node: "7", prompt_id: "p", begun: 100, sequence: 5, phase: "running", sentence: "", block: 3,
+  blocks: 40, frames: 33, fps: FPS, width: 64, height: 32, made_per_second: 24, vram: null, media: media(),
+  prompts: [{ prompt: "a red circle", mode: "cut", block: 0, first_frame: 0 }], prompt_count: 1,
+  modes: ["cut", "recache"], pending: [], acknowledged: [], video: false, file: "take.mp4", ...more,
+});
+
+/** What an event carries: a state without its prompts. */
+export function event(more = {}) {
+  const { prompts, ...rest } = state(more);
+  return rest;
+}

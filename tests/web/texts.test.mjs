@@ -1,0 +1,73 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { answered, newBook, settled, wished } from "../../web/controls.mjs";
+import { failureWords, phaseWords, problemWords, promptWords, stateLine } from "../../web/line.mjs";
+import { LANGUAGES, speaker } from "../../web/words.mjs";
+import { state } from "./states.mjs";
+
+const say = speaker("en");
+const book = wished(newBook("me"), { do: "prompt", prompt: "a dog", mode: "cut" }, 0);
+
+test("the state line tells block, length, speed, VRAM and buffer", () => {
+  const vram = { used: 7.06 * 2 ** 30, total: 12 * 2 ** 30 };
+  assert.deepEqual(stateLine(state({ vram }), 11.9, say), [
+    "Block 3 of 40", "0:02 made", "1.5× play speed", "VRAM 7.1 of 12 GiB", "11 s buffered",
+  ]);
+});
+
+test("the state line leaves out what is not known", () => {
+  const early = state({ blocks: null, frames: 0, made_per_second: 0, block: 0 });
+  assert.deepEqual(stateLine(early, null, say), ["Block 0", "0:00 made"]);
+  assert.equal(stateLine(state({ made_per_second: 7.9 }), null, say)[2], "0.49× play speed");
+  assert.equal(stateLine(state({ made_per_second: 200 }), null, say)[2], "13× play speed");
+});
+
+test("the phase is told in words", () => {
+  assert.equal(phaseWords(state(), say), "Running");
+  assert.equal(phaseWords(state({ frames: 0 }), say), "Making the first block");
+  assert.equal(phaseWords(state({ phase: "starting" }), say), "Making the first block");
+  assert.equal(phaseWords(state({ phase: "paused" }), say), "Making is paused");
+});
+
+test("a prompt is followed from sending to its second", () => {
+  const words = (of, more) => promptWords(of, state(more), say);
+  assert.deepEqual(words(newBook("me")), { text: "", wrong: false });
+  assert.equal(words(book).text, "Sending the prompt.");
+  const waiting = answered(book, 1, { status: 202 }, 0);
+  assert.equal(words(waiting).text, "“a dog” waits for the next block.");
+  const told = { viewer: "me", number: 1, outcome: "done", sentence: "", block: 14, first_frame: 165 };
+  assert.equal(words(settled(waiting, state({ acknowledged: [told] }))).text, "“a dog” is seen from 0:10 on.");
+  const refused = { ...told, outcome: "refused", sentence: "No dogs here." };
+  assert.deepEqual(words(settled(waiting, state({ acknowledged: [refused] }))), { text: "No dogs here.", wrong: true });
+  assert.equal(words(settled(waiting, state({ phase: "ended" }))).wrong, true);
+});
+
+test("another page's prompt is told unless an own one waits", () => {
+  const pending = [{ viewer: "x", number: 1, do: "prompt", prompt: "a cat", mode: "cut" }];
+  assert.match(promptWords(newBook("me"), state({ pending }), say).text, /Another page asked for “a cat”/);
+  const waiting = answered(book, 1, { status: 202 }, 0);
+  assert.match(promptWords(waiting, state({ pending }), say).text, /“a dog” waits/);
+});
+
+test("failures and problems are sentences", () => {
+  const refused = answered(wished(newBook("me"), { do: "pause" }, 0), 1, { status: 409, error: "It ended." }, 0);
+  assert.equal(failureWords(refused, state(), say), "It ended.");
+  assert.equal(failureWords(refused, state({ phase: "ended" }), say), "");
+  assert.equal(failureWords(newBook("me"), state(), say), "");
+  assert.match(problemWords("promptLong", "x".repeat(501), say), /501 letters; at most 500/);
+});
+
+test("every language has every sentence, with the same names in it", () => {
+  const names = (text) => [...text.matchAll(/\{(\w+)\}/g)].map((match) => match[1]).sort();
+  for (const [language, own] of Object.entries(LANGUAGES)) {
+    assert.deepEqual(Object.keys(own).sort(), Object.keys(LANGUAGES.en).sort(), language);
+    for (const key of Object.keys(own)) assert.deepEqual(names(own[key]), names(LANGUAGES.en[key]), `${language} ${key}`);
+  }
+});
+
+test("a language is taken by its first letters, an unknown one is English", () => {
+  assert.equal(speaker("zh-CN")("retry"), "重试");
+  assert.equal(speaker("xx")("retry"), "Try again");
+  assert.equal(speaker(undefined)("block", { block: 3 }), "Block 3");
+});

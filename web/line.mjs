@@ -1,0 +1,62 @@
+// The numbers and sentences about a stream, as texts. No DOM.
+
+import { clock } from "./clock.mjs";
+import { LONGEST_PROMPT, newestFailure, newestPrompt, othersPending } from "./controls.mjs";
+import { hasEnded } from "./session.mjs";
+import { secondsMade } from "./timeline.mjs";
+
+const GIB = 2 ** 30;
+
+/** The state line: block, length, speed against real time, VRAM and seconds buffered, each where it is known. */
+export function stateLine(state, buffered, say) {
+  const { block, blocks, frames, fps, made_per_second: speed, vram } = state;
+  const parts = [blocks === null ? say("block", { block }) : say("blockOf", { block, blocks })];
+  parts.push(say("made", { time: clock(secondsMade(state)) }));
+  if (frames > 0 && speed > 0) parts.push(say("speed", { speed: twoDigits(speed / fps) }));
+  if (vram) parts.push(say("vram", { used: (vram.used / GIB).toFixed(1), total: round(vram.total / GIB) }));
+  if (buffered !== null) parts.push(say("buffered", { seconds: Math.floor(buffered) }));
+  return parts;
+}
+
+/** What is going on, in a few words. */
+export function phaseWords(state, say) {
+  return say(state.phase === "running" && state.frames === 0 ? "starting" : state.phase);
+}
+
+/** What became of the prompt typed last, or what waits that others typed: {text, wrong}. */
+export function promptWords(book, state, say) {
+  const own = newestPrompt(book);
+  const other = othersPending(book, state).at(-1);
+  if (other && own?.standing !== "waiting") return { text: say("otherPending", other), wrong: false };
+  return own ? standingWords(own, state, say) : { text: "", wrong: false };
+}
+
+/** Why the last pause, resume or stop did not happen, or an empty text; after the end nobody needs to know. */
+export function failureWords(book, state, say) {
+  const failed = newestFailure(book);
+  if (!failed || hasEnded(state)) return "";
+  return failed.standing === "lost" ? say("lost") : failed.sentence;
+}
+
+/** The sentence for a prompt that cannot be sent; `problem` is its name. */
+export function problemWords(problem, text, say) {
+  return say(problem, { letters: text.length, most: LONGEST_PROMPT });
+}
+
+function standingWords({ message, standing, sentence, frame }, state, say) {
+  const { prompt } = message;
+  if (standing === "refused") return { text: sentence, wrong: true };
+  if (standing === "lost") return { text: say("lost"), wrong: true };
+  if (standing === "done") return { text: say("promptDone", { prompt, time: clock(frame / state.fps) }), wrong: false };
+  const name = { sending: "Sending", waiting: "Waiting", replaced: "Replaced", ended: "Ended" }[standing];
+  return { text: say(`prompt${name}`, { prompt }), wrong: standing === "ended" };
+}
+
+/** 0.843 -> "0.84", 1.26 -> "1.3", 12.6 -> "13": what a glance can use. */
+function twoDigits(value) {
+  return value >= 10 ? String(Math.round(value)) : value.toFixed(value < 1 ? 2 : 1);
+}
+
+function round(value) {
+  return String(Math.round(value * 10) / 10);
+}

@@ -1,0 +1,121 @@
+// The widget's elements, and how they show what they are given. Nothing is decided here.
+
+import { MODES } from "./controls.mjs";
+
+const NARROW_PROMPT = 500;
+let made = 0; // labels need ids, and a page can have many widgets
+
+/** Returns the element `tag` with properties, attributes (names with a dash, and `role`) and children. */
+function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-") || name === "role" || name === "for" || name === "list") element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+/** Sets a text only when it differs, so that screen readers do not say it again. */
+export function put(element, words) {
+  if (element.textContent !== words) element.textContent = words;
+}
+
+/** Loads the widget's style sheet once. */
+export function loadStyle(root = document.head) {
+  const href = new URL("./widget.css", import.meta.url).href;
+  if (![...root.querySelectorAll("link")].some((link) => link.href === href)) {
+    root.append(make("link", { rel: "stylesheet", href }));
+  }
+}
+
+/** Builds everything into `root` and returns the elements by name. */
+export function build(root, say) {
+  const parts = { ...screen(say), ...position(say), ...buttons(say), ...form(say) };
+  parts.line = make("p", { className: "line" });
+  parts.trouble = make("p", { className: "trouble", role: "alert" });
+  parts.retry = make("button", { type: "button", textContent: say("retry"), hidden: true });
+  parts.note = make("p", { className: "note" });
+  parts.live = make(
+    "div", { className: "live" }, parts.place, parts.strip, parts.caption, parts.line, parts.trouble, parts.retry,
+    parts.note, parts.controls, parts.form,
+  );
+  parts.root = make(
+    "section", { className: "rivulet", "aria-label": say("stream") }, parts.screen, parts.idle, parts.live,
+  );
+  root.append(parts.root);
+  return parts;
+}
+
+function screen(say) {
+  const video = make("video", { muted: true, playsInline: true, "aria-label": say("picture") });
+  const canvas = make("canvas", { hidden: true, role: "img", "aria-label": say("picture") });
+  const phase = make("p", { className: "phase", role: "status" });
+  const idle = make("p", { className: "idle", textContent: say("idle") });
+  return { video, canvas, phase, idle, screen: make("div", { className: "screen" }, video, canvas, phase) };
+}
+
+function position(say) {
+  const hold = make("button", { type: "button", className: "hold" });
+  const bar = make("input", { type: "range", min: 0, max: 0, step: 0.1, value: 0, "aria-label": say("position") });
+  const time = make("span", { className: "time" });
+  const newest = make("button", { type: "button", textContent: say("newest"), title: say("newestHint") });
+  const strip = make("div", { className: "strip", role: "group", "aria-label": say("prompts") });
+  const caption = make("p", { className: "caption" });
+  return { hold, bar, time, newest, strip, caption, place: make("div", { className: "row" }, hold, bar, time, newest) };
+}
+
+function buttons(say) {
+  const pause = make("button", { type: "button" });
+  const stop = make("button", { type: "button" });
+  const save = make("a", { textContent: say("save"), hidden: true });
+  const controls = make("div", { className: "row controls-row", role: "group", "aria-label": say("controls") }, pause, stop, save);
+  return { pause, stop, save, controls };
+}
+
+function form(say) {
+  made += 1;
+  const ids = { prompt: `rivulet-prompt-${made}`, told: `rivulet-told-${made}` };
+  const prompt = make("input", {
+    id: ids.prompt, type: "text", autocomplete: "off", maxLength: 2 * NARROW_PROMPT, "aria-describedby": ids.told,
+  });
+  const mode = make("select", { "aria-label": say("mode"), title: say("mode") });
+  const change = make("button", { className: "main", textContent: say("change") });
+  const told = make("p", { id: ids.told, className: "told", role: "status" });
+  const label = make("label", { for: ids.prompt, textContent: say("next") });
+  const row = make("div", { className: "row" }, prompt, mode, change);
+  return { prompt, mode, change, told, form: make("form", { noValidate: true }, label, row, told) };
+}
+
+/** Offers the switch modes that a run can do, and keeps the one that was chosen. */
+export function offerModes(select, modes, say) {
+  if (select.dataset.modes === modes.join()) return;
+  const chosen = select.value;
+  select.dataset.modes = modes.join();
+  const name = (mode) => say(`mode${mode[0].toUpperCase()}${mode.slice(1)}`);
+  select.replaceChildren(...MODES.filter((m) => modes.includes(m)).map((m) => make("option", { value: m, textContent: name(m) })));
+  if (modes.includes(chosen)) select.value = chosen;
+}
+
+/** Shows prompts as spans; existing ones are kept, so that the keyboard's place is not lost. */
+export function showSpans(strip, spans, at, words) {
+  while (strip.childElementCount > spans.length) strip.lastElementChild.remove();
+  while (strip.childElementCount < spans.length) strip.append(make("button", { type: "button" }));
+  spans.forEach((span, i) => {
+    const button = strip.children[i];
+    button.style.left = `${span.left}%`;
+    button.style.width = `${span.width}%`;
+    put(button, span.prompt);
+    const told = words(span);
+    if (button.title !== told) Object.assign(button, { title: told, ariaLabel: told });
+    button.dataset.from = span.from;
+    button.setAttribute("aria-current", at >= span.from && at < span.to);
+  });
+}
+
+/** Shows the state line, each part as a piece that does not break. */
+export function showLine(line, parts) {
+  while (line.childElementCount > parts.length) line.lastElementChild.remove();
+  while (line.childElementCount < parts.length) line.append(make("span"));
+  parts.forEach((part, i) => put(line.children[i], part));
+}

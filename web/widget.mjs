@@ -1,0 +1,256 @@
+// The live preview: a stream's picture, its numbers and its controls, in an element of any page.
+
+import { clock } from "./clock.mjs";
+import { answered, isUnderWay, modesOf, newBook, newViewer, promptProblem, settled, toSend, wished } from "./controls.mjs";
+import { failureWords, phaseWords, problemWords, promptWords, stateLine } from "./line.mjs";
+import { answerOf, Link } from "./link.mjs";
+import { Player } from "./player.mjs";
+import { hasEnded, isGone, isNode, lacksPrompts, merged, pollRest, streamOf } from "./session.mjs";
+import { firstSecond, promptAt, secondAt, secondsMade, spansOf } from "./timeline.mjs";
+import { build, loadStyle, offerModes, put, showLine, showSpans } from "./view.mjs";
+import { speaker } from "./words.mjs";
+
+const TICK_MILLISECONDS = 250;
+const NEWEST_SECONDS = 3; // so near to the newest picture a viewer counts as following
+
+const now = () => performance.now() / 1000;
+
+/**
+ * Mounts the widget. `transport` is {get(path, {signal}), post(path, json), url(path)}, `node` the node's id (also as a
+ * function), `collapsed()` tells whether the node is folded, `theme()` is "dark", "light" or "" for the system's.
+ * Returns {hear(message), refresh(), dispose()}.
+ */
+export function mount(element, options) {
+  return new Widget(element, options);
+}
+
+class Widget {
+  constructor(element, { transport, node, language = "en", theme = "", collapsed = () => false, without = [] }) {
+    Object.assign(this, { transport, collapsed, without, say: speaker(language) });
+    this.node = typeof node === "function" ? node : () => node;
+    this.theme = typeof theme === "function" ? theme : () => theme;
+    Object.assign(this, { state: null, player: null, lost: 0, due: 0, polling: false, sending: false, problem: "" });
+    Object.assign(this, { held: false, following: true, book: newBook(newViewer()) });
+    this.leaving = new AbortController();
+    loadStyle();
+    this.parts = build(element, this.say);
+    this.listen();
+    this.timer = setInterval(() => this.tick(), TICK_MILLISECONDS);
+    this.tick();
+  }
+
+  /** Takes an event of the server. */
+  hear(message) {
+    if (isNode(message.node, this.node())) this.take(message);
+  }
+
+  /** Asks for the state at once: the page was loaded, or the connection came back. */
+  refresh() {
+    this.due = 0;
+  }
+
+  /** Ends everything that runs, and leaves the element empty. */
+  dispose() {
+    this.leaving.abort();
+    clearInterval(this.timer);
+    this.player?.dispose();
+    this.parts.root.remove();
+  }
+
+  listen() {
+    const { parts } = this;
+    const { signal } = this.leaving;
+    const on = (target, name, act) => target.addEventListener(name, act, { signal });
+    on(document, "visibilitychange", () => this.refresh());
+    on(parts.hold, "click", () => this.hold(!this.held));
+    on(parts.video, "click", () => this.hold(!this.held));
+    on(parts.bar, "input", () => this.seek(Number(parts.bar.value)));
+    on(parts.newest, "click", () => this.toNewest());
+    on(parts.strip, "click", (event) => this.seekInStrip(event));
+    on(parts.pause, "click", () => this.wish({ do: this.state.phase === "paused" ? "resume" : "pause" }));
+    on(parts.stop, "click", () => this.wish({ do: "stop" }));
+    on(parts.retry, "click", () => this.retry());
+    on(parts.prompt, "input", () => this.show((this.problem = "")));
+    on(parts.form, "submit", (event) => this.submit(event));
+    // the page around must not take letters for its own shortcuts
+    on(parts.root, "keydown", (event) => event.stopPropagation());
+  }
+
+  get seen() {
+    const { root } = this.parts;
+    return !document.hidden && !this.collapsed() && root.isConnected && (root.checkVisibility?.() ?? true);
+  }
+
+  tick() {
+    if (!this.polling && now() >= this.due) this.poll();
+    this.send();
+    this.show();
+  }
+
+  async poll() {
+    this.polling = true;
+    const path = this.state ? `/rivulet/stream/${encodeURIComponent(this.state.session)}` : "/rivulet/streams";
+    const { status, body } = await this.ask(() => this.transport.get(path, { signal: this.leaving.signal }));
+    if (this.leaving.signal.aborted) return;
+    const found = status === 200 && (this.state ? body : streamOf(this.node(), body.streams));
+    this.lost = status === 200 || status === 404 ? 0 : this.lost + 1;
+    this.due = now() + pollRest(this.state, this.seen, this.lost);
+    if (found) this.take(found);
+    this.polling = false;
+  }
+
+  ask(request) {
+    return answerOf(request, "json", null);
+  }
+
+  take(message) {
+    const before = this.state;
+    this.state = merged(before, message);
+    if (this.state === before) return;
+    this.book = settled(this.book, this.state);
+    if (this.state.session !== before?.session) this.begin();
+    if (lacksPrompts(this.state)) this.refresh();
+  }
+
+  begin() {
+    this.player?.dispose();
+    Object.assign(this, { held: false, following: true, book: newBook(this.book.viewer), problem: "" });
+    const { video, canvas, prompt } = this.parts;
+    const link = new Link(this.transport, this.state.session);
+    const view = {
+      state: () => this.state, seen: () => this.seen, held: () => this.held, following: () => this.following,
+    };
+    for (const shown of [video, canvas]) shown.style.aspectRatio = `${this.state.width} / ${this.state.height}`;
+    this.player = new Player({ video, canvas }, link, view, this.without);
+    this.player.run();
+    prompt.value = "";
+  }
+
+  hold(held) {
+    this.held = held;
+    if (held) this.following = false;
+    this.show();
+  }
+
+  seek(seconds) {
+    this.following = secondsMade(this.state) - seconds < NEWEST_SECONDS;
+    this.player.seek(seconds);
+  }
+
+  seekInStrip(event) {
+    const box = this.parts.strip.getBoundingClientRect();
+    const span = event.target.closest("button");
+    // a key press on a span has no place, so it means the span's beginning
+    const byKey = span && event.detail === 0;
+    this.seek(byKey ? Number(span.dataset.from) : secondAt(event.clientX - box.left, box.width, this.state));
+  }
+
+  toNewest() {
+    Object.assign(this, { held: false, following: true });
+    this.player.seek(Math.max(0, secondsMade(this.state) - 1));
+  }
+
+  retry() {
+    this.player.retry();
+    this.refresh();
+  }
+
+  wish(wish) {
+    this.book = wished(this.book, wish, now());
+    this.send();
+    this.show();
+  }
+
+  submit(event) {
+    event.preventDefault();
+    const { prompt, mode } = this.parts;
+    const problem = promptProblem(prompt.value);
+    this.problem = problem && problemWords(problem, prompt.value, this.say);
+    if (problem) this.show();
+    else this.wish({ do: "prompt", prompt: prompt.value.trim(), mode: mode.value });
+  }
+
+  async send() {
+    const message = this.state && !this.sending && toSend(this.book, now());
+    if (!message) return;
+    this.sending = true;
+    const { session } = this.state;
+    const path = `/rivulet/stream/${encodeURIComponent(session)}/control`;
+    const { status, body } = await this.ask(() => this.transport.post(path, message));
+    this.sending = false;
+    if (this.leaving.signal.aborted || this.state.session !== session) return;
+    this.book = answered(this.book, message.number, { status, error: body?.error ?? `${status}` }, now());
+    this.refresh();
+    this.show();
+  }
+
+  show() {
+    const { parts, state } = this;
+    parts.root.dataset.theme = this.theme();
+    [parts.idle.hidden, parts.screen.hidden, parts.live.hidden] = [Boolean(state), !state, !state];
+    if (!state || this.leaving.signal.aborted) return;
+    const ended = hasEnded(state);
+    parts.root.dataset.phase = state.phase;
+    put(parts.phase, phaseWords(state, this.say));
+    showLine(parts.line, stateLine(state, ended ? null : this.player.buffered, this.say));
+    this.showPlace(secondsMade(state));
+    this.showTrouble();
+    this.showControls(ended);
+    this.showForm(ended);
+  }
+
+  showPlace(made) {
+    const { parts, state, player, say } = this;
+    const { bar, hold, time, newest } = parts;
+    const at = Math.min(player.seconds, made);
+    Object.assign(bar, { min: firstSecond(state), max: made });
+    bar.value = at;
+    for (const each of [bar, newest]) each.disabled = !player.seekable || made === 0;
+    const words = say("positionText", { time: clock(at), made: clock(made) });
+    bar.setAttribute("aria-valuetext", words);
+    put(time, `${clock(at)} / ${clock(made)}`);
+    hold.dataset.held = this.held;
+    hold.ariaLabel = hold.title = say(this.held ? "playPicture" : "holdPicture");
+    const range = (span) => say("spanText", { from: clock(span.from), to: clock(span.to), prompt: span.prompt });
+    showSpans(parts.strip, spansOf(state), at, range);
+    parts.strip.style.setProperty("--at", `${made ? (100 * at) / made : 0}%`);
+    put(parts.caption, promptAt(at, state.prompts ?? [], state.fps));
+  }
+
+  showTrouble() {
+    const { parts, state, player, say } = this;
+    const given = player.given;
+    const failed = state.phase === "failed" ? state.sentence : "";
+    put(parts.trouble, failed || (isGone(this.lost) ? say("gone") : given ? say(given) : failureWords(this.book, state, say)));
+    parts.retry.hidden = given !== "unreachable";
+    const { way } = player.choice;
+    const changed = !player.finished && way !== "segments";
+    put(parts.note, changed ? say(way === "file" ? "asFile" : "asPictures") : "");
+  }
+
+  showControls(ended) {
+    const { parts, state, book, say } = this;
+    const turning = isUnderWay(book, "pause") ? "pausing" : isUnderWay(book, "resume") ? "resuming" : "";
+    const stopping = isUnderWay(book, "stop");
+    put(parts.pause, say(turning || (state.phase === "paused" ? "resume" : "pause")));
+    put(parts.stop, say(stopping ? "stopping" : "stop"));
+    parts.pause.disabled = Boolean(turning) || stopping;
+    parts.stop.disabled = stopping;
+    parts.pause.hidden = parts.stop.hidden = ended;
+    parts.save.hidden = !state.video;
+    if (state.video && !parts.save.download) Object.assign(parts.save, { href: this.player.link.url("/video"), download: state.file });
+  }
+
+  showForm(ended) {
+    const { parts, state, book, say } = this;
+    const modes = modesOf(state);
+    const fixed = modes.length === 0;
+    offerModes(parts.mode, modes, say);
+    for (const each of [parts.prompt, parts.mode, parts.change]) each.disabled = fixed;
+    parts.form.hidden = ended;
+    const { text, wrong } = promptWords(book, state, say);
+    put(parts.told, this.problem || (fixed ? say("promptFixed") : text));
+    parts.told.dataset.wrong = wrong || this.problem !== "";
+    parts.prompt.setAttribute("aria-invalid", parts.told.dataset.wrong);
+  }
+}
