@@ -1,11 +1,12 @@
-"""Sets up Rivulet in `.venv` and runs one of its commands: `python run.py demo|test|bench|soak|train-pocket`.
+"""Sets up Rivulet in `.venv` and runs one of its commands, which `python run.py` lists.
 
 Standard library only. The first run installs what is missing, later ones start at once. A torch that this
-Python or `.venv` can import is kept.
+Python or `.venv` can import is kept. `comfy` starts a ComfyUI with its own Python and leaves `.venv` alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
@@ -22,8 +23,24 @@ VENV = ROOT / ".venv"
 TORCH = "torch==2.13.0"
 OLDEST_TORCH = (2, 4)
 OLDEST_PYTHON = (3, 10)
-# the `dev` extra of pyproject.toml; diffusers is the other implementation that the engine is compared with
-TOOLS = ("basedpyright", "diffusers", "hypothesis", "pytest", "ruff")
+# the `dev` extra of pyproject.toml; diffusers is the other implementation that the engine is compared with,
+# Triton interprets and compiles the kernels for their tests, and is a package on Linux only
+TRITON = "triton>=3.7.1; sys_platform == 'linux'"
+TOOLS = ("basedpyright", "diffusers", "hypothesis", "pytest", "ruff", TRITON)
+COMFYUI_PYTHONS = (  # where a ComfyUI keeps its own, below its folder or, on Windows, beside it
+    *(f"{folder}/bin/python" for folder in ("venv", ".venv")),
+    *(f"{folder}/Scripts/python.exe" for folder in ("venv", ".venv")),
+    "../python_embeded/python.exe",
+)
+LACKING = """
+import sys
+from importlib.metadata import PackageNotFoundError, version
+for name in sys.argv[1:]:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        print(name)
+"""
 PROBE = "import os, torch; print(torch.__version__, os.path.dirname(torch.__path__[0]), sep='|')"
 
 
@@ -44,10 +61,15 @@ COMMANDS = {
     "demo": Command(
         "watch a stream being made, in a local page; --seconds --prompt --seed --out", "pocket.demo"
     ),
+    "comfy": Command("start your ComfyUI with this pack in it: --comfyui PATH --base --port --cpu"),
     "test": Command("all checks; with arguments: pytest alone, with these arguments", tools=True),
     "bench": Command("measurements as JSON lines, for instance `bench stream --quick`", "tests.bench.run"),
     "soak": Command("a long run that watches memory: --blocks 20000, --quick", "tests.bench.soak"),
+    "calibrate": Command(
+        "learn a small cache for a model: --bytes N or --error E, --out, --model", "pocket.calibrate"
+    ),
     "train-pocket": Command("train the built-in model: --preset nano|small; resumes", "pocket.train"),
+    "convert-mla": Command("convert a dense model to VideoMLA's attention; resumes", "pocket.convert"),
 }
 
 
@@ -261,6 +283,85 @@ def test(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
+def comfy_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the options of `comfy`, and those that are ComfyUI's own."""
+    parser = argparse.ArgumentParser(
+        prog="python run.py comfy",
+        allow_abbrev=False,
+        description="Links this pack into ComfyUI's custom_nodes and starts it; the rest goes to ComfyUI.",
+    )
+    parser.add_argument("--comfyui", required=True, type=Path, metavar="PATH", help="folder of ComfyUI")
+    parser.add_argument("--base", type=Path, help="folder for custom_nodes, models, output; default: PATH")
+    parser.add_argument("--python", help="interpreter of that ComfyUI; default: the one in its folder")
+    parser.add_argument("--port", type=int, default=8188)
+    parser.add_argument("--cpu", action="store_true", help="run models on the CPU")
+    return parser.parse_known_args(arguments)
+
+
+def comfyui_folder(given: Path) -> Path:
+    """Returns the folder, or stops where it is no ComfyUI that can load the pack."""
+    folder = given.expanduser().resolve()
+    for name in ("main.py", "comfy/model_patcher.py"):
+        if not (folder / name).is_file():
+            raise StopError(f"{folder} is not ComfyUI: it has no {name}; give --comfyui its own folder.")
+    if not (folder / "comfy_api" / "v0_0_2").is_dir():
+        raise StopError(f"{folder} is a ComfyUI without comfy_api/v0_0_2; update it to 0.21 or newer.")
+    return folder
+
+
+def comfyui_python(folder: Path, given: str | None) -> str:
+    """Returns the interpreter that this ComfyUI runs with, or stops where none has a usable torch."""
+    found = [str(folder / name) for name in COMFYUI_PYTHONS if (folder / name).is_file()]
+    candidates = [given] if given else [*found, sys.executable]
+    for python in candidates:
+        if shutil.which(python) and torch_of(python):
+            return python
+    raise StopError(
+        f"no Python with torch for {folder}: looked at {', '.join(candidates)}; give --python the one that "
+        f"you start ComfyUI with."
+    )
+
+
+def link_pack(packs: Path, root: Path = ROOT) -> Path:
+    """Returns where the pack lies in this custom_nodes folder; makes a link unless it is there."""
+    place = root if root.parent == packs.resolve() else packs / "rivulet"
+    if place.exists() and place.resolve() == root:
+        say(f"the pack is in {packs}")
+        return place
+    if os.path.lexists(place):
+        raise StopError(f"{place} is there and is not this pack; move it away or give another --base.")
+    packs.mkdir(parents=True, exist_ok=True)
+    if os.name == "nt":
+        # a junction, which needs no administrator
+        made = subprocess.run(["cmd", "/c", "mklink", "/J", str(place), str(root)], check=False).returncode
+        if made:
+            raise StopError(f"Windows could not link {place} to {root}; copy the pack there and run again.")
+    else:
+        place.symlink_to(root, target_is_directory=True)
+    say(f"linked {place} to {root}; delete the link to take the pack out")
+    return place
+
+
+def comfy(arguments: list[str]) -> int:
+    """Returns the exit status of a ComfyUI that has this pack."""
+    chosen, more = comfy_options(arguments)
+    folder = comfyui_folder(chosen.comfyui)
+    python = comfyui_python(folder, chosen.python)
+    base = chosen.base.expanduser().resolve() if chosen.base else None
+    link_pack((base or folder) / "custom_nodes")
+    ask = [python, "-c", LACKING, *requirements(COMMANDS["comfy"])]
+    wanted = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()
+    if wanted:
+        pip_install(Path(python), wanted)
+    command = [python, str(folder / "main.py"), "--port", str(chosen.port)]
+    command += ["--base-directory", str(base)] if base else []
+    command += [*(["--cpu"] if chosen.cpu else []), *more]
+    say(f"starting {' '.join(command)}")
+    say(f"when it is up: http://127.0.0.1:{chosen.port}, Templates, rivulet; Ctrl+C ends it")
+    os.chdir(folder)
+    return hand_over(command)
+
+
 def main(arguments: list[str]) -> int:
     """Returns the exit status of the command line."""
     if sys.version_info < OLDEST_PYTHON:
@@ -275,6 +376,8 @@ def main(arguments: list[str]) -> int:
             f"there is no command {name!r}; there are {', '.join(COMMANDS)}. "
             "`python run.py --help` says more."
         )
+    if name == "comfy":
+        return comfy(rest)
     command = COMMANDS[name]
     python = prepare(command)
     if Path(sys.prefix).resolve() != VENV:

@@ -18,6 +18,10 @@ assert spec and spec.loader
 sys.modules["rivulet"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["rivulet"])
 
+# without a GPU Triton's kernels are interpreted, which is decided when the first one is defined
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # tiny models lose more to thread hand-over than they gain, and one thread sums in one order
 torch.set_num_threads(1)
 
@@ -37,6 +41,17 @@ def seed() -> int:
 def root() -> Path:
     """Returns the repository's root folder."""
     return ROOT
+
+
+@pytest.fixture
+def plain_triton():
+    """Returns the package as it is; without it the test is skipped, or failed where it is required."""
+    if importlib.util.find_spec("triton") is None:
+        refuse = pytest.fail if os.environ.get("RIVULET_REQUIRE_TRITON") == "1" else pytest.skip
+        refuse("Triton is not installed")
+    import triton
+
+    return triton
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

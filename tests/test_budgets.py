@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 MODULE_LINES = 450
-FUNCTION_LINES = 40  # without the docstring
+FUNCTION_LINES = 40  # of the body: a signature has a line for each argument
+SCHEMA = "define_schema"  # a table of a node's inputs, as long as they are many
 SOURCES = ("kernels", "model_patches", "nodes", "pocket", "tests")
 TOP_LEVEL = {
     *("README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "requirements.txt", "__init__.py", "run.py"),
-    *("nodes", "model_patches", "kernels", "web", "workflows", "pocket", "tests", "docs"),
+    *("nodes", "model_patches", "kernels", "web", "workflows", "locales", "pocket", "tests", "docs"),
 }
 UNTRACKED = {"out", "__pycache__"}
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
@@ -25,16 +26,17 @@ def sources(root: Path) -> list[Path]:
 
 def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     first = function.body[0]
-    if ast.get_docstring(function) is None:
-        return function.end_lineno - function.lineno + 1
-    return function.end_lineno - function.lineno - (first.end_lineno - first.lineno)
+    documented = ast.get_docstring(function) is not None
+    return function.end_lineno - (first.end_lineno if documented else first.lineno - 1)
 
 
 def long_functions(root: Path) -> set[str]:
     found = set()
     for path in sources(root):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and length(node) > FUNCTION_LINES:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name == SCHEMA:
+                continue
+            if length(node) > FUNCTION_LINES:
                 found.add(f"{path.relative_to(root).as_posix()}::{node.name}")
     return found
 
@@ -93,13 +95,12 @@ def tree(tmp_path):
 
 
 def function_of(lines: int, docstring: str = "") -> str:
-    return "\n".join(
-        ["def f():", *([f'    """{docstring}"""'] if docstring else []), *["    x = 1"] * (lines - 1)]
-    )
+    said = [f'    """{docstring}"""'] if docstring else []
+    return "\n".join(["def f(", "    x=0,", "):", *said, *["    x = 1"] * lines])
 
 
 @pytest.mark.parametrize(("lines", "found"), [(40, set()), (41, {"kernels/rope.py::f"})])
-def test_a_function_counts_without_its_docstring(tree, lines, found):
+def test_a_function_counts_without_signature_and_docstring(tree, lines, found):
     (tree / "kernels" / "rope.py").write_text(function_of(lines, "Returns one.\n\n    Twice.\n    "))
     assert long_functions(tree) == found
     (tree / "kernels" / "rope.py").write_text(function_of(lines))

@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...model_patches.cache.dense import DENSE
+from ...model_patches.cache.format import CacheFormat
 from ...model_patches.stream import step
 from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...model_patches.vae.wan import TIME_STRIDE
@@ -106,10 +108,13 @@ def rebuilt(rows: Rows, pocket: Pocket, scenes: world.Scenes) -> None:
     rows("quality", case="vae_alone", streams_samples=len(scenes), **figures)
 
 
-def spans(pocket: Pocket, prompts: list[str], seconds: int, seed: int) -> Iterator[tuple[str, Span]]:
+def spans(
+    pocket: Pocket, prompts: list[str], seconds: int, seed: int, cache: CacheFormat = DENSE
+) -> Iterator[tuple[str, Span]]:
     """The first seconds whole, then two seconds before each mark, all streams made side by side."""
     recipe = pocket.recipe
-    state = pocket.begin(torch.cat([pocket.encode(prompt) for prompt in prompts]), pocket.config(seed))
+    text = torch.cat([pocket.encode(prompt) for prompt in prompts])
+    state = pocket.begin(text, pocket.config(seed), cache=cache)
     per_second = recipe.fps // TIME_STRIDE
     first = min(FIRST_SECONDS, seconds) * per_second
     ends = {first: 0} | {

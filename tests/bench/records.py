@@ -26,11 +26,34 @@ UNITS = (
         "db",
         "levels",
         "pixels",
+        "tflop",
+        "registers",
         "id",
         "seed",
+        "bytes_per_token_layer",
+        "error",  # relative: norm of the difference over norm of the truth
+        "adherence",  # share of frames that show what the prompt says
     ),
 )
-WORDS = {"preset", "case", "weights", "stop", "why", "cpu", "gpu", "os", "torch", "python", "file", "prompt"}
+WORDS = {
+    "preset",
+    "case",
+    "weights",
+    "stop",
+    "why",
+    "cpu",
+    "gpu",
+    "os",
+    "torch",
+    "python",
+    "file",
+    "prompt",
+    "format",
+    "model",
+    "picture",
+    "op",
+    "target",
+}
 CHECKS = {"quick", "ok"}
 
 

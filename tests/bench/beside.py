@@ -1,0 +1,198 @@
+"""A format beside the dense cache of the same stream: the same tokens reach both, dense answers lead on.
+
+B batch rows, L tokens, N heads, D head width, C channels of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...model_patches.arch.parts import project_qkv
+from ...model_patches.arch.tree import DiTTree
+from ...model_patches.attention.past import Past
+from ...model_patches.attention.sdpa import sdpa
+from ...model_patches.cache.cost import CacheCost
+from ...model_patches.cache.dense import DENSE
+from ...model_patches.cache.format import Cache, CacheFormat, CacheShape, Call, Draft
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Relative errors of attention's output: norm of the difference over norm of the truth."""
+
+    layers: tuple[float, ...]  # after the output projection, its bias left out
+    heads: tuple[tuple[float, ...], ...]  # of each layer, each head's own output; of another model, none
+
+    @property
+    def total(self) -> float:
+        """Root mean square over the layers."""
+        return (sum(error**2 for error in self.layers) / len(self.layers)) ** 0.5
+
+
+@dataclass
+class Tally:
+    """Sums of squares, layer by layer, while `counts`.
+
+    other: the model that the format runs on where its self-attentions are not those of `dit`.
+    """
+
+    dit: DiTTree
+    other: DiTTree | None = None
+    counts: bool = False
+    sums: list[Tensor] = field(default_factory=list)  # per layer [difference or truth, projected or head n]
+    # layer, queries of another model, keys and values of the format, until attended
+    asked: tuple[int, Tensor | None, Tensor, Tensor] | None = None
+
+    def attend(self, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+        """The stream's attention: dense, with the format's measured against it where a past was read."""
+        true_BLND = sdpa(q_BLND, k_BLND, v_BLND)
+        asked, self.asked = self.asked, None
+        if asked is not None and self.counts:
+            layer, queries, keys, values = asked
+            self._add(layer, sdpa(q_BLND if queries is None else queries, keys, values), true_BLND)
+        return true_BLND
+
+    def _add(self, layer: int, made_BLND: Tensor, true_BLND: Tensor) -> None:
+        project = self.dit.blocks[layer].self_attn.o
+        back = (self.other or self.dit).blocks[layer].self_attn.o
+        true_BLC = project(true_BLND.flatten(2))
+        bias_11C = project(torch.zeros_like(true_BLND[:1, :1]).flatten(2))
+        wholes = back(made_BLND.flatten(2)) - true_BLC, true_BLC - bias_11C
+        heads = made_BLND - true_BLND, true_BLND
+        parts = [
+            torch.cat([whole.double().square().sum()[None], each.double().square().sum((0, 1, 3))])
+            for whole, each in zip(wholes, heads, strict=True)
+        ]
+        while len(self.sums) <= layer:
+            self.sums.append(torch.zeros(2, 1 + true_BLND.shape[2], dtype=torch.float64))
+        self.sums[layer] += torch.stack(parts)
+
+    def errors(self) -> Errors:
+        """What was counted."""
+        shares = [(wrong / true).sqrt().tolist() for wrong, true in self.sums]
+        heads = tuple(tuple(share[1:]) if self.other is None else () for share in shares)
+        return Errors(tuple(share[0] for share in shares), heads)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The format of a stream that is made with the dense cache and measured with another."""
+
+    made: CacheFormat
+    tally: Tally
+    name: str = "beside"
+    cost: CacheCost = DENSE.cost
+
+    def empty(
+        self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
+    ) -> BesideCache:
+        """Both caches with nothing in them."""
+        sizes = shape, frames, dtype, device
+        other = self.made.empty(self.tally.other or model, *sizes)
+        return BesideCache(DENSE.empty(model, *sizes), other, self.tally)
+
+    def restored(
+        self,
+        model: DiTTree,
+        shape: CacheShape,
+        table: tuple[int, ...],
+        tensors: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> BesideCache:
+        """Refuse: the other cache's past is not in the file."""
+        raise ValueError("Bench: a stream that is measured cannot be resumed; begin a new one.")
+
+    def spec(self) -> dict[str, object]:
+        """Its name says all."""
+        return {"name": self.name}
+
+
+@dataclass(frozen=True, slots=True)
+class BesideCache:
+    """Two caches of the same frames; see `format.Cache`."""
+
+    dense: Cache
+    other: Cache
+    tally: Tally
+
+    @property
+    def shape(self) -> CacheShape:
+        """The sizes both were made for."""
+        return self.dense.shape
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Latent frames both hold."""
+        return self.dense.frames
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of both."""
+        return self.dense.bytes + self.other.bytes
+
+    @property
+    def table(self) -> tuple[int, ...]:
+        """Slots of the dense one."""
+        return self.dense.table
+
+    def begin(self, call: Call) -> BesideDraft:
+        """Room for the block in both."""
+        return BesideDraft(self.dense.begin(call), self.other.begin(call), self.tally)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Those of the dense one."""
+        return self.dense.tensors()
+
+    def only(self, kept: tuple[int, ...]) -> BesideCache:
+        """Both without any frame but these."""
+        return BesideCache(self.dense.only(kept), self.other.only(kept), self.tally)
+
+
+@dataclass(frozen=True, slots=True)
+class BesideDraft:
+    """A block in both caches."""
+
+    dense: Draft
+    other: Draft
+    tally: Tally
+
+    def past(self, rows: slice) -> BesidePast:
+        """What these rows attend to."""
+        return BesidePast(self.dense.past(rows), self.other.past(rows), self.tally)
+
+    def commit(self, kept: tuple[int, ...]) -> BesideCache:
+        """Both caches with the block in them."""
+        return BesideCache(self.dense.commit(kept), self.other.commit(kept), self.tally)
+
+
+@dataclass(slots=True)
+class BesidePast:
+    """Two pasts; the dense one answers."""
+
+    dense: Past
+    other: Past
+    tally: Tally
+    queries: Tensor | None = None  # of another model, at their positions
+
+    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
+        """Both take the tokens; another model makes its own keys and values of them."""
+        self.dense.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
+        if self.tally.other is not None:
+            attention = self.tally.other.blocks[layer].self_attn
+            q_BLND, k_BLND, v_BLND = project_qkv(attention, x_BLC)
+            self.queries = self.other.turn(q_BLND)
+        self.other.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The dense keys and values; the tally gets the others."""
+        self.tally.asked = layer, self.queries, *self.other.read(layer)
+        return self.dense.read(layer)
+
+    def turn(self, q_BLND: Tensor) -> Tensor:
+        """As the dense past does."""
+        return self.dense.turn(q_BLND)

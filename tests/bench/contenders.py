@@ -1,0 +1,182 @@
+"""Who takes part in `bench cache`: a format, the model it runs on, and its bytes at other models' sizes.
+
+To add one, append to CONTENDERS a function that yields names and what makes the contender of that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from ...model_patches.arch.mla import MlaModel
+from ...model_patches.cache.allocate import Point
+from ...model_patches.cache.basis import Basis, LayerBasis, LayerPlan
+from ...model_patches.cache.calibrate import Calibration, Goal, calibrate, overall
+from ...model_patches.cache.cost import CacheCost, latent_layer_bytes
+from ...model_patches.cache.dense import DENSE
+from ...model_patches.cache.format import CacheFormat, CacheShape
+from ...model_patches.cache.int8 import INT8
+from ...model_patches.cache.latent import LatentFormat
+from ...model_patches.cache.measure import layer_weights
+from ...model_patches.cache.mla import MlaFormat
+from ...model_patches.cache.record import Recording
+from ...model_patches.cache.store import NO_EXACT, Exact
+from ...model_patches.stream import init, take
+from ...pocket import world
+from ...pocket.models import Pocket
+from .beside import Beside, Errors, Tally
+
+DENSE_TOKEN_BYTES = 4  # of a key and a value, per channel, in bfloat16
+LEARN_SEED, JUDGE_SEED = 8_000_000, 9_000_000  # scenes of the prompts; training draws from others
+FULL_BLOCKS = 4  # after which the window is full and errors are counted
+ERROR_STREAMS = 4  # held-out prompts that errors are measured on, side by side
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What contenders are made from and measured on."""
+
+    pocket: Pocket
+    calibration: Calibration
+    blocks: int  # of the streams that errors are measured on
+    converted: MlaModel | None = None  # the pocket model with VideoMLA's attention
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One format on one model."""
+
+    name: str
+    made: CacheFormat
+    dit: nn.Module
+    cost: Callable[[CacheShape], CacheCost]  # its bytes on a model of that shape
+
+
+Named = tuple[str, Callable[[], Contender]]
+
+
+def errors_beside(trial: Trial, contender: Contender) -> Errors:
+    """Errors on held-out prompts, over all calls of the blocks behind a full window.
+
+    A model of its own gets the dense model's tokens, layer by layer.
+    """
+    pocket = trial.pocket
+    tally = Tally(pocket.dit, None if contender.dit is pocket.dit else contender.dit)
+    scenes = world.sample_scenes(ERROR_STREAMS, torch.Generator().manual_seed(JUDGE_SEED), band_share=0.0)
+    text = torch.cat([pocket.encode(prompt) for prompt in scenes.prompts()])
+    config = pocket.config(seed=3)
+    negative = pocket.no_text().expand_as(text).contiguous() if config.guided else None
+    state = init(pocket.dit, text, config, negative, cache=Beside(contender.made, tally))
+    for block, _ in enumerate(take(pocket.dit, state, trial.blocks, attention=tally.attend), 1):
+        tally.counts = block >= FULL_BLOCKS
+    return tally.errors()
+
+
+def learned(pocket: Pocket, prompts: int, blocks: int) -> Calibration:
+    """A calibration on so many prompts, a quarter of them kept aside."""
+    scenes = world.sample_scenes(2 * prompts, torch.Generator().manual_seed(LEARN_SEED), band_share=0.0)
+    chosen = list(dict.fromkeys(scenes.prompts()))[:prompts]
+
+    def streams(recording: Recording, index: int) -> Iterator[object]:
+        config = pocket.config(seed=index)
+        text = pocket.encode(chosen[index])
+        negative = pocket.no_text() if config.guided else None
+        yield from take(pocket.dit, init(pocket.dit, text, config, negative, cache=recording), blocks)
+
+    dit, cpu = pocket.dit, torch.device("cpu")
+    return calibrate(
+        streams,
+        chosen,
+        lambda layer: layer_weights(dit.blocks[layer], dit.dim, torch.float32, cpu),
+        blocks=blocks,
+    )
+
+
+def plain(trial: Trial) -> Iterator[Named]:
+    """Formats that need no calibration."""
+    exact = replace(INT8, exact=Exact(sink=trial.pocket.config().positions.sink_frames))
+    for name, made in {"dense": DENSE, "int8": INT8, "int8_sink": exact}.items():
+        yield name, partial(Contender, name, made, trial.pocket.dit, lambda _, made=made: made.cost)
+
+
+def latents(trial: Trial) -> Iterator[Named]:
+    """Latents allocated over layers at a quarter, a sixth, an eighth and a twelfth of the dense bytes; at an
+    eighth also with the same rank in all layers, and with frames kept exact."""
+    config = trial.pocket.config()
+    sink, newest = config.positions.sink_frames, config.block_frames
+    for times in (4, 6, 8, 12):
+        yield f"latent_{times}x", partial(_latent, trial, f"latent_{times}x", times)
+    for name, exact in {"sink": Exact(sink=sink), "newest": Exact(newest=newest)}.items():
+        yield f"latent_8x_{name}", partial(_latent, trial, f"latent_8x_{name}", 8, exact=exact)
+    yield "latent_8x_uniform", partial(_latent, trial, "latent_8x_uniform", 8, allocated=False)
+
+
+def uniform(calibration: Calibration, channels: int, times: float) -> list[Point]:
+    """The same point for all layers: of those within the budget, the one that held-out prompts like best."""
+    fitted, budget = calibration.fitted, DENSE_TOKEN_BYTES * channels / times
+    layers, group = len(fitted.layers), fitted.group
+    offers = [
+        Point(rank, wide, latent_layer_bytes(rank, wide, group), 0.0)
+        for rank in range(group, channels + 1, group)
+        for wide in range(0, rank + 1, group)
+    ]
+    most = max(offer.bytes for offer in offers if offer.bytes <= budget)
+    near = [[offer] * layers for offer in offers if most - group <= offer.bytes <= budget]
+    return min(near, key=lambda points: overall(error.total for error in fitted.errors(points)))
+
+
+def _latent(
+    trial: Trial, name: str, times: float, *, exact: Exact = NO_EXACT, allocated: bool = True
+) -> Contender:
+    calibration, channels = trial.calibration, trial.pocket.dit.dim
+    goal = Goal(token_bytes=DENSE_TOKEN_BYTES * channels / times)
+    points = calibration.choose(goal) if allocated else uniform(calibration, channels, times)
+    made = LatentFormat(calibration.basis(points, {}), exact)
+    return Contender(name, made, trial.pocket.dit, lambda shape: _at(made, channels, shape).cost)
+
+
+def _at(made: LatentFormat, channels: int, shape: CacheShape) -> LatentFormat:
+    """The format with the same shares of the width at another model's; its layers take turns."""
+    group, width = made.basis.group, shape.heads * shape.head_dim
+    plans = [made.basis.plan[layer % len(made.basis.plan)] for layer in range(shape.layers)]
+    scaled = tuple(
+        LayerPlan(
+            plan.kind, *(round(size * width / channels / group) * group for size in (plan.rank, plan.wide))
+        )
+        for plan in plans
+    )
+    bases = {
+        rank: LayerBasis(torch.zeros(width), torch.zeros(width, rank), torch.zeros(rank, width))
+        for rank in {plan.rank for plan in scaled}
+    }
+    return replace(made, basis=Basis(tuple(bases[plan.rank] for plan in scaled), scaled, group))
+
+
+def mla(trial: Trial) -> Iterator[Named]:
+    """VideoMLA's own latents, where a converted model is given."""
+    if trial.converted is None:
+        return
+    channels = trial.pocket.dit.dim
+    for int8 in (False, True):
+        made = MlaFormat.of(trial.converted, int8)
+        cost = partial(_mla_cost, made, channels)
+        yield made.name, partial(Contender, made.name, made, trial.converted, cost)
+
+
+def _mla_cost(made: MlaFormat, channels: int, shape: CacheShape) -> CacheCost:
+    return _mla_at(made, channels, shape).cost
+
+
+def _mla_at(made: MlaFormat, channels: int, shape: CacheShape) -> MlaFormat:
+    """The same share of the width at another model's: a quarter of a head turns, as published, the rest is
+    latent in multiples of 32."""
+    turned = shape.head_dim // 4
+    kept = (made.kv_latent + made.turned) * shape.heads * shape.head_dim / channels
+    return replace(made, kv_latent=max(1, round((kept - turned) / 32)) * 32, turned=turned)
+
+
+CONTENDERS: list[Callable[[Trial], Iterator[Named]]] = [plain, latents, mla]
