@@ -1,0 +1,1 @@
+"""What a stream remembers of the frames that left its window."""
