@@ -78,6 +78,6 @@ def recached(model: DiTTree, state: StreamState, attention: Attention = sdpa) ->
         made += remember(model, repeated(latents_BCTHW, group, config), clean, group, past, attention)
     refuse_nan(made, state)
     whole = draft.commit(call.kept + call.own)
-    renewed = replace(state, memory=state.policy.renewed(whole, call.own, attention))
+    renewed = replace(state, memory=state.policy.renewed(state.memory, whole, call.own, attention))
     memory, cache = leave(renewed, whole, state.start_frame, attention)
     return replace(state, cache=cache, memory=memory)

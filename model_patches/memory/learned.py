@@ -35,6 +35,7 @@ class LearnedMemory:
     from_start: bool = False
     # keys are read as they stood in the window, turned at their places in the stream: the preset for 5 s
     turned: bool = False
+    recaches: bool = True  # begins anew when a prompt switch runs the window again; not so in that preset
     name: str = "learned"
 
     def tokens(self, shape: CacheShape, preset: PositionPreset, cost: CacheCost) -> int:
@@ -76,10 +77,12 @@ class LearnedMemory:
         state = self.encoder.fresh(cache.shape.rows) if memory.now is None else memory.now
         return Memory(memory.now, self._taken_in(state, cache, left, attention)), cache
 
-    def renewed(self, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa) -> Memory:
+    def renewed(
+        self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
+    ) -> Memory:
         """The initial state after one update with all these frames, at once for every call."""
-        if not frames:
-            return self.begin(cache.shape)
+        if not self.recaches:
+            return memory
         state = self._taken_in(self.encoder.fresh(cache.shape.rows), cache, frames, attention)
         return Memory(state, state)
 
@@ -94,6 +97,7 @@ class LearnedMemory:
             "encoder": self.fingerprint,
             "from_start": self.from_start,
             "turned": self.turned,
+            "recaches": self.recaches,
         }
 
     def _taken_in(self, state: Tensor, cache: Cache, frames: tuple[int, ...], attention: Attention) -> Tensor:

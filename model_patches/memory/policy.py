@@ -84,7 +84,9 @@ class MemoryPolicy(Protocol):
         """
         ...
 
-    def renewed(self, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa) -> Memory:
+    def renewed(
+        self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
+    ) -> Memory:
         """What is remembered after the frames of the window were run again under another prompt."""
         ...
 
@@ -117,9 +119,11 @@ class Off:
         """Both as they are."""
         return memory, cache
 
-    def renewed(self, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa) -> Memory:
-        """Nothing."""
-        return NOTHING
+    def renewed(
+        self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
+    ) -> Memory:
+        """What was before."""
+        return memory
 
     def read(self, tokens: Tensor) -> KeysValues:
         """Never asked: there are no tokens."""

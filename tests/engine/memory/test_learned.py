@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from rivulet.model_patches.attention.positions import PRESETS, plan
 from rivulet.model_patches.cache.format import CacheShape
+from rivulet.model_patches.memory.policy import NOTHING
 from rivulet.model_patches.sampler.noise import block_noise
 from rivulet.model_patches.snapshot import load, save
 from rivulet.model_patches.stream import init, step, take
@@ -263,13 +264,13 @@ def test_keys_are_turned_at_their_places_where_the_preset_says_so(model, make_te
     for _ in range(3):
         _, state = step(model, state)
     frames = (3, 4, 5)
-    plain = learned().renewed(state.cache, frames).now
+    plain = learned().renewed(NOTHING, state.cache, frames).now
     turned = learned(turned=True)
     keys, values = state.cache.keys_values(2, frames)
     factors = turns(frames, 2, 3, shape.head_dim)
     keys = turn(keys[0].double(), factors)[None].float()
     expected = turned.encoder.update(turned.encoder.query_init, keys, values)
-    torch.testing.assert_close(turned.renewed(state.cache, frames).now, expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(turned.renewed(NOTHING, state.cache, frames).now, expected, rtol=0, atol=2e-6)
     assert (plain - expected).abs().max() > 1e-5
 
 
