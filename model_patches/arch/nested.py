@@ -90,7 +90,7 @@ def unpickled(where: str, path: Path, wanted: str) -> Any:
         raise FileNotFoundError(f"{where}: no file at {path}; give the path of {wanted}.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(
             f"{where}: {path} ({path.stat().st_size:,} bytes) is not a whole file of plain tensors: "
             f"{str(error).splitlines()[0]}. Copy or download it again."
