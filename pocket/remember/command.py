@@ -6,13 +6,12 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from ...model_patches.arch.detect import load_wan
 from ...model_patches.arch.mla import MlaModel
@@ -21,6 +20,8 @@ from ...model_patches.arch.nested import is_mla
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+from ...model_patches.memory.load import load_memory
+from ...model_patches.memory.lora import Lora
 from ...model_patches.vae.load import load_vae
 from .. import hiding, models
 from ..hiding import Hidings
@@ -31,11 +32,11 @@ from ..train.dit import Recipe as Training
 from ..train.vae import channels_last
 from . import ROOT
 from .lessons import MEMORY, Lessons, Shares
-from .lora import Adapters, merge
+from .lora import Adapters
+from .reorder import for_layout
 from .trainer import Recipe, Trainer
 from .walk import MemoryWalker
 
-MEMORY_FILE = "pocket_memory.safetensors"
 LORA, ENCODER = "generator_lora.", "query_memory_encoder."  # of the file's keys
 ORDINARY_CLIPS, ORDINARY_BLOCKS = 48, 7
 
@@ -59,9 +60,7 @@ def remember(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def export(
-    encoder: MemoryEncoder, adapters: Adapters, out: Path, preset: str, trained: str
-) -> Path:
+def export(encoder: MemoryEncoder, adapters: Adapters, out: Path, preset: str, trained: str) -> Path:
     """Write encoder and low-rank changes as half-precision safetensors, under the published names."""
     out.mkdir(parents=True, exist_ok=True)
     config = encoder.config
@@ -78,28 +77,8 @@ def export(
     tensors = {LORA + key: value for key, value in adapters.peft().items()}
     tensors |= {ENCODER + key: value for key, value in encoder.state_dict().items()}
     halves = {key: value.detach().cpu().half().contiguous() for key, value in tensors.items()}
-    save_file(halves, out / MEMORY_FILE, {"memory": json.dumps(about)})
-    return out / MEMORY_FILE
-
-
-def load_exported(path: Path) -> tuple[MemoryEncoder, dict[str, Tensor], dict[str, object]]:
-    """(encoder, low-rank changes under PEFT's keys, what the file says of itself) of an exported file."""
-    with safe_open(path, framework="pt") as file:
-        stored = (file.metadata() or {}).get("memory")
-        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    if stored is None:
-        raise ValueError(f"{path} has no `memory` in its metadata; give a file that train-memory exported.")
-    about = json.loads(stored)
-    lora = {key.removeprefix(LORA): value for key, value in tensors.items() if key.startswith(LORA)}
-    state = {key.removeprefix(ENCODER): value for key, value in tensors.items() if key.startswith(ENCODER)}
-    sizes = (about[name] for name in ("num_heads", "frames", "grid_height", "grid_width"))
-    encoder = MemoryEncoder(
-        EncoderConfig(
-            state["query_init"].shape[-1], *sizes, normalize_keys="norm_k_out.weight" in state
-        )
-    )
-    encoder.load_state_dict(state)
-    return encoder, lora, about
+    save_file(halves, out / models.MEMORY_FILE, {"memory": json.dumps(about)})
+    return out / models.MEMORY_FILE
 
 
 def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
@@ -124,7 +103,7 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
         **{key: value for key in ("steps", "minutes") if (value := getattr(chosen, key)) is not None},
     )
     torch.manual_seed(3)
-    encoder, adapters = _learners(chosen, dit, pocket)
+    dit, encoder, adapters = _learners(chosen, dit, pocket)
     training = Training(size=pocket.recipe.size)
     hidings, dressed = _pools(folder, chosen.stories)
     vae = channels_last(pocket.vae.requires_grad_(False).eval())
@@ -159,21 +138,33 @@ def export_model(given: Path, dit: WanModel, encoder: MemoryEncoder, out: Path, 
 
 def _learners(
     chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket
-) -> tuple[MemoryEncoder, Adapters | None]:
-    """The encoder, and the model's low-rank changes; a converted model has none, it is trained itself."""
-    recipe = pocket.recipe
-    grid = Geometry(recipe.size, recipe.size)
-    if chosen.encoder is not None:
-        encoder, lora, about = load_exported(chosen.encoder)
+) -> tuple[WanModel, MemoryEncoder, Adapters | None]:
+    """(model, encoder, the model's low-rank changes); a converted model has none, it is trained itself."""
+    found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
+    if found is None:
+        grid = Geometry(pocket.recipe.size, pocket.recipe.size)
+        places = (MEMORY.memory_frames, grid.grid_height, grid.grid_width)
+        encoder = MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
     else:
-        frames = MEMORY.memory_frames
-        sizes = EncoderConfig(dit.dim, dit.num_heads, frames, grid.grid_height, grid.grid_width)
-        encoder, lora, about = MemoryEncoder(sizes), {}, {}
+        encoder = found.encoder
+    lora = found.lora if found else None
     if isinstance(dit, MlaModel):
-        return encoder, None
-    if lora:
-        merge(dit, lora, float(str(about["alpha"])))
-    return encoder, Adapters(dit, chosen.rank, float(chosen.rank))
+        if lora is not None:
+            dit = outside_attention(lora).merged(dit)
+        return dit, for_layout(encoder, dit.rope_layout), None
+    if lora is not None:
+        dit = lora.merged(dit)
+    return dit, encoder, Adapters(dit, chosen.rank, float(chosen.rank))
+
+
+def outside_attention(lora: Lora) -> Lora:
+    """The changes a converted model can take over: of the layers it has in common with the dense one."""
+    pairs = {
+        name: pair
+        for name, pair in lora.pairs.items()
+        if ".self_attn." not in name or name.endswith(".self_attn.o")
+    }
+    return Lora(pairs, lora.scale)
 
 
 def _pools(folder: Path, stories: int) -> tuple[Hidings, Dressed]:

@@ -31,10 +31,10 @@ POSITIONS = {"memory": MEMORY, "full": FULL, "sink_and_window": SINK_AND_WINDOW,
 class Shares:
     """How often each kind of lesson comes, and how long things stay hidden."""
 
-    memory: float = 0.58
-    full: float = 0.22
-    sink_and_window: float = 0.04
-    window: float = 0.04
+    memory: float = 0.54
+    full: float = 0.28
+    sink_and_window: float = 0.03
+    window: float = 0.03
     ordinary: float = 0.12
     first: float = 1 / 3  # of graded calls that are a block's first
     silent: float = 0.08  # rows without a prompt, as guidance has them
@@ -117,7 +117,7 @@ class Lessons:
     def _hidden(self, kind: str, generator: torch.Generator, done: float) -> int:
         """Blocks hidden: at first 2, then up to more and more, short waits oftener than long ones."""
         if kind in ("sink_and_window", "window"):
-            return int(torch.randint(0, 4, (), generator=generator))
+            return int(torch.randint(2, 6, (), generator=generator))
         grown = min(1.0, max(0.0, (done - self.shares.easy) / self.shares.growing))
         most = 2 + grown * (self.shares.most_hidden - 2)
         return round(2 * (most / 2) ** float(torch.rand((), generator=generator)))

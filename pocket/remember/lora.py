@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -69,15 +68,6 @@ class Adapters(nn.Module):
             for name, layer in zip(self.names, self.layers, strict=True)
             for part in ("lora_A", "lora_B")
         }
-
-
-@torch.no_grad()
-def merge(dit: WanModel, peft: dict[str, Tensor], alpha: float) -> None:
-    """Add the changes of a file to a plain model's own weights."""
-    for name in _targets(dit):
-        down, up = (peft[f"{PREFIX}{name}.{part}.weight"].float() for part in ("lora_A", "lora_B"))
-        weight = dit.get_submodule(name).weight
-        weight += (alpha / len(down) * (up @ down)).to(weight)
 
 
 def _targets(dit: WanModel) -> Iterator[str]:
