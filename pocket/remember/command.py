@@ -31,7 +31,7 @@ from ..train.clips import draw_clips
 from ..train.dit import Recipe as Training
 from ..train.vae import channels_last
 from . import ROOT
-from .lessons import MEMORY, Lessons, Shares
+from .lessons import CONVERTED, MEMORY, Lessons, Shares
 from .lora import Adapters
 from .reorder import for_layout
 from .trainer import Recipe, Trainer
@@ -39,6 +39,7 @@ from .walk import MemoryWalker
 
 LORA, ENCODER = "generator_lora.", "query_memory_encoder."  # of the file's keys
 ORDINARY_CLIPS, ORDINARY_BLOCKS = 48, 7
+CONVERTED_RATE = 7e-4  # AdamW, of a converted model's attentions
 
 
 def remember(chosen: argparse.Namespace) -> int:
@@ -98,8 +99,9 @@ def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
 
 
 def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, folder: Path) -> None:
+    converted = isinstance(dit, MlaModel)
     recipe = replace(
-        Recipe(),
+        Recipe(model_rate=CONVERTED_RATE) if converted else Recipe(),
         **{key: value for key in ("steps", "minutes") if (value := getattr(chosen, key)) is not None},
     )
     torch.manual_seed(3)
@@ -107,7 +109,8 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     training = Training(size=pocket.recipe.size)
     hidings, dressed = _pools(folder, chosen.stories)
     vae = channels_last(pocket.vae.requires_grad_(False).eval())
-    lessons = Lessons(vae, hidings, dressed, training, Shares(), chosen.batch)
+    shares = CONVERTED if converted else Shares()
+    lessons = Lessons(vae, hidings, dressed, training, shares, chosen.batch)
     walker = MemoryWalker(dit, encoder, training.block_frames)
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":

@@ -117,9 +117,7 @@ class Trainer:
     def _descend(self) -> None:
         for parameter in self.learner.parameters():
             if parameter.grad is None and torch.distributed.is_initialized():
-                parameter.grad = torch.zeros_like(
-                    parameter
-                )  # all share equally many numbers
+                parameter.grad = torch.zeros_like(parameter)  # all share equally many numbers
         average_gradients(self.learner)
         nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clipped)
         for optimizer in self.optimizers:

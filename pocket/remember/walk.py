@@ -100,7 +100,7 @@ class MemoryWalker:
     ) -> Tensor:
         """Flow of a noisy call that sees the given state."""
         past = self._past(lesson, kept, call, state_RMC, taught=torch.is_grad_enabled())
-        time = embed_time(self.dit, 1000 * sigma_R[:, None])
+        time = embed_time(self.dit, 1000 * sigma_R[:, None], noisy_RCTHW.dtype)
         text = read_rows(self.dit, lesson.texts[self._block(call)])
         return forward(self.dit, noisy_RCTHW, time, text, past, written_out)
 
@@ -109,7 +109,7 @@ class MemoryWalker:
         """The clean pass of a block."""
         past = self._past(lesson, kept, call, states.after)
         context = lesson.context_RCTHW[:, :, call.own]
-        time = embed_time(self.dit, torch.zeros(len(context), 1, device=context.device))
+        time = embed_time(self.dit, torch.zeros(len(context), 1, device=context.device), context.dtype)
         text = read_rows(self.dit, lesson.texts[self._block(call)])
         remember(self.dit, context, time, text, past, written_out)
         kept.take(call.own, past.made)

@@ -1,14 +1,13 @@
 """Is what left the window remembered? An object goes behind a band and must come out as it went in.
 
 Truth is shown to the stream block by block, up to the block in which the band is lifted; that one the model
-makes, with a prompt that only says "an object". A detector reads colour and shape from its last pictures.
+makes, with a prompt that only says "an object". A detector reads colour and shape from its last picture.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,15 +25,14 @@ from ...model_patches.cache.latent import LatentFormat
 from ...model_patches.cache.mla import MlaFormat
 from ...model_patches.memory.ema import EmaSink
 from ...model_patches.memory.learned import LearnedMemory
+from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream import StreamState, init, set_text, step
-from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
-from ...pocket import detector, hiding, models, text, world
-from ...pocket.hiding import ENCODED, HIDDEN, LIFTED, Hidings, Story
+from ...model_patches.vae.wan import WanVAE
+from ...pocket import detector, hiding, models, world
+from ...pocket.hiding import ENCODED, HIDDEN, Hidings, Story
 from ...pocket.models import Pocket, load_pocket
-from ...pocket.remember.command import MEMORY_FILE, load_exported
 from ...pocket.remember.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
-from ...pocket.remember.lora import merge
 from ...pocket.remember.reorder import for_layout
 from ...pocket.train.vae import channels_last
 from .contenders import DENSE_TOKEN_BYTES, learned
@@ -44,11 +42,10 @@ from .replay import replay
 SEED = 6_000_000  # of the stories; training draws from others
 LENGTHS = (1, 3, 6, 12, 24)  # blocks hidden
 QUICK_LENGTHS = (1, 3)
-JUDGED = TIME_STRIDE  # last pictures of the block that is made
 CHANCE = {
     "colour": 1 / (len(world.COLOURS) - 1),
     "shape": 1 / len(world.SHAPES),
-}  # no object has its ground's
+}
 
 
 @dataclass(frozen=True)
@@ -139,13 +136,12 @@ def stories(pocket: Pocket, trials: int, kept: Path | None) -> Hidings:
 
 def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable[[], Contestant]]:
     """What makes each policy's contestant. All but the converted one run the same weights."""
-    encoder, lora, about = load_exported(folder / MEMORY_FILE)
-    encoder.requires_grad_(False).eval()
-    merge(pocket.dit, lora, float(str(about["alpha"])))
-    dit, remembering = pocket.dit, LearnedMemory(encoder, str(about["trained"]))
+    found = load_memory(folder / models.MEMORY_FILE, pocket.dit, torch.float32)
+    assert found.lora is not None, "the pocket's memory was trained with changes of its model"
+    dit, remembering = found.lora.merged(pocket.dit), LearnedMemory(found.encoder, found.fingerprint)
 
     def latent() -> Contestant:
-        seen = replace(pocket, recipe=replace(pocket.recipe, preset=MEMORY.name))
+        seen = replace(pocket, dit=dit, recipe=replace(pocket.recipe, preset=MEMORY.name))
         calibration = learned(seen, 6 if quick else 16, 6 if quick else 10)
         goal = Goal(token_bytes=DENSE_TOKEN_BYTES * dit.dim / 8)
         made = LatentFormat(calibration.basis(calibration.choose(goal), {}))
@@ -153,7 +149,7 @@ def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable
 
     def mla() -> Contestant:
         converted = load_mla(folder / models.MLA_FILE, torch.float32)[0]
-        memory = LearnedMemory(for_layout(encoder, converted.rope_layout), remembering.fingerprint)
+        memory = LearnedMemory(for_layout(found.encoder, converted.rope_layout), remembering.fingerprint)
         return Contestant("learned+mla", converted, MEMORY, MlaFormat.of(converted, False), memory)
 
     return {
@@ -172,21 +168,20 @@ def measure(stage: Stage, contestant: Contestant) -> dict[int, dict[str, float]]
     verdicts: dict[int, list[tuple[bool, bool]]] = {length: [] for length in stage.lengths}
     for rows in torch.arange(len(stage.told)).split(stage.batch):
         told = stage.told.pick(rows)
-        for length, latents in lifted(stage, contestant, told).items():
-            seen = pictures(stage, told, length, latents)
-            verdicts[length] += judge(seen, told.look_B3)
+        for length, latents in lifted(stage, contestant, told, seed=int(rows[0])).items():
+            verdicts[length] += judge(last_picture(stage, told, length, latents), told.look_B3)
         done = f"{contestant.name}: {int(rows[-1]) + 1} of {len(stage.told)} trials"
         print(done, file=sys.stderr, flush=True)
     return {length: figures(found) for length, found in verdicts.items()}
 
 
-def lifted(stage: Stage, contestant: Contestant, told: Hidings) -> Mapping[int, Tensor]:
+def lifted(stage: Stage, contestant: Contestant, told: Hidings, seed: int) -> Mapping[int, Tensor]:
     """Latents [B, C, T, H, W] of the block in which the band is lifted, for each number of hidden blocks.
 
     One walk serves all: whenever it has seen enough hidden blocks the next one is made and thrown away.
     """
     pocket, frames, dit = stage.pocket, stage.pocket.recipe.block_frames, contestant.dit
-    config = replace(pocket.config(seed=1), preset=contestant.positions)
+    config = replace(pocket.config(seed), preset=contestant.positions)
     story = Story(ENCODED[1], max(stage.lengths), 1)
     latents, texts = told.told(story, frames)
     nothing = pocket.no_text().expand_as(texts[0]).contiguous()
@@ -211,16 +206,16 @@ def generate(dit: nn.Module, state: StreamState, text_BLE: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def pictures(stage: Stage, told: Hidings, length: int, latents: Tensor) -> Tensor:
-    """The last pictures [B, F, H, W, 3], uint8, after the two blocks of truth before them."""
+def last_picture(stage: Stage, told: Hidings, length: int, latents: Tensor) -> Tensor:
+    """The block's last picture [B, H, W, 3], uint8, decoded after the two blocks of truth before it."""
     frames = stage.pocket.recipe.block_frames
     story = Story(ENCODED[1], min(length, ENCODED[HIDDEN]), 1)
     truth, _ = told.told(story, frames)
     with torch.autocast("cpu", torch.bfloat16):
         _, past = stage.decoder.decode(truth[:, :, -3 * frames : -frames])
         pixels, _ = stage.decoder.decode(latents, past)
-    shown = pixels[:, :, -JUDGED:].float().clamp(-1, 1)
-    return ((shown + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
+    shown = pixels[:, :, -1].float().clamp(-1, 1)
+    return ((shown + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def ceiling(stage: Stage, trials: int = 50) -> dict[int, dict[str, float]]:
@@ -230,21 +225,21 @@ def ceiling(stage: Stage, trials: int = 50) -> dict[int, dict[str, float]]:
     truth, _ = told.told(Story(ENCODED[1], ENCODED[HIDDEN], 1), frames)
     for rows in torch.arange(len(told)).split(stage.batch):
         some = told.pick(rows)
-        found += judge(pictures(stage, some, ENCODED[HIDDEN], truth[rows][:, :, -frames:]), some.look_B3)
+        seen = last_picture(stage, some, ENCODED[HIDDEN], truth[rows][:, :, -frames:])
+        found += judge(seen, some.look_B3)
     return {length: figures(found) for length in (ENCODED[HIDDEN],)}
 
 
-def judge(pixels_BFHWC: Tensor, look_B3: Tensor) -> list[tuple[bool, bool]]:
-    """Whether most pictures of each trial show the right (colour, shape); an object that is not there is wrong."""
-    verdicts = []
-    for clip, (colour, shape, _) in zip(pixels_BFHWC, look_B3.tolist(), strict=True):
-        wanted = list(world.COLOURS)[colour], world.SHAPES[shape]
-        seen: Counter[tuple[str | None, str | None]] = Counter()
-        for frame in detector.detect(clip):
-            largest = max(frame.objects, key=lambda each: each.area, default=None)
-            seen[(largest.colour, largest.shape) if largest else (None, None)] += 1
-        right = [sum(n for look, n in seen.items() if look[i] == wanted[i]) for i in (0, 1)]
-        verdicts.append((2 * right[0] > len(clip), 2 * right[1] > len(clip)))
+def judge(pixels_BHWC: Tensor, look_B3: Tensor) -> list[tuple[bool, bool]]:
+    """Whether each trial's picture shows the right (colour, shape): its largest object's, none is wrong."""
+    verdicts: list[tuple[bool, bool]] = []
+    for frame, (colour, shape, _) in zip(detector.detect(pixels_BHWC), look_B3.tolist(), strict=True):
+        seen = max(frame.objects, key=lambda each: each.area, default=None)
+        verdicts.append(
+            (False, False)
+            if seen is None
+            else (seen.colour == detector.COLOURS[colour], seen.shape == world.SHAPES[shape])
+        )
     return verdicts
 
 
