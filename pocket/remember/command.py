@@ -124,11 +124,11 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     if adapters is not None:
         print(export(encoder, adapters, out, MEMORY.name, said))
     else:
-        print(export_model(chosen.dit, dit, encoder, out, said))
+        print(export_model(chosen.dit, dit, out, said))
 
 
-def export_model(given: Path, dit: WanModel, encoder: MemoryEncoder, out: Path, said: str) -> Path:
-    """Write a model that was trained whole under the name it came with, and the encoder into it."""
+def export_model(given: Path, dit: WanModel, out: Path, said: str) -> Path:
+    """Write a model whose attentions were trained under the name it came with; its memory is a file apart."""
     out.mkdir(parents=True, exist_ok=True)
     with safe_open(given, framework="pt") as file:
         metadata = dict(file.metadata() or {})
@@ -144,19 +144,20 @@ def _learners(
 ) -> tuple[WanModel, MemoryEncoder, Adapters | None]:
     """(model, encoder, the model's low-rank changes); a converted model has none, it is trained itself."""
     found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
-    if found is None:
-        grid = Geometry(pocket.recipe.size, pocket.recipe.size)
-        places = (MEMORY.memory_frames, grid.grid_height, grid.grid_width)
-        encoder = MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
-    else:
-        encoder = found.encoder
-    lora = found.lora if found else None
     if isinstance(dit, MlaModel):
-        if lora is not None:
-            dit = outside_attention(lora).merged(dit)
-        return dit, for_layout(encoder, dit.rope_layout), None
-    if lora is not None:
-        dit = lora.merged(dit)
+        if found is None or found.lora is None:
+            raise ValueError(
+                "a converted model learns to read a memory that is there: train one with the dense model "
+                "first, and give its file as --encoder."
+            )
+        return outside_attention(found.lora).merged(dit), for_layout(found.encoder, dit.rope_layout), None
+    if found is not None and found.lora is not None:
+        adapters = Adapters(dit, found.lora.rank, found.lora.scale * found.lora.rank)
+        adapters.take(found.lora.pairs)
+        return dit, found.encoder, adapters
+    grid = Geometry(pocket.recipe.size, pocket.recipe.size)
+    places = (MEMORY.memory_frames, grid.grid_height, grid.grid_width)
+    encoder = found.encoder if found else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
     return dit, encoder, Adapters(dit, chosen.rank, float(chosen.rank))
 
 

@@ -33,9 +33,9 @@ class Shares:
     """How often each kind of lesson comes, and how long things stay hidden."""
 
     memory: float = 0.42
-    full: float = 0.40
-    sink_and_window: float = 0.03
-    window: float = 0.03
+    full: float = 0.36
+    sink_and_window: float = 0.05
+    window: float = 0.05
     ordinary: float = 0.12
     first: float = 1 / 3  # of graded calls that are a block's first
     silent: float = 0.08  # rows without a prompt, as guidance has them
@@ -128,7 +128,7 @@ class Lessons:
         """Blocks hidden: at first few, then up to more and more, short waits oftener than long ones."""
         shares = self.shares
         if kind in ("sink_and_window", "window"):
-            return int(torch.randint(2, 6, (), generator=generator))
+            return int(torch.randint(1, 4, (), generator=generator))
         least, easy, growing = (
             (1, shares.easy_full, shares.growing_full) if kind == "full" else (2, shares.easy, shares.growing)
         )

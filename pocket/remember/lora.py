@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -56,6 +57,13 @@ class Adapters(nn.Module):
         """Let all layers take their newest A and B."""
         for layer in self.layers:
             layer.fold()
+
+    @torch.no_grad()
+    def take(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Go on from the A and B of each layer."""
+        for name, layer in zip(self.names, self.layers, strict=True):
+            layer.lora_A.copy_(pairs[name][0])
+            layer.lora_B.copy_(pairs[name][1])
 
     def parts(self) -> list[nn.Parameter]:
         """What is trained."""

@@ -259,6 +259,11 @@ def test_an_exported_memory_is_the_trained_one(tmp_path):
     merged = found.lora.merged(plain)
     for name, layer in zip(adapters.names, adapters.layers, strict=True):
         torch.testing.assert_close(merged.get_submodule(name).weight, layer.folded, rtol=0, atol=1e-6)
+    again = Adapters(tiny()[0], found.lora.rank, found.lora.scale * found.lora.rank)
+    again.take(found.lora.pairs)
+    again.fold()
+    for layer, other in zip(adapters.layers, again.layers, strict=True):
+        assert again.alpha == 3.0 and torch.equal(layer.folded, other.folded)
     assert found.metadata["preset"] == "pocket_memory" and found.metadata["trained"] == "once"
     assert preset(found.metadata["preset"]) is MEMORY
     shared = outside_attention(found.lora).pairs
