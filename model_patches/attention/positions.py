@@ -78,6 +78,7 @@ PRESETS: dict[str, PositionPreset] = {
         PositionPreset("videomla_6", 1, 5, last_id=5, trained_frames=21),
         PositionPreset("videomla_7", 1, 6, last_id=6, trained_frames=21),
         PositionPreset("pocket", 3, 9, last_id=11, trained_frames=12),
+        PositionPreset("pocket_memory", 3, 9, last_id=14, trained_frames=15, memory_frames=3),
     )
 }
 
