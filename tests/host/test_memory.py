@@ -24,15 +24,6 @@ LAYERS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def memory_ids(monkeypatch):
-    """The built-in model's positions with room for a memory, whatever the table calls them."""
-    from rivulet.model_patches.attention.positions import PRESETS
-
-    own = replace(PRESETS["pocket"], name="pocket_memory", memory_frames=3, last_id=14, trained_frames=15)
-    monkeypatch.setitem(PRESETS, "pocket_memory", own)
-
-
 @pytest.fixture(scope="session")
 def memory_file(models):
     """Returns a file of a random encoder and LoRA for the tiny model, where the node looks for it."""
