@@ -329,6 +329,14 @@ def test_a_dtype_that_cannot_be_computed_in_is_refused(load, encoder):
         load(encoder, dtype=torch.int8)
 
 
+def test_a_training_state_that_would_run_code_is_not_opened(load, encoder):
+    """As a file of a whole training may, it holds an object of a class beside its tensors."""
+    with pytest.raises(
+        ValueError, match=r"is not a whole file of plain tensors: .* save its weights alone if it"
+    ):
+        load({"query_memory_encoder": encoder, "config": re.compile("x")})
+
+
 @pytest.mark.parametrize("name", ["memory.pt", "memory.safetensors"])
 def test_files_that_are_absent_or_cut_off_are_refused(model, encoder, tmp_path, name):
     with pytest.raises(
