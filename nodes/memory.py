@@ -50,7 +50,7 @@ class MemoryChoice:
     def policy_for(self, config: StreamConfig, device: torch.device) -> MemoryPolicy:
         """The memory of a stream of this contract; refuses positions it was not trained with."""
         if self.name == "ema":
-            return EmaSink(config.positions.sink_frames, self.keep)
+            return EmaSink(sink_frames=config.positions.sink_frames, keep=self.keep)
         if self.file is None:
             return OFF
         if refusal := why_not(self.file.encoder, config.positions, self.file.lora is not None):

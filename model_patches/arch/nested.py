@@ -93,7 +93,8 @@ def unpickled(where: str, path: Path, wanted: str) -> Any:
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(
             f"{where}: {path} ({path.stat().st_size:,} bytes) is not a whole file of plain tensors: "
-            f"{str(error).splitlines()[0]}. Copy or download it again."
+            f"{str(error).splitlines()[0]}. Copy or download it again, or save its weights alone if it holds "
+            f"more."
         ) from error
 
 

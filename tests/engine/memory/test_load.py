@@ -1,12 +1,16 @@
 """Memory files in every form they may have, and everything that would leave a wrong memory without a word."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
+from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
+from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.memory.load import load_memory
 
+from ..conftest import SIZES as SIZES_OF_MODEL
 from .echo_files import base, encoder_shapes, filled, lora_shapes, save, second, under
 
 DIM, HEADS, LAYERS, FFN, RANK = 24, 2, 3, 32, 4
@@ -136,6 +140,18 @@ def test_more_layers_than_published_are_read_from_the_names(load, encoder):
         n.replace("layers.1.", "layers.2."): v + 1 for n, v in encoder.items() if n.startswith("layers.1.")
     }
     assert load(encoder | third).encoder.config.layers == 3
+
+
+def test_a_memory_goes_with_latent_attention_and_its_lora_does_not(tmp_path, encoder, lora):
+    """VideoMLA's attentions give whole keys and values too, but have no layers q, k and v to change."""
+    sizes = MlaSizes(6, 8, RopeLayout.truncated(12, 6))
+    with torch.device("meta"):
+        latent = MlaModel(replace(SIZES_OF_MODEL, num_layers=LAYERS), sizes)
+    assert load_memory(save(tmp_path / "e.pt", encoder), latent, grid=GRID).encoder.config.dim == DIM
+    with pytest.raises(
+        ValueError, match=r"9 of the LoRA's 30 layers are no linear .*\(blocks.0.self_attn.q, "
+    ):
+        load_memory(save(tmp_path / "l.pt", second(encoder, lora)), latent, grid=GRID)
 
 
 def test_the_true_sizes_of_the_base_file(tmp_path):
@@ -311,6 +327,14 @@ def test_without_a_grid_only_the_published_tokens_are_understood(load, encoder):
 def test_a_dtype_that_cannot_be_computed_in_is_refused(load, encoder):
     with pytest.raises(ValueError, match=r"cannot compute in torch.int8; give dtype as one of torch.float32"):
         load(encoder, dtype=torch.int8)
+
+
+def test_a_training_state_that_would_run_code_is_not_opened(load, encoder):
+    """As a file of a whole training may, it holds an object of a class beside its tensors."""
+    with pytest.raises(
+        ValueError, match=r"is not a whole file of plain tensors: .* save its weights alone if it"
+    ):
+        load({"query_memory_encoder": encoder, "config": re.compile("x")})
 
 
 @pytest.mark.parametrize("name", ["memory.pt", "memory.safetensors"])
