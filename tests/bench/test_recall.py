@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.policy import OFF
@@ -65,12 +66,15 @@ def stage(lengths):
         config=lambda seed: config,
         no_text=lambda: torch.zeros(1, 6, 64),
     )
-    return Stage(pocket, told, lengths, 2, None)
+    return Stage(pocket, told, lengths, 2)
 
 
-def test_a_look_behind_the_band_does_not_change_what_comes_after(model):
+@pytest.mark.parametrize("policy", ["learned", "ema", "full"])
+def test_a_look_behind_the_band_does_not_change_what_comes_after(model, policy):
     dit, memory = model
-    contestant = Contestant("learned", dit, MEMORY, memory=memory)
+    positions = {"learned": MEMORY, "ema": SINK_AND_WINDOW, "full": FULL}[policy]
+    remembering = {"learned": memory, "ema": EmaSink(), "full": OFF}[policy]
+    contestant = Contestant(policy, dit, positions, memory=remembering)
     together = stage((1, 3, 6))
     found = lifted(together, contestant, together.told, seed=0)
     assert list(found) == [1, 3, 6]

@@ -14,8 +14,10 @@ from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.load import load_memory
 from rivulet.model_patches.state import StreamConfig
+from rivulet.pocket import models
 from rivulet.pocket.convert.spectral import turned_channels
 from rivulet.pocket.hiding import ENCODED, LIFTED, Hidings
+from rivulet.pocket.remember import main
 from rivulet.pocket.remember.command import export, outside_attention
 from rivulet.pocket.remember.lessons import FULL, MEMORY, POSITIONS, Lessons, Shares
 from rivulet.pocket.remember.lora import Adapters
@@ -26,8 +28,11 @@ from rivulet.pocket.remember.walk import Lesson, MemoryWalker, States
 from rivulet.pocket.train.clips import Clips as Dressed
 from rivulet.pocket.train.dit import Recipe as Training
 from rivulet.tests.bench.replay import replay
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 DIM, HEADS, GRID = 24, 2, 2
+TINY_CONFIG = json.dumps({"transformer": {"num_heads": 2}})
 ROWS, BLOCKS, FRAMES = 2, 7, 3
 
 
@@ -293,8 +298,6 @@ def test_an_encoder_for_a_converted_model_asks_in_its_order_of_channels():
 
 
 def test_a_file_says_what_it_is(tmp_path):
-    from safetensors import safe_open
-
     dit, encoder = tiny()
     path = export(encoder, Adapters(dit, 2, 2.0), tmp_path, "pocket_memory", "never")
     with safe_open(path, framework="pt") as file:
@@ -305,3 +308,16 @@ def test_a_file_says_what_it_is(tmp_path):
     }  # fmt: skip
     assert "generator_lora.base_model.model.blocks.0.self_attn.q.lora_A.weight" in keys
     assert {f"query_memory_encoder.{name}" for name in encoder.state_dict()} <= keys
+
+
+def test_a_converted_model_without_a_memory_and_a_model_of_other_texts_are_refused(tmp_path, capsys):
+    arguments = ["--run", str(tmp_path), "--dit", str(models.WEIGHTS / models.MLA_FILE)]
+    assert main(arguments) == 2
+    assert "learns to read a memory that is there" in capsys.readouterr().err
+    other = WanModel(WanConfig(dim=24, ffn_dim=32, num_layers=1, num_heads=2, text_dim=8))
+    save_file(other.state_dict(), tmp_path / "other.safetensors", {"config": TINY_CONFIG})
+    assert main([*arguments[:3], str(tmp_path / "other.safetensors")]) == 2
+    assert "reads texts 8 wide" in capsys.readouterr().err
+    assert main([*arguments[:3], str(tmp_path / "absent.safetensors")]) == 2
+    assert "absent.safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "stories.pt").exists(), "nothing is drawn for a training that cannot be"
