@@ -23,6 +23,7 @@ from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.lora import Lora
 from ...model_patches.vae.load import load_vae
+from ...model_patches.vae.wan import WanVAE
 from .. import hiding, models
 from ..hiding import Hidings
 from ..train import processes
@@ -108,9 +109,8 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     dit, encoder, adapters = _learners(chosen, dit, pocket)
     training = Training(size=pocket.recipe.size)
     hidings, dressed = _pools(folder, chosen.stories)
-    vae = channels_last(pocket.vae.requires_grad_(False).eval())
     shares = CONVERTED if converted else Shares()
-    lessons = Lessons(vae, hidings, dressed, training, shares, chosen.batch)
+    lessons = Lessons(_vae(), hidings, dressed, training, shares, chosen.batch)
     walker = MemoryWalker(dit, encoder, training.block_frames)
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":
@@ -174,22 +174,34 @@ def outside_attention(lora: Lora) -> Lora:
 def _pools(folder: Path, stories: int) -> tuple[Hidings, Dressed]:
     """The folder's stories and ordinary clips, drawn when first asked for."""
     told, ordinary = folder / "stories.pt", folder / "clips.pt"
-    training, generator = Training(), torch.Generator().manual_seed(41)
-    if not (told.exists() and ordinary.exists()):
-        vae = channels_last(load_vae(models.WEIGHTS / models.VAE_FILE).requires_grad_(False).eval())
     if not told.exists():
-        pool = hiding.draw(vae, min(16, stories), training.block_frames, training.size, generator)
-        while len(pool) < stories:
-            more = hiding.draw(vae, 16, training.block_frames, training.size, generator)
-            pool = pool.joined(more, stories)
-            print(f"{len(pool)} of {stories} stories drawn", file=sys.stderr, flush=True)
+        pool = _stories(stories)
         torch.save([pool.latents_BCTHW, pool.texts_BPLE, pool.look_B3], told)
     if not ordinary.exists():
-        drawn = draw_clips(
-            vae, ORDINARY_CLIPS, ORDINARY_BLOCKS, training.block_frames, training.size, generator
-        )
+        training, generator = Training(), torch.Generator().manual_seed(77)
+        sizes = (ORDINARY_CLIPS, ORDINARY_BLOCKS, training.block_frames, training.size)
+        drawn = draw_clips(_vae(), *sizes, generator)
         torch.save([drawn.latents_BVCTHW, drawn.texts_BVLC, drawn.named_B], ordinary)
     return (
         Hidings(*torch.load(told, weights_only=True)),
         Dressed(*torch.load(ordinary, weights_only=True)),
     )
+
+
+def _stories(count: int) -> Hidings:
+    training, generator, vae = Training(), torch.Generator().manual_seed(41), _vae()
+    pool: Hidings | None = None
+    for done in range(0, count, 16):
+        some = min(16, count - done)
+        new = hiding.draw(vae, some, training.block_frames, training.size, generator)
+        pool = new if pool is None else pool.joined(new, count)
+        print(f"{len(pool)} of {count} stories drawn", file=sys.stderr, flush=True)
+    if pool is None:
+        raise ValueError(f"--stories {count}: a memory is trained on at least 1.")
+    return pool
+
+
+def _vae() -> WanVAE:
+    vae = load_vae(models.WEIGHTS / models.VAE_FILE).requires_grad_(False).eval()
+    channels_last(vae)
+    return vae

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...model_patches.arch.mla_load import load_mla
+from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.cache.calibrate import Goal
 from ...model_patches.cache.dense import DENSE
@@ -53,7 +54,7 @@ class Contestant:
     """One way to remember, on one model."""
 
     name: str
-    dit: nn.Module
+    dit: WanModel
     positions: PositionPreset
     cache: CacheFormat = DENSE
     memory: MemoryPolicy = OFF
@@ -220,7 +221,7 @@ def _walk(
     return made
 
 
-def generate(dit: nn.Module, state: StreamState, text_BLE: Tensor) -> Tensor:
+def generate(dit: WanModel, state: StreamState, text_BLE: Tensor) -> Tensor:
     """The next block under another prompt; the state can still be continued."""
     return step(dit, set_text(dit, state, text_BLE))[0]
 
