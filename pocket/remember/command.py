@@ -106,12 +106,11 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
         **{key: value for key in ("steps", "minutes") if (value := getattr(chosen, key)) is not None},
     )
     torch.manual_seed(3)
-    dit, encoder, adapters = _learners(chosen, dit, pocket)
+    walker, adapters = _learners(chosen, dit, pocket)
     training = Training(size=pocket.recipe.size)
     hidings, dressed = _pools(folder, chosen.stories)
     shares = CONVERTED if converted else Shares()
     lessons = Lessons(_vae(), hidings, dressed, training, shares, chosen.batch)
-    walker = MemoryWalker(dit, encoder, training.block_frames)
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":
         trainer.learner.load_state_dict(trainer.average.weights())
@@ -122,9 +121,9 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     said = f"{trainer.run.step} lessons of {chosen.batch * chosen.processes}, {time.strftime('%Y-%m-%d')}"
     out = chosen.out or folder / "export"
     if adapters is not None:
-        print(export(encoder, adapters, out, MEMORY.name, said))
+        print(export(walker.encoder, adapters, out, MEMORY.name, said))
     else:
-        print(export_model(chosen.dit, dit, out, said))
+        print(export_model(chosen.dit, walker.dit, out, said))
 
 
 def export_model(given: Path, dit: WanModel, out: Path, said: str) -> Path:
@@ -141,8 +140,12 @@ def export_model(given: Path, dit: WanModel, out: Path, said: str) -> Path:
 
 def _learners(
     chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket
-) -> tuple[WanModel, MemoryEncoder, Adapters | None]:
-    """(model, encoder, the model's low-rank changes); a converted model has none, it is trained itself."""
+) -> tuple[MemoryWalker, Adapters | None]:
+    """The model with its encoder, and its low-rank changes; a converted model has none.
+
+    It is trained itself, after the dense model that reads the same memory.
+    """
+    frames = pocket.recipe.block_frames
     found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
     if isinstance(dit, MlaModel):
         if found is None or found.lora is None:
@@ -150,15 +153,17 @@ def _learners(
                 "a converted model learns to read a memory that is there: train one with the dense model "
                 "first, and give its file as --encoder."
             )
-        return outside_attention(found.lora).merged(dit), for_layout(found.encoder, dit.rope_layout), None
+        teacher = MemoryWalker(found.lora.merged(pocket.dit).requires_grad_(False), found.encoder, frames)
+        begun = outside_attention(found.lora).merged(dit)
+        return MemoryWalker(begun, for_layout(found.encoder, dit.rope_layout), frames, teacher), None
     if found is not None and found.lora is not None:
         adapters = Adapters(dit, found.lora.rank, found.lora.scale * found.lora.rank)
         adapters.take(found.lora.pairs)
-        return dit, found.encoder, adapters
+        return MemoryWalker(dit, found.encoder, frames), adapters
     grid = Geometry(pocket.recipe.size, pocket.recipe.size)
     places = (MEMORY.memory_frames, grid.grid_height, grid.grid_width)
     encoder = found.encoder if found else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
-    return dit, encoder, Adapters(dit, chosen.rank, float(chosen.rank))
+    return MemoryWalker(dit, encoder, frames), Adapters(dit, chosen.rank, float(chosen.rank))
 
 
 def outside_attention(lora: Lora) -> Lora:

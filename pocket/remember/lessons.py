@@ -68,7 +68,9 @@ class Place:
 
 
 # for a converted model, whose ordinary streams must stay as good as they are
-CONVERTED = Shares(memory=0.6, full=0.0, sink_and_window=0.05, window=0.0, ordinary=0.35, easy=-1.0)
+CONVERTED = Shares(
+    memory=0.65, full=0.0, sink_and_window=0.05, window=0.0, ordinary=0.3, easy=-1.0, most_hidden=8
+)
 
 
 class Lessons:

@@ -21,7 +21,6 @@ from rivulet.pocket.remember import main
 from rivulet.pocket.remember.command import export, outside_attention
 from rivulet.pocket.remember.lessons import FULL, MEMORY, POSITIONS, Lessons, Shares
 from rivulet.pocket.remember.lora import Adapters
-from rivulet.pocket.remember.past import Kept
 from rivulet.pocket.remember.reorder import for_layout
 from rivulet.pocket.remember.trainer import Recipe, Trainer
 from rivulet.pocket.remember.walk import Lesson, MemoryWalker, States
@@ -53,16 +52,6 @@ def lesson_of(dtype, blocks=BLOCKS, graded=(), positions=MEMORY):
     return Lesson(clean, clean, texts, graded, positions)
 
 
-def walked(walker, lesson):
-    """Yields (block, call, states, kept) as each block finds them."""
-    kept, states = Kept(), States()
-    for block in range(len(lesson.texts)):
-        call = walker._call(lesson, block)
-        states = walker._updated(lesson, states, kept.leave(call.kept))
-        yield block, call, states, kept
-        walker.remember(lesson, kept, call, states)
-
-
 def noisy_calls(dit, state, monkeypatch):
     """Returns what the noisy calls of a stream's next block were given and what they gave."""
     calls, whole = [], stream.forward
@@ -86,15 +75,15 @@ def test_the_walk_is_the_stream_call_by_call(monkeypatch, positions):
     memory = {"memory": LearnedMemory(encoder, "tiny")} if positions.memory_frames else {}
     config = StreamConfig(Geometry(32, 32), positions, FRAMES, (1.0, 0.5), dtype=torch.float64)
     state = stream.init(dit, lesson.texts[0], config, reserve_frames=FRAMES * BLOCKS, **memory)
-    for block, call, states, kept in walked(walker, lesson):
+    for block, found in enumerate(walker.blocks(lesson, BLOCKS)):
         state = stream.set_text(dit, state, lesson.texts[block])
         calls = noisy_calls(dit, state, monkeypatch)
-        seen = (states.before, states.after)
+        seen = (found.states.before, found.states.after)
         for (noisy, wanted), sigma, shown in zip(calls, config.sigmas, seen, strict=True):
-            made = walker.flow(lesson, kept, call, shown, noisy, torch.full((ROWS,), sigma))
+            made = walker.flow(lesson, found, shown, noisy, torch.full((ROWS,), sigma))
             off = float((made - wanted).abs().max() / wanted.abs().max())
             assert off < torch.finfo(torch.float32).eps, (block, sigma)
-        state = replay(dit, state, lesson.clean_RCTHW[:, :, call.own])
+        state = replay(dit, state, lesson.clean_RCTHW[:, :, found.call.own])
 
 
 def test_the_memory_is_read_and_written_in_the_published_order():
@@ -103,8 +92,9 @@ def test_the_memory_is_read_and_written_in_the_published_order():
     updates = []
     encoder.update, whole = lambda s, k, v, a: updates.append(k.shape[1]) or whole(s, k, v, a), encoder.update
     counts, seen = [], []
-    for _, call, states, _ in walked(MemoryWalker(dit, encoder, FRAMES), lesson_of(torch.float32)):
+    for found in MemoryWalker(dit, encoder, FRAMES).blocks(lesson_of(torch.float32), BLOCKS):
         counts.append(len(updates))
+        call, states = found.call, found.states
         shown = plan(MEMORY, call.own[0], FRAMES, memory_visible=True).memory
         seen.append((states.before is not None, states.after is not None, shown, call.query_ids))
     assert counts == [0, 0, 0, 0, 1, 2, 3], "one update as each block leaves, the sink never"
@@ -141,14 +131,25 @@ def test_gradients_reach_the_whole_chain_of_updates_and_the_projections_of_the_p
     assert all(matrix.grad is not None and matrix.grad.any() for matrix in adapters.parts()[:-2])
 
 
+def test_a_pupil_that_is_its_teacher_has_nothing_to_learn():
+    (dit, encoder), (other, _) = tiny(), tiny(seed=4)
+    sigma = torch.tensor([1.0, 0.7])
+    lesson = lesson_of(torch.float32, graded=((2, sigma), (BLOCKS - 1, sigma)))
+    teacher = MemoryWalker(dit, encoder, FRAMES)
+    for pupil, alike in ((dit, True), (other, False)):
+        walker = MemoryWalker(pupil, encoder, FRAMES, teacher)
+        for _, error_R, _ in walker.along(lesson, torch.Generator().manual_seed(2)):
+            assert bool((error_R < 1e-9).all()) == alike
+
+
 def test_adapters_stand_in_for_ten_layers_a_block_and_begin_with_no_change():
     dit, encoder = tiny()
     lesson = lesson_of(torch.float32, blocks=1)
 
     def flow():
         walker = MemoryWalker(dit, encoder, FRAMES)
-        call = walker._call(lesson, 0)
-        return walker.flow(lesson, Kept(), call, None, lesson.clean_RCTHW[:, :, :3], torch.ones(ROWS))
+        (found,) = walker.blocks(lesson, 1)
+        return walker.flow(lesson, found, None, lesson.clean_RCTHW[:, :, :3], torch.ones(ROWS))
 
     plain = flow()
     adapters = Adapters(dit, 2, 2.0)
