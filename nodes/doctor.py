@@ -129,8 +129,8 @@ def ffmpeg() -> str:
 
 def fitness(model: Any, vae: Any) -> dict[str, str]:
     """Whether what is connected can be streamed."""
+    from .host_decoder import why_not_vae
     from .host_tree import why_not
-    from .host_vae import why_not_vae
 
     found = {}
     if model is not None:

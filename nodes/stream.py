@@ -20,7 +20,7 @@ from ..model_patches.state import StreamConfig
 from ..model_patches.writer.video import Mp4Writer
 from .cache import CacheChoice, CacheType
 from .host import HostStream
-from .host_vae import HostDecoder
+from .host_decoder import decoder_for
 from .kept import taken_up
 from .prompts import PromptsType
 from .recipe import block_input, cfg_input, configured, preset_input
@@ -161,14 +161,16 @@ class RivuletStream(io.ComfyNode):
         elif start is not None:
             start.refuse_ended(pictures, fps)
             script, blocks = script.taken_up(start.block, start.prompt), blocks - start.block
-        kept = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
-        stream = HostStream(model, script.first, negative or [], config, cache=kept)
+        form = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
+        stream = HostStream(model, script.first, negative or [], config, cache=form)
+        decoder = decoder_for(vae)
         if isinstance(start, Resume):
-            begin["kept"] = taken_up(start.path, stream)
+            begin["kept"] = kept = taken_up(start.path, stream)
+            decoder.refuse_foreign(kept.past)
         target = _target(filename_prefix, width, height)
         writer = Mp4Writer(target, width=width, height=height, fps=fps, metadata=cls._graph())
         with Session(_live(writer, script, blocks, cls.hidden.unique_id)) as session:
-            take = Take(stream, HostDecoder(vae), script, session)
+            take = Take(stream, decoder, script, session)
             with saving(take, snapshot) as path:
                 tail_BCTHW = take.run(pictures, **begin)
         video = InputImpl.VideoFromFile(str(writer.result))

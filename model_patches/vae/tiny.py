@@ -35,10 +35,14 @@ class MemoryBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            _conv(2 * width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width)
+            _conv(2 * width, width),
+            nn.ReLU(inplace=True),
+            _conv(width, width),
+            nn.ReLU(inplace=True),
+            _conv(width, width),
         )
         self.skip = nn.Identity()
-        self.act = nn.ReLU()
+        self.act = nn.ReLU(inplace=True)
 
     def forward(self, x_BCHW: Tensor, past_BCHW: Tensor) -> Tensor:
         return self.act(self.conv(torch.cat([x_BCHW, past_BCHW], 1)) + self.skip(x_BCHW))
@@ -62,11 +66,11 @@ class TinyDecoder(nn.Module):
     def __init__(self, widths: Sequence[int] = WIDTHS, takes_vae_units: bool = False) -> None:
         """takes_vae_units: the layers were trained on the VAE's own units, as lighttaew2_1 was."""
         super().__init__()
-        layers: list[nn.Module] = [Clamp(), _conv(CHANNELS, widths[0]), nn.ReLU()]
+        layers: list[nn.Module] = [Clamp(), _conv(CHANNELS, widths[0]), nn.ReLU(inplace=True)]
         for width, finer, stride in zip(widths[:3], widths[1:], (1, 2, 2), strict=True):
             layers += [MemoryBlock(width) for _ in range(3)]
             layers += [nn.Upsample(scale_factor=2), FrameGrowth(width, stride), _conv(width, finer, False)]
-        self.decoder = nn.Sequential(*layers, nn.ReLU(), _conv(widths[3], 3))
+        self.decoder = nn.Sequential(*layers, nn.ReLU(inplace=True), _conv(widths[3], 3))
         self.latent_channels, self.takes_vae_units = CHANNELS, takes_vae_units
 
     def decode(self, latents_BCTHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]:
@@ -128,8 +132,9 @@ def _grown(
                 layer(x_BCHW, torch.zeros_like(x_BCHW) if past_BCHW is None else past_BCHW),
             )
         elif _grows(layer):
-            parts = layer(x_BCHW).unflatten(0, (len(x_BCHW), layer.stride))
-            for part_BCHW in parts.unbind(1):
+            count = len(x_BCHW)
+            x_BCHW = layer(x_BCHW)
+            for part_BCHW in x_BCHW.unflatten(0, (count, layer.stride)).unbind(1):
                 yield from _grown(layers, index + 1, part_BCHW, newest)
             return
         else:
