@@ -6,8 +6,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .host_tiny import HostTinyDecoder, encoded, is_tiny, why_not_tiny
-from .host_vae import HostDecoder, HostVaePast, why_not_wan
+from ..model_patches.vae.cost import DecoderCost, WanCost
+from ..model_patches.vae.decoder import MAX_LATENTS
+from ..model_patches.vae.tiny_cost import TinyCost
+from .host_tiny import HostTinyDecoder, encoded, is_tiny, why_not_tiny, widths
+from .host_vae import PIECE_LATENTS, HostDecoder, HostVaePast, why_not_wan
 
 
 class StreamDecoder(Protocol):
@@ -37,3 +40,12 @@ def decoder_for(vae: Any) -> StreamDecoder:
 def first_latents(vae: Any, pixels_BHWC: Tensor) -> Tensor:
     """Latents [1, C, T, H/8, W/8] of pictures in [0, 1], in the units of Wan's VAE."""
     return encoded(vae, pixels_BHWC) if is_tiny(vae) else vae.encode(pixels_BHWC)
+
+
+def decoder_cost(vae: Any) -> tuple[DecoderCost, int]:
+    """(what decoding with the host's VAE costs, most latents that it is given at once)."""
+    model = vae.first_stage_model
+    if not is_tiny(vae):
+        return WanCost(model.decoder.conv1.out_channels // 4), PIECE_LATENTS
+    beside = sum(weight.numel() for weight in model.encoder.parameters())
+    return TinyCost(tuple(widths(vae)), beside), MAX_LATENTS

@@ -20,8 +20,9 @@ from ..model_patches.probe import Device, probe
 from ..model_patches.state import StreamConfig
 from ..model_patches.verdict import FITS, gigabytes, judge
 from .cache import CacheChoice, CacheType
+from .host_decoder import decoder_cost, why_not_vae
 from .host_tree import why_not
-from .host_vae import PIECE_LATENTS, why_not_vae
+from .host_vae import PIECE_LATENTS
 from .recipe import block_input, cfg_input, configured, preset_input
 
 PROBE_BYTES = 3e9  # what the measurement of a card takes for a moment
@@ -148,8 +149,8 @@ def request_of(
         request = replace(request, cache=cache.format_for(config, dit).cost)
     if vae is None:
         return request
-    width = vae.first_stage_model.decoder.conv1.out_channels // 4
-    return replace(request, vae_dim=width, vae_dtype=vae.vae_dtype)
+    decoder, piece_latents = decoder_cost(vae)
+    return replace(request, decoder=decoder, piece_latents=piece_latents, vae_dtype=vae.vae_dtype)
 
 
 def free_on(device: torch.device, dtype: torch.dtype) -> Device:

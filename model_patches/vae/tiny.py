@@ -8,7 +8,7 @@ however a stream is cut, every number is the same, and working memory is that of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -126,11 +126,7 @@ def _grown(
     for index in range(start, len(layers)):
         layer = layers[index]
         if has_memory(layer):
-            past_BCHW = newest.get(index)
-            newest[index], x_BCHW = (
-                x_BCHW,
-                layer(x_BCHW, torch.zeros_like(x_BCHW) if past_BCHW is None else past_BCHW),
-            )
+            newest[index], x_BCHW = x_BCHW, layer(x_BCHW, _before(newest, index, x_BCHW))
         elif _grows(layer):
             count = len(x_BCHW)
             x_BCHW = layer(x_BCHW)
@@ -140,6 +136,11 @@ def _grown(
         else:
             x_BCHW = layer(x_BCHW)
     yield x_BCHW
+
+
+def _before(newest: Mapping[int, Tensor], index: int, like_BCHW: Tensor) -> Tensor:
+    """What the layer was given of the picture before; zeros stand before a stream's first."""
+    return newest[index] if index in newest else torch.zeros_like(like_BCHW)
 
 
 def _conv(width_in: int, width_out: int, bias: bool = True) -> nn.Conv2d:

@@ -15,6 +15,7 @@ from ...model_patches.plan import Plan, Request, plan_stream
 from ...model_patches.probe import Device, probe
 from ...model_patches.state import StreamConfig
 from ...model_patches.stream import step
+from ...model_patches.vae.cost import WanCost
 from ...model_patches.vae.decoder import decode_stream
 from .records import Rows
 from .subject import Subject, subject
@@ -128,6 +129,6 @@ def request_of(given: Subject) -> Request:
         given.config,
         given.fps,
         text_tokens=given.text_BLE.shape[1],
-        vae_dim=given.vae.decoder.conv1.out_channels // 4,
+        decoder=WanCost(given.vae.decoder.conv1.out_channels // 4),
         vae_dtype=dtype,
     )

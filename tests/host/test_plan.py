@@ -8,6 +8,7 @@ from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.plan import plan_stream
 from rivulet.model_patches.probe import Device
 from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.vae.cost import WanCost
 
 CARD = Device("a card", matmul_flops=1e14, bytes_per_second=1e12)
 INPUTS = {
@@ -41,7 +42,7 @@ def test_the_models_sizes_are_read_from_the_host(load, vae, models):
     config = StreamConfig(Geometry(64, 48))
     request = request_of(load("plain"), vae, config, 16.0, 0.0)
     assert request.model == load_wan(models / "plain.safetensors").config
-    assert request.seconds is None and request.vae_dim == 16
+    assert request.seconds is None and request.decoder == WanCost(16)
     assert plan_stream(request).weights_bytes == load("plain").model_size()
 
 
@@ -90,3 +91,15 @@ def test_this_machine_is_measured_before_there_is_an_output_folder(load, monkeyp
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "new" / "output"))
     device = free_on(load("plain").load_device, torch.float32)
     assert device.free_bytes > 0 and device.free_ram_bytes > 0 and device.free_disk_bytes > 0
+
+
+def test_a_tiny_vae_is_planned_with_its_own_figures(load, tiny_vae):
+    from rivulet.nodes.host_decoder import decoder_for
+    from rivulet.nodes.plan import request_of
+
+    request = request_of(load("plain"), tiny_vae, StreamConfig(Geometry(64, 48)), 16.0, 0.0)
+    plan, model = plan_stream(request), tiny_vae.first_stage_model
+    assert request.vae_dtype == tiny_vae.vae_dtype
+    assert plan.vae_weights_bytes == sum(weight.nbytes for weight in model.parameters())
+    _, past = decoder_for(tiny_vae).decode(torch.zeros(1, 16, 3, 6, 8))
+    assert plan.past_bytes == sum(kept.nbytes for kept in past.layers)
