@@ -7,7 +7,6 @@ units of Wan's own VAE, as the host hands them from node to node.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -18,6 +17,7 @@ from ..model_patches.vae.decoder import MAX_LATENTS
 from ..model_patches.vae.load import FAMILY, units_by_name
 from ..model_patches.vae.tiny import decode_pictures, has_memory
 from ..model_patches.vae.wan import SPACE_STRIDE, in_model_units, in_vae_units
+from .host_file import file_of
 from .host_vae import LATENT_CHANNELS, NEEDS, HostVaePast, refuse_foreign
 
 TINY_NEEDS = (
@@ -145,9 +145,9 @@ def _takes_vae_units(vae: Any) -> bool:
 
 def _units_by_name(vae: Any) -> bool | None:
     """What the name of the file says that the host's loader read; None where it says or tells nothing."""
-    made_from = getattr(vae.patcher, "cached_patcher_init", None)
+    path = file_of(vae.patcher)
     try:
-        return units_by_name(Path(str(made_from[1][0]))) if made_from else None
+        return None if path is None else units_by_name(path)
     except ValueError:
         return None
 

@@ -21,6 +21,7 @@ from ..model_patches.state import StreamConfig
 from ..model_patches.verdict import FITS, gigabytes, judge
 from .cache import CacheChoice, CacheType
 from .host_decoder import decoder_cost, why_not_vae
+from .host_file import expert_of
 from .host_tree import why_not
 from .host_vae import PIECE_LATENTS
 from .recipe import block_input, cfg_input, configured, preset_input
@@ -104,7 +105,7 @@ class RivuletPlan(io.ComfyNode):
         text, fits = verdict_text(request, free_on(model.load_device, config.dtype))
         if stop_if_too_big and not fits:
             raise ValueError(f"Plan Stream: {text} To run it all the same, switch stop_if_too_big off.")
-        text = f"{text} {cache_text(request, cache)}"
+        text = " ".join(filter(None, (text, cache_text(request, cache), expert_of(model))))
         return io.NodeOutput(model, text, ui=ui.PreviewText(text))
 
 
