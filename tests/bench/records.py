@@ -50,6 +50,7 @@ WORDS = {
     "prompt",
     "format",
     "model",
+    "decoder",
     "picture",
     "op",
     "target",

@@ -35,6 +35,6 @@ def main(arguments: list[str]) -> int:
     bench.add_arguments(options)
     chosen = options.parse_args(arguments[1:])
     rows = Rows(name, chosen.quick)
-    if getattr(chosen, "case", None) is None:
+    if getattr(chosen, "case", None) is None and not getattr(chosen, "table", False):
         rows("machine", **machine())
     return bench.run(chosen, rows)

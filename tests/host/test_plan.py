@@ -54,7 +54,8 @@ def test_what_fits_passes_the_model_on_and_says_so(planned, load):
 
 def test_what_does_not_fit_stops_with_a_proposal(planned):
     with pytest.raises(
-        ValueError, match=r"Graphics memory: needs .* It fits with a .* Computed.*switch stop_"
+        ValueError,
+        match=r"Graphics memory: needs .* It fits with a .* Computed.* a tiny decoder .*switch stop_",
     ):
         planned(6e9, width=640, height=480)
 
@@ -74,14 +75,12 @@ def test_weights_that_the_host_can_keep_in_ram_do_not_stop_a_run(planned, load, 
     assert "it fits if ComfyUI keeps the model's weights" in text
 
 
-def test_a_model_that_cannot_be_streamed_is_refused(planned, load):
+def test_a_model_that_cannot_be_streamed_is_refused(planned, load, monkeypatch):
     model = load("plain").model.diffusion_model
-    model.in_dim, kept = 48, model.in_dim
-    try:
-        with pytest.raises(ValueError, match=r"is a WanModel, Wan 2\.2 5B \(48 latent"):
-            planned()
-    finally:
-        model.in_dim = kept
+    for name in ("in_dim", "out_dim"):
+        monkeypatch.setattr(model, name, 48)
+    with pytest.raises(ValueError, match=r"is a WanModel, Wan 2\.2 5B \(48 latent"):
+        planned()
 
 
 def test_this_machine_is_measured_before_there_is_an_output_folder(load, monkeypatch, tmp_path):
@@ -103,3 +102,36 @@ def test_a_tiny_vae_is_planned_with_its_own_figures(load, tiny_vae):
     assert plan.vae_weights_bytes == sum(weight.nbytes for weight in model.parameters())
     _, past = decoder_for(tiny_vae).decode(torch.zeros(1, 16, 3, 6, 8))
     assert plan.past_bytes == sum(kept.nbytes for kept in past.layers)
+
+
+def test_what_fits_which_card_is_said(planned, load):
+    from rivulet.nodes.cache import CacheChoice
+
+    _, text = planned().args
+    assert "By card, computed: 12 GB: dense cache, bf16 weights; 16 GB: dense cache" in text
+    _, text = planned(cache=CacheChoice("int8")).args
+    assert "12 GB: dense cache" in text and "In the format int8 each token takes" in text
+
+
+def test_a_tiny_decoder_is_named_where_it_is_enough_and_not_where_it_is_there(load, tiny_vae):
+    from rivulet.model_patches.verdict import HEADROOM
+    from rivulet.nodes.plan import request_of, tiny_text
+
+    config = StreamConfig(Geometry(640, 480), "infinity_rope")
+    request = request_of(load("plain"), None, config, 16.0, 2.0)
+    device = replace(CARD, free_bytes=int(HEADROOM * plan_stream(request).device_bytes) // 2)
+    assert "a tiny decoder in place of Wan's VAE" in tiny_text(request, device)
+    assert tiny_text(request, replace(device, free_bytes=10**6)) is None
+    assert tiny_text(request_of(load("plain"), tiny_vae, config, 16.0, 2.0), device) is None
+
+
+def test_int8_is_proposed_before_a_smaller_window(load):
+    from rivulet.model_patches.verdict import HEADROOM
+    from rivulet.nodes.plan import formats_for, request_of, smaller, verdict_text
+
+    request = request_of(load("plain"), None, StreamConfig(Geometry(640, 480), "infinity_rope"), 16.0, 2.0)
+    assert [cost.name for cost in formats_for(request)] == ["dense", "int8", "latent"]
+    free = int(HEADROOM * plan_stream(request).device_bytes) - 1000
+    text, fits = verdict_text(request, replace(CARD, free_bytes=free), smaller(request))
+    assert not fits or "ComfyUI keeps" in text
+    assert "It fits with the cache format int8 instead of dense" in text
