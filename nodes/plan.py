@@ -207,8 +207,8 @@ def tiny_text(request: Request, device: Device) -> str | None:
     if isinstance(request.decoder, TinyCost) or judge(tiny, device).answer != FITS:
         return None
     return (
-        "As it is, it fits with a tiny decoder in place of Wan's VAE: load lighttaew2_1 from models/vae_approx "
-        "with Load VAE; its pictures are a little less true."
+        "As it is, it fits with a tiny decoder, which comes near Wan's VAE: load lighttaew2_1 from "
+        "models/vae_approx with Load VAE."
     )
 
 

@@ -51,6 +51,7 @@ WORDS = {
     "format",
     "model",
     "decoder",
+    "dtype",
     "picture",
     "op",
     "target",
