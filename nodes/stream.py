@@ -49,7 +49,11 @@ class RivuletStream(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="Wan 2.1 text to video, causal weights; or the Pocket Model."
                 ),
-                io.Vae.Input("vae", tooltip="The VAE of Wan 2.1; or the Pocket Model's."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE of Wan 2.1; or lighttaew2_1 or taew2_1, tiny decoders for it; or the "
+                    "Pocket Model's.",
+                ),
                 io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="In pixels."),
                 io.Int.Input("height", default=480, min=16, max=8192, step=16, tooltip="In pixels."),
                 io.Float.Input(
