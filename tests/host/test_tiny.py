@@ -6,6 +6,7 @@ from rivulet.model_patches.vae.decoder import decode_stream
 from rivulet.model_patches.vae.load import load_tiny
 from rivulet.model_patches.vae.tiny import TinyDecoder
 from rivulet.model_patches.vae.wan import in_model_units
+from rivulet.tests.host.graphs import stream_graph
 
 
 def latents(count, side=4):
@@ -114,3 +115,16 @@ def test_a_past_of_the_other_kind_is_refused(decoder, vae):
             ValueError, match="decoded with another kind of VAE .* connect the VAE it was made"
         ):
             other.refuse_foreign(past)
+
+
+def test_a_graph_streams_through_the_hosts_own_loader(server, models):
+    folder = server.base / "models" / "vae_approx"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "lighttaew2_1.safetensors").symlink_to(models / "lighttaew2_1.safetensors")
+    graph = stream_graph("tiny", seconds=0.5)
+    graph["9"] = {"class_type": "VAELoader", "inputs": {"vae_name": "lighttaew2_1.safetensors"}}
+    (stream,) = (node for node in graph.values() if node["class_type"] == "RivuletStream")
+    stream["inputs"]["vae"] = ["9", 0]
+    done = server.run(graph)
+    assert done["status"]["status_str"] == "success", done["status"]
+    assert (server.base / "output" / "tiny_00001_.mp4").stat().st_size > 1000
