@@ -172,7 +172,7 @@ def test_a_take_with_a_tiny_vae_goes_on_too_and_not_with_another_vae(making, tin
     assert torch.equal(torch.cat([before, after]), pictures) and pictures.float().std() > 10
     asked = {"width": 32, "height": 48, "seconds": 10.0, "fps": 16.0, "seed": 5, "num_frame_per_block": 3}
     inputs = {"preset": "pocket", "cfg": 1.0, "filename_prefix": "never", "positive": prompt(0)}
-    with pytest.raises(ValueError, match="decoded with another kind of VAE .* connect the VAE it was made"):
+    with pytest.raises(ValueError, match=r"decoded with another kind of VAE .* connect the VAE it was made"):
         RivuletStream.execute(load("plain"), vae, **asked, **inputs, start=header_of(path))
 
 

@@ -112,7 +112,7 @@ def test_a_past_of_the_other_kind_is_refused(decoder, vae):
         fitting.refuse_foreign(past)
     for other, past in ((decoder, of_wan), (wan, of_tiny)):
         with pytest.raises(
-            ValueError, match="decoded with another kind of VAE .* connect the VAE it was made"
+            ValueError, match=r"decoded with another kind of VAE .* connect the VAE it was made"
         ):
             other.refuse_foreign(past)
 
