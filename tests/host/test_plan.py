@@ -55,7 +55,7 @@ def test_what_fits_passes_the_model_on_and_says_so(planned, load):
 def test_what_does_not_fit_stops_with_a_proposal(planned):
     with pytest.raises(
         ValueError,
-        match=r"Graphics memory: needs .* It fits with a .* Computed.* a tiny decoder .*switch stop_",
+        match=r"Graphics memory: needs .* It fits with a .* Computed.* a tiny decoder, .*switch stop_",
     ):
         planned(6e9, width=640, height=480)
 
