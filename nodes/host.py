@@ -26,6 +26,7 @@ from ..model_patches.memory.policy import NOTHING, OFF, Memory, MemoryPolicy, se
 from ..model_patches.sampler.noise import BlockNoise, KeyedNoise
 from ..model_patches.state import Blend, StreamConfig
 from .host_block import KEY, BlockInMaking, run_model, sample_block
+from .host_file import expert_of
 from .host_tree import HostTree, why_not
 
 
@@ -67,6 +68,8 @@ class HostStream:
         refusal = why_not(model.get_model_object("diffusion_model")) or _why_not_options(model.model_options)
         if refusal:
             raise ValueError(refusal)
+        if warning := expert_of(model):
+            logging.getLogger(__name__).warning("Rivulet: %s", warning)
         if config.dtype != dtype_of(model):
             raise ValueError(
                 f"Rivulet: the stream is to be in {config.dtype}, ComfyUI runs this model in "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model_patches.arch.kinds import why_not_channels
 from ..model_patches.arch.tree import BlockTree, HeadTree, Layer
 from ..model_patches.attention.forward import bidirectional
 from ..model_patches.attention.sdpa import Attention
@@ -87,10 +88,10 @@ def why_not(model: Any) -> str | None:
             )
     channels = (model.in_dim, model.out_dim)
     if channels != (LATENT_CHANNELS, LATENT_CHANNELS):
+        what = why_not_channels(*channels) or f"a model of {channels[0]} latent channels"
         return (
-            f"Rivulet: the loaded model is a {kind} that takes {channels[0]} latent channels and gives "
-            f"{channels[1]}; a stream needs {LATENT_CHANNELS} and {LATENT_CHANNELS}, as Wan 2.1 has for "
-            f"text to video. Load such a checkpoint, not Wan 2.2 5B and none with control or image inputs."
+            f"Rivulet: the loaded model is a {kind}, {what}; a stream needs {LATENT_CHANNELS} in and out, as "
+            f"Wan 2.1 text to video has. Load such a checkpoint."
         )
     return None
 

@@ -1,6 +1,6 @@
 """What the nodes rely on in ComfyUI, in one table, and the sentence about what an installed version lacks.
 
-What a loaded model must have is in `host_tree`, what a VAE must have in `host_vae`.
+What a loaded model must have is in `host_tree`, what a VAE must have in `host_vae` and `host_tiny`.
 """
 
 from __future__ import annotations

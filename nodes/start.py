@@ -18,7 +18,7 @@ from ..model_patches.geometry import Geometry
 from ..model_patches.memory.policy import seen
 from .host import HostState, HostStream
 from .host_block import BlockInMaking
-from .host_vae import why_not_vae
+from .host_decoder import first_latents, why_not_vae
 from .switch import run_again
 
 StartType = io.Custom("RIVULET_START")
@@ -52,7 +52,7 @@ class Start:
         pixels_BCHW = comfy.utils.common_upscale(
             self.image_BHWC.movedim(-1, 1), *wanted, "bicubic", "center" if self.fit == CROP else "disabled"
         )
-        return vae.encode(pixels_BCHW.clamp(0, 1).movedim(1, -1))
+        return first_latents(vae, pixels_BCHW.clamp(0, 1).movedim(1, -1))
 
 
 @torch.inference_mode()

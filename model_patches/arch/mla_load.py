@@ -11,6 +11,7 @@ import torch
 
 from ..checkpoint import Shapes, some
 from .detect import compute_dtype, overrides, read_config
+from .kinds import refuse_other_kinds
 from .mla import MlaModel, MlaSizes
 from .mla_keys import HEADS_MIXED, Reading, apart, read_layout
 from .nested import read_nested
@@ -71,6 +72,7 @@ def load_mla(
     found = read_nested(WHERE, path, "a VideoMLA checkpoint", nest, device)
     plain, metadata = found.tensors, found.metadata
     config = read_config(found.shapes, overrides(metadata, path))
+    refuse_other_kinds(WHERE, path, config.in_channels, config.out_channels)
     reading = read_layout(f"{WHERE}: {path}", found.shapes, config.dim, config.num_heads, order)
     rope, said = _rope(metadata, reading, bands)
     widths = reading.widths

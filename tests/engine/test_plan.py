@@ -13,12 +13,13 @@ from rivulet.model_patches.plan import Plan, Request, plan_stream
 from rivulet.model_patches.probe import Device
 from rivulet.model_patches.sampler.schedule import even_sigmas
 from rivulet.model_patches.stream import StreamConfig, init, step
+from rivulet.model_patches.vae.cost import WanCost
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.tests.engine.live import Watch
 
 SIZES = WanConfig(dim=48, ffn_dim=80, num_layers=3, num_heads=2, text_dim=6)
 STREAM = StreamConfig(Geometry(64, 48), "infinity_rope")
-REQUEST = Request(SIZES, STREAM, fps=16, text_tokens=7, vae_dim=4, vae_dtype=torch.float32)
+REQUEST = Request(SIZES, STREAM, fps=16, text_tokens=7, decoder=WanCost(4), vae_dtype=torch.float32)
 WAN = Request(
     WanConfig(dim=1536, ffn_dim=8960, num_layers=30),
     StreamConfig(Geometry(832, 480), "videomla_7", dtype=torch.bfloat16),

@@ -51,7 +51,7 @@ def test_what_is_kept_does_not_hold_its_piece_alive(decoder):
 
 
 def test_another_vae_is_refused(vae):
-    from rivulet.nodes.host_vae import why_not_vae
+    from rivulet.nodes.host_decoder import why_not_vae
 
     class Other:
         first_stage_model = torch.nn.Identity()
