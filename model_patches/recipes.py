@@ -245,13 +245,17 @@ def named_in(file: str) -> list[Recipe]:
 def choose(structure: Structure, file: str) -> Choice:
     """The record for a file of this structure: keys and shapes first, its name only where they leave several.
 
-    file: its name, folders included. A size that nobody has published gets the record of the 1.3B.
+    file: its name, folders included. A size that nobody has published may be any, by default the 1.3B's.
     """
-    size = "1.3B" if structure.size == OTHER_SIZE else structure.size
+    unknown = structure.size == OTHER_SIZE
     echo = recipe_named("echo_infinity")
     if structure.memory:
         return Choice(echo, "The memory encoder in the file says so.", False)
-    fits = [r for r in RECIPES if (r.kind, r.size) == (structure.kind, size) and r.memory != "learned"]
+    fits = [
+        r
+        for r in RECIPES
+        if r.kind == structure.kind and (unknown or r.size == structure.size) and r.memory != "learned"
+    ]
     others = ", ".join(recipe.title for recipe in fits)
     if not fits:
         raise ValueError(
@@ -266,7 +270,7 @@ def choose(structure: Structure, file: str) -> Choice:
     if named := [recipe for recipe in named_in(file) if recipe in fits]:
         why = f"The file's name says so; its keys and shapes are those of {others} alike."
         return Choice(named[0], why, True)
-    default = recipe_named(DEFAULTS[structure.kind, size])
+    default = recipe_named(DEFAULTS[structure.kind, "1.3B" if unknown else structure.size])
     why = (
         f"A guess: keys and shapes are those of {others} alike, and the file's name says none of them. If it "
         f"is another one, choose its recipe."

@@ -29,6 +29,7 @@ class RivuletExtension(ComfyExtension):
             return [RivuletDoctor]
         from .cache import RivuletLatentCache
         from .calibrate import RivuletCalibrate
+        from .load import RivuletLoadModel
         from .plan import RivuletPlan
         from .pocket import RivuletPocketModel
         from .prompts import RivuletPrompts
@@ -38,6 +39,7 @@ class RivuletExtension(ComfyExtension):
 
         return [
             RivuletPocketModel,
+            RivuletLoadModel,
             RivuletPrompts,
             RivuletStartFrom,
             RivuletResume,

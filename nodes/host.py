@@ -17,6 +17,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..model_patches.attention.rope import layout_of
 from ..model_patches.attention.text import TextRows
 from ..model_patches.cache.basis_file import check_model, check_sizes
 from ..model_patches.cache.dense import DENSE
@@ -93,7 +94,7 @@ class HostStream:
         heads = dit.blocks[0].self_attn.num_heads
         rows = self.branches * self.batch
         sizes = (geometry.grid_height, geometry.grid_width, heads, dit.dim // heads)
-        return CacheShape(len(dit.blocks), rows, *sizes)
+        return CacheShape(len(dit.blocks), rows, *sizes, layout_of(dit))
 
     def begin(self, reserve_frames: int = 0) -> HostState:
         """The state before the first block; its cache is allocated at once, beside the host's weights.

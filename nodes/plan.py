@@ -22,7 +22,7 @@ from ..model_patches.verdict import FITS, gigabytes, judge
 from .cache import CacheChoice, CacheType
 from .host_tree import why_not
 from .host_vae import PIECE_LATENTS, why_not_vae
-from .recipe import block_input, cfg_input, configured, preset_input
+from .recipe import block_input, cfg_input, configured, overridden, preset_input
 
 PROBE_BYTES = 3e9  # what the measurement of a card takes for a moment
 LEFT_OUT = "Not counted: the text encoder, and the programs themselves."
@@ -103,7 +103,8 @@ class RivuletPlan(io.ComfyNode):
         text, fits = verdict_text(request, free_on(model.load_device, config.dtype))
         if stop_if_too_big and not fits:
             raise ValueError(f"Plan Stream: {text} To run it all the same, switch stop_if_too_big off.")
-        text = f"{text} {cache_text(request, cache)}"
+        changed = overridden(model, preset, num_frame_per_block, cfg, sigmas)
+        text = " ".join([text, *changed, cache_text(request, cache)])
         return io.NodeOutput(model, text, ui=ui.PreviewText(text))
 
 
