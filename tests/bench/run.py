@@ -10,6 +10,7 @@ from .records import Rows, machine
 BENCHES = {
     "cache": "what each cache format costs and loses: bytes, attention, pictures, time",
     "host": "whether ComfyUI's process grows during a long video: --comfyui PATH --python PYTHON",
+    "load": "time and memory of loading a 1.3B checkpoint into ComfyUI: --comfyui PATH --python PYTHON",
     "plan": "what a stream is computed to need at real sizes, and prediction against measurement here",
     "picture": "the moving picture of the README",
     "stream": "time per block and memory, early and late, against a cache that keeps the whole clip",
