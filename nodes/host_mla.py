@@ -14,7 +14,7 @@ from typing import Any
 import comfy.supported_models
 import torch
 from comfy.ldm.wan.model import WanAttentionBlock, WanModel, WanSelfAttention
-from comfy.model_base import WAN21, ModelType
+from comfy.model_base import WAN21, BaseModel, ModelType
 from torch import Tensor, nn
 
 from ..model_patches.arch.mla import MlaAttention, MlaSizes
@@ -80,7 +80,8 @@ class HostVideoMla(WAN21):
     """The host's wrapper of a diffusion model, around ours."""
 
     def __init__(self, model_config: Any, device: torch.device | None = None) -> None:
-        super(WAN21, self).__init__(model_config, ModelType.FLOW, device=device, unet_model=HostMlaModel)
+        # past WAN21, which names its own diffusion model
+        BaseModel.__init__(self, model_config, ModelType.FLOW, device=device, unet_model=HostMlaModel)
         self.image_to_video = False
 
 
