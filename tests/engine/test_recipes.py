@@ -117,6 +117,24 @@ def test_names_of_weights_that_are_no_streams_are_cautioned(file, words):
     assert caution("self_forcing_dmd.pt") == caution("Wan2.1-T2V-14B/krea.safetensors") == ""
 
 
+def test_the_readme_tells_of_every_record(root):
+    rows = {
+        row.split(" | ")[0].removeprefix("| "): row
+        for row in (root / "README.md").read_text(encoding="utf-8").splitlines()
+        if row.startswith("| ")
+    }
+    for recipe in RECIPES:
+        window = f"{recipe.window.sink_frames} + {recipe.window.window_frames}"
+        steps = f"{recipe.block_frames}, {len(recipe.timesteps)} steps, {window}"
+        for words in (
+            recipe.file,
+            f"| {round(recipe.gigabytes, 2):g} |",
+            f"| {steps} |",
+            f"| {recipe.memory} |",
+        ):
+            assert words in rows[recipe.title], (recipe.name, words)
+
+
 def test_a_record_tells_its_numbers():
     told = str(recipe_named("self_forcing"))
     for words in (
