@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from .mla_keys import HEADS_MIXED
 from .mla_load import MlaFile, read_mla
 from .nested import Nested, read_nested
 from .wan import WanModel
+
+SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")  # of a file's name, where a model is published in parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,11 @@ def read_published(
     else an average. bands, order: for VideoMLA, see `mla_load.load_mla`. Raises ValueError, in a sentence
     with the next step, for anything but Wan 2.1 text to video with every tensor there and none left over.
     """
+    if part := SHARD.search(path.name):
+        raise ValueError(
+            f"{where}: {path} is one of {int(part[1])} parts of a model, which is read from a single file. "
+            f"Take the model's single-file version, or join the parts into one .safetensors file."
+        )
     found = read_nested(where, path, "a Wan 2.1 checkpoint", nest, prefer=prefer)
     renamed = is_diffusers(found.tensors)
     tensors = {wan_key(k): v for k, v in found.tensors.items()} if renamed else dict(found.tensors)

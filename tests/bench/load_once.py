@@ -75,11 +75,12 @@ def main(comfyui: str, file: str, how: str) -> None:
     load = loader(how, Path(file))
     before = own_bytes()
     with Watch() as watch:
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         model = load()
-        seconds = time.perf_counter() - began
+        seconds, processor = time.perf_counter() - began, time.process_time() - worked
     figures = {
         "seconds": seconds,
+        "processor_seconds": processor,
         "weights_bytes": model.model_size(),
         "peak_bytes": watch.peak - before,
         "after_bytes": own_bytes() - before,

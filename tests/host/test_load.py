@@ -91,11 +91,12 @@ def close(a, b, share=1e-4):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.recipe)
-def test_every_family_streams_as_the_weights_it_was_written_from(family, load_file, written, text):
+def test_every_family_streams_as_the_weights_it_was_written_from(family, load_file, written, text, caplog):
     from rivulet.nodes.recipe import FROM_MODEL, configured
 
     model = written(family.recipe)
     loaded, report = load_file(family.file)
+    assert not [line for line in caplog.messages if "missing" in line or "unexpected" in line]
     record = recipe_named(family.recipe)
     config = configured(loaded, 32, 48, FROM_MODEL, 0, 0.0)
     assert (config.preset.name, config.block_frames, config.cfg) == (record.preset, record.block_frames, 1.0)
@@ -107,19 +108,22 @@ def test_every_family_streams_as_the_weights_it_was_written_from(family, load_fi
     assert close(got, own_stream(model, text, config, loaded))
 
 
-def test_nothing_is_missing_for_the_host_and_nothing_left_over(load_file, written, caplog):
-    for family in FAMILIES:
-        written(family.recipe)
-        load_file(family.file)
-    assert not [line for line in caplog.messages if "missing" in line or "unexpected" in line]
-
-
 def test_the_hosts_own_block_sampler_takes_a_dense_model(load_file, written):
     import comfy.ldm.wan.ar_model
 
     written("self_forcing")
     model, _ = load_file(BY_NAME["self_forcing"].file)
     assert isinstance(model.model.diffusion_model, comfy.ldm.wan.ar_model.CausalWanModel)
+
+
+def test_the_host_can_make_the_model_again(load_file, written):
+    """As it does for torch.compile and for several cards."""
+    written("videomla")
+    model, _ = load_file(BY_NAME["videomla"].file)
+    factory, arguments = model.cached_patcher_init
+    again = factory(*arguments, disable_dynamic=True)
+    one, other = (each.model.diffusion_model.state_dict() for each in (model, again))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.fixture

@@ -157,8 +157,10 @@ def test_a_truncated_download_is_told(weights, tmp_path, name):
         read(path)
 
 
-def shape(*sizes):
-    return torch.zeros(()).expand(sizes)
+def test_a_part_of_a_model_is_told(weights, tmp_path):
+    path = small_file(tmp_path, weights, "diffusion_pytorch_model-00001-of-00002.safetensors")
+    with pytest.raises(ValueError, match=r"is one of 2 parts of a model.*single-file version"):
+        read(path)
 
 
 STRANGERS = [
