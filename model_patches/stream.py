@@ -23,7 +23,8 @@ from .attention.rope import layout_of
 from .attention.sdpa import Attention, sdpa
 from .attention.text import TextRows, TextState, read_text
 from .cache.dense import DENSE
-from .cache.format import CacheFormat, CacheShape, call_of
+from .cache.format import Cache, CacheFormat, CacheShape, Draft, call_of
+from .memory.policy import OFF, Memory, MemoryPolicy, seen
 from .sampler.denoise import denoise, guide
 from .sampler.noise import BlockNoise, KeyedNoise
 from .snapshot import load, save
@@ -43,11 +44,13 @@ def init(
     *,
     reserve_frames: int = 0,
     cache: CacheFormat = DENSE,
+    memory: MemoryPolicy = OFF,
 ) -> StreamState:
     """The state before the first block, on the text's device, which must be the model's.
 
     negative: needed if config.cfg is not 1, else left out. reserve_frames: latent frames to make room for at
     once where the window has no end; such a cache doubles whenever it is full. cache: how frames are kept.
+    memory: what is remembered of those that left the window, an encoder in config.dtype on the device.
     """
     raw = _branches(config, text_BLE, negative_BLE)
     device = text_BLE.device
@@ -65,9 +68,11 @@ def init(
     rows = text.branches * text.batch
     shape = CacheShape(len(model.blocks), rows, *grid[1:], heads, head_dim, layout_of(model))
     assert tokens.shape[-1] == heads * head_dim
+    shape = replace(shape, memory_tokens=memory.tokens(shape, config.positions, cache.cost))
     frames = config.positions.capacity_frames or max(reserve_frames, config.block_frames)
     kept = cache.empty(model, shape, frames, config.dtype, device)
-    return StreamState(config, 0, 0, kept, text, format=cache)
+    begun = memory.begin(shape)
+    return StreamState(config, 0, 0, kept, text, format=cache, memory=begun, policy=memory)
 
 
 @torch.inference_mode()
@@ -79,27 +84,51 @@ def step(
     One call per sigma, then one at timestep 0 that leaves the block's keys and values in the cache. Whatever
     ends it early, `state` is as it was and the block can be made again with the same result.
     """
+    state = _blended(model, state)
     config, block, start = state.config, state.block, state.start_frame
-    draft = state.cache.begin(call_of(config.positions, start, config.block_frames))
-    rows = _rows(state.text)
-    pasts = [(group, draft.past(part)) for group, part in zip(state.text.groups, rows, strict=True)]
+    call = call_of(config.positions, start, config.block_frames)
+    draft = state.cache.begin(call)
+    at_first, later = seen(state.policy, state.memory, call)
+    pasts = each_past(state, draft)
     shape = config.geometry.latent_shape(config.block_frames, state.text.batch)
     like = torch.empty(shape, dtype=config.latent_dtype, device=state.text.raw[0].device)
-    times = _times(model, config, like.device)
+    times = times_of(model, config, like.device)
 
-    def flow(x_BCTHW: Tensor, call: int) -> Tensor:
-        return _flow(model, x_BCTHW, times[call], pasts, config, attention)
+    def flow(x_BCTHW: Tensor, index: int) -> Tensor:
+        draft.show(later if index else at_first)
+        return _flow(model, x_BCTHW, times[index], pasts, config, attention)
 
     draw = noise or KeyedNoise(config.seed)
     x0_BCTHW = denoise(flow, config.sigmas, draw, block, start, like, config.fresh_noise)
     made = [x0_BCTHW]
+    draft.show(later)
     for group, past in pasts:
-        x_RCTHW = _repeated(x0_BCTHW, group, config)
+        x_RCTHW = repeated(x0_BCTHW, group, config)
         made += remember(model, x_RCTHW, times[-1], group, past, attention)
-    _refuse_nan(made, state)
-    after = start + config.block_frames
-    kept = call_of(config.positions, after, config.block_frames).kept
-    return x0_BCTHW, replace(state, block=block + 1, start_frame=after, cache=draft.commit(kept))
+    refuse_nan(made, state)
+    whole = draft.commit(call.kept + call.own)
+    memory, cache = leave(state, whole, start + config.block_frames, attention)
+    newest = [x0_BCTHW] if state.tail_BCTHW is None else [state.tail_BCTHW, x0_BCTHW]
+    tail_BCTHW = torch.cat(newest, 2)[:, :, -config.tail_frames :].clone()
+    blend = state.blend and state.blend.next()
+    return x0_BCTHW, replace(
+        state,
+        block=block + 1,
+        start_frame=start + config.block_frames,
+        cache=cache,
+        memory=memory,
+        tail_BCTHW=tail_BCTHW,
+        blend=blend,
+    )
+
+
+def leave(state: StreamState, whole: Cache, start_frame: int, attention: Attention) -> tuple[Memory, Cache]:
+    """(memory, cache) before the block at `start_frame`: other frames are taken in and dropped."""
+    kept = call_of(state.config.positions, start_frame, state.config.block_frames).kept
+    left = tuple(frame for frame in whole.frames if frame not in kept)
+    memory, cache = state.policy.update(state.memory, whole, left, attention)
+    refuse_nan(list(memory.tensors().values()), state)
+    return memory, cache.only(kept)
 
 
 def take(
@@ -143,7 +172,16 @@ def set_text(
             f"Stream: the text is for {text_BLE.shape[0]} streams on {text_BLE.device}, the state holds "
             f"{old.batch} on {old.raw[0].device}; encode one text a stream, on its device."
         )
-    return replace(state, text=_with_words(lambda: read_text(model, raw), config, text_BLE))
+    text = _with_words(lambda: read_text(model, raw), config, text_BLE)
+    return replace(state, text=text, blend=None)
+
+
+def _blended(model: DiTTree, state: StreamState) -> StreamState:
+    """The state with the text of its next block, where one text turns into another."""
+    if state.blend is None:
+        return state
+    raw = state.blend.text()
+    return replace(state, text=_with_words(lambda: read_text(model, raw), state.config, raw[0]))
 
 
 def _branches(config: StreamConfig, text: Tensor, negative: Tensor | None) -> tuple[Tensor, ...]:
@@ -182,6 +220,12 @@ def _with_words(work: Callable[[], Made], config: StreamConfig, text_BLE: Tensor
         ) from error
 
 
+def each_past(state: StreamState, draft: Draft) -> list[tuple[TextRows, Past]]:
+    """Each group of branches that run together, and what it attends to."""
+    rows = _rows(state.text)
+    return [(group, draft.past(part)) for group, part in zip(state.text.groups, rows, strict=True)]
+
+
 def _rows(text: TextState) -> list[slice]:
     ends = [0]
     for group in text.groups:
@@ -189,14 +233,15 @@ def _rows(text: TextState) -> list[slice]:
     return [slice(first, last) for first, last in pairwise(ends)]
 
 
-def _times(model: DiTTree, config: StreamConfig, device: torch.device) -> list[Time]:
+def times_of(model: DiTTree, config: StreamConfig, device: torch.device) -> list[Time]:
     """Time vectors of each call, the one at timestep 0 last; one frame stands for all."""
     timesteps = torch.tensor([[1000 * sigma for sigma in (*config.sigmas, 0.0)]], dtype=torch.float64)
     modulation, head = embed_time(model, timesteps.to(device), config.dtype)
     return list(zip(modulation.split(1, 1), head.split(1, 1), strict=True))
 
 
-def _repeated(x_BCTHW: Tensor, group: TextRows, config: StreamConfig) -> Tensor:
+def repeated(x_BCTHW: Tensor, group: TextRows, config: StreamConfig) -> Tensor:
+    """The latents in the model's dtype, once for each branch of the group."""
     x_BCTHW = x_BCTHW.to(config.dtype)
     return x_BCTHW if group.branches == 1 else torch.cat([x_BCTHW] * group.branches)
 
@@ -211,7 +256,7 @@ def _flow(
 ) -> Tensor:
     flows: list[Tensor] = []
     for group, past in pasts:
-        flow_RCTHW = forward(model, _repeated(x_BCTHW, group, config), time, group, past, attention)
+        flow_RCTHW = forward(model, repeated(x_BCTHW, group, config), time, group, past, attention)
         flows += flow_RCTHW.to(x_BCTHW.dtype).chunk(group.branches)
     if flows[0].shape != x_BCTHW.shape:
         raise ValueError(
@@ -221,7 +266,8 @@ def _flow(
     return guide(flows, config.cfg)
 
 
-def _refuse_nan(made: list[Tensor], state: StreamState) -> None:
+def refuse_nan(made: list[Tensor], state: StreamState) -> None:
+    """Raises RuntimeError if the state's next block came out with numbers that would spoil all later ones."""
     if not all(bool(tensor.isfinite().all()) for tensor in made):
         first, count = state.start_frame, state.config.block_frames
         raise RuntimeError(

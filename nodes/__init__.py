@@ -30,6 +30,7 @@ class RivuletExtension(ComfyExtension):
         from .cache import RivuletLatentCache
         from .calibrate import RivuletCalibrate
         from .load import RivuletLoadModel
+        from .memory import RivuletMemory
         from .plan import RivuletPlan
         from .pocket import RivuletPocketModel
         from .prompts import RivuletPrompts
@@ -40,6 +41,7 @@ class RivuletExtension(ComfyExtension):
         return [
             RivuletPocketModel,
             RivuletLoadModel,
+            RivuletMemory,
             RivuletPrompts,
             RivuletStartFrom,
             RivuletResume,

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ..model_patches.cache.format import CacheShape
+from ..model_patches.memory.policy import Memory
+from ..model_patches.state import Blend
 from ..model_patches.state_file import config_of, plain, read, write
 from .host import HostState, HostStream
 from .host_vae import HostVaePast
@@ -22,7 +24,7 @@ from .switch import recached
 
 KIND, VERSION = "rivulet take", 1
 ENDING = ".snapshot.safetensors"
-CACHE, LAYER = "cache.", "vae.layer."
+CACHE, MEMORY, LAYER = "cache.", "memory.", "vae.layer."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,15 @@ def save(kept: Kept, stream: HostStream, path: Path) -> None:
     tensors |= {f"{LAYER}{i}": layer for i, layer in enumerate(layers) if isinstance(layer, Tensor)}
     if past is not None and past.held_BCTHW is not None:
         tensors["vae.held"] = past.held_BCTHW
+    tensors |= {MEMORY + name: tokens.contiguous() for name, tokens in state.memory.tensors().items()}
+    if state.blend is not None:
+        tensors |= {"blend.old": state.blend.old[0], "blend.new": state.blend.new[0]}
     about = {
         "config": plain(stream.config),
         "shape": asdict(state.cache.shape),
         "table": state.cache.table,
-        "cache": dict(stream.format.spec()),
+        **_specs(stream),
+        "blend": state.blend and [state.blend.blocks, state.blend.done],
         "block": state.block,
         "start_frame": state.start_frame,
         "layers": None if past is None else [each if isinstance(each, str) else None for each in layers],
@@ -73,9 +79,15 @@ def taken_up(path: Path, stream: HostStream) -> Kept:
     """
     about, tensors = read(path, KIND, VERSION)
     _check(path, about, stream)
-    rooms = {name.removeprefix(CACHE): room for name, room in tensors.items() if name.startswith(CACHE)}
-    cache = stream.restored(tuple(about["table"]), rooms)
-    state = HostState(about["block"], about["start_frame"], cache, tensors["tail"])
+    rooms, tokens = (
+        {name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)}
+        for prefix in (CACHE, MEMORY)
+    )
+    cache, device = stream.restored(tuple(about["table"]), rooms), stream.model.load_device
+    memory = Memory.of({name: part.to(device) for name, part in tokens.items()})
+    texts = [(tensors[f"blend.{side}"],) for side in ("old", "new")] if about["blend"] else []
+    blend = Blend(*texts, *about["blend"]) if texts else None
+    state = HostState(about["block"], about["start_frame"], cache, tensors["tail"], memory, blend)
     past = _past(about["layers"], tensors)
     counts = about["scene"], about["frames"], about["prompt"], about["given"], about["recaches"]
     return Kept(state, past, *counts)
@@ -100,15 +112,19 @@ def _check(path: Path, about: Mapping[str, Any], stream: HostStream) -> None:
         for name in ("geometry", "preset", "block_frames", "dtype", "fresh_noise")
         if getattr(saved, name) != getattr(config, name)
     }
-    was = asdict(CacheShape(**about["shape"])) | {"cache": about["cache"]}
+    was = asdict(CacheShape(**about["shape"])) | {name: about.get(name) for name in _specs(stream)}
     differs |= {
         name: (had, has)
-        for name, has in (asdict(stream.shape) | {"cache": dict(stream.format.spec())}).items()
+        for name, has in (asdict(stream.shape) | _specs(stream)).items()
         if (had := was.get(name)) != has
     }
     if differs:
         told = "; ".join(f"{name} {had}, not {has}" for name, (had, has) in differs.items())
         raise ValueError(
             f"Resume Stream: the take in {path.name} was made with {told}. Give it the same model, size, "
-            f"preset and block, and guidance where it had guidance; or begin a new stream."
+            f"preset, block, cache and memory, and guidance where it had guidance; or begin a new stream."
         )
+
+
+def _specs(stream: HostStream) -> dict[str, object]:
+    return {"cache": dict(stream.format.spec()), "memory": dict(stream.policy.spec())}

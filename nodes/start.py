@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..model_patches.cache.format import call_of
 from ..model_patches.geometry import Geometry
+from ..model_patches.memory.policy import seen
 from .host import HostState, HostStream
 from .host_block import BlockInMaking
 from .host_vae import why_not_vae
@@ -69,17 +70,20 @@ def keep(stream: HostStream, state: HostState, latents_BCTHW: Tensor) -> HostSta
             f"Rivulet: the latents to begin with are {list(latents_BCTHW.shape)}, the stream needs "
             f"{list(wanted)} with at least one frame; encode the picture at the video's size with Wan's VAE."
         )
-    draft = state.cache.begin(call_of(config.positions, start, count))
-    making = BlockInMaking(stream, draft, state.block, start, count)
+    call = call_of(config.positions, start, count)
+    draft = state.cache.begin(call)
+    memories = seen(stream.policy, state.memory, call)
+    making = BlockInMaking(stream, draft, state.block, start, count, memories)
     inside_BCTHW = stream.model.model.process_latent_in(latents_BCTHW)
     stream.sample(making, run_again, torch.zeros_like(inside_BCTHW), latents_BCTHW=inside_BCTHW)
     making.refuse_nan(latents_BCTHW)
-    kept = call_of(config.positions, start + count, config.block_frames).kept
+    memory, cache = stream.leave(state.memory, draft.commit(call.kept + call.own), start + count)
     tail_BCTHW = torch.cat([state.tail_BCTHW.to(latents_BCTHW), latents_BCTHW], 2)
     return replace(
         state,
         start_frame=start + count,
-        cache=draft.commit(kept),
+        cache=cache,
+        memory=memory,
         tail_BCTHW=tail_BCTHW[:, :, -stream.tail_frames :].clone(),
     )
 

@@ -95,25 +95,30 @@ def read_raw(
         with open_tensors(where, path, wanted, device=device) as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
+    found = unpickled(where, path, wanted)
+    if not isinstance(found, Mapping):
+        kind = type(found).__name__
+        raise ValueError(f"{where}: {path} holds a {kind}, not tensors by name; give {wanted}.")
+    return found, {}
+
+
+def unpickled(where: str, path: Path, wanted: str) -> Any:
+    """What torch.save wrote, tensors left on disk until they are read; anything but plain data is refused."""
     if not path.is_file():
         raise FileNotFoundError(f"{where}: no file at {path}; give the path of {wanted}.")
     if stranger := why_no_weights(path):
         raise ValueError(f"{where}: {stranger}")
     try:
         try:
-            found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
             if "mmap can only be used" not in str(error):
                 raise
-            found = torch.load(path, map_location="cpu", weights_only=True)  # written before torch 1.6
-    except (OSError, MemoryError):
+            return torch.load(path, map_location="cpu", weights_only=True)  # written before torch 1.6
+    except MemoryError:
         raise
     except Exception as error:  # bytes that are no pickle can end anywhere
         raise ValueError(_why_not_loaded(where, path, error)) from error
-    if not isinstance(found, Mapping):
-        kind = type(found).__name__
-        raise ValueError(f"{where}: {path} holds a {kind}, not tensors by name; give {wanted}.")
-    return found, {}
 
 
 def _why_not_loaded(where: str, path: Path, error: Exception) -> str:
@@ -121,8 +126,8 @@ def _why_not_loaded(where: str, path: Path, error: Exception) -> str:
     if wanted := GLOBAL.search(str(error)):
         return (
             f"{where}: {size} is not opened: beside tensors it asks for {wanted[1]}, and a file that may "
-            f"call functions can run any code. Take the model as .safetensors, or another copy from its "
-            f"authors."
+            f"call functions can run any code. Take it as .safetensors, or have someone who trusts it save "
+            f"its weights alone."
         )
     said = (str(error) or "it is empty").splitlines()[0]
     return f"{where}: {size} is not a whole file of plain tensors: {said}. Copy or download it again."
