@@ -17,6 +17,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..model_patches.attention.rope import layout_of
 from ..model_patches.attention.text import TextRows
 from ..model_patches.cache.basis_file import check_model, check_sizes
 from ..model_patches.cache.dense import DENSE
@@ -101,7 +102,7 @@ class HostStream:
         heads = dit.blocks[0].self_attn.num_heads
         rows = self.branches * self.batch
         sizes = (geometry.grid_height, geometry.grid_width, heads, dit.dim // heads)
-        shape = CacheShape(len(dit.blocks), rows, *sizes)
+        shape = CacheShape(len(dit.blocks), rows, *sizes, layout_of(dit))
         return replace(
             shape, memory_tokens=self.policy.tokens(shape, self.config.positions, self.format.cost)
         )

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from ..model_patches.arch.kinds import why_not_channels
+from ..model_patches.arch.rotary import RopeLayout
 from ..model_patches.arch.tree import BlockTree, HeadTree, Layer
 from ..model_patches.attention.forward import bidirectional
+from ..model_patches.attention.rope import layout_of
 from ..model_patches.attention.sdpa import Attention
 
 LATENT_CHANNELS = 16  # of Wan 2.1
@@ -58,6 +60,7 @@ class HostTree:
         self.time_projection: Layer = model.time_projection
         self.blocks: Sequence[BlockTree] = model.blocks
         self.head: HeadTree = model.head
+        self.rope_layout: RopeLayout | None = layout_of(model)
 
     def patch_embedding(self, x_BCTHW: Tensor) -> Tensor:
         """Tokens on their grid; the host keeps this one layer in float32, whatever the rest is in."""

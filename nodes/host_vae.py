@@ -117,6 +117,11 @@ class HostDecoder:
 
 def why_not_wan(vae: Any) -> str | None:
     """A sentence if the host's VAE lacks what streaming relies on, else None."""
+    if vae is None:
+        return (
+            "Rivulet: the VAE is missing, the loader found none in its file. Put wan_2.1_vae.safetensors "
+            "into models/vae and connect Load VAE."
+        )
     lacking = [name for name in NEEDS if not hasattr(vae, name)]
     model, channels = getattr(vae, "first_stage_model", None), getattr(vae, "latent_channels", "unknown")
     lacking += [f"first_stage_model.{name}" for name in ("conv2", "decoder") if not hasattr(model, name)]

@@ -28,7 +28,7 @@ from .host_decoder import decoder_cost, why_not_vae
 from .host_file import expert_of
 from .host_tree import why_not
 from .host_vae import PIECE_LATENTS
-from .recipe import block_input, cfg_input, configured, preset_input
+from .recipe import block_input, cfg_input, configured, overridden, preset_input
 
 PROBE_BYTES = 3e9  # what the measurement of a card takes for a moment
 LEFT_OUT = "Not counted: the text encoder, and the programs themselves."
@@ -109,8 +109,9 @@ class RivuletPlan(io.ComfyNode):
         text, fits = verdict_text(request, free_on(model.load_device, config.dtype), smaller(request))
         if stop_if_too_big and not fits:
             raise ValueError(f"Plan Stream: {text} To run it all the same, switch stop_if_too_big off.")
-        told = (text, on_cards(request, formats_for(request)), cache_text(request, cache), expert_of(model))
-        text = " ".join(filter(None, told))
+        changed = overridden(model, preset, num_frame_per_block, cfg, sigmas)
+        told = (text, *changed, on_cards(request, formats_for(request)), cache_text(request, cache))
+        text = " ".join(filter(None, (*told, expert_of(model))))
         return io.NodeOutput(model, text, ui=ui.PreviewText(text))
 
 

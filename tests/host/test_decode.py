@@ -57,6 +57,7 @@ def test_another_vae_is_refused(vae):
         first_stage_model = torch.nn.Identity()
         latent_channels = 4
 
+    assert "the VAE is missing" in why_not_vae(None)
     assert "needs the VAE of Wan" in why_not_vae(Other()) and "4 channels" in why_not_vae(Other())
     assert why_not_vae(vae) is None
 
