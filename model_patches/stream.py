@@ -1,5 +1,7 @@
 """A stream of latents: `init` makes its state, `step` takes one and returns the next with a block of latents.
 
+`keep` puts given latents before the first block: a picture or the end of a video to go on from.
+
 B batch, C channels, T latent frames, H/W of the latent grid, L text tokens, E text_dim, R batch rows. One
 model serves any number of streams. What comes out are inference tensors: to train on them, clone them outside
 inference mode.
@@ -23,15 +25,15 @@ from .attention.rope import layout_of
 from .attention.sdpa import Attention, sdpa
 from .attention.text import TextRows, TextState, read_text
 from .cache.dense import DENSE
-from .cache.format import CacheFormat, CacheShape, call_of
-from .sampler.denoise import denoise, guide
+from .cache.format import CacheFormat, CacheShape, Draft, call_of
+from .sampler.denoise import Begin, denoise, guide
 from .sampler.noise import BlockNoise, KeyedNoise
 from .snapshot import load, save
 from .state import StreamConfig, StreamState
 
 Made = TypeVar("Made")
 
-__all__ = ["StreamConfig", "StreamState", "init", "load", "save", "set_text", "step", "take"]
+__all__ = ["StreamConfig", "StreamState", "init", "keep", "load", "save", "set_text", "step", "take"]
 
 
 @torch.inference_mode()
@@ -72,17 +74,22 @@ def init(
 
 @torch.inference_mode()
 def step(
-    model: DiTTree, state: StreamState, *, attention: Attention = sdpa, noise: BlockNoise | None = None
+    model: DiTTree,
+    state: StreamState,
+    *,
+    attention: Attention = sdpa,
+    noise: BlockNoise | None = None,
+    begin: Begin | None = None,
 ) -> tuple[Tensor, StreamState]:
     """(clean latents [B, C, T, H, W] of the next block in config.latent_dtype, the state after it).
 
-    One call per sigma, then one at timestep 0 that leaves the block's keys and values in the cache. Whatever
-    ends it early, `state` is as it was and the block can be made again with the same result.
+    One call per sigma, then one at timestep 0 that leaves the block's keys and values in the cache. begin:
+    latents of the block's shape to begin with, instead of noise alone. Whatever ends it early, `state` is as
+    it was and the block can be made again with the same result.
     """
     config, block, start = state.config, state.block, state.start_frame
     draft = state.cache.begin(call_of(config.positions, start, config.block_frames))
-    rows = _rows(state.text)
-    pasts = [(group, draft.past(part)) for group, part in zip(state.text.groups, rows, strict=True)]
+    pasts = _pasts(state.text, draft)
     shape = config.geometry.latent_shape(config.block_frames, state.text.batch)
     like = torch.empty(shape, dtype=config.latent_dtype, device=state.text.raw[0].device)
     times = _times(model, config, like.device)
@@ -91,15 +98,46 @@ def step(
         return _flow(model, x_BCTHW, times[call], pasts, config, attention)
 
     draw = noise or KeyedNoise(config.seed)
-    x0_BCTHW = denoise(flow, config.sigmas, draw, block, start, like, config.fresh_noise)
-    made = [x0_BCTHW]
-    for group, past in pasts:
-        x_RCTHW = _repeated(x0_BCTHW, group, config)
-        made += remember(model, x_RCTHW, times[-1], group, past, attention)
-    _refuse_nan(made, state)
-    after = start + config.block_frames
-    kept = call_of(config.positions, after, config.block_frames).kept
-    return x0_BCTHW, replace(state, block=block + 1, start_frame=after, cache=draft.commit(kept))
+    given = None if begin is None else replace(begin, clean_BCTHW=_like(begin.clean_BCTHW, like))
+    x0_BCTHW = denoise(flow, config.sigmas, draw, block, start, like, config.fresh_noise, given)
+    after = _remembered(model, state, draft, pasts, x0_BCTHW, times[-1], attention)
+    return x0_BCTHW, replace(after, block=block + 1)
+
+
+@torch.inference_mode()
+def keep(
+    model: DiTTree, state: StreamState, latents_BCTHW: Tensor, *, attention: Attention = sdpa
+) -> StreamState:
+    """The state after latents [B, C, T, H, W] that were not made but given, any T from 1.
+
+    One pass at timestep 0 for each block's length of them, a shorter one first, as Self-Forcing (arXiv
+    2506.08009) takes its first frame in image-to-video. To be called before the first block; what leaves the
+    window on the way is forgotten. An error leaves `state` as it was.
+    """
+    config, count = state.config, latents_BCTHW.shape[2] if latents_BCTHW.ndim == 5 else 0
+    if state.start_frame or not count:
+        raise ValueError(
+            f"Stream: latents {list(latents_BCTHW.shape)} were given to a stream that has "
+            f"{state.start_frame} latent frames; give [streams, channels, frames, height, width] with at "
+            f"least one frame, before the first block."
+        )
+    like = torch.empty(
+        config.geometry.latent_shape(count, state.text.batch),
+        dtype=config.latent_dtype,
+        device=state.text.raw[0].device,
+    )
+    latents_BCTHW, clean = _like(latents_BCTHW, like), _times(model, config, like.device)[-1]
+    for piece_BCTHW in latents_BCTHW.split(pieces(count, config.block_frames), 2):
+        draft = state.cache.begin(call_of(config.positions, state.start_frame, piece_BCTHW.shape[2]))
+        pasts = _pasts(state.text, draft)
+        state = _remembered(model, state, draft, pasts, piece_BCTHW, clean, attention)
+    return state
+
+
+def pieces(frames: int, block_frames: int) -> list[int]:
+    """Lengths in which so many given latent frames are run: whole blocks, and what is left over first."""
+    rest = frames % block_frames
+    return [rest] * bool(rest) + [block_frames] * (frames // block_frames)
 
 
 def take(
@@ -182,11 +220,45 @@ def _with_words(work: Callable[[], Made], config: StreamConfig, text_BLE: Tensor
         ) from error
 
 
-def _rows(text: TextState) -> list[slice]:
+def _pasts(text: TextState, draft: Draft) -> list[tuple[TextRows, Past]]:
+    """What the rows of each group attend to."""
     ends = [0]
     for group in text.groups:
         ends.append(ends[-1] + group.branches * text.batch)
-    return [slice(first, last) for first, last in pairwise(ends)]
+    rows = (slice(first, last) for first, last in pairwise(ends))
+    return [(group, draft.past(part)) for group, part in zip(text.groups, rows, strict=True)]
+
+
+def _like(given_BCTHW: Tensor, like_BCTHW: Tensor) -> Tensor:
+    """Given latents in the dtype and on the device of `like`; refused if they are not of its shape."""
+    if given_BCTHW.shape != like_BCTHW.shape:
+        raise ValueError(
+            f"Stream: the given latents are {list(given_BCTHW.shape)}, the stream needs "
+            f"{list(like_BCTHW.shape)} (streams, channels, frames, height, width); encode the pictures at the "
+            f"stream's size."
+        )
+    if not given_BCTHW.isfinite().all():
+        raise ValueError("Stream: the given latents hold NaN or infinite numbers; encode the pictures again.")
+    return given_BCTHW.to(like_BCTHW)
+
+
+def _remembered(
+    model: DiTTree,
+    state: StreamState,
+    draft: Draft,
+    pasts: list[tuple[TextRows, Past]],
+    x0_BCTHW: Tensor,
+    clean: Time,
+    attention: Attention,
+) -> StreamState:
+    """The state after these clean latents, once a pass at timestep 0 has left their keys and values."""
+    config, made = state.config, [x0_BCTHW]
+    for group, past in pasts:
+        made += remember(model, _repeated(x0_BCTHW, group, config), clean, group, past, attention)
+    _refuse_nan(made, state)
+    after = state.start_frame + x0_BCTHW.shape[2]
+    kept = call_of(config.positions, after, config.block_frames).kept
+    return replace(state, start_frame=after, cache=draft.commit(kept))
 
 
 def _times(model: DiTTree, config: StreamConfig, device: torch.device) -> list[Time]:
