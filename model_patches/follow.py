@@ -107,7 +107,7 @@ class Follow:
             return
         taken_FHWC = self._source.take(missing)
         self._ended = len(taken_FHWC) < missing
-        self._unused += taken_FHWC.split(1)
+        self._unused += [taken_FHWC[i : i + 1] for i in range(len(taken_FHWC))]
 
     def _feed(self, want: int, needed: int) -> None:
         """Encode the next pictures; at the video's end its last one again, until the block is full."""
@@ -120,5 +120,5 @@ class Follow:
         pixels_FHWC = torch.cat(pictures) if pictures else self._unused[-1].new_empty(size)
         latents_BCTHW, self._past = self._encode(pixels_FHWC, self._past, last=last)
         assert pictures or latents_BCTHW.shape[2], "the encoder keeps a latent back at the video's end"
-        self._ready += latents_BCTHW.split(1, 2)
+        self._ready += [latents_BCTHW[:, :, i : i + 1] for i in range(latents_BCTHW.shape[2])]
         self._fed += len(pictures)

@@ -18,6 +18,7 @@ from .arch.tree import DiTTree
 from .attention.sdpa import Attention, sdpa
 from .follow import Follow
 from .geometry import Geometry
+from .join import FADE_FRAMES, joined
 from .sampler.noise import BlockNoise
 from .stream import StreamState, save, set_text, step
 from .vae.decoder import StreamPast, VideoVae, decode_stream, from_tensors, to_tensors
@@ -25,6 +26,7 @@ from .writer.protocol import Writer
 
 PIXEL_FRAMES = "pixel_frames"
 DECODER = "decoder."
+LOST = "lost"  # what the VAE lost of the picture before the stream's first; see `join`
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ def run(
             latents_BCTHW, after = step(model, state, attention=attention, noise=noise, begin=begin)
             pixels_FHWC, past = decode_stream(vae, latents_BCTHW, past)
             pixels_FHWC = pixels_FHWC if followed is None else pixels_FHWC[: followed.pictures]
+            if LOST in state.extras:
+                pixels_FHWC = joined(pixels_FHWC, state.extras[LOST], frames)
             for writer in writers:
                 writer.write(pixels_FHWC)
             after = with_pixels(after, past, frames + len(pixels_FHWC))
@@ -122,8 +126,9 @@ def blocks_for(geometry: Geometry, block_frames: int, pixel_frames: int, latents
 
 def with_pixels(state: StreamState, past: StreamPast | None, frames: int) -> StreamState:
     """The state with what its decoder remembers and the pixel frames given to its writers."""
+    kept = (name for name in state.extras if not name.startswith(DECODER))
     extras: Mapping[str, Tensor] = {
-        **{name: tensor for name, tensor in state.extras.items() if not name.startswith(DECODER)},
+        **{name: state.extras[name] for name in kept if name != LOST or frames < FADE_FRAMES},
         **{DECODER + name: tensor for name, tensor in to_tensors(past).items()},
         PIXEL_FRAMES: torch.tensor(frames),
     }

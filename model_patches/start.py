@@ -5,15 +5,18 @@ B batch, C channels, T latent frames, F pixel frames, H/W of the picture or of t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from .arch.tree import DiTTree
 from .attention.positions import PositionPreset, kept_frames
 from .attention.sdpa import Attention, sdpa
-from .pipeline import with_pixels
+from .join import lost
+from .pipeline import LOST, with_pixels
 from .state import StreamState
 from .stream import keep
-from .vae.decoder import VideoVae, decode_stream
+from .vae.decoder import VideoVae, decode_stream, encode_stream
 
 
 def remembered_latents(positions: PositionPreset, block_frames: int) -> int:
@@ -41,10 +44,30 @@ def begun(
 ) -> tuple[Tensor, StreamState]:
     """(uint8 pictures [F, H, W, 3] of the given latents, the state that goes on from them).
 
-    latents: [1, C, T, H, W] in the model's units, of the first picture or of the end of a video. shown: the
-    stream's video begins with these pictures, which the caller writes; else with those that follow. The
-    decoder's past is theirs either way, so the pictures that follow join them without a step.
+    latents: [1, C, T, H, W] in the model's units, of a picture or of the newest frames of another stream.
+    shown: the stream's video begins with these pictures, which the caller writes; else with those that
+    follow. The decoder's past is theirs either way, so the pictures that follow join them.
     """
     state = keep(model, state, latents_BCTHW, attention=attention)
     pixels_FHWC, past = decode_stream(vae, latents_BCTHW)
     return pixels_FHWC, with_pixels(state, past, len(pixels_FHWC) if shown else 0)
+
+
+def gone_on(
+    model: DiTTree, vae: VideoVae, state: StreamState, pixels_FHWC: Tensor, *, attention: Attention = sdpa
+) -> StreamState:
+    """The state that goes on where a video ends, of which these are the last pictures.
+
+    pixels: uint8 [F, H, W, 3] of the stream's size, as many as some number of latents stands for (1, 5, 9,
+    ...); `remembered_latents` is the number that is worth giving. The stream's own video begins after them.
+    """
+    geometry = state.config.geometry
+    count = geometry.latent_frames(len(pixels_FHWC))
+    if not count or geometry.pixel_frames(count) != len(pixels_FHWC):
+        raise ValueError(
+            f"Start: {len(pixels_FHWC)} pictures are no whole number of latents; give 1, or 1 more than a "
+            f"multiple of {geometry.time_stride}, the last of the video."
+        )
+    latents_BCTHW, _ = encode_stream(vae, pixels_FHWC)
+    decoded_FHWC, state = begun(model, vae, state, latents_BCTHW, shown=False, attention=attention)
+    return replace(state, extras={**state.extras, LOST: lost(pixels_FHWC[-1], decoded_FHWC[-1])})

@@ -121,11 +121,8 @@ def keep(
             f"{state.start_frame} latent frames; give [streams, channels, frames, height, width] with at "
             f"least one frame, before the first block."
         )
-    like = torch.empty(
-        config.geometry.latent_shape(count, state.text.batch),
-        dtype=config.latent_dtype,
-        device=state.text.raw[0].device,
-    )
+    shape = config.geometry.latent_shape(count, state.text.batch)
+    like = torch.empty(shape, dtype=config.latent_dtype, device=state.text.raw[0].device)
     latents_BCTHW, clean = _like(latents_BCTHW, like), _times(model, config, like.device)[-1]
     for piece_BCTHW in latents_BCTHW.split(pieces(count, config.block_frames), 2):
         draft = state.cache.begin(call_of(config.positions, state.start_frame, piece_BCTHW.shape[2]))
@@ -234,8 +231,7 @@ def _like(given_BCTHW: Tensor, like_BCTHW: Tensor) -> Tensor:
     if given_BCTHW.shape != like_BCTHW.shape:
         raise ValueError(
             f"Stream: the given latents are {list(given_BCTHW.shape)}, the stream needs "
-            f"{list(like_BCTHW.shape)} (streams, channels, frames, height, width); encode the pictures at the "
-            f"stream's size."
+            f"{list(like_BCTHW.shape)}; encode the pictures at the stream's size."
         )
     if not given_BCTHW.isfinite().all():
         raise ValueError("Stream: the given latents hold NaN or infinite numbers; encode the pictures again.")

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ...model_patches.follow import Follow, encoder_of
 from ...model_patches.incoming import Fitted, Pictures
+from ...model_patches.join import joined, lost
 from ...model_patches.sampler.denoise import Begin
 from ...model_patches.start import remembered_latents
 from ...model_patches.stream import StreamState, keep, step
-from ...model_patches.vae.decoder import StreamPast, decode_stream, encode_stream
+from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...pocket import detector, world
 from ...pocket.models import Pocket, load_pocket
 from .records import Rows
@@ -39,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blocks", type=int, default=BLOCKS, help="made after what is given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
-    parser.add_argument("--strengths", type=float, nargs="+", help="default: each of the model's noise levels")
+    parser.add_argument(
+        "--strengths", type=float, nargs="+", help="default: each of the model's noise levels"
+    )
     parser.add_argument("--only", choices=("image", "extend", "follow"), help="this part alone")
 
 
@@ -56,6 +59,8 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     if chosen.only in (None, "extend"):
         for case, figures in from_video(pocket, truth, given, chosen.blocks, chosen.seed):
             rows("start", case=case, **sizes, **figures)
+        figures = from_take(pocket, truth, given, chosen.blocks, chosen.seed)
+        rows("start", case="extend_earlier_take", **sizes, **figures)
     if chosen.only in (None, "follow"):
         for strength in chosen.strengths or pocket.sigmas:
             figures = followed(pocket, truth, strength, chosen.blocks, chosen.seed)
@@ -65,9 +70,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
 
 def rendered(streams: int, seed: int, frames: int, size: int) -> Truth:
     """Scenes without band, as the world moves them."""
-    scenes = world.sample_scenes(
-        streams, torch.Generator().manual_seed(2_000_000 + seed), band_share=0.0
-    )
+    scenes = world.sample_scenes(streams, torch.Generator().manual_seed(2_000_000 + seed), band_share=0.0)
     places = world.simulate(scenes, frames)
     return Truth(scenes, world.render(scenes, places, size), places)
 
@@ -75,7 +78,7 @@ def rendered(streams: int, seed: int, frames: int, size: int) -> Truth:
 def from_image(pocket: Pocket, truth: Truth, blocks: int, seed: int) -> dict[str, float]:
     """A picture is the first of the video: is it kept, and do its objects stay?"""
     pictures = truth.pixels_BFHWC[:, :1]
-    latents, _ = encoded(pocket, pictures)
+    latents = encoded(pocket, pictures)
     made = shown(pocket, torch.cat([latents, went_on(pocket, truth.scenes, latents, blocks, seed)], 2))
     prompts = truth.scenes.prompts()
     return {
@@ -89,23 +92,47 @@ def from_image(pocket: Pocket, truth: Truth, blocks: int, seed: int) -> dict[str
 def from_video(
     pocket: Pocket, truth: Truth, given: int, blocks: int, seed: int
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """The end of a video is the past; beside it what is left when only its last picture is given."""
+    """The end of a video is the past, with and without what the VAE lost put back; then its last picture.
+
+    The last case is what is left to someone who cannot give more than a picture.
+    """
     frames = 1 + 4 * (given - 1)
     before, after = truth.pixels_BFHWC[:, :frames], truth.pixels_BFHWC[:, frames:]
-    latents, _ = encoded(pocket, before)
-    made = went_on(pocket, truth.scenes, latents, blocks, seed)
-    pixels = shown(pocket, torch.cat([latents, made], 2))[:, frames:]
-    yield "extend", joined(pocket, truth.scenes, before, pixels, after)
-    latents, _ = encoded(pocket, before[:, -1:])
-    made = went_on(pocket, truth.scenes, latents, blocks, seed)
-    pixels = shown(pocket, torch.cat([latents, made], 2))[:, 1:]
-    yield "extend_from_last_picture", joined(pocket, truth.scenes, before, pixels, after)
+    for case, part in (("extend", before), ("extend_from_last_picture", before[:, -1:])):
+        latents = encoded(pocket, part)
+        made = went_on(pocket, truth.scenes, latents, blocks, seed)
+        pixels = shown(pocket, torch.cat([latents, made], 2))
+        decoded, new = pixels[:, part.shape[1] - 1], pixels[:, part.shape[1] :]
+        if part is before:
+            pairs = zip(new, before[:, -1], decoded, strict=True)
+            put_back = torch.stack([joined(one, lost(last, was), 0) for one, last, was in pairs])
+            yield case, judged(pocket, truth.scenes, before, put_back, after)
+            case += "_nothing_put_back"
+        yield case, judged(pocket, truth.scenes, before, new, after)
 
 
-def joined(
-    pocket: Pocket, scenes: world.Scenes, before: Tensor, made: Tensor, truth: Tensor
+def from_take(pocket: Pocket, truth: Truth, given: int, blocks: int, seed: int) -> dict[str, float]:
+    """A new stream, with noise of its own, begins where an earlier stream ended."""
+    state, parts = start(pocket, truth.scenes, seed), []
+    while state.start_frame < 2 * given:
+        latents, state = step(pocket.dit, state)
+        parts.append(latents)
+    before = torch.cat(parts, 2)
+    tail = before[:, :, -given:]
+    made = went_on(pocket, truth.scenes, tail, blocks, seed + 1)
+    frames = 1 + 4 * (given - 1)
+    pixels = shown(pocket, torch.cat([tail, made], 2))[:, frames:]
+    earlier = shown(pocket, before)
+    return judged(pocket, truth.scenes, earlier, pixels, None)
+
+
+def judged(
+    pocket: Pocket, scenes: world.Scenes, before: Tensor, made: Tensor, truth: Tensor | None
 ) -> dict[str, float]:
-    """How the made pictures follow on the given ones. All tensors [B, F, H, W, 3], uint8."""
+    """How the made pictures follow on the given ones. All tensors [B, F, H, W, 3], uint8.
+
+    truth: as the world itself goes on, where it is known.
+    """
     both = torch.cat([before, made], 1).float()
     moves_BF = (both[:, 1:] - both[:, :-1]).abs().mean((2, 3, 4))
     join, block = before.shape[1] - 1, pocket.recipe.block_frames * 4
@@ -114,7 +141,7 @@ def joined(
     settled = round(SETTLED_SECONDS * pocket.recipe.fps)
     colour = made[:, :settled].float().mean((1, 2, 3)) - before[:, -settled:].float().mean((1, 2, 3))
     step_BC = made[:, 0].float().mean((1, 2)) - before[:, -1].float().mean((1, 2))
-    return {
+    figures = {
         "join_jump_levels": float(moves_BF[:, join].mean()),
         "block_border_jump_levels": float(moves_BF[:, list(borders)[1:]].mean()),
         "inside_jump_levels": float(moves_BF[:, inside].mean()),
@@ -124,8 +151,10 @@ def joined(
         "colour_shift_levels": float(colour.mean(0).abs().max()),
         "colour_shift_each_stream_levels": float(colour.abs().mean()),
         "following_pictures_adherence": adherence(made, scenes.prompts()),
-        "place_error_pixels": place_error(made, truth, pocket.recipe.size),
     }
+    if truth is not None:
+        figures["place_error_pixels"] = place_error(made, truth, pocket.recipe.size)
+    return figures
 
 
 def followed(pocket: Pocket, truth: Truth, strength: float, blocks: int, seed: int) -> dict[str, float]:
@@ -213,10 +242,9 @@ def went_on(pocket: Pocket, scenes: world.Scenes, latents: Tensor, blocks: int, 
     return torch.cat(parts, 2)
 
 
-def encoded(pocket: Pocket, pixels_BFHWC: Tensor) -> tuple[Tensor, list[StreamPast | None]]:
+def encoded(pocket: Pocket, pixels_BFHWC: Tensor) -> Tensor:
     """Latents of each stream's pictures."""
-    made = [encode_stream(pocket.vae, clip) for clip in pixels_BFHWC]
-    return torch.cat([latents for latents, _ in made]), [past for _, past in made]
+    return torch.cat([encode_stream(pocket.vae, clip)[0] for clip in pixels_BFHWC])
 
 
 def shown(pocket: Pocket, latents_BCTHW: Tensor) -> Tensor:
