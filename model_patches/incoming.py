@@ -7,6 +7,7 @@ of any length needs the memory of those that are being worked on.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from fractions import Fraction
 from pathlib import Path
@@ -101,15 +102,19 @@ class VideoFile:
 
 
 class Pictures:
-    """Pictures that are in memory already, taken as they are, whatever rate they are shown at."""
+    """Pictures that are in memory already."""
 
-    def __init__(self, pixels_FHWC: Tensor, name: str = "the pictures") -> None:
-        self._left_FHWC, self.name = pixels_FHWC, name
+    def __init__(self, pixels_FHWC: Tensor, name: str = "the pictures", step: Fraction = Fraction(1)) -> None:
+        """step: pictures from one moment to the next; of every moment the nearest is given."""
+        self._pixels_FHWC, self.name, self._step, self._given = pixels_FHWC, name, step, 0
 
     def take(self, count: int) -> Tensor:
-        """The next of them, a view."""
-        taken, self._left_FHWC = self._left_FHWC[:count], self._left_FHWC[count:]
-        return taken
+        """The next of them."""
+        moments = range(self._given, self._given + count)
+        places = [math.floor(moment * self._step + Fraction(1, 2)) for moment in moments]
+        taken_FHWC = self._pixels_FHWC[[place for place in places if place < len(self._pixels_FHWC)]]
+        self._given += len(taken_FHWC)
+        return taken_FHWC
 
 
 class Fitted:

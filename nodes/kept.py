@@ -35,6 +35,8 @@ class Kept:
     prompt: str | None  # what holds now; None: the graph's fixed one
     given: int = 0  # latent frames before the first block
     recaches: bool = False  # the frames beside the sink are to be run again under the prompt
+    hidden: int = 0  # pixel frames of the given latents that are not in the video
+    lost_HWC: Tensor | None = None  # what the VAE lost of the picture before the video's first; see `join`
 
 
 @torch.inference_mode()
@@ -47,6 +49,8 @@ def save(kept: Kept, stream: HostStream, path: Path) -> None:
     tensors |= {f"{LAYER}{i}": layer for i, layer in enumerate(layers) if isinstance(layer, Tensor)}
     if past is not None and past.held_BCTHW is not None:
         tensors["vae.held"] = past.held_BCTHW
+    if kept.lost_HWC is not None:
+        tensors["lost"] = kept.lost_HWC
     about = {
         "config": plain(stream.config),
         "shape": asdict(state.cache.shape),
@@ -60,6 +64,7 @@ def save(kept: Kept, stream: HostStream, path: Path) -> None:
         "prompt": kept.prompt,
         "given": kept.given,
         "recaches": kept.recaches,
+        "hidden": kept.hidden,
     }
     write(path, KIND, VERSION, about, tensors)
 
@@ -77,7 +82,7 @@ def taken_up(path: Path, stream: HostStream) -> Kept:
     state = HostState(about["block"], about["start_frame"], cache, tensors["tail"])
     past = _past(about["layers"], tensors)
     counts = about["scene"], about["frames"], about["prompt"], about["given"], about["recaches"]
-    return Kept(state, past, *counts)
+    return Kept(state, past, *counts, about.get("hidden", 0), tensors.get("lost"))
 
 
 def settled(kept: Kept, stream: HostStream) -> HostState:
