@@ -53,6 +53,13 @@ def begun(
     return pixels_FHWC, with_pixels(state, past, len(pixels_FHWC) if shown else 0)
 
 
+def begun_with_picture(
+    model: DiTTree, vae: VideoVae, state: StreamState, picture_HWC: Tensor, *, attention: Attention = sdpa
+) -> StreamState:
+    """The state of a stream whose first picture is this one, uint8 [H, W, 3], which the caller writes."""
+    return _after(model, vae, state, picture_HWC[None], True, attention)
+
+
 def gone_on(
     model: DiTTree, vae: VideoVae, state: StreamState, pixels_FHWC: Tensor, *, attention: Attention = sdpa
 ) -> StreamState:
@@ -68,6 +75,12 @@ def gone_on(
             f"Start: {len(pixels_FHWC)} pictures are no whole number of latents; give 1, or 1 more than a "
             f"multiple of {geometry.time_stride}, the last of the video."
         )
+    return _after(model, vae, state, pixels_FHWC, False, attention)
+
+
+def _after(
+    model: DiTTree, vae: VideoVae, state: StreamState, pixels_FHWC: Tensor, shown: bool, attention: Attention
+) -> StreamState:
     latents_BCTHW, _ = encode_stream(vae, pixels_FHWC)
-    decoded_FHWC, state = begun(model, vae, state, latents_BCTHW, shown=False, attention=attention)
+    decoded_FHWC, state = begun(model, vae, state, latents_BCTHW, shown=shown, attention=attention)
     return replace(state, extras={**state.extras, LOST: lost(pixels_FHWC[-1], decoded_FHWC[-1])})

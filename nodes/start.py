@@ -51,12 +51,13 @@ class Start:
 
     def begun(self, vae: Any, config: StreamConfig) -> dict[str, Any]:
         """What `Take.run` begins with."""
-        return {"given_BCTHW": self.latents(vae, config.geometry)}
-
-    def latents(self, vae: Any, geometry: Geometry) -> Tensor:
-        """The first latent [1, C, 1, H, W] of a video of this size, in the VAE's units."""
         if refusal := why_not_vae(vae):
             raise ValueError(refusal)
+        pixels_BHWC = self.fitted(config.geometry)
+        return {"given_BCTHW": vae.encode(pixels_BHWC), "ending_HWC": pixels_BHWC[0]}
+
+    def fitted(self, geometry: Geometry) -> Tensor:
+        """The picture [1, H, W, 3] at the size of the video."""
         height, width = self.image_BHWC.shape[1:3]
         wanted = (geometry.width, geometry.height)
         if self.fit == EXACT and (width, height) != wanted:
@@ -67,7 +68,7 @@ class Start:
         pixels_BCHW = comfy.utils.common_upscale(
             self.image_BHWC.movedim(-1, 1), *wanted, "bicubic", "center" if self.fit == CROP else "disabled"
         )
-        return vae.encode(pixels_BCHW.clamp(0, 1).movedim(1, -1))
+        return pixels_BCHW.clamp(0, 1).movedim(1, -1)
 
 
 @torch.inference_mode()

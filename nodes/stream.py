@@ -154,17 +154,16 @@ class RivuletStream(io.ComfyNode):
         """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
         config = configured(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
         pictures = max(1, round(seconds * fps))
-        if isinstance(start, GoOnFromVideo | GoOnFromTake):
-            start = start.read(config, fps)
-        given, hidden = (0, 0) if start is None else (start.given, start.hidden)
+        read = start.read(config, fps) if isinstance(start, GoOnFromVideo | GoOnFromTake) else start
+        given, hidden = (0, 0) if read is None else (read.given, read.hidden)
         blocks = _blocks(config, pictures + hidden, negative, given)
         script = read_script(positive, prompts, config, fps, blocks, SWITCHES, given, hidden)
         begin: dict[str, Any] = {}
         if isinstance(start, Resume):
             start.refuse_ended(pictures, fps)
             script, blocks = script.taken_up(start.block, start.prompt), blocks - start.block
-        elif start is not None:
-            begin = start.begun(vae, config)
+        elif read is not None and not isinstance(read, Resume):
+            begin = read.begun(vae, config)
         kept = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
         stream = HostStream(model, script.first, negative or [], config, cache=kept)
         if isinstance(start, Resume):

@@ -74,10 +74,10 @@ class Take:
     ) -> Tensor:
         """The newest latents [1, C, T, H, W] after so many pictures, or fewer where a viewer says stop.
 
-        given: latents to begin with; their pictures are the first, after the `hidden` ones. kept: an earlier
-        take to go on with. ending: the video's last picture, in [0, 1], where the given latents are of a
-        video; the new pictures follow on it without a step. follow: an incoming video that blocks begin with;
-        where it ends the take ends.
+        given: latents to begin with; their pictures are the first, after the `hidden` ones. ending: the last
+        given picture, in [0, 1], where the latents are of pictures; what is shown follows on it without a
+        step, and where it is the video's first it is shown as it is. kept: an earlier take to go on with.
+        follow: an incoming video that blocks begin with; where it ends the take ends.
         """
         if kept is None:
             self._given = 0 if given_BCTHW is None else given_BCTHW.shape[2]
@@ -142,8 +142,9 @@ class Take:
         pixels_FHWC, self._past = self.decoder.decode(latents_BCTHW, self._past, last=last)
         skipped = min(self._skipped, len(pixels_FHWC))
         if self._ending_HWC is not None and skipped == self._skipped:
-            # the last one that is not shown is the given one as the VAE has it
-            self._lost_HWC, self._ending_HWC = lost(self._ending_HWC, pixels_FHWC[skipped - 1]), None
+            # the last one that is not shown, or the first, is the given one as the VAE has it
+            decoded_HWC = pixels_FHWC[max(0, skipped - 1)]
+            self._lost_HWC, self._ending_HWC = lost(self._ending_HWC, decoded_HWC), None
         self._skipped, pixels_FHWC = self._skipped - skipped, pixels_FHWC[skipped:]
         if self._most is not None:
             pixels_FHWC = pixels_FHWC[: max(0, self._most - self._written())]

@@ -76,17 +76,29 @@ def rendered(streams: int, seed: int, frames: int, size: int) -> Truth:
 
 
 def from_image(pocket: Pocket, truth: Truth, blocks: int, seed: int) -> dict[str, float]:
-    """A picture is the first of the video: is it kept, and do its objects stay?"""
+    """A picture is the first of the video: do the next ones join it, and do its objects stay?
+
+    As it is shown its error is none; what the VAE alone makes of it stands beside.
+    """
     pictures = truth.pixels_BFHWC[:, :1]
     latents = encoded(pocket, pictures)
-    made = shown(pocket, torch.cat([latents, went_on(pocket, truth.scenes, latents, blocks, seed)], 2))
+    decoded = shown(pocket, torch.cat([latents, went_on(pocket, truth.scenes, latents, blocks, seed)], 2))
+    made = put_back(decoded, pictures[:, 0], decoded[:, 0])
     prompts = truth.scenes.prompts()
     return {
-        "first_picture_db": psnr(made[:, 0], pictures[:, 0]),
+        "first_picture_error_levels": float((made[:, 0].float() - pictures[:, 0].float()).abs().mean()),
         "first_picture_adherence": adherence(made[:, :1], prompts),
-        "given_picture_adherence": adherence(pictures, prompts),
+        "vae_alone_picture_db": psnr(decoded[:, 0], pictures[:, 0]),
+        "vae_alone_picture_adherence": adherence(decoded[:, :1], prompts),
         "following_pictures_adherence": adherence(made[:, 1:], prompts),
+        "place_error_pixels": place_error(made[:, 1:], truth.pixels_BFHWC[:, 1:], pocket.recipe.size),
     }
+
+
+def put_back(made: Tensor, given: Tensor, decoded: Tensor) -> Tensor:
+    """Streams' pictures [B, F, H, W, 3] with what the VAE lost of the last given ones [B, H, W, 3]."""
+    rows = zip(made, given, decoded, strict=True)
+    return torch.stack([joined(one, lost(last, was), 0) for one, last, was in rows])
 
 
 def from_video(
@@ -104,9 +116,8 @@ def from_video(
         pixels = shown(pocket, torch.cat([latents, made], 2))
         decoded, new = pixels[:, part.shape[1] - 1], pixels[:, part.shape[1] :]
         if part is before:
-            pairs = zip(new, before[:, -1], decoded, strict=True)
-            put_back = torch.stack([joined(one, lost(last, was), 0) for one, last, was in pairs])
-            yield case, judged(pocket, truth.scenes, before, put_back, after)
+            smooth = put_back(new, before[:, -1], decoded)
+            yield case, judged(pocket, truth.scenes, before, smooth, after)
             case += "_nothing_put_back"
         yield case, judged(pocket, truth.scenes, before, new, after)
 

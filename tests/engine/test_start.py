@@ -9,7 +9,7 @@ from rivulet.model_patches.attention.positions import PRESETS, kept_frames
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.join import FADE_FRAMES
 from rivulet.model_patches.pipeline import LOST, frames_made, run
-from rivulet.model_patches.start import begun, gone_on, remembered_latents
+from rivulet.model_patches.start import begun, begun_with_picture, gone_on, remembered_latents
 from rivulet.model_patches.stream import StreamConfig, init, keep, load, save, step
 from rivulet.model_patches.vae.decoder import decode_stream, encode_stream
 from rivulet.model_patches.vae.wan import WanVAE
@@ -175,6 +175,16 @@ def test_what_the_vae_lost_of_a_video_is_put_back_and_fades(dit, vae, fresh, tmp
     assert (made[FADE_FRAMES:].int() - whole[9 + FADE_FRAMES :].int()).abs().max() <= 1
     assert (made[7].float() - whole[16].float()).abs().max() > 2
     assert LOST in state.extras and LOST not in after.extras
+
+
+def test_a_picture_to_begin_with_is_shown_as_it_is_and_the_next_ones_join_it(dit, vae, fresh):
+    picture = pictures(1)[0]
+    whole = by_hand(dit, vae, fresh, encode_stream(vae, picture[None])[0], 1).float()
+    state, writer = begun_with_picture(dit, vae, fresh, picture), Collected(1)
+    run(dit, vae, state, [writer], blocks=1)
+    lost = picture.float() - whole[0]
+    second = (whole[1] + lost * (FADE_FRAMES - 1) / FADE_FRAMES).clamp(0, 255)
+    assert (torch.from_numpy(writer.frames[0]).float() - second).abs().max() <= 1 < lost.abs().max()
 
 
 @pytest.mark.parametrize("count", [0, 2, 8])

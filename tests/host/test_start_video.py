@@ -59,7 +59,7 @@ def taking(load, vae, prompt, tmp_path):
         def conditioning(self, text):
             return prompt(len(text))
 
-    def make(name, count=33, kept=None, stop=None, config=CONFIG, broken=None, **begin):
+    def make(name, count=13, kept=None, stop=None, config=CONFIG, broken=None, **begin):
         writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
         written, write = [], writer.write
         writer.write = lambda frames: (written.append(frames), write(frames))
@@ -86,20 +86,18 @@ def taking(load, vae, prompt, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("cuts", [(17,), (1, 16), (5, 5, 5, 2), (3, 1, 13)], ids=str)
-@pytest.mark.parametrize("count", [17, 13, 1])
-def test_any_cutting_is_encoded_as_the_whole_is(vae, cuts, count):
+def test_any_cutting_is_encoded_as_the_whole_is(vae):
     from rivulet.nodes.host_encoder import HostEncoder
 
-    encode, past, parts = HostEncoder(vae), None, []
-    video = pictures(count)
-    for piece in video.split(cuts if sum(cuts) == count else count):
-        made, past = encode(piece, past)
-        parts.append(made)
-    parts.append(encode(video[:0], past, last=True)[0])
-    whole = vae.encode(video)
-    got = torch.cat(parts, 2)
-    assert got.shape == whole.shape and (got - whole).abs().max() < 64 * EPS * whole.abs().max()
+    encode = HostEncoder(vae)
+    for cuts in ((17,), (3, 1, 13), (5, 5, 3), (1,)):
+        video, past, parts = pictures(sum(cuts)), None, []
+        for piece in video.split(cuts):
+            made, past = encode(piece, past)
+            parts.append(made)
+        parts.append(encode(video[:0], past, last=True)[0])
+        whole, got = vae.encode(video), torch.cat(parts, 2)
+        assert got.shape == whole.shape and (got - whole).abs().max() < 64 * EPS * whole.abs().max()
 
 
 def test_levels_of_a_file_are_shares_of_one(vae):
@@ -164,14 +162,14 @@ def test_a_block_begins_with_given_latents_under_noise(begun):
     assert after.start_frame == 3
 
 
-@pytest.mark.parametrize("count", [3, 6, 9], ids="{} latents".format)
+@pytest.mark.parametrize("count", [3, 6], ids="{} latents".format)
 def test_what_is_not_shown_goes_before_the_first_picture(taking, count):
     """The pictures of a take that shows them, from there on; also where a latent waits for its pair."""
     hidden = 4 * count - 3
-    _, shown, _ = taking("shown", hidden + 33, given_BCTHW=latents(count))
-    take, after, _ = taking("after", 33, given_BCTHW=latents(count), hidden=hidden)
-    assert torch.equal(after, shown[hidden:]) and len(after) >= 33
-    assert take.session.live.block == 3
+    _, shown, _ = taking("shown", hidden + 13, given_BCTHW=latents(count))
+    take, after, _ = taking("after", 13, given_BCTHW=latents(count), hidden=hidden)
+    assert torch.equal(after, shown[hidden:]) and len(after) == 24
+    assert take.session.live.block == 2
 
 
 def test_new_pictures_follow_on_the_last_one_without_a_step(taking, vae):
@@ -207,7 +205,7 @@ def follow_of(vae, count, strength=0.5, config=CONFIG):
     return Follow(Pictures(pictures(count)), HostEncoder(vae), config, strength)
 
 
-@pytest.mark.parametrize(("count", "blocks"), [(1, 1), (9, 1), (14, 2), (21, 2), (25, 3)])
+@pytest.mark.parametrize(("count", "blocks"), [(1, 1), (14, 2), (21, 2)])
 def test_a_followed_video_has_as_many_pictures(taking, vae, count, blocks):
     take, made, _ = taking("followed", 99, follow=follow_of(vae, count))
     assert len(made) == count and take.session.live.block == take.session.live.blocks == blocks
@@ -285,7 +283,7 @@ def test_a_new_take_begins_where_an_earlier_one_ended(taking, node, tmp_path):
     take, before, broken = taking("broken", 99, broken=2)
     ending = GoOnFromTake(broken).read(CONFIG, 16.0)
     assert len(before) == 17 and (ending.given, ending.hidden) == (6, 17)
-    _, after, _ = taking("after", 20, given_BCTHW=ending.latents_BCTHW, hidden=ending.hidden)
+    _, after, _ = taking("after", 4, given_BCTHW=ending.latents_BCTHW, hidden=ending.hidden)
     # the six latents are the whole stream, so the missing pictures are just those of the take
     assert torch.equal(after[:4], whole[17:21])
     other = replace(CONFIG, preset="infinity_rope", block_frames=1, cfg=3.0, sigmas=(1.0,))
@@ -375,19 +373,19 @@ def test_a_saved_graph_still_begins_with_its_picture(comfyui):
 
 
 def test_a_stream_goes_on_from_a_video_and_another_follows_it(server):
-    """Thirteen pictures of a stream, gone on from, and followed in another colour."""
+    """Nine pictures are one block; another block of twelve follows on them; nine are followed in blue."""
     import shutil
 
     import av
 
-    done = server.run(stream_graph("source", seconds=20 / 16))
+    done = server.run(stream_graph("source", seconds=9 / 16))
     assert done["status"]["status_str"] == "success", done["status"]
     (server.base / "input").mkdir(exist_ok=True)
     shutil.copy(server.base / "output" / "source_00001_.mp4", server.base / "input" / "source.mp4")
     counts = {}
     for mode, more in (("go on", {}), ("follow", {"text": BLUE})):
         name = mode.replace(" ", "_")
-        graph = stream_graph(name, seconds=30 / 16, start=["7", 0], **more)
+        graph = stream_graph(name, seconds=12 / 16, start=["7", 0], **more)
         graph["6"] = {"class_type": "LoadVideo", "inputs": {"file": "source.mp4"}}
         inputs = {"video": ["6", 0], "fit": "refuse", "mode": mode, "strength": 0.9}
         graph["7"] = {"class_type": "RivuletStartFrom", "inputs": inputs}
@@ -395,4 +393,4 @@ def test_a_stream_goes_on_from_a_video_and_another_follows_it(server):
         assert done["status"]["status_str"] == "success", done["status"]
         with av.open(str(server.base / "output" / f"{name}_00001_.mp4")) as video:
             counts[mode] = sum(1 for _ in video.decode(video=0))
-    assert counts == {"go on": 36, "follow": 21}
+    assert counts == {"go on": 12, "follow": 9}
