@@ -22,6 +22,7 @@ from ...pocket.models import Pocket, load_pocket
 from .records import Rows
 
 BLOCKS = 4  # made after what is given: three seconds
+STRANGERS = 7  # other scenes whose places tell what chance gives
 SETTLED_SECONDS = 0.5  # of pictures on either side of a join whose mean colours are compared
 
 
@@ -186,23 +187,28 @@ def followed(pocket: Pocket, truth: Truth, strength: float, blocks: int, seed: i
         latents, state = step(pocket.dit, state, begin=begin)
         parts.append(latents)
     made = shown(pocket, torch.cat(parts, 2))
-    places, radii = truth.places_BFN2[:, :frames], truth.scenes.radius_BN
-    there = truth.scenes.colour_BN >= 0
+    seen = [detector.detect(clip) for clip in made]
+    strangers = range(1, min(len(seen), STRANGERS + 1))
     return {
         "noise_share": config.sigmas[follows[0].call],
-        "followed_share": share_at(made, places, radii, there),
-        "followed_by_chance_share": share_at(made, places.roll(1, 0), radii.roll(1, 0), there.roll(1, 0)),
+        "followed_share": share_at(seen, truth),
+        "chance_share": sum(share_at(seen, truth, away) for away in strangers) / max(1, len(strangers)),
         "asked_adherence": adherence(made, scenes.prompts()),
         "incoming_adherence": adherence(made, truth.scenes.prompts()),
     }
 
 
-def share_at(pixels_BFHWC: Tensor, places_BFN2: Tensor, radii_BN: Tensor, there_BN: Tensor) -> float:
-    """Share of objects and frames at whose place, within a radius, the detector finds an object."""
+def share_at(seen: Sequence[Sequence[detector.Frame]], truth: Truth, away: int = 0) -> float:
+    """Share of a truth's objects and frames at whose place, within a radius, a stream shows an object.
+
+    away: compare each stream with the truth of so many scenes further, to see what chance gives.
+    """
     hits = total = 0
-    for pixels, places, radii, there in zip(pixels_BFHWC, places_BFN2, radii_BN, there_BN, strict=True):
-        for frame, at in zip(detector.detect(pixels), places, strict=True):
-            for place, radius in zip(at[there].tolist(), radii[there].tolist(), strict=True):
+    for stream, frames in enumerate(seen):
+        other = (stream + away) % len(seen)
+        there, radii = truth.scenes.colour_BN[other] >= 0, truth.scenes.radius_BN[other]
+        for frame, places_N2 in zip(frames, truth.places_BFN2[other], strict=False):
+            for place, radius in zip(places_N2[there].tolist(), radii[there].tolist(), strict=True):
                 total += 1
                 hits += any(
                     (thing.x - place[0]) ** 2 + (thing.y - place[1]) ** 2 <= radius**2
