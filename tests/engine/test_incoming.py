@@ -1,6 +1,7 @@
 """Pictures of files and of memory: each once, at the wanted rate and size; what is no video is refused."""
 
 import tracemalloc
+from fractions import Fraction
 
 import pytest
 import torch
@@ -156,3 +157,12 @@ def test_what_a_video_cannot_show_is_refused(pixels, words):
 def test_no_pictures_at_all_are_refused():
     with pytest.raises(ValueError, match="has no picture"):
         Fitted(Pictures(torch.zeros(0, 32, 32, 3)), 32, 32).newest(9)
+
+
+def test_pictures_of_another_rate_are_the_nearest_in_time():
+    numbered = torch.arange(7.0)[:, None, None, None].expand(7, 4, 4, 3)
+    source = Pictures(numbered, step=Fraction(7, 4))
+    # of the moments 0, 1.75, 3.5, 5.25 and 7
+    assert torch.cat([source.take(2), source.take(9)])[:, 0, 0, 0].tolist() == [0, 2, 4, 5]
+    slow = Pictures(numbered[:2], step=Fraction(1, 3)).take(9)
+    assert slow[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 1]
