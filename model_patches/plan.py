@@ -182,6 +182,8 @@ def plan_stream(request: Request) -> Plan:
     # between blocks the slots of the next one are free, and a snapshot leaves them out
     leaving = 0 if stream.positions.capacity_frames is None else stream.block_frames
     kept = request.cache.saved_bytes(shape, frames - leaving, dtype)
+    newest = math.prod(geometry.latent_shape(min(stream.tail_frames, frames)))
+    tail_bytes = newest * stream.latent_dtype.itemsize
     first = text_work(model, request.rows * request.text_tokens, dtype)
     return Plan(
         weights_bytes=request.weights_bytes or parameters(model) * dtype.itemsize,
@@ -192,7 +194,7 @@ def plan_stream(request: Request) -> Plan:
         past_bytes=past_bytes,
         activation_bytes=live_bytes(model, full),
         decode_bytes=live_numbers(request.vae_dim, piece, places, channels) * vae_size,
-        snapshot_bytes=kept + text_bytes + past_bytes,
+        snapshot_bytes=kept + text_bytes + past_bytes + tail_bytes,
         chunk_bytes=geometry.time_stride * stream.block_frames * pixels * 3,
         video_bytes_per_hour=round(request.fps * SECONDS_PER_HOUR * pixels * request.bits_per_pixel / 8),
         block=_block_work(request, full),

@@ -10,19 +10,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .arch.tree import DiTTree
 from .attention.rope import layout_of
 from .attention.text import TextRows, TextState
 from .cache.dense import DENSE
 from .cache.format import CacheFormat, CacheShape
-from .state import StreamConfig, StreamState
+from .memory.policy import OFF, Memory, MemoryPolicy
+from .state import Blend, StreamConfig, StreamState
 from .state_file import config_of, plain, read, write
 
 KIND, VERSION = "rivulet stream", 1
-CACHE, EXTRAS = "cache.", "extras."
+CACHE, EXTRAS, MEMORY = "cache.", "extras.", "memory."
+FORMAT, POLICY = ("keeps its frames in cache", "format"), ("remembers by", "memory")
 
 
 @torch.inference_mode()
@@ -34,6 +38,12 @@ def save(state: StreamState, path: str | Path) -> None:
     tensors |= {f"text.raw.{i}": raw for i, raw in enumerate(text.raw)}
     tensors |= {f"text.kv.{i}": group.kv for i, group in enumerate(text.groups)}
     tensors |= {EXTRAS + name: tensor for name, tensor in state.extras.items()}
+    tensors |= {MEMORY + name: tokens.contiguous() for name, tokens in state.memory.tensors().items()}
+    if state.tail_BCTHW is not None:
+        tensors["tail"] = state.tail_BCTHW
+    if state.blend is not None:
+        tensors |= {f"blend.old.{i}": raw.contiguous() for i, raw in enumerate(state.blend.old)}
+        tensors |= {f"blend.new.{i}": raw.contiguous() for i, raw in enumerate(state.blend.new)}
     about = {
         "block": state.block,
         "start_frame": state.start_frame,
@@ -41,6 +51,8 @@ def save(state: StreamState, path: str | Path) -> None:
         "shape": asdict(state.cache.shape),
         "table": state.cache.table,
         "cache": dict(state.format.spec()),
+        "memory": dict(state.policy.spec()),
+        "blend": state.blend and [state.blend.blocks, state.blend.done],
         "branches": [group.branches for group in text.groups],
     }
     write(path, KIND, VERSION, about, tensors)
@@ -53,18 +65,20 @@ def load(
     config: StreamConfig | None = None,
     device: str | torch.device = "cpu",
     cache: CacheFormat = DENSE,
+    memory: MemoryPolicy = OFF,
 ) -> StreamState:
     """The saved state on `device`; it goes on as if it had never stopped.
 
-    Refuses a file whose sizes are not the model's, whose frames are kept in another format than `cache`, or
-    whose contract is not `config` where that is given.
+    Refuses a file whose sizes are not the model's, whose frames are kept in another format than `cache`, that
+    remembers in another way than `memory`, or whose contract is not `config` where that is given.
     """
     path = Path(path)
     about, tensors = read(path, KIND, VERSION)
     saved = config_of(about["config"])
     if config is not None:
         _check_contract(path, saved, config)
-    _check_format(path, about.get("cache", DENSE.spec()), cache)
+    _check_same(path, FORMAT, about.get("cache", DENSE.spec()), cache.spec())
+    _check_same(path, POLICY, about.get("memory", OFF.spec()), memory.spec())
     shape = CacheShape(**about["shape"])
     device = torch.device(device)
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -74,10 +88,24 @@ def load(
         tuple(tensors[f"text.raw.{i}"] for i in range(sum(branches))),
         tuple(TextRows(count, tensors[f"text.kv.{i}"]) for i, count in enumerate(branches)),
     )
-    rooms = {name.removeprefix(CACHE): room for name, room in tensors.items() if name.startswith(CACHE)}
+    rooms, extras = _under(CACHE, tensors), _under(EXTRAS, tensors)
     kept = cache.restored(model, shape, tuple(about["table"]), rooms, saved.dtype, device)
-    extras = {name.removeprefix(EXTRAS): value for name, value in tensors.items() if name.startswith(EXTRAS)}
-    return StreamState(saved, about["block"], about["start_frame"], kept, text, extras, cache)
+    remembered = Memory.of(_under(MEMORY, tensors))
+    return StreamState(
+        saved, about["block"], about["start_frame"], kept, text, extras, cache, remembered, memory,
+        tensors.get("tail"), _blend(about, tensors),
+    )  # fmt: skip
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _blend(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Blend | None:
+    if not about.get("blend"):
+        return None
+    old, new = (tuple(_under(f"blend.{side}.", tensors).values()) for side in ("old", "new"))
+    return Blend(old, new, *about["blend"])
 
 
 def _check_contract(path: Path, saved: StreamConfig, asked: StreamConfig) -> None:
@@ -92,16 +120,17 @@ def _check_contract(path: Path, saved: StreamConfig, asked: StreamConfig) -> Non
         )
 
 
-def _check_format(path: Path, saved: Mapping[str, object], asked: CacheFormat) -> None:
-    given = json.loads(json.dumps(dict(asked.spec())))
+def _check_same(
+    path: Path, what: tuple[str, str], saved: Mapping[str, object], asked: Mapping[str, object]
+) -> None:
+    given = json.loads(json.dumps(dict(asked)))
     if saved == given:
         return
     names = [name for name in (*saved, *given) if saved.get(name) != given.get(name)]
     differences = "; ".join(f"{n} {saved.get(n)}, not {given.get(n)}" for n in dict.fromkeys(names))
     raise ValueError(
-        f"load: the stream in {path} keeps its frames in cache format {saved.get('name')!r} and was to be "
-        f"taken up with {given.get('name')!r} ({differences}); give the format it was made with, or start a "
-        f"new stream."
+        f"load: the stream in {path} {' '.join(what)} {saved.get('name')!r} and was to be taken up with "
+        f"{given.get('name')!r} ({differences}); give the {what[1]} it was made with, or start a new stream."
     )
 
 

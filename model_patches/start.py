@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from .arch.tree import DiTTree
 from .attention.positions import PositionPreset, kept_frames
 from .attention.sdpa import Attention, sdpa
+from .cache.format import call_of
 from .join import lost
+from .memory.policy import seen
 from .pipeline import LOST, with_pixels
+from .sampler.denoise import given_like
 from .state import StreamState
-from .stream import keep
+from .stream import each_past, remembered, times_of
 from .vae.decoder import VideoVae, decode_stream, encode_stream
 
 
@@ -31,6 +35,41 @@ def remembered_latents(positions: PositionPreset, block_frames: int) -> int:
         sink, window = kept_frames(positions, positions.capacity_frames, block_frames)
         seen = len(sink) + len(window)
     return max(1, seen // block_frames) * block_frames
+
+
+def pieces(frames: int, block_frames: int) -> list[int]:
+    """Lengths in which so many given latent frames are run: whole blocks, and what is left over first."""
+    rest = frames % block_frames
+    return [rest] * bool(rest) + [block_frames] * (frames // block_frames)
+
+
+@torch.inference_mode()
+def keep(
+    model: DiTTree, state: StreamState, latents_BCTHW: Tensor, *, attention: Attention = sdpa
+) -> StreamState:
+    """The state after latents [B, C, T, H, W] that were not made but given, any T from 1.
+
+    One pass at timestep 0 for each block's length of them, a shorter one first, as Self-Forcing (arXiv
+    2506.08009) takes its first frame in image-to-video. To be called before the first block; what leaves the
+    window on the way goes to the memory. An error leaves `state` as it was.
+    """
+    config, count = state.config, latents_BCTHW.shape[2] if latents_BCTHW.ndim == 5 else 0
+    if state.start_frame or not count:
+        raise ValueError(
+            f"Stream: latents {list(latents_BCTHW.shape)} were given to a stream that has "
+            f"{state.start_frame} latent frames; give [streams, channels, frames, height, width] with at "
+            f"least one frame, before the first block."
+        )
+    shape = config.geometry.latent_shape(count, state.text.batch)
+    like = torch.empty(shape, dtype=config.latent_dtype, device=state.text.raw[0].device)
+    latents_BCTHW, clean = given_like(latents_BCTHW, like), times_of(model, config, like.device)[-1]
+    for piece_BCTHW in latents_BCTHW.split(pieces(count, config.block_frames), 2):
+        call = call_of(config.positions, state.start_frame, piece_BCTHW.shape[2])
+        draft = state.cache.begin(call)
+        draft.show(seen(state.policy, state.memory, call)[1])
+        pasts = each_past(state, draft)
+        state = remembered(model, state, draft, call, pasts, piece_BCTHW, clean, attention)
+    return state
 
 
 def begun(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .attention.positions import PositionPreset, kept_frames
 from .attention.positions import preset as preset_of
@@ -17,6 +18,7 @@ from .attention.text import TextState
 from .cache.dense import DENSE
 from .cache.format import Cache, CacheFormat
 from .geometry import Geometry
+from .memory.policy import NOTHING, OFF, Memory, MemoryPolicy
 from .sampler.schedule import sigmas
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -71,9 +73,41 @@ class StreamConfig:
         return self.cfg != 1
 
     @property
+    def tail_frames(self) -> int:
+        """Latent frames that a stream keeps beside its cache, to run them again under another text."""
+        return self.positions.window_frames or self.positions.trained_frames
+
+    @property
     def latent_dtype(self) -> torch.dtype:
         """The dtype latents and the sampler's arithmetic are in."""
         return torch.promote_types(self.dtype, torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """A text that turns into another, block by block."""
+
+    old: tuple[Tensor, ...]  # [B, L, E], the prompt and, with guidance, the negative
+    new: tuple[Tensor, ...]
+    blocks: int  # over which; in the last one the text is the new one
+    done: int = 0  # blocks of them that were made
+
+    def text(self) -> tuple[Tensor, ...]:
+        """The next block's text; a shorter one is filled up with zeros, as Wan pads its text."""
+        share = (self.done + 1) / self.blocks
+        if share == 1:
+            return self.new
+        pairs = [_as_long(old, new) for old, new in zip(self.old, self.new, strict=True)]
+        return tuple(torch.lerp(old, new, share) for old, new in pairs)
+
+    def next(self) -> Blend | None:
+        """The blend after one more block, None when it is over."""
+        return None if self.done + 1 == self.blocks else replace(self, done=self.done + 1)
+
+
+def _as_long(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    most = max(one.shape[1], other.shape[1])
+    return pad(one, (0, 0, 0, most - one.shape[1])), pad(other, (0, 0, 0, most - other.shape[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +125,8 @@ class StreamState:
     # whatever goes with the stream and into its snapshot: decoder past, prompt cursor, writer position
     extras: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
     format: CacheFormat = DENSE  # of the cache
+    memory: Memory = NOTHING
+    policy: MemoryPolicy = OFF  # of the memory
+    # the newest clean latents [B, C, T, H, W] of this scene, as many as the window looks back on
+    tail_BCTHW: Tensor | None = None
+    blend: Blend | None = None  # from one text to another, while it lasts

@@ -1,7 +1,5 @@
 """A stream of latents: `init` makes its state, `step` takes one and returns the next with a block of latents.
 
-`keep` puts given latents before the first block: a picture or the end of a video to go on from.
-
 B batch, C channels, T latent frames, H/W of the latent grid, L text tokens, E text_dim, R batch rows. One
 model serves any number of streams. What comes out are inference tensors: to train on them, clone them outside
 inference mode.
@@ -25,15 +23,16 @@ from .attention.rope import layout_of
 from .attention.sdpa import Attention, sdpa
 from .attention.text import TextRows, TextState, read_text
 from .cache.dense import DENSE
-from .cache.format import CacheFormat, CacheShape, Draft, call_of
-from .sampler.denoise import Begin, denoise, guide
+from .cache.format import Cache, CacheFormat, CacheShape, Call, Draft, call_of
+from .memory.policy import OFF, Memory, MemoryPolicy, seen
+from .sampler.denoise import Begin, denoise, given_like, guide
 from .sampler.noise import BlockNoise, KeyedNoise
 from .snapshot import load, save
 from .state import StreamConfig, StreamState
 
 Made = TypeVar("Made")
 
-__all__ = ["StreamConfig", "StreamState", "init", "keep", "load", "save", "set_text", "step", "take"]
+__all__ = ["StreamConfig", "StreamState", "init", "load", "save", "set_text", "step", "take"]
 
 
 @torch.inference_mode()
@@ -45,11 +44,13 @@ def init(
     *,
     reserve_frames: int = 0,
     cache: CacheFormat = DENSE,
+    memory: MemoryPolicy = OFF,
 ) -> StreamState:
     """The state before the first block, on the text's device, which must be the model's.
 
     negative: needed if config.cfg is not 1, else left out. reserve_frames: latent frames to make room for at
     once where the window has no end; such a cache doubles whenever it is full. cache: how frames are kept.
+    memory: what is remembered of those that left the window, an encoder in config.dtype on the device.
     """
     raw = _branches(config, text_BLE, negative_BLE)
     device = text_BLE.device
@@ -67,9 +68,11 @@ def init(
     rows = text.branches * text.batch
     shape = CacheShape(len(model.blocks), rows, *grid[1:], heads, head_dim, layout_of(model))
     assert tokens.shape[-1] == heads * head_dim
+    shape = replace(shape, memory_tokens=memory.tokens(shape, config.positions, cache.cost))
     frames = config.positions.capacity_frames or max(reserve_frames, config.block_frames)
     kept = cache.empty(model, shape, frames, config.dtype, device)
-    return StreamState(config, 0, 0, kept, text, format=cache)
+    begun = memory.begin(shape)
+    return StreamState(config, 0, 0, kept, text, format=cache, memory=begun, policy=memory)
 
 
 @torch.inference_mode()
@@ -87,54 +90,60 @@ def step(
     latents of the block's shape to begin with, instead of noise alone. Whatever ends it early, `state` is as
     it was and the block can be made again with the same result.
     """
+    state = _blended(model, state)
     config, block, start = state.config, state.block, state.start_frame
-    draft = state.cache.begin(call_of(config.positions, start, config.block_frames))
-    pasts = _pasts(state.text, draft)
+    call = call_of(config.positions, start, config.block_frames)
+    draft = state.cache.begin(call)
+    at_first, later = seen(state.policy, state.memory, call)
+    pasts = each_past(state, draft)
     shape = config.geometry.latent_shape(config.block_frames, state.text.batch)
     like = torch.empty(shape, dtype=config.latent_dtype, device=state.text.raw[0].device)
-    times = _times(model, config, like.device)
+    times, first = times_of(model, config, like.device), 0 if begin is None else begin.call
 
-    def flow(x_BCTHW: Tensor, call: int) -> Tensor:
-        return _flow(model, x_BCTHW, times[call], pasts, config, attention)
+    def flow(x_BCTHW: Tensor, index: int) -> Tensor:
+        draft.show(later if index > first else at_first)
+        return _flow(model, x_BCTHW, times[index], pasts, config, attention)
 
     draw = noise or KeyedNoise(config.seed)
-    given = None if begin is None else replace(begin, clean_BCTHW=_like(begin.clean_BCTHW, like))
+    given = None if begin is None else Begin(given_like(begin.clean_BCTHW, like), first)
     x0_BCTHW = denoise(flow, config.sigmas, draw, block, start, like, config.fresh_noise, given)
-    after = _remembered(model, state, draft, pasts, x0_BCTHW, times[-1], attention)
-    return x0_BCTHW, replace(after, block=block + 1)
+    draft.show(later)
+    after = remembered(model, state, draft, call, pasts, x0_BCTHW, times[-1], attention)
+    return x0_BCTHW, replace(after, block=block + 1, blend=state.blend and state.blend.next())
 
 
-@torch.inference_mode()
-def keep(
-    model: DiTTree, state: StreamState, latents_BCTHW: Tensor, *, attention: Attention = sdpa
+def remembered(
+    model: DiTTree,
+    state: StreamState,
+    draft: Draft,
+    call: Call,
+    pasts: list[tuple[TextRows, Past]],
+    x0_BCTHW: Tensor,
+    clean: Time,
+    attention: Attention,
 ) -> StreamState:
-    """The state after latents [B, C, T, H, W] that were not made but given, any T from 1.
+    """The state after the draft's clean latents, once a pass at timestep 0 has left their keys and values.
 
-    One pass at timestep 0 for each block's length of them, a shorter one first, as Self-Forcing (arXiv
-    2506.08009) takes its first frame in image-to-video. To be called before the first block; what leaves the
-    window on the way is forgotten. An error leaves `state` as it was.
+    clean: time vectors of timestep 0. Blocks are not counted: the latents need not be made ones.
     """
-    config, count = state.config, latents_BCTHW.shape[2] if latents_BCTHW.ndim == 5 else 0
-    if state.start_frame or not count:
-        raise ValueError(
-            f"Stream: latents {list(latents_BCTHW.shape)} were given to a stream that has "
-            f"{state.start_frame} latent frames; give [streams, channels, frames, height, width] with at "
-            f"least one frame, before the first block."
-        )
-    shape = config.geometry.latent_shape(count, state.text.batch)
-    like = torch.empty(shape, dtype=config.latent_dtype, device=state.text.raw[0].device)
-    latents_BCTHW, clean = _like(latents_BCTHW, like), _times(model, config, like.device)[-1]
-    for piece_BCTHW in latents_BCTHW.split(pieces(count, config.block_frames), 2):
-        draft = state.cache.begin(call_of(config.positions, state.start_frame, piece_BCTHW.shape[2]))
-        pasts = _pasts(state.text, draft)
-        state = _remembered(model, state, draft, pasts, piece_BCTHW, clean, attention)
-    return state
+    config, made = state.config, [x0_BCTHW]
+    for group, past in pasts:
+        made += remember(model, repeated(x0_BCTHW, group, config), clean, group, past, attention)
+    refuse_nan(made, state)
+    after = state.start_frame + x0_BCTHW.shape[2]
+    memory, cache = leave(state, draft.commit(call.kept + call.own), after, attention)
+    newest = [x0_BCTHW] if state.tail_BCTHW is None else [state.tail_BCTHW, x0_BCTHW]
+    tail_BCTHW = torch.cat(newest, 2)[:, :, -config.tail_frames :].clone()
+    return replace(state, start_frame=after, cache=cache, memory=memory, tail_BCTHW=tail_BCTHW)
 
 
-def pieces(frames: int, block_frames: int) -> list[int]:
-    """Lengths in which so many given latent frames are run: whole blocks, and what is left over first."""
-    rest = frames % block_frames
-    return [rest] * bool(rest) + [block_frames] * (frames // block_frames)
+def leave(state: StreamState, whole: Cache, start_frame: int, attention: Attention) -> tuple[Memory, Cache]:
+    """(memory, cache) before the block at `start_frame`: other frames are taken in and dropped."""
+    kept = call_of(state.config.positions, start_frame, state.config.block_frames).kept
+    left = tuple(frame for frame in whole.frames if frame not in kept)
+    memory, cache = state.policy.update(state.memory, whole, left, attention)
+    refuse_nan(list(memory.tensors().values()), state)
+    return memory, cache.only(kept)
 
 
 def take(
@@ -178,7 +187,16 @@ def set_text(
             f"Stream: the text is for {text_BLE.shape[0]} streams on {text_BLE.device}, the state holds "
             f"{old.batch} on {old.raw[0].device}; encode one text a stream, on its device."
         )
-    return replace(state, text=_with_words(lambda: read_text(model, raw), config, text_BLE))
+    text = _with_words(lambda: read_text(model, raw), config, text_BLE)
+    return replace(state, text=text, blend=None)
+
+
+def _blended(model: DiTTree, state: StreamState) -> StreamState:
+    """The state with the text of its next block, where one text turns into another."""
+    if state.blend is None:
+        return state
+    raw = state.blend.text()
+    return replace(state, text=_with_words(lambda: read_text(model, raw), state.config, raw[0]))
 
 
 def _branches(config: StreamConfig, text: Tensor, negative: Tensor | None) -> tuple[Tensor, ...]:
@@ -217,54 +235,28 @@ def _with_words(work: Callable[[], Made], config: StreamConfig, text_BLE: Tensor
         ) from error
 
 
-def _pasts(text: TextState, draft: Draft) -> list[tuple[TextRows, Past]]:
-    """What the rows of each group attend to."""
+def each_past(state: StreamState, draft: Draft) -> list[tuple[TextRows, Past]]:
+    """Each group of branches that run together, and what it attends to."""
+    rows = _rows(state.text)
+    return [(group, draft.past(part)) for group, part in zip(state.text.groups, rows, strict=True)]
+
+
+def _rows(text: TextState) -> list[slice]:
     ends = [0]
     for group in text.groups:
         ends.append(ends[-1] + group.branches * text.batch)
-    rows = (slice(first, last) for first, last in pairwise(ends))
-    return [(group, draft.past(part)) for group, part in zip(text.groups, rows, strict=True)]
+    return [slice(first, last) for first, last in pairwise(ends)]
 
 
-def _like(given_BCTHW: Tensor, like_BCTHW: Tensor) -> Tensor:
-    """Given latents in the dtype and on the device of `like`; refused if they are not of its shape."""
-    if given_BCTHW.shape != like_BCTHW.shape:
-        raise ValueError(
-            f"Stream: the given latents are {list(given_BCTHW.shape)}, the stream needs "
-            f"{list(like_BCTHW.shape)}; encode the pictures at the stream's size."
-        )
-    if not given_BCTHW.isfinite().all():
-        raise ValueError("Stream: the given latents hold NaN or infinite numbers; encode the pictures again.")
-    return given_BCTHW.to(like_BCTHW)
-
-
-def _remembered(
-    model: DiTTree,
-    state: StreamState,
-    draft: Draft,
-    pasts: list[tuple[TextRows, Past]],
-    x0_BCTHW: Tensor,
-    clean: Time,
-    attention: Attention,
-) -> StreamState:
-    """The state after these clean latents, once a pass at timestep 0 has left their keys and values."""
-    config, made = state.config, [x0_BCTHW]
-    for group, past in pasts:
-        made += remember(model, _repeated(x0_BCTHW, group, config), clean, group, past, attention)
-    _refuse_nan(made, state)
-    after = state.start_frame + x0_BCTHW.shape[2]
-    kept = call_of(config.positions, after, config.block_frames).kept
-    return replace(state, start_frame=after, cache=draft.commit(kept))
-
-
-def _times(model: DiTTree, config: StreamConfig, device: torch.device) -> list[Time]:
+def times_of(model: DiTTree, config: StreamConfig, device: torch.device) -> list[Time]:
     """Time vectors of each call, the one at timestep 0 last; one frame stands for all."""
     timesteps = torch.tensor([[1000 * sigma for sigma in (*config.sigmas, 0.0)]], dtype=torch.float64)
     modulation, head = embed_time(model, timesteps.to(device), config.dtype)
     return list(zip(modulation.split(1, 1), head.split(1, 1), strict=True))
 
 
-def _repeated(x_BCTHW: Tensor, group: TextRows, config: StreamConfig) -> Tensor:
+def repeated(x_BCTHW: Tensor, group: TextRows, config: StreamConfig) -> Tensor:
+    """The latents in the model's dtype, once for each branch of the group."""
     x_BCTHW = x_BCTHW.to(config.dtype)
     return x_BCTHW if group.branches == 1 else torch.cat([x_BCTHW] * group.branches)
 
@@ -279,7 +271,7 @@ def _flow(
 ) -> Tensor:
     flows: list[Tensor] = []
     for group, past in pasts:
-        flow_RCTHW = forward(model, _repeated(x_BCTHW, group, config), time, group, past, attention)
+        flow_RCTHW = forward(model, repeated(x_BCTHW, group, config), time, group, past, attention)
         flows += flow_RCTHW.to(x_BCTHW.dtype).chunk(group.branches)
     if flows[0].shape != x_BCTHW.shape:
         raise ValueError(
@@ -289,7 +281,8 @@ def _flow(
     return guide(flows, config.cfg)
 
 
-def _refuse_nan(made: list[Tensor], state: StreamState) -> None:
+def refuse_nan(made: list[Tensor], state: StreamState) -> None:
+    """Raises RuntimeError if the state's next block came out with numbers that would spoil all later ones."""
     if not all(bool(tensor.isfinite().all()) for tensor in made):
         first, count = state.start_frame, state.config.block_frames
         raise RuntimeError(

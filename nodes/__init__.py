@@ -29,6 +29,7 @@ class RivuletExtension(ComfyExtension):
             return [RivuletDoctor]
         from .cache import RivuletLatentCache
         from .calibrate import RivuletCalibrate
+        from .memory import RivuletMemory
         from .plan import RivuletPlan
         from .pocket import RivuletPocketModel
         from .prompts import RivuletPrompts
@@ -38,6 +39,7 @@ class RivuletExtension(ComfyExtension):
 
         return [
             RivuletPocketModel,
+            RivuletMemory,
             RivuletPrompts,
             RivuletStartFrom,
             RivuletResume,

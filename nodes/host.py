@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -22,9 +22,10 @@ from ..model_patches.cache.basis_file import check_model, check_sizes
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import Cache, CacheFormat, CacheShape, call_of
 from ..model_patches.cache.latent import LatentFormat
+from ..model_patches.memory.policy import NOTHING, OFF, Memory, MemoryPolicy, seen
 from ..model_patches.sampler.denoise import Begin
 from ..model_patches.sampler.noise import BlockNoise, KeyedNoise
-from ..model_patches.state import StreamConfig
+from ..model_patches.state import Blend, StreamConfig
 from .host_block import KEY, BlockInMaking, run_model, sample_block
 from .host_tree import HostTree, why_not
 
@@ -37,6 +38,8 @@ class HostState:
     start_frame: int  # first latent frame of the next block
     cache: Cache
     tail_BCTHW: Tensor  # the newest latents, in the VAE's units: as many as the model looks back on
+    memory: Memory = NOTHING
+    blend: Blend | None = None  # from one prompt to another, while it lasts
 
 
 class HostStream:
@@ -50,6 +53,7 @@ class HostStream:
         config: StreamConfig,
         *,
         cache: CacheFormat = DENSE,
+        memory: MemoryPolicy = OFF,
         batch: int = 1,
         noise: BlockNoise | None = None,
         like_host: bool = False,
@@ -57,6 +61,7 @@ class HostStream:
         """model: a MODEL of the host, which stays as it is; positive, negative: CONDITIONING.
 
         config.dtype must be what the host runs the model in, see `dtype_of`. cache: how frames are kept.
+        memory: what is remembered of those that left the window.
         like_host: angles of time and place are rounded as the host's own sampler rounds them, so that both
         can be compared bit by bit; with dense frames only.
         """
@@ -69,11 +74,11 @@ class HostStream:
                 f"{dtype_of(model)}; give StreamConfig that dtype."
             )
         self.config, self.batch, self.like_host = config, batch, like_host
-        self.format = cache
+        self.format, self.policy = cache, memory
         self.noise = noise or KeyedNoise(config.seed)
         self.model = patched(model)
         self.guider = comfy.samplers.CFGGuider(self.model)
-        self.negative = negative
+        self.positive, self.negative = positive, negative
         self.guider.set_conds(positive, negative)
         self.guider.set_cfg(config.cfg)
         always = self.model.model_options.get("disable_cfg1_optimization", False)
@@ -83,7 +88,7 @@ class HostStream:
 
     def set_text(self, positive: Any, negative: Any) -> None:
         """Another prompt for the blocks that follow; what the stream remembers stays."""
-        self.negative = negative
+        self.positive, self.negative = positive, negative
         self.guider.set_conds(positive, negative)
         self.texts.clear()
 
@@ -94,7 +99,10 @@ class HostStream:
         heads = dit.blocks[0].self_attn.num_heads
         rows = self.branches * self.batch
         sizes = (geometry.grid_height, geometry.grid_width, heads, dit.dim // heads)
-        return CacheShape(len(dit.blocks), rows, *sizes)
+        shape = CacheShape(len(dit.blocks), rows, *sizes)
+        return replace(
+            shape, memory_tokens=self.policy.tokens(shape, self.config.positions, self.format.cost)
+        )
 
     def begin(self, reserve_frames: int = 0) -> HostState:
         """The state before the first block; its cache is allocated at once, beside the host's weights.
@@ -106,7 +114,8 @@ class HostStream:
         device = self._free_room(frames)
         dit = self.model.get_model_object("diffusion_model")
         cache = self.format.empty(dit, self.shape, frames, config.dtype, device)
-        return HostState(0, 0, cache, torch.empty(config.geometry.latent_shape(0, self.batch)))
+        tail_BCTHW = torch.empty(config.geometry.latent_shape(0, self.batch))
+        return HostState(0, 0, cache, tail_BCTHW, self.policy.begin(self.shape))
 
     def restored(self, table: tuple[int, ...], rooms: Mapping[str, Tensor]) -> Cache:
         """The cache of an earlier run, of the same sizes, allocated as `begin` does."""
@@ -132,18 +141,34 @@ class HostStream:
         ends it early, an interruption in the middle of a layer too, `state` is as it was.
         """
         config, start, count = self.config, state.start_frame, self.config.block_frames
-        draft = state.cache.begin(call_of(config.positions, start, count))
-        making = BlockInMaking(self, draft, state.block, start, count)
+        if state.blend is not None:
+            self._set_blended(state.blend.text()[0])
+        call = call_of(config.positions, start, count)
+        draft = state.cache.begin(call)
+        making = BlockInMaking(self, draft, state.block, start, count, seen(self.policy, state.memory, call))
         zeros = torch.zeros(config.geometry.latent_shape(count, self.batch))
         first = 0 if begin is None else begin.call
         noise = self.noise.draw(state.block, first, start, zeros)
         latents_BCTHW = self.sample(making, sample_block, noise, begin)
         making.refuse_nan(latents_BCTHW)
-        kept = call_of(config.positions, start + count, count).kept
+        memory, cache = self.leave(state.memory, draft.commit(call.kept + call.own), start + count)
         tail_BCTHW = torch.cat([state.tail_BCTHW.to(latents_BCTHW), latents_BCTHW], 2)
-        return latents_BCTHW, HostState(
-            state.block + 1, start + count, draft.commit(kept), tail_BCTHW[:, :, -self.tail_frames :].clone()
-        )
+        tail_BCTHW = tail_BCTHW[:, :, -self.tail_frames :].clone()
+        blend = state.blend and state.blend.next()
+        return latents_BCTHW, HostState(state.block + 1, start + count, cache, tail_BCTHW, memory, blend)
+
+    @torch.inference_mode()
+    def leave(self, memory: Memory, whole: Cache, start_frame: int) -> tuple[Memory, Cache]:
+        """(memory, cache) before the block at `start_frame`: other frames are taken in and dropped."""
+        kept = call_of(self.config.positions, start_frame, self.config.block_frames).kept
+        left = tuple(frame for frame in whole.frames if frame not in kept)
+        memory, cache = self.policy.update(memory, whole, left)
+        return memory, cache.only(kept)
+
+    def _set_blended(self, text_BLE: Tensor) -> None:
+        """The prompt for one block of a blend; what else comes with the new prompt goes with it."""
+        self.guider.set_conds([[text_BLE, self.positive[0][1]]], self.negative)
+        self.texts.clear()
 
     def check_cache(self, tree: HostTree, channels: int, x: Tensor) -> None:
         """Refuses a basis of another checkpoint; logs where the weights are not just those calibrated.

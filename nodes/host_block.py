@@ -15,7 +15,7 @@ from torch import Tensor
 from ..model_patches.arch.parts import embed_time
 from ..model_patches.attention.forward import Time, forward, remember
 from ..model_patches.attention.text import TextRows, read_text
-from ..model_patches.cache.format import Draft
+from ..model_patches.cache.format import Draft, KeysValues
 from ..model_patches.sampler.denoise import refine
 from .host_past import HostTurned, LayerNamed, host_attention
 from .host_tree import HostTree, check_forward
@@ -96,10 +96,22 @@ def sample_block(
 class BlockInMaking:
     """What the wrapper finds in transformer_options: a block's draft, dropped unless the block is done."""
 
-    def __init__(self, stream: HostStream, draft: Draft, block: int, start_frame: int, frames: int) -> None:
-        """frames: latent frames of the draft, from start_frame on."""
+    def __init__(
+        self,
+        stream: HostStream,
+        draft: Draft,
+        block: int,
+        start_frame: int,
+        frames: int,
+        memories: tuple[KeysValues | None, KeysValues | None] = (None, None),
+    ) -> None:
+        """frames: latent frames of the draft, from start_frame on.
+
+        memories: what the first call and what the later ones attend to besides.
+        """
         self.stream, self.draft, self.block, self.start_frame = stream, draft, block, start_frame
-        self.frames = frames
+        self.frames, self.memories = frames, memories
+        self.calls = 0
         self.first = 0  # call that the block begins with; the sampler gets the levels from there on
         self.remembers = False  # whether the call leaves keys and values and nothing else
         self.seen: set[int] = set()  # branches that this call has run
@@ -108,6 +120,8 @@ class BlockInMaking:
     def begin_call(self) -> None:
         """The sampler asks for one flow, over however many calls of the model."""
         self.seen.clear()
+        self.draft.show(self.memories[1 if self.calls or self.remembers else 0])
+        self.calls += 1
 
     def end_call(self) -> None:
         """Refuses a call in which a branch did not run: its rows of the cache would hold nothing."""

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model_patches.memory.policy import Memory
+from ..model_patches.state import Blend
 from ..model_patches.state_file import config_of, plain, read, write
 from .host import HostState, HostStream
 from .host_vae import HostVaePast
@@ -21,7 +23,7 @@ from .switch import recached
 
 KIND, VERSION = "rivulet take", 1
 ENDING = ".snapshot.safetensors"
-CACHE, LAYER = "cache.", "vae.layer."
+CACHE, MEMORY, LAYER = "cache.", "memory.", "vae.layer."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,15 @@ def save(kept: Kept, stream: HostStream, path: Path) -> None:
         tensors["vae.held"] = past.held_BCTHW
     if kept.lost_HWC is not None:
         tensors["lost"] = kept.lost_HWC
+    tensors |= {MEMORY + name: tokens.contiguous() for name, tokens in state.memory.tensors().items()}
+    if state.blend is not None:
+        tensors |= {"blend.old": state.blend.old[0], "blend.new": state.blend.new[0]}
     about = {
         "config": plain(stream.config),
         "shape": asdict(state.cache.shape),
         "table": state.cache.table,
-        "cache": dict(stream.format.spec()),
+        **_specs(stream),
+        "blend": state.blend and [state.blend.blocks, state.blend.done],
         "block": state.block,
         "start_frame": state.start_frame,
         "layers": None if past is None else [each if isinstance(each, str) else None for each in layers],
@@ -77,9 +83,15 @@ def taken_up(path: Path, stream: HostStream) -> Kept:
     """
     about, tensors = read(path, KIND, VERSION)
     _check(path, about, stream)
-    rooms = {name.removeprefix(CACHE): room for name, room in tensors.items() if name.startswith(CACHE)}
-    cache = stream.restored(tuple(about["table"]), rooms)
-    state = HostState(about["block"], about["start_frame"], cache, tensors["tail"])
+    rooms, tokens = (
+        {name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)}
+        for prefix in (CACHE, MEMORY)
+    )
+    cache, device = stream.restored(tuple(about["table"]), rooms), stream.model.load_device
+    memory = Memory.of({name: part.to(device) for name, part in tokens.items()})
+    texts = [(tensors[f"blend.{side}"],) for side in ("old", "new")] if about["blend"] else []
+    blend = Blend(*texts, *about["blend"]) if texts else None
+    state = HostState(about["block"], about["start_frame"], cache, tensors["tail"], memory, blend)
     past = _past(about["layers"], tensors)
     counts = about["scene"], about["frames"], about["prompt"], about["given"], about["recaches"]
     return Kept(state, past, *counts, about.get("hidden", 0), tensors.get("lost"))
@@ -106,12 +118,16 @@ def _check(path: Path, about: Mapping[str, Any], stream: HostStream) -> None:
     }
     differs |= {
         name: (had, has)
-        for name, has in (asdict(stream.shape) | {"cache": dict(stream.format.spec())}).items()
-        if (had := (about["shape"] | {"cache": about["cache"]}).get(name)) != has
+        for name, has in (asdict(stream.shape) | _specs(stream)).items()
+        if (had := (about["shape"] | {name: about.get(name) for name in _specs(stream)}).get(name)) != has
     }
     if differs:
         told = "; ".join(f"{name} {had}, not {has}" for name, (had, has) in differs.items())
         raise ValueError(
             f"Resume Stream: the take in {path.name} was made with {told}. Give it the same model, size, "
-            f"preset and block, and guidance where it had guidance; or begin a new stream."
+            f"preset, block, cache and memory, and guidance where it had guidance; or begin a new stream."
         )
+
+
+def _specs(stream: HostStream) -> dict[str, object]:
+    return {"cache": dict(stream.format.spec()), "memory": dict(stream.policy.spec())}

@@ -18,9 +18,10 @@ from torch import Tensor
 from ..model_patches.cache.format import call_of
 from ..model_patches.geometry import Geometry
 from ..model_patches.incoming import CROP, EXACT, FITS, STRETCH
+from ..model_patches.memory.policy import seen
+from ..model_patches.start import pieces
 from ..model_patches.state import StreamConfig
 from ..model_patches.state_file import about_of
-from ..model_patches.stream import pieces
 from .host import HostState, HostStream
 from .host_block import BlockInMaking
 from .host_vae import why_not_vae
@@ -94,17 +95,20 @@ def keep(stream: HostStream, state: HostState, latents_BCTHW: Tensor) -> HostSta
 def _kept(stream: HostStream, state: HostState, latents_BCTHW: Tensor) -> HostState:
     """The state after one pass over these latents."""
     config, start, count = stream.config, state.start_frame, latents_BCTHW.shape[2]
-    draft = state.cache.begin(call_of(config.positions, start, count))
-    making = BlockInMaking(stream, draft, state.block, start, count)
+    call = call_of(config.positions, start, count)
+    draft = state.cache.begin(call)
+    memories = seen(stream.policy, state.memory, call)
+    making = BlockInMaking(stream, draft, state.block, start, count, memories)
     inside_BCTHW = stream.model.model.process_latent_in(latents_BCTHW)
     stream.sample(making, run_again, torch.zeros_like(inside_BCTHW), latents_BCTHW=inside_BCTHW)
     making.refuse_nan(latents_BCTHW)
-    kept = call_of(config.positions, start + count, config.block_frames).kept
+    memory, cache = stream.leave(state.memory, draft.commit(call.kept + call.own), start + count)
     tail_BCTHW = torch.cat([state.tail_BCTHW.to(latents_BCTHW), latents_BCTHW], 2)
     return replace(
         state,
         start_frame=start + count,
-        cache=draft.commit(kept),
+        cache=cache,
+        memory=memory,
         tail_BCTHW=tail_BCTHW[:, :, -stream.tail_frames :].clone(),
     )
 

@@ -22,6 +22,7 @@ from .cache import CacheChoice, CacheType
 from .host import HostStream
 from .host_vae import HostDecoder
 from .kept import taken_up
+from .memory import of as memory_of
 from .prompts import PromptsType
 from .recipe import block_input, cfg_input, configured, preset_input
 from .resume import Resume
@@ -165,7 +166,8 @@ class RivuletStream(io.ComfyNode):
         elif read is not None and not isinstance(read, Resume):
             begin = read.begun(vae, config)
         kept = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
-        stream = HostStream(model, script.first, negative or [], config, cache=kept)
+        policy = memory_of(model).policy_for(config, model.load_device)
+        stream = HostStream(model, script.first, negative or [], config, cache=kept, memory=policy)
         if isinstance(start, Resume):
             begin["kept"] = taken_up(start.path, stream)
         target = _target(filename_prefix, width, height)

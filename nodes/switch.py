@@ -13,24 +13,32 @@ import torch
 from torch import Tensor
 
 from ..model_patches.cache.format import recache_call
+from ..model_patches.state import Blend
+from ..model_patches.switch import BLEND_BLOCKS
+from ..model_patches.timeline import MODES
 from .host import HostState, HostStream
 from .host_block import BlockInMaking
 
-SWITCHES = ("cut", "recache", "smooth")
+SWITCHES = tuple(MODES)
 
 
 def switched(stream: HostStream, state: HostState, positive: Any, mode: str) -> HostState:
     """The state under another prompt, CONDITIONING, for the blocks that follow. The state before is spent."""
     assert mode in SWITCHES
+    old = _text_of(stream.positive) if state.blend is None else state.blend.text()[0]
     stream.set_text(positive, stream.negative)
+    if mode == "blend" and state.block:
+        return replace(state, blend=Blend((old,), (_text_of(positive),), BLEND_BLOCKS))
+    state = replace(state, blend=None)
     if mode == "recache":
         return recached(stream, state)
-    return forgotten(state) if mode == "cut" else state
+    return forgotten(stream, state) if mode == "cut" else state
 
 
-def forgotten(state: HostState) -> HostState:
+def forgotten(stream: HostStream, state: HostState) -> HostState:
     """The state at the beginning of another scene: nothing is remembered, the blocks are counted on."""
-    return replace(state, start_frame=0, cache=state.cache.only(()), tail_BCTHW=state.tail_BCTHW[:, :, :0])
+    memory, tail_BCTHW = stream.policy.begin(stream.shape), state.tail_BCTHW[:, :, :0]
+    return replace(state, start_frame=0, cache=state.cache.only(()), tail_BCTHW=tail_BCTHW, memory=memory)
 
 
 def before_recache(stream: HostStream, state: HostState) -> HostState:
@@ -52,7 +60,21 @@ def recached(stream: HostStream, state: HostState) -> HostState:
     latents_BCTHW = stream.model.model.process_latent_in(state.tail_BCTHW[:, :, -len(call.own) :])
     stream.sample(making, run_again, torch.zeros_like(latents_BCTHW), latents_BCTHW=latents_BCTHW)
     making.refuse_nan(latents_BCTHW)
-    return replace(state, cache=draft.commit(call.kept + call.own))
+    whole = draft.commit(call.kept + call.own)
+    memory, cache = stream.leave(
+        stream.policy.renewed(state.memory, whole, call.own), whole, state.start_frame
+    )
+    return replace(state, cache=cache, memory=memory)
+
+
+def _text_of(conditioning: Any) -> Tensor:
+    """[B, L, E] of a prompt; refused where it is several, which have no middle."""
+    if len(conditioning) != 1:
+        raise ValueError(
+            f"Stream Video: a blend goes from one text to another, and this prompt is {len(conditioning)} "
+            f"conditionings; encode a single prompt, without Conditioning (Combine) and prompt schedules."
+        )
+    return conditioning[0][0]
 
 
 def run_again(

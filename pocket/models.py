@@ -26,6 +26,7 @@ from . import text
 
 WEIGHTS = Path(__file__).parent / "weights"
 DIT_FILE, VAE_FILE = "pocket_dit.safetensors", "pocket_vae.safetensors"
+MEMORY_FILE = "pocket_memory.safetensors"  # a LoRA of the transformer and the encoder trained with it
 MLA_FILE = "pocket_mla.safetensors"  # the transformer converted to VideoMLA's attention
 
 

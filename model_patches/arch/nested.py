@@ -63,15 +63,7 @@ def read_nested(
         with open_tensors(where, path, wanted, device=device) as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return _plain(where, path, tensors, file.metadata() or {})
-    if not path.is_file():
-        raise FileNotFoundError(f"{where}: no file at {path}; give the path of {wanted}.")
-    try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(
-            f"{where}: {path} ({path.stat().st_size:,} bytes) is not a whole file of plain tensors: "
-            f"{str(error).splitlines()[0]}. Copy or download it again."
-        ) from error
+    found = unpickled(where, path, wanted)
     nested: list[str] = []
     beside: list[str] = []
     while isinstance(found, Mapping) and (inner := [k for k, v in found.items() if isinstance(v, Mapping)]):
@@ -90,6 +82,20 @@ def read_nested(
     if strangers:
         raise ValueError(f"{where}: {some(strangers)} in {path} are no tensors; give a file of weights.")
     return _plain(where, path, found, {}, tuple(nested), tuple(beside))
+
+
+def unpickled(where: str, path: Path, wanted: str) -> Any:
+    """What torch.save wrote, tensors left on disk until they are read; anything but plain data is refused."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{where}: no file at {path}; give the path of {wanted}.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"{where}: {path} ({path.stat().st_size:,} bytes) is not a whole file of plain tensors: "
+            f"{str(error).splitlines()[0]}. Copy or download it again, or save its weights alone if it holds "
+            f"more."
+        ) from error
 
 
 def _plain(

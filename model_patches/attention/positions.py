@@ -72,10 +72,13 @@ PRESETS: dict[str, PositionPreset] = {
         PositionPreset("longlive_infinity", 3, 9, last_id=11, trained_frames=240),
         PositionPreset("infinity_rope", 1, 5, last_id=5, trained_frames=21),
         PositionPreset("reward_forcing", 3, 6, last_id=8, trained_frames=21),
+        PositionPreset("deep_forcing", 10, 11, last_id=20, trained_frames=21),
         PositionPreset("echo", 3, 9, last_id=20, trained_frames=21, memory_frames=3),
+        PositionPreset("echo_std", 3, 9, None, trained_frames=21, memory_frames=3, endless="echo"),
         PositionPreset("videomla_6", 1, 5, last_id=5, trained_frames=21),
         PositionPreset("videomla_7", 1, 6, last_id=6, trained_frames=21),
         PositionPreset("pocket", 3, 9, last_id=11, trained_frames=12),
+        PositionPreset("pocket_memory", 3, 9, last_id=14, trained_frames=15, memory_frames=3),
     )
 }
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...kernels.rope import rotate
-from .format import CacheShape
+from .format import CacheShape, KeysValues
 from .slots import runs
-from .store import Exact, Layout, Own, Store
+from .store import Exact, Layout, Own, Place, Store
 
 EXACT = "exact.kv"  # in a snapshot: keys and values of the frames kept as they are
 
@@ -123,7 +123,32 @@ class CodedStore(Store):
             for slots, tokens in pairs:
                 rotate(k_BLND[:, tokens], key_table[slots], out=keys[:, slots])
                 values[:, slots] = v_BLND[:, tokens]
-        return keys[:, at.filled], values[:, at.filled]
+        return keys[:, at.attended], values[:, at.attended]
+
+    def keys_values(self, layer: int, places: Sequence[Place]) -> KeysValues:
+        """Rebuilt, and as they are where those are at hand."""
+        parts = [
+            self._rebuilt(layer, tokens) if exact is None else self.exact_kv[layer, :, :, exact]
+            for tokens, exact in places
+        ]
+        keys, values = torch.cat(parts, 2).unbind(0)
+        return keys, values
+
+    def _rebuilt(self, layer: int, tokens: slice) -> Tensor:
+        """Keys before RoPE and values [2, R, L, N, D]."""
+        shape, count = self.shape, tokens.stop - tokens.start
+        sizes = (2, shape.rows, count, shape.heads, shape.head_dim)
+        made = torch.empty(sizes, dtype=self.dtype, device=self.device)
+        unturned = torch.zeros(count, shape.head_dim // 2, 2, dtype=self._wide, device=self.device)
+        unturned[..., 0] = 1
+        views = self._views(layer, slice(None), tokens)
+        self.codecs[layer].rebuild(views, unturned, made[0], made[1], self.claimed)
+        return made
+
+    def fold(self, layer: int, at: slice, others: KeysValues, share: float) -> None:
+        """In place, where frames are kept exactly."""
+        for room, other in zip(self.exact_kv[layer].unbind(0), others, strict=True):
+            room[:, at].lerp_(other, share)
 
     def saved(self, slots: Sequence[int], exact_slots: Sequence[int]) -> dict[str, Tensor]:
         """Rooms and exact frames."""

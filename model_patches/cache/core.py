@@ -8,17 +8,17 @@ beginning of the rooms, and one slice of it is what a layer attends to.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ...kernels.rope import rotate
 from ..arch.tree import DiTTree
-from .format import CacheShape, Call
+from .format import CacheShape, Call, KeysValues
 from .slots import FREE, Slots, runs
-from .store import Layout, Own, Pairs, Store
+from .store import Layout, Own, Pairs, Place, Store
 
 EXACT_FRAMES = "exact.frames"  # in a snapshot: which frames are kept exactly
 
@@ -97,6 +97,40 @@ class SlotCache:
         exact = self.exact.only(self.store.exact.of(tuple(sorted(kept))))
         return SlotCache(self.store, self.slots.only(kept), exact)
 
+    def keys_values(self, layer: int, frames: tuple[int, ...]) -> KeysValues:
+        """Keys before RoPE and values [R, L, N, D] of these frames, in their order."""
+        self._check_unspent()
+        return self.store.keys_values(layer, self._places(frames))
+
+    def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> SlotCache:
+        """The cache in which each first frame holds `share` of the second; they must be kept exactly."""
+        self._check_unspent()
+        exactly = self.store.keeps_exactly
+        table = self.slots if exactly else self.exact
+        lost = [frame for frame, _ in pairs if frame not in table.frames]
+        if lost:
+            raise ValueError(
+                f"Cache: latent frames {lost} are to take in others little by little, and this format keeps "
+                f"them rounded; keep the sink exact (`exact` sink frames), or take format dense."
+            )
+        at, places = [table.frames.index(frame) for frame, _ in pairs], self._places([o for _, o in pairs])
+        claim = self.store.claim(at if exactly else (), () if exactly else at)
+        size = self.shape.frame_tokens
+        for layer in range(self.shape.layers):
+            others = self.store.keys_values(layer, places)
+            for slot, keys, values in zip(at, *(kv.split(size, 1) for kv in others), strict=True):
+                self.store.fold(layer, slice(slot * size, (slot + 1) * size), (keys, values), share)
+        changed = table.put(at, [frame for frame, _ in pairs], claim)
+        return replace(self, slots=changed) if exactly else replace(self, exact=changed)
+
+    def _places(self, frames: Sequence[int]) -> list[Place]:
+        size, exact = self.shape.frame_tokens, self.exact.frames
+        tokens = [slice(slot * size, (slot + 1) * size) for slot in range(len(self.slots.frames))]
+        return [
+            (tokens[self.slots.frames.index(frame)], tokens[exact.index(frame)] if frame in exact else None)
+            for frame in frames
+        ]
+
     def _check_unspent(self) -> None:
         if not (self.slots.current(self.store.claims) and self.exact.current(self.store.exact_claims)):
             raise RuntimeError(
@@ -117,10 +151,20 @@ class SlotDraft:
         self.at = _layout(cache, frames, call.own)
         self.key_table = self.store.turn_table([place[frame] for frame in frames])
         self.query_table = self.store.angles(call.query_ids)
+        self.memory_ids = call.memory_ids
 
     def past(self, rows: slice) -> SlotPast:
         """What the calls of these batch rows attend to."""
         return SlotPast(self, rows)
+
+    def show(self, memory: KeysValues | None) -> None:
+        """What every layer of the calls from here on attends to besides."""
+        tokens = 0 if memory is None else memory[0].shape[1]
+        room = len(self.memory_ids) * self.cache.shape.frame_tokens
+        assert tokens in (0, room), f"a memory of {tokens} tokens at ids {self.memory_ids}"
+        self.at = replace(self.at, memory=tokens)
+        if memory is not None:
+            self.store.place_memory(self.at, memory, self.memory_ids)
 
     def commit(self, kept: tuple[int, ...]) -> SlotCache:
         """The cache with this block in it, less every frame that is not in `kept`."""
@@ -165,21 +209,21 @@ class SlotPast:
     """The filled slots of some batch rows, layer by layer; see `attention.past.Past`."""
 
     def __init__(self, draft: SlotDraft, rows: slice) -> None:
-        self.store, self.at, self.rows = draft.store, draft.at, rows
+        self.draft, self.store, self.rows = draft, draft.store, rows
         self.key_table, self.query_table = draft.key_table, draft.query_table
         self.own: tuple[int, Own] | None = None
 
     def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
         """Hand the call's tokens to the store."""
         own = k_BLND, v_BLND
-        self.store.write(layer, self.rows, self.at, x_BLC, own, keep)
+        self.store.write(layer, self.rows, self.draft.at, x_BLC, own, keep)
         self.own = layer, own
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys at their positions, and values."""
         written, self.own = self.own, None  # not held while the rest of the layer runs
         own = written[1] if written is not None and written[0] == layer else None
-        return self.store.read(layer, self.rows, self.at, self.key_table, own)
+        return self.store.read(layer, self.rows, self.draft.at, self.key_table, own)
 
     def turn(self, q_BLND: Tensor) -> Tensor:
         """The call's queries at their positions."""

@@ -25,6 +25,7 @@ class CacheCost:
     # (shape, layer) -> FLOPs of giving back the keys and values of one token
     read_flops: Callable[[CacheShape, int], int] = lambda shape, layer: 0
     exact: Exact = NO_EXACT
+    all_exact: bool = False  # whether every frame is kept as it is
 
     def kept_bytes(self, shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
         """Bytes allocated for so many latent frames in all layers and rows, exact frames besides."""
@@ -58,7 +59,8 @@ def coded_cost(
     """
 
     def workspace_bytes(shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
-        keys_and_values = shape.rows * frames * shape.frame_tokens * dense_layer_bytes(shape, 0, dtype)
+        tokens = frames * shape.frame_tokens + shape.memory_tokens
+        keys_and_values = shape.rows * tokens * dense_layer_bytes(shape, 0, dtype)
         return keys_and_values + turn_table_bytes(shape, frames, dtype) + held_bytes(shape, dtype)
 
     return CacheCost(name, layer_bytes, workspace_bytes, read_flops, exact)
@@ -82,9 +84,9 @@ def latent_layer_bytes(rank: int, wide: int, group: int) -> int:
 
 
 def dense_workspace_bytes(shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
-    """Turned keys of one layer in `dtype`, and the turn table."""
-    tokens = frames * shape.frame_tokens
-    turned = shape.rows * tokens * shape.heads * shape.head_dim * dtype.itemsize
+    """Turned keys of one layer in `dtype`, its values too beside a memory, and the turn table."""
+    tokens, rooms = frames * shape.frame_tokens + shape.memory_tokens, 2 if shape.memory_tokens else 1
+    turned = rooms * shape.rows * tokens * shape.heads * shape.head_dim * dtype.itemsize
     return turned + turn_table_bytes(shape, frames, dtype)
 
 
@@ -94,4 +96,4 @@ def turn_table_bytes(shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
     return frames * shape.frame_tokens * (shape.head_dim // 2) * 2 * wide.itemsize
 
 
-DENSE_COST = CacheCost("dense", dense_layer_bytes, dense_workspace_bytes)
+DENSE_COST = CacheCost("dense", dense_layer_bytes, dense_workspace_bytes, all_exact=True)

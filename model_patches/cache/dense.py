@@ -5,6 +5,7 @@ R batch rows, L tokens, N heads, D head width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +15,15 @@ from ...kernels.rope import rotate
 from ..arch.tree import DiTTree
 from .core import StoredFormat
 from .cost import DENSE_COST, CacheCost
-from .format import CacheShape
-from .store import Layout, Own, Store
+from .format import CacheShape, KeysValues
+from .store import Layout, Own, Place, Store
 
 
 class DenseStore(Store):
     """Keys after their norm and before RoPE, and values: one room [layers, 2, R, L, N, D]."""
 
     token_dim = 3
+    keeps_exactly = True
 
     @property
     def kv(self) -> Tensor:
@@ -35,10 +37,10 @@ class DenseStore(Store):
         return {"kv": torch.zeros(sizes, dtype=self.dtype, device=self.device)}
 
     def make_workspace(self, tokens: int) -> tuple[Tensor, ...]:
-        """Turned keys; values are read in place."""
+        """Turned keys; values are read in place, or copied where a memory is to stand behind them."""
         shape = self.shape
-        sizes = (shape.rows, tokens, shape.heads, shape.head_dim)
-        return (torch.empty(sizes, dtype=self.dtype, device=self.device),)
+        sizes = (2 if shape.memory_tokens else 1, shape.rows, tokens, shape.heads, shape.head_dim)
+        return torch.empty(sizes, dtype=self.dtype, device=self.device).unbind(0)
 
     def write(self, layer: int, rows: slice, at: Layout, x_BLC: Tensor, own: Own, keep: bool) -> None:
         """Put the call's keys and values into its slots."""
@@ -49,9 +51,24 @@ class DenseStore(Store):
     def read(
         self, layer: int, rows: slice, at: Layout, key_table: Tensor, own: Own | None
     ) -> tuple[Tensor, Tensor]:
-        """Keys at their positions, in the room all layers share, and values, in place."""
+        """Keys at their positions, in the room all layers share, and values."""
         keys, values = self.unturned(layer, rows, at)
-        return rotate(keys, key_table, out=self.workspace[0][rows, at.filled]), values
+        turned = rotate(keys, key_table, out=self.workspace[0][rows, at.filled])
+        if not at.memory:
+            return turned, values
+        self.workspace[1][rows, at.filled] = values
+        keys, values = (room[rows, at.attended] for room in self.workspace)
+        return keys, values
+
+    def keys_values(self, layer: int, places: Sequence[Place]) -> KeysValues:
+        """Copies."""
+        keys, values = torch.cat([self.kv[layer, :, :, tokens] for tokens, _ in places], 2).unbind(0)
+        return keys, values
+
+    def fold(self, layer: int, at: slice, others: KeysValues, share: float) -> None:
+        """In place."""
+        for room, other in zip(self.kv[layer].unbind(0), others, strict=True):
+            room[:, at].lerp_(other, share)
 
     def unturned(self, layer: int, rows: slice, at: Layout) -> tuple[Tensor, Tensor]:
         """Keys before RoPE and values [B, L, N, D] of the filled slots, in place."""

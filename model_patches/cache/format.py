@@ -10,7 +10,7 @@ and how it gives keys and values back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,22 +34,27 @@ class Call:
     own: tuple[int, ...]  # frames of the block itself
     ids: tuple[int, ...]  # of kept + own
     query_ids: tuple[int, ...]  # of own, when they ask
+    memory_ids: tuple[int, ...] = ()  # of the memory, once there is one; see `Draft.show`
 
 
 def call_of(preset: PositionPreset, start_frame: int, block_frames: int) -> Call:
     """The frames and positions of the block that begins at `start_frame`."""
-    positions = plan(preset, start_frame, block_frames)
+    positions = plan(preset, start_frame, block_frames, memory_visible=True)
     sink, window = kept_frames(preset, start_frame, block_frames)
     own = tuple(range(start_frame, start_frame + block_frames))
-    return Call(sink + window, own, positions.sink + positions.window, positions.query)
+    return Call(sink + window, own, positions.sink + positions.window, positions.query, positions.memory)
 
 
 def recache_call(preset: PositionPreset, start_frame: int, block_frames: int) -> Call:
-    """The kept frames beside the sink as one long block, to be run again before the block at `start_frame`.
+    """The newest frames beside the sink as one long block, to be run again before the block at `start_frame`.
 
-    They stand where they stood when the newest of them was made; `own` is empty while all frames are sink.
+    As many as a window holds, so also those that the block will push out; they stand where they stood when
+    the newest of them was made. `own` is empty while all frames are sink. No memory is shown (LongLive and
+    Echo-Infinity, their released code).
     """
     sink, window = kept_frames(preset, start_frame, block_frames)
+    if preset.window_frames is not None:
+        window = tuple(range(max(len(sink), start_frame - preset.window_frames), start_frame))
     if not window:
         return Call(sink, (), (), ())
     positions = plan(preset, window[0], len(window))
@@ -67,6 +72,7 @@ class CacheShape:
     heads: int
     head_dim: int
     rope: RopeLayout | None = None  # which channels of a head turn; None: all, at Wan's rates
+    memory_tokens: int = 0  # a read has room for, beside the frames
 
     def __post_init__(self) -> None:
         if isinstance(self.rope, Mapping):  # as a snapshot has it
@@ -78,11 +84,21 @@ class CacheShape:
         return self.grid_height * self.grid_width
 
 
+KeysValues = tuple[Tensor, Tensor]  # keys before RoPE and values [R, L, N, D]
+
+
 class Draft(Protocol):
     """A block that is being made: its frames lie in scratch slots until it is committed."""
 
     def past(self, rows: slice) -> Past:
         """What the calls of these batch rows attend to; each call overwrites what the call before wrote."""
+        ...
+
+    def show(self, memory: KeysValues | None) -> None:
+        """What every layer of the calls from here on attends to besides: nothing, or a memory.
+
+        memory: keys before RoPE and values [R, M, N, D] of all rows, M as the call's `memory_ids` say.
+        """
         ...
 
     def commit(self, kept: tuple[int, ...]) -> Cache:
@@ -123,6 +139,17 @@ class Cache(Protocol):
 
     def only(self, kept: tuple[int, ...]) -> Cache:
         """The cache without any frame but these; `()` forgets all."""
+        ...
+
+    def keys_values(self, layer: int, frames: tuple[int, ...]) -> KeysValues:
+        """Keys before RoPE and values [R, L, N, D] of these frames, in their order, rebuilt where needed."""
+        ...
+
+    def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> Cache:
+        """The cache in which the first frame of each pair holds `share` of the second's keys and values.
+
+        The first frames must be kept exactly. They are changed in place: the value before is spent.
+        """
         ...
 
 

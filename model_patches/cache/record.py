@@ -7,7 +7,7 @@ sampled, with some tokens of each frame, so that errors can be measured later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +19,7 @@ from ..attention.past import Past
 from ..attention.rope import rope_table
 from .cost import CacheCost
 from .dense import DENSE
-from .format import Cache, CacheShape, Call, Draft
+from .format import Cache, CacheShape, Call, Draft, KeysValues
 from .moments import Moments
 
 TOKENS_PER_FRAME = 96  # most that a sample takes of a frame
@@ -149,6 +149,14 @@ class RecordingCache:
         """Those of the dense cache."""
         return self.inner.tensors()
 
+    def keys_values(self, layer: int, frames: tuple[int, ...]) -> KeysValues:
+        """Those of the dense cache."""
+        return self.inner.keys_values(layer, frames)
+
+    def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> RecordingCache:
+        """Refuse: what is folded was not one token of the stream."""
+        raise ValueError("Calibration: a sink that takes in frames cannot be calibrated on; take memory off.")
+
     def only(self, kept: tuple[int, ...]) -> RecordingCache:
         """The cache without any frame but these."""
         tokens = {place: x for place, x in self.kept.items() if place[0] in kept}
@@ -171,6 +179,10 @@ class RecordingDraft:
     def past(self, rows: slice) -> RecordingPast:
         """What the calls of these rows attend to."""
         return RecordingPast(self, self.inner.past(rows), rows)
+
+    def show(self, memory: KeysValues | None) -> None:
+        """As the dense draft does."""
+        self.inner.show(memory)
 
     def commit(self, kept: tuple[int, ...]) -> RecordingCache:
         """The cache with this block in it."""

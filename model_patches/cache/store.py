@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...kernels.rope import rotate
 from ..attention.rope import rope_table
-from .format import CacheShape
+from .format import CacheShape, KeysValues
 from .slots import runs
 
 Own = tuple[Tensor, Tensor]  # keys before RoPE and values of a call [B, L, N, D]
 
 
 Pairs = tuple[tuple[slice, slice], ...]
+Place = tuple[slice, slice | None]  # in the rooms, and in the exact room where the tokens are kept there too
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,12 @@ class Layout:
     before: tuple[slice, ...]  # in the rooms, of frames kept from before, the exact ones left out
     exact: Pairs = ()  # (in the rooms, in the exact room) of those
     own_exact: Pairs = ()  # (in the exact room, in the call) of the block's own that will be exact
+    memory: int = 0  # tokens behind the filled slots, in the workspace alone
+
+    @property
+    def attended(self) -> slice:
+        """In the workspace: the filled slots and the memory."""
+        return slice(self.filled.start, self.filled.stop + self.memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ class Store(ABC):
     """
 
     token_dim = 1  # of every room: where its tokens are counted
+    keeps_exactly = False  # whether the rooms themselves hold keys and values as they are
     exact = NO_EXACT
 
     def __init__(self, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -95,7 +104,8 @@ class Store(ABC):
     def read(
         self, layer: int, rows: slice, at: Layout, key_table: Tensor, own: Own | None
     ) -> tuple[Tensor, Tensor]:
-        """(turned keys, values) [B, L, N, D] of the filled slots, in the workspace or in place.
+        """(turned keys, values) [B, L, N, D] of the filled slots and the memory, in the workspace or in
+        place.
 
         own: what was last written for this layer; None where it was read since.
         """
@@ -110,6 +120,21 @@ class Store(ABC):
         """Bytes of the workspace and the turn table."""
         return self._table.nbytes + sum(tensor.nbytes for tensor in self.workspace)
 
+    @abstractmethod
+    def keys_values(self, layer: int, places: Sequence[Place]) -> KeysValues:
+        """Keys before RoPE and values [R, L, N, D] of the tokens at these places, one after another."""
+
+    @abstractmethod
+    def fold(self, layer: int, at: slice, others: KeysValues, share: float) -> None:
+        """Let these tokens, all kept exactly, hold so much of the others."""
+
+    def place_memory(self, at: Layout, memory: KeysValues, ids: Sequence[int]) -> None:
+        """Put a memory behind the filled slots of the workspace, where no layer writes."""
+        keys, values = memory
+        behind = slice(at.filled.stop, at.attended.stop)
+        rotate(keys, self.angles(ids), out=self.workspace[0][:, behind])
+        self.workspace[1][:, behind] = values
+
     def reserve(self, frames: int) -> None:
         """Have at least so many slots; what lies in the present ones stays."""
         if frames > len(self.claims):
@@ -117,7 +142,7 @@ class Store(ABC):
 
     def _allocate(self, frames: int) -> None:
         tokens = frames * self.shape.frame_tokens
-        rooms, workspace = self.make_rooms(tokens), self.make_workspace(tokens)
+        rooms, workspace = self.make_rooms(tokens), self.make_workspace(tokens + self.shape.memory_tokens)
         table = torch.zeros(tokens, self.shape.head_dim // 2, 2, dtype=self._wide, device=self.device)
         for name, old in self.rooms.items():
             rooms[name].narrow(self.token_dim, 0, old.shape[self.token_dim]).copy_(old)

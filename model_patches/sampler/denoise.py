@@ -22,6 +22,18 @@ class Begin:
     call: int  # the first that is made, and so the level of the noise; the calls before it are left out
 
 
+def given_like(given_BCTHW: Tensor, like_BCTHW: Tensor) -> Tensor:
+    """Given latents in the dtype and on the device of `like`; refused if they are not of its shape."""
+    if given_BCTHW.shape != like_BCTHW.shape:
+        raise ValueError(
+            f"Stream: the given latents are {list(given_BCTHW.shape)}, the stream needs "
+            f"{list(like_BCTHW.shape)}; encode the pictures at the stream's size."
+        )
+    if not given_BCTHW.isfinite().all():
+        raise ValueError("Stream: the given latents hold NaN or infinite numbers; encode the pictures again.")
+    return given_BCTHW.to(like_BCTHW)
+
+
 def denoise(
     flow: Flow,
     sigmas: Sequence[float],

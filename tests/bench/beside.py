@@ -5,7 +5,7 @@ B batch rows, L tokens, N heads, D head width, C channels of the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,7 @@ from ...model_patches.attention.past import Past
 from ...model_patches.attention.sdpa import sdpa
 from ...model_patches.cache.cost import CacheCost
 from ...model_patches.cache.dense import DENSE
-from ...model_patches.cache.format import Cache, CacheFormat, CacheShape, Call, Draft
+from ...model_patches.cache.format import Cache, CacheFormat, CacheShape, Call, Draft, KeysValues
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,14 @@ class BesideCache:
         """Those of the dense one."""
         return self.dense.tensors()
 
+    def keys_values(self, layer: int, frames: tuple[int, ...]) -> KeysValues:
+        """Those of the dense one."""
+        return self.dense.keys_values(layer, frames)
+
+    def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> BesideCache:
+        """Both, folded."""
+        return BesideCache(self.dense.folded(pairs, share), self.other.folded(pairs, share), self.tally)
+
     def only(self, kept: tuple[int, ...]) -> BesideCache:
         """Both without any frame but these."""
         return BesideCache(self.dense.only(kept), self.other.only(kept), self.tally)
@@ -164,6 +172,11 @@ class BesideDraft:
     def past(self, rows: slice) -> BesidePast:
         """What these rows attend to."""
         return BesidePast(self.dense.past(rows), self.other.past(rows), self.tally)
+
+    def show(self, memory: KeysValues | None) -> None:
+        """Both show it."""
+        self.dense.show(memory)
+        self.other.show(memory)
 
     def commit(self, kept: tuple[int, ...]) -> BesideCache:
         """Both caches with the block in them."""

@@ -9,8 +9,8 @@ from rivulet.model_patches.attention.positions import PRESETS, kept_frames
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.join import FADE_FRAMES
 from rivulet.model_patches.pipeline import LOST, frames_made, run
-from rivulet.model_patches.start import begun, begun_with_picture, gone_on, remembered_latents
-from rivulet.model_patches.stream import StreamConfig, init, keep, load, save, step
+from rivulet.model_patches.start import begun, begun_with_picture, gone_on, keep, remembered_latents
+from rivulet.model_patches.stream import StreamConfig, init, load, save, step
 from rivulet.model_patches.vae.decoder import decode_stream, encode_stream
 from rivulet.model_patches.vae.wan import WanVAE
 

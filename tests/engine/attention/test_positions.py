@@ -44,6 +44,16 @@ def test_echo_memory_appears_with_the_second_call_of_the_first_evicting_block():
     assert plan(PRESETS["echo"], 12, 3, memory_visible=True).memory == ids(3, 5)
 
 
+@pytest.mark.parametrize("start", [0, 3, 9, 12, 15, 18])
+def test_echo_on_short_clips_is_the_same_until_ids_end_and_counts_on_from_there(start):
+    """The base file's clips have 21 frames; the memory lies 3 frames before the oldest recent one."""
+    short, long = (plan(PRESETS[name], start, 3, memory_visible=True) for name in ("echo_std", "echo"))
+    assert short == long
+    later = plan(PRESETS["echo_std"], 21, 3, memory_visible=True)
+    assert later == Positions(ids(0, 2), ids(12, 14), ids(15, 23), ids(21, 23))
+    assert "at most 21 latent frames" in why_not(PRESETS["echo_std"], 3, 24)
+
+
 def test_echo_recache_runs_the_whole_window_at_its_own_ids_without_memory():
     assert plan(PRESETS["echo"], 21, 9) == Positions(ids(0, 2), (), ids(12, 20), ids(12, 20))
     assert kept_frames(PRESETS["echo"], 21, 9) == (ids(0, 2), ())

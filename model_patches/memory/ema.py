@@ -1,0 +1,61 @@
+"""A sink that slowly takes in what leaves the window (Reward Forcing's EMA-sink, its released code).
+
+Whenever frames are evicted, keys before RoPE and values of the sink become 0.999 of what they were and 0.001
+of the evicted ones, layer by layer and token by token. Nothing is trained and nothing is added to attention.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..attention.positions import PositionPreset
+from ..attention.sdpa import Attention, sdpa
+from ..cache.cost import CacheCost
+from ..cache.format import Cache, CacheShape
+from .policy import Memory, Off
+
+
+@dataclass(frozen=True, slots=True)
+class EmaSink(Off):
+    """Frame f of the stream goes into sink frame f modulo the sink's length, as blocks of three do there."""
+
+    sink_frames: int = 3
+    keep: float = 0.999  # share of the sink that stays at an eviction
+    name: str = "ema"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.keep) and 0 < self.keep < 1):
+            raise ValueError(
+                f"Memory ema: a share of {self.keep} of the sink is to stay at each eviction; give more than "
+                f"0 and less than 1, published is 0.999."
+            )
+
+    def tokens(self, shape: CacheShape, preset: PositionPreset, cost: CacheCost) -> int:
+        """None; refuses positions without such a sink, and a cache that rounds it."""
+        if preset.sink_frames != self.sink_frames or preset.window_frames is None:
+            raise ValueError(
+                f"Memory ema: it folds what leaves the window into {self.sink_frames} sink frames, and "
+                f"position preset {preset.name} has {preset.sink_frames} and "
+                f"{'no window' if preset.window_frames is None else 'a window'}; take a preset with a sink "
+                f"and a window, such as reward_forcing."
+            )
+        if not cost.all_exact and cost.exact.sink < self.sink_frames:
+            raise ValueError(
+                f"Memory ema: the sink takes in a thousandth at a time, and cache format {cost.name} keeps "
+                f"{self.sink_frames - cost.exact.sink} of its {self.sink_frames} frames rounded; keep "
+                f"{self.sink_frames} sink frames exact in that cache, or take format dense."
+            )
+        return 0
+
+    def update(
+        self, memory: Memory, cache: Cache, left: tuple[int, ...], attention: Attention = sdpa
+    ) -> tuple[Memory, Cache]:
+        """The sink takes in the frames that left."""
+        pairs = [(frame % self.sink_frames, frame) for frame in left]
+        return memory, cache.folded(pairs, 1 - self.keep) if pairs else cache
+
+    def spec(self) -> Mapping[str, object]:
+        """Share and sink."""
+        return {"name": self.name, "sink_frames": self.sink_frames, "keep": self.keep}

@@ -1,0 +1,110 @@
+"""Echo-Infinity's memory (arXiv 2606.04527): a state of a few frames' size that reads what leaves the window.
+
+Order of its released code: when a block is to be made whose frames push older ones out, those give the last
+layer's keys and values of their clean pass to the encoder, once; the block's first call still sees the memory
+before that, every later call and the clean pass the one after it. Before the first eviction there is none.
+
+R batch rows, M memory tokens, C channels of the model, N heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...kernels.rope import rotate
+from ..attention.positions import PositionPreset
+from ..attention.rope import rope_table
+from ..attention.sdpa import Attention, sdpa
+from ..cache.cost import CacheCost
+from ..cache.format import Cache, CacheShape, KeysValues
+from .encoder import MemoryEncoder
+from .policy import NOTHING, Memory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LearnedMemory:
+    """One encoder, in the stream's dtype and on its device."""
+
+    encoder: MemoryEncoder
+    fingerprint: str  # of its weights
+    # its initial state is shown from the start, as the paper's text has it and its released code does not
+    from_start: bool = False
+    # keys are read as they stood in the window, turned at their places in the stream: the preset for 5 s
+    turned: bool = False
+    recaches: bool = True  # begins anew when a prompt switch runs the window again; not so in that preset
+    name: str = "learned"
+
+    def tokens(self, shape: CacheShape, preset: PositionPreset, cost: CacheCost) -> int:
+        """M of the encoder; refuses an encoder of other sizes, and positions without ids for it."""
+        made = self.encoder.config
+        if (made.num_heads, made.dim) != (shape.heads, shape.heads * shape.head_dim):
+            raise ValueError(
+                f"Memory learned: the encoder was trained for a model of width {made.dim} in "
+                f"{made.num_heads} heads, this one has {shape.heads * shape.head_dim} in {shape.heads}; load "
+                f"the encoder of this checkpoint, or set memory to off."
+            )
+        if preset.memory_frames != made.frames:
+            raise ValueError(
+                f"Memory learned: the encoder's state stands for {made.frames} latent frames, and position "
+                f"preset {preset.name} has ids for {preset.memory_frames}; take the preset the encoder was "
+                f"trained with: echo, or pocket_memory for the built-in model."
+            )
+        if (made.grid_height, made.grid_width) != (shape.grid_height, shape.grid_width):
+            raise ValueError(
+                f"Memory learned: the encoder's state has frames of {made.grid_height} x {made.grid_width} "
+                f"tokens (rows x columns), the stream's have {shape.grid_height} x {shape.grid_width}; "
+                f"resample it with model_patches.memory.resize, or take the trained picture size."
+            )
+        return made.tokens
+
+    def begin(self, shape: CacheShape) -> Memory:
+        """Nothing, or the initial state."""
+        if not self.from_start:
+            return NOTHING
+        state = self.encoder.fresh(shape.rows)
+        return Memory(state, state)
+
+    def update(
+        self, memory: Memory, cache: Cache, left: tuple[int, ...], attention: Attention = sdpa
+    ) -> tuple[Memory, Cache]:
+        """One update for the frames that left; without any, the next block sees what this one saw."""
+        if not left:
+            return Memory(memory.now, memory.now), cache
+        state = self.encoder.fresh(cache.shape.rows) if memory.now is None else memory.now
+        return Memory(memory.now, self._taken_in(state, cache, left, attention)), cache
+
+    def renewed(
+        self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
+    ) -> Memory:
+        """The initial state after one update with all these frames, at once for every call."""
+        if not self.recaches:
+            return memory
+        state = self._taken_in(self.encoder.fresh(cache.shape.rows), cache, frames, attention)
+        return Memory(state, state)
+
+    def read(self, tokens: Tensor) -> KeysValues:
+        """The encoder's answer."""
+        return self.encoder.read(tokens)
+
+    def spec(self) -> Mapping[str, object]:
+        """The encoder by its fingerprint, and how it is run."""
+        return {
+            "name": self.name,
+            "encoder": self.fingerprint,
+            "from_start": self.from_start,
+            "turned": self.turned,
+            "recaches": self.recaches,
+        }
+
+    def _taken_in(self, state: Tensor, cache: Cache, frames: tuple[int, ...], attention: Attention) -> Tensor:
+        shape = cache.shape
+        keys, values = cache.keys_values(shape.layers - 1, frames)
+        if self.turned:
+            wide = torch.promote_types(keys.dtype, torch.float32)
+            grid = (shape.grid_height, shape.grid_width)
+            keys = rotate(keys, rope_table(frames, *grid, shape.head_dim, keys.device, wide, shape.rope))
+        return self.encoder.update(state, keys, values, attention)

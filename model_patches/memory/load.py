@@ -1,0 +1,241 @@
+"""Reads a memory from its file: the encoder, every key and shape accounted for, and the LoRA beside it.
+
+The published code loads with missing keys allowed, and a file that does not fit leaves a random encoder
+without a word (arXiv 2606.04527, released code). Here such a file is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arch.detect import FLOATS
+from ..arch.nested import unpickled
+from ..arch.wan import WanModel
+from ..checkpoint import match, open_tensors, some
+from .coupling import training_of
+from .encoder import EncoderConfig, MemoryEncoder
+from .lora import Lora, read_lora
+from .names import Names, sort_names
+from .resize import Grid
+
+WHERE = "load_memory"
+WANTED = "a memory: Echo-Infinity's base file, its file of LoRA and memory, or one made by Rivulet"
+PUBLISHED: Grid = (3, 30, 52)  # 3 latent frames at 832 x 480
+GRID = ("frames", "grid_height", "grid_width")
+COUNTS = (*GRID, "num_heads", "rank")
+LAYER = re.compile(r"layers\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryFile:
+    """A memory as it was loaded; its text is for a log."""
+
+    path: Path
+    encoder: MemoryEncoder  # frozen
+    lora: Lora | None
+    fingerprint: str  # SHA-256 of the encoder's tensors as they are in the file
+    metadata: Mapping[str, Any]  # the file's entry `memory`
+    names: Names  # what was found where
+    coverage: tuple[int, int]  # linear layers of the model's blocks that the LoRA changes, and all of them
+
+    def __str__(self) -> str:
+        config, names = self.encoder.config, self.names
+        training = training_of(config)
+        lines = [
+            f"memory {self.path}: {len(names.encoder)} tensors "
+            + (f"under {names.root!r}" if names.root else "at the root")
+            + (f", beside {', '.join(names.beside)}, which were left" if names.beside else "")
+            + (f"; {names.others} tensors of the model were not read" if names.others else ""),
+            f"{config.layers} layers of {config.dim}, {config.num_heads} heads, {config.frames} x "
+            f"{config.grid_height} x {config.grid_width} = {config.tokens} memory tokens, fingerprint "
+            f"{self.fingerprint[:16]}",
+            ("keys normed" if config.normalize_keys else "keys not normed")
+            + f": trained with {'bounded' if training.bounded_ids else 'growing'} positions, "
+            + ("and with a LoRA" if training.lora else "without a LoRA"),
+            "no LoRA"
+            if self.lora is None
+            else f"LoRA of rank {self.lora.rank}, scale {self.lora.scale:g}: changes {self.coverage[0]} of "
+            f"the {self.coverage[1]} linear layers in the model's blocks",
+        ]
+        return "\n".join(lines)
+
+
+def load_memory(
+    path: str | Path,
+    model: WanModel,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    grid: Grid | None = None,
+) -> MemoryFile:
+    """The memory of a .safetensors file or of what torch.save wrote, fit for the model it will work in.
+
+    model: that or any module tree under Wan's names; its weights are not touched. dtype of the encoder, None:
+    the file's; the LoRA stays as stored. grid: frames, rows and columns of the state's tokens, None: the
+    file's entry `memory`, else the published one. Raises ValueError for anything missing, left over or unfit.
+    """
+    path = Path(path)
+    with _opened(path) as (names, read, entries):
+        sorted_names = sort_names(f"{WHERE}: {path}", names)
+        tensors = {key: read(name) for key, name in sorted_names.encoder.items()}
+        matrices = {key: read(name) for key, name in sorted_names.lora.items()}
+    about = _about(path, entries)
+    config = _config(path, tensors, model, about, grid)
+    encoder = _encoder(path, tensors, config)
+    _check_numbers(path, tensors | matrices)
+    lora = read_lora(f"{WHERE}: {path}", matrices, about.get("alpha")) if matrices else None
+    if lora is not None:
+        _check_lora(path, lora, model, about)
+    dtype = dtype or tensors["query_init"].dtype
+    if dtype not in FLOATS:
+        raise ValueError(
+            f"{WHERE}: cannot compute in {dtype}; give dtype as one of {', '.join(map(str, FLOATS))}."
+        )
+    encoder.load_state_dict({key: value.to(device, dtype) for key, value in tensors.items()}, assign=True)
+    covered = (0, 0) if lora is None else lora.coverage(model)
+    encoder.requires_grad_(False).eval()
+    return MemoryFile(path, encoder, lora, _fingerprint(tensors), about, sorted_names, covered)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor], Mapping[str, str]]]:
+    """(names, a reader of one tensor, metadata); a base file holds gigabytes of others, which stay there."""
+    if path.suffix == ".safetensors":
+        with open_tensors(WHERE, path, WANTED) as file:
+            yield list(file.keys()), file.get_tensor, file.metadata() or {}
+    else:
+        tensors = dict(_flat(unpickled(WHERE, path, WANTED)))
+        yield list(tensors), tensors.__getitem__, {}
+
+
+def _flat(found: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors of dicts in dicts, under names joined by points."""
+    if isinstance(found, Tensor):
+        yield prefix.removesuffix("."), found
+    elif isinstance(found, Mapping):
+        for key, value in found.items():
+            yield from _flat(value, f"{prefix}{key}.")
+
+
+def _about(path: Path, entries: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata's entry `memory`, {} for none."""
+    text = entries.get("memory", "{}")
+    try:
+        about: Any = json.loads(text)
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        raise ValueError(
+            f"{WHERE}: the metadata entry `memory` of {path} must be a JSON object, got {text[:60]!r}; write "
+            f"the file again."
+        )
+    counts = {key: about[key] for key in COUNTS if key in about}
+    wrong = [f"{key} {value!r}" for key, value in counts.items() if type(value) is not int or value < 1]
+    alpha = about.get("alpha", 1)
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+        wrong.append(f"alpha {alpha!r}")
+    if wrong:
+        raise ValueError(
+            f"{WHERE}: the metadata entry `memory` of {path} has {some(wrong)}; {', '.join(COUNTS)} are "
+            f"whole numbers of 1 or more, alpha is greater than 0. Write the file again."
+        )
+    return about
+
+
+def _config(
+    path: Path, tensors: Mapping[str, Tensor], model: WanModel, about: Mapping[str, Any], grid: Grid | None
+) -> EncoderConfig:
+    """Sizes of the encoder: from shapes, and what shapes cannot say from metadata and model."""
+    dim, heads = model.head.modulation.shape[-1], model.num_heads
+    if about.get("num_heads", heads) != heads:
+        raise ValueError(
+            f"{WHERE}: the memory in {path} is for {about['num_heads']} heads, the model has {heads}; "
+            f"take the memory that was trained with this model."
+        )
+    shape = tuple(tensors["query_init"].shape) if "query_init" in tensors else (1, 1, dim)
+    if len(shape) != 3 or shape[0] != 1:
+        raise ValueError(
+            f"{WHERE}: query_init in {path} is {list(shape)}, not [1, tokens, channels]; a memory with a "
+            f"state for each of several groups of layers cannot be run."
+        )
+    if shape[2] != dim:
+        raise ValueError(
+            f"{WHERE}: the memory in {path} is for models of {shape[2]} channels, this one has {dim}; take "
+            f"the memory that was trained with this model."
+        )
+    indices = [int(found[1]) for key in tensors if (found := LAYER.match(key))]
+    frames, height, width = _grid(path, shape[1], about, grid) if "query_init" in tensors else (1, 1, 1)
+    normed = "norm_k_out.weight" in tensors
+    return EncoderConfig(dim, heads, frames, height, width, max(indices, default=0) + 1, normed)
+
+
+def _grid(path: Path, tokens: int, about: Mapping[str, Any], grid: Grid | None) -> Grid:
+    """Frames, rows and columns of so many tokens."""
+    if grid is not None:
+        (frames, height, width), source = grid, "asked for"
+    elif all(key in about for key in GRID):
+        (frames, height, width), source = (about[key] for key in GRID), "in the metadata entry `memory`"
+    else:
+        (frames, height, width), source = PUBLISHED, "published"
+    if frames * height * width != tokens:
+        raise ValueError(
+            f"{WHERE}: the state in {path} has {tokens} tokens, the grid {source} is {frames} x {height} x "
+            f"{width} = {frames * height * width}; give the frames, rows and columns it was trained for as "
+            f"`grid`, or in a metadata entry `memory` as {', '.join(GRID)}."
+        )
+    return frames, height, width
+
+
+def _encoder(path: Path, tensors: Mapping[str, Tensor], config: EncoderConfig) -> MemoryEncoder:
+    """Layers without weights, which the file's tensors fit."""
+    with torch.device("meta"):
+        encoder = MemoryEncoder(config)
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    sizes = f"the model has {config.dim} channels, and all layers must fit it"
+    match(WHERE, path, shapes, encoder, "a whole memory encoder", sizes)
+    return encoder
+
+
+def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    packed = [f"{key} is {value.dtype}" for key, value in tensors.items() if value.dtype not in FLOATS]
+    if packed:
+        raise ValueError(
+            f"{WHERE}: {len(packed)} tensors in {path} are not kept as plain numbers ({some(packed)}); "
+            f"give a file in {', '.join(map(str, FLOATS))}."
+        )
+    broken = [key for key, value in tensors.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{WHERE}: {len(broken)} tensors in {path} hold NaN or infinite numbers ({some(broken)}); copy "
+            f"or download it again."
+        )
+
+
+def _check_lora(path: Path, lora: Lora, model: WanModel, about: Mapping[str, Any]) -> None:
+    if about.get("rank", lora.rank) != lora.rank:
+        raise ValueError(
+            f"{WHERE}: the metadata of {path} says a LoRA of rank {about['rank']}, its matrices have "
+            f"{lora.rank}; write the file again."
+        )
+    if refusal := lora.why_not(model):
+        raise ValueError(f"{WHERE}: {path}: {refusal}")
+
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

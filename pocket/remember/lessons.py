@@ -1,0 +1,131 @@
+"""Lessons for the memory: stories of hiding with and without a memory, and the model's ordinary clips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...model_patches.attention.positions import PositionPreset
+from ...model_patches.attention.positions import preset as preset_of
+from ...model_patches.vae.wan import WanVAE
+from .. import text
+from ..convert.source import PocketClips
+from ..hiding import LIFTED, Hidings, Story, draw
+from ..train.clips import Clips as Dressed
+from ..train.dit import Recipe as Training
+from ..train.dit import damage, draw_sigma
+from .walk import Lesson
+
+MEMORY = preset_of("pocket_memory")
+SINK_AND_WINDOW = replace(MEMORY, name="pocket_memory_off", memory_frames=0)
+WINDOW = PositionPreset("pocket_window", 0, 9, last_id=8, trained_frames=9)
+FULL = PositionPreset("pocket_full", 3, None, None, trained_frames=96, endless="pocket_memory")
+
+
+POSITIONS = {"memory": MEMORY, "full": FULL, "sink_and_window": SINK_AND_WINDOW, "window": WINDOW}
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How often each kind of lesson comes, and how long things stay hidden."""
+
+    memory: float = 0.58
+    full: float = 0.22
+    sink_and_window: float = 0.04
+    window: float = 0.04
+    ordinary: float = 0.12
+    first: float = 1 / 3  # of graded calls that are a block's first
+    silent: float = 0.08  # rows without a prompt, as guidance has them
+    easy: float = 0.12  # of the training, in which things are hidden just long enough to leave the window
+    growing: float = 0.4  # of the training after that, in which waits grow to the longest
+    most_hidden: int = 26  # blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one lesson shall be, the same for every process."""
+
+    kind: str
+    story: Story | None  # None: an ordinary clip
+    graded: tuple[int, ...]  # blocks
+    first: bool  # of the block of the memory's first update: all rows make their first call
+
+    @property
+    def hidden(self) -> int:
+        """Blocks under the band."""
+        return self.story.hidden if self.story else 0
+
+    @property
+    def lifted(self) -> int:
+        """The block in which the band is gone, -1 if there is no band."""
+        return self.story.parts.index(LIFTED) if self.story else -1
+
+
+class Lessons:
+    """Draws lessons; `done` is the share of the training that lies behind."""
+
+    def __init__(
+        self,
+        vae: WanVAE,
+        hidings: Hidings,
+        dressed: Dressed,
+        training: Training,
+        shares: Shares,
+        batch: int,
+    ) -> None:
+        self.vae, self.hidings, self.training, self.shares, self.batch = vae, hidings, training, shares, batch
+        self.ordinary = PocketClips(dressed, training, batch)
+        self.ordinary_blocks = dressed.latents_BVCTHW.shape[3] // training.block_frames
+
+    def refresh(self, count: int, limit: int, generator: torch.Generator) -> None:
+        """Draw new stories beside those at hand."""
+        training = self.training
+        new = draw(self.vae, count, training.block_frames, training.size, generator)
+        self.hidings = self.hidings.joined(new, limit)
+
+    def plan(self, done: float, generator: torch.Generator) -> Place:
+        """What comes next."""
+        kinds = (*POSITIONS, "ordinary")
+        weights = torch.tensor([getattr(self.shares, kind) for kind in kinds])
+        kind = kinds[int(torch.multinomial(weights, 1, generator=generator))]
+        first = float(torch.rand((), generator=generator)) < self.shares.first
+        if kind == "ordinary":
+            chosen = torch.randperm(self.ordinary_blocks, generator=generator)[:3]
+            return Place(kind, None, tuple(sorted(chosen.tolist())), first)
+        hidden = self._hidden(kind, generator, done)
+        visible = 2 if hidden < 3 else int(torch.randint(1, 3, (), generator=generator))
+        story = Story(visible, hidden, 2)
+        lifted = story.parts.index(LIFTED)
+        other = int(torch.randint(0, lifted + 2, (), generator=generator))
+        return Place(kind, story, (lifted, lifted, other), first)
+
+    def lesson(self, place: Place, generator: torch.Generator) -> Lesson:
+        """The lesson, on clips and noise of this process's own."""
+        graded = tuple((block, self._noise(block, place.first, generator)) for block in place.graded)
+        if place.story is None:
+            clips = self.ordinary.draw(generator)
+            return Lesson(clips.clean_RCTHW, clips.context_RCTHW, clips.texts, graded, MEMORY)
+        rows = torch.randint(len(self.hidings), (self.batch,), generator=generator)
+        clean, texts = self.hidings.pick(rows).told(place.story, self.training.block_frames)
+        context = damage(clean, self.training.block_frames, generator)
+        silent = torch.rand(self.batch, generator=generator) < self.shares.silent
+        said = tuple(torch.where(silent[:, None, None], text.no_text(), each) for each in texts)
+        return Lesson(clean, context, said, graded, POSITIONS[place.kind])
+
+    def _hidden(self, kind: str, generator: torch.Generator, done: float) -> int:
+        """Blocks hidden: at first 2, then up to more and more, short waits oftener than long ones."""
+        if kind in ("sink_and_window", "window"):
+            return int(torch.randint(0, 4, (), generator=generator))
+        grown = min(1.0, max(0.0, (done - self.shares.easy) / self.shares.growing))
+        most = 2 + grown * (self.shares.most_hidden - 2)
+        return round(2 * (most / 2) ** float(torch.rand((), generator=generator)))
+
+    def _noise(self, block: int, first: bool, generator: torch.Generator) -> Tensor:
+        """Each row's share of noise; in the block of the memory's first update all rows are alike."""
+        sigma = draw_sigma((self.batch,), self.training, generator).clamp_max(0.999)
+        firsts = torch.rand(self.batch, generator=generator) < self.shares.first
+        if block * self.training.block_frames == MEMORY.capacity_frames:
+            firsts = torch.full_like(firsts, first)
+        return torch.where(firsts, 1.0, sigma)

@@ -1,0 +1,88 @@
+"""Low-rank changes of a frozen model's layers (LoRA, arXiv 2106.09685), under the names PEFT gives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from ...model_patches.arch.wan import WanModel
+
+ATTENTION_LAYERS = ("q", "k", "v", "o")
+FEED_FORWARD_LAYERS = ("0", "2")
+PREFIX = "base_model.model."  # of PEFT's keys
+
+
+class Adapted(nn.Module):
+    """A frozen layer plus scale * B A; `fold` makes the weight that calls use until it is called again."""
+
+    def __init__(self, layer: nn.Linear, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.layer, self.scale = layer.requires_grad_(False), alpha / rank
+        like = layer.weight
+        self.lora_A = nn.Parameter(like.new_empty(rank, layer.in_features))
+        self.lora_B = nn.Parameter(like.new_zeros(layer.out_features, rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.folded = like.detach()
+
+    def fold(self) -> None:
+        """Take the newest A and B."""
+        self.folded = self.layer.weight + self.scale * (self.lora_B @ self.lora_A)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The changed layer."""
+        return linear(x, self.folded, self.layer.bias)
+
+
+class Adapters(nn.Module):
+    """All low-rank changes of one model, whose layers they stand in for."""
+
+    def __init__(self, dit: WanModel, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.rank, self.alpha = rank, alpha
+        dit.requires_grad_(False)
+        self.names = tuple(_targets(dit))
+        self.layers = nn.ModuleList()
+        for name in self.names:
+            above, _, own = name.rpartition(".")
+            parent = dit.get_submodule(above)
+            layer = getattr(parent, own)
+            self.layers.append(Adapted(layer, rank, alpha))
+            setattr(parent, own, self.layers[-1])
+
+    def fold(self) -> None:
+        """Let all layers take their newest A and B."""
+        for layer in self.layers:
+            layer.fold()
+
+    def parts(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [matrix for layer in self.layers for matrix in (layer.lora_A, layer.lora_B)]
+
+    def peft(self) -> dict[str, Tensor]:
+        """A and B under PEFT's keys."""
+        return {
+            f"{PREFIX}{name}.{part}.weight": getattr(layer, part)
+            for name, layer in zip(self.names, self.layers, strict=True)
+            for part in ("lora_A", "lora_B")
+        }
+
+
+@torch.no_grad()
+def merge(dit: WanModel, peft: dict[str, Tensor], alpha: float) -> None:
+    """Add the changes of a file to a plain model's own weights."""
+    for name in _targets(dit):
+        down, up = (peft[f"{PREFIX}{name}.{part}.weight"].float() for part in ("lora_A", "lora_B"))
+        weight = dit.get_submodule(name).weight
+        weight += (alpha / len(down) * (up @ down)).to(weight)
+
+
+def _targets(dit: WanModel) -> Iterator[str]:
+    """Names of the layers that are changed, as Echo-Infinity chooses them: ten of each block."""
+    for block in range(len(dit.blocks)):
+        for attention in ("self_attn", "cross_attn"):
+            yield from (f"blocks.{block}.{attention}.{layer}" for layer in ATTENTION_LAYERS)
+        yield from (f"blocks.{block}.ffn.{layer}" for layer in FEED_FORWARD_LAYERS)

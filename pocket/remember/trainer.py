@@ -1,0 +1,155 @@
+"""Trains a memory encoder and, beside it, low-rank changes of the model, or its attentions.
+
+The frames that leave the window reach the encoder as the clean pass left them, without gradients; the chain
+of updates is followed back whole.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...model_patches.arch.wan import WanModel
+from ...model_patches.memory.encoder import MemoryEncoder
+from ..train.processes import agreed, average_gradients, rank
+from ..train.progress import Average, Run, hash_seed, learning_rate
+from .lessons import Lessons, Place
+from .lora import Adapters
+from .walk import MemoryWalker
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Lengths and rates of one training."""
+
+    steps: int = 4500
+    minutes: float | None = None  # end in time, whatever the steps
+    matrix_rate: float = 1e-2  # Muon, the encoder's matrices
+    encoder_rate: float = 2e-3  # AdamW, the rest of the encoder
+    model_rate: float = 1.5e-3  # AdamW, the changes of the model
+    clipped: float = 1.0  # norm of the gradients
+    more_clips: int = 8  # stories drawn anew
+    more_every: int = 100  # steps
+    most_clips: int = 2000
+    half: bool = True  # bfloat16 products
+
+
+def optimizers(
+    encoder: MemoryEncoder, changes: list[nn.Parameter], recipe: Recipe
+) -> list[torch.optim.Optimizer]:
+    """Muon for the encoder's matrices, AdamW for the rest."""
+    matrices = [p for p in encoder.parameters() if p.ndim == 2]
+    rest = [p for p in encoder.parameters() if p.ndim != 2]
+    muon = [{"params": matrices, "peak": recipe.matrix_rate}]
+    adamw = [
+        {"params": rest, "peak": recipe.encoder_rate},
+        {"params": changes, "peak": recipe.model_rate},
+    ]
+    return [
+        torch.optim.Muon(muon, lr=0.0, momentum=0.95, weight_decay=0.0),
+        torch.optim.AdamW(adamw, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+class Trainer:
+    """One training in a folder; goes on from the newest checkpoint there."""
+
+    def __init__(
+        self,
+        walker: MemoryWalker,
+        lessons: Lessons,
+        recipe: Recipe,
+        folder: Path,
+        adapters: Adapters | None,
+    ) -> None:
+        """adapters: the model's low-rank changes; without, its self-attentions are trained whole."""
+        self.walker, self.lessons, self.recipe, self.adapters = walker, lessons, recipe, adapters
+        encoder, changes = walker.encoder.requires_grad_(True), _changes(walker.dit, adapters)
+        self.learner = nn.ModuleDict({"encoder": encoder, "model": changes})
+        self.optimizers = optimizers(encoder, [*changes.parameters()], recipe)
+        self.average = Average(self.learner, 0.995)
+        parts = {
+            "learner": self.learner,
+            "average": self.average,
+            "muon": self.optimizers[0],
+            "adamw": self.optimizers[1],
+        }
+        self.run = Run(folder, "memory", parts, writes=rank() == 0)
+        seed = hash_seed("memory", self.run.step)
+        self.shared = torch.Generator().manual_seed(seed)
+        self.own = torch.Generator().manual_seed(seed + 1 + rank())
+        self.figures: dict[str, float] = {}
+
+    def train(self) -> None:
+        """Train to the last step, or to the end of the time; the learner is left with its averaged weights."""
+        recipe = self.recipe
+        seconds = 60 * recipe.minutes if recipe.minutes else float("inf")
+        while (done := agreed(max(self.run.step / recipe.steps, self.run.elapsed() / seconds))) < 1:
+            if self.run.step % recipe.more_every == recipe.more_every - 1:
+                self.lessons.refresh(recipe.more_clips, recipe.most_clips, self.own)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(done, group["peak"])
+            self.step(done)
+            self.average.update(self.learner, self.run.step)
+            self.run.tick(every=25, **self.figures, done=done)
+        self.run.save()
+        self.learner.load_state_dict(self.average.weights())
+
+    def step(self, done: float) -> float:
+        """One lesson; its loss."""
+        place = self.lessons.plan(done, self.shared)
+        lesson = self.lessons.lesson(place, self.own)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with self._precision():
+            if self.adapters is not None:
+                self.adapters.fold()
+            found = self.walker.along(lesson, self.own)
+        loss = torch.stack([error_R.mean() for _, error_R, _ in found]).mean()
+        loss.backward()
+        self._descend()
+        self._note(place, found)
+        return float(loss.detach())
+
+    def _descend(self) -> None:
+        for parameter in self.learner.parameters():
+            if parameter.grad is None and torch.distributed.is_initialized():
+                parameter.grad = torch.zeros_like(
+                    parameter
+                )  # processes share as many numbers as they all have
+        average_gradients(self.learner)
+        nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clipped)
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def _note(self, place: Place, found: list[tuple[int, Tensor, Tensor]]) -> None:
+        """Running means of first calls' errors at the lifted block, by how long it was hidden."""
+        with torch.no_grad():
+            for block, error_R, sigma_R in found:
+                first = sigma_R == 1
+                name = f"{place.kind}_{_length(place.hidden)}" if block == place.lifted else "elsewhere"
+                for suffix, rows in (("first", first), ("later", ~first)):
+                    if bool(rows.any()):
+                        key, value = f"{name}_{suffix}", float(error_R[rows].mean())
+                        self.figures[key] = 0.95 * self.figures.get(key, value) + 0.05 * value
+        gate = self.walker.encoder.gate_linear.bias
+        self.figures["gate_bias"] = float(gate.detach().mean())
+
+    def _precision(self) -> torch.autocast | nullcontext[None]:
+        device = next(self.learner.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16) if self.recipe.half else nullcontext()
+
+
+def _changes(dit: WanModel, adapters: Adapters | None) -> nn.Module:
+    if adapters is not None:
+        return nn.ParameterList(adapters.parts())
+    return nn.ModuleList(block.self_attn for block in dit.blocks).requires_grad_(True)
+
+
+def _length(hidden: int) -> str:
+    return "short" if hidden < 4 else "mid" if hidden < 11 else "long"

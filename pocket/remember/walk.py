@@ -1,0 +1,140 @@
+"""A walk along clips with a memory, block by block, in the order a stream makes its calls.
+
+Each block: frames that leave the window are read into the memory's state; noisy calls are graded where the
+lesson says so; one clean pass leaves the block's keys and values. The first noisy call of a block still sees
+the state before that update (and none if there was none), later calls and the clean pass the one after it
+(Echo-Infinity, arXiv 2606.04527; the same order as `model_patches.stream`). R rows (clips), C latent
+channels, T latent frames, L text tokens, E text width, M memory tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...model_patches.arch.parts import embed_time
+from ...model_patches.arch.wan import WanModel
+from ...model_patches.attention.forward import forward, remember
+from ...model_patches.attention.positions import PositionPreset, plan
+from ...model_patches.cache.format import Call, call_of
+from ...model_patches.memory.encoder import MemoryEncoder
+from ..convert.past import Grid
+from ..convert.walk import read_rows
+from .past import Kept, WalkPast, written_out
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What one walk goes along, and where it is graded."""
+
+    clean_RCTHW: Tensor  # what noise is added to
+    context_RCTHW: Tensor  # what the past is made of
+    texts: tuple[Tensor, ...]  # of each block, [R, L, E]
+    graded: tuple[tuple[int, Tensor], ...]  # block, and each row's share of noise [R]; 1 is a first call
+    positions: PositionPreset  # its memory frames say whether there is a memory
+
+
+@dataclass(slots=True)
+class States:
+    """The memory as a block finds it and as it leaves it; None before anything was read into it."""
+
+    before: Tensor | None = None  # [R, M, C]
+    after: Tensor | None = None
+
+    def seen(self, first_R: Tensor) -> Tensor | None:
+        """The state each row's noisy call sees."""
+        if self.before is not None and self.after is not None:
+            return torch.where(first_R[:, None, None], self.before, self.after)
+        if self.after is None or not bool(first_R.any()):
+            return self.after
+        if not bool(first_R.all()):
+            raise ValueError(
+                "Lesson: in the block of the first update some rows make their first call, which sees no "
+                "memory, and others a later one; give all rows a share of noise of 1, or none."
+            )
+        return None
+
+
+class MemoryWalker:
+    """Walks a model and its memory along lessons; gradients reach what made the graded calls."""
+
+    def __init__(self, dit: WanModel, encoder: MemoryEncoder, block_frames: int) -> None:
+        self.dit, self.encoder, self.block_frames = dit, encoder, block_frames
+
+    def along(self, lesson: Lesson, generator: torch.Generator) -> list[tuple[int, Tensor, Tensor]]:
+        """(block, squared error of the flow [R], the rows' noise levels [R]) of every graded call."""
+        kept, states, found = Kept(), States(), []
+        last = max(block for block, _ in lesson.graded)
+        for block in range(last + 1):
+            call = self._call(lesson, block)
+            states = self._updated(lesson, states, kept.leave(call.kept))
+            for at, sigma_R in lesson.graded:
+                if at == block:
+                    noise = torch.randn(lesson.clean_RCTHW[:, :, call.own].shape, generator=generator)
+                    error_R = self.grade(lesson, kept, call, states, sigma_R, noise)
+                    found.append((block, error_R, sigma_R))
+            if block < last:
+                self.remember(lesson, kept, call, states)
+        return found
+
+    def grade(
+        self, lesson: Lesson, kept: Kept, call: Call, states: States, sigma_R: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Squared error of the flow of each row [R]."""
+        clean = lesson.clean_RCTHW[:, :, call.own]
+        sigma = sigma_R[:, None, None, None, None]
+        noisy = (1 - sigma) * clean + sigma * noise
+        flow = self.flow(lesson, kept, call, states.seen(sigma_R == 1), noisy, sigma_R)
+        return (flow.float() - (noise - clean)).square().mean((1, 2, 3, 4))
+
+    def flow(
+        self,
+        lesson: Lesson,
+        kept: Kept,
+        call: Call,
+        state_RMC: Tensor | None,
+        noisy_RCTHW: Tensor,
+        sigma_R: Tensor,
+    ) -> Tensor:
+        """Flow of a noisy call that sees the given state."""
+        past = self._past(lesson, kept, call, state_RMC, taught=torch.is_grad_enabled())
+        time = embed_time(self.dit, 1000 * sigma_R[:, None])
+        text = read_rows(self.dit, lesson.texts[self._block(call)])
+        return forward(self.dit, noisy_RCTHW, time, text, past, written_out)
+
+    @torch.no_grad()
+    def remember(self, lesson: Lesson, kept: Kept, call: Call, states: States) -> None:
+        """The clean pass of a block."""
+        past = self._past(lesson, kept, call, states.after)
+        context = lesson.context_RCTHW[:, :, call.own]
+        time = embed_time(self.dit, torch.zeros(len(context), 1, device=context.device))
+        text = read_rows(self.dit, lesson.texts[self._block(call)])
+        remember(self.dit, context, time, text, past, written_out)
+        kept.take(call.own, past.made)
+
+    def _updated(self, lesson: Lesson, states: States, evicted: tuple[Tensor, Tensor] | None) -> States:
+        """The states of the block that finds these frames gone from its window."""
+        state = states.after
+        if evicted is None or not lesson.positions.memory_frames:
+            return States(state, state)
+        start = self.encoder.fresh(len(lesson.clean_RCTHW)) if state is None else state
+        return States(state, self.encoder.update(start, *evicted, written_out))
+
+    def _call(self, lesson: Lesson, block: int) -> Call:
+        return call_of(lesson.positions, block * self.block_frames, self.block_frames)
+
+    def _block(self, call: Call) -> int:
+        return call.own[0] // self.block_frames
+
+    def _past(
+        self, lesson: Lesson, kept: Kept, call: Call, state_RMC: Tensor | None, taught: bool = False
+    ) -> WalkPast:
+        config, device = self.encoder.config, lesson.clean_RCTHW.device
+        head_dim = config.dim // config.num_heads
+        grid = Grid(config.grid_height, config.grid_width, head_dim, device)
+        if state_RMC is None:
+            return WalkPast(self.dit, kept, call, grid, taught=taught)
+        ids = plan(lesson.positions, call.own[0], self.block_frames, memory_visible=True).memory
+        return WalkPast(self.dit, kept, call, grid, self.encoder.read(state_RMC), ids, taught)

@@ -1,0 +1,208 @@
+"""The memory in a host stream: the engine's own numbers, its LoRA through the host, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from rivulet.model_patches.arch.detect import load_wan
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.timeline import MODES
+from safetensors.torch import save_file
+
+CONFIG = StreamConfig(Geometry(32, 48), "pocket_memory", 3, (1.0, 0.5), seed=5)
+LAYERS = [
+    f"blocks.{i}.{name}"
+    for i in range(2)
+    for name in (
+        *(f"{where}_attn.{part}" for where in ("self", "cross") for part in "qkvo"),
+        "ffn.0",
+        "ffn.2",
+    )
+]
+
+
+@pytest.fixture(scope="session")
+def memory_file(models):
+    """Returns a file of a random encoder and LoRA for the tiny model, where the node looks for it."""
+    generator = torch.Generator().manual_seed(8)
+    encoder = MemoryEncoder(EncoderConfig(128, 2, 3, 3, 2))
+    tensors = {
+        f"query_memory_encoder.{name}": torch.randn(value.shape, generator=generator) * 0.1
+        for name, value in encoder.state_dict().items()
+    }
+    for layer in LAYERS:
+        wide = {"ffn.0": (128, 256), "ffn.2": (256, 128)}.get(layer.split(".", 2)[2], (128, 128))
+        base = f"generator_lora.base_model.model.{layer}"
+        tensors[f"{base}.lora_A.weight"] = torch.randn(4, wide[0], generator=generator) * 0.1
+        tensors[f"{base}.lora_B.weight"] = torch.randn(wide[1], 4, generator=generator) * 0.1
+    about = {"frames": 3, "grid_height": 3, "grid_width": 2, "num_heads": 2, "rank": 4, "alpha": 4}
+    path = models / "memory.safetensors"
+    save_file(tensors, path, {"memory": json.dumps(about | {"preset": "pocket_memory"})})
+    return path
+
+
+@pytest.fixture
+def remembering(load, memory_file):
+    """Returns a function that gives the plain checkpoint a memory through the node."""
+    from rivulet.nodes.memory import RivuletMemory
+
+    def of(memory="learned", file="diffusion_models/memory.safetensors", from_start=False, keep=0.9):
+        return RivuletMemory.execute(load("plain"), memory, file, from_start, keep).args[0]
+
+    return of
+
+
+@pytest.fixture
+def run(prompt):
+    """Returns a function that streams a MODEL as Stream Video does: (latents, state, stream)."""
+    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.memory import of
+
+    def blocks(model, config=CONFIG, count=6):
+        policy = of(model).policy_for(config, model.load_device)
+        made = HostStream(model, prompt(0), prompt(1), config, memory=policy)
+        state, parts = made.begin(), []
+        for _ in range(count):
+            latents, state = made.step(state)
+            parts.append(latents)
+        return torch.cat(parts, 2), state, made
+
+    return blocks
+
+
+def close(a, b):
+    # the same sums in another order, through two layers and eight calls a block
+    return (a - b).abs().max() <= 2e-4 * b.abs().max()
+
+
+@pytest.mark.parametrize("cfg", [1.0, 2.0])
+def test_the_host_streams_what_the_engine_streams(models, memory_file, remembering, run, prompt, cfg):
+    from rivulet.model_patches import stream as engine
+    from rivulet.model_patches.memory.load import load_memory
+    from rivulet.nodes.memory import of
+
+    config = replace(CONFIG, cfg=cfg)
+    model = remembering()
+    got, state, _ = run(model, config)
+    dit = load_wan(models / "plain.safetensors", torch.float32)
+    file = load_memory(memory_file, dit)
+    policy = of(model).policy_for(config, torch.device("cpu"))
+    own = file.lora.merged(dit)
+    negative = prompt(1)[0][0] if cfg != 1 else None
+    begun = engine.init(own, prompt(0)[0][0], config, negative, memory=policy)
+    made = list(engine.take(own, begun, 6))
+    assert close(got, model.model.process_latent_out(torch.cat([latents for latents, _ in made], 2)))
+    assert close(state.memory.now, made[-1][1].memory.now)
+    plain, _, _ = run(remembering("off", "none"), config)
+    assert not close(plain[:, :, :3], got[:, :, :3])  # the LoRA is on
+
+
+def test_without_a_lora_only_blocks_after_the_first_eviction_differ(load, run, prompt, remembering):
+    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.memory import of
+
+    policy = of(remembering()).policy_for(CONFIG, torch.device("cpu"))
+    parts = []
+    for memory in ({}, {"memory": policy}):
+        made = HostStream(load("plain"), prompt(0), prompt(1), CONFIG, **memory)
+        state, latents = made.begin(), []
+        for _ in range(6):
+            each, state = made.step(state)
+            latents.append(each)
+        parts.append(torch.cat(latents, 2))
+    assert torch.equal(parts[0][:, :, :12], parts[1][:, :, :12])
+    assert not torch.equal(parts[0][:, :, 12:15], parts[1][:, :, 12:15])
+
+
+def test_the_model_that_came_in_stays_as_it_was(load, run, remembering):
+    before, _, _ = run(load("plain"), count=1)
+    remembering()
+    after, _, _ = run(load("plain"), count=1)
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("memory", ["learned", "ema"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_take_goes_on_bit_for_bit_after_a_switch(run, remembering, prompt, tmp_path, memory, mode):
+    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.kept import Kept, save, taken_up
+    from rivulet.nodes.memory import of
+    from rivulet.nodes.switch import switched
+
+    model = remembering() if memory == "learned" else remembering("ema", "none")
+    _, state, made = run(model, count=5)
+    state = switched(made, state, prompt(3), mode)
+    _, state = made.step(state)
+    save(Kept(state, None, 0, 0, None), made, tmp_path / "take.safetensors")
+    policy = of(model).policy_for(CONFIG, model.load_device)
+    again = HostStream(model, prompt(3), prompt(1), CONFIG, memory=policy)
+    back = taken_up(tmp_path / "take.safetensors", again).state
+    for _ in range(4):
+        latents, state = made.step(state)
+        others, back = again.step(back)
+        assert torch.equal(latents, others)
+
+
+def test_a_take_is_gone_on_with_by_the_memory_it_was_made_with(run, remembering, load, prompt, tmp_path):
+    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.kept import Kept, save, taken_up
+
+    _, state, made = run(remembering(), count=1)
+    save(Kept(state, None, 0, 0, None), made, tmp_path / "take.safetensors")
+    other = HostStream(load("plain"), prompt(0), prompt(1), CONFIG)
+    with pytest.raises(ValueError, match=r"memory \{'name': 'learned'.*not \{'name': 'off'\}"):
+        taken_up(tmp_path / "take.safetensors", other)
+
+
+def test_another_picture_size_gets_a_resampled_memory(run, remembering):
+    latents, state, _ = run(remembering(), replace(CONFIG, geometry=Geometry(48, 48)))
+    assert latents.isfinite().all() and state.memory.now.shape == (1, 3 * 3 * 3, 128)
+
+
+def test_the_node_brings_the_positions_the_memory_needs(load, remembering):
+    from rivulet.nodes import recipe
+
+    assert recipe.of(remembering()).preset == "pocket_memory"
+    assert recipe.of(load("plain")).preset == "infinity_rope"
+    assert recipe.of(remembering("ema", "none")).preset == "infinity_rope"
+
+
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        (("learned", "none"), "learned needs the file it was trained into"),
+        (("off", "diffusion_models/memory.safetensors"), "off uses no file, and one is given"),
+        (("vague", "none"), "there is no 'vague'; there are learned, ema, off"),
+        (("learned", "diffusion_models/none.safetensors"), "must be a file of models/rivulet"),
+        (("learned", "diffusion_models/../../secret.pt"), "must be a file of models/rivulet"),
+        (("learned", "diffusion_models/plain.safetensors"), "no memory encoder|encoder"),
+    ],
+)
+def test_bad_choices_are_refused(remembering, choice, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        remembering(*choice)
+
+
+def test_positions_the_memory_was_not_trained_with_are_refused(remembering, run):
+    with pytest.raises(ValueError, match=r"preset infinity_rope has no place for a memory; take preset"):
+        run(remembering(), replace(CONFIG, preset="infinity_rope"))
+
+
+def test_the_calibrated_cache_and_the_memory_together(remembering, run, prompt):
+    from rivulet.model_patches.cache.int8 import Int8Format
+    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.memory import of
+
+    model = remembering()
+    exact, _, _ = run(model)
+    policy = of(model).policy_for(CONFIG, model.load_device)
+    made = HostStream(model, prompt(0), prompt(1), CONFIG, memory=policy, cache=Int8Format())
+    state, parts = made.begin(), []
+    for _ in range(6):
+        latents, state = made.step(state)
+        parts.append(latents)
+    error = (torch.cat(parts, 2) - exact).abs().mean() / exact.abs().mean()
+    assert 0 < error < 0.2 and made.shape.memory_tokens == 18
