@@ -84,7 +84,7 @@ class HostDecoder:
         kept: list[Any] = [None] * LAYERS if layers is None else list(layers)
         x = model.conv2(piece_BCTHW.to(device=vae.device, dtype=vae.vae_dtype))
         frames = torch.cat(model.decoder(x, feat_cache=kept, feat_idx=[0]), 2)
-        return frames.to(vae.output_device), tuple(_own(part) for part in kept)
+        return frames.to(vae.output_device), tuple(own(part) for part in kept)
 
     def _pixels(self, made: list[Tensor], shape: tuple[int, ...]) -> Tensor:
         vae = self.vae
@@ -153,7 +153,7 @@ def _next(latents: int, start: bool, last: bool) -> int:
     return PIECE_LATENTS if latents >= PIECE_LATENTS else latents if last else 0
 
 
-def _own(part: Any) -> Any:
+def own(part: Any) -> Any:
     """The kept frames without the piece they are a view of."""
     if not isinstance(part, Tensor) or part.untyped_storage().nbytes() == part.nbytes:
         return part

@@ -47,7 +47,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "comfy.sd": ("VAE", "load_diffusion_model_state_dict"),
     "comfy.supported_models": ("WAN21_T2V.get_model", "models"),
     "comfy.utils": ("ProgressBar", "common_upscale", "load_torch_file"),
-    "comfy_api.v0_0_2": ("ComfyExtension", "InputImpl.VideoFromFile", "io", "ui.PreviewText"),
+    "comfy_api.v0_0_2": (
+        "ComfyExtension",
+        "InputImpl.VideoFromComponents",
+        "InputImpl.VideoFromFile",
+        "io",
+        "ui.PreviewText",
+    ),
     "comfy_execution.utils": ("get_executing_context",),
     "folder_paths": (
         "add_model_folder_path",
@@ -56,6 +62,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "get_full_path",
         "get_output_directory",
         "get_save_image_path",
+        "get_temp_directory",
         "models_dir",
     ),
     "server": ("PromptServer.send_sync",),

@@ -55,7 +55,7 @@ def start_host(comfyui: Path) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    import comfy.sd  # noqa: F401
+    import comfy.sd
 
 
 def loader(how: str, path: Path) -> Callable[[], Any]:
