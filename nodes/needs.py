@@ -46,6 +46,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "comfy.samplers": ("CFGGuider.sample", "CFGGuider.set_cfg", "CFGGuider.set_conds", "KSAMPLER"),
     "comfy.sd": ("VAE", "load_diffusion_model_state_dict"),
     "comfy.supported_models": ("WAN21_T2V.get_model", "models"),
+    "comfy.weight_adapter": ("LoRAAdapter",),
     "comfy.utils": ("ProgressBar", "common_upscale", "load_torch_file"),
     "comfy_api.v0_0_2": (
         "ComfyExtension",

@@ -256,8 +256,8 @@ like those you will stream. Up to 2 % error is good; above 5 % expect pictures t
             text="""## Video to video
 
 The first **Stream Video** makes a video. The second one follows it: what moves stays where it was, and \
-another prompt says what it looks like. With **Load Video** in place of the first stream, any video is followed, \
-of any length, at constant memory.
+another prompt says what it looks like. With **Load Video** in place of the first stream, any video is \
+followed, of any length, at constant memory.
 
 - `strength` is the share of noise put over the video, down to the model's next noise level; the Pocket \
 Model has 1, 0.96, 0.89 and 0.73. Less keeps more of the video, and more of its colours too.
