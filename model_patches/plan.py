@@ -25,6 +25,7 @@ from .cost import (
     text_work,
 )
 from .geometry import Geometry
+from .memory.encoder import EncoderConfig
 from .pipeline import blocks_for
 from .probe import Device
 from .state import StreamConfig
@@ -50,6 +51,7 @@ class Request:
     bits_per_pixel: float = 0.1  # of the video file; an assumption, content decides
     weights_bytes: int | None = None  # of the transformer as it is kept; None: all in the stream's dtype
     piece_latents: int = MAX_LATENTS  # most that the decoder is given at once
+    memory: EncoderConfig | None = None  # of a learned memory, on the picture's grid
 
     def __post_init__(self) -> None:
         for name in ("fps", "text_tokens", "bits_per_pixel", "piece_latents"):
@@ -86,6 +88,7 @@ class Request:
             geometry.grid_width,
             model.num_heads,
             model.head_dim,
+            memory_tokens=self.memory.tokens if self.memory else 0,
         )
 
     @property
@@ -108,6 +111,7 @@ class Plan:
     cache_bytes: int  # kept keys and values
     workspace_bytes: int  # of the cache, shared by all layers
     text_bytes: int  # the prompt, and its keys and values
+    memory_bytes: int  # a learned memory: its encoder, and what it remembers
     past_bytes: int  # of the decoder, kept from chunk to chunk
     activation_bytes: int  # most that one call of the transformer holds
     decode_bytes: int  # most that one piece of the decoder holds
@@ -128,6 +132,7 @@ class Plan:
             + self.cache_bytes
             + self.workspace_bytes
             + self.text_bytes
+            + self.memory_bytes
             + self.past_bytes
         )
 
@@ -176,6 +181,7 @@ def plan_stream(request: Request) -> Plan:
     leaving = 0 if stream.positions.capacity_frames is None else stream.block_frames
     kept = request.cache.saved_bytes(shape, frames - leaving, dtype)
     newest = math.prod(geometry.latent_shape(min(stream.tail_frames, frames)))
+    states = 2 * shape.rows * shape.memory_tokens * model.dim * dtype.itemsize
     tail_bytes = newest * stream.latent_dtype.itemsize
     first = text_work(model, request.rows * request.text_tokens, dtype)
     return Plan(
@@ -184,10 +190,11 @@ def plan_stream(request: Request) -> Plan:
         cache_bytes=cache_bytes,
         workspace_bytes=request.cache.workspace_bytes(shape, frames, dtype),
         text_bytes=text_bytes,
+        memory_bytes=request.memory.held_bytes(request.rows, dtype) if request.memory else 0,
         past_bytes=past_bytes,
         activation_bytes=live_bytes(model, full),
         decode_bytes=decoder.live(piece, places) * vae_size,
-        snapshot_bytes=kept + text_bytes + past_bytes + tail_bytes,
+        snapshot_bytes=kept + text_bytes + past_bytes + tail_bytes + states,
         chunk_bytes=geometry.time_stride * stream.block_frames * pixels * 3,
         video_bytes_per_hour=round(request.fps * SECONDS_PER_HOUR * pixels * request.bits_per_pixel / 8),
         block=_block_work(request, full),
@@ -199,7 +206,8 @@ def plan_stream(request: Request) -> Plan:
 
 def _call(request: Request, attended_frames: int) -> CallSizes:
     tokens, stream = request.geometry.frame_tokens, request.stream
-    own, attended = stream.block_frames * tokens, attended_frames * tokens
+    own = stream.block_frames * tokens
+    attended = attended_frames * tokens + request.cache_shape.memory_tokens
     return CallSizes(request.rows, own, attended, request.text_tokens, stream.dtype)
 
 

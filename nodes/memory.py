@@ -16,6 +16,7 @@ from comfy_api.v0_0_2 import io
 from ..model_patches.attention.positions import PRESETS
 from ..model_patches.memory.coupling import training_of, why_not
 from ..model_patches.memory.ema import EmaSink
+from ..model_patches.memory.encoder import EncoderConfig
 from ..model_patches.memory.learned import LearnedMemory
 from ..model_patches.memory.load import MemoryFile, load_memory
 from ..model_patches.memory.lora import Lora
@@ -61,6 +62,13 @@ class MemoryChoice:
         there = deepcopy(encoder).to(device, config.dtype)
         how = self.from_start, training.turned_keys, training.recache
         return LearnedMemory(there, self.file.fingerprint, *how)
+
+    def sizes_for(self, config: StreamConfig) -> EncoderConfig | None:
+        """The sizes of a learned memory on a stream's grid, None for every other."""
+        if self.file is None:
+            return None
+        grid = config.geometry.grid_height, config.geometry.grid_width
+        return replace(self.file.encoder.config, grid_height=grid[0], grid_width=grid[1])
 
 
 def of(model: Any) -> MemoryChoice:

@@ -28,6 +28,7 @@ from .host_decoder import decoder_cost, why_not_vae
 from .host_file import expert_of
 from .host_tree import why_not
 from .host_vae import PIECE_LATENTS
+from .memory import of as memory_of
 from .recipe import block_input, cfg_input, configured, overridden, preset_input
 
 PROBE_BYTES = 3e9  # what the measurement of a card takes for a moment
@@ -150,6 +151,7 @@ def request_of(
         weights_bytes=model.model_size(),
         piece_latents=PIECE_LATENTS,
     )
+    request = replace(request, memory=memory_of(model).sizes_for(config))
     if cache is not None:
         if cache.basis is not None:
             check_sizes(cache.basis, sizes.num_layers, sizes.dim)

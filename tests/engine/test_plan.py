@@ -8,6 +8,7 @@ from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.cost import DENSE_COST
 from rivulet.model_patches.cost import Work
 from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.pipeline import run, snapshot
 from rivulet.model_patches.plan import Plan, Request, plan_stream
 from rivulet.model_patches.probe import Device
@@ -140,3 +141,24 @@ def test_weights_and_pieces_as_a_host_keeps_them():
     assert kept.weights_bytes == 5 and kept.decode.flops == usual.decode.flops
     # three latents in pieces of two and one: the weights are read twice, the peak is that of two
     assert kept.decode.operand_bytes > usual.decode.operand_bytes and kept.decode_bytes < usual.decode_bytes
+
+
+def test_a_memory_is_planned_as_it_is_held():
+    """Encoder, both states, and the keys and values that a block makes of each."""
+    grid = STREAM.geometry.grid_height, STREAM.geometry.grid_width
+    sizes = EncoderConfig(SIZES.dim, SIZES.num_heads, 3, *grid)
+    config = replace(STREAM, preset="pocket_memory")
+    with_memory, without = (
+        plan_stream(replace(REQUEST, stream=config, memory=memory)) for memory in (sizes, None)
+    )
+    encoder = MemoryEncoder(sizes)
+    state = encoder.fresh(1)
+    kept = 2 * (state.nbytes + sum(part.nbytes for part in encoder.read(state)))
+    held = sum(parameter.nbytes for parameter in encoder.parameters()) + kept
+    assert with_memory.memory_bytes == held and without.memory_bytes == 0
+    room = with_memory.workspace_bytes - without.workspace_bytes
+    tokens = config.positions.capacity_frames * STREAM.geometry.frame_tokens
+    # behind the frames, and the dense format copies its values beside a memory
+    assert room == (2 * sizes.tokens + tokens) * SIZES.dim * 4
+    assert with_memory.snapshot_bytes - without.snapshot_bytes == 2 * state.nbytes
+    assert with_memory.block.flops > without.block.flops
