@@ -101,9 +101,11 @@ def test_real_sizes_give_the_published_sums():
 
 
 def test_sums_are_sums():
-    plan = Plan(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 7200, Work(10, 0, 0), Work(30, 0, 0), Work(0, 0, 8), 3)
+    plan = Plan(
+        1, 2, 4, 8, 16, 0, 32, 64, 128, 256, 512, 7200, Work(10, 0, 0), Work(30, 0, 0), Work(0, 0, 8), 3
+    )
     device = Device("card", matmul_flops=5, bytes_per_second=4)
-    assert plan.resident_bytes == 63
+    assert plan.resident_bytes == 63 and replace(plan, memory_bytes=7).resident_bytes == 70
     assert plan.device_bytes == 63 + 128
     assert replace(plan, activation_bytes=500).device_bytes == 63 + 500
     assert plan.ram_bytes == 4 * 512 + 256
