@@ -13,6 +13,7 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 from comfy_api.v0_0_2 import io
 
+from ..model_patches.arch.mla import MlaAttention
 from ..model_patches.attention.positions import PRESETS
 from ..model_patches.memory.coupling import training_of, why_not
 from ..model_patches.memory.ema import EmaSink
@@ -45,6 +46,7 @@ class MemoryChoice:
 
     name: str  # one of MEMORIES
     file: MemoryFile | None = None  # of learned
+    tuned: bool = False  # the model's own weights were trained with it
     from_start: bool = False
     keep: float = 0.999
 
@@ -54,7 +56,8 @@ class MemoryChoice:
             return EmaSink(sink_frames=config.positions.sink_frames, keep=self.keep)
         if self.file is None:
             return OFF
-        if refusal := why_not(self.file.encoder, config.positions, self.file.lora is not None):
+        has_lora = self.tuned or self.file.lora is not None
+        if refusal := why_not(self.file.encoder, config.positions, has_lora):
             raise ValueError(refusal)
         geometry, training = config.geometry, training_of(self.file.encoder.config)
         encoder = for_grid(self.file.encoder, geometry.grid_height, geometry.grid_width)
@@ -141,11 +144,14 @@ class RivuletMemory(io.ComfyNode):
         clone = model.clone()
         clone.set_attachments(KEY, MemoryChoice(memory, keep=ema_keep))
         if memory == "learned":
-            file = load_memory(path_of(memory_file), model.get_model_object("diffusion_model"))
+            dit = model.get_model_object("diffusion_model")
+            # VideoMLA's attention has no layers for a LoRA of the dense one: such a model is tuned as a whole
+            tuned = isinstance(dit.blocks[0].self_attn, MlaAttention)
+            file = load_memory(path_of(memory_file), dit, tuned=tuned)
             log.info("Evolving Memory: %s", file)
             if file.lora is not None:
                 _patch(clone, file.lora, file.path)
-            clone.set_attachments(KEY, MemoryChoice(memory, file, from_start))
+            clone.set_attachments(KEY, MemoryChoice(memory, file, tuned, from_start))
             preset = file.metadata.get("preset", _preset_of(file))
             recipe.give(clone, replace(recipe.of(model), preset=preset))
         elif memory == "ema" and not PRESETS[recipe.of(model).preset].sink_frames:
