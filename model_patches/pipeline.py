@@ -21,7 +21,7 @@ from .geometry import Geometry
 from .join import FADE_FRAMES, joined
 from .sampler.noise import BlockNoise
 from .stream import StreamState, save, set_text, step
-from .vae.decoder import StreamPast, VideoVae, decode_stream, from_tensors, to_tensors
+from .vae.decoder import StreamPast, VideoDecoder, decode_stream, from_tensors, to_tensors
 from .writer.protocol import Writer
 
 PIXEL_FRAMES = "pixel_frames"
@@ -46,7 +46,7 @@ class Chunk:
 
 def run(
     model: DiTTree,
-    vae: VideoVae,
+    vae: VideoDecoder,
     state: StreamState,
     writers: Sequence[Writer],
     *,

@@ -17,6 +17,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..model_patches.attention.rope import layout_of
 from ..model_patches.attention.text import TextRows
 from ..model_patches.cache.basis_file import check_model, check_sizes
 from ..model_patches.cache.dense import DENSE
@@ -27,6 +28,7 @@ from ..model_patches.sampler.denoise import Begin
 from ..model_patches.sampler.noise import BlockNoise, KeyedNoise
 from ..model_patches.state import Blend, StreamConfig
 from .host_block import KEY, BlockInMaking, run_model, sample_block
+from .host_file import expert_of
 from .host_tree import HostTree, why_not
 
 
@@ -68,6 +70,8 @@ class HostStream:
         refusal = why_not(model.get_model_object("diffusion_model")) or _why_not_options(model.model_options)
         if refusal:
             raise ValueError(refusal)
+        if warning := expert_of(model):
+            logging.getLogger(__name__).warning("Rivulet: %s", warning)
         if config.dtype != dtype_of(model):
             raise ValueError(
                 f"Rivulet: the stream is to be in {config.dtype}, ComfyUI runs this model in "
@@ -99,7 +103,7 @@ class HostStream:
         heads = dit.blocks[0].self_attn.num_heads
         rows = self.branches * self.batch
         sizes = (geometry.grid_height, geometry.grid_width, heads, dit.dim // heads)
-        shape = CacheShape(len(dit.blocks), rows, *sizes)
+        shape = CacheShape(len(dit.blocks), rows, *sizes, layout_of(dit))
         return replace(
             shape, memory_tokens=self.policy.tokens(shape, self.config.positions, self.format.cost)
         )

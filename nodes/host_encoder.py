@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..model_patches.vae.wan import TIME_STRIDE
-from .host_vae import LAYERS, own, why_not_vae
+from .host_vae import LAYERS, own, why_not_wan
 
 AT_ONCE = 2  # pictures that the host's encoder is given in one call after the first
 GROUP = 2 * TIME_STRIDE  # pictures after which it holds nothing back
@@ -34,7 +34,7 @@ class HostEncoder:
 
     def __init__(self, vae: Any) -> None:
         """vae: the host's VAE; refused unless it is a Wan 2.1 VAE whose encoder can be streamed exactly."""
-        if refusal := why_not_vae(vae) or _why_not_encoder(vae):
+        if refusal := why_not_wan(vae) or _why_not_encoder(vae):
             raise ValueError(refusal)
         self.vae = vae
         self._check()

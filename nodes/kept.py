@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model_patches.cache.format import CacheShape
 from ..model_patches.memory.policy import Memory
 from ..model_patches.state import Blend
 from ..model_patches.state_file import config_of, plain, read, write
@@ -116,10 +117,11 @@ def _check(path: Path, about: Mapping[str, Any], stream: HostStream) -> None:
         for name in ("geometry", "preset", "block_frames", "dtype", "fresh_noise")
         if getattr(saved, name) != getattr(config, name)
     }
+    was = asdict(CacheShape(**about["shape"])) | {name: about.get(name) for name in _specs(stream)}
     differs |= {
         name: (had, has)
         for name, has in (asdict(stream.shape) | _specs(stream)).items()
-        if (had := (about["shape"] | {name: about.get(name) for name in _specs(stream)}).get(name)) != has
+        if (had := was.get(name)) != has
     }
     if differs:
         told = "; ".join(f"{name} {had}, not {has}" for name, (had, has) in differs.items())

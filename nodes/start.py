@@ -24,7 +24,7 @@ from ..model_patches.state import StreamConfig
 from ..model_patches.state_file import about_of
 from .host import HostState, HostStream
 from .host_block import BlockInMaking
-from .host_vae import why_not_vae
+from .host_decoder import first_latents, why_not_vae
 from .incoming import refuse_unfit
 from .kept import KIND, VERSION
 from .start_video import FollowVideo, GoOnFromTake, GoOnFromVideo
@@ -55,7 +55,7 @@ class Start:
         if refusal := why_not_vae(vae):
             raise ValueError(refusal)
         pixels_BHWC = self.fitted(config.geometry)
-        return {"given_BCTHW": vae.encode(pixels_BHWC), "ending_HWC": pixels_BHWC[0]}
+        return {"given_BCTHW": first_latents(vae, pixels_BHWC), "ending_HWC": pixels_BHWC[0]}
 
     def fitted(self, geometry: Geometry) -> Tensor:
         """The picture [1, H, W, 3] at the size of the video."""

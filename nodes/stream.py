@@ -20,7 +20,7 @@ from ..model_patches.state import StreamConfig
 from ..model_patches.writer.video import Mp4Writer
 from .cache import CacheChoice, CacheType
 from .host import HostStream
-from .host_vae import HostDecoder
+from .host_decoder import decoder_for
 from .kept import taken_up
 from .memory import of as memory_of
 from .prompts import PromptsType
@@ -50,7 +50,11 @@ class RivuletStream(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="Wan 2.1 text to video, causal weights; or the Pocket Model."
                 ),
-                io.Vae.Input("vae", tooltip="The VAE of Wan 2.1; or the Pocket Model's."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE of Wan 2.1; or lighttaew2_1 or taew2_1, tiny decoders for it; or the "
+                    "Pocket Model's.",
+                ),
                 io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="In pixels."),
                 io.Int.Input("height", default=480, min=16, max=8192, step=16, tooltip="In pixels."),
                 io.Float.Input(
@@ -165,18 +169,20 @@ class RivuletStream(io.ComfyNode):
             script, blocks = script.taken_up(start.block, start.prompt), blocks - start.block
         elif read is not None and not isinstance(read, Resume):
             begin = read.begun(vae, config)
-        kept = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
+        form = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
         policy = memory_of(model).policy_for(config, model.load_device)
-        stream = HostStream(model, script.first, negative or [], config, cache=kept, memory=policy)
+        stream = HostStream(model, script.first, negative or [], config, cache=form, memory=policy)
+        decoder = decoder_for(vae)
         if isinstance(start, Resume):
-            begin["kept"] = taken_up(start.path, stream)
+            begin["kept"] = kept = taken_up(start.path, stream)
+            decoder.refuse_foreign(kept.past)
         target = _target(filename_prefix, width, height)
         writer = Mp4Writer(target, width=width, height=height, fps=fps, metadata=cls._graph())
         with (
             following(start, vae, config, fps) as begin["follow"],
             Session(_live(writer, script, blocks, cls.hidden.unique_id)) as session,
         ):
-            take = Take(stream, HostDecoder(vae), script, session)
+            take = Take(stream, decoder, script, session)
             with saving(take, snapshot) as path:
                 tail_BCTHW = take.run(pictures, **begin)
         video = InputImpl.VideoFromFile(str(writer.result))

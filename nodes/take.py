@@ -23,7 +23,8 @@ from ..model_patches.mailbox import Message
 from ..model_patches.pipeline import blocks_for
 from ..model_patches.timeline import Prompt
 from .host import HostState, HostStream
-from .host_vae import HostDecoder, HostVaePast
+from .host_decoder import StreamDecoder
+from .host_vae import HostVaePast
 from .kept import ENDING, Kept, save, settled
 from .script import Script
 from .session import Session
@@ -48,7 +49,7 @@ class Take:
     after it.
     """
 
-    def __init__(self, stream: HostStream, decoder: HostDecoder, script: Script, session: Session) -> None:
+    def __init__(self, stream: HostStream, decoder: StreamDecoder, script: Script, session: Session) -> None:
         self.stream, self.decoder, self.script, self.session = stream, decoder, script, session
         self.last = torch.empty(0)  # the newest picture [1, H, W, 3] in [0, 1]
         self.kept: Kept | None = None  # what another run goes on from

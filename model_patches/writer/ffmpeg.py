@@ -173,10 +173,10 @@ class Decoder:
         if header[0] != b"P6\n" or not header[2]:
             return None
         width, height = map(int, header[1].split())
-        pixels = bytearray(height * width * 3)
-        if stdout.readinto(pixels) != len(pixels):
+        pixels = stdout.read(height * width * 3)
+        if len(pixels) != height * width * 3:
             return None
-        return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+        return np.frombuffer(bytearray(pixels), np.uint8).reshape(height, width, 3)
 
     def close(self) -> tuple[int, str]:
         """Returns (exit code, last words, empty where there were none) once ffmpeg has ended."""

@@ -29,8 +29,8 @@ from ...model_patches.memory.learned import LearnedMemory
 from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream import StreamState, init, set_text, step
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
-from ...pocket import detector, hiding, models, text, world
-from ...pocket.hiding import ENCODED, HIDDEN, LIFTED, Hidings, Story
+from ...pocket import detector, hiding, models, world
+from ...pocket.hiding import ENCODED, HIDDEN, Hidings, Story
 from ...pocket.models import Pocket, load_pocket
 from ...pocket.remember.command import MEMORY_FILE, load_exported
 from ...pocket.remember.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW

@@ -50,6 +50,8 @@ WORDS = {
     "prompt",
     "format",
     "model",
+    "decoder",
+    "dtype",
     "picture",
     "op",
     "target",

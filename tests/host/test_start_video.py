@@ -218,7 +218,7 @@ def test_seconds_end_a_followed_video_too(taking, vae):
 
 def test_a_followed_take_can_be_gone_on_with_freely(taking, vae):
     """What was cut off its last block is not counted; the rest is made without the video."""
-    take, before, path = taking("first", 99, follow=follow_of(vae, 14))
+    _, before, path = taking("first", 99, follow=follow_of(vae, 14))
     second, after, _ = taking("second", 30, kept=path)
     assert len(before) == 14 and second.kept.frames == 14 + len(after) >= 30
 
@@ -280,7 +280,7 @@ def test_a_new_take_begins_where_an_earlier_one_ended(taking, node, tmp_path):
     _, whole, ended = taking("ended", 33)
     ending = GoOnFromTake(ended).read(CONFIG, 16.0)
     assert (ending.given, ending.hidden) == (9, 33)
-    take, before, broken = taking("broken", 99, broken=2)
+    _, before, broken = taking("broken", 99, broken=2)
     ending = GoOnFromTake(broken).read(CONFIG, 16.0)
     assert len(before) == 17 and (ending.given, ending.hidden) == (6, 17)
     _, after, _ = taking("after", 4, given_BCTHW=ending.latents_BCTHW, hidden=ending.hidden)
@@ -347,7 +347,7 @@ def test_a_file_that_is_no_video_is_refused_before_the_stream_begins(node, vae, 
 
     (tmp_path / "notes.mp4").write_text("no video")
     start = node(video=InputImpl.VideoFromFile(str(tmp_path / "notes.mp4")), mode="follow")
-    with pytest.raises(ValueError, match="notes.mp4 gives no picture"), following(start, vae, CONFIG, 16.0):
+    with pytest.raises(ValueError, match=r"notes\.mp4 gives no picture"), following(start, vae, CONFIG, 16.0):
         pass
 
 

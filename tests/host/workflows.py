@@ -17,6 +17,10 @@ FOLLOWING = "a yellow circle on a blue ground"
 JOURNEY = """[0s] a red circle on a green ground
 [3s] a blue square on a green ground
 [6s cut] a yellow triangle and a red circle on a blue ground"""
+HIDING = """[0s] a green ground
+[0.7s] a red circle on a green ground
+[2s] an object on a green ground behind a grey band
+[8s] an object on a green ground"""
 HUB = "https://huggingface.co/"
 FRAMEWISE = "TalmajM/causal_forcing_framewise"
 REPACKED = "Comfy-Org/Wan_2.1_ComfyUI_repackaged"
@@ -178,6 +182,62 @@ Another prompt can be typed into **Stream Video** while it runs; it holds from t
         "is scaled until it covers the video's size, and its middle is taken. Say in the prompt what is to "
         "move.",
     ),
+    "05_endless": {
+        1: Box("RivuletPocketModel", (0, 0), (240, 80)),
+        2: Box(
+            "RivuletMemory",
+            (0, 130),
+            (360, 200),
+            {"model": (1, 0), "memory": "learned", "memory_file": "built in (Pocket Model)"},
+        ),
+        3: Box(
+            "RivuletPrompts",
+            (410, 0),
+            (420, 330),
+            {"clip": (1, 1), "text": HIDING, "mode": "smooth"},
+        ),
+        4: Box("CLIPTextEncode", (0, 380), (360, 100), {"clip": (1, 1), "text": ""}),
+        5: Box(
+            "RivuletLatentCache",
+            (410, 380),
+            (420, 130),
+            {"format": "latent", "basis_file": "built in (Pocket Model)"},
+        ),
+        6: Box(
+            "RivuletStream",
+            (880, 0),
+            (420, 640),
+            {
+                "model": (2, 0),
+                "vae": (1, 2),
+                "prompts": (3, 0),
+                "negative": (4, 0),
+                "cache": (5, 0),
+                "width": 64,
+                "height": 64,
+                "seconds": 12.0,
+                "seed": 3,
+            },
+        ),
+        90: Box(
+            NOTE,
+            (0, 560),
+            (830, 420),
+            text="""## Without end: a small cache and a memory
+
+A stream sees its first frames and its newest ones. What lies between leaves the window and is forgotten, \
+unless something remembers it. **Evolving Memory** does, at constant cost: a state as large as three latent \
+frames reads what leaves. **Small Cache** keeps the window in an eighth of the bytes. Both together cost the \
+same after ten seconds and after ten hours: raise `seconds` to 86400 if you like.
+
+Here a band comes down over a red circle for six seconds, three times as long as the window sees. The \
+prompts after that say only "an object": its colour and shape come back from memory. Set `memory` to off \
+and run again to see it guess.
+
+- Other checkpoints: `learned` needs Echo-Infinity's files, `ema` needs none.
+- **Stream Video** takes memory, LoRA and positions from the model; leave its `preset` alone.""",
+        ),
+    },
     "06_small_cache": {
         1: Box("RivuletPocketModel", (0, 0), (240, 80)),
         2: Box("CLIPTextEncode", (0, 130), (360, 120), {"clip": (1, 1), "text": RED}),
@@ -256,8 +316,8 @@ like those you will stream. Up to 2 % error is good; above 5 % expect pictures t
             text="""## Video to video
 
 The first **Stream Video** makes a video. The second one follows it: what moves stays where it was, and \
-another prompt says what it looks like. With **Load Video** in place of the first stream, any video is followed, \
-of any length, at constant memory.
+another prompt says what it looks like. With **Load Video** in place of the first stream, any video is \
+followed, of any length, at constant memory.
 
 - `strength` is the share of noise put over the video, down to the model's next noise level; the Pocket \
 Model has 1, 0.96, 0.89 and 0.73. Less keeps more of the video, and more of its colours too.
