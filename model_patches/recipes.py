@@ -210,7 +210,7 @@ RECIPES = (
         memory="learned",
         switch="recache",
         copy="generator",
-        lora="the long-video LoRA, rank 256, alpha 256: give it as lora_file",
+        lora="one file of LoRA and memory for long videos, which Evolving Memory adds",
     ),
 )
 DEFAULTS = {(DENSE, "1.3B"): "self_forcing", (DENSE, "14B"): "krea_realtime", (VIDEO_MLA, "1.3B"): "videomla"}
