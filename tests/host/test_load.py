@@ -11,6 +11,7 @@ from rivulet.model_patches.recipes import recipe_named
 from rivulet.model_patches.state import StreamConfig
 from rivulet.pocket.models import MLA_FILE, WEIGHTS
 from rivulet.tests.engine.checkpoints import BY_NAME, FAMILIES, SMALL, lora_of
+from rivulet.tests.host.graphs import stream_graph
 from safetensors.torch import save_file
 
 FAST = {"lora_file": "none", "lora_strength": 1.0, "weight_dtype": "default", "weights": "as released"}
@@ -400,6 +401,19 @@ def test_what_the_user_chooses_wins_and_is_reported(load_file, written, caplog):
         assert words in caplog.text
 
 
+def test_the_plan_tells_what_the_widgets_change_of_a_recipe(load_file, written, monkeypatch):
+    from rivulet.model_patches.probe import Device
+    from rivulet.nodes import plan
+
+    card = Device("a card", matmul_flops=1e14, bytes_per_second=1e12, free_bytes=10**12)
+    monkeypatch.setattr(plan, "free_on", lambda *_: card)
+    written("longlive")
+    model, _ = load_file(BY_NAME["longlive"].file)
+    for preset, said in (("as the model was trained", False), ("echo", True)):
+        text = plan.RivuletPlan.execute(model, 48, 48, 2.0, 16.0, preset, 0, 0.0, True).args[1]
+        assert ("preset is echo, not the longlive_infinity of the recipe of longlive." in text) is said
+
+
 REFUSED = [
     ("no file yet", {}, r"there is no model yet; put a checkpoint into models/diffusion_models"),
     ("absent.pt", {}, r"there is no absent.pt in models/diffusion_models; press R"),
@@ -430,3 +444,18 @@ def test_what_cannot_be_is_refused_in_a_sentence(load_file, written, folders, na
     save_file(model.state_dict(), place / "said.safetensors", {"recipe": '{"preset": "none"}'})
     with pytest.raises(ValueError, match=words):
         load_file(name, **inputs)
+
+
+def test_a_graph_loads_a_file_and_streams_from_its_latents(server):
+    folder = server.base / "models" / "diffusion_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(WEIGHTS / MLA_FILE, folder)
+    graph = stream_graph("videomla", model=["6", 0], cache=["7", 0])
+    graph["6"] = {"class_type": "RivuletLoadModel", "inputs": {"model_file": MLA_FILE, **REST}}
+    rest = {"basis_file": "none", "keep_sink_exact": False, "keep_newest_exact": False}
+    graph["7"] = {"class_type": "RivuletLatentCache", "inputs": {"format": "mla", **rest}}
+    done = server.run(graph)
+    assert done["status"]["status_str"] == "success", done["status"]
+    assert "VideoMLA's attention" in str(done["outputs"]["6"]["text"])
+    graph["6"]["inputs"]["model_file"] = "../secret.safetensors"
+    assert server.post("/prompt", {"prompt": graph})[0] == 400
