@@ -33,6 +33,11 @@ UNITS = (
         "bytes_per_token_layer",
         "error",  # relative: norm of the difference over norm of the truth
         "adherence",  # share of frames that show what the prompt says
+        "ms_per_1000_blocks",
+        "streams",
+        "reached",  # share of streams that came to show a new prompt
+        "blocks_to_prompt",  # until they did
+        *("jump", "jump_inside", "jump_border"),  # mean change of a pixel between two pictures, of 255 levels
     ),
 )
 WORDS = {
@@ -53,6 +58,8 @@ WORDS = {
     "picture",
     "op",
     "target",
+    "memory",
+    "mode",
 }
 CHECKS = {"quick", "ok"}
 
