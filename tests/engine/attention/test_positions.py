@@ -60,7 +60,7 @@ def test_echo_ids_stay_below_21_in_every_block_to_10000_and_every_997th_to_a_mil
     for block in blocks:
         got = plan(PRESETS["echo"], 3 * block, 3, memory_visible=True)
         every = (*got.sink, *got.memory, *got.window)
-        assert 0 <= min(every) and max(every) <= 20 and len(set(every)) == len(every), block
+        assert min(every) >= 0 and max(every) <= 20 and len(set(every)) == len(every), block
         assert set(got.query) <= {*got.sink, *got.window}, block
         if block >= 6:
             assert got == Positions(ids(0, 2), ids(9, 11), ids(12, 20), ids(18, 20)), block
