@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ FIRST_BLOCK = 50  # from which on nothing may grow
 SAMPLES = 400
 SHOWN = 10  # of them, as rows while it runs
 NEWEST_BLOCKS = 10  # whose median stands for the time at a block
+Clocked = tuple[float, float]  # seconds on the clock, seconds of the processor
 LENGTHS = {"tiny": (100_000, 400), "pocket": (2_000, 80), "1.3B": (1_000, 80)}  # blocks, and of --quick
 
 
@@ -60,14 +61,23 @@ class Making:
 
     def step(self) -> float:
         """Makes one block and returns the seconds it took, until the device is done."""
+        return self.clocked()[0]
+
+    def clocked(self) -> Clocked:
+        """Makes one block; (seconds it took, seconds of the processor in all threads)."""
         config = self.state.config
         call = call_of(config.positions, self.state.start_frame, config.block_frames)
         self.highest_id = max(self.highest_id, *call.ids, *call.query_ids, *call.memory_ids)
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         _, self.state = step(self.given.dit, self.state)
-        if self.state.text.raw[0].is_cuda:
+        if self.on_gpu:
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - worked
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model lies on one; there the processor's time says nothing."""
+        return self.state.text.raw[0].is_cuda
 
     def to(self, blocks: int) -> Making:
         """Makes blocks until there are so many."""
@@ -109,31 +119,49 @@ def timed(chosen: argparse.Namespace, rows: Rows) -> bool:
     rounds = chosen.rounds or (4 if chosen.quick else 60)
     for name, cache in given.formats().items():
         streams = {memory: Making(given, memory, cache).to(STEADY_BLOCKS) for memory in MEMORIES}
-        taken = in_turns({memory: making.step for memory, making in streams.items()}, rounds)
+        taken = in_turns({memory: making.clocked for memory, making in streams.items()}, rounds)
         for memory, making in streams.items():
-            pairs = [one / other for one, other in zip(taken[memory], taken[OFF.name], strict=True)]
-            low, middle, high = statistics.quantiles(pairs, n=4)
+            weights = given.encoder_weights if memory == "learned" else given.weights
             rows(
                 "time",
                 case="time",
                 model=given.name,
                 format=name,
                 memory=memory,
-                weights=given.weights if memory != "learned" else given.encoder_weights,
-                block_ms=1e3 * statistics.median(taken[memory]),
-                to_off_ratio=middle,
-                lower_quartile_to_off_ratio=low,
-                upper_quartile_to_off_ratio=high,
+                weights=weights,
                 rounds_samples=rounds,
+                **figures(taken[memory], taken[OFF.name], making.on_gpu),
                 **state_bytes(making.state),
             )
     return True
 
 
-def in_turns(steps: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step in every round; who goes first changes from round to round."""
+def figures(taken: list[Clocked], off: list[Clocked], on_gpu: bool) -> dict[str, float]:
+    """Time of a block and its ratio to one without memory, on the clock and, on a processor, in its own time.
+
+    A busy machine stretches the clock's time; with a GPU the processor's says nothing.
+    """
+    (clock, work), (off_clock, off_work) = zip(*taken, strict=True), zip(*off, strict=True)
+    found = beside("block", "to_off", clock, off_clock)
+    return found if on_gpu else found | beside("block_cpu", "cpu_to_off", work, off_work)
+
+
+def beside(one: str, ratio: str, seconds: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    """Median time, and quartiles of its ratio to another's, pair by pair."""
+    pairs = [mine / other for mine, other in zip(seconds, others, strict=True)]
+    low, middle, high = statistics.quantiles(pairs, n=4)
+    return {
+        f"{one}_ms": 1e3 * statistics.median(seconds),
+        f"{ratio}_ratio": middle,
+        f"lower_quartile_{ratio}_ratio": low,
+        f"upper_quartile_{ratio}_ratio": high,
+    }
+
+
+def in_turns(steps: dict[str, Callable[[], Clocked]], rounds: int) -> dict[str, list[Clocked]]:
+    """Times of each step in every round; who goes first changes from round to round."""
     names = list(steps)
-    taken: dict[str, list[float]] = {name: [] for name in names}
+    taken: dict[str, list[Clocked]] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:

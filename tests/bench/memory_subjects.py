@@ -82,17 +82,19 @@ def pocket(memory_file: Path | None = None) -> Remembered:
     """The built-in model as its recipe runs it, with its trained memory; a random one where there is none."""
     given, positions = subject(), preset("pocket_memory")
     path = memory_file or WEIGHTS / MEMORY_FILE
-    dim, heads, geometry = given.dit.dim, given.dit.num_heads, given.config.geometry
+    dit, geometry = given.dit, given.config.geometry
+    assert isinstance(dit, WanModel)
+    dim, heads = dit.dim, dit.num_heads
     if memory_file or path.exists():
-        encoder, said = load_memory(path, given.dit, torch.float32).encoder, path.stem
+        encoder, said = load_memory(path, dit, torch.float32).encoder, path.stem
         encoder = for_grid(encoder, geometry.grid_height, geometry.grid_width)
     else:
         encoder, said = random_encoder(dim, heads, positions, geometry), RANDOM
     known = WEIGHTS / BASIS_FILE
-    latent = load_basis(known) if known.exists() else random_basis(dim, len(given.dit.blocks))
+    latent = load_basis(known) if known.exists() else random_basis(dim, len(dit.blocks))
     return Remembered(
         "pocket",
-        given.dit,
+        dit,
         replace(given.config, preset=positions),
         given.text_BLE,
         encoder,

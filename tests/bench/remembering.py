@@ -55,6 +55,7 @@ def remembering(pocket: Pocket, name: str, path: Path | None = None) -> tuple[Po
     geometry = config.geometry
     encoder = for_grid(file.encoder, geometry.grid_height, geometry.grid_width)
     dit = pocket.dit if file.lora is None else file.lora.merged(pocket.dit)
-    how = {"turned": training.turned_keys, "recaches": training.recache}
     recipe = replace(pocket.recipe, preset=positions.name)
-    return replace(pocket, dit=dit, recipe=recipe), LearnedMemory(encoder, file.fingerprint, **how)
+    return replace(pocket, dit=dit, recipe=recipe), LearnedMemory(
+        encoder, file.fingerprint, turned=training.turned_keys, recaches=training.recache
+    )

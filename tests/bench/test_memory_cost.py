@@ -12,7 +12,7 @@ from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream import StreamConfig
 from rivulet.tests.bench import memory_cost
 from rivulet.tests.bench.memory_bytes import state_bytes
-from rivulet.tests.bench.memory_cost import Making, Sample, in_turns, verdict
+from rivulet.tests.bench.memory_cost import Making, Sample, figures, in_turns, verdict
 from rivulet.tests.bench.memory_subjects import TINY, random_subject, tiny
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.remembering import MEMORIES
@@ -52,11 +52,19 @@ def test_streams_take_turns_and_another_one_goes_first_each_round():
     order = []
 
     def step(name, seconds):
-        return lambda: order.append(name) or seconds
+        return lambda: order.append(name) or (seconds, 1.0)
 
     taken = in_turns({"off": step("off", 2.0), "ema": step("ema", 3.0), "learned": step("learned", 5.0)}, 3)
-    assert taken == {"off": [2.0] * 3, "ema": [3.0] * 3, "learned": [5.0] * 3}
+    assert taken == {"off": [(2.0, 1.0)] * 3, "ema": [(3.0, 1.0)] * 3, "learned": [(5.0, 1.0)] * 3}
     assert order == ["off", "ema", "learned", "ema", "learned", "off", "learned", "off", "ema"]
+
+
+def test_ratios_are_of_pairs_on_the_clock_and_in_the_processors_time():
+    taken, off = [(2.0, 1.5), (8.0, 3.0), (6.0, 4.5)], [(1.0, 1.0), (2.0, 2.0), (2.0, 3.0)]
+    got = figures(taken, off, on_gpu=False)
+    assert (got["block_ms"], got["to_off_ratio"]) == (6000, 3)
+    assert (got["block_cpu_ms"], got["cpu_to_off_ratio"]) == (3000, 1.5)
+    assert "block_cpu_ms" not in figures(taken, off, on_gpu=True)
 
 
 def test_a_long_stream_tells_what_it_kept_and_its_highest_id(monkeypatch):
