@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -59,9 +59,7 @@ def remember(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def export(
-    encoder: MemoryEncoder, adapters: Adapters, out: Path, preset: str, trained: str
-) -> Path:
+def export(encoder: MemoryEncoder, adapters: Adapters, out: Path, preset: str, trained: str) -> Path:
     """Write encoder and low-rank changes as half-precision safetensors, under the published names."""
     out.mkdir(parents=True, exist_ok=True)
     config = encoder.config
@@ -94,9 +92,7 @@ def load_exported(path: Path) -> tuple[MemoryEncoder, dict[str, Tensor], dict[st
     state = {key.removeprefix(ENCODER): value for key, value in tensors.items() if key.startswith(ENCODER)}
     sizes = (about[name] for name in ("num_heads", "frames", "grid_height", "grid_width"))
     encoder = MemoryEncoder(
-        EncoderConfig(
-            state["query_init"].shape[-1], *sizes, normalize_keys="norm_k_out.weight" in state
-        )
+        EncoderConfig(state["query_init"].shape[-1], *sizes, normalize_keys="norm_k_out.weight" in state)
     )
     encoder.load_state_dict(state)
     return encoder, lora, about

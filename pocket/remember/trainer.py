@@ -38,7 +38,9 @@ class Recipe:
     half: bool = True  # bfloat16 products
 
 
-def optimizers(encoder: MemoryEncoder, changes: list[nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimizers(
+    encoder: MemoryEncoder, changes: list[nn.Parameter], recipe: Recipe
+) -> list[torch.optim.Optimizer]:
     """Muon for the encoder's matrices, AdamW for the rest."""
     matrices = [p for p in encoder.parameters() if p.ndim == 2]
     rest = [p for p in encoder.parameters() if p.ndim != 2]
@@ -117,7 +119,9 @@ class Trainer:
     def _descend(self) -> None:
         for parameter in self.learner.parameters():
             if parameter.grad is None and torch.distributed.is_initialized():
-                parameter.grad = torch.zeros_like(parameter)  # processes share as many numbers as they all have
+                parameter.grad = torch.zeros_like(
+                    parameter
+                )  # processes share as many numbers as they all have
         average_gradients(self.learner)
         nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clipped)
         for optimizer in self.optimizers:

@@ -29,8 +29,8 @@ from ...model_patches.memory.learned import LearnedMemory
 from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream import StreamState, init, set_text, step
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
-from ...pocket import detector, hiding, models, text, world
-from ...pocket.hiding import ENCODED, HIDDEN, LIFTED, Hidings, Story
+from ...pocket import detector, hiding, models, world
+from ...pocket.hiding import ENCODED, HIDDEN, Hidings, Story
 from ...pocket.models import Pocket, load_pocket
 from ...pocket.remember.command import MEMORY_FILE, load_exported
 from ...pocket.remember.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
@@ -45,7 +45,10 @@ SEED = 6_000_000  # of the stories; training draws from others
 LENGTHS = (1, 3, 6, 12, 24)  # blocks hidden
 QUICK_LENGTHS = (1, 3)
 JUDGED = TIME_STRIDE  # last pictures of the block that is made
-CHANCE = {"colour": 1 / (len(world.COLOURS) - 1), "shape": 1 / len(world.SHAPES)}  # no object has its ground's
+CHANCE = {
+    "colour": 1 / (len(world.COLOURS) - 1),
+    "shape": 1 / len(world.SHAPES),
+}  # no object has its ground's
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=10, help="streams side by side")
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     parser.add_argument("--stories", type=Path, help="keep the encoded stories in this file, or take them")
-    parser.add_argument("--rows", type=Path, nargs="+", help="rows of earlier runs: draw them, measure nothing")
+    parser.add_argument(
+        "--rows", type=Path, nargs="+", help="rows of earlier runs: draw them, measure nothing"
+    )
     parser.add_argument("--out", type=Path, help="draw the curves into this PNG")
 
 

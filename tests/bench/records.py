@@ -55,6 +55,8 @@ WORDS = {
     "prompt",
     "format",
     "model",
+    "decoder",
+    "dtype",
     "picture",
     "op",
     "target",

@@ -9,9 +9,12 @@ from .records import Rows, machine
 
 BENCHES = {
     "cache": "what each cache format costs and loses: bytes, attention, pictures, time",
+    "decode": "speed, memory and quality of Wan's VAE and of a tiny decoder: --vae FILE --tiny FILE",
     "host": "whether ComfyUI's process grows during a long video: --comfyui PATH --python PYTHON",
+    "load": "time and memory of loading a 1.3B checkpoint into ComfyUI: --comfyui PATH --python PYTHON",
     "plan": "what a stream is computed to need at real sizes, and prediction against measurement here",
     "picture": "the moving picture of the README",
+    "start": "streams that begin with a picture, a video or an earlier take, and video to video",
     "stream": "time per block and memory, early and late, against a cache that keeps the whole clip",
     "kernels": "each kernel against its reference and the card; --aot compiles for cards that are not here",
     "gpu": "all that needs a GPU: tests of kernels, their times, whole blocks by cache format; ten minutes",
@@ -38,6 +41,6 @@ def main(arguments: list[str]) -> int:
     bench.add_arguments(options)
     chosen = options.parse_args(arguments[1:])
     rows = Rows(name, chosen.quick)
-    if getattr(chosen, "case", None) is None:
+    if getattr(chosen, "case", None) is None and not getattr(chosen, "table", False):
         rows("machine", **machine())
     return bench.run(chosen, rows)
