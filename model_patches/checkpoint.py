@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 SHOWN = 4  # keys quoted in an error
+WEB_PAGE, POINTER = (b"<!doctype", b"<html", b"<?xml"), b"version https://git-lfs"  # first bytes
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -32,6 +33,8 @@ def open_tensors(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{caller}: no file at {path}; give the path of {wanted}.")
+    if stranger := why_no_weights(path):
+        raise ValueError(f"{caller}: {stranger}")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             yield file
@@ -40,6 +43,25 @@ def open_tensors(
             f"{caller}: {path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}. "
             f"{remedy}"
         ) from error
+
+
+def why_no_weights(path: Path) -> str | None:
+    """A sentence if the file begins as what a download leaves in the place of a model, else None."""
+    with path.open("rb") as file:
+        first = file.read(512).lstrip().lower()
+    size = f"{path} ({path.stat().st_size:,} bytes)"
+    if first.startswith(WEB_PAGE):
+        return (
+            f"{size} is a web page, not a model: the server answered the download with a page, most often "
+            f"one that asks for a login or says that the file has moved. Open the address in a browser and "
+            f"download the file itself."
+        )
+    if first.startswith(POINTER):
+        return (
+            f"{size} is a pointer of Git LFS, not a model: the repository was cloned without its large "
+            f"files. Run `git lfs pull` in it, or download the file itself."
+        )
+    return None
 
 
 def write_whole(

@@ -16,14 +16,17 @@ from torch import Tensor
 
 from .arch.tree import DiTTree
 from .attention.sdpa import Attention, sdpa
+from .follow import Follow
 from .geometry import Geometry
+from .join import FADE_FRAMES, joined
 from .sampler.noise import BlockNoise
 from .stream import StreamState, save, set_text, step
-from .vae.decoder import StreamPast, VideoVae, decode_stream, from_tensors, to_tensors
+from .vae.decoder import StreamPast, VideoDecoder, decode_stream, from_tensors, to_tensors
 from .writer.protocol import Writer
 
 PIXEL_FRAMES = "pixel_frames"
 DECODER = "decoder."
+LOST = "lost"  # what the VAE lost of the picture before the stream's first; see `join`
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Chunk:
 
 def run(
     model: DiTTree,
-    vae: VideoVae,
+    vae: VideoDecoder,
     state: StreamState,
     writers: Sequence[Writer],
     *,
@@ -53,13 +56,16 @@ def run(
     new_text: Callable[[int], Tensor | None] = lambda block: None,
     attention: Attention = sdpa,
     noise: BlockNoise | None = None,
+    follow: Follow | None = None,
 ) -> StreamState:
     """The state after so many more blocks (None: until told to stop), with their frames in the writers.
 
     Between blocks, and only there: `stop()` ends the stream and keeps everything (it may wait: that is a
     pause), and `new_text(block)` gives the text [B, L, E] that this block and the following ones are made
-    with, or None. On an error or an interruption the last `Chunk.state` is where the stream stands; it agrees
-    with the writers, which are closed and keep what they took.
+    with, or None. follow: an incoming video that every block begins with; the stream ends with it, and is
+    not to be gone on with where the last block was not full. On an error or an interruption the last
+    `Chunk.state` is where the stream stands; it agrees with the writers, which are closed and keep what they
+    took.
     """
     if blocks is not None and blocks < 0:
         raise ValueError(
@@ -76,11 +82,18 @@ def run(
             text_BLE = new_text(state.block)
             if text_BLE is not None:
                 state = set_text(model, state, text_BLE)
-            latents_BCTHW, after = step(model, state, attention=attention, noise=noise)
+            followed = None if follow is None else follow.block(state.block, state.start_frame)
+            if follow is not None and followed is None:
+                break
+            begin = None if followed is None else followed.begin
+            latents_BCTHW, after = step(model, state, attention=attention, noise=noise, begin=begin)
             pixels_FHWC, past = decode_stream(vae, latents_BCTHW, past)
+            pixels_FHWC = pixels_FHWC if followed is None else pixels_FHWC[: followed.pictures]
+            if LOST in state.extras:
+                pixels_FHWC = joined(pixels_FHWC, state.extras[LOST], frames)
             for writer in writers:
                 writer.write(pixels_FHWC)
-            after = _with_pixels(after, past, frames + len(pixels_FHWC))
+            after = with_pixels(after, past, frames + len(pixels_FHWC))
             chunk = Chunk(state.block, frames, pixels_FHWC, after)
             state, frames = after, chunk.end_frame
             on_chunk(chunk)
@@ -111,9 +124,11 @@ def blocks_for(geometry: Geometry, block_frames: int, pixel_frames: int, latents
     return max(0, -(-(geometry.latent_frames(pixel_frames) - latents) // block_frames))
 
 
-def _with_pixels(state: StreamState, past: StreamPast | None, frames: int) -> StreamState:
+def with_pixels(state: StreamState, past: StreamPast | None, frames: int) -> StreamState:
+    """The state with what its decoder remembers and the pixel frames given to its writers."""
+    kept = (name for name in state.extras if not name.startswith(DECODER))
     extras: Mapping[str, Tensor] = {
-        **{name: tensor for name, tensor in state.extras.items() if not name.startswith(DECODER)},
+        **{name: state.extras[name] for name in kept if name != LOST or frames < FADE_FRAMES},
         **{DECODER + name: tensor for name, tensor in to_tensors(past).items()},
         PIXEL_FRAMES: torch.tensor(frames),
     }

@@ -25,17 +25,11 @@ from .cost import (
     text_work,
 )
 from .geometry import Geometry
+from .memory.encoder import EncoderConfig
 from .pipeline import blocks_for
 from .probe import Device
 from .state import StreamConfig
-from .vae.cost import (
-    decode_flops,
-    decoder_parameters,
-    live_numbers,
-    moved_numbers,
-    past_numbers,
-    vae_parameters,
-)
+from .vae.cost import WAN_VAE, DecoderCost
 from .vae.decoder import MAX_LATENTS
 
 QUEUED_CHUNKS = 4  # being made, waiting twice (writer.video's queue), being encoded
@@ -51,15 +45,16 @@ class Request:
     fps: float  # pictures per second
     seconds: float | None = None  # planned length; None: endless, and disk is told per hour
     text_tokens: int = 512  # of the encoded prompt; umT5 gives 512
-    vae_dim: int = 96  # Wan 2.1's
+    decoder: DecoderCost = WAN_VAE
     vae_dtype: torch.dtype = torch.bfloat16
     cache: CacheCost = DENSE_COST
     bits_per_pixel: float = 0.1  # of the video file; an assumption, content decides
     weights_bytes: int | None = None  # of the transformer as it is kept; None: all in the stream's dtype
     piece_latents: int = MAX_LATENTS  # most that the decoder is given at once
+    memory: EncoderConfig | None = None  # of a learned memory, on the picture's grid
 
     def __post_init__(self) -> None:
-        for name in ("fps", "text_tokens", "vae_dim", "bits_per_pixel", "piece_latents"):
+        for name in ("fps", "text_tokens", "bits_per_pixel", "piece_latents"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Plan: {name} must be above 0, got {getattr(self, name)!r}.")
         if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
@@ -93,6 +88,7 @@ class Request:
             geometry.grid_width,
             model.num_heads,
             model.head_dim,
+            memory_tokens=self.memory.tokens if self.memory else 0,
         )
 
     @property
@@ -115,6 +111,7 @@ class Plan:
     cache_bytes: int  # kept keys and values
     workspace_bytes: int  # of the cache, shared by all layers
     text_bytes: int  # the prompt, and its keys and values
+    memory_bytes: int  # a learned memory: its encoder, and what it remembers
     past_bytes: int  # of the decoder, kept from chunk to chunk
     activation_bytes: int  # most that one call of the transformer holds
     decode_bytes: int  # most that one piece of the decoder holds
@@ -135,6 +132,7 @@ class Plan:
             + self.cache_bytes
             + self.workspace_bytes
             + self.text_bytes
+            + self.memory_bytes
             + self.past_bytes
         )
 
@@ -174,27 +172,29 @@ def plan_stream(request: Request) -> Plan:
         geometry.latent_width * geometry.latent_height,
         min(stream.block_frames, request.piece_latents),
     )
-    vae_size, channels = request.vae_dtype.itemsize, geometry.latent_channels
+    decoder, vae_size = request.decoder, request.vae_dtype.itemsize
     cache_bytes = request.cache.kept_bytes(shape, frames, dtype)
     text_bytes = _text_bytes(request)
-    past_bytes = past_numbers(request.vae_dim, places, channels) * vae_size
+    past_bytes = decoder.past(places) * vae_size
     pixels = geometry.width * geometry.height
     # between blocks the slots of the next one are free, and a snapshot leaves them out
     leaving = 0 if stream.positions.capacity_frames is None else stream.block_frames
     kept = request.cache.saved_bytes(shape, frames - leaving, dtype)
     newest = math.prod(geometry.latent_shape(min(stream.tail_frames, frames)))
+    states = 2 * shape.rows * shape.memory_tokens * model.dim * dtype.itemsize
     tail_bytes = newest * stream.latent_dtype.itemsize
     first = text_work(model, request.rows * request.text_tokens, dtype)
     return Plan(
         weights_bytes=request.weights_bytes or parameters(model) * dtype.itemsize,
-        vae_weights_bytes=vae_parameters(request.vae_dim, channels) * vae_size,
+        vae_weights_bytes=decoder.loaded * vae_size,
         cache_bytes=cache_bytes,
         workspace_bytes=request.cache.workspace_bytes(shape, frames, dtype),
         text_bytes=text_bytes,
+        memory_bytes=request.memory.held_bytes(request.rows, dtype) if request.memory else 0,
         past_bytes=past_bytes,
         activation_bytes=live_bytes(model, full),
-        decode_bytes=live_numbers(request.vae_dim, piece, places, channels) * vae_size,
-        snapshot_bytes=kept + text_bytes + past_bytes + tail_bytes,
+        decode_bytes=decoder.live(piece, places) * vae_size,
+        snapshot_bytes=kept + text_bytes + past_bytes + tail_bytes + states,
         chunk_bytes=geometry.time_stride * stream.block_frames * pixels * 3,
         video_bytes_per_hour=round(request.fps * SECONDS_PER_HOUR * pixels * request.bits_per_pixel / 8),
         block=_block_work(request, full),
@@ -206,7 +206,8 @@ def plan_stream(request: Request) -> Plan:
 
 def _call(request: Request, attended_frames: int) -> CallSizes:
     tokens, stream = request.geometry.frame_tokens, request.stream
-    own, attended = stream.block_frames * tokens, attended_frames * tokens
+    own = stream.block_frames * tokens
+    attended = attended_frames * tokens + request.cache_shape.memory_tokens
     return CallSizes(request.rows, own, attended, request.text_tokens, stream.dtype)
 
 
@@ -233,14 +234,13 @@ def _read_work(request: Request, call: CallSizes) -> Work:
 
 
 def _decode_work(request: Request, places: int) -> Work:
-    """A chunk in pieces of at most piece_latents; the weights are read once a piece."""
+    """A chunk in pieces of at most piece_latents."""
     whole, rest = divmod(request.stream.block_frames, request.piece_latents)
-    channels, size = request.geometry.latent_channels, request.vae_dtype.itemsize
-    weights = decoder_parameters(request.vae_dim, channels) * size
+    decoder, size = request.decoder, request.vae_dtype.itemsize
     total = Work()
     for latents in [request.piece_latents] * whole + [rest] * bool(rest):
-        moved = moved_numbers(request.vae_dim, latents, places) * size
-        total += Work(decode_flops(request.vae_dim, latents, places, channels), weights, moved)
+        weights, moved = decoder.weight_reads(latents) * size, decoder.moved(latents, places) * size
+        total += Work(decoder.flops(latents, places), weights, moved)
     return total
 
 

@@ -23,9 +23,9 @@ from .attention.rope import layout_of
 from .attention.sdpa import Attention, sdpa
 from .attention.text import TextRows, TextState, read_text
 from .cache.dense import DENSE
-from .cache.format import Cache, CacheFormat, CacheShape, Draft, call_of
+from .cache.format import Cache, CacheFormat, CacheShape, Call, Draft, call_of
 from .memory.policy import OFF, Memory, MemoryPolicy, seen
-from .sampler.denoise import denoise, guide
+from .sampler.denoise import Begin, denoise, given_like, guide
 from .sampler.noise import BlockNoise, KeyedNoise
 from .snapshot import load, save
 from .state import StreamConfig, StreamState
@@ -77,12 +77,18 @@ def init(
 
 @torch.inference_mode()
 def step(
-    model: DiTTree, state: StreamState, *, attention: Attention = sdpa, noise: BlockNoise | None = None
+    model: DiTTree,
+    state: StreamState,
+    *,
+    attention: Attention = sdpa,
+    noise: BlockNoise | None = None,
+    begin: Begin | None = None,
 ) -> tuple[Tensor, StreamState]:
     """(clean latents [B, C, T, H, W] of the next block in config.latent_dtype, the state after it).
 
-    One call per sigma, then one at timestep 0 that leaves the block's keys and values in the cache. Whatever
-    ends it early, `state` is as it was and the block can be made again with the same result.
+    One call per sigma, then one at timestep 0 that leaves the block's keys and values in the cache. begin:
+    latents of the block's shape to begin with, instead of noise alone. Whatever ends it early, `state` is as
+    it was and the block can be made again with the same result.
     """
     state = _blended(model, state)
     config, block, start = state.config, state.block, state.start_frame
@@ -92,34 +98,43 @@ def step(
     pasts = each_past(state, draft)
     shape = config.geometry.latent_shape(config.block_frames, state.text.batch)
     like = torch.empty(shape, dtype=config.latent_dtype, device=state.text.raw[0].device)
-    times = times_of(model, config, like.device)
+    times, first = times_of(model, config, like.device), 0 if begin is None else begin.call
 
     def flow(x_BCTHW: Tensor, index: int) -> Tensor:
-        draft.show(later if index else at_first)
+        draft.show(later if index > first else at_first)
         return _flow(model, x_BCTHW, times[index], pasts, config, attention)
 
     draw = noise or KeyedNoise(config.seed)
-    x0_BCTHW = denoise(flow, config.sigmas, draw, block, start, like, config.fresh_noise)
-    made = [x0_BCTHW]
+    given = None if begin is None else Begin(given_like(begin.clean_BCTHW, like), first)
+    x0_BCTHW = denoise(flow, config.sigmas, draw, block, start, like, config.fresh_noise, given)
     draft.show(later)
+    after = remembered(model, state, draft, call, pasts, x0_BCTHW, times[-1], attention)
+    return x0_BCTHW, replace(after, block=block + 1, blend=state.blend and state.blend.next())
+
+
+def remembered(
+    model: DiTTree,
+    state: StreamState,
+    draft: Draft,
+    call: Call,
+    pasts: list[tuple[TextRows, Past]],
+    x0_BCTHW: Tensor,
+    clean: Time,
+    attention: Attention,
+) -> StreamState:
+    """The state after the draft's clean latents, once a pass at timestep 0 has left their keys and values.
+
+    clean: time vectors of timestep 0. Blocks are not counted: the latents need not be made ones.
+    """
+    config, made = state.config, [x0_BCTHW]
     for group, past in pasts:
-        x_RCTHW = repeated(x0_BCTHW, group, config)
-        made += remember(model, x_RCTHW, times[-1], group, past, attention)
+        made += remember(model, repeated(x0_BCTHW, group, config), clean, group, past, attention)
     refuse_nan(made, state)
-    whole = draft.commit(call.kept + call.own)
-    memory, cache = leave(state, whole, start + config.block_frames, attention)
+    after = state.start_frame + x0_BCTHW.shape[2]
+    memory, cache = leave(state, draft.commit(call.kept + call.own), after, attention)
     newest = [x0_BCTHW] if state.tail_BCTHW is None else [state.tail_BCTHW, x0_BCTHW]
     tail_BCTHW = torch.cat(newest, 2)[:, :, -config.tail_frames :].clone()
-    blend = state.blend and state.blend.next()
-    return x0_BCTHW, replace(
-        state,
-        block=block + 1,
-        start_frame=start + config.block_frames,
-        cache=cache,
-        memory=memory,
-        tail_BCTHW=tail_BCTHW,
-        blend=blend,
-    )
+    return replace(state, start_frame=after, cache=cache, memory=memory, tail_BCTHW=tail_BCTHW)
 
 
 def leave(state: StreamState, whole: Cache, start_frame: int, attention: Attention) -> tuple[Memory, Cache]:

@@ -144,6 +144,7 @@ def at_borders(
     block_frames: int,
     blocks: int | None = None,
     given: int = 0,
+    hidden: int = 0,
 ) -> tuple[tuple[Change, ...], tuple[str, ...]]:
     """(changes in rising order of blocks, sentences about prompts that will not be seen).
 
@@ -151,8 +152,9 @@ def at_borders(
     pictures have been shown. A `cut` begins another scene, whose first latent is one picture and not four, so
     the borders after it lie elsewhere. fps: pictures per second. block_frames: latent frames. blocks: of the
     planned stream without its cuts, None: endless. given: latent frames before the first block.
+    hidden: pictures of those that are not in the video, which begins after them.
     """
-    scene = _Scene(geometry, block_frames, given=given)
+    scene = _Scene(geometry, block_frames, picture=-hidden, given=given)
     end = None if blocks is None else scene.first_picture(blocks)
     chosen: dict[int, tuple[Prompt, _Scene]] = {}  # with the scene that the prompt would end
     notes: list[str] = []

@@ -29,6 +29,7 @@ class RivuletExtension(ComfyExtension):
             return [RivuletDoctor]
         from .cache import RivuletLatentCache
         from .calibrate import RivuletCalibrate
+        from .load import RivuletLoadModel
         from .memory import RivuletMemory
         from .plan import RivuletPlan
         from .pocket import RivuletPocketModel
@@ -39,6 +40,7 @@ class RivuletExtension(ComfyExtension):
 
         return [
             RivuletPocketModel,
+            RivuletLoadModel,
             RivuletMemory,
             RivuletPrompts,
             RivuletStartFrom,

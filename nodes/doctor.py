@@ -129,13 +129,16 @@ def ffmpeg() -> str:
 
 def fitness(model: Any, vae: Any) -> dict[str, str]:
     """Whether what is connected can be streamed."""
+    from .host_decoder import why_not_vae
+    from .host_file import expert_of
     from .host_tree import why_not
-    from .host_vae import why_not_vae
 
     found = {}
     if model is not None:
         dit = model.get_model_object("diffusion_model")
         found["Model"] = why_not(dit) or f"{type(dit).__name__}, can be streamed"
+        if warning := expert_of(model):
+            found["Model's file"] = warning
     if vae is not None:
         found["VAE"] = why_not_vae(vae) or "can be streamed"
     return found

@@ -17,15 +17,18 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..model_patches.attention.rope import layout_of
 from ..model_patches.attention.text import TextRows
 from ..model_patches.cache.basis_file import check_model, check_sizes
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import Cache, CacheFormat, CacheShape, call_of
 from ..model_patches.cache.latent import LatentFormat
 from ..model_patches.memory.policy import NOTHING, OFF, Memory, MemoryPolicy, seen
+from ..model_patches.sampler.denoise import Begin
 from ..model_patches.sampler.noise import BlockNoise, KeyedNoise
 from ..model_patches.state import Blend, StreamConfig
 from .host_block import KEY, BlockInMaking, run_model, sample_block
+from .host_file import expert_of
 from .host_tree import HostTree, why_not
 
 
@@ -67,6 +70,8 @@ class HostStream:
         refusal = why_not(model.get_model_object("diffusion_model")) or _why_not_options(model.model_options)
         if refusal:
             raise ValueError(refusal)
+        if warning := expert_of(model):
+            logging.getLogger(__name__).warning("Rivulet: %s", warning)
         if config.dtype != dtype_of(model):
             raise ValueError(
                 f"Rivulet: the stream is to be in {config.dtype}, ComfyUI runs this model in "
@@ -98,7 +103,7 @@ class HostStream:
         heads = dit.blocks[0].self_attn.num_heads
         rows = self.branches * self.batch
         sizes = (geometry.grid_height, geometry.grid_width, heads, dit.dim // heads)
-        shape = CacheShape(len(dit.blocks), rows, *sizes)
+        shape = CacheShape(len(dit.blocks), rows, *sizes, layout_of(dit))
         return replace(
             shape, memory_tokens=self.policy.tokens(shape, self.config.positions, self.format.cost)
         )
@@ -133,10 +138,11 @@ class HostStream:
         return device
 
     @torch.inference_mode()
-    def step(self, state: HostState) -> tuple[Tensor, HostState]:
+    def step(self, state: HostState, begin: Begin | None = None) -> tuple[Tensor, HostState]:
         """(latents [B, C, T, H, W] of the next block in the VAE's units, float32; the state after it).
 
-        Whatever ends it early, an interruption in the middle of a layer too, `state` is as it was.
+        begin: latents of the block's shape in the VAE's units to begin with, instead of noise alone. Whatever
+        ends it early, an interruption in the middle of a layer too, `state` is as it was.
         """
         config, start, count = self.config, state.start_frame, self.config.block_frames
         if state.blend is not None:
@@ -145,8 +151,9 @@ class HostStream:
         draft = state.cache.begin(call)
         making = BlockInMaking(self, draft, state.block, start, count, seen(self.policy, state.memory, call))
         zeros = torch.zeros(config.geometry.latent_shape(count, self.batch))
-        noise = self.noise.draw(state.block, 0, start, zeros)
-        latents_BCTHW = self.sample(making, sample_block, noise)
+        first = 0 if begin is None else begin.call
+        noise = self.noise.draw(state.block, first, start, zeros)
+        latents_BCTHW = self.sample(making, sample_block, noise, begin)
         making.refuse_nan(latents_BCTHW)
         memory, cache = self.leave(state.memory, draft.commit(call.kept + call.own), start + count)
         tail_BCTHW = torch.cat([state.tail_BCTHW.to(latents_BCTHW), latents_BCTHW], 2)
@@ -185,17 +192,24 @@ class HostStream:
         return positions.window_frames or positions.trained_frames
 
     def sample(
-        self, making: BlockInMaking, function: Callable[..., Tensor], noise_BCTHW: Tensor, **given: Any
+        self,
+        making: BlockInMaking,
+        function: Callable[..., Tensor],
+        noise_BCTHW: Tensor,
+        begin: Begin | None = None,
+        **given: Any,
     ) -> Tensor:
         """What the host's sampling makes of the noise with this sampler function, in the VAE's units."""
+        first = making.first = 0 if begin is None else begin.call
+        clean_BCTHW = torch.zeros_like(noise_BCTHW) if begin is None else begin.clean_BCTHW.to(noise_BCTHW)
         options = self.guider.model_options.setdefault("transformer_options", {})
         options[KEY] = making
         try:
             return self.guider.sample(
                 noise_BCTHW,
-                torch.zeros_like(noise_BCTHW),
+                clean_BCTHW,
                 comfy.samplers.KSAMPLER(function, {"making": making, **given}),
-                torch.tensor([*self.config.sigmas, 0.0]),
+                torch.tensor([*self.config.sigmas[first:], 0.0]),
                 disable_pbar=True,
                 seed=self.config.seed,
             )

@@ -67,16 +67,25 @@ def sample_block(
 
     def clean(x_BCTHW: Tensor, call: int) -> Tensor:
         making.begin_call()
-        x0_BCTHW = model(x_BCTHW, sigmas[call] * ones, **(extra_args or {}))
+        sigma = sigmas[call - making.first]
+        x0_BCTHW = model(x_BCTHW, sigma * ones, **(extra_args or {}))
         making.end_call()
         if callback is not None:
-            sigma = sigmas[call]
-            callback({"x": x_BCTHW, "i": call, "sigma": sigma, "sigma_hat": sigma, "denoised": x0_BCTHW})
+            callback(
+                {
+                    "x": x_BCTHW,
+                    "i": call - making.first,
+                    "sigma": sigma,
+                    "sigma_hat": sigma,
+                    "denoised": x0_BCTHW,
+                }
+            )
         return x0_BCTHW
 
-    stream, levels = making.stream, sigmas[:-1].tolist()
-    fresh = stream.config.fresh_noise
-    x0_BCTHW = refine(clean, x, levels, stream.noise, making.block, making.start_frame, fresh)
+    stream, first = making.stream, making.first
+    levels = [*stream.config.sigmas[:first], *sigmas[:-1].tolist()]
+    places = making.block, making.start_frame
+    x0_BCTHW = refine(clean, x, levels, stream.noise, *places, stream.config.fresh_noise, first)
     making.remembers = True
     making.begin_call()
     model(x0_BCTHW, sigmas[-1] * ones, **(extra_args or {}))
@@ -103,6 +112,7 @@ class BlockInMaking:
         self.stream, self.draft, self.block, self.start_frame = stream, draft, block, start_frame
         self.frames, self.memories = frames, memories
         self.calls = 0
+        self.first = 0  # call that the block begins with; the sampler gets the levels from there on
         self.remembers = False  # whether the call leaves keys and values and nothing else
         self.seen: set[int] = set()  # branches that this call has run
         self.kept: list[Tensor] = []

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model_patches.arch.kinds import why_not_channels
+from ..model_patches.arch.rotary import RopeLayout
 from ..model_patches.arch.tree import BlockTree, HeadTree, Layer
 from ..model_patches.attention.forward import bidirectional
+from ..model_patches.attention.rope import layout_of
 from ..model_patches.attention.sdpa import Attention
 
 LATENT_CHANNELS = 16  # of Wan 2.1
@@ -57,6 +60,7 @@ class HostTree:
         self.time_projection: Layer = model.time_projection
         self.blocks: Sequence[BlockTree] = model.blocks
         self.head: HeadTree = model.head
+        self.rope_layout: RopeLayout | None = layout_of(model)
 
     def patch_embedding(self, x_BCTHW: Tensor) -> Tensor:
         """Tokens on their grid; the host keeps this one layer in float32, whatever the rest is in."""
@@ -87,10 +91,10 @@ def why_not(model: Any) -> str | None:
             )
     channels = (model.in_dim, model.out_dim)
     if channels != (LATENT_CHANNELS, LATENT_CHANNELS):
+        what = why_not_channels(*channels) or f"a model of {channels[0]} latent channels"
         return (
-            f"Rivulet: the loaded model is a {kind} that takes {channels[0]} latent channels and gives "
-            f"{channels[1]}; a stream needs {LATENT_CHANNELS} and {LATENT_CHANNELS}, as Wan 2.1 has for "
-            f"text to video. Load such a checkpoint, not Wan 2.2 5B and none with control or image inputs."
+            f"Rivulet: the loaded model is a {kind}, {what}; a stream needs {LATENT_CHANNELS} in and out, as "
+            f"Wan 2.1 text to video has. Load such a checkpoint."
         )
     return None
 

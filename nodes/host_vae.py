@@ -13,6 +13,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ..model_patches.vae.load import NEEDED, WAN22_VAE
 from ..model_patches.vae.wan import SPACE_STRIDE
 
 NEEDS = (
@@ -26,6 +27,8 @@ NEEDS = (
     "output_device",
 )
 PIECE_LATENTS = 2  # most that the host's decoder is given at once
+LATENT_CHANNELS = 16  # of Wan 2.1
+WAN22_CHANNELS = 48  # of Wan 2.2 5B
 LAYERS = 64  # slots for what causal layers keep, more than any Wan 2.1 decoder has
 
 
@@ -42,10 +45,14 @@ class HostDecoder:
 
     def __init__(self, vae: Any) -> None:
         """vae: the host's VAE; refused unless it is a Wan 2.1 VAE whose decoder can be streamed exactly."""
-        if refusal := why_not_vae(vae):
+        if refusal := why_not_wan(vae):
             raise ValueError(refusal)
         self.vae = vae
         self._check()
+
+    def refuse_foreign(self, past: HostVaePast | None) -> None:
+        """Raises ValueError for what another kind of decoder kept of a take."""
+        refuse_foreign(past, LAYERS)
 
     @torch.inference_mode()
     def decode(
@@ -77,7 +84,7 @@ class HostDecoder:
         kept: list[Any] = [None] * LAYERS if layers is None else list(layers)
         x = model.conv2(piece_BCTHW.to(device=vae.device, dtype=vae.vae_dtype))
         frames = torch.cat(model.decoder(x, feat_cache=kept, feat_idx=[0]), 2)
-        return frames.to(vae.output_device), tuple(_own(part) for part in kept)
+        return frames.to(vae.output_device), tuple(own(part) for part in kept)
 
     def _pixels(self, made: list[Tensor], shape: tuple[int, ...]) -> Tensor:
         vae = self.vae
@@ -108,18 +115,35 @@ class HostDecoder:
             )
 
 
-def why_not_vae(vae: Any) -> str | None:
+def why_not_wan(vae: Any) -> str | None:
     """A sentence if the host's VAE lacks what streaming relies on, else None."""
-    lacking = [name for name in NEEDS if not hasattr(vae, name)]
-    model = getattr(vae, "first_stage_model", None)
-    lacking += [f"first_stage_model.{name}" for name in ("conv2", "decoder") if not hasattr(model, name)]
-    if lacking or getattr(vae, "latent_channels", 16) != 16:
+    if vae is None:
         return (
-            f"Rivulet: the VAE is a {type(model).__name__} with {getattr(vae, 'latent_channels', 'unknown')} "
-            f"channels{''.join(f', without {name}' for name in lacking)}; a stream needs the VAE of Wan "
-            f"2.1. Load wan_2.1_vae.safetensors, or update Rivulet if this is one."
+            "Rivulet: the VAE is missing, the loader found none in its file. Put wan_2.1_vae.safetensors "
+            "into models/vae and connect Load VAE."
+        )
+    lacking = [name for name in NEEDS if not hasattr(vae, name)]
+    model, channels = getattr(vae, "first_stage_model", None), getattr(vae, "latent_channels", "unknown")
+    lacking += [f"first_stage_model.{name}" for name in ("conv2", "decoder") if not hasattr(model, name)]
+    if channels == WAN22_CHANNELS:
+        return f"Rivulet: the VAE is {WAN22_VAE}; {NEEDED}."
+    if lacking or channels != LATENT_CHANNELS:
+        return (
+            f"Rivulet: the VAE is a {type(model).__name__} with {channels} channels"
+            f"{''.join(f', without {name}' for name in lacking)}; {NEEDED}; or a tiny decoder for it, "
+            f"lighttaew2_1 or taew2_1. Update Rivulet if this is one."
         )
     return None
+
+
+def refuse_foreign(past: HostVaePast | None, layers: int) -> None:
+    """Raises ValueError unless a decoder that keeps so many things kept this past."""
+    if past is not None and past.layers and len(past.layers) != layers:
+        raise ValueError(
+            f"Resume Stream: the take was decoded with another kind of VAE (it kept {len(past.layers)} "
+            f"things where this one keeps {layers}), so its pictures cannot go on without a seam; connect "
+            f"the VAE it was made with."
+        )
 
 
 def _next(latents: int, start: bool, last: bool) -> int:
@@ -129,7 +153,7 @@ def _next(latents: int, start: bool, last: bool) -> int:
     return PIECE_LATENTS if latents >= PIECE_LATENTS else latents if last else 0
 
 
-def _own(part: Any) -> Any:
+def own(part: Any) -> Any:
     """The kept frames without the piece they are a view of."""
     if not isinstance(part, Tensor) or part.untyped_storage().nbytes() == part.nbytes:
         return part

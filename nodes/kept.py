@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model_patches.cache.format import CacheShape
 from ..model_patches.memory.policy import Memory
 from ..model_patches.state import Blend
 from ..model_patches.state_file import config_of, plain, read, write
@@ -37,6 +38,8 @@ class Kept:
     prompt: str | None  # what holds now; None: the graph's fixed one
     given: int = 0  # latent frames before the first block
     recaches: bool = False  # the frames beside the sink are to be run again under the prompt
+    hidden: int = 0  # pixel frames of the given latents that are not in the video
+    lost_HWC: Tensor | None = None  # what the VAE lost of the picture before the video's first; see `join`
 
 
 @torch.inference_mode()
@@ -49,6 +52,8 @@ def save(kept: Kept, stream: HostStream, path: Path) -> None:
     tensors |= {f"{LAYER}{i}": layer for i, layer in enumerate(layers) if isinstance(layer, Tensor)}
     if past is not None and past.held_BCTHW is not None:
         tensors["vae.held"] = past.held_BCTHW
+    if kept.lost_HWC is not None:
+        tensors["lost"] = kept.lost_HWC
     tensors |= {MEMORY + name: tokens.contiguous() for name, tokens in state.memory.tensors().items()}
     if state.blend is not None:
         tensors |= {"blend.old": state.blend.old[0], "blend.new": state.blend.new[0]}
@@ -66,6 +71,7 @@ def save(kept: Kept, stream: HostStream, path: Path) -> None:
         "prompt": kept.prompt,
         "given": kept.given,
         "recaches": kept.recaches,
+        "hidden": kept.hidden,
     }
     write(path, KIND, VERSION, about, tensors)
 
@@ -89,7 +95,7 @@ def taken_up(path: Path, stream: HostStream) -> Kept:
     state = HostState(about["block"], about["start_frame"], cache, tensors["tail"], memory, blend)
     past = _past(about["layers"], tensors)
     counts = about["scene"], about["frames"], about["prompt"], about["given"], about["recaches"]
-    return Kept(state, past, *counts)
+    return Kept(state, past, *counts, about.get("hidden", 0), tensors.get("lost"))
 
 
 def settled(kept: Kept, stream: HostStream) -> HostState:
@@ -111,10 +117,11 @@ def _check(path: Path, about: Mapping[str, Any], stream: HostStream) -> None:
         for name in ("geometry", "preset", "block_frames", "dtype", "fresh_noise")
         if getattr(saved, name) != getattr(config, name)
     }
+    was = asdict(CacheShape(**about["shape"])) | {name: about.get(name) for name in _specs(stream)}
     differs |= {
         name: (had, has)
         for name, has in (asdict(stream.shape) | _specs(stream)).items()
-        if (had := (about["shape"] | {name: about.get(name) for name in _specs(stream)}).get(name)) != has
+        if (had := was.get(name)) != has
     }
     if differs:
         told = "; ".join(f"{name} {had}, not {has}" for name, (had, has) in differs.items())

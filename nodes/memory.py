@@ -13,9 +13,11 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 from comfy_api.v0_0_2 import io
 
+from ..model_patches.arch.mla import MlaAttention
 from ..model_patches.attention.positions import PRESETS
 from ..model_patches.memory.coupling import training_of, why_not
 from ..model_patches.memory.ema import EmaSink
+from ..model_patches.memory.encoder import EncoderConfig
 from ..model_patches.memory.learned import LearnedMemory
 from ..model_patches.memory.load import MemoryFile, load_memory
 from ..model_patches.memory.lora import Lora
@@ -44,6 +46,7 @@ class MemoryChoice:
 
     name: str  # one of MEMORIES
     file: MemoryFile | None = None  # of learned
+    tuned: bool = False  # the model's own weights were trained with it
     from_start: bool = False
     keep: float = 0.999
 
@@ -53,7 +56,8 @@ class MemoryChoice:
             return EmaSink(sink_frames=config.positions.sink_frames, keep=self.keep)
         if self.file is None:
             return OFF
-        if refusal := why_not(self.file.encoder, config.positions, self.file.lora is not None):
+        has_lora = self.tuned or self.file.lora is not None
+        if refusal := why_not(self.file.encoder, config.positions, has_lora):
             raise ValueError(refusal)
         geometry, training = config.geometry, training_of(self.file.encoder.config)
         encoder = for_grid(self.file.encoder, geometry.grid_height, geometry.grid_width)
@@ -61,6 +65,13 @@ class MemoryChoice:
         there = deepcopy(encoder).to(device, config.dtype)
         how = self.from_start, training.turned_keys, training.recache
         return LearnedMemory(there, self.file.fingerprint, *how)
+
+    def sizes_for(self, config: StreamConfig) -> EncoderConfig | None:
+        """The sizes of a learned memory on a stream's grid, None for every other."""
+        if self.file is None:
+            return None
+        grid = config.geometry.grid_height, config.geometry.grid_width
+        return replace(self.file.encoder.config, grid_height=grid[0], grid_width=grid[1])
 
 
 def of(model: Any) -> MemoryChoice:
@@ -133,11 +144,14 @@ class RivuletMemory(io.ComfyNode):
         clone = model.clone()
         clone.set_attachments(KEY, MemoryChoice(memory, keep=ema_keep))
         if memory == "learned":
-            file = load_memory(path_of(memory_file), model.get_model_object("diffusion_model"))
+            dit = model.get_model_object("diffusion_model")
+            # VideoMLA's attention has no layers for a LoRA of the dense one: such a model is tuned as a whole
+            tuned = isinstance(dit.blocks[0].self_attn, MlaAttention)
+            file = load_memory(path_of(memory_file), dit, tuned=tuned)
             log.info("Evolving Memory: %s", file)
             if file.lora is not None:
                 _patch(clone, file.lora, file.path)
-            clone.set_attachments(KEY, MemoryChoice(memory, file, from_start))
+            clone.set_attachments(KEY, MemoryChoice(memory, file, tuned, from_start))
             preset = file.metadata.get("preset", _preset_of(file))
             recipe.give(clone, replace(recipe.of(model), preset=preset))
         elif memory == "ema" and not PRESETS[recipe.of(model).preset].sink_frames:

@@ -1,6 +1,6 @@
 """What the nodes rely on in ComfyUI, in one table, and the sentence about what an installed version lacks.
 
-What a loaded model must have is in `host_tree`, what a VAE must have in `host_vae`.
+What a loaded model must have is in `host_tree`, what a VAE must have in `host_vae` and `host_tiny`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "comfy.cli_args": ("args.disable_metadata",),
     "comfy.ldm.flux.math": ("apply_rope1",),
     "comfy.ldm.modules.attention": ("optimized_attention",),
-    "comfy.model_base": ("BaseModel.get_dtype_inference",),
+    "comfy.ldm.wan.model": ("WanAttentionBlock", "WanModel", "WanSelfAttention.forward"),
+    "comfy.lora": ("load_lora", "model_lora_keys_unet"),
+    "comfy.model_base": ("BaseModel.get_dtype_inference", "ModelType.FLOW", "WAN21"),
     "comfy.model_management": (
         "InterruptProcessingException",
         "current_loaded_models",
@@ -31,6 +33,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "vae_dtype",
     ),
     "comfy.model_patcher": (
+        "ModelPatcher.add_patches",
         "ModelPatcher.add_wrapper_with_key",
         "ModelPatcher.clone",
         "ModelPatcher.get_attachment",
@@ -42,8 +45,16 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "comfy.patcher_extension": ("WrappersMP.DIFFUSION_MODEL",),
     "comfy.samplers": ("CFGGuider.sample", "CFGGuider.set_cfg", "CFGGuider.set_conds", "KSAMPLER"),
     "comfy.sd": ("VAE", "load_diffusion_model_state_dict"),
+    "comfy.supported_models": ("WAN21_T2V.get_model", "models"),
+    "comfy.weight_adapter": ("LoRAAdapter",),
     "comfy.utils": ("ProgressBar", "common_upscale", "load_torch_file"),
-    "comfy_api.v0_0_2": ("ComfyExtension", "InputImpl.VideoFromFile", "io", "ui.PreviewText"),
+    "comfy_api.v0_0_2": (
+        "ComfyExtension",
+        "InputImpl.VideoFromComponents",
+        "InputImpl.VideoFromFile",
+        "io",
+        "ui.PreviewText",
+    ),
     "comfy_execution.utils": ("get_executing_context",),
     "folder_paths": (
         "add_model_folder_path",
@@ -52,6 +63,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "get_full_path",
         "get_output_directory",
         "get_save_image_path",
+        "get_temp_directory",
         "models_dir",
     ),
     "server": ("PromptServer.send_sync",),

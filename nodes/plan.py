@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,21 @@ from torch import Tensor
 
 from ..model_patches.arch.wan import WanConfig
 from ..model_patches.cache.basis_file import check_sizes
-from ..model_patches.cache.cost import DENSE_COST
+from ..model_patches.cache.cost import DENSE_COST, CacheCost
+from ..model_patches.cards import cache_formats, on_cards
 from ..model_patches.plan import Request, plan_stream
 from ..model_patches.probe import Device, probe
 from ..model_patches.state import StreamConfig
+from ..model_patches.vae.decoder import MAX_LATENTS
+from ..model_patches.vae.tiny_cost import TinyCost
 from ..model_patches.verdict import FITS, gigabytes, judge
 from .cache import CacheChoice, CacheType
+from .host_decoder import decoder_cost, why_not_vae
+from .host_file import expert_of
 from .host_tree import why_not
-from .host_vae import PIECE_LATENTS, why_not_vae
-from .recipe import block_input, cfg_input, configured, preset_input
+from .host_vae import PIECE_LATENTS
+from .memory import of as memory_of
+from .recipe import block_input, cfg_input, configured, overridden, preset_input
 
 PROBE_BYTES = 3e9  # what the measurement of a card takes for a moment
 LEFT_OUT = "Not counted: the text encoder, and the programs themselves."
@@ -100,10 +107,12 @@ class RivuletPlan(io.ComfyNode):
         """Returns the model as it came, and the verdict as text; stops the run if asked to."""
         config = configured(model, width, height, preset, num_frame_per_block, cfg, sigmas)
         request = request_of(model, vae, config, fps, seconds, cache)
-        text, fits = verdict_text(request, free_on(model.load_device, config.dtype))
+        text, fits = verdict_text(request, free_on(model.load_device, config.dtype), smaller(request))
         if stop_if_too_big and not fits:
             raise ValueError(f"Plan Stream: {text} To run it all the same, switch stop_if_too_big off.")
-        text = f"{text} {cache_text(request, cache)}"
+        changed = overridden(model, preset, num_frame_per_block, cfg, sigmas)
+        told = (text, *changed, on_cards(request, formats_for(request)), cache_text(request, cache))
+        text = " ".join(filter(None, (*told, expert_of(model))))
         return io.NodeOutput(model, text, ui=ui.PreviewText(text))
 
 
@@ -142,14 +151,15 @@ def request_of(
         weights_bytes=model.model_size(),
         piece_latents=PIECE_LATENTS,
     )
+    request = replace(request, memory=memory_of(model).sizes_for(config))
     if cache is not None:
         if cache.basis is not None:
             check_sizes(cache.basis, sizes.num_layers, sizes.dim)
         request = replace(request, cache=cache.format_for(config, dit).cost)
     if vae is None:
         return request
-    width = vae.first_stage_model.decoder.conv1.out_channels // 4
-    return replace(request, vae_dim=width, vae_dtype=vae.vae_dtype)
+    decoder, piece_latents = decoder_cost(vae)
+    return replace(request, decoder=decoder, piece_latents=piece_latents, vae_dtype=vae.vae_dtype)
 
 
 def free_on(device: torch.device, dtype: torch.dtype) -> Device:
@@ -168,9 +178,21 @@ def free_on(device: torch.device, dtype: torch.dtype) -> Device:
     )
 
 
-def verdict_text(request: Request, device: Device) -> tuple[str, bool]:
-    """(the verdict as a user reads it, whether the stream can run)."""
-    verdict = judge(request, device)
+def formats_for(request: Request) -> list[CacheCost]:
+    """The cache formats that this model can take, the chosen one as it was chosen."""
+    chosen = request.cache
+    known = cache_formats(request.model, is_mla=chosen.name.startswith("mla"))
+    return [chosen if cost.name == chosen.name else cost for cost in known]
+
+
+def smaller(request: Request) -> list[CacheCost]:
+    """Formats to propose that need no file: int8 for dense frames, VideoMLA's own in int8."""
+    return [cost for cost in formats_for(request)[1:] if cost.name.endswith("int8")]
+
+
+def verdict_text(request: Request, device: Device, formats: Sequence[CacheCost] = ()) -> tuple[str, bool]:
+    """(the verdict as a user reads it, whether the stream can run); formats: others that can be proposed."""
+    verdict = judge(request, device, formats)
     if verdict.answer == FITS:
         return f"{verdict.text} {LEFT_OUT}", True
     if _fits_offloaded(request, device):
@@ -179,7 +201,18 @@ def verdict_text(request: Request, device: Device) -> tuple[str, bool]:
             f"{verdict.text} As it is, it fits if ComfyUI keeps the model's weights ({weights}) in RAM, "
             f"which it does by itself; each chunk then takes longer than said. {LEFT_OUT}"
         ), True
-    return f"{verdict.text} {LEFT_OUT}", False
+    return " ".join(filter(None, (verdict.text, tiny_text(request, device), LEFT_OUT))), False
+
+
+def tiny_text(request: Request, device: Device) -> str | None:
+    """A sentence if a tiny decoder in place of Wan's would be enough, else None."""
+    tiny = replace(request, decoder=TinyCost(), piece_latents=MAX_LATENTS)
+    if isinstance(request.decoder, TinyCost) or judge(tiny, device).answer != FITS:
+        return None
+    return (
+        "As it is, it fits with a tiny decoder, which comes near Wan's VAE: load lighttaew2_1 from "
+        "models/vae_approx with Load VAE."
+    )
 
 
 def cache_text(request: Request, cache: CacheChoice | None) -> str:

@@ -12,8 +12,12 @@ from comfy_api.v0_0_2 import io
 
 from ..model_patches.sampler.schedule import sigmas
 from ..pocket import text
-from ..pocket.models import DIT_FILE, VAE_FILE, WEIGHTS
+from ..pocket.models import DIT_FILE, MLA_FILE, VAE_FILE, WEIGHTS
+from .load_model import Source, patcher_of
 from .recipe import Recipe, give
+
+DENSE = "Wan's"
+TRANSFORMERS = {DENSE: DIT_FILE, "VideoMLA's": MLA_FILE}
 
 
 class PocketClip:
@@ -47,7 +51,16 @@ class RivuletPocketModel(io.ComfyNode):
             description="Three small models that come with Rivulet and know a world of moving shapes: try a "
             "stream without a download or a GPU.",
             search_aliases=["test model", "demo model", "no download"],
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "attention",
+                    options=list(TRANSFORMERS),
+                    default=DENSE,
+                    optional=True,
+                    tooltip="Wan's: the transformer as it was trained. VideoMLA's: the same converted to a "
+                    "low-rank latent, for the cache formats mla and mla-int8.",
+                )
+            ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The transformer, with how it is streamed."),
                 io.Clip.Output(display_name="clip", tooltip="Knows the words of the small world alone."),
@@ -56,11 +69,11 @@ class RivuletPocketModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, attention: str = DENSE) -> io.NodeOutput:
         """Returns the models as the host loads them from the pack's own files."""
-        tensors, metadata = comfy.utils.load_torch_file(str(WEIGHTS / DIT_FILE), return_metadata=True)
-        model = comfy.sd.load_diffusion_model_state_dict(tensors, metadata=metadata)
-        stored = json.loads(metadata["recipe"])
+        source = Source(WEIGHTS / TRANSFORMERS[attention])
+        published = source.read()
+        model, stored = patcher_of(published, source), json.loads(published.metadata["recipe"])
         give(
             model,
             Recipe(

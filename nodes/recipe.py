@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ class Recipe:
     cfg: float = 1.0
     sigmas: tuple[float, ...] = sigmas()
     fresh_noise: bool = True  # between calls, as distilled models want it
+    name: str = ""  # of the published record, see model_patches.recipes; "": none
+    memory: str = "off"  # that the checkpoint was trained with; a stream has the one of Evolving Memory
 
 
 def give(model: Any, recipe: Recipe) -> None:
@@ -55,6 +58,34 @@ def cfg_input(tooltip: str, advanced: bool | None = None) -> io.Float.Input:
     return io.Float.Input("cfg", default=0.0, min=0.0, max=20.0, step=0.1, advanced=advanced, tooltip=tooltip)
 
 
+def overridden(
+    model: Any, preset: str, block_frames: int, cfg: float, levels: Tensor | None = None
+) -> list[str]:
+    """A sentence for each widget that says another thing than the recipe that the MODEL carries."""
+    recipe: Recipe | None = model.get_attachment(KEY)
+    if recipe is None:
+        return []
+    own = recipe.sigmas if levels is None else _levels(levels)
+    pairs = (
+        ("preset", recipe.preset if preset == FROM_MODEL else preset, recipe.preset),
+        ("num_frame_per_block", block_frames or recipe.block_frames, recipe.block_frames),
+        ("cfg", cfg or recipe.cfg, recipe.cfg),
+        ("sigmas", _told(own), _told(recipe.sigmas)),
+    )
+    whose = f"of {recipe.name}" if recipe.name else "of the model"
+    return [
+        f"{name} is {got}, not the {had} of the recipe {whose}." for name, got, had in pairs if got != had
+    ]
+
+
+def _levels(levels: Tensor) -> tuple[float, ...]:
+    return tuple(level for level in levels.tolist() if level > 0)
+
+
+def _told(levels: tuple[float, ...]) -> str:
+    return ", ".join(f"{level:.4g}" for level in levels)
+
+
 def configured(
     model: Any,
     width: int,
@@ -70,11 +101,13 @@ def configured(
     width, height: pixels. What is left to the model (FROM_MODEL, 0, no levels) is as its recipe says.
     """
     recipe = of(model)
+    for line in overridden(model, preset, block_frames, cfg, levels):
+        logging.getLogger(__name__).info("Rivulet: %s", line)
     return StreamConfig(
         Geometry(width, height),
         recipe.preset if preset == FROM_MODEL else preset,
         block_frames or recipe.block_frames,
-        recipe.sigmas if levels is None else tuple(level for level in levels.tolist() if level > 0),
+        recipe.sigmas if levels is None else _levels(levels),
         cfg or recipe.cfg,
         seed,
         dtype_of(model),

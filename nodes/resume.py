@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..model_patches.state_file import about_of
-from .kept import ENDING, KIND, VERSION
+from .kept import KIND, VERSION
 from .start import StartType
+from .takes import changed, snapshots, there
 
+WHO = "Resume Stream"
 NONE_YET = "no snapshot in the output folder"
 
 
@@ -25,6 +26,7 @@ class Resume:
     frames: int  # pixel frames of the whole video that are written
     given: int  # latent frames before the first block
     prompt: str | None  # what held when it ended; None: the graph's fixed one
+    hidden: int = 0  # pixel frames of the given latents that are not in the video
 
     def refuse_ended(self, pictures: int, fps: float) -> None:
         """Raises ValueError where so many pictures of the whole video are there already."""
@@ -61,37 +63,12 @@ class RivuletResume(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, snapshot: str) -> str:
         """Changes when the file does."""
-        path = _path(snapshot)
-        return f"{snapshot} {path.stat().st_mtime_ns if path.is_file() else ''}"
+        return changed(WHO, snapshot)
 
     @classmethod
     def execute(cls, snapshot: str) -> io.NodeOutput:
         """Returns the take, its header read; the stream reads the rest when it is there."""
-        path = _path(snapshot)
-        if not path.is_file():
-            raise ValueError(
-                f"Resume Stream: there is no {snapshot} in ComfyUI's output folder; press R and choose a "
-                f"snapshot that is there."
-            )
+        path = there(WHO, snapshot)
         about = about_of(path, KIND, VERSION)
         counts: tuple[Any, ...] = tuple(about[name] for name in ("block", "frames", "given", "prompt"))
-        return io.NodeOutput(Resume(path, *counts))
-
-
-def snapshots() -> list[str]:
-    """Snapshots in the output folder, newest first, as paths inside it."""
-    folder = Path(folder_paths.get_output_directory())
-    if not folder.is_dir():
-        return []
-    found = sorted(folder.rglob(f"*{ENDING}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return [path.relative_to(folder).as_posix() for path in found]
-
-
-def _path(snapshot: str) -> Path:
-    folder = Path(folder_paths.get_output_directory()).resolve()
-    path = (folder / snapshot).resolve()
-    if not path.is_relative_to(folder):
-        raise ValueError(
-            f"Resume Stream: {snapshot!r} lies outside ComfyUI's output folder; choose one of those listed."
-        )
-    return path
+        return io.NodeOutput(Resume(path, *counts, about.get("hidden", 0)))

@@ -61,11 +61,13 @@ def read_script(
     blocks: int,
     modes: tuple[str, ...],
     given: int = 0,
+    hidden: int = 0,
 ) -> Script:
     """The script of a stream of so many blocks at `fps` pictures a second.
 
     positive: CONDITIONING, prompts: what RivuletPrompts gives; one of the two, the other None. modes: the
-    switches that this stream can do. given: latent frames before the first block.
+    switches that this stream can do. given: latent frames before the first block. hidden: pictures of
+    those that the video does not show.
     """
     if (positive is None) == (prompts is None):
         both = "are both connected" if prompts is not None else "are both empty"
@@ -76,7 +78,8 @@ def read_script(
     if prompts is None:
         return Script(positive, {})
     rate = Fraction(fps).limit_denominator(1001)
-    changes, notes = at_borders(prompts.timeline, config.geometry, rate, config.block_frames, blocks, given)
+    sizes = config.geometry, rate, config.block_frames
+    changes, notes = at_borders(prompts.timeline, *sizes, blocks, given, hidden)
     for note in notes:
         log.warning("Stream Video: %s", note)
     _refuse_modes([change.prompt for change in changes[1:]], modes)

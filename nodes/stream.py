@@ -20,7 +20,7 @@ from ..model_patches.state import StreamConfig
 from ..model_patches.writer.video import Mp4Writer
 from .cache import CacheChoice, CacheType
 from .host import HostStream
-from .host_vae import HostDecoder
+from .host_decoder import decoder_for
 from .kept import taken_up
 from .memory import of as memory_of
 from .prompts import PromptsType
@@ -29,6 +29,7 @@ from .resume import Resume
 from .script import Script, read_script
 from .session import Session
 from .start import Start, StartType
+from .start_video import FollowVideo, GoOnFromTake, GoOnFromVideo, following
 from .switch import SWITCHES
 from .take import EARLY, WHEN, Take, saving
 
@@ -49,7 +50,11 @@ class RivuletStream(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="Wan 2.1 text to video, causal weights; or the Pocket Model."
                 ),
-                io.Vae.Input("vae", tooltip="The VAE of Wan 2.1; or the Pocket Model's."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE of Wan 2.1; or lighttaew2_1 or taew2_1, tiny decoders for it; or the "
+                    "Pocket Model's.",
+                ),
                 io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="In pixels."),
                 io.Int.Input("height", default=480, min=16, max=8192, step=16, tooltip="In pixels."),
                 io.Float.Input(
@@ -95,7 +100,8 @@ class RivuletStream(io.ComfyNode):
                 StartType.Input(
                     "start",
                     optional=True,
-                    tooltip="A picture to begin with (Start From), or an earlier take (Resume Stream).",
+                    tooltip="A picture, video or take to begin with (Start From), or an earlier take to go "
+                    "on with bit for bit (Resume Stream).",
                 ),
                 io.Combo.Input(
                     "snapshot",
@@ -146,31 +152,37 @@ class RivuletStream(io.ComfyNode):
         prompts: Any = None,
         negative: Any = None,
         sigmas: Tensor | None = None,
-        start: Start | Resume | None = None,
+        start: Start | GoOnFromVideo | GoOnFromTake | FollowVideo | Resume | None = None,
         snapshot: str = EARLY,
         cache: CacheChoice | None = None,
     ) -> io.NodeOutput:
         """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
         config = configured(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
         pictures = max(1, round(seconds * fps))
-        given = 0 if start is None else start.given
-        blocks = _blocks(config, pictures, negative, given)
-        script = read_script(positive, prompts, config, fps, blocks, SWITCHES, given)
+        read = start.read(config, fps) if isinstance(start, GoOnFromVideo | GoOnFromTake) else start
+        given, hidden = (0, 0) if read is None else (read.given, read.hidden)
+        blocks = _blocks(config, pictures + hidden, negative, given)
+        script = read_script(positive, prompts, config, fps, blocks, SWITCHES, given, hidden)
         begin: dict[str, Any] = {}
-        if isinstance(start, Start):
-            begin["given_BCTHW"] = start.latents(vae, config.geometry)
-        elif start is not None:
+        if isinstance(start, Resume):
             start.refuse_ended(pictures, fps)
             script, blocks = script.taken_up(start.block, start.prompt), blocks - start.block
-        kept = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
+        elif read is not None and not isinstance(read, Resume):
+            begin = read.begun(vae, config)
+        form = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
         policy = memory_of(model).policy_for(config, model.load_device)
-        stream = HostStream(model, script.first, negative or [], config, cache=kept, memory=policy)
+        stream = HostStream(model, script.first, negative or [], config, cache=form, memory=policy)
+        decoder = decoder_for(vae)
         if isinstance(start, Resume):
-            begin["kept"] = taken_up(start.path, stream)
+            begin["kept"] = kept = taken_up(start.path, stream)
+            decoder.refuse_foreign(kept.past)
         target = _target(filename_prefix, width, height)
         writer = Mp4Writer(target, width=width, height=height, fps=fps, metadata=cls._graph())
-        with Session(_live(writer, script, blocks, cls.hidden.unique_id)) as session:
-            take = Take(stream, HostDecoder(vae), script, session)
+        with (
+            following(start, vae, config, fps) as begin["follow"],
+            Session(_live(writer, script, blocks, cls.hidden.unique_id)) as session,
+        ):
+            take = Take(stream, decoder, script, session)
             with saving(take, snapshot) as path:
                 tail_BCTHW = take.run(pictures, **begin)
         video = InputImpl.VideoFromFile(str(writer.result))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Shapes, match, open_tensors, shapes_in, some
+from .kinds import expert_warning, refuse_other_kinds
 from .nested import is_mla
 from .wan import WanConfig, WanModel
 
@@ -64,6 +66,8 @@ def load_wan(
     """The model of a .safetensors file, frozen, every key and shape accounted for.
 
     `dtype` None keeps the file's. Sizes come from `read_config` with the metadata's `config.transformer`.
+    Wan 2.2 5B and models with more inputs are refused; a file that is called like an expert of Wan 2.2's 14B
+    is read with a warning.
     """
     path = Path(path)
     sizes = "if the metadata entry `config` gives sizes, they must be those of the tensors"
@@ -75,6 +79,9 @@ def load_wan(
                 f"arch.mla_load.load_mla."
             )
         config = read_config(shapes, overrides(file.metadata() or {}, path))
+        refuse_other_kinds("load_wan", path, config.in_channels, config.out_channels)
+        if warning := expert_warning(path.name):
+            warnings.warn(f"load_wan: {warning}", stacklevel=2)
         with torch.device("meta"):
             model = WanModel(config)
         match("load_wan", path, shapes, model, "Wan 2.1 text-to-video files", sizes)

@@ -9,6 +9,7 @@ Wan model streams this one: a head is [still | turned], and `rope_layout` turns 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,11 @@ class MlaSizes:
 class MlaAttention(nn.Module):
     """The layers of one self-attention; what stands between latents and heads is linear."""
 
-    def __init__(self, dim: int, num_heads: int, sizes: MlaSizes, eps: float) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, sizes: MlaSizes, eps: float, operations: Any = nn, **placed: Any
+    ) -> None:
+        """operations: has the classes Linear and RMSNorm to make layers of, torch's or a host's of the same
+        names; placed: the device and dtype they are given."""
         super().__init__()
         if sizes.rope.head_dim * num_heads != dim:
             raise ValueError(
@@ -55,16 +60,16 @@ class MlaAttention(nn.Module):
             )
         still, turned = num_heads * sizes.rope.still, num_heads * sizes.rope.turned
 
-        def linear(name: str, width_in: int, width_out: int) -> nn.Linear:
-            return nn.Linear(width_in, width_out, bias=name in sizes.biases)
+        def linear(name: str, width_in: int, width_out: int) -> nn.Module:
+            return operations.Linear(width_in, width_out, bias=name in sizes.biases, **placed)
 
         self.num_heads, self.sizes = num_heads, sizes
         self.q_down = linear("q_down", dim, sizes.query_latent)
-        self.norm_q_latent = nn.RMSNorm(sizes.query_latent, eps=eps)
+        self.norm_q_latent = operations.RMSNorm(sizes.query_latent, eps=eps, **placed)
         self.q_up = linear("q_up", sizes.query_latent, still)
         self.q_rope = linear("q_rope", sizes.query_latent, turned)
         self.kv_down = linear("kv_down", dim, sizes.kv_latent)
-        self.norm_kv_latent = nn.RMSNorm(sizes.kv_latent, eps=eps)
+        self.norm_kv_latent = operations.RMSNorm(sizes.kv_latent, eps=eps, **placed)
         self.k_up = linear("k_up", sizes.kv_latent, still)
         self.v_up = linear("v_up", sizes.kv_latent, dim)
         self.k_rope = linear("k_rope", dim, sizes.rope.turned)

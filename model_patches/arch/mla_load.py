@@ -8,16 +8,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..checkpoint import Shapes, some
 from .detect import compute_dtype, overrides, read_config
+from .kinds import refuse_other_kinds
 from .mla import MlaModel, MlaSizes
 from .mla_keys import HEADS_MIXED, Reading, apart, read_layout
-from .nested import read_nested
+from .nested import Nested, read_nested
 from .rotary import BANDS, RopeLayout
 from .wan import WanConfig
 
 WHERE = "load_mla"
+
+
+@dataclass(frozen=True, slots=True)
+class MlaFile:
+    """How VideoMLA's layers lie in a file, and its tensors under the names of `MlaModel`."""
+
+    tensors: dict[str, Tensor]
+    config: WanConfig
+    sizes: MlaSizes
+    reading: Reading
+    bands: str  # which rotary bands were taken: the file does not say
+
+    def __str__(self) -> str:
+        widths, rope = self.reading.widths, self.sizes.rope
+        lines = [
+            f"{self.config.num_layers} layers of {self.config.dim}, {widths.heads} heads of "
+            f"{widths.still} + {widths.turned}, latents {widths.kv_latent} and {widths.query_latent}; "
+            f"{self.sizes.kept} numbers kept of a token and layer, dense {2 * self.config.dim}",
+            f"biases: {', '.join(sorted(self.sizes.biases)) or 'none'}",
+            f"rotary pairs {len(rope.time)}, {len(rope.row)}, {len(rope.column)}, bands {self.bands}"
+            + (": assumed, the file does not say" if self.bands in BANDS else ""),
+            str(self.reading),
+        ]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +61,13 @@ class MlaReport:
     keys: int
 
     def __str__(self) -> str:
-        widths, rope = self.reading.widths, self.sizes.rope
-        lines = [
+        said = (
             f"VideoMLA checkpoint {self.path}: {self.keys} keys"
             + (f" in {' / '.join(self.nest)}" if self.nest else "")
             + (f", beside {', '.join(self.beside)}, which were left" if self.beside else "")
-            + (f", prefix {self.prefix!r} cut off" if self.prefix else ""),
-            f"{self.config.num_layers} layers of {self.config.dim}, {widths.heads} heads of "
-            f"{widths.still} + {widths.turned}, latents {widths.kv_latent} and {widths.query_latent}; "
-            f"{self.sizes.kept} numbers kept of a token and layer, dense {2 * self.config.dim}",
-            f"biases: {', '.join(sorted(self.sizes.biases)) or 'none'}",
-            f"rotary pairs {len(rope.time)}, {len(rope.row)}, {len(rope.column)}, bands {self.bands}"
-            + (": assumed, the file does not say" if self.bands in BANDS else ""),
-            str(self.reading),
-        ]
-        return "\n".join(lines)
+            + (f", prefix {self.prefix!r} cut off" if self.prefix else "")
+        )
+        return f"{said}\n{MlaFile({}, self.config, self.sizes, self.reading, self.bands)}"
 
 
 def load_mla(
@@ -69,23 +87,37 @@ def load_mla(
     """
     path = Path(path)
     found = read_nested(WHERE, path, "a VideoMLA checkpoint", nest, device)
-    plain, metadata = found.tensors, found.metadata
-    config = read_config(found.shapes, overrides(metadata, path))
-    reading = read_layout(f"{WHERE}: {path}", found.shapes, config.dim, config.num_heads, order)
-    rope, said = _rope(metadata, reading, bands)
+    mla = read_mla(WHERE, path, found, bands, order)
+    with torch.device("meta"):
+        model = MlaModel(mla.config, mla.sizes)
+    dtype = compute_dtype(path, mla.tensors, dtype)
+    model.load_state_dict({key: value.to(device, dtype) for key, value in mla.tensors.items()}, assign=True)
+    about = (mla.config, mla.sizes, mla.reading, mla.bands, len(found.tensors))
+    report = MlaReport(path, found.nest, found.beside, found.prefix, *about)
+    return model.requires_grad_(False).eval(), report
+
+
+def read_mla(where: str, path: Path, found: Nested, bands: str | None, order: str) -> MlaFile:
+    """The tensors of a file layer by layer, every one in its place. bands, order: see `load_mla`.
+
+    where: begins an error. Raises ValueError where a key is missing, left over or open to two readings.
+    """
+    config = read_config(found.shapes, overrides(found.metadata, path))
+    refuse_other_kinds(where, path, config.in_channels, config.out_channels)
+    reading = read_layout(f"{where}: {path}", found.shapes, config.dim, config.num_heads, order)
+    rope, said = _rope(where, found.metadata, reading, bands)
     widths = reading.widths
     sizes = MlaSizes(widths.kv_latent, widths.query_latent, rope, reading.biases)
     with torch.device("meta"):
         model = MlaModel(config, sizes)
-    state = apart(plain, reading)
-    _match(path, {key: tuple(value.shape) for key, value in state.items()}, model)
-    dtype = compute_dtype(path, state, dtype)
-    model.load_state_dict({key: value.to(device, dtype) for key, value in state.items()}, assign=True)
-    report = MlaReport(path, found.nest, found.beside, found.prefix, config, sizes, reading, said, len(plain))
-    return model.requires_grad_(False).eval(), report
+    tensors = apart(found.tensors, reading)
+    _match(where, path, {key: tuple(value.shape) for key, value in tensors.items()}, model)
+    return MlaFile(tensors, config, sizes, reading, said)
 
 
-def _rope(metadata: Mapping[str, str], reading: Reading, bands: str | None) -> tuple[RopeLayout, str]:
+def _rope(
+    where: str, metadata: Mapping[str, str], reading: Reading, bands: str | None
+) -> tuple[RopeLayout, str]:
     """(rotary layout, how it is called)."""
     widths = reading.widths
     stored = json.loads(metadata.get("config", "{}")).get("transformer", {}).get("rope_layout")
@@ -93,24 +125,24 @@ def _rope(metadata: Mapping[str, str], reading: Reading, bands: str | None) -> t
         layout = RopeLayout(**stored)
         if (layout.still, layout.turned) != (widths.still, widths.turned):
             raise ValueError(
-                f"{WHERE}: the metadata says heads of {layout.still} + {layout.turned} channels, the tensors "
+                f"{where}: the metadata says heads of {layout.still} + {layout.turned} channels, the tensors "
                 f"{widths.still} + {widths.turned}; the file was put together wrongly."
             )
         return layout, "of the file"
     if bands is not None and bands not in BANDS:
-        raise ValueError(f"{WHERE}: rotary bands are {' or '.join(BANDS)}, not {bands!r}.")
+        raise ValueError(f"{where}: rotary bands are {' or '.join(BANDS)}, not {bands!r}.")
     name = bands or "truncated"
     return BANDS[name](widths.still + widths.turned, widths.turned), name
 
 
-def _match(path: Path, got: Shapes, model: MlaModel) -> None:
+def _match(where: str, path: Path, got: Shapes, model: MlaModel) -> None:
     """Raises ValueError unless these are the model's keys and shapes, self-attentions and all else."""
     needed = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     missing, extra = sorted(needed.keys() - got.keys()), sorted(got.keys() - needed.keys())
     wrong = [f"{k} is {got[k]}, needs {needed[k]}" for k in needed if k in got and got[k] != needed[k]]
     if missing or extra or wrong:
         raise ValueError(
-            f"{WHERE}: {path} lacks {len(missing)} of {len(needed)} tensors ({some(missing) or 'none'}), has "
+            f"{where}: {path} lacks {len(missing)} of {len(needed)} tensors ({some(missing) or 'none'}), has "
             f"{len(extra)} left over ({some(extra) or 'none'}) and {len(wrong)} of other shapes "
             f"({some(wrong) or 'none'}); a file is read only if every tensor has its place."
         )

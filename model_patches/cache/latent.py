@@ -19,7 +19,7 @@ from ...kernels.rebuild import Up, rebuild
 from ...kernels.tiers import Latents, Tiers
 from ..arch.effective import effective_gain, effective_linear
 from ..arch.tree import AttentionTree, DiTTree
-from .basis import Basis, LayerBasis, LayerPlan
+from .basis import Basis, LayerBasis, LayerPlan, refuse_latents_of_its_own
 from .coded import Codec, CodedStore, PlainCodec, Rooms
 from .core import StoredFormat
 from .cost import CacheCost, coded_cost, dense_layer_bytes, int8_layer_bytes, latent_layer_bytes
@@ -125,12 +125,13 @@ class LatentFormat(StoredFormat):
     @property
     def cost(self) -> CacheCost:
         """Bytes layer by layer."""
-        return coded_cost(self.name, self._layer_bytes, self.exact, self._held_bytes, self._read_flops)
+        return latent_cost(self.basis.plan, self.basis.group, self.exact, self.name)
 
     def store(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
     ) -> CodedStore:
         """New bytes for so many latent frames; refuses a model the basis was not made for."""
+        refuse_latents_of_its_own(model)
         if len(self.basis.plan) != shape.layers:
             raise ValueError(
                 f"Cache latent: the basis is for {len(self.basis.plan)} layers, the model has "
@@ -162,24 +163,32 @@ class LatentFormat(StoredFormat):
         tiers = _tiers(plan, self.basis.group)
         return LatentCodec(layer, model.blocks[layer].self_attn, basis, tiers, dtype, device)
 
-    def _layer_bytes(self, shape: CacheShape, layer: int, dtype: torch.dtype) -> int:
-        plan = self.basis.plan[layer]
-        if plan.kind == "latent":
-            return latent_layer_bytes(plan.rank, plan.wide, self.basis.group)
-        dense = plan.kind == "dense"
-        return dense_layer_bytes(shape, layer, dtype) if dense else int8_layer_bytes(shape, self.basis.group)
 
-    def _held_bytes(self, shape: CacheShape, dtype: torch.dtype) -> int:
+def latent_cost(
+    plans: Sequence[LayerPlan], group: int, exact: Exact = NO_EXACT, name: str = "latent"
+) -> CacheCost:
+    """Bytes layer by layer, of a basis with these plans."""
+
+    def layer_bytes(shape: CacheShape, layer: int, dtype: torch.dtype) -> int:
+        plan = plans[layer]
+        if plan.kind == "latent":
+            return latent_layer_bytes(plan.rank, plan.wide, group)
+        dense = plan.kind == "dense"
+        return dense_layer_bytes(shape, layer, dtype) if dense else int8_layer_bytes(shape, group)
+
+    def held_bytes(shape: CacheShape, dtype: torch.dtype) -> int:
         """P and mu P in float32 or wider, the folded projections, their biases."""
         wide, channels = torch.promote_types(dtype, torch.float32).itemsize, shape.heads * shape.head_dim
-        ranks = [plan.rank for plan in self.basis.plan if plan.kind == "latent"]
+        ranks = [plan.rank for plan in plans if plan.kind == "latent"]
         each = channels * wide + wide + 2 * channels * dtype.itemsize
         return sum(rank * each + 2 * channels * wide for rank in ranks)
 
-    def _read_flops(self, shape: CacheShape, layer: int) -> int:
+    def read_flops(shape: CacheShape, layer: int) -> int:
         """A key and a value from R coordinates."""
-        plan = self.basis.plan[layer]
+        plan = plans[layer]
         return 4 * plan.rank * shape.heads * shape.head_dim if plan.kind == "latent" else 0
+
+    return coded_cost(name, layer_bytes, exact, held_bytes, read_flops)
 
 
 def _tiers(plan: LayerPlan, group: int) -> Tiers:

@@ -46,6 +46,19 @@ class EncoderConfig:
         """Tokens of the state."""
         return self.frames * self.grid_height * self.grid_width
 
+    @property
+    def parameters(self) -> int:
+        """Numbers in all layers and the initial state: 68.57 million in the published sizes."""
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in MemoryEncoder(self).parameters())
+
+    def held_bytes(self, rows: int, dtype: torch.dtype) -> int:
+        """What a stream holds of a memory on the device: the encoder, two states, keys and values of each.
+
+        The room that reads have for it is the cache's.
+        """
+        return (self.parameters + 2 * 3 * rows * self.tokens * self.dim) * dtype.itemsize
+
 
 class EncoderLayer(nn.Module):
     """One look at the evicted frames, and one feed-forward."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 PUBLISHED_TIMESTEPS = (1000.0, 750.0, 500.0, 250.0)
+STRENGTH_STEP = 0.01  # to which a strength is chosen
 
 
 def sigmas(timesteps: Sequence[float] = PUBLISHED_TIMESTEPS, shift: float = 5.0) -> tuple[float, ...]:
@@ -30,3 +31,21 @@ def even_sigmas(steps: int, shift: float = 5.0) -> tuple[float, ...]:
     if not 1 <= steps <= 1000:
         raise ValueError(f"Schedule: steps must be 1 to 1000, got {steps}.")
     return sigmas([1000 * (steps - i) / steps for i in range(steps)], shift)
+
+
+def first_call(levels: Sequence[float], strength: float) -> int:
+    """Index of the highest noise level that is not above `strength`, for a block that begins with a video.
+
+    strength: share of noise put over the video, above 0 and up to 1; a level a rounding (0.005) above it
+    counts as it. 1 begins with the first level: noise alone, where that level is 1.
+    """
+    if not (math.isfinite(strength) and 0 < strength <= 1):
+        raise ValueError(f"Schedule: strength must be above 0 and at most 1, got {strength}.")
+    found = next((call for call, level in enumerate(levels) if level <= strength + STRENGTH_STEP / 2), None)
+    if found is None:
+        raise ValueError(
+            f"Schedule: strength {strength} is below every noise level of this model "
+            f"({', '.join(f'{level:.3f}' for level in levels)}), so nothing would be made anew; give "
+            f"{math.ceil(levels[-1] / STRENGTH_STEP) * STRENGTH_STEP:.2f} or more, or sigmas that go lower."
+        )
+    return found

@@ -1,4 +1,4 @@
-"""What decoding costs, by formulas from the decoder's width: weights, its past, live bytes, work.
+"""What decoding costs, by formulas from the decoder's width: weights, its past, live numbers, work.
 
 T latent frames of a piece in the middle of a stream, H/W of the latent grid, D the decoder's width `dim`
 (Wan 2.1: 96). The stages of `vae.wan.Decoder`, coarse to fine, are the only table.
@@ -7,6 +7,77 @@ T latent frames of a piece in the middle of a stream, H/W of the latent grid, D 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class DecoderCost(Protocol):
+    """What a plan asks of a decoder; in numbers, which the dtype makes bytes of."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        ...
+
+    @property
+    def loaded(self) -> int:
+        """In all weights that are loaded, an encoder's included."""
+        ...
+
+    def weight_reads(self, latents: int) -> int:
+        """In the weights that a piece of so many latents reads, as often as it reads them."""
+        ...
+
+    def past(self, places: int) -> int:
+        """Kept from piece to piece."""
+        ...
+
+    def live(self, latents: int, places: int) -> int:
+        """Most that one piece holds beside its weights and the past it came with."""
+        ...
+
+    def flops(self, latents: int, places: int) -> int:
+        """Work of a piece."""
+        ...
+
+    def moved(self, latents: int, places: int) -> int:
+        """Read and written by a piece, weights besides."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WanCost:
+    """Wan 2.1's VAE of any width."""
+
+    dim: int = 96  # the published one's
+    name: str = "wan"
+
+    @property
+    def loaded(self) -> int:
+        """Encoder and decoder."""
+        return vae_parameters(self.dim)
+
+    def weight_reads(self, latents: int) -> int:
+        """The decoder's, once."""
+        return decoder_parameters(self.dim)
+
+    def past(self, places: int) -> int:
+        """Two frames a layer."""
+        return past_numbers(self.dim, places)
+
+    def live(self, latents: int, places: int) -> int:
+        """In the last residual block."""
+        return live_numbers(self.dim, latents, places)
+
+    def flops(self, latents: int, places: int) -> int:
+        """Convolutions and attention."""
+        return decode_flops(self.dim, latents, places)
+
+    def moved(self, latents: int, places: int) -> int:
+        """Operation by operation."""
+        return moved_numbers(self.dim, latents, places)
+
+
+WAN_VAE = WanCost()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,16 +17,20 @@ from .wan import SPACE_STRIDE, TIME_STRIDE, VaePast
 MAX_LATENTS = 4
 
 
-class VideoVae(Protocol):
-    """What streaming asks of a VAE: the past of its layers comes in and goes out."""
+class VideoDecoder(Protocol):
+    """What streaming asks of a decoder, Wan's or a tiny one: the past of its layers comes in and goes out."""
 
     latent_channels: int
-
-    def encode(self, pixels_BCFHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]: ...
 
     def decode(self, latents_BCTHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]: ...
 
     def parameters(self) -> Iterator[Tensor]: ...
+
+
+class VideoVae(VideoDecoder, Protocol):
+    """A decoder that can also encode."""
+
+    def encode(self, pixels_BCFHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class StreamPast:
 
 @torch.no_grad()
 def decode_stream(
-    vae: VideoVae,
+    vae: VideoDecoder,
     latents_BCTHW: Tensor,
     past: StreamPast | None = None,
     max_latents: int = MAX_LATENTS,
@@ -142,7 +146,7 @@ def _check_piece(max_latents: int) -> None:
         )
 
 
-def _check_latents(vae: VideoVae, latents_BCTHW: Tensor) -> None:
+def _check_latents(vae: VideoDecoder, latents_BCTHW: Tensor) -> None:
     shape, channels = list(latents_BCTHW.shape), vae.latent_channels
     if len(shape) != 5 or shape[:2] != [1, channels] or not latents_BCTHW.is_floating_point():
         raise ValueError(
@@ -174,14 +178,14 @@ def _check_frames(pixels_FHWC: Tensor) -> None:
 
 
 def _check_past(layers: VaePast | None, x: Tensor, what: str) -> None:
-    """The first layer's past is made of what came in: same size, same kind."""
+    """The first layer's past is as large as what came in, and of the same kind."""
     if layers is None:
         return
     first = layers[0]
-    if first.shape[1] != x.shape[1] or first.shape[3:] != x.shape[3:]:
+    if first.shape[3:] != x.shape[3:]:
         raise ValueError(
-            f"VAE stream: the past is of {what} {list(first.shape[3:])} with {first.shape[1]} channels, the "
-            f"new {what} are {list(x.shape[3:])} with {x.shape[1]}; start a new stream with past=None."
+            f"VAE stream: the past is of {what} of {list(first.shape[3:])}, the new {what} are of "
+            f"{list(x.shape[3:])}; start a new stream with past=None."
         )
     if (first.dtype, first.device) != (x.dtype, x.device):
         raise ValueError(

@@ -1,14 +1,22 @@
-"""Reads a Wan 2.1 VAE checkpoint of any width, every key and shape accounted for."""
+"""Reads a Wan 2.1 VAE or a tiny decoder of any width, every key and shape accounted for."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
 import torch
 
-from ..checkpoint import Shapes, match, open_tensors, shapes_in
+from ..checkpoint import Shapes, match, open_tensors, shapes_in, some
+from .tiny import CHANNELS, WIDTH_KEYS, TinyDecoder
 from .wan import WanVAE
 
 WIDTH_KEY = "decoder.head.0.gamma"
 WAN22_KEY = "decoder.upsamples.0.upsamples.0.residual.2.weight"
+TINY_KEY = "decoder.22.bias"  # the last layer of the TAEHV family's decoders
+WAN22_VAE = "the VAE of Wan 2.2 5B (48 latent channels, 16 pixels a latent)"
+NEEDED = "a stream needs the VAE of Wan 2.1 (16 channels, 8 pixels), such as wan_2.1_vae.safetensors"
+# whose latents a decoder of the family is for, by their channels
+FAMILY = {24: "MiniMax H3", 32: "HunyuanVideo 1.5", 48: "Wan 2.2 5B", 128: "LTX 2"}
 
 
 def load_vae(
@@ -28,9 +36,71 @@ def load_vae(
     return vae.requires_grad_(False).eval()
 
 
+def load_tiny(
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    takes_vae_units: bool | None = None,
+) -> TinyDecoder:
+    """The decoder of a TAEHV file for Wan 2.1 (.safetensors), frozen, in `dtype`; its encoder is left out.
+
+    takes_vae_units: as `TinyDecoder`. None reads it from the file's name, since the published files have the
+    same keys and shapes: lighttaew2_1 takes the VAE's units, taew2_1 the model's; another name is refused, as
+    it may be HunyuanVideo's.
+    """
+    path = Path(path)
+    wanted = "a tiny decoder for Wan 2.1, such as taew2_1.safetensors"
+    remedy = "Copy or download it again; of a .pth file take the .safetensors of the same name."
+    with open_tensors("load_tiny", path, wanted, remedy, device=device) as file:
+        shapes = shapes_in(file)
+        _refuse_other_kinds(path, shapes)
+        if takes_vae_units is None:
+            takes_vae_units = units_by_name(path)
+        widths = [shapes[key][0] for key in WIDTH_KEYS]
+        sizes = f"{some(WIDTH_KEYS)} give it the widths {widths}"
+        with torch.device("meta"):
+            model = TinyDecoder(widths, takes_vae_units)
+        wished = {key: shape for key, shape in shapes.items() if not key.startswith("encoder.")}
+        match("load_tiny", path, wished, model, "TAEHV decoders for Wan 2.1", sizes)
+        model.load_state_dict({key: file.get_tensor(key).to(dtype) for key in wished}, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def units_by_name(path: Path) -> bool:
+    """Whether the decoder of this file takes the VAE's units; ValueError where its name does not tell."""
+    name = path.stem.lower()
+    if "taew2_1" in name:
+        return "lighttaew2_1" in name
+    raise ValueError(
+        f"load_tiny: {path.name} is laid out like taew2_1, lighttaew2_1 and HunyuanVideo's taehv, whose "
+        f"latents differ; only the name tells them apart. Call it by its published name, or give "
+        f"takes_vae_units: False for taew2_1, True for lighttaew2_1."
+    )
+
+
+def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:
+    """Raises ValueError unless the file has the family's keys and Wan 2.1's latents."""
+    absent = [key for key in (TINY_KEY, *WIDTH_KEYS) if not shapes.get(key)]
+    if absent:
+        if WIDTH_KEY in shapes:
+            raise ValueError(f"load_tiny: {path} is no tiny decoder but a whole VAE; read it with load_vae.")
+        raise ValueError(
+            f"load_tiny: {path} is no tiny decoder of the TAEHV family (it has no {some(absent)}); take "
+            f"taew2_1 or lighttaew2_1."
+        )
+    channels = shapes[WIDTH_KEYS[0]][1]
+    if channels != CHANNELS:
+        raise ValueError(
+            f"load_tiny: {path} is a tiny decoder for {FAMILY.get(channels, 'another model')} ({channels} "
+            f"latent channels); a stream has Wan 2.1's {CHANNELS}. Take taew2_1 or lighttaew2_1."
+        )
+
+
 def _width(path: Path, shapes: Shapes) -> int:
     if WAN22_KEY in shapes:
-        raise ValueError(f"load_vae: {path} is a Wan 2.2 VAE; needs the VAE of Wan 2.1.")
+        raise ValueError(f"load_vae: {path} is {WAN22_VAE}; {NEEDED}.")
+    if TINY_KEY in shapes:
+        raise ValueError(f"load_vae: {path} is a tiny decoder (TAEHV); read it with load_tiny.")
     if not shapes.get(WIDTH_KEY):
         raise ValueError(
             f"load_vae: {path} is no Wan VAE (it has no width in {WIDTH_KEY}); needs the VAE of Wan 2.1."

@@ -63,12 +63,14 @@ class Tape:
         self._old = past
         self._new: list[Tensor] = []
 
-    def take(self) -> Tensor | None:
+    def take(self, x_BCTHW: Tensor) -> Tensor | None:
+        """What was kept of frames like these, None at the start of a stream."""
         if self._old is None:
             return None
-        if len(self._new) >= len(self._old):
+        kept = self._old[len(self._new)] if len(self._new) < len(self._old) else None
+        if kept is None or kept.shape[1] != x_BCTHW.shape[1]:
             raise self._stranger()
-        return self._old[len(self._new)]
+        return kept
 
     def put(self, past: Tensor) -> None:
         # clone: a view would keep the whole piece alive
@@ -81,7 +83,7 @@ class Tape:
 
     def _stranger(self) -> ValueError:
         return ValueError(
-            f"WanVAE: the past holds {len(self._old or ())} tensors, the layers keep another number; "
+            f"WanVAE: the past holds {len(self._old or ())} tensors, the layers keep others; "
             f"it is of another VAE or of the other direction, start with past=None."
         )
 
@@ -118,7 +120,7 @@ class CausalConv3d(nn.Conv3d):
         keep = self.kernel_size[0] - 1
         if keep == 0:
             return self(x_BCTHW)
-        past = tape.take()
+        past = tape.take(x_BCTHW)
         if past is None:
             past = x_BCTHW.new_zeros(*x_BCTHW.shape[:2], keep, *x_BCTHW.shape[3:])
         x = torch.cat([past, x_BCTHW], 2)
@@ -203,7 +205,7 @@ class Downsample(nn.Module):
         x = per_frame(self.resample, x)
         if not self.time:
             return x
-        past = tape.take()
+        past = tape.take(x)
         start = past is None
         x = x if past is None else torch.cat([past, x], 2)
         tape.put(x[:, :, -1:])
@@ -229,7 +231,7 @@ class Upsample(nn.Module):
 
     def _double_frames(self, x: Tensor, tape: Tape) -> Tensor:
         """The first frame of a stream passes alone and is no past for the others."""
-        past = tape.take()
+        past = tape.take(x)
         head = x[:, :, :1] if past is None else x[:, :, :0]
         x = x[:, :, head.shape[2] :]
         if past is None:
@@ -328,8 +330,7 @@ class WanVAE(nn.Module):
 
     def normalized(self, moments_BCTHW: Tensor) -> Tensor:
         """The mean of the encoder's moments [B, 32, T, h, w] in the diffusion model's units."""
-        mean, std = self._statistics(moments_BCTHW)
-        return (moments_BCTHW[:, : self.latent_channels] - mean) / std
+        return in_model_units(moments_BCTHW[:, : self.latent_channels])
 
     def decode(self, latents_BCTHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]:
         """(pixels [B, 3, F, 8H, 8W] in about [-1, 1], past).
@@ -343,9 +344,21 @@ class WanVAE(nn.Module):
 
     def raw(self, latents_BCTHW: Tensor) -> Tensor:
         """Latents in the VAE's own units, from the diffusion model's."""
-        mean, std = self._statistics(latents_BCTHW)
-        return latents_BCTHW * std + mean
+        return in_vae_units(latents_BCTHW)
 
-    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (1, self.latent_channels, 1, 1, 1)
-        return like.new_tensor(LATENTS_MEAN).view(shape), like.new_tensor(LATENTS_STD).view(shape)
+
+def in_vae_units(latents_BCTHW: Tensor) -> Tensor:
+    """Wan 2.1's latents [B, 16, T, H, W] in the VAE's own units, from the diffusion model's."""
+    mean, std = _statistics(latents_BCTHW)
+    return latents_BCTHW * std + mean
+
+
+def in_model_units(latents_BCTHW: Tensor) -> Tensor:
+    """Wan 2.1's latents [B, 16, T, H, W] in the diffusion model's units, from the VAE's own."""
+    mean, std = _statistics(latents_BCTHW)
+    return (latents_BCTHW - mean) / std
+
+
+def _statistics(like: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (1, len(LATENTS_MEAN), 1, 1, 1)
+    return like.new_tensor(LATENTS_MEAN).view(shape), like.new_tensor(LATENTS_STD).view(shape)

@@ -129,6 +129,71 @@ class EncoderError(RuntimeError):
     """ffmpeg ended before it was told to."""
 
 
+def decode_command(
+    program: str, source: Path, *, fps: Fraction, start_seconds: float = 0.0, seconds: float | None = None
+) -> list[str]:
+    """Returns the command that turns a video file into RGB pictures, PPM after PPM, on standard output.
+
+    Of every moment of the output, at `fps`, the nearest picture of the file is taken. Pictures are turned as
+    the file says and have square pixels. seconds: of the file, from start_seconds on; None: to its end.
+    """
+    window = ["-ss", f"{start_seconds:.6f}"] * (start_seconds > 0)
+    window += [] if seconds is None else ["-t", f"{seconds:.6f}"]
+    return [
+        *(program, "-hide_banner", "-loglevel", "error", "-nostdin", *window, "-i", _name(source)),
+        *("-map", "0:v:0", "-an", "-sn", "-dn"),
+        *("-vf", f"fps={fps.numerator}/{fps.denominator},scale=iw*sar:ih,setsar=1,format=rgb24"),
+        *("-fps_mode", "passthrough", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"),
+    ]
+
+
+class Decoder:
+    """An ffmpeg that gives pictures one by one, and waits while nobody takes them."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        # a file, because a pipe that nobody empties would block ffmpeg
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._complaints,
+                **_apart(),
+            )
+        except OSError as why:
+            self._complaints.close()
+            raise RuntimeError(f"{command[0]} does not start ({why}); {INSTALL}") from why
+
+    def read(self) -> np.ndarray | None:
+        """Returns the next picture, uint8 [H, W, 3], or None after the last."""
+        stdout = self.process.stdout
+        assert stdout
+        header = [stdout.readline() for _ in range(3)]
+        if header[0] != b"P6\n" or not header[2]:
+            return None
+        width, height = map(int, header[1].split())
+        pixels = stdout.read(height * width * 3)
+        if len(pixels) != height * width * 3:
+            return None
+        return np.frombuffer(bytearray(pixels), np.uint8).reshape(height, width, 3)
+
+    def close(self) -> tuple[int, str]:
+        """Returns (exit code, last words, empty where there were none) once ffmpeg has ended."""
+        assert self.process.stdout
+        self.process.stdout.close()
+        code = self.process.wait()
+        self._complaints.seek(0)
+        words = self._complaints.read().decode(errors="replace")
+        self._complaints.close()
+        return code, last_words(words) if words.strip() else ""
+
+    def kill(self) -> None:
+        """Ends ffmpeg, whatever it is doing."""
+        self.process.kill()
+        self.close()
+
+
 def join(program: str, parts: Sequence[Path], target: Path, metadata: Mapping[str, str]) -> None:
     """Writes the parts one after the other into one MP4, header first.
 

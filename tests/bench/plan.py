@@ -15,7 +15,9 @@ from ...model_patches.plan import Plan, Request, plan_stream
 from ...model_patches.probe import Device, probe
 from ...model_patches.state import StreamConfig
 from ...model_patches.stream import step
+from ...model_patches.vae.cost import WanCost
 from ...model_patches.vae.decoder import decode_stream
+from .plan_cards import cards, table
 from .records import Rows
 from .subject import Subject, subject
 
@@ -33,14 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blocks", type=int, help="pocket blocks to measure; default 30, quick 10")
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     parser.add_argument("--computed-only", action="store_true", help="leave the measured comparison out")
+    parser.add_argument("--table", action="store_true", help="print the table of cards of docs/plan.md alone")
 
 
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
-    """Returns 0: computed rows for Wan 1.3B, then predicted against measured seconds of the pocket model."""
+    """Returns 0: computed rows for Wan 1.3B, cards for 1.3B and 14B, then the pocket's predicted and measured
+    seconds."""
+    if chosen.table:
+        print(table(), file=rows.out)
+        return 0
     for width, height in PICTURES:
         for name, seconds in PRESETS.items():
             stream = StreamConfig(Geometry(width, height), name, dtype=torch.bfloat16)
             computed(rows, Request(WAN_1_3B, stream, fps=16, seconds=seconds))
+    cards(rows)
     if not chosen.computed_only:
         compared(rows, subject(chosen.weights), chosen.blocks or (10 if chosen.quick else 30))
     return 0
@@ -128,6 +136,6 @@ def request_of(given: Subject) -> Request:
         given.config,
         given.fps,
         text_tokens=given.text_BLE.shape[1],
-        vae_dim=given.vae.decoder.conv1.out_channels // 4,
+        decoder=WanCost(given.vae.decoder.conv1.out_channels // 4),
         vae_dtype=dtype,
     )

@@ -36,6 +36,11 @@ UNITS = (
         "recall",  # share of trials in which what was hidden came out as it went in
         "trials",
         "windows",  # lengths in windows of the preset
+        "ms_per_1000_blocks",
+        "streams",
+        "reached",  # share of streams that came to show a new prompt
+        "blocks_to_prompt",  # until they did
+        *("jump", "jump_inside", "jump_border"),  # mean change of a pixel between two pictures, of 255 levels
     ),
 )
 WORDS = {
@@ -53,10 +58,14 @@ WORDS = {
     "prompt",
     "format",
     "model",
+    "decoder",
+    "dtype",
     "picture",
     "op",
     "target",
     "policy",
+    "memory",
+    "mode",
 }
 CHECKS = {"quick", "ok"}
 

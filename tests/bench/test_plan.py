@@ -12,14 +12,14 @@ from rivulet.tests.bench.subject import random_subject
 
 def rows_of(**options):
     out = io.StringIO()
-    given = {"quick": True, "blocks": 2, "weights": None, "computed_only": False} | options
+    given = {"quick": True, "blocks": 2, "weights": None, "computed_only": False, "table": False} | options
     chosen = argparse.Namespace(**given)
     assert plan.run(chosen, Rows("plan", True, out)) == 0
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
 def test_wan_is_computed_at_both_sizes_for_every_preset_and_each_row_says_so():
-    found = rows_of(computed_only=True)
+    found = [row for row in rows_of(computed_only=True) if row["row"] == "computed"]
     assert [(row["width_pixels"], row["preset"]) for row in found] == [
         (width, preset) for width in (832, 1280) for preset in plan.PRESETS
     ]
@@ -34,6 +34,7 @@ def test_wan_is_computed_at_both_sizes_for_every_preset_and_each_row_says_so():
 
 def test_the_pocket_is_predicted_and_measured(monkeypatch):
     monkeypatch.setattr(plan, "PICTURES", ())
+    monkeypatch.setattr(plan, "cards", lambda rows: None)
     monkeypatch.setattr(plan, "subject", lambda folder: random_subject(dim=128, layers=1, size=16, vae_dim=4))
     probed, block, decode, cache = rows_of()
     assert probed["matmul_gflop_per_seconds"] > 0
@@ -41,3 +42,16 @@ def test_the_pocket_is_predicted_and_measured(monkeypatch):
         assert row["predicted_to_best_ratio"] == row["predicted_seconds"] / row["best_seconds"] > 0
         assert row["median_seconds"] >= row["best_seconds"]
     assert cache["planned_bytes"] == cache["cache_bytes"] > 0
+
+
+def test_the_table_of_the_docs_is_what_the_command_prints(root):
+    out = io.StringIO()
+    plan.run(argparse.Namespace(table=True), Rows("plan", False, out))
+    assert out.getvalue() in (root / "docs" / "plan.md").read_text(encoding="utf-8")
+
+
+def test_every_way_to_run_wan_has_its_row():
+    found = [row for row in rows_of(computed_only=True) if row["row"] == "card"]
+    # 3 formats for 14B and 5 for 1.3B, 6 ways to keep weights, 2 pictures, 2 decoders
+    assert len(found) == (3 + 5) * 6 * 2 * 2
+    assert all(row["is_computed"] and row["is_for_a_card"] == ("card_bytes" in row) for row in found)

@@ -8,17 +8,19 @@ from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.cost import DENSE_COST
 from rivulet.model_patches.cost import Work
 from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.pipeline import run, snapshot
 from rivulet.model_patches.plan import Plan, Request, plan_stream
 from rivulet.model_patches.probe import Device
 from rivulet.model_patches.sampler.schedule import even_sigmas
 from rivulet.model_patches.stream import StreamConfig, init, step
+from rivulet.model_patches.vae.cost import WanCost
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.tests.engine.live import Watch
 
 SIZES = WanConfig(dim=48, ffn_dim=80, num_layers=3, num_heads=2, text_dim=6)
 STREAM = StreamConfig(Geometry(64, 48), "infinity_rope")
-REQUEST = Request(SIZES, STREAM, fps=16, text_tokens=7, vae_dim=4, vae_dtype=torch.float32)
+REQUEST = Request(SIZES, STREAM, fps=16, text_tokens=7, decoder=WanCost(4), vae_dtype=torch.float32)
 WAN = Request(
     WanConfig(dim=1536, ffn_dim=8960, num_layers=30),
     StreamConfig(Geometry(832, 480), "videomla_7", dtype=torch.bfloat16),
@@ -99,9 +101,11 @@ def test_real_sizes_give_the_published_sums():
 
 
 def test_sums_are_sums():
-    plan = Plan(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 7200, Work(10, 0, 0), Work(30, 0, 0), Work(0, 0, 8), 3)
+    plan = Plan(
+        1, 2, 4, 8, 16, 0, 32, 64, 128, 256, 512, 7200, Work(10, 0, 0), Work(30, 0, 0), Work(0, 0, 8), 3
+    )
     device = Device("card", matmul_flops=5, bytes_per_second=4)
-    assert plan.resident_bytes == 63
+    assert plan.resident_bytes == 63 and replace(plan, memory_bytes=7).resident_bytes == 70
     assert plan.device_bytes == 63 + 128
     assert replace(plan, activation_bytes=500).device_bytes == 63 + 500
     assert plan.ram_bytes == 4 * 512 + 256
@@ -139,3 +143,24 @@ def test_weights_and_pieces_as_a_host_keeps_them():
     assert kept.weights_bytes == 5 and kept.decode.flops == usual.decode.flops
     # three latents in pieces of two and one: the weights are read twice, the peak is that of two
     assert kept.decode.operand_bytes > usual.decode.operand_bytes and kept.decode_bytes < usual.decode_bytes
+
+
+def test_a_memory_is_planned_as_it_is_held():
+    """Encoder, both states, and the keys and values that a block makes of each."""
+    grid = STREAM.geometry.grid_height, STREAM.geometry.grid_width
+    sizes = EncoderConfig(SIZES.dim, SIZES.num_heads, 3, *grid)
+    config = replace(STREAM, preset="pocket_memory")
+    with_memory, without = (
+        plan_stream(replace(REQUEST, stream=config, memory=memory)) for memory in (sizes, None)
+    )
+    encoder = MemoryEncoder(sizes)
+    state = encoder.fresh(1)
+    kept = 2 * (state.nbytes + sum(part.nbytes for part in encoder.read(state)))
+    held = sum(parameter.nbytes for parameter in encoder.parameters()) + kept
+    assert with_memory.memory_bytes == held and without.memory_bytes == 0
+    room = with_memory.workspace_bytes - without.workspace_bytes
+    tokens = config.positions.capacity_frames * STREAM.geometry.frame_tokens
+    # behind the frames, and the dense format copies its values beside a memory
+    assert room == (2 * sizes.tokens + tokens) * SIZES.dim * 4
+    assert with_memory.snapshot_bytes - without.snapshot_bytes == 2 * state.nbytes
+    assert with_memory.block.flops > without.block.flops

@@ -71,9 +71,27 @@ def models(comfyui, tmp_path_factory) -> Path:
         config = json.dumps({"transformer": {**sizes, **more}})
         save_file(dit, folder / f"{name}.safetensors", {"config": config})
     save_file(_shaken(WanVAE(16).state_dict(), 0.01), folder / "vae.safetensors")
+    tiny = _tiny()
+    save_file(tiny, folder / "lighttaew2_1.safetensors")
+    halves = {name: value.half() for name, value in tiny.items()}
+    save_file(halves, folder / "taew2_1.safetensors")
+    save_file(halves, folder / "hunyuan.safetensors")
     folder_paths.add_model_folder_path("diffusion_models", str(folder))
-    folder_paths.add_model_folder_path("vae", str(folder))
+    for kind in ("vae", "vae_approx"):
+        folder_paths.add_model_folder_path(kind, str(folder))
     return folder
+
+
+def _tiny() -> dict[str, torch.Tensor]:
+    """Random weights under every key of the host's own TAEHV, spread so that signals keep their size."""
+    from comfy.taesd.taehv import TAEHV
+
+    shapes = {name: value.shape for name, value in TAEHV(16).state_dict().items()}
+    made = {
+        name: torch.randn(shape) * (shape[1:].numel() if len(shape) > 1 else 400) ** -0.5
+        for name, shape in shapes.items()
+    }
+    return made | {"decoder.22.bias": torch.full((3,), 0.5)}
 
 
 def _shaken(tensors: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
@@ -94,6 +112,20 @@ def load(models):
         return loaded[name]
 
     return by_name
+
+
+@pytest.fixture(scope="session")
+def load_vae(models):
+    """Returns a function that loads a file of `models` through the host's own loader."""
+    import nodes
+
+    return lambda name: nodes.VAELoader().load_vae(f"{name}.safetensors")[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_vae(load_vae):
+    """Returns a tiny VAE for Wan 2.1 with random weights."""
+    return load_vae("lighttaew2_1")
 
 
 @pytest.fixture(scope="session")

@@ -51,12 +51,13 @@ def test_what_is_kept_does_not_hold_its_piece_alive(decoder):
 
 
 def test_another_vae_is_refused(vae):
-    from rivulet.nodes.host_vae import why_not_vae
+    from rivulet.nodes.host_decoder import why_not_vae
 
     class Other:
         first_stage_model = torch.nn.Identity()
         latent_channels = 4
 
+    assert "the VAE is missing" in why_not_vae(None)
     assert "needs the VAE of Wan" in why_not_vae(Other()) and "4 channels" in why_not_vae(Other())
     assert why_not_vae(vae) is None
 

@@ -11,8 +11,18 @@ ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("en", "zh")
 HAN = re.compile("[\u4e00-\u9fff]")
 NODES = (
-    *("PocketModel", "Prompts", "StartFrom", "Resume", "Stream", "Plan", "LatentCache", "Calibrate"),
-    "Doctor",
+    *(
+        "PocketModel",
+        "LoadModel",
+        "Memory",
+        "Prompts",
+        "StartFrom",
+        "Resume",
+        "Stream",
+        "Plan",
+        "LatentCache",
+    ),
+    *("Calibrate", "Doctor"),
 )
 
 

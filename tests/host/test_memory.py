@@ -206,3 +206,31 @@ def test_the_calibrated_cache_and_the_memory_together(remembering, run, prompt):
         parts.append(latents)
     error = (torch.cat(parts, 2) - exact).abs().mean() / exact.abs().mean()
     assert 0 < error < 0.2 and made.shape.memory_tokens == 18
+
+
+def test_the_converted_pocket_model_streams_with_its_own_latents_and_a_memory(comfyui, memory_file, run):
+    """As in the engine, from the latents of its own that are all it keeps."""
+    from rivulet.model_patches import stream as engine
+    from rivulet.model_patches.cache.mla import MlaFormat
+    from rivulet.model_patches.memory.learned import LearnedMemory
+    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.pocket import RivuletPocketModel
+    from rivulet.pocket.models import MLA_FILE, load_pocket
+
+    pocket = load_pocket(dit_file=MLA_FILE)
+    torch.manual_seed(3)
+    encoder = MemoryEncoder(EncoderConfig(256, 2, 3, 4, 4)).eval()
+    config = replace(pocket.config(seed=4), preset="pocket_memory", sigmas=(1.0, 0.6))
+    text, policy = pocket.encode("a red circle on a green ground"), LearnedMemory(encoder, "random")
+    negative = pocket.no_text()
+    begun = engine.init(pocket.dit, text, config, negative, cache=MlaFormat.of(pocket.dit), memory=policy)
+    own = torch.cat([latents for latents, _ in engine.take(pocket.dit, begun, 6)], 2)
+    model, clip, _ = RivuletPocketModel.execute("VideoMLA's").args
+    said = [clip.encode_from_tokens_scheduled(t) for t in ("a red circle on a green ground", "")]
+    form = MlaFormat.of(model.get_model_object("diffusion_model"))
+    made = HostStream(model, *said, config, cache=form, memory=policy)
+    state, parts = made.begin(), []
+    for _ in range(6):
+        latents, state = made.step(state)
+        parts.append(latents)
+    assert close(torch.cat(parts, 2), model.model.process_latent_out(own))

@@ -8,6 +8,7 @@ from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.plan import plan_stream
 from rivulet.model_patches.probe import Device
 from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.vae.cost import WanCost
 
 CARD = Device("a card", matmul_flops=1e14, bytes_per_second=1e12)
 INPUTS = {
@@ -41,7 +42,7 @@ def test_the_models_sizes_are_read_from_the_host(load, vae, models):
     config = StreamConfig(Geometry(64, 48))
     request = request_of(load("plain"), vae, config, 16.0, 0.0)
     assert request.model == load_wan(models / "plain.safetensors").config
-    assert request.seconds is None and request.vae_dim == 16
+    assert request.seconds is None and request.decoder == WanCost(16)
     assert plan_stream(request).weights_bytes == load("plain").model_size()
 
 
@@ -53,7 +54,8 @@ def test_what_fits_passes_the_model_on_and_says_so(planned, load):
 
 def test_what_does_not_fit_stops_with_a_proposal(planned):
     with pytest.raises(
-        ValueError, match=r"Graphics memory: needs .* It fits with a .* Computed.*switch stop_"
+        ValueError,
+        match=r"Graphics memory: needs .* It fits with a .* Computed.* a tiny decoder, .*switch stop_",
     ):
         planned(6e9, width=640, height=480)
 
@@ -73,14 +75,12 @@ def test_weights_that_the_host_can_keep_in_ram_do_not_stop_a_run(planned, load, 
     assert "it fits if ComfyUI keeps the model's weights" in text
 
 
-def test_a_model_that_cannot_be_streamed_is_refused(planned, load):
+def test_a_model_that_cannot_be_streamed_is_refused(planned, load, monkeypatch):
     model = load("plain").model.diffusion_model
-    model.in_dim, kept = 48, model.in_dim
-    try:
-        with pytest.raises(ValueError, match=r"takes 48 latent channels .* not Wan 2\.2 5B"):
-            planned()
-    finally:
-        model.in_dim = kept
+    for name in ("in_dim", "out_dim"):
+        monkeypatch.setattr(model, name, 48)
+    with pytest.raises(ValueError, match=r"is a WanModel, Wan 2\.2 5B \(48 latent"):
+        planned()
 
 
 def test_this_machine_is_measured_before_there_is_an_output_folder(load, monkeypatch, tmp_path):
@@ -90,3 +90,48 @@ def test_this_machine_is_measured_before_there_is_an_output_folder(load, monkeyp
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "new" / "output"))
     device = free_on(load("plain").load_device, torch.float32)
     assert device.free_bytes > 0 and device.free_ram_bytes > 0 and device.free_disk_bytes > 0
+
+
+def test_a_tiny_vae_is_planned_with_its_own_figures(load, tiny_vae):
+    from rivulet.nodes.host_decoder import decoder_for
+    from rivulet.nodes.plan import request_of
+
+    request = request_of(load("plain"), tiny_vae, StreamConfig(Geometry(64, 48)), 16.0, 0.0)
+    plan, model = plan_stream(request), tiny_vae.first_stage_model
+    assert request.vae_dtype == tiny_vae.vae_dtype
+    assert plan.vae_weights_bytes == sum(weight.nbytes for weight in model.parameters())
+    _, past = decoder_for(tiny_vae).decode(torch.zeros(1, 16, 3, 6, 8))
+    assert plan.past_bytes == sum(kept.nbytes for kept in past.layers)
+
+
+def test_what_fits_which_card_is_said(planned, load):
+    from rivulet.nodes.cache import CacheChoice
+
+    _, text = planned().args
+    assert "By card, computed: 12 GB: dense cache, bf16 weights; 16 GB: dense cache" in text
+    _, text = planned(cache=CacheChoice("int8")).args
+    assert "12 GB: dense cache" in text and "In the format int8 each token takes" in text
+
+
+def test_a_tiny_decoder_is_named_where_it_is_enough_and_not_where_it_is_there(load, tiny_vae):
+    from rivulet.model_patches.verdict import HEADROOM
+    from rivulet.nodes.plan import request_of, tiny_text
+
+    config = StreamConfig(Geometry(640, 480), "infinity_rope")
+    request = request_of(load("plain"), None, config, 16.0, 2.0)
+    device = replace(CARD, free_bytes=int(HEADROOM * plan_stream(request).device_bytes) // 2)
+    assert "it fits with a tiny decoder" in tiny_text(request, device)
+    assert tiny_text(request, replace(device, free_bytes=10**6)) is None
+    assert tiny_text(request_of(load("plain"), tiny_vae, config, 16.0, 2.0), device) is None
+
+
+def test_int8_is_proposed_before_a_smaller_window(load):
+    from rivulet.model_patches.verdict import HEADROOM
+    from rivulet.nodes.plan import formats_for, request_of, smaller, verdict_text
+
+    request = request_of(load("plain"), None, StreamConfig(Geometry(640, 480), "infinity_rope"), 16.0, 2.0)
+    assert [cost.name for cost in formats_for(request)] == ["dense", "int8", "latent"]
+    free = int(HEADROOM * plan_stream(request).device_bytes) - 1000
+    text, fits = verdict_text(request, replace(CARD, free_bytes=free), smaller(request))
+    assert not fits or "ComfyUI keeps" in text
+    assert "It fits with the cache format int8 instead of dense" in text

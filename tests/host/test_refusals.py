@@ -35,11 +35,63 @@ def test_a_wan_model_that_needs_more_than_text_is_refused(load, monkeypatch, par
     assert f"with {part}, {what}" in refusal and HINT in refusal
 
 
-@pytest.mark.parametrize(("taken", "given"), [(48, 48), (36, 16), (16, 32)], ids=["5B", "inputs", "outputs"])
-def test_other_latent_channels_are_refused(load, monkeypatch, taken, given):
+@pytest.mark.parametrize(
+    ("taken", "given", "words"),
+    [
+        (48, 48, "a WanModel, Wan 2.2 5B (48 latent channels, 16 pixels a latent), whose VAE cannot"),
+        (36, 16, "a model that takes 36 channels and gives 16, such as image to video"),
+        (16, 32, "a model that takes 16 channels and gives 32"),
+        (8, 8, "a model of 8 latent channels"),
+    ],
+    ids=["5B", "inputs", "outputs", "others"],
+)
+def test_other_latent_channels_are_refused(load, monkeypatch, taken, given, words):
     from rivulet.nodes.host_tree import why_not
 
     model = load("plain").model.diffusion_model
     monkeypatch.setattr(model, "in_dim", taken)
     monkeypatch.setattr(model, "out_dim", given)
-    assert f"takes {taken} latent channels and gives {given}; a stream needs 16 and 16" in why_not(model)
+    refusal = why_not(model)
+    assert words in refusal and "; a stream needs 16 in and out, as Wan 2.1" in refusal
+
+
+def test_the_vae_of_wan_2_2_is_named(vae, monkeypatch):
+    from rivulet.nodes.host_decoder import why_not_vae
+
+    monkeypatch.setattr(vae, "latent_channels", 48)
+    refusal = why_not_vae(vae)
+    assert "the VAE is the VAE of Wan 2.2 5B (48 latent channels, 16 pixels a latent)" in refusal
+    assert "a stream needs the VAE of Wan 2.1" in refusal
+
+
+def test_the_hosts_own_model_of_wan_2_2_5b_is_refused_by_name(comfyui):
+    """As the host itself makes it of a file with those sizes, narrower and with fewer layers."""
+    import torch
+    from comfy.ldm.wan.model import WanModel
+    from rivulet.nodes.host_tree import why_not
+
+    with torch.device("meta"):
+        sizes = {"dim": 128, "ffn_dim": 64, "num_layers": 1, "num_heads": 1, "text_dim": 8}
+        import comfy.ops
+
+        model = WanModel(
+            model_type="t2v", in_dim=48, out_dim=48, operations=comfy.ops.disable_weight_init, **sizes
+        )
+    assert "Wan 2.2 5B" in why_not(model)
+
+
+def test_an_expert_of_wan_2_2_is_told_by_its_file(load, models, prompt, caplog):
+    from rivulet.model_patches.geometry import Geometry
+    from rivulet.model_patches.state import StreamConfig
+    from rivulet.nodes.doctor import fitness
+    from rivulet.nodes.host import HostStream
+
+    import nodes
+
+    assert "Model's file" not in fitness(load("plain"), None)
+    name = "wan2.2_t2v_low_noise_14B.safetensors"
+    (models / name).symlink_to(models / "plain.safetensors")
+    (model,) = nodes.UNETLoader().load_unet(name, "default")
+    assert f"{name} is called like the low-noise expert" in fitness(model, None)["Model's file"]
+    HostStream(model, prompt(0), [], StreamConfig(Geometry(32, 32)))
+    assert "is called like the low-noise expert of Wan 2.2 14B" in caplog.text

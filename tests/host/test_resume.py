@@ -52,7 +52,7 @@ def recorded(tmp_path):
 def making(load, vae, prompt, recorded):
     """Returns a function that makes a take with a model of its own: (take, written pictures, snapshot)."""
     from rivulet.nodes.host import HostStream
-    from rivulet.nodes.host_vae import HostDecoder
+    from rivulet.nodes.host_decoder import decoder_for
     from rivulet.nodes.kept import taken_up
     from rivulet.nodes.script import Script
     from rivulet.nodes.take import ALWAYS, Take, saving
@@ -61,7 +61,7 @@ def making(load, vae, prompt, recorded):
         def conditioning(self, text):
             return prompt(len(text))
 
-    def make(name, changes=None, before=lambda take: None, kept=None, config=CONFIG, given=None):
+    def make(name, changes=None, before=lambda take: None, kept=None, config=CONFIG, given=None, by=vae):
         script, begin = Script(prompt(0), changes or {}, Prompts()), {}
         if kept is not None:
             about = header_of(kept)
@@ -69,7 +69,7 @@ def making(load, vae, prompt, recorded):
         session, written = recorded(name)
         with session, suppress(StopError):
             stream = HostStream(load("plain"), script.first, prompt(1), config)
-            take = Take(stream, HostDecoder(vae), script, session)
+            take = Take(stream, decoder_for(by), script, session)
             before(take)
             if kept is not None:
                 begin = {"kept": taken_up(kept, stream)}
@@ -161,6 +161,19 @@ def test_a_picture_to_begin_with_is_not_begun_with_again(making):
     _, before, path = making("first", before=stopping_at(2), given=given)
     second, after, _ = making("second", kept=path)
     assert torch.equal(second.tail, whole.tail) and torch.equal(torch.cat([before, after]), pictures)
+
+
+def test_a_take_with_a_tiny_vae_goes_on_too_and_not_with_another_vae(making, tiny_vae, vae, load, prompt):
+    from rivulet.nodes.stream import RivuletStream
+
+    _, pictures, _ = making("whole", by=tiny_vae)
+    _, before, path = making("first", before=stopping_at(3), by=tiny_vae)
+    _, after, _ = making("second", kept=path, by=tiny_vae)
+    assert torch.equal(torch.cat([before, after]), pictures) and pictures.float().std() > 10
+    asked = {"width": 32, "height": 48, "seconds": 10.0, "fps": 16.0, "seed": 5, "num_frame_per_block": 3}
+    inputs = {"preset": "pocket", "cfg": 1.0, "filename_prefix": "never", "positive": prompt(0)}
+    with pytest.raises(ValueError, match=r"decoded with another kind of VAE .* connect the VAE it was made"):
+        RivuletStream.execute(load("plain"), vae, **asked, **inputs, start=header_of(path))
 
 
 def test_another_seed_makes_another_end(making):

@@ -110,16 +110,18 @@ def write_thumbnail(name, made):
 
 
 @pytest.mark.parametrize(
-    ("name", "pictures"), [("01_pocket_stream", 33), ("03_prompt_journey", 150), ("06_small_cache", 33)]
+    ("name", "pictures"),
+    [("01_pocket_stream", 33), ("03_prompt_journey", 150), ("06_small_cache", 33), ("07_follow_video", 33)],
 )
 def test_what_needs_no_download_runs(server, schema, name, pictures):
     import av
 
     graph = api_form(on_disk(name), schema)
-    stream = next(node for node in graph.values() if node["class_type"] == "RivuletStream")
-    stream["inputs"]["filename_prefix"] = name
+    *before, stream = [node["inputs"] for node in graph.values() if node["class_type"] == "RivuletStream"]
+    stream["filename_prefix"] = name
     if name != "03_prompt_journey":
-        stream["inputs"]["seconds"] = 2.0
+        for inputs in (*before, stream):
+            inputs["seconds"] = 2.0
     for node in graph.values():
         if node["class_type"] == "RivuletCalibrate":
             node["inputs"] |= {"prompts": "\n".join(node["inputs"]["prompts"].splitlines()[:4]), "blocks": 4}
@@ -140,7 +142,7 @@ def test_what_ran_has_a_thumbnail_that_the_page_gets(server):
     from PIL import Image
 
     shown = sorted(path.stem for path in FOLDER.glob("*.jpg"))
-    assert shown == ["01_pocket_stream", "03_prompt_journey", "06_small_cache"]
+    assert shown == ["01_pocket_stream", "03_prompt_journey", "06_small_cache", "07_follow_video"]
     for name in shown:
         status, _, body = server.send(f"/api/workflow_templates/rivulet/{name}.jpg")
         assert status == 200 and Image.open(io.BytesIO(body)).size == (384, 384)

@@ -13,9 +13,14 @@ RED, MORNING = (
     "a red circle on a green ground",
     "a paper boat drifts down a brook at dawn, soft light",
 )
+FOLLOWING = "a yellow circle on a blue ground"
 JOURNEY = """[0s] a red circle on a green ground
 [3s] a blue square on a green ground
 [6s cut] a yellow triangle and a red circle on a blue ground"""
+HIDING = """[0s] a green ground
+[0.7s] a red circle on a green ground
+[2s] an object on a green ground behind a grey band
+[8s] an object on a green ground"""
 HUB = "https://huggingface.co/"
 FRAMEWISE = "TalmajM/causal_forcing_framewise"
 REPACKED = "Comfy-Org/Wan_2.1_ComfyUI_repackaged"
@@ -75,6 +80,12 @@ def wan(stream_inputs: dict[str, Any], more: dict[int, Box], note: str) -> dict[
         90: Box(NOTE, (0, 520), (330, 330), text=note),
         **more,
     }
+
+
+def pocket_stream(positive: tuple[int, int], negative: tuple[int, int], **more: Any) -> dict[str, Any]:
+    """Inputs of a stream of the Pocket Model, which is 1."""
+    given = {"model": (1, 0), "vae": (1, 2), "positive": positive, "negative": negative}
+    return {**given, "width": 64, "height": 64, "seconds": 6.0, "seed": 3, **more}
 
 
 WORKFLOWS: dict[str, dict[int, Box]] = {
@@ -171,6 +182,62 @@ Another prompt can be typed into **Stream Video** while it runs; it holds from t
         "is scaled until it covers the video's size, and its middle is taken. Say in the prompt what is to "
         "move.",
     ),
+    "05_endless": {
+        1: Box("RivuletPocketModel", (0, 0), (240, 80)),
+        2: Box(
+            "RivuletMemory",
+            (0, 130),
+            (360, 200),
+            {"model": (1, 0), "memory": "learned", "memory_file": "built in (Pocket Model)"},
+        ),
+        3: Box(
+            "RivuletPrompts",
+            (410, 0),
+            (420, 330),
+            {"clip": (1, 1), "text": HIDING, "mode": "smooth"},
+        ),
+        4: Box("CLIPTextEncode", (0, 380), (360, 100), {"clip": (1, 1), "text": ""}),
+        5: Box(
+            "RivuletLatentCache",
+            (410, 380),
+            (420, 130),
+            {"format": "latent", "basis_file": "built in (Pocket Model)"},
+        ),
+        6: Box(
+            "RivuletStream",
+            (880, 0),
+            (420, 640),
+            {
+                "model": (2, 0),
+                "vae": (1, 2),
+                "prompts": (3, 0),
+                "negative": (4, 0),
+                "cache": (5, 0),
+                "width": 64,
+                "height": 64,
+                "seconds": 12.0,
+                "seed": 3,
+            },
+        ),
+        90: Box(
+            NOTE,
+            (0, 560),
+            (830, 420),
+            text="""## Without end: a small cache and a memory
+
+A stream sees its first frames and its newest ones. What lies between leaves the window and is forgotten, \
+unless something remembers it. **Evolving Memory** does, at constant cost: a state as large as three latent \
+frames reads what leaves. **Small Cache** keeps the window in an eighth of the bytes. Both together cost the \
+same after ten seconds and after ten hours: raise `seconds` to 86400 if you like.
+
+Here a band comes down over a red circle for six seconds, three times as long as the window sees. The \
+prompts after that say only "an object": its colour and shape come back from memory. Set `memory` to off \
+and run again to see it guess.
+
+- Other checkpoints: `learned` needs Echo-Infinity's files, `ema` needs none.
+- **Stream Video** takes memory, LoRA and positions from the model; leave its `preset` alone.""",
+        ),
+    },
     "06_small_cache": {
         1: Box("RivuletPocketModel", (0, 0), (240, 80)),
         2: Box("CLIPTextEncode", (0, 130), (360, 120), {"clip": (1, 1), "text": RED}),
@@ -227,6 +294,35 @@ from, and writes `models/rivulet/pocket.safetensors`. Later, take it away and ch
 
 For your own checkpoint: put its loader and text encoder in place of the Pocket Model, and write prompts \
 like those you will stream. Up to 2 % error is good; above 5 % expect pictures to change.""",
+        ),
+    },
+    "07_follow_video": {
+        1: Box("RivuletPocketModel", (0, 0), (240, 80)),
+        2: Box("CLIPTextEncode", (0, 130), (360, 120), {"clip": (1, 1), "text": RED}),
+        3: Box("CLIPTextEncode", (0, 300), (360, 100), {"clip": (1, 1), "text": ""}),
+        4: Box("RivuletStream", (410, 0), (420, 640), pocket_stream((2, 0), (3, 0))),
+        5: Box("CLIPTextEncode", (880, 250), (360, 120), {"clip": (1, 1), "text": FOLLOWING}),
+        6: Box(
+            "RivuletStartFrom",
+            (880, 0),
+            (360, 200),
+            {"video": (4, 0), "mode": "follow", "strength": 0.89},
+        ),
+        7: Box("RivuletStream", (1290, 0), (420, 640), pocket_stream((5, 0), (3, 0), start=(6, 0))),
+        90: Box(
+            NOTE,
+            (0, 690),
+            (650, 310),
+            text="""## Video to video
+
+The first **Stream Video** makes a video. The second one follows it: what moves stays where it was, and \
+another prompt says what it looks like. With **Load Video** in place of the first stream, any video is \
+followed, of any length, at constant memory.
+
+- `strength` is the share of noise put over the video, down to the model's next noise level; the Pocket \
+Model has 1, 0.96, 0.89 and 0.73. Less keeps more of the video, and more of its colours too.
+- The stream ends with the video, or after `seconds` if that is earlier.
+- `mode` **go on** begins where the video ends instead.""",
         ),
     },
 }

@@ -9,37 +9,12 @@ import math
 
 import pytest
 import torch
+from rivulet.model_patches.arch.diffusers_keys import is_diffusers, wan_key
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.forward import bidirectional
 
 transformer_wan = pytest.importorskip("diffusers.models.transformers.transformer_wan")
 logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)
-
-NAMES = {  # diffusers' name -> the published one; order matters
-    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
-    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
-    "condition_embedder.time_proj": "time_projection.1",
-    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
-    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
-    "attn1": "self_attn",
-    "attn2": "cross_attn",
-    "to_out.0": "o",
-    "to_q": "q",
-    "to_k": "k",
-    "to_v": "v",
-    "ffn.net.0.proj": "ffn.0",
-    "ffn.net.2": "ffn.2",
-    "norm2": "norm3",
-    "proj_out": "head.head",
-}
-
-
-def published(name: str) -> str:
-    if name == "scale_shift_table":
-        return "head.modulation"
-    for theirs, ours in NAMES.items():
-        name = name.replace(theirs, ours)
-    return name.replace("scale_shift_table", "modulation")
 
 
 class Sinusoid(torch.nn.Module):
@@ -63,8 +38,9 @@ def pair():
     theirs.condition_embedder.timesteps_proj = Sinusoid()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
+    assert is_diffusers(theirs.state_dict())
     ours = WanModel(WanConfig(dim=56, num_heads=2, in_channels=5, out_channels=7, **sizes)).eval()
-    ours.load_state_dict({published(key): value for key, value in theirs.state_dict().items()})
+    ours.load_state_dict({wan_key(key): value for key, value in theirs.state_dict().items()})
     return theirs, ours
 
 

@@ -18,7 +18,11 @@ WORDS = {
         False,
         False,
     ): "trained on long videos with bounded positions, preset echo_std lets them count",
-    ("echo_std", False, True): "take preset echo, or for clips of 5 seconds the memory in the base file",
+    (
+        "echo_std",
+        False,
+        True,
+    ): "take preset echo or pocket_memory, or for clips of 5 seconds the memory in the base",
     ("echo", True, False): "positions count on, preset echo keeps them bounded; take preset echo_std, or for",
     ("echo", True, True): "trained on clips of 5 seconds",
     (
@@ -46,7 +50,7 @@ def test_every_mixture_of_the_two_trainings_is_refused_in_words(preset, normed, 
 
 
 def test_positions_without_a_memory_name_those_that_have_one():
-    assert "preset pocket has no place for a memory; take preset echo." in why_not(
+    assert "preset pocket has no place for a memory; take preset echo or pocket_memory." in why_not(
         encoder(False), PRESETS["pocket"], True
     )
     assert "take preset echo_std." in why_not(encoder(True), PRESETS["infinity_rope"], False)

@@ -332,7 +332,7 @@ def test_a_dtype_that_cannot_be_computed_in_is_refused(load, encoder):
 def test_a_training_state_that_would_run_code_is_not_opened(load, encoder):
     """As a file of a whole training may, it holds an object of a class beside its tensors."""
     with pytest.raises(
-        ValueError, match=r"is not a whole file of plain tensors: .* save its weights alone if it"
+        ValueError, match=r"is not opened: beside tensors it asks for .* save its weights alone"
     ):
         load({"query_memory_encoder": encoder, "config": re.compile("x")})
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rivulet.model_patches.sampler.schedule import even_sigmas, sigmas
+from rivulet.model_patches.sampler.schedule import even_sigmas, first_call, sigmas
 
 
 def test_the_published_steps():
@@ -53,3 +53,20 @@ def test_schedules_that_cannot_be_are_refused(timesteps, shift, sentence):
 def test_a_number_of_steps_has_limits(steps):
     with pytest.raises(ValueError, match=f"steps must be 1 to 1000, got {steps}"):
         even_sigmas(steps)
+
+
+@pytest.mark.parametrize(
+    ("strength", "call"), [(1.0, 0), (0.95, 1), (0.94, 1), (0.93, 2), (0.83, 2), (0.63, 3), (0.62, 3)]
+)
+def test_a_strength_begins_with_the_highest_level_it_reaches(strength, call):
+    """The published levels are 1, 0.9375, 0.8333 and 0.625; half a hundredth is not told apart."""
+    assert first_call(sigmas(), strength) == call
+
+
+@pytest.mark.parametrize(
+    ("strength", "words"),
+    [(0.6, "give 0.63 or more"), (0.0, "above 0"), (1.1, "at most 1"), (math.nan, "got nan")],
+)
+def test_a_strength_that_changes_nothing_or_is_none_is_refused(strength, words):
+    with pytest.raises(ValueError, match=words):
+        first_call(sigmas(), strength)

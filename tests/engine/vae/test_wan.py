@@ -240,7 +240,7 @@ def test_a_past_of_another_vae_is_refused(vae32):
     latents = torch.zeros(1, 16, 1, 2, 2)
     past = vae32.decode(latents)[1]
     for wrong in (past[:-1], (*past, past[0]), ()):
-        with pytest.raises(ValueError, match=f"past holds {len(wrong)} tensors, the layers keep another"):
+        with pytest.raises(ValueError, match=f"past holds {len(wrong)} tensors, the layers keep others"):
             vae32.decode(latents, wrong)
     with pytest.raises(ValueError, match="the past holds"):
         vae32.encode(torch.zeros(1, 3, 4, 16, 16), vae32.encode(torch.zeros(1, 3, 1, 16, 16))[1][:-1])
