@@ -40,7 +40,7 @@ from .walk import MemoryWalker
 
 LORA, ENCODER = "generator_lora.", "query_memory_encoder."  # of the file's keys
 ORDINARY_CLIPS, ORDINARY_BLOCKS = 48, 7
-CONVERTED_RATE = 7e-4  # AdamW, of a converted model's attentions
+CONVERTED_RATE = 1e-3  # AdamW, of a converted model's attentions
 
 
 def remember(chosen: argparse.Namespace) -> int:

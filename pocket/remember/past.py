@@ -48,13 +48,13 @@ class Kept:
                 for each in made
             ]
 
-    def leave(self, kept: Sequence[int]) -> tuple[Tensor, Tensor] | None:
-        """Drop all frames but these; the last layer's keys and values of those dropped, None for none."""
+    def leave(self, kept: Sequence[int]) -> Tokens | None:
+        """Drop all frames but these; the last layer's tokens of those dropped, None for none."""
         gone = sorted(set(self.frames) - set(kept))
         if not gone:
             return None
         last = len(self.frames[gone[0]]) - 1
-        evicted = self.window(gone, last, "k"), self.window(gone, last, "v")
+        evicted = Tokens(*(self.window(gone, last, part) for part in ("x", "k", "v")))
         for frame in gone:
             del self.frames[frame]
         return evicted

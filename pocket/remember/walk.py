@@ -16,7 +16,7 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-from ...model_patches.arch.parts import embed_time
+from ...model_patches.arch.parts import embed_time, project_kv
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.forward import forward, remember
 from ...model_patches.attention.positions import PositionPreset, plan
@@ -24,7 +24,9 @@ from ...model_patches.cache.format import Call, call_of
 from ...model_patches.memory.encoder import MemoryEncoder
 from ..convert.past import Grid
 from ..convert.walk import read_rows
-from .past import Kept, WalkPast, written_out
+from .past import Kept, Tokens, WalkPast, written_out
+
+STATE_WEIGHT = 0.1  # of a pupil's relative error in the memory's state, beside that of its flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +114,23 @@ class MemoryWalker:
     def grade(
         self, lesson: Lesson, found: Found, sigma_R: Tensor, noise: Tensor, other: Found | None = None
     ) -> Tensor:
-        """Squared error of the flow of each row [R]; other: what the teacher finds, if there is one."""
+        """Squared error of the flow of each row [R].
+
+        other: what the teacher finds, if there is one; then the pupil's memory is to be like the teacher's.
+        """
         clean = lesson.clean_RCTHW[:, :, found.call.own]
         sigma, first_R = sigma_R[:, None, None, None, None], sigma_R == 1
         noisy, wanted = (1 - sigma) * clean + sigma * noise, noise - clean
+        seen, apart_R = found.states.seen(first_R), torch.zeros(len(clean))
         if self.teacher is not None and other is not None:
             with torch.no_grad():
                 state = other.states.seen(first_R)
                 wanted = self.teacher.flow(lesson, other, state, noisy, sigma_R).float()
-        flow = self.flow(lesson, found, found.states.seen(first_R), noisy, sigma_R)
-        return (flow.float() - wanted).square().mean((1, 2, 3, 4))
+            if seen is not None and state is not None:
+                square = (seen - state).float().square().mean((1, 2))
+                apart_R = STATE_WEIGHT * square / state.float().square().mean((1, 2))
+        flow = self.flow(lesson, found, seen, noisy, sigma_R)
+        return (flow.float() - wanted).square().mean((1, 2, 3, 4)) + apart_R.to(clean.device)
 
     def flow(
         self,
@@ -148,13 +157,19 @@ class MemoryWalker:
         remember(self.dit, context, time, text, past, written_out)
         found.kept.take(call.own, past.made)
 
-    def _updated(self, lesson: Lesson, states: States, evicted: tuple[Tensor, Tensor] | None) -> States:
-        """The states of the block that finds these frames gone from its window."""
+    def _updated(self, lesson: Lesson, states: States, evicted: Tokens | None) -> States:
+        """The states of the block that finds these frames gone from its window.
+
+        A pupil's keys and values are made anew, so that it learns to write what the encoder can read.
+        """
         state = states.after
         if evicted is None or not lesson.positions.memory_frames:
             return States(state, state)
         start = self.encoder.fresh(len(lesson.clean_RCTHW)) if state is None else state
-        return States(state, self.encoder.update(start, *evicted, written_out))
+        pair = evicted.k, evicted.v
+        if self.teacher is not None:
+            pair = project_kv(self.dit.blocks[-1].self_attn, evicted.x)
+        return States(state, self.encoder.update(start, *pair, written_out))
 
     def _block(self, call: Call) -> int:
         return call.own[0] // self.block_frames
