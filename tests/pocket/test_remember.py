@@ -142,6 +142,19 @@ def test_a_pupil_that_is_its_teacher_has_nothing_to_learn():
             assert bool((error_R < 1e-9).all()) == alike
 
 
+def test_a_pupil_learns_to_write_what_the_encoder_reads():
+    (dit, encoder), (other, _) = tiny(), tiny(seed=4)
+    encoder.requires_grad_(False)
+    last = other.blocks[-1].self_attn.requires_grad_(True)
+    teacher = MemoryWalker(dit, encoder, FRAMES)
+    for walker, learns in ((MemoryWalker(other, encoder, FRAMES, teacher), True), (teacher, False)):
+        state = [found.states.after for found in walker.blocks(lesson_of(torch.float32), BLOCKS)][-1]
+        assert state.requires_grad == learns
+        if learns:
+            state.sum().backward()
+            assert last.v.weight.grad.any() and last.k.weight.grad.any() and last.q.weight.grad is None
+
+
 def test_adapters_stand_in_for_ten_layers_a_block_and_begin_with_no_change():
     dit, encoder = tiny()
     lesson = lesson_of(torch.float32, blocks=1)
