@@ -18,6 +18,7 @@ from ..model_patches.arch.wan import WanModel
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
 from ..model_patches.geometry import Geometry
+from ..model_patches.memory.policy import OFF, MemoryPolicy
 from ..model_patches.sampler.schedule import sigmas
 from ..model_patches.stream import StreamConfig, StreamState, init
 from ..model_patches.vae.load import load_vae
@@ -74,11 +75,18 @@ class Pocket:
         )
 
     def begin(
-        self, text_BLC: Tensor, config: StreamConfig, reserve_frames: int = 0, cache: CacheFormat = DENSE
+        self,
+        text_BLC: Tensor,
+        config: StreamConfig,
+        reserve_frames: int = 0,
+        cache: CacheFormat = DENSE,
+        memory: MemoryPolicy = OFF,
     ) -> StreamState:
         """The state before the first block, the empty prompt as negative where guidance wants one."""
         negative = self.no_text().expand_as(text_BLC).contiguous() if config.guided else None
-        return init(self.dit, text_BLC, config, negative, reserve_frames=reserve_frames, cache=cache)
+        return init(
+            self.dit, text_BLC, config, negative, reserve_frames=reserve_frames, cache=cache, memory=memory
+        )
 
 
 def load_pocket(

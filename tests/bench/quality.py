@@ -18,12 +18,14 @@ from torch import Tensor
 
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
+from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream import step
 from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...model_patches.vae.wan import TIME_STRIDE
 from ...pocket import detector, world
 from ...pocket.models import Pocket, load_pocket
 from .records import Rows
+from .remembering import MEMORIES, add_memory_file, remembering
 
 FIRST_SECONDS = 10
 MARKS_SECONDS = (60, 600)
@@ -52,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shift", type=float, help="another shift of the noise levels")
     parser.add_argument("--cfg", type=float, help="another guidance")
     parser.add_argument("--pictures", type=Path, help="folder for the best and worst frames")
+    parser.add_argument("--memory", choices=MEMORIES, default="off", help="how the streams remember")
+    add_memory_file(parser)
 
 
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
@@ -60,7 +64,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     timesteps = chosen.timesteps and tuple(chosen.timesteps)
     changed = {"timesteps": timesteps, "shift": chosen.shift, "cfg": chosen.cfg}
     recipe = replace(pocket.recipe, **{key: value for key, value in changed.items() if value})
-    pocket = replace(pocket, recipe=recipe)
+    pocket, memory = remembering(replace(pocket, recipe=recipe), chosen.memory, chosen.memory_file)
     streams, seconds = (
         chosen.streams or (8 if chosen.quick else 48),
         chosen.seconds or (12 if chosen.quick else 600),
@@ -71,14 +75,14 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     prompts = scenes.prompts()
     truth(rows, scenes, recipe.size, recipe.fps)
     rebuilt(rows, pocket, scenes)
-    for name, span in spans(pocket, prompts, seconds, chosen.seed):
+    for name, span in spans(pocket, prompts, seconds, chosen.seed, memory=memory):
         figures, shares = judge(span, prompts)
         sizes = {
             "streams_samples": streams,
             "denoising_steps": len(recipe.timesteps),
             "cfg_ratio": recipe.cfg,
         }
-        rows("quality", case=name, weights=recipe.trained, **sizes, **figures)
+        rows("quality", case=name, memory=memory.name, weights=recipe.trained, **sizes, **figures)
         if chosen.pictures:
             order = sorted(range(streams), key=shares.__getitem__)
             for kind, few in (("worst", order[:6]), ("best", order[-6:])):
@@ -109,12 +113,17 @@ def rebuilt(rows: Rows, pocket: Pocket, scenes: world.Scenes) -> None:
 
 
 def spans(
-    pocket: Pocket, prompts: list[str], seconds: int, seed: int, cache: CacheFormat = DENSE
+    pocket: Pocket,
+    prompts: list[str],
+    seconds: int,
+    seed: int,
+    cache: CacheFormat = DENSE,
+    memory: MemoryPolicy = OFF,
 ) -> Iterator[tuple[str, Span]]:
     """The first seconds whole, then two seconds before each mark, all streams made side by side."""
     recipe = pocket.recipe
     text = torch.cat([pocket.encode(prompt) for prompt in prompts])
-    state = pocket.begin(text, pocket.config(seed), cache=cache)
+    state = pocket.begin(text, pocket.config(seed), cache=cache, memory=memory)
     per_second = recipe.fps // TIME_STRIDE
     first = min(FIRST_SECONDS, seconds) * per_second
     ends = {first: 0} | {

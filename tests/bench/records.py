@@ -33,6 +33,14 @@ UNITS = (
         "bytes_per_token_layer",
         "error",  # relative: norm of the difference over norm of the truth
         "adherence",  # share of frames that show what the prompt says
+        "recall",  # share of trials in which what was hidden came out as it went in
+        "trials",
+        "windows",  # lengths in windows of the preset
+        "ms_per_1000_blocks",
+        "streams",
+        "reached",  # share of streams that came to show a new prompt
+        "blocks_to_prompt",  # until they did
+        *("jump", "jump_inside", "jump_border"),  # mean change of a pixel between two pictures, of 255 levels
     ),
 )
 WORDS = {
@@ -55,6 +63,9 @@ WORDS = {
     "picture",
     "op",
     "target",
+    "policy",
+    "memory",
+    "mode",
 }
 CHECKS = {"quick", "ok"}
 

@@ -18,8 +18,12 @@ BENCHES = {
     "stream": "time per block and memory, early and late, against a cache that keeps the whole clip",
     "kernels": "each kernel against its reference and the card; --aot compiles for cards that are not here",
     "gpu": "all that needs a GPU: tests of kernels, their times, whole blocks by cache format; ten minutes",
-    "quality": "whether the video shows what the prompt says, at the start and much later",
+    "recall": "whether what left the window is remembered: colour and shape of what a band has hidden",
+    "quality": "whether the video shows what the prompt says, at the start and much later: --memory NAME",
+    "memory": "what remembering costs a block by cache format, and whether it stays that for --blocks N",
+    "switch": "how soon each kind of prompt switch shows the new prompt, and how hard it jumps",
 }
+MODULES = {"memory": "memory_cost"}  # where the bench's name is another module's
 
 
 def main(arguments: list[str]) -> int:
@@ -32,7 +36,7 @@ def main(arguments: list[str]) -> int:
     )
     names.add_argument("name", choices=BENCHES, metavar="NAME", help="one of those below")
     name = names.parse_args(arguments[:1]).name
-    bench = importlib.import_module(f".{name}", __package__)
+    bench = importlib.import_module(f".{MODULES.get(name, name)}", __package__)
     options = argparse.ArgumentParser(prog=f"run.py bench {name}", description=BENCHES[name])
     options.add_argument("--quick", action="store_true", help="under a minute on two cores; rows are marked")
     bench.add_arguments(options)

@@ -1,8 +1,16 @@
 """The judge gives truth full marks, wrong prompts none, and finds a jump where blocks begin."""
 
+import argparse
+import io
+import json
+
+import pytest
 import torch
 from rivulet.pocket import world
+from rivulet.tests.bench import quality
 from rivulet.tests.bench.quality import Span, judge, sheet
+from rivulet.tests.bench.records import Rows
+from rivulet.tests.bench.small_pocket import small_pocket, write_memory
 
 
 def truth(frames: int = 9):
@@ -41,3 +49,24 @@ def test_a_sheet_has_a_row_a_stream(tmp_path):
     _, pixels = truth()
     sheet(list(pixels), tmp_path / "new" / "sheet.png", columns=3, scale=1)
     assert Image.open(tmp_path / "new" / "sheet.png").size == (3 * 64, 4 * 64)
+
+
+@pytest.mark.parametrize("memory", ["off", "learned"])
+def test_streams_are_judged_with_each_memory(memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "load_pocket", lambda folder: small_pocket())
+    begun, begin = [], quality.Pocket.begin
+
+    def watched(self, *given, **options):
+        begun.append((self.recipe.preset, options["memory"].name))
+        return begin(self, *given, **options)
+
+    monkeypatch.setattr(quality.Pocket, "begin", watched)
+    parser, out = argparse.ArgumentParser(), io.StringIO()
+    quality.add_arguments(parser)
+    file = write_memory(tmp_path / "memory.safetensors")
+    asked = ["--streams=1", "--seconds=5", f"--memory={memory}", f"--memory-file={file}"]
+    chosen = argparse.Namespace(quick=True, **vars(parser.parse_args(asked)))
+    assert quality.run(chosen, Rows("quality", True, out)) == 0
+    *_, row = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert (row["case"], row["memory"]) == ("5_seconds", memory) and "adherence_share" in row
+    assert begun == [("pocket_memory" if memory == "learned" else "pocket", memory)]

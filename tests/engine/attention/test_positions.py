@@ -54,6 +54,18 @@ def test_echo_on_short_clips_is_the_same_until_ids_end_and_counts_on_from_there(
     assert "at most 21 latent frames" in why_not(PRESETS["echo_std"], 3, 24)
 
 
+def test_echo_ids_stay_below_21_in_every_block_to_10000_and_every_997th_to_a_million():
+    """A million blocks of 12 pictures are 208 hours at 16 a second; the longest published run has 115,201."""
+    blocks = (*range(10_000), *range(10_000, 1_000_000, 997), 999_999)
+    for block in blocks:
+        got = plan(PRESETS["echo"], 3 * block, 3, memory_visible=True)
+        every = (*got.sink, *got.memory, *got.window)
+        assert min(every) >= 0 and max(every) <= 20 and len(set(every)) == len(every), block
+        assert set(got.query) <= {*got.sink, *got.window}, block
+        if block >= 6:
+            assert got == Positions(ids(0, 2), ids(9, 11), ids(12, 20), ids(18, 20)), block
+
+
 def test_echo_recache_runs_the_whole_window_at_its_own_ids_without_memory():
     assert plan(PRESETS["echo"], 21, 9) == Positions(ids(0, 2), (), ids(12, 20), ids(12, 20))
     assert kept_frames(PRESETS["echo"], 21, 9) == (ids(0, 2), ())

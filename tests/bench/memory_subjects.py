@@ -1,0 +1,150 @@
+"""The models that `bench memory` streams: the pocket, Wan 1.3B's sizes on a GPU, a tiny one for long runs.
+
+Weights may be random: what a block costs does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...model_patches.arch.wan import WanConfig, WanModel
+from ...model_patches.attention.positions import PositionPreset, preset
+from ...model_patches.cache.basis import Basis, LayerBasis, LayerPlan
+from ...model_patches.cache.basis_file import load_basis
+from ...model_patches.cache.dense import DENSE
+from ...model_patches.cache.format import CacheFormat
+from ...model_patches.cache.latent import LatentFormat
+from ...model_patches.cache.store import Exact
+from ...model_patches.geometry import Geometry
+from ...model_patches.memory.ema import EmaSink
+from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+from ...model_patches.memory.learned import LearnedMemory
+from ...model_patches.memory.load import load_memory
+from ...model_patches.memory.policy import OFF, MemoryPolicy
+from ...model_patches.memory.resize import for_grid
+from ...model_patches.state import StreamConfig, StreamState
+from ...model_patches.stream import init
+from ...pocket.models import MEMORY_FILE, WEIGHTS
+from .subject import RANDOM, subject
+
+BASIS_FILE = "pocket_basis.safetensors"
+WAN = WanConfig(dim=1536, ffn_dim=8960, num_layers=30)
+TINY = WanConfig(64, 128, 2, num_heads=2, text_dim=8, in_channels=4, out_channels=4)
+TINY_SIGMAS = (1.0, 0.7)  # two calls: the first sees the memory before the update, the second the one after
+RANK_SHARE = 2 / 3  # of the channels, half int8 and half int4: an eighth of the bytes in bfloat16
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """One model with its encoder; the same weights run with every memory."""
+
+    name: str
+    dit: nn.Module
+    config: StreamConfig  # with the positions of a memory
+    text_BLE: Tensor
+    encoder: MemoryEncoder
+    latent: Basis
+    weights: str  # of the model
+    encoder_weights: str
+    negative_BLE: Tensor | None = None
+    without: PositionPreset | None = None  # positions without a memory; None: the same, less its places
+
+    def policy(self, memory: str) -> MemoryPolicy:
+        """The memory of that name."""
+        if memory == "ema":
+            return EmaSink(sink_frames=self.config.positions.sink_frames)
+        return LearnedMemory(self.encoder, self.encoder_weights) if memory == "learned" else OFF
+
+    def positions(self, memory: str) -> PositionPreset:
+        """Only a learned memory has places of its own."""
+        given = self.config.positions
+        if memory == "learned":
+            return given
+        return self.without or replace(given, name=f"{given.name}_off", memory_frames=0)
+
+    def formats(self) -> Mapping[str, CacheFormat]:
+        """How frames are kept; the sink of the latents stays exact, as ema needs it."""
+        exact = Exact(sink=self.config.positions.sink_frames)
+        return {"dense": DENSE, "latent": LatentFormat(self.latent, exact)}
+
+    def start(self, memory: str, cache: CacheFormat = DENSE) -> StreamState:
+        """A new stream's state."""
+        config, policy = replace(self.config, preset=self.positions(memory)), self.policy(memory)
+        return init(self.dit, self.text_BLE, config, self.negative_BLE, cache=cache, memory=policy)
+
+
+def pocket(memory_file: Path | None = None) -> Remembered:
+    """The built-in model as its recipe runs it, with its trained memory; a random one where there is none."""
+    given, positions = subject(), preset("pocket_memory")
+    path = memory_file or WEIGHTS / MEMORY_FILE
+    dit, geometry = given.dit, given.config.geometry
+    assert isinstance(dit, WanModel)
+    dim, heads = dit.dim, dit.num_heads
+    if memory_file or path.exists():
+        encoder, said = load_memory(path, dit, torch.float32).encoder, path.stem
+        encoder = for_grid(encoder, geometry.grid_height, geometry.grid_width)
+    else:
+        encoder, said = random_encoder(dim, heads, positions, geometry), RANDOM
+    known = WEIGHTS / BASIS_FILE
+    latent = load_basis(known) if known.exists() else random_basis(dim, len(dit.blocks))
+    return Remembered(
+        "pocket",
+        dit,
+        replace(given.config, preset=positions),
+        given.text_BLE,
+        encoder,
+        latent,
+        given.weights,
+        said,
+        given.negative_BLE,
+        preset("pocket"),
+    )
+
+
+def random_subject(
+    name: str, sizes: WanConfig, config: StreamConfig, text_tokens: int, device: torch.device
+) -> Remembered:
+    """A model of these sizes whose weights are drawn from a fixed seed."""
+    torch.manual_seed(0)
+    with device:
+        dit = WanModel(sizes).to(config.dtype).eval().requires_grad_(False)
+        text_BLE = torch.randn(1, text_tokens, sizes.text_dim).to(config.dtype)
+        encoder = random_encoder(sizes.dim, sizes.num_heads, config.positions, config.geometry)
+        latent = random_basis(sizes.dim, sizes.num_layers)
+    return Remembered(name, dit, config, text_BLE, encoder.to(config.dtype), latent, RANDOM, RANDOM)
+
+
+def tiny() -> Remembered:
+    """Two layers, four tokens a frame, Echo-Infinity's positions: thousands of blocks a minute."""
+    config = StreamConfig(Geometry(32, 32, latent_channels=4), "echo", sigmas=TINY_SIGMAS)
+    return random_subject("tiny", TINY, config, 4, torch.device("cpu"))
+
+
+def wan() -> Remembered:
+    """Wan 1.3B's sizes at 832x480 with Echo-Infinity's positions, in bfloat16 on the GPU."""
+    config = StreamConfig(Geometry(832, 480), "echo", dtype=torch.bfloat16)
+    return random_subject("1.3B", WAN, config, 512, torch.device("cuda"))
+
+
+SUBJECTS: dict[str, Callable[[], Remembered]] = {"pocket": pocket, "tiny": tiny, "1.3B": wan}
+
+
+def random_encoder(dim: int, heads: int, positions: PositionPreset, geometry: Geometry) -> MemoryEncoder:
+    """An encoder as it is before training."""
+    sizes = EncoderConfig(dim, heads, positions.memory_frames, geometry.grid_height, geometry.grid_width)
+    return MemoryEncoder(sizes).eval().requires_grad_(False)
+
+
+def random_basis(dim: int, layers: int, group: int = 32) -> Basis:
+    """Any directions, as many as make about an eighth of the dense bytes."""
+    rank = max(group, round(RANK_SHARE * dim / group) * group)
+    turn_CC = torch.linalg.qr(torch.randn(dim, dim))[0].contiguous()
+    down_CR = turn_CC[:, :rank].contiguous()
+    layer = LayerBasis(torch.zeros(dim, device=down_CR.device), down_CR, down_CR.T.contiguous())
+    plan = LayerPlan("latent", rank, rank // 2 // group * group)
+    return Basis((layer,) * layers, (plan,) * layers, group)
