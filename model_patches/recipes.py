@@ -210,7 +210,7 @@ RECIPES = (
         memory="learned",
         switch="recache",
         copy="generator",
-        lora="the long-video LoRA, rank 256, alpha 256: give it as lora_file",
+        lora="one file of LoRA and memory for long videos, which Evolving Memory adds",
     ),
 )
 DEFAULTS = {(DENSE, "1.3B"): "self_forcing", (DENSE, "14B"): "krea_realtime", (VIDEO_MLA, "1.3B"): "videomla"}
@@ -256,13 +256,13 @@ def choose(structure: Structure, file: str) -> Choice:
         for r in RECIPES
         if r.kind == structure.kind and (unknown or r.size == structure.size) and r.memory != "learned"
     ]
-    others = ", ".join(recipe.title for recipe in fits)
+    others = ", ".join([*(recipe.title for recipe in fits), "Wan 2.1 itself"])
     if not fits:
         raise ValueError(
             f"Recipe: {file} is {structure}, and no model of that kind and size has been published; choose a "
             f"recipe yourself."
         )
-    if len(fits) == 1:
+    if structure.kind == VIDEO_MLA:
         return Choice(fits[0], "It is the only published model with such keys and shapes.", False)
     if structure.kind == echo.kind and echo in named_in(file):
         why = "The file's name says so, but there is no memory encoder in it: without one, memory stays off."

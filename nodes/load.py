@@ -220,7 +220,7 @@ def recipe_of(published: Published, model_file: str, wanted: str) -> tuple[Recip
     )
     said = [f"Recipe {record}", f"Why: {choice.why}"]
     if record.memory != "off":
-        said.append(f"Memory {record.memory}: connect RivuletMemory, else the stream runs without one.")
+        said.append(f"Memory {record.memory}: connect Evolving Memory, else the stream runs without one.")
     if record.lora:
         said.append(f"Its release adds a LoRA: {record.lora}.")
     return made, [*said, *filter(None, [caution(model_file)])]

@@ -81,6 +81,11 @@ def _causal(metadata: Any) -> dict[str, str]:
 def with_lora(model: Any, path: Path, strength: float) -> tuple[Any, Lora]:
     """A clone of the MODEL that runs with a LoRA, every layer of it in its place, and what was read."""
     lora = read_lora(WHERE, path)
+    if lora.memory:
+        raise ValueError(
+            f"{WHERE}: {path.name} holds a memory beside its LoRA; choose it in Evolving Memory, which adds "
+            f"both, and none here, or the LoRA would be added twice."
+        )
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     tensors: dict[str, torch.Tensor] = {}
     for layer, factors in lora.layers.items():

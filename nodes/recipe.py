@@ -29,7 +29,7 @@ class Recipe:
     sigmas: tuple[float, ...] = sigmas()
     fresh_noise: bool = True  # between calls, as distilled models want it
     name: str = ""  # of the published record, see model_patches.recipes; "": none
-    memory: str = "off"  # that the checkpoint was trained with
+    memory: str = "off"  # that the checkpoint was trained with; a stream has the one of Evolving Memory
 
 
 def give(model: Any, recipe: Recipe) -> None:

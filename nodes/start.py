@@ -166,7 +166,7 @@ class RivuletStartFrom(io.ComfyNode):
                     "context",
                     default=0,
                     min=0,
-                    max=4096,
+                    max=512,
                     optional=True,
                     advanced=True,
                     tooltip="For go on, the last pictures of the video that the stream looks back on; 0: as "

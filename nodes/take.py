@@ -203,7 +203,7 @@ class Take:
     def _begin_scene(self, state: HostState) -> None:
         """The decoder, too, begins anew: the first latent of a scene is one picture, not four."""
         self._show(state.tail_BCTHW, last=True)
-        self._scene, self._past = self._written(), None
+        self._scene, self._past, self._lost_HWC = self._written(), None, None
 
     def _first_frame(self, state: HostState) -> int:
         """The first pixel frame of the next block."""

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         prog="run.py calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument(
-        "--model", type=Path, metavar="FILE", help="a Wan 2.1 .safetensors; default: built-in"
+        "--model", type=Path, metavar="FILE", help="a causal Wan 2.1 checkpoint; default: built-in"
     )
     options.add_argument("--out", type=Path, default=Path("out/basis.safetensors"), metavar="FILE")
     goal = options.add_mutually_exclusive_group()
@@ -153,7 +153,7 @@ def wan_subject(options: argparse.Namespace, device: object) -> Subject:
     """A checkpoint file, on encoded prompts."""
     import torch
 
-    from ..model_patches.arch.detect import load_wan
+    from ..model_patches.arch.published import build, read_published
     from ..model_patches.checkpoint import open_tensors, shapes_in
     from ..model_patches.geometry import Geometry
     from ..model_patches.stream import StreamConfig
@@ -178,7 +178,7 @@ def wan_subject(options: argparse.Namespace, device: object) -> Subject:
         seed=options.seed,
         dtype=dtype,
     )
-    dit = load_wan(options.model, dtype, device)
+    dit = build(read_published("calibrate", options.model), dtype).to(device)
     return Subject(options.model.name, dit, config, texts, negative if config.guided else None)
 
 

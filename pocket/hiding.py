@@ -22,6 +22,7 @@ BARE, VISIBLE, HIDDEN, LIFTED = range(4)  # the parts of a story
 ENCODED = (1, 2, 3, 2)  # blocks of each part in an encoded clip
 RADIUS = (0.12, 0.13)  # of the picture's side: small enough for the band to cover
 BAND_WIDTH = (0.40, 0.44)
+LONGEST = 300  # frames that objects fly on unseen beside those that are encoded
 MARGIN = 1.5 / 64  # of the picture's side between object and edge of the band, whose edges are soft
 
 
@@ -51,7 +52,7 @@ class Story:
     @property
     def blocks(self) -> tuple[int, ...]:
         """Which encoded block each block of the story is."""
-        visible, hidden, lifted = (sum(ENCODED[:part]) for part in (VISIBLE, HIDDEN, LIFTED))
+        _, hidden, lifted = (sum(ENCODED[:part]) for part in (VISIBLE, HIDDEN, LIFTED))
         return (
             0,
             *range(hidden - self.visible, hidden),
@@ -111,20 +112,29 @@ def sample(count: int, generator: torch.Generator) -> world.Scenes:
     return replace(scenes, place_BN2=torch.stack([places, torch.full_like(places, 0.5)], 1))
 
 
-def fly(scenes: world.Scenes, frames: int) -> Tensor:
-    """Centres [B, F, N, 2] of objects that bounce inside the column: straight flight, folded at its walls."""
+def fly(scenes: world.Scenes, times_BF: Tensor) -> Tensor:
+    """Centres [B, F, N, 2], at these frames, of objects that bounce inside the column of the band.
+
+    Straight flight, folded at the column's walls; unused objects stay in the middle.
+    """
     low_B2, high_B2 = _room(scenes)
-    steps = torch.arange(frames)[None, :, None]
-    straight = scenes.place_BN2[:, 0, None] + steps * scenes.velocity_BN2[:, 0, None]
+    straight = scenes.place_BN2[:, 0, None] + times_BF[..., None] * scenes.velocity_BN2[:, 0, None]
     low, room = low_B2[:, None], (high_B2 - low_B2)[:, None]
     folded = low + room - ((straight - low) % (2 * room) - room).abs()
     return torch.stack([folded, torch.full_like(folded, 0.5)], 2)
 
 
-def render(scenes: world.Scenes, block_frames: int, size: int) -> Tensor:
-    """Pictures [B, F, H, W, 3], uint8, of all encoded blocks."""
+def render(scenes: world.Scenes, block_frames: int, size: int, longer_B: Tensor | None = None) -> Tensor:
+    """Pictures [B, F, H, W, 3], uint8, of all encoded blocks.
+
+    longer_B: frames that each object flies on behind the band beside those that are shown, as it does where
+    a story hides it for longer.
+    """
     ends = [TIME_STRIDE * block_frames * sum(ENCODED[: part + 1]) - TIME_STRIDE + 1 for part in range(4)]
-    places, open_air = fly(scenes, ends[-1]), torch.full_like(scenes.band_B2, -1)
+    times = torch.arange(ends[-1]).expand(len(scenes), -1).clone()
+    if longer_B is not None:
+        times[:, ends[HIDDEN] :] += longer_B[:, None]
+    places, open_air = fly(scenes, times), torch.full_like(scenes.band_B2, -1)
     sights = (
         replace(scenes, colour_BN=torch.full_like(scenes.colour_BN, -1), band_B2=open_air),
         replace(scenes, band_B2=open_air),
@@ -153,7 +163,8 @@ def draw(vae: WanVAE, count: int, block_frames: int, size: int, generator: torch
     scenes = sample(count, generator)
     look = torch.stack([scenes.colour_BN[:, 0], scenes.shape_BN[:, 0], scenes.ground_B], 1)
     said = [torch.cat([text.encode(p) for p in prompts(*row)]) for row in look.tolist()]
-    latents = encode_pictures(vae, render(scenes, block_frames, size))
+    longer = torch.randint(LONGEST, (count,), generator=generator)
+    latents = encode_pictures(vae, render(scenes, block_frames, size, longer))
     return Hidings(latents.half(), torch.stack(said), look)
 
 

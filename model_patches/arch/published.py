@@ -50,7 +50,7 @@ class Published:
         ]
         if self.memory:
             lines.append(
-                f"Memory encoder inside ({len(self.memory)} tensors): connect RivuletMemory to use it."
+                f"Memory encoder inside ({len(self.memory)} tensors): connect Evolving Memory to use it."
             )
         return "\n".join([*lines, *([str(self.mla)] if self.mla else [])])
 

@@ -15,7 +15,19 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..arch.mla import MlaAttention
+from ..arch.tree import DiTTree
+
 KINDS = ("latent", "int8", "dense")
+
+
+def refuse_latents_of_its_own(model: DiTTree) -> None:
+    """Raises ValueError for VideoMLA's attentions: their keys are no linear map of a token."""
+    if any(isinstance(block.self_attn, MlaAttention) for block in model.blocks):
+        raise ValueError(
+            "Cache latent: this model has VideoMLA's attention, which keeps latents of its own; no basis can "
+            "be calibrated for it. Take format mla, which is as small."
+        )
 
 
 @dataclass(frozen=True, slots=True)

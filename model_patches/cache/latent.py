@@ -19,7 +19,7 @@ from ...kernels.rebuild import Up, rebuild
 from ...kernels.tiers import Latents, Tiers
 from ..arch.effective import effective_gain, effective_linear
 from ..arch.tree import AttentionTree, DiTTree
-from .basis import Basis, LayerBasis, LayerPlan
+from .basis import Basis, LayerBasis, LayerPlan, refuse_latents_of_its_own
 from .coded import Codec, CodedStore, PlainCodec, Rooms
 from .core import StoredFormat
 from .cost import CacheCost, coded_cost, dense_layer_bytes, int8_layer_bytes, latent_layer_bytes
@@ -131,6 +131,7 @@ class LatentFormat(StoredFormat):
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
     ) -> CodedStore:
         """New bytes for so many latent frames; refuses a model the basis was not made for."""
+        refuse_latents_of_its_own(model)
         if len(self.basis.plan) != shape.layers:
             raise ValueError(
                 f"Cache latent: the basis is for {len(self.basis.plan)} layers, the model has "

@@ -17,6 +17,7 @@ from ...kernels.rope import rotate
 from ..arch.tree import DiTTree
 from ..attention.past import Past
 from ..attention.rope import rope_table
+from .basis import refuse_latents_of_its_own
 from .cost import CacheCost
 from .dense import DENSE
 from .format import Cache, CacheShape, Call, Draft, KeysValues
@@ -92,7 +93,8 @@ class Recording:
     def empty(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
     ) -> RecordingCache:
-        """A dense cache with nothing in it."""
+        """A dense cache with nothing in it; refuses a model that no basis can be calibrated for."""
+        refuse_latents_of_its_own(model)
         return RecordingCache(self, DENSE.empty(model, shape, frames, dtype, device), 0, {})
 
     def restored(

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from ...model_patches.arch.detect import load_wan
 from ...model_patches.arch.mla import MlaModel
@@ -21,7 +20,10 @@ from ...model_patches.arch.nested import is_mla
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+from ...model_patches.memory.load import load_memory
+from ...model_patches.memory.lora import Lora
 from ...model_patches.vae.load import load_vae
+from ...model_patches.vae.wan import WanVAE
 from .. import hiding, models
 from ..hiding import Hidings
 from ..train import processes
@@ -30,14 +32,15 @@ from ..train.clips import draw_clips
 from ..train.dit import Recipe as Training
 from ..train.vae import channels_last
 from . import ROOT
-from .lessons import MEMORY, Lessons, Shares
-from .lora import Adapters, merge
+from .lessons import CONVERTED, MEMORY, Lessons, Shares
+from .lora import Adapters
+from .reorder import for_layout
 from .trainer import Recipe, Trainer
 from .walk import MemoryWalker
 
-MEMORY_FILE = "pocket_memory.safetensors"
 LORA, ENCODER = "generator_lora.", "query_memory_encoder."  # of the file's keys
 ORDINARY_CLIPS, ORDINARY_BLOCKS = 48, 7
+CONVERTED_RATE = 7e-4  # AdamW, of a converted model's attentions
 
 
 def remember(chosen: argparse.Namespace) -> int:
@@ -76,26 +79,8 @@ def export(encoder: MemoryEncoder, adapters: Adapters, out: Path, preset: str, t
     tensors = {LORA + key: value for key, value in adapters.peft().items()}
     tensors |= {ENCODER + key: value for key, value in encoder.state_dict().items()}
     halves = {key: value.detach().cpu().half().contiguous() for key, value in tensors.items()}
-    save_file(halves, out / MEMORY_FILE, {"memory": json.dumps(about)})
-    return out / MEMORY_FILE
-
-
-def load_exported(path: Path) -> tuple[MemoryEncoder, dict[str, Tensor], dict[str, object]]:
-    """(encoder, low-rank changes under PEFT's keys, what the file says of itself) of an exported file."""
-    with safe_open(path, framework="pt") as file:
-        stored = (file.metadata() or {}).get("memory")
-        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    if stored is None:
-        raise ValueError(f"{path} has no `memory` in its metadata; give a file that train-memory exported.")
-    about = json.loads(stored)
-    lora = {key.removeprefix(LORA): value for key, value in tensors.items() if key.startswith(LORA)}
-    state = {key.removeprefix(ENCODER): value for key, value in tensors.items() if key.startswith(ENCODER)}
-    sizes = (about[name] for name in ("num_heads", "frames", "grid_height", "grid_width"))
-    encoder = MemoryEncoder(
-        EncoderConfig(state["query_init"].shape[-1], *sizes, normalize_keys="norm_k_out.weight" in state)
-    )
-    encoder.load_state_dict(state)
-    return encoder, lora, about
+    save_file(halves, out / models.MEMORY_FILE, {"memory": json.dumps(about)})
+    return out / models.MEMORY_FILE
 
 
 def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
@@ -115,17 +100,17 @@ def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
 
 
 def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, folder: Path) -> None:
+    converted = isinstance(dit, MlaModel)
     recipe = replace(
-        Recipe(),
+        Recipe(model_rate=CONVERTED_RATE) if converted else Recipe(),
         **{key: value for key in ("steps", "minutes") if (value := getattr(chosen, key)) is not None},
     )
     torch.manual_seed(3)
-    encoder, adapters = _learners(chosen, dit, pocket)
+    walker, adapters = _learners(chosen, dit, pocket)
     training = Training(size=pocket.recipe.size)
     hidings, dressed = _pools(folder, chosen.stories)
-    vae = channels_last(pocket.vae.requires_grad_(False).eval())
-    lessons = Lessons(vae, hidings, dressed, training, Shares(), chosen.batch)
-    walker = MemoryWalker(dit, encoder, training.block_frames)
+    shares = CONVERTED if converted else Shares()
+    lessons = Lessons(_vae(), hidings, dressed, training, shares, chosen.batch)
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":
         trainer.learner.load_state_dict(trainer.average.weights())
@@ -136,13 +121,13 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     said = f"{trainer.run.step} lessons of {chosen.batch * chosen.processes}, {time.strftime('%Y-%m-%d')}"
     out = chosen.out or folder / "export"
     if adapters is not None:
-        print(export(encoder, adapters, out, MEMORY.name, said))
+        print(export(walker.encoder, adapters, out, MEMORY.name, said))
     else:
-        print(export_model(chosen.dit, dit, encoder, out, said))
+        print(export_model(chosen.dit, walker.dit, out, said))
 
 
-def export_model(given: Path, dit: WanModel, encoder: MemoryEncoder, out: Path, said: str) -> Path:
-    """Write a model that was trained whole under the name it came with, and the encoder into it."""
+def export_model(given: Path, dit: WanModel, out: Path, said: str) -> Path:
+    """Write a model whose attentions were trained under the name it came with; its memory is a file apart."""
     out.mkdir(parents=True, exist_ok=True)
     with safe_open(given, framework="pt") as file:
         metadata = dict(file.metadata() or {})
@@ -155,42 +140,73 @@ def export_model(given: Path, dit: WanModel, encoder: MemoryEncoder, out: Path, 
 
 def _learners(
     chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket
-) -> tuple[MemoryEncoder, Adapters | None]:
-    """The encoder, and the model's low-rank changes; a converted model has none, it is trained itself."""
-    recipe = pocket.recipe
-    grid = Geometry(recipe.size, recipe.size)
-    if chosen.encoder is not None:
-        encoder, lora, about = load_exported(chosen.encoder)
-    else:
-        frames = MEMORY.memory_frames
-        sizes = EncoderConfig(dit.dim, dit.num_heads, frames, grid.grid_height, grid.grid_width)
-        encoder, lora, about = MemoryEncoder(sizes), {}, {}
+) -> tuple[MemoryWalker, Adapters | None]:
+    """The model with its encoder, and its low-rank changes; a converted model has none.
+
+    It is trained itself, after the dense model that reads the same memory.
+    """
+    frames = pocket.recipe.block_frames
+    found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
     if isinstance(dit, MlaModel):
-        return encoder, None
-    if lora:
-        merge(dit, lora, float(str(about["alpha"])))
-    return encoder, Adapters(dit, chosen.rank, float(chosen.rank))
+        if found is None or found.lora is None:
+            raise ValueError(
+                "a converted model learns to read a memory that is there: train one with the dense model "
+                "first, and give its file as --encoder."
+            )
+        teacher = MemoryWalker(found.lora.merged(pocket.dit).requires_grad_(False), found.encoder, frames)
+        begun = outside_attention(found.lora).merged(dit)
+        return MemoryWalker(begun, for_layout(found.encoder, dit.rope_layout), frames, teacher), None
+    if found is not None and found.lora is not None:
+        adapters = Adapters(dit, found.lora.rank, found.lora.scale * found.lora.rank)
+        adapters.take(found.lora.pairs)
+        return MemoryWalker(dit, found.encoder, frames), adapters
+    grid = Geometry(pocket.recipe.size, pocket.recipe.size)
+    places = (MEMORY.memory_frames, grid.grid_height, grid.grid_width)
+    encoder = found.encoder if found else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
+    return MemoryWalker(dit, encoder, frames), Adapters(dit, chosen.rank, float(chosen.rank))
+
+
+def outside_attention(lora: Lora) -> Lora:
+    """The changes a converted model can take over: of the layers it has in common with the dense one."""
+    pairs = {
+        name: pair
+        for name, pair in lora.pairs.items()
+        if ".self_attn." not in name or name.endswith(".self_attn.o")
+    }
+    return Lora(pairs, lora.scale)
 
 
 def _pools(folder: Path, stories: int) -> tuple[Hidings, Dressed]:
     """The folder's stories and ordinary clips, drawn when first asked for."""
     told, ordinary = folder / "stories.pt", folder / "clips.pt"
-    training, generator = Training(), torch.Generator().manual_seed(41)
-    if not (told.exists() and ordinary.exists()):
-        vae = channels_last(load_vae(models.WEIGHTS / models.VAE_FILE).requires_grad_(False).eval())
     if not told.exists():
-        pool = hiding.draw(vae, min(16, stories), training.block_frames, training.size, generator)
-        while len(pool) < stories:
-            more = hiding.draw(vae, 16, training.block_frames, training.size, generator)
-            pool = pool.joined(more, stories)
-            print(f"{len(pool)} of {stories} stories drawn", file=sys.stderr, flush=True)
+        pool = _stories(stories)
         torch.save([pool.latents_BCTHW, pool.texts_BPLE, pool.look_B3], told)
     if not ordinary.exists():
-        drawn = draw_clips(
-            vae, ORDINARY_CLIPS, ORDINARY_BLOCKS, training.block_frames, training.size, generator
-        )
+        training, generator = Training(), torch.Generator().manual_seed(77)
+        sizes = (ORDINARY_CLIPS, ORDINARY_BLOCKS, training.block_frames, training.size)
+        drawn = draw_clips(_vae(), *sizes, generator)
         torch.save([drawn.latents_BVCTHW, drawn.texts_BVLC, drawn.named_B], ordinary)
     return (
         Hidings(*torch.load(told, weights_only=True)),
         Dressed(*torch.load(ordinary, weights_only=True)),
     )
+
+
+def _stories(count: int) -> Hidings:
+    training, generator, vae = Training(), torch.Generator().manual_seed(41), _vae()
+    pool: Hidings | None = None
+    for done in range(0, count, 16):
+        some = min(16, count - done)
+        new = hiding.draw(vae, some, training.block_frames, training.size, generator)
+        pool = new if pool is None else pool.joined(new, count)
+        print(f"{len(pool)} of {count} stories drawn", file=sys.stderr, flush=True)
+    if pool is None:
+        raise ValueError(f"--stories {count}: a memory is trained on at least 1.")
+    return pool
+
+
+def _vae() -> WanVAE:
+    vae = load_vae(models.WEIGHTS / models.VAE_FILE).requires_grad_(False).eval()
+    channels_last(vae)
+    return vae

@@ -21,6 +21,7 @@ from .walk import Lesson
 MEMORY = preset_of("pocket_memory")
 SINK_AND_WINDOW = replace(MEMORY, name="pocket_memory_off", memory_frames=0)
 WINDOW = PositionPreset("pocket_window", 0, 9, last_id=8, trained_frames=9)
+PLAIN = preset_of("pocket")  # as the model runs without a memory
 FULL = PositionPreset("pocket_full", 3, None, None, trained_frames=96, endless="pocket_memory")
 
 
@@ -31,15 +32,17 @@ POSITIONS = {"memory": MEMORY, "full": FULL, "sink_and_window": SINK_AND_WINDOW,
 class Shares:
     """How often each kind of lesson comes, and how long things stay hidden."""
 
-    memory: float = 0.58
-    full: float = 0.22
-    sink_and_window: float = 0.04
-    window: float = 0.04
+    memory: float = 0.42
+    full: float = 0.36
+    sink_and_window: float = 0.05
+    window: float = 0.05
     ordinary: float = 0.12
     first: float = 1 / 3  # of graded calls that are a block's first
     silent: float = 0.08  # rows without a prompt, as guidance has them
     easy: float = 0.12  # of the training, in which things are hidden just long enough to leave the window
     growing: float = 0.4  # of the training after that, in which waits grow to the longest
+    easy_full: float = 0.52  # the same for a cache that keeps all, which begins with what the window holds
+    growing_full: float = 0.3
     most_hidden: int = 26  # blocks
 
 
@@ -48,6 +51,7 @@ class Place:
     """What one lesson shall be, the same for every process."""
 
     kind: str
+    positions: PositionPreset
     story: Story | None  # None: an ordinary clip
     graded: tuple[int, ...]  # blocks
     first: bool  # of the block of the memory's first update: all rows make their first call
@@ -61,6 +65,12 @@ class Place:
     def lifted(self) -> int:
         """The block in which the band is gone, -1 if there is no band."""
         return self.story.parts.index(LIFTED) if self.story else -1
+
+
+# for a converted model, whose ordinary streams must stay as good as they are
+CONVERTED = Shares(
+    memory=0.65, full=0.0, sink_and_window=0.05, window=0.0, ordinary=0.3, easy=-1.0, most_hidden=8
+)
 
 
 class Lessons:
@@ -93,34 +103,39 @@ class Lessons:
         first = float(torch.rand((), generator=generator)) < self.shares.first
         if kind == "ordinary":
             chosen = torch.randperm(self.ordinary_blocks, generator=generator)[:3]
-            return Place(kind, None, tuple(sorted(chosen.tolist())), first)
+            remembered = float(torch.rand((), generator=generator)) < 0.5
+            positions = MEMORY if remembered else PLAIN
+            return Place(kind, positions, None, tuple(sorted(chosen.tolist())), first)
         hidden = self._hidden(kind, generator, done)
         visible = 2 if hidden < 3 else int(torch.randint(1, 3, (), generator=generator))
         story = Story(visible, hidden, 2)
         lifted = story.parts.index(LIFTED)
         other = int(torch.randint(0, lifted + 2, (), generator=generator))
-        return Place(kind, story, (lifted, lifted, other), first)
+        return Place(kind, POSITIONS[kind], story, (lifted, lifted, other), first)
 
     def lesson(self, place: Place, generator: torch.Generator) -> Lesson:
         """The lesson, on clips and noise of this process's own."""
         graded = tuple((block, self._noise(block, place.first, generator)) for block in place.graded)
         if place.story is None:
             clips = self.ordinary.draw(generator)
-            return Lesson(clips.clean_RCTHW, clips.context_RCTHW, clips.texts, graded, MEMORY)
+            return Lesson(clips.clean_RCTHW, clips.context_RCTHW, clips.texts, graded, place.positions)
         rows = torch.randint(len(self.hidings), (self.batch,), generator=generator)
         clean, texts = self.hidings.pick(rows).told(place.story, self.training.block_frames)
         context = damage(clean, self.training.block_frames, generator)
         silent = torch.rand(self.batch, generator=generator) < self.shares.silent
         said = tuple(torch.where(silent[:, None, None], text.no_text(), each) for each in texts)
-        return Lesson(clean, context, said, graded, POSITIONS[place.kind])
+        return Lesson(clean, context, said, graded, place.positions)
 
     def _hidden(self, kind: str, generator: torch.Generator, done: float) -> int:
-        """Blocks hidden: at first 2, then up to more and more, short waits oftener than long ones."""
+        """Blocks hidden: at first few, then up to more and more, short waits oftener than long ones."""
+        shares = self.shares
         if kind in ("sink_and_window", "window"):
-            return int(torch.randint(0, 4, (), generator=generator))
-        grown = min(1.0, max(0.0, (done - self.shares.easy) / self.shares.growing))
-        most = 2 + grown * (self.shares.most_hidden - 2)
-        return round(2 * (most / 2) ** float(torch.rand((), generator=generator)))
+            return int(torch.randint(1, 4, (), generator=generator))
+        least, easy, growing = (
+            (1, shares.easy_full, shares.growing_full) if kind == "full" else (2, shares.easy, shares.growing)
+        )
+        most = least + min(1.0, max(0.0, (done - easy) / growing)) * (shares.most_hidden - least)
+        return round(least * (most / least) ** float(torch.rand((), generator=generator)))
 
     def _noise(self, block: int, first: bool, generator: torch.Generator) -> Tensor:
         """Each row's share of noise; in the block of the memory's first update all rows are alike."""

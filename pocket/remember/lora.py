@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,13 @@ class Adapters(nn.Module):
         for layer in self.layers:
             layer.fold()
 
+    @torch.no_grad()
+    def take(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Go on from the A and B of each layer."""
+        for name, layer in zip(self.names, self.layers, strict=True):
+            layer.lora_A.copy_(pairs[name][0])
+            layer.lora_B.copy_(pairs[name][1])
+
     def parts(self) -> list[nn.Parameter]:
         """What is trained."""
         return [matrix for layer in self.layers for matrix in (layer.lora_A, layer.lora_B)]
@@ -69,15 +76,6 @@ class Adapters(nn.Module):
             for name, layer in zip(self.names, self.layers, strict=True)
             for part in ("lora_A", "lora_B")
         }
-
-
-@torch.no_grad()
-def merge(dit: WanModel, peft: dict[str, Tensor], alpha: float) -> None:
-    """Add the changes of a file to a plain model's own weights."""
-    for name in _targets(dit):
-        down, up = (peft[f"{PREFIX}{name}.{part}.weight"].float() for part in ("lora_A", "lora_B"))
-        weight = dit.get_submodule(name).weight
-        weight += (alpha / len(down) * (up @ down)).to(weight)
 
 
 def _targets(dit: WanModel) -> Iterator[str]:

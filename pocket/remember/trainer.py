@@ -39,20 +39,19 @@ class Recipe:
 
 
 def optimizers(
-    encoder: MemoryEncoder, changes: list[nn.Parameter], recipe: Recipe
-) -> list[torch.optim.Optimizer]:
-    """Muon for the encoder's matrices, AdamW for the rest."""
-    matrices = [p for p in encoder.parameters() if p.ndim == 2]
-    rest = [p for p in encoder.parameters() if p.ndim != 2]
-    muon = [{"params": matrices, "peak": recipe.matrix_rate}]
-    adamw = [
-        {"params": rest, "peak": recipe.encoder_rate},
-        {"params": changes, "peak": recipe.model_rate},
-    ]
-    return [
-        torch.optim.Muon(muon, lr=0.0, momentum=0.95, weight_decay=0.0),
-        torch.optim.AdamW(adamw, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    encoder: MemoryEncoder | None, changes: list[nn.Parameter], recipe: Recipe
+) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the matrices of an encoder that is trained, AdamW for the rest."""
+    adamw = [{"params": changes, "peak": recipe.model_rate}]
+    found: dict[str, torch.optim.Optimizer] = {}
+    if encoder is not None:
+        matrices = [p for p in encoder.parameters() if p.ndim == 2]
+        adamw.insert(
+            0, {"params": [p for p in encoder.parameters() if p.ndim != 2], "peak": recipe.encoder_rate}
+        )
+        muon = [{"params": matrices, "peak": recipe.matrix_rate}]
+        found["muon"] = torch.optim.Muon(muon, lr=0.0, momentum=0.95, weight_decay=0.0)
+    return found | {"adamw": torch.optim.AdamW(adamw, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)}
 
 
 class Trainer:
@@ -66,18 +65,17 @@ class Trainer:
         folder: Path,
         adapters: Adapters | None,
     ) -> None:
-        """adapters: the model's low-rank changes; without, its self-attentions are trained whole."""
+        """adapters: the model's low-rank changes, trained with the encoder; without, the encoder stays as it
+        is and the model's self-attentions are trained whole."""
         self.walker, self.lessons, self.recipe, self.adapters = walker, lessons, recipe, adapters
-        encoder, changes = walker.encoder.requires_grad_(True), _changes(walker.dit, adapters)
-        self.learner = nn.ModuleDict({"encoder": encoder, "model": changes})
-        self.optimizers = optimizers(encoder, [*changes.parameters()], recipe)
+        encoder = walker.encoder.requires_grad_(adapters is not None)
+        changes = _changes(walker.dit, adapters)
+        trained = {"model": changes} if adapters is None else {"encoder": encoder, "model": changes}
+        self.learner = nn.ModuleDict(trained)
+        made = optimizers(None if adapters is None else encoder, [*changes.parameters()], recipe)
+        self.optimizers = list(made.values())
         self.average = Average(self.learner, 0.995)
-        parts = {
-            "learner": self.learner,
-            "average": self.average,
-            "muon": self.optimizers[0],
-            "adamw": self.optimizers[1],
-        }
+        parts = {"learner": self.learner, "average": self.average, **made}
         self.run = Run(folder, "memory", parts, writes=rank() == 0)
         seed = hash_seed("memory", self.run.step)
         self.shared = torch.Generator().manual_seed(seed)
@@ -85,7 +83,7 @@ class Trainer:
         self.figures: dict[str, float] = {}
 
     def train(self) -> None:
-        """Train to the last step, or to the end of the time; the learner is left with its averaged weights."""
+        """Train to the last step or the end of the time; the learner is left with its averaged weights."""
         recipe = self.recipe
         seconds = 60 * recipe.minutes if recipe.minutes else float("inf")
         while (done := agreed(max(self.run.step / recipe.steps, self.run.elapsed() / seconds))) < 1:
@@ -119,9 +117,7 @@ class Trainer:
     def _descend(self) -> None:
         for parameter in self.learner.parameters():
             if parameter.grad is None and torch.distributed.is_initialized():
-                parameter.grad = torch.zeros_like(
-                    parameter
-                )  # processes share as many numbers as they all have
+                parameter.grad = torch.zeros_like(parameter)  # all share equally many numbers
         average_gradients(self.learner)
         nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clipped)
         for optimizer in self.optimizers:

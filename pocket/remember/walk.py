@@ -9,7 +9,9 @@ channels, T latent frames, L text tokens, E text width, M memory tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -57,62 +59,94 @@ class States:
         return None
 
 
-class MemoryWalker:
-    """Walks a model and its memory along lessons; gradients reach what made the graded calls."""
+@dataclass(slots=True)
+class Found:
+    """What a block finds before it."""
 
-    def __init__(self, dit: WanModel, encoder: MemoryEncoder, block_frames: int) -> None:
-        self.dit, self.encoder, self.block_frames = dit, encoder, block_frames
+    call: Call
+    kept: Kept
+    states: States
+
+
+class MemoryWalker:
+    """Walks a model and its memory along lessons; gradients reach what made the graded calls.
+
+    teacher: whose flow for the same call, over a past and a memory of its own, is wanted in place of the
+    clip's; nothing of it is trained.
+    """
+
+    def __init__(
+        self,
+        dit: WanModel,
+        encoder: MemoryEncoder,
+        block_frames: int,
+        teacher: MemoryWalker | None = None,
+    ) -> None:
+        self.dit, self.encoder, self.block_frames, self.teacher = dit, encoder, block_frames, teacher
 
     def along(self, lesson: Lesson, generator: torch.Generator) -> list[tuple[int, Tensor, Tensor]]:
         """(block, squared error of the flow [R], the rows' noise levels [R]) of every graded call."""
-        kept, states, found = Kept(), States(), []
-        last = max(block for block, _ in lesson.graded)
-        for block in range(last + 1):
-            call = self._call(lesson, block)
-            states = self._updated(lesson, states, kept.leave(call.kept))
+        blocks = max(block for block, _ in lesson.graded) + 1
+        others = self.teacher.blocks(lesson, blocks) if self.teacher else repeat(None, blocks)
+        results: list[tuple[int, Tensor, Tensor]] = []
+        for block, (found, other) in enumerate(zip(self.blocks(lesson, blocks), others, strict=True)):
             for at, sigma_R in lesson.graded:
                 if at == block:
-                    noise = torch.randn(lesson.clean_RCTHW[:, :, call.own].shape, generator=generator)
-                    error_R = self.grade(lesson, kept, call, states, sigma_R, noise)
-                    found.append((block, error_R, sigma_R))
-            if block < last:
-                self.remember(lesson, kept, call, states)
-        return found
+                    clean = lesson.clean_RCTHW[:, :, found.call.own]
+                    noise = torch.randn(clean.shape, generator=generator)
+                    error_R = self.grade(lesson, found, sigma_R, noise, other)
+                    results.append((block, error_R, sigma_R))
+        return results
+
+    def blocks(self, lesson: Lesson, count: int) -> Iterator[Found]:
+        """What each block finds; its clean pass is made when the next one is asked for."""
+        kept, states = Kept(), States()
+        for block in range(count):
+            call = call_of(lesson.positions, block * self.block_frames, self.block_frames)
+            states = self._updated(lesson, states, kept.leave(call.kept))
+            found = Found(call, kept, states)
+            yield found
+            if block + 1 < count:
+                self.remember(lesson, found)
 
     def grade(
-        self, lesson: Lesson, kept: Kept, call: Call, states: States, sigma_R: Tensor, noise: Tensor
+        self, lesson: Lesson, found: Found, sigma_R: Tensor, noise: Tensor, other: Found | None = None
     ) -> Tensor:
-        """Squared error of the flow of each row [R]."""
-        clean = lesson.clean_RCTHW[:, :, call.own]
-        sigma = sigma_R[:, None, None, None, None]
-        noisy = (1 - sigma) * clean + sigma * noise
-        flow = self.flow(lesson, kept, call, states.seen(sigma_R == 1), noisy, sigma_R)
-        return (flow.float() - (noise - clean)).square().mean((1, 2, 3, 4))
+        """Squared error of the flow of each row [R]; other: what the teacher finds, if there is one."""
+        clean = lesson.clean_RCTHW[:, :, found.call.own]
+        sigma, first_R = sigma_R[:, None, None, None, None], sigma_R == 1
+        noisy, wanted = (1 - sigma) * clean + sigma * noise, noise - clean
+        if self.teacher is not None and other is not None:
+            with torch.no_grad():
+                state = other.states.seen(first_R)
+                wanted = self.teacher.flow(lesson, other, state, noisy, sigma_R).float()
+        flow = self.flow(lesson, found, found.states.seen(first_R), noisy, sigma_R)
+        return (flow.float() - wanted).square().mean((1, 2, 3, 4))
 
     def flow(
         self,
         lesson: Lesson,
-        kept: Kept,
-        call: Call,
+        found: Found,
         state_RMC: Tensor | None,
         noisy_RCTHW: Tensor,
         sigma_R: Tensor,
     ) -> Tensor:
         """Flow of a noisy call that sees the given state."""
-        past = self._past(lesson, kept, call, state_RMC, taught=torch.is_grad_enabled())
-        time = embed_time(self.dit, 1000 * sigma_R[:, None])
-        text = read_rows(self.dit, lesson.texts[self._block(call)])
+        past = self._past(lesson, found, state_RMC, taught=torch.is_grad_enabled())
+        time = embed_time(self.dit, 1000 * sigma_R[:, None], noisy_RCTHW.dtype)
+        text = read_rows(self.dit, lesson.texts[self._block(found.call)])
         return forward(self.dit, noisy_RCTHW, time, text, past, written_out)
 
     @torch.no_grad()
-    def remember(self, lesson: Lesson, kept: Kept, call: Call, states: States) -> None:
+    def remember(self, lesson: Lesson, found: Found) -> None:
         """The clean pass of a block."""
-        past = self._past(lesson, kept, call, states.after)
+        call = found.call
+        past = self._past(lesson, found, found.states.after)
         context = lesson.context_RCTHW[:, :, call.own]
-        time = embed_time(self.dit, torch.zeros(len(context), 1, device=context.device))
+        time = embed_time(self.dit, torch.zeros(len(context), 1, device=context.device), context.dtype)
         text = read_rows(self.dit, lesson.texts[self._block(call)])
         remember(self.dit, context, time, text, past, written_out)
-        kept.take(call.own, past.made)
+        found.kept.take(call.own, past.made)
 
     def _updated(self, lesson: Lesson, states: States, evicted: tuple[Tensor, Tensor] | None) -> States:
         """The states of the block that finds these frames gone from its window."""
@@ -122,15 +156,11 @@ class MemoryWalker:
         start = self.encoder.fresh(len(lesson.clean_RCTHW)) if state is None else state
         return States(state, self.encoder.update(start, *evicted, written_out))
 
-    def _call(self, lesson: Lesson, block: int) -> Call:
-        return call_of(lesson.positions, block * self.block_frames, self.block_frames)
-
     def _block(self, call: Call) -> int:
         return call.own[0] // self.block_frames
 
-    def _past(
-        self, lesson: Lesson, kept: Kept, call: Call, state_RMC: Tensor | None, taught: bool = False
-    ) -> WalkPast:
+    def _past(self, lesson: Lesson, found: Found, state_RMC: Tensor | None, taught: bool = False) -> WalkPast:
+        kept, call = found.kept, found.call
         config, device = self.encoder.config, lesson.clean_RCTHW.device
         head_dim = config.dim // config.num_heads
         grid = Grid(config.grid_height, config.grid_width, head_dim, device)

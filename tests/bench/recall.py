@@ -1,23 +1,24 @@
 """Is what left the window remembered? An object goes behind a band and must come out as it went in.
 
 Truth is shown to the stream block by block, up to the block in which the band is lifted; that one the model
-makes, with a prompt that only says "an object". A detector reads colour and shape from its last pictures.
+makes, with a prompt that only says "an object". A detector reads colour and shape from its last picture.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...model_patches.arch.mla_load import load_mla
+from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.cache.calibrate import Goal
 from ...model_patches.cache.dense import DENSE
@@ -26,15 +27,14 @@ from ...model_patches.cache.latent import LatentFormat
 from ...model_patches.cache.mla import MlaFormat
 from ...model_patches.memory.ema import EmaSink
 from ...model_patches.memory.learned import LearnedMemory
+from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream import StreamState, init, set_text, step
-from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
+from ...model_patches.vae.wan import VaePast, WanVAE
 from ...pocket import detector, hiding, models, world
-from ...pocket.hiding import ENCODED, HIDDEN, Hidings, Story
+from ...pocket.hiding import ENCODED, HIDDEN, VISIBLE, Hidings, Story
 from ...pocket.models import Pocket, load_pocket
-from ...pocket.remember.command import MEMORY_FILE, load_exported
 from ...pocket.remember.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
-from ...pocket.remember.lora import merge
 from ...pocket.remember.reorder import for_layout
 from ...pocket.train.vae import channels_last
 from .contenders import DENSE_TOKEN_BYTES, learned
@@ -44,11 +44,10 @@ from .replay import replay
 SEED = 6_000_000  # of the stories; training draws from others
 LENGTHS = (1, 3, 6, 12, 24)  # blocks hidden
 QUICK_LENGTHS = (1, 3)
-JUDGED = TIME_STRIDE  # last pictures of the block that is made
 CHANCE = {
     "colour": 1 / (len(world.COLOURS) - 1),
     "shape": 1 / len(world.SHAPES),
-}  # no object has its ground's
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Contestant:
     """One way to remember, on one model."""
 
     name: str
-    dit: nn.Module
+    dit: WanModel
     positions: PositionPreset
     cache: CacheFormat = DENSE
     memory: MemoryPolicy = OFF
@@ -70,7 +69,7 @@ class Stage:
     told: Hidings  # of all trials
     lengths: tuple[int, ...]
     batch: int
-    decoder: WanVAE
+    decoder: WanVAE  # in bfloat16, in half the time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,20 +96,22 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     pocket = load_pocket(chosen.weights)
     lengths = tuple(chosen.lengths or (QUICK_LENGTHS if chosen.quick else LENGTHS))
     trials = chosen.trials or (8 if chosen.quick else 200)
-    stage = Stage(pocket, stories(pocket, trials, chosen.stories), lengths, chosen.batch, pocket.vae)
     channels_last(pocket.vae)
+    told = stories(pocket, trials, chosen.stories)
+    stage = Stage(pocket, told, lengths, chosen.batch, copy.deepcopy(pocket.vae).bfloat16())
     makers = contestants(pocket, chosen.weights or models.WEIGHTS, chosen.quick)
     unknown = set(chosen.policies or ()) - set(makers)
     if unknown:
         wrong = ", ".join(sorted(unknown))
         raise SystemExit(f"bench recall: no policy is called {wrong}; there are {', '.join(makers)}")
+    chosen_names = list(chosen.policies or makers)
+    for length, found in ceiling(stage).items():
+        rows("recall", policy="truth", **_hidden(length), **found)
     points: list[dict[str, float | str]] = []
-    for length, figures in ceiling(stage).items():
-        rows("recall", policy="truth", **_hidden(length), **figures)
-    for name in chosen.policies or makers:
-        for length, figures in measure(stage, makers[name]()).items():
-            rows("recall", policy=name, weights=pocket.recipe.trained, **_hidden(length), **figures)
-            points.append({"policy": name, **_hidden(length), **figures})
+    for name, by_length in measure(stage, [makers[name]() for name in chosen_names]).items():
+        for length, found in by_length.items():
+            rows("recall", policy=name, weights=pocket.recipe.trained, **_hidden(length), **found)
+            points.append({"policy": name, **_hidden(length), **found})
     if chosen.out:
         draw(points, chosen.out)
     return 0
@@ -139,13 +140,12 @@ def stories(pocket: Pocket, trials: int, kept: Path | None) -> Hidings:
 
 def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable[[], Contestant]]:
     """What makes each policy's contestant. All but the converted one run the same weights."""
-    encoder, lora, about = load_exported(folder / MEMORY_FILE)
-    encoder.requires_grad_(False).eval()
-    merge(pocket.dit, lora, float(str(about["alpha"])))
-    dit, remembering = pocket.dit, LearnedMemory(encoder, str(about["trained"]))
+    found = load_memory(folder / models.MEMORY_FILE, pocket.dit, torch.float32)
+    assert found.lora is not None, "the pocket's memory was trained with changes of its model"
+    dit, remembering = found.lora.merged(pocket.dit), LearnedMemory(found.encoder, found.fingerprint)
 
     def latent() -> Contestant:
-        seen = replace(pocket, recipe=replace(pocket.recipe, preset=MEMORY.name))
+        seen = replace(pocket, dit=dit, recipe=replace(pocket.recipe, preset=MEMORY.name))
         calibration = learned(seen, 6 if quick else 16, 6 if quick else 10)
         goal = Goal(token_bytes=DENSE_TOKEN_BYTES * dit.dim / 8)
         made = LatentFormat(calibration.basis(calibration.choose(goal), {}))
@@ -153,7 +153,7 @@ def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable
 
     def mla() -> Contestant:
         converted = load_mla(folder / models.MLA_FILE, torch.float32)[0]
-        memory = LearnedMemory(for_layout(encoder, converted.rope_layout), remembering.fingerprint)
+        memory = LearnedMemory(for_layout(found.encoder, converted.rope_layout), remembering.fingerprint)
         return Contestant("learned+mla", converted, MEMORY, MlaFormat.of(converted, False), memory)
 
     return {
@@ -167,32 +167,51 @@ def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable
     }
 
 
-def measure(stage: Stage, contestant: Contestant) -> dict[int, dict[str, float]]:
-    """Figures for each number of hidden blocks, over all trials."""
-    verdicts: dict[int, list[tuple[bool, bool]]] = {length: [] for length in stage.lengths}
+def measure(stage: Stage, contestants: Sequence[Contestant]) -> dict[str, dict[int, dict[str, float]]]:
+    """Figures of each contestant for each number of hidden blocks, over all trials."""
+    verdicts: dict[str, dict[int, list[tuple[bool, bool]]]] = {
+        each.name: {length: [] for length in stage.lengths} for each in contestants
+    }
     for rows in torch.arange(len(stage.told)).split(stage.batch):
         told = stage.told.pick(rows)
-        for length, latents in lifted(stage, contestant, told).items():
-            seen = pictures(stage, told, length, latents)
-            verdicts[length] += judge(seen, told.look_B3)
-        done = f"{contestant.name}: {int(rows[-1]) + 1} of {len(stage.told)} trials"
-        print(done, file=sys.stderr, flush=True)
-    return {length: figures(found) for length, found in verdicts.items()}
+        warm = {length: decoded(stage, told, length) for length in {*map(_encoded, stage.lengths)}}
+        for each in contestants:
+            for length, latents in lifted(stage, each, told, seed=int(rows[0])).items():
+                seen = last_picture(stage, latents, warm[_encoded(length)])
+                verdicts[each.name][length] += judge(seen, told.look_B3)
+        print(f"{int(rows[-1]) + 1} of {len(stage.told)} trials", file=sys.stderr, flush=True)
+    return {
+        name: {length: figures(found) for length, found in by_length.items()}
+        for name, by_length in verdicts.items()
+    }
 
 
-def lifted(stage: Stage, contestant: Contestant, told: Hidings) -> Mapping[int, Tensor]:
+def lifted(stage: Stage, contestant: Contestant, told: Hidings, seed: int) -> Mapping[int, Tensor]:
     """Latents [B, C, T, H, W] of the block in which the band is lifted, for each number of hidden blocks.
 
-    One walk serves all: whenever it has seen enough hidden blocks the next one is made and thrown away.
+    One walk serves all: whenever it has seen enough hidden blocks the next one is made and thrown away. An
+    `ema` sink is changed by that block, so there every length has a walk of its own.
     """
+    if isinstance(contestant.memory, EmaSink):
+        walks = [_walk(stage, contestant, told, (length,), seed) for length in stage.lengths]
+        return {length: latents for walk in walks for length, latents in walk.items()}
+    return _walk(stage, contestant, told, stage.lengths, seed)
+
+
+def _walk(
+    stage: Stage, contestant: Contestant, told: Hidings, lengths: tuple[int, ...], seed: int
+) -> dict[int, Tensor]:
     pocket, frames, dit = stage.pocket, stage.pocket.recipe.block_frames, contestant.dit
-    config = replace(pocket.config(seed=1), preset=contestant.positions)
-    story = Story(ENCODED[1], max(stage.lengths), 1)
+    story = Story(ENCODED[VISIBLE], max(lengths), 1)
     latents, texts = told.told(story, frames)
-    nothing = pocket.no_text().expand_as(texts[0]).contiguous()
-    room = frames * len(texts)
     state = init(
-        dit, texts[0], config, nothing, reserve_frames=room, cache=contestant.cache, memory=contestant.memory
+        dit,
+        texts[0],
+        replace(pocket.config(seed), preset=contestant.positions),
+        pocket.no_text().expand_as(texts[0]).contiguous(),
+        reserve_frames=frames * len(texts),
+        cache=contestant.cache,
+        memory=contestant.memory,
     )
     made: dict[int, Tensor] = {}
     before = story.parts.index(HIDDEN)
@@ -200,51 +219,60 @@ def lifted(stage: Stage, contestant: Contestant, told: Hidings) -> Mapping[int, 
         state = set_text(dit, state, texts[block])
         state = replay(dit, state, latents[:, :, block * frames : (block + 1) * frames])
         hidden = block + 1 - before
-        if part == HIDDEN and hidden in stage.lengths:
+        if part == HIDDEN and hidden in lengths:
             made[hidden] = generate(dit, state, texts[-1])
     return made
 
 
-def generate(dit: nn.Module, state: StreamState, text_BLE: Tensor) -> Tensor:
+def generate(dit: WanModel, state: StreamState, text_BLE: Tensor) -> Tensor:
     """The next block under another prompt; the state can still be continued."""
     return step(dit, set_text(dit, state, text_BLE))[0]
 
 
 @torch.inference_mode()
-def pictures(stage: Stage, told: Hidings, length: int, latents: Tensor) -> Tensor:
-    """The last pictures [B, F, H, W, 3], uint8, after the two blocks of truth before them."""
+def decoded(stage: Stage, told: Hidings, length: int) -> VaePast:
+    """The decoder's past after the two blocks of truth before the band is lifted."""
     frames = stage.pocket.recipe.block_frames
-    story = Story(ENCODED[1], min(length, ENCODED[HIDDEN]), 1)
-    truth, _ = told.told(story, frames)
-    with torch.autocast("cpu", torch.bfloat16):
-        _, past = stage.decoder.decode(truth[:, :, -3 * frames : -frames])
-        pixels, _ = stage.decoder.decode(latents, past)
-    shown = pixels[:, :, -JUDGED:].float().clamp(-1, 1)
-    return ((shown + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
+    truth, _ = told.told(Story(ENCODED[VISIBLE], length, 1), frames)
+    return stage.decoder.decode(truth[:, :, -3 * frames : -frames].bfloat16())[1]
+
+
+@torch.inference_mode()
+def last_picture(stage: Stage, latents: Tensor, past: VaePast) -> Tensor:
+    """The last picture [B, H, W, 3], uint8, of a block's latents."""
+    pixels, _ = stage.decoder.decode(latents.bfloat16(), past)
+    shown = pixels[:, :, -1].float().clamp(-1, 1)
+    return ((shown + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def ceiling(stage: Stage, trials: int = 50) -> dict[int, dict[str, float]]:
     """What the detector reads in the truth after the VAE: nobody can do better."""
     told = stage.told.pick(torch.arange(min(trials, len(stage.told))))
-    frames, found = stage.pocket.recipe.block_frames, []
-    truth, _ = told.told(Story(ENCODED[1], ENCODED[HIDDEN], 1), frames)
+    length, frames = ENCODED[HIDDEN], stage.pocket.recipe.block_frames
+    found: list[tuple[bool, bool]] = []
     for rows in torch.arange(len(told)).split(stage.batch):
         some = told.pick(rows)
-        found += judge(pictures(stage, some, ENCODED[HIDDEN], truth[rows][:, :, -frames:]), some.look_B3)
-    return {length: figures(found) for length in (ENCODED[HIDDEN],)}
+        truth, _ = some.told(Story(ENCODED[VISIBLE], length, 1), frames)
+        seen = last_picture(stage, truth[:, :, -frames:], decoded(stage, some, length))
+        found += judge(seen, some.look_B3)
+    return {length: figures(found)}
 
 
-def judge(pixels_BFHWC: Tensor, look_B3: Tensor) -> list[tuple[bool, bool]]:
-    """Whether most pictures of each trial show the right (colour, shape); an object that is not there is wrong."""
-    verdicts = []
-    for clip, (colour, shape, _) in zip(pixels_BFHWC, look_B3.tolist(), strict=True):
-        wanted = list(world.COLOURS)[colour], world.SHAPES[shape]
-        seen: Counter[tuple[str | None, str | None]] = Counter()
-        for frame in detector.detect(clip):
-            largest = max(frame.objects, key=lambda each: each.area, default=None)
-            seen[(largest.colour, largest.shape) if largest else (None, None)] += 1
-        right = [sum(n for look, n in seen.items() if look[i] == wanted[i]) for i in (0, 1)]
-        verdicts.append((2 * right[0] > len(clip), 2 * right[1] > len(clip)))
+def _encoded(length: int) -> int:
+    """Hidden blocks of which the last two are those before the band is lifted."""
+    return min(length, ENCODED[HIDDEN])
+
+
+def judge(pixels_BHWC: Tensor, look_B3: Tensor) -> list[tuple[bool, bool]]:
+    """Whether each trial's picture shows the right (colour, shape): its largest object's, none is wrong."""
+    verdicts: list[tuple[bool, bool]] = []
+    for frame, (colour, shape, _) in zip(detector.detect(pixels_BHWC), look_B3.tolist(), strict=True):
+        seen = max(frame.objects, key=lambda each: each.area, default=None)
+        verdicts.append(
+            (False, False)
+            if seen is None
+            else (seen.colour == detector.COLOURS[colour], seen.shape == world.SHAPES[shape])
+        )
     return verdicts
 
 

@@ -33,6 +33,9 @@ UNITS = (
         "bytes_per_token_layer",
         "error",  # relative: norm of the difference over norm of the truth
         "adherence",  # share of frames that show what the prompt says
+        "recall",  # share of trials in which what was hidden came out as it went in
+        "trials",
+        "windows",  # lengths in windows of the preset
         "ms_per_1000_blocks",
         "streams",
         "reached",  # share of streams that came to show a new prompt
@@ -60,6 +63,7 @@ WORDS = {
     "picture",
     "op",
     "target",
+    "policy",
     "memory",
     "mode",
 }

@@ -20,7 +20,7 @@ from ...model_patches.stream import each_past, leave, repeated, times_of
 def replay(
     model: DiTTree, state: StreamState, clean_BCTHW: Tensor, attention: Attention = sdpa
 ) -> StreamState:
-    """The state after a block of given clean latents: the clean pass of `stream.step` without its noisy calls."""
+    """The state after a block of given clean latents: `stream.step` without its noisy calls."""
     config, start = state.config, state.start_frame
     call = call_of(config.positions, start, config.block_frames)
     draft = state.cache.begin(call)

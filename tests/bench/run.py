@@ -18,6 +18,7 @@ BENCHES = {
     "stream": "time per block and memory, early and late, against a cache that keeps the whole clip",
     "kernels": "each kernel against its reference and the card; --aot compiles for cards that are not here",
     "gpu": "all that needs a GPU: tests of kernels, their times, whole blocks by cache format; ten minutes",
+    "recall": "whether what left the window is remembered: colour and shape of what a band has hidden",
     "quality": "whether the video shows what the prompt says, at the start and much later: --memory NAME",
     "memory": "what remembering costs a block by cache format, and whether it stays that for --blocks N",
     "switch": "how soon each kind of prompt switch shows the new prompt, and how hard it jumps",

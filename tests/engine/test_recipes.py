@@ -65,7 +65,7 @@ def test_the_name_breaks_ties_and_says_so(file, name):
 
 def test_a_name_never_stands_against_keys_and_shapes():
     for found, wanted in (
-        (structure("14B"), "krea_realtime"),
+        (structure("14B"), "krea_realtime"),  # a guess, as no name of a 14B is in it
         (structure(kind=VIDEO_MLA), "videomla"),
         (structure(memory=True), "echo_infinity"),
     ):
@@ -79,6 +79,12 @@ def test_a_name_that_says_nothing_is_told_to_be_a_guess():
         choice = choose(structure(size), "model.pt")
         assert choice.recipe.name == "self_forcing" and choice.why.startswith("A guess")
         assert "CausVid" in choice.why and "choose its recipe" in choice.why
+
+
+def test_a_14b_is_krea_realtime_only_by_name():
+    named, guess = (choose(structure("14B"), f"{name}-14b.safetensors") for name in ("krea", "lightx2v"))
+    assert named.named and "Krea Realtime 14B, Wan 2.1 itself alike" in named.why
+    assert guess.recipe is named.recipe and guess.why.startswith("A guess")
 
 
 def test_echo_infinity_without_its_encoder_is_told():

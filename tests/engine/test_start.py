@@ -15,6 +15,7 @@ from rivulet.model_patches.vae.decoder import decode_stream, encode_stream
 from rivulet.model_patches.vae.wan import WanVAE
 
 from .formats import FORMATS
+from .memory.memories import EMA, learned
 from .test_pipeline import Collected, seeded
 
 GEOMETRY = Geometry(32, 16)
@@ -38,6 +39,18 @@ def test_what_was_made_can_be_given_again(model, make_text, config, cfg, made):
     again = keep(model, init(model, *texts, cache=made), torch.cat(parts[:2], 2))
     assert (again.start_frame, again.block, again.cache.frames) == (6, 0, (0, 4, 5))
     assert torch.equal(step(model, replace(again, block=2))[0], parts[2])
+
+
+@pytest.mark.parametrize("memory", [EMA, learned()], ids=["ema", "learned"])
+def test_what_leaves_the_window_goes_to_the_memory(model, make_text, config, memory):
+    config = replace(config, preset="echo", sigmas=(1.0, 0.7))
+    state, parts = init(model, make_text(1), config, memory=memory), []
+    for _ in range(7):
+        latents, state = step(model, state)
+        parts.append(latents)
+    again = keep(model, init(model, make_text(1), config, memory=memory), torch.cat(parts[:6], 2))
+    assert torch.equal(step(model, replace(again, block=6))[0], parts[6])
+    assert torch.equal(again.tail_BCTHW, torch.cat(parts[:6], 2)[:, :, -config.tail_frames :])
 
 
 @pytest.mark.parametrize("frames", [1, 4, 17])

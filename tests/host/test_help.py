@@ -11,7 +11,17 @@ ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("en", "zh")
 HAN = re.compile("[\u4e00-\u9fff]")
 NODES = (
-    *("PocketModel", "LoadModel", "Prompts", "StartFrom", "Resume", "Stream", "Plan", "LatentCache"),
+    *(
+        "PocketModel",
+        "LoadModel",
+        "Memory",
+        "Prompts",
+        "StartFrom",
+        "Resume",
+        "Stream",
+        "Plan",
+        "LatentCache",
+    ),
     *("Calibrate", "Doctor"),
 )
 

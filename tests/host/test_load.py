@@ -1,5 +1,6 @@
 """Published checkpoints in ComfyUI: its own loader, with recipe, LoRA, casts and VideoMLA's layers."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from rivulet.model_patches.recipes import recipe_named
 from rivulet.model_patches.state import StreamConfig
 from rivulet.pocket.models import MLA_FILE, WEIGHTS
 from rivulet.tests.engine.checkpoints import BY_NAME, FAMILIES, SMALL, lora_of
+from rivulet.tests.host.graphs import stream_graph
 from safetensors.torch import save_file
 
 FAST = {"lora_file": "none", "lora_strength": 1.0, "weight_dtype": "default", "weights": "as released"}
@@ -102,7 +104,7 @@ def test_every_family_streams_as_the_weights_it_was_written_from(family, load_fi
     assert (config.preset.name, config.block_frames, config.cfg) == (record.preset, record.block_frames, 1.0)
     assert config.sigmas == record.sigmas
     assert record.title in report and "every one in its place" in report
-    assert ("connect RivuletMemory" in report) is (record.memory != "off")
+    assert ("connect Evolving Memory" in report) is (record.memory != "off")
     config = replace(config, sigmas=config.sigmas[:2])
     got, _ = streamed(loaded, text, config)
     assert close(got, own_stream(model, text, config, loaded))
@@ -292,6 +294,56 @@ def test_a_lora_of_another_model_is_refused(load_file, written, folders, change)
         load_file(family.file, lora_file="l.safetensors")
 
 
+def test_a_base_and_its_memory_come_from_one_file(load_file, folders, text):
+    """The loader leaves the encoder, Evolving Memory takes it from the same file and sets the positions."""
+    import folder_paths
+    from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.memory import RivuletMemory
+    from rivulet.nodes.memory import of as memory_of
+    from rivulet.nodes.recipe import FROM_MODEL, configured
+
+    torch.manual_seed(3)
+    with torch.inference_mode(False):
+        base = BY_NAME["echo_infinity"].model(small=True).state_dict()
+        encoder = MemoryEncoder(EncoderConfig(SMALL.dim, SMALL.num_heads, 3, 2, 3, normalize_keys=True))
+    inside = {f"query_memory_encoder.{key}": value.detach() for key, value in encoder.state_dict().items()}
+    said = {"memory": json.dumps({"frames": 3, "grid_height": 2, "grid_width": 3})}
+    save_file(base | inside, folders / "diffusion_models" / "echo.safetensors", said)
+    folder_paths.filename_list_cache.clear()
+    loaded, report = load_file("echo.safetensors")
+    assert f"Memory encoder inside ({len(inside)} tensors)" in report and "Recipe Echo-Infinity" in report
+    (model,) = RivuletMemory.execute(
+        loaded, "learned", "diffusion_models/echo.safetensors", False, 0.999
+    ).args
+    config = replace(configured(model, 48, 32, FROM_MODEL, 0, 0.0), sigmas=(1.0,))
+    assert config.preset.name == "echo_std"
+    made = []
+    for each in (model, loaded):
+        policy = memory_of(each).policy_for(config, each.load_device)
+        stream = HostStream(each, text, [], config, memory=policy)
+        state, parts = stream.begin(), []
+        for _ in range(6):
+            latents, state = stream.step(state)
+            parts.append(latents)
+        made.append(torch.cat(parts, 2))
+    # frames first leave a window of 9 beside a sink of 3 when the fifth block is made
+    assert torch.equal(made[0][:, :, :12], made[1][:, :, :12]) and not torch.equal(*made)
+
+
+def test_a_lora_with_a_memory_is_left_to_the_node_of_the_memory(load_file, written, folders):
+    model = written("longlive")
+    stored = {
+        "generator_lora": lora_of(model, 2),
+        "query_memory_encoder": {"gate_linear.bias": torch.ones(1)},
+    }
+    torch.save(stored, folders / "loras" / "echo.pt")
+    with pytest.raises(
+        ValueError, match=r"echo.pt holds a memory beside its LoRA; choose it in Evolving Memory"
+    ):
+        load_file(BY_NAME["longlive"].file, lora_file="echo.pt")
+
+
 def test_the_file_is_found_in_both_folders_and_its_time_counts(load_file, written, folders):
     from rivulet.nodes.load import NOTHING, RivuletLoadModel, model_files
 
@@ -349,6 +401,19 @@ def test_what_the_user_chooses_wins_and_is_reported(load_file, written, caplog):
         assert words in caplog.text
 
 
+def test_the_plan_tells_what_the_widgets_change_of_a_recipe(load_file, written, monkeypatch):
+    from rivulet.model_patches.probe import Device
+    from rivulet.nodes import plan
+
+    card = Device("a card", matmul_flops=1e14, bytes_per_second=1e12, free_bytes=10**12)
+    monkeypatch.setattr(plan, "free_on", lambda *_: card)
+    written("longlive")
+    model, _ = load_file(BY_NAME["longlive"].file)
+    for preset, said in (("as the model was trained", False), ("echo", True)):
+        text = plan.RivuletPlan.execute(model, 48, 48, 2.0, 16.0, preset, 0, 0.0, True).args[1]
+        assert ("preset is echo, not the longlive_infinity of the recipe of longlive." in text) is said
+
+
 REFUSED = [
     ("no file yet", {}, r"there is no model yet; put a checkpoint into models/diffusion_models"),
     ("absent.pt", {}, r"there is no absent.pt in models/diffusion_models; press R"),
@@ -379,3 +444,18 @@ def test_what_cannot_be_is_refused_in_a_sentence(load_file, written, folders, na
     save_file(model.state_dict(), place / "said.safetensors", {"recipe": '{"preset": "none"}'})
     with pytest.raises(ValueError, match=words):
         load_file(name, **inputs)
+
+
+def test_a_graph_loads_a_file_and_streams_from_its_latents(server):
+    folder = server.base / "models" / "diffusion_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(WEIGHTS / MLA_FILE, folder)
+    graph = stream_graph("videomla", model=["6", 0], cache=["7", 0])
+    graph["6"] = {"class_type": "RivuletLoadModel", "inputs": {"model_file": MLA_FILE, **REST}}
+    rest = {"basis_file": "none", "keep_sink_exact": False, "keep_newest_exact": False}
+    graph["7"] = {"class_type": "RivuletLatentCache", "inputs": {"format": "mla", **rest}}
+    done = server.run(graph)
+    assert done["status"]["status_str"] == "success", done["status"]
+    assert "VideoMLA's attention" in str(done["outputs"]["6"]["text"])
+    graph["6"]["inputs"]["model_file"] = "../secret.safetensors"
+    assert server.post("/prompt", {"prompt": graph})[0] == 400

@@ -8,9 +8,12 @@ from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig
 from rivulet.model_patches.attention.positions import PRESETS
 from rivulet.model_patches.attention.rope import rope_table
+from rivulet.model_patches.cache.basis import Basis, LayerPlan
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.format import CacheShape, call_of
+from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.cache.mla import MlaFormat
+from rivulet.model_patches.cache.record import Recorder
 from rivulet.model_patches.stream import init, load, save, step
 
 from ..conftest import SIZES
@@ -169,3 +172,14 @@ def test_other_models_are_refused(make_model, mla):
     shape = CacheShape(3, 1, 2, 3, 2, 12, LAYOUT)
     with pytest.raises(ValueError, match=r"latents of 192 \+ 32 channels, layer 0 makes 6 \+ 8"):
         MlaFormat().empty(mla(), shape, 6, torch.float32, CPU)
+
+
+def test_no_basis_is_calibrated_for_a_model_with_latents_of_its_own(mla):
+    """Its keys are no linear map of a token: a basis would be learned for something else."""
+    model, shape = mla(), CacheShape(SIZES.num_layers, 1, 2, 3, SIZES.num_heads, 12, LAYOUT)
+    plan = (LayerPlan("dense"),) * SIZES.num_layers
+    for made in (LatentFormat(Basis((None,) * SIZES.num_layers, plan, 8)), Recorder().watch((0,))):
+        with pytest.raises(
+            ValueError, match=r"VideoMLA's attention, .* no basis can be calibrated.*format mla"
+        ):
+            made.empty(model, shape, 3, torch.float32, torch.device("cpu"))

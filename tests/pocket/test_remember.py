@@ -1,0 +1,324 @@
+"""The memory's training walks as a stream does, learns, goes on where it was, and its file is the model."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from rivulet.model_patches import stream
+from rivulet.model_patches.arch.rotary import RopeLayout
+from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.attention.positions import plan, preset
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+from rivulet.model_patches.memory.learned import LearnedMemory
+from rivulet.model_patches.memory.load import load_memory
+from rivulet.model_patches.state import StreamConfig
+from rivulet.pocket import models
+from rivulet.pocket.convert.spectral import turned_channels
+from rivulet.pocket.hiding import ENCODED, LIFTED, Hidings
+from rivulet.pocket.remember import main
+from rivulet.pocket.remember.command import export, outside_attention
+from rivulet.pocket.remember.lessons import FULL, MEMORY, POSITIONS, Lessons, Shares
+from rivulet.pocket.remember.lora import Adapters
+from rivulet.pocket.remember.reorder import for_layout
+from rivulet.pocket.remember.trainer import Recipe, Trainer
+from rivulet.pocket.remember.walk import Lesson, MemoryWalker, States
+from rivulet.pocket.train.clips import Clips as Dressed
+from rivulet.pocket.train.dit import Recipe as Training
+from rivulet.tests.bench.replay import replay
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+DIM, HEADS, GRID = 24, 2, 2
+TINY_CONFIG = json.dumps({"transformer": {"num_heads": 2}})
+ROWS, BLOCKS, FRAMES = 2, 7, 3
+
+
+def tiny(seed=3, dtype=torch.float32):
+    """Returns a random model and a random encoder for its 2 x 2 tokens."""
+    torch.manual_seed(seed)
+    config = WanConfig(dim=DIM, ffn_dim=32, num_layers=2, num_heads=HEADS, text_dim=64)
+    dit, encoder = WanModel(config), MemoryEncoder(EncoderConfig(DIM, HEADS, 3, GRID, GRID))
+    for parameter in (*dit.parameters(), *encoder.parameters()):
+        torch.nn.init.normal_(parameter, std=0.2)
+    return dit.to(dtype).requires_grad_(False), encoder.to(dtype)
+
+
+def lesson_of(dtype, blocks=BLOCKS, graded=(), positions=MEMORY):
+    generator = torch.Generator().manual_seed(1)
+    clean = torch.randn(ROWS, 16, FRAMES * blocks, 4, 4, generator=generator).to(dtype)
+    texts = tuple(torch.randn(ROWS, 6, 64, generator=generator).to(dtype) for _ in range(blocks))
+    return Lesson(clean, clean, texts, graded, positions)
+
+
+def noisy_calls(dit, state, monkeypatch):
+    """Returns what the noisy calls of a stream's next block were given and what they gave."""
+    calls, whole = [], stream.forward
+
+    def forward(model, x_BCTHW, *more):
+        calls.append((x_BCTHW.clone(), whole(model, x_BCTHW, *more)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(stream, "forward", forward)
+    stream.step(dit, state)
+    monkeypatch.undo()
+    return calls
+
+
+@pytest.mark.parametrize("positions", [MEMORY, POSITIONS["sink_and_window"], POSITIONS["window"], FULL])
+def test_the_walk_is_the_stream_call_by_call(monkeypatch, positions):
+    # in float64 the walk differs by its table of turns, which it rounds to float32
+    dit, encoder = tiny(dtype=torch.float64)
+    encoder.requires_grad_(False)
+    lesson, walker = lesson_of(torch.float64, positions=positions), MemoryWalker(dit, encoder, FRAMES)
+    memory = {"memory": LearnedMemory(encoder, "tiny")} if positions.memory_frames else {}
+    config = StreamConfig(Geometry(32, 32), positions, FRAMES, (1.0, 0.5), dtype=torch.float64)
+    state = stream.init(dit, lesson.texts[0], config, reserve_frames=FRAMES * BLOCKS, **memory)
+    for block, found in enumerate(walker.blocks(lesson, BLOCKS)):
+        state = stream.set_text(dit, state, lesson.texts[block])
+        calls = noisy_calls(dit, state, monkeypatch)
+        seen = (found.states.before, found.states.after)
+        for (noisy, wanted), sigma, shown in zip(calls, config.sigmas, seen, strict=True):
+            made = walker.flow(lesson, found, shown, noisy, torch.full((ROWS,), sigma))
+            off = float((made - wanted).abs().max() / wanted.abs().max())
+            assert off < torch.finfo(torch.float32).eps, (block, sigma)
+        state = replay(dit, state, lesson.clean_RCTHW[:, :, found.call.own])
+
+
+def test_the_memory_is_read_and_written_in_the_published_order():
+    """models.md's table for Echo-Infinity, three frames a block, with the pocket's ids."""
+    dit, encoder = tiny()
+    updates = []
+    encoder.update, whole = lambda s, k, v, a: updates.append(k.shape[1]) or whole(s, k, v, a), encoder.update
+    counts, seen = [], []
+    for found in MemoryWalker(dit, encoder, FRAMES).blocks(lesson_of(torch.float32), BLOCKS):
+        counts.append(len(updates))
+        call, states = found.call, found.states
+        shown = plan(MEMORY, call.own[0], FRAMES, memory_visible=True).memory
+        seen.append((states.before is not None, states.after is not None, shown, call.query_ids))
+    assert counts == [0, 0, 0, 0, 1, 2, 3], "one update as each block leaves, the sink never"
+    assert set(updates) == {FRAMES * GRID * GRID}
+    assert seen[4] == (False, True, (3, 4, 5), (12, 13, 14)), "none in the first call after the first update"
+    assert seen[5] == seen[6] == (True, True, (3, 4, 5), (12, 13, 14))
+    assert [each[:2] for each in seen[:4]] == [(False, False)] * 4
+
+
+def test_a_graded_call_sees_the_state_of_its_noise():
+    before, after = torch.zeros(2, 1, 1), torch.ones(2, 1, 1)
+    first = torch.tensor([True, False])
+    assert States(before, after).seen(first).flatten().tolist() == [0, 1]
+    assert States(None, after).seen(~(first | True)) is after
+    assert States(None, after).seen(first | True) is None and States().seen(first) is None
+    with pytest.raises(ValueError, match="some rows make their first call"):
+        States(None, after).seen(first)
+
+
+def test_gradients_reach_the_whole_chain_of_updates_and_the_projections_of_the_past():
+    dit, encoder = tiny()
+    adapters = Adapters(dit, 2, 2.0)
+    for layer in adapters.layers:
+        torch.nn.init.normal_(layer.lora_B, std=0.1)
+    adapters.fold()
+    sigma = torch.full((ROWS,), 0.9)
+    lesson = lesson_of(torch.float32, graded=((BLOCKS - 1, sigma),))
+    walker = MemoryWalker(dit, encoder, FRAMES)
+    ((block, error_R, _),) = walker.along(lesson, torch.Generator().manual_seed(2))
+    error_R.sum().backward()
+    assert block == BLOCKS - 1
+    silent = [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == [], "the initial state is reached through all three updates"
+    assert all(matrix.grad is not None and matrix.grad.any() for matrix in adapters.parts()[:-2])
+
+
+def test_a_pupil_that_is_its_teacher_has_nothing_to_learn():
+    (dit, encoder), (other, _) = tiny(), tiny(seed=4)
+    sigma = torch.tensor([1.0, 0.7])
+    lesson = lesson_of(torch.float32, graded=((2, sigma), (BLOCKS - 1, sigma)))
+    teacher = MemoryWalker(dit, encoder, FRAMES)
+    for pupil, alike in ((dit, True), (other, False)):
+        walker = MemoryWalker(pupil, encoder, FRAMES, teacher)
+        for _, error_R, _ in walker.along(lesson, torch.Generator().manual_seed(2)):
+            assert bool((error_R < 1e-9).all()) == alike
+
+
+def test_adapters_stand_in_for_ten_layers_a_block_and_begin_with_no_change():
+    dit, encoder = tiny()
+    lesson = lesson_of(torch.float32, blocks=1)
+
+    def flow():
+        walker = MemoryWalker(dit, encoder, FRAMES)
+        (found,) = walker.blocks(lesson, 1)
+        return walker.flow(lesson, found, None, lesson.clean_RCTHW[:, :, :3], torch.ones(ROWS))
+
+    plain = flow()
+    adapters = Adapters(dit, 2, 2.0)
+    assert len(adapters.names) == 20 and len(adapters.peft()) == 40
+    adapters.fold()
+    assert torch.equal(flow(), plain)
+
+
+def pools():
+    """Returns four stories and four ordinary clips of noise."""
+    generator = torch.Generator().manual_seed(4)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    blocks = sum(ENCODED)
+    told = Hidings(
+        normal(4, 16, 3 * blocks, 4, 4).half(), normal(4, 4, 6, 64), torch.zeros(4, 3, dtype=torch.int64)
+    )
+    dressed = Dressed(normal(4, 2, 16, 15, 4, 4).half(), normal(4, 2, 6, 64), torch.ones(4, dtype=torch.bool))
+    return told, dressed
+
+
+def trainer(folder, steps, **shares):
+    dit, encoder = tiny()
+    adapters = Adapters(dit, 2, 2.0)
+    rates = {"matrix_rate": 0.05, "encoder_rate": 0.02, "model_rate": 0.02}
+    recipe = Recipe(steps=steps, more_every=10**6, half=False, **rates)
+    lessons = Lessons(None, *pools(), Training(size=32), replace(Shares(), **shares), batch=3)
+    return Trainer(MemoryWalker(dit, encoder, FRAMES), lessons, recipe, folder, adapters)
+
+
+def test_lessons_are_of_every_kind_and_waits_grow():
+    lessons = Lessons(None, *pools(), Training(size=32), Shares(), batch=3)
+    generator = torch.Generator().manual_seed(0)
+    early, late = ([lessons.plan(done, generator) for _ in range(150)] for done in (0.0, 1.0))
+    assert {place.kind for place in late} == {*POSITIONS, "ordinary"}
+    waits = [[p.hidden for p in places if p.kind in ("memory", "full")] for places in (early, late)]
+    assert set(waits[0]) == {1, 2} and max(waits[1]) > 20
+    for place in (*early[:20], *late[:20]):
+        lesson = lessons.lesson(place, generator)
+        assert len(lesson.texts) * FRAMES == lesson.clean_RCTHW.shape[2] > FRAMES * max(place.graded)
+        assert lesson.positions is POSITIONS.get(place.kind, place.positions)
+        if place.story:
+            assert place.graded[:2] == (place.lifted,) * 2 and place.story.parts[place.lifted] == LIFTED
+        for block, sigma in lesson.graded:
+            if block == 4:
+                assert bool((sigma == 1).all()) or not bool((sigma == 1).any())
+
+
+def test_a_training_lowers_its_loss(tmp_path):
+    only = dict.fromkeys(("full", "sink_and_window", "window", "ordinary"), 0.0)
+    made = trainer(tmp_path, 8, memory=1.0, most_hidden=2, **only)
+    places = made.lessons.plan(0.0, torch.Generator().manual_seed(8))
+    lesson = made.lessons.lesson(places, torch.Generator().manual_seed(8))
+
+    def error():
+        made.adapters.fold()
+        with torch.no_grad():
+            found = made.walker.along(lesson, torch.Generator().manual_seed(9))
+        return float(torch.stack([error_R.mean() for _, error_R, _ in found]).mean())
+
+    before = error()
+    made.train()
+    assert error() < 0.9 * before
+    assert (tmp_path / "memory.jsonl").exists()
+
+
+def test_a_training_goes_on_where_it_was(tmp_path):
+    made = trainer(tmp_path, 3)
+    for _ in range(2):
+        made.step(0.5)
+        made.average.update(made.learner, made.run.step)
+        made.run.tick()
+    made.run.save()
+    again = trainer(tmp_path, 3)
+    assert again.run.step == 2
+    for name, value in made.learner.state_dict().items():
+        assert torch.equal(value, again.learner.state_dict()[name]), name
+    again.train()
+    assert again.run.step == 3
+
+
+def test_a_converted_model_is_trained_whole_and_its_encoder_is_left(tmp_path):
+    dit, encoder = tiny()
+    lessons = Lessons(None, *pools(), Training(size=32), Shares(), batch=2)
+    recipe = Recipe(steps=1, more_every=10**6, half=False)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    own = [block.self_attn.v.weight.clone() for block in dit.blocks]
+    made = Trainer(MemoryWalker(dit, encoder, FRAMES), lessons, recipe, tmp_path, None)
+    made.step(0.0)
+    for group in made.optimizers[0].param_groups:
+        group["lr"] = 0.1
+    made.step(0.0)
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    changed = [block.self_attn.v.weight for block in dit.blocks]
+    assert not any(torch.equal(new, old) for new, old in zip(changed, own, strict=True))
+
+
+def test_an_exported_memory_is_the_trained_one(tmp_path):
+    dit, encoder = tiny()
+    plain, _ = tiny()
+    adapters = Adapters(dit, 2, 3.0)
+    for part in adapters.parts():
+        torch.nn.init.normal_(part, std=0.1)
+    for parameter in (*adapters.parts(), *encoder.parameters()):
+        parameter.data = parameter.data.half().float()  # what the file can hold
+    adapters.fold()
+    path = export(encoder, adapters, tmp_path, "pocket_memory", "once")
+    found = load_memory(path, plain, torch.float32)
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(found.encoder.state_dict()[name], value), name
+    merged = found.lora.merged(plain)
+    for name, layer in zip(adapters.names, adapters.layers, strict=True):
+        torch.testing.assert_close(merged.get_submodule(name).weight, layer.folded, rtol=0, atol=1e-6)
+    again = Adapters(tiny()[0], found.lora.rank, found.lora.scale * found.lora.rank)
+    again.take(found.lora.pairs)
+    again.fold()
+    for layer, other in zip(adapters.layers, again.layers, strict=True):
+        assert again.alpha == 3.0 and torch.equal(layer.folded, other.folded)
+    assert found.metadata["preset"] == "pocket_memory" and found.metadata["trained"] == "once"
+    assert preset(found.metadata["preset"]) is MEMORY
+    shared = outside_attention(found.lora).pairs
+    assert len(shared) == 2 * 7 and "blocks.1.self_attn.o" in shared and "blocks.1.self_attn.q" not in shared
+
+
+def test_an_encoder_for_a_converted_model_asks_in_its_order_of_channels():
+    torch.manual_seed(6)
+    encoder = MemoryEncoder(EncoderConfig(256, 2, 1, 2, 2)).double().requires_grad_(False)
+    layout = RopeLayout.truncated(128, 8)
+    turns = turned_channels(layout, 128)
+    order = [channel for channel in range(128) if channel not in turns] + turns
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    moved = for_layout(encoder, layout)
+    keys, values = torch.randn(2, 1, 5, 2, 128, dtype=torch.float64)
+    state = encoder.fresh(1)
+    torch.testing.assert_close(
+        moved.update(state, keys[..., order], values), encoder.update(state, keys, values), rtol=0, atol=1e-12
+    )
+    made, wanted = moved.read(state), encoder.read(state)
+    torch.testing.assert_close(made[0], wanted[0][..., order], rtol=0, atol=1e-12)
+    assert torch.equal(made[1], wanted[1]) and not torch.equal(made[0], wanted[0])
+    assert for_layout(encoder, None) is encoder
+    with pytest.raises(ValueError, match="heads have 64 channels, the encoder's 128"):
+        for_layout(encoder, RopeLayout.truncated(64, 8))
+
+
+def test_a_file_says_what_it_is(tmp_path):
+    dit, encoder = tiny()
+    path = export(encoder, Adapters(dit, 2, 2.0), tmp_path, "pocket_memory", "never")
+    with safe_open(path, framework="pt") as file:
+        about, keys = json.loads(file.metadata()["memory"]), set(file.keys())
+    assert about == {
+        "frames": 3, "grid_height": GRID, "grid_width": GRID, "num_heads": HEADS, "alpha": 2.0, "rank": 2,
+        "preset": "pocket_memory", "trained": "never",
+    }  # fmt: skip
+    assert "generator_lora.base_model.model.blocks.0.self_attn.q.lora_A.weight" in keys
+    assert {f"query_memory_encoder.{name}" for name in encoder.state_dict()} <= keys
+
+
+def test_a_converted_model_without_a_memory_and_a_model_of_other_texts_are_refused(tmp_path, capsys):
+    arguments = ["--run", str(tmp_path), "--dit", str(models.WEIGHTS / models.MLA_FILE)]
+    assert main(arguments) == 2
+    assert "learns to read a memory that is there" in capsys.readouterr().err
+    other = WanModel(WanConfig(dim=24, ffn_dim=32, num_layers=1, num_heads=2, text_dim=8))
+    save_file(other.state_dict(), tmp_path / "other.safetensors", {"config": TINY_CONFIG})
+    assert main([*arguments[:3], str(tmp_path / "other.safetensors")]) == 2
+    assert "reads texts 8 wide" in capsys.readouterr().err
+    assert main([*arguments[:3], str(tmp_path / "absent.safetensors")]) == 2
+    assert "absent.safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "stories.pt").exists(), "nothing is drawn for a training that cannot be"
