@@ -9,8 +9,7 @@ from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.state import StreamConfig
 from rivulet.pocket.models import MLA_FILE, WEIGHTS
 from rivulet.tests.engine.checkpoints import BY_NAME, SMALL, lora_of
-from rivulet.tests.host.graphs import stream_graph
-from rivulet.tests.host.loading import REST, close, own_stream, streamed
+from rivulet.tests.host.loading import close, own_stream, streamed
 from safetensors.torch import save_file
 
 
@@ -135,18 +134,3 @@ def test_the_bands_of_videomla_can_be_chosen(load_file, written):
     usual, _ = load_file(BY_NAME["videomla"].file)
     layouts = [each.model.diffusion_model.rope_layout for each in (derived, usual)]
     assert layouts[0] != layouts[1] and "bands derived" in report
-
-
-def test_a_graph_loads_a_file_and_streams_from_its_latents(server):
-    folder = server.base / "models" / "diffusion_models"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(WEIGHTS / MLA_FILE, folder)
-    graph = stream_graph("videomla", model=["6", 0], cache=["7", 0])
-    graph["6"] = {"class_type": "RivuletLoadModel", "inputs": {"model_file": MLA_FILE, **REST}}
-    rest = {"basis_file": "none", "keep_sink_exact": False, "keep_newest_exact": False}
-    graph["7"] = {"class_type": "RivuletLatentCache", "inputs": {"format": "mla", **rest}}
-    done = server.run(graph)
-    assert done["status"]["status_str"] == "success", done["status"]
-    assert "VideoMLA's attention" in str(done["outputs"]["6"]["text"])
-    graph["6"]["inputs"]["model_file"] = "../secret.safetensors"
-    assert server.post("/prompt", {"prompt": graph})[0] == 400
