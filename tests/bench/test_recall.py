@@ -66,7 +66,7 @@ def stage(lengths):
         config=lambda seed: config,
         no_text=lambda: torch.zeros(1, 6, 64),
     )
-    return Stage(pocket, told, lengths, 2)
+    return Stage(pocket, told, lengths, 2, None)
 
 
 @pytest.mark.parametrize("policy", ["learned", "ema", "full"])

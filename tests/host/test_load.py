@@ -11,7 +11,6 @@ from rivulet.model_patches.recipes import recipe_named
 from rivulet.model_patches.state import StreamConfig
 from rivulet.pocket.models import MLA_FILE, WEIGHTS
 from rivulet.tests.engine.checkpoints import BY_NAME, FAMILIES, SMALL, lora_of
-from rivulet.tests.host.graphs import stream_graph
 from safetensors.torch import save_file
 
 FAST = {"lora_file": "none", "lora_strength": 1.0, "weight_dtype": "default", "weights": "as released"}
@@ -444,18 +443,3 @@ def test_what_cannot_be_is_refused_in_a_sentence(load_file, written, folders, na
     save_file(model.state_dict(), place / "said.safetensors", {"recipe": '{"preset": "none"}'})
     with pytest.raises(ValueError, match=words):
         load_file(name, **inputs)
-
-
-def test_a_graph_loads_a_file_and_streams_from_its_latents(server):
-    folder = server.base / "models" / "diffusion_models"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(WEIGHTS / MLA_FILE, folder)
-    graph = stream_graph("videomla", model=["6", 0], cache=["7", 0])
-    graph["6"] = {"class_type": "RivuletLoadModel", "inputs": {"model_file": MLA_FILE, **REST}}
-    rest = {"basis_file": "none", "keep_sink_exact": False, "keep_newest_exact": False}
-    graph["7"] = {"class_type": "RivuletLatentCache", "inputs": {"format": "mla", **rest}}
-    done = server.run(graph)
-    assert done["status"]["status_str"] == "success", done["status"]
-    assert "VideoMLA's attention" in str(done["outputs"]["6"]["text"])
-    graph["6"]["inputs"]["model_file"] = "../secret.safetensors"
-    assert server.post("/prompt", {"prompt": graph})[0] == 400
