@@ -55,7 +55,9 @@ def remembering(pocket: Pocket, name: str, path: Path | None = None) -> tuple[Po
     geometry = config.geometry
     encoder = for_grid(file.encoder, geometry.grid_height, geometry.grid_width)
     dit = pocket.dit if file.lora is None else file.lora.merged(pocket.dit)
-    recipe = replace(pocket.recipe, preset=positions.name)
+    said = file.metadata.get("trained", f"fingerprint {file.fingerprint[:16]}")
+    trained = f"{pocket.recipe.trained}; with {path.name}, {said}"
+    recipe = replace(pocket.recipe, preset=positions.name, trained=trained)
     return replace(pocket, dit=dit, recipe=recipe), LearnedMemory(
         encoder, file.fingerprint, turned=training.turned_keys, recaches=training.recache
     )

@@ -17,7 +17,10 @@ def test_off_and_ema_run_the_pocket_as_it_is():
 def test_learned_brings_its_lora_and_its_positions(tmp_path):
     pocket = small_pocket()
     before = {name: tensor.clone() for name, tensor in pocket.dit.state_dict().items()}
-    given, memory = remembering(pocket, "learned", write_memory(tmp_path / "memory.safetensors"))
+    given, memory = remembering(
+        pocket, "learned", write_memory(tmp_path / "memory.safetensors", trained="never")
+    )
+    assert given.recipe.trained == "random; with memory.safetensors, never"
     assert given.recipe.preset == given.config().positions.name == "pocket_memory"
     assert memory.encoder.config.tokens == 3 * GRID * GRID and memory.recaches and not memory.turned
     changed = {

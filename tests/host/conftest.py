@@ -13,7 +13,9 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
+from rivulet.tests.engine.checkpoints import BY_NAME
 from rivulet.tests.host.comfy_server import Server
+from rivulet.tests.host.loading import REST
 from safetensors.torch import save_file
 
 TEXT_DIM = 64
@@ -169,3 +171,42 @@ def stream():
         return torch.cat(parts, 2), state
 
     return run
+
+
+@pytest.fixture
+def folders(comfyui, tmp_path, monkeypatch):
+    """Returns the models folder of this test."""
+    import folder_paths
+
+    for name in ("diffusion_models", "checkpoints", "loras", "vae", "text_encoders"):
+        (tmp_path / name).mkdir()
+        known = ([str(tmp_path / name)], folder_paths.supported_pt_extensions)
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, name, known)
+    folder_paths.filename_list_cache.clear()
+    return tmp_path
+
+
+@pytest.fixture
+def load_file(folders):
+    """Returns a function that runs the node: (MODEL, report)."""
+    from rivulet.nodes.load import RivuletLoadModel
+
+    def run(name, **inputs):
+        return RivuletLoadModel.execute(name, **{**REST, **inputs}).args
+
+    return run
+
+
+@pytest.fixture
+def written(folders):
+    """Returns a function that writes a family's small file: the model it was written from."""
+
+    def write(name, file=None):
+        torch.manual_seed(3)
+        family = BY_NAME[name]
+        with torch.inference_mode(False):
+            model = family.model(small=True)
+        family.write(folders / "diffusion_models", model, file)
+        return model
+
+    return write

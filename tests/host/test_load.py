@@ -1,4 +1,4 @@
-"""Published checkpoints in ComfyUI: its own loader, with recipe, LoRA, casts and VideoMLA's layers."""
+"""Published checkpoints in ComfyUI: its own loader, with recipe, LoRA, and what is refused."""
 
 import json
 import shutil
@@ -6,90 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.recipes import recipe_named
-from rivulet.model_patches.state import StreamConfig
-from rivulet.pocket.models import MLA_FILE, WEIGHTS
 from rivulet.tests.engine.checkpoints import BY_NAME, FAMILIES, SMALL, lora_of
-from rivulet.tests.host.graphs import stream_graph
+from rivulet.tests.host.loading import close, own_stream, streamed
 from safetensors.torch import save_file
-
-FAST = {"lora_file": "none", "lora_strength": 1.0, "weight_dtype": "default", "weights": "as released"}
-REST = {**FAST, "recipe": "as recognised", "rope_bands": "as the file says", "fused_order": "per head"}
-PICTURE = Geometry(32, 48)
-
-
-@pytest.fixture
-def folders(comfyui, tmp_path, monkeypatch):
-    """Returns the models folder of this test."""
-    import folder_paths
-
-    for name in ("diffusion_models", "checkpoints", "loras", "vae", "text_encoders"):
-        (tmp_path / name).mkdir()
-        known = ([str(tmp_path / name)], folder_paths.supported_pt_extensions)
-        monkeypatch.setitem(folder_paths.folder_names_and_paths, name, known)
-    folder_paths.filename_list_cache.clear()
-    return tmp_path
-
-
-@pytest.fixture
-def load_file(folders):
-    """Returns a function that runs the node: (MODEL, report)."""
-    from rivulet.nodes.load import RivuletLoadModel
-
-    def run(name, **inputs):
-        return RivuletLoadModel.execute(name, **{**REST, **inputs}).args
-
-    return run
-
-
-@pytest.fixture
-def written(folders):
-    """Returns a function that writes a family's small file: the model it was written from."""
-
-    def write(name, file=None):
-        torch.manual_seed(3)
-        family = BY_NAME[name]
-        with torch.inference_mode(False):
-            model = family.model(small=True)
-        family.write(folders / "diffusion_models", model, file)
-        return model
-
-    return write
 
 
 @pytest.fixture
 def text():
     generator = torch.Generator().manual_seed(5)
     return [[torch.randn(1, 6, SMALL.text_dim, generator=generator), {}]]
-
-
-def streamed(model, text, config, blocks=3, cache=None):
-    from rivulet.nodes.cache import CacheChoice
-    from rivulet.nodes.host import HostStream
-
-    kept = (cache or CacheChoice("dense")).format_for(config, model.get_model_object("diffusion_model"))
-    made = HostStream(model, text, [], config, cache=kept)
-    state, parts = made.begin(), []
-    for _ in range(blocks):
-        latents, state = made.step(state)
-        parts.append(latents)
-    return torch.cat(parts, 2), state
-
-
-def own_stream(model, text, config, host, blocks=3):
-    """The engine's own stream of the model it was written from, in the VAE's units."""
-    from rivulet.model_patches import stream as engine
-
-    state, parts = engine.init(model, text[0][0], config), []
-    for _ in range(blocks):
-        latents, state = engine.step(model, state)
-        parts.append(latents)
-    return host.model.process_latent_out(torch.cat(parts, 2))
-
-
-def close(a, b, share=1e-4):
-    return bool((a - b).abs().max() <= share * b.abs().max())
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.recipe)
@@ -126,123 +52,6 @@ def test_the_host_can_make_the_model_again(load_file, written):
     again = factory(*arguments, disable_dynamic=True)
     one, other = (each.model.diffusion_model.state_dict() for each in (model, again))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
-@pytest.fixture
-def mla(load_file, written):
-    """Returns (the model of a VideoMLA file in the host, the engine's own, the report)."""
-    model = written("videomla")
-    loaded, report = load_file(BY_NAME["videomla"].file)
-    return loaded, model, report
-
-
-MLA_CONFIG = StreamConfig(PICTURE, "videomla_7", 3, (1.0, 0.8), seed=4)
-
-
-def test_videomla_keeps_its_latents_in_the_host(mla, text):
-    from rivulet.nodes.cache import CacheChoice
-
-    loaded, model, report = mla
-    assert "bands truncated: assumed" in report and "W_kv_upsampled -> k_up + v_up" in report
-    dense, state = streamed(loaded, text, MLA_CONFIG, 4)
-    latent, small = streamed(loaded, text, MLA_CONFIG, 4, CacheChoice("mla"))
-    tokens = 7 * 6  # capacity 7; 2 x 3 tokens a frame
-    assert small.cache.bytes == tokens * SMALL.num_layers * (20 + 32) * 4
-    assert state.cache.bytes == tokens * SMALL.num_layers * 2 * SMALL.dim * 4
-    assert close(latent, dense) and close(dense, own_stream(model, text, MLA_CONFIG, loaded, 4))
-    eight, smaller = streamed(loaded, text, MLA_CONFIG, 4, CacheChoice("mla-int8"))
-    assert smaller.cache.bytes < 0.4 * small.cache.bytes
-    assert 0 < (eight - dense).norm() < 0.05 * dense.norm()
-
-
-def test_videomla_runs_by_the_hosts_own_forward(mla, text):
-    """What ordinary samplers call: whole clips, every frame at one timestep."""
-    from rivulet.model_patches.attention.forward import bidirectional
-
-    loaded, model, _ = mla
-    x = torch.randn(1, 16, 5, 8, 6)
-    theirs = loaded.model.diffusion_model(x, torch.tensor([500.0]), text[0][0], transformer_options={})
-    ours = bidirectional(model, x, torch.full((1, 5), 500.0), text[0][0])
-    assert close(theirs, ours)
-
-
-@pytest.mark.parametrize("how", ["lora", "fp8"])
-def test_videomla_is_patched_and_cast_as_every_model(mla, load_file, folders, text, how):
-    from rivulet.nodes.cache import CacheChoice
-
-    loaded, model, _ = mla
-    plain, _ = streamed(loaded, text, MLA_CONFIG)
-    if how == "lora":
-        save_file(lora_of(model, 4), folders / "loras" / "l.safetensors")
-        changed, _ = load_file(BY_NAME["videomla"].file, lora_file="l.safetensors", lora_strength=0.5)
-    else:
-        changed, _ = load_file(BY_NAME["videomla"].file, weight_dtype="fp8_e4m3fn")
-        linear = changed.model.diffusion_model.blocks[0].self_attn.k_up
-        assert linear.weight.dtype == torch.float8_e4m3fn
-    dense, _ = streamed(changed, text, MLA_CONFIG)
-    latent, _ = streamed(changed, text, MLA_CONFIG, cache=CacheChoice("mla"))
-    assert close(latent, dense, 1e-3) and not close(dense, plain)
-
-
-def test_videomla_computes_the_same_while_its_weights_are_offloaded(mla, load_file, folders):
-    """Weights elsewhere, a LoRA added to each as it is used: what the host does where memory is short."""
-    model = mla[1]
-    save_file(lora_of(model, 4), folders / "loras" / "l.safetensors")
-    loaded, _ = load_file(BY_NAME["videomla"].file, lora_file="l.safetensors")
-    attention, x = loaded.model.diffusion_model.blocks[1].self_attn, torch.randn(1, 5, SMALL.dim)
-    made = []
-    for whole in (True, False):
-        loaded.load(torch.device("cpu"), lowvram_model_memory=0 if whole else 1, full_load=whole)
-        assert bool(attention.k_up.weight_function) is not whole
-        made.append([*attention.latent(x), attention.q(x), attention.k(x), attention.v(x)])
-        loaded.unpatch_model(torch.device("cpu"))
-    assert all(close(*pair, 1e-5) for pair in zip(*made, strict=True))
-
-
-def test_a_take_of_videomla_goes_on_bit_for_bit(mla, text, tmp_path):
-    from rivulet.nodes.cache import CacheChoice
-    from rivulet.nodes.host import HostStream
-    from rivulet.nodes.kept import Kept, save, taken_up
-
-    loaded = mla[0]
-    kept = CacheChoice("mla").format_for(MLA_CONFIG, loaded.get_model_object("diffusion_model"))
-    stream = HostStream(loaded, text, [], MLA_CONFIG, cache=kept)
-    state = stream.begin()
-    for _ in range(3):
-        _, state = stream.step(state)
-    save(Kept(state, None, 0, 0, None), stream, tmp_path / "take.safetensors")
-    on, _ = stream.step(state)
-    again = HostStream(loaded, text, [], MLA_CONFIG, cache=kept)
-    assert torch.equal(again.step(taken_up(tmp_path / "take.safetensors", again).state)[0], on)
-
-
-def test_the_trained_pocket_model_streams_from_its_latents_in_the_host(load_file, folders):
-    from rivulet.model_patches import stream as engine
-    from rivulet.nodes.cache import CacheChoice
-    from rivulet.nodes.recipe import FROM_MODEL, configured
-    from rivulet.pocket.models import load_pocket
-
-    shutil.copy(WEIGHTS / MLA_FILE, folders / "diffusion_models")
-    loaded, report = load_file(MLA_FILE)
-    assert "Recipe: written in the file itself." in report and "bands of the file" in report
-    pocket = load_pocket(dit_file=MLA_FILE)
-    text = pocket.encode("a red circle on a green ground")
-    config = replace(configured(loaded, 64, 64, FROM_MODEL, 0, 1.0, seed=2))
-    assert (config.preset.name, config.block_frames) == (pocket.recipe.preset, pocket.recipe.block_frames)
-    got, _ = streamed(loaded, [[text, {}]], config, 2, CacheChoice("mla"))
-    state, parts = engine.init(pocket.dit, text, config), []
-    for _ in range(2):
-        latents, state = engine.step(pocket.dit, state)
-        parts.append(latents)
-    assert close(got, loaded.model.process_latent_out(torch.cat(parts, 2)), 1e-3)
-
-
-def test_the_bands_of_videomla_can_be_chosen(load_file, written):
-    written("videomla")
-    derived, report = load_file(BY_NAME["videomla"].file, rope_bands="derived")
-    usual, _ = load_file(BY_NAME["videomla"].file)
-    layouts = [each.model.diffusion_model.rope_layout for each in (derived, usual)]
-    assert layouts[0] != layouts[1] and "bands derived" in report
 
 
 @pytest.mark.parametrize("alpha", [None, 2.0])
@@ -444,18 +253,3 @@ def test_what_cannot_be_is_refused_in_a_sentence(load_file, written, folders, na
     save_file(model.state_dict(), place / "said.safetensors", {"recipe": '{"preset": "none"}'})
     with pytest.raises(ValueError, match=words):
         load_file(name, **inputs)
-
-
-def test_a_graph_loads_a_file_and_streams_from_its_latents(server):
-    folder = server.base / "models" / "diffusion_models"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(WEIGHTS / MLA_FILE, folder)
-    graph = stream_graph("videomla", model=["6", 0], cache=["7", 0])
-    graph["6"] = {"class_type": "RivuletLoadModel", "inputs": {"model_file": MLA_FILE, **REST}}
-    rest = {"basis_file": "none", "keep_sink_exact": False, "keep_newest_exact": False}
-    graph["7"] = {"class_type": "RivuletLatentCache", "inputs": {"format": "mla", **rest}}
-    done = server.run(graph)
-    assert done["status"]["status_str"] == "success", done["status"]
-    assert "VideoMLA's attention" in str(done["outputs"]["6"]["text"])
-    graph["6"]["inputs"]["model_file"] = "../secret.safetensors"
-    assert server.post("/prompt", {"prompt": graph})[0] == 400

@@ -1,9 +1,16 @@
 """The nodes in a running ComfyUI: a graph goes in over HTTP, a video comes out."""
 
 import json
+import shutil
 
 import pytest
+from rivulet.pocket.models import MLA_FILE, WEIGHTS
+from rivulet.tests.host.graphs import stream_graph
 
+AS_IT_COMES = {
+    **{"lora_file": "none", "lora_strength": 1.0, "weight_dtype": "default", "weights": "as released"},
+    **{"recipe": "as recognised", "rope_bands": "as the file says", "fused_order": "per head"},
+}
 GRAPH = {
     "1": {"class_type": "RivuletPocketModel", "inputs": {}},
     "2": {
@@ -71,3 +78,18 @@ def test_the_pack_loads_and_names_its_nodes(server):
     known = server.get("/object_info")[1]
     assert {"RivuletPocketModel", "RivuletStream"} <= known.keys()
     assert "IMPORT FAILED" not in server.log
+
+
+def test_a_graph_loads_a_file_and_streams_from_its_latents(server):
+    folder = server.base / "models" / "diffusion_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(WEIGHTS / MLA_FILE, folder)
+    graph = stream_graph("videomla", model=["6", 0], cache=["7", 0])
+    graph["6"] = {"class_type": "RivuletLoadModel", "inputs": {"model_file": MLA_FILE, **AS_IT_COMES}}
+    rest = {"basis_file": "none", "keep_sink_exact": False, "keep_newest_exact": False}
+    graph["7"] = {"class_type": "RivuletLatentCache", "inputs": {"format": "mla", **rest}}
+    done = server.run(graph)
+    assert done["status"]["status_str"] == "success", done["status"]
+    assert "VideoMLA's attention" in str(done["outputs"]["6"]["text"])
+    graph["6"]["inputs"]["model_file"] = "../secret.safetensors"
+    assert server.post("/prompt", {"prompt": graph})[0] == 400

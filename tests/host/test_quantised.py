@@ -136,9 +136,8 @@ def test_a_quantised_model_streams_as_the_numbers_it_holds(made, basis, kind, na
 
     cache = CacheChoice(name, basis if name == "latent" else None)
     got, wanted = (streamed(model, cache) for model in made(kind))
-    off = float((got - wanted).norm() / wanted.norm())
-    # float32 alone for dense; a code of int8 or int4 that falls on the other side of a rounding otherwise
-    assert off < (1e-5 if name == "dense" else 2e-3), off
+    # the same float32 weights, unpacked for every call
+    assert got.std() > 0.1 and torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -109,17 +109,24 @@ def write_thumbnail(name, made):
     picture.resize((384, 384), Image.Resampling.LANCZOS).save(FOLDER / f"{name}.jpg", quality=90)
 
 
-@pytest.mark.parametrize(
-    ("name", "pictures"),
-    [("01_pocket_stream", 33), ("03_prompt_journey", 150), ("06_small_cache", 33), ("07_follow_video", 33)],
-)
+RUN = {
+    "01_pocket_stream": 33,  # pictures
+    "03_prompt_journey": 150,
+    "05_endless": 201,
+    "06_small_cache": 33,
+    "07_follow_video": 33,
+}
+WHOLE = ("03_prompt_journey", "05_endless")  # the others are cut to two seconds
+
+
+@pytest.mark.parametrize(("name", "pictures"), RUN.items())
 def test_what_needs_no_download_runs(server, schema, name, pictures):
     import av
 
     graph = api_form(on_disk(name), schema)
     *before, stream = [node["inputs"] for node in graph.values() if node["class_type"] == "RivuletStream"]
     stream["filename_prefix"] = name
-    if name != "03_prompt_journey":
+    if name not in WHOLE:
         for inputs in (*before, stream):
             inputs["seconds"] = 2.0
     for node in graph.values():
@@ -142,7 +149,7 @@ def test_what_ran_has_a_thumbnail_that_the_page_gets(server):
     from PIL import Image
 
     shown = sorted(path.stem for path in FOLDER.glob("*.jpg"))
-    assert shown == ["01_pocket_stream", "03_prompt_journey", "06_small_cache", "07_follow_video"]
+    assert shown == list(RUN)
     for name in shown:
         status, _, body = server.send(f"/api/workflow_templates/rivulet/{name}.jpg")
         assert status == 200 and Image.open(io.BytesIO(body)).size == (384, 384)

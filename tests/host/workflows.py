@@ -18,7 +18,7 @@ JOURNEY = """[0s] a red circle on a green ground
 [3s] a blue square on a green ground
 [6s cut] a yellow triangle and a red circle on a blue ground"""
 HIDING = """[0s] a green ground
-[0.7s] a red circle on a green ground
+[0.5s] a red circle on a green ground
 [2s] an object on a green ground behind a grey band
 [8s] an object on a green ground"""
 HUB = "https://huggingface.co/"

@@ -10,8 +10,10 @@ import math
 import pytest
 import torch
 from rivulet.model_patches.arch.diffusers_keys import is_diffusers, wan_key
+from rivulet.model_patches.arch.published import read_published
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.forward import bidirectional
+from safetensors.torch import save_file
 
 transformer_wan = pytest.importorskip("diffusers.models.transformers.transformer_wan")
 logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)
@@ -71,3 +73,21 @@ def test_one_bidirectional_forward_agrees(pair, case):
     got = bidirectional(ours, x, timesteps, text)
     assert got.dtype == torch.float32 and got.shape == exact.shape
     assert (got - exact).abs().max() <= budget
+
+
+def test_a_file_with_diffusers_names_is_read_as_one_with_wans(tmp_path):
+    sizes = {"ffn_dim": 80, "num_layers": 2, "text_dim": 12}
+    torch.manual_seed(3)
+    theirs = transformer_wan.WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=128, in_channels=16, out_channels=16, **sizes
+    )
+    state = {key: value.detach() for key, value in theirs.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    found = read_published("test", tmp_path / "model.safetensors")
+    assert "diffusers' names read as Wan's" in str(found)
+    assert found.tensors.keys() == WanModel(WanConfig(dim=256, **sizes)).state_dict().keys()
+    assert torch.equal(found.tensors["blocks.1.cross_attn.o.weight"], theirs.blocks[1].attn2.to_out[0].weight)
+    extra = {"condition_embedder.image_embedder.norm1.weight": torch.zeros(4)}
+    save_file(state | extra, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"is an image-to-video model \(img_emb.norm1.weight\)"):
+        read_published("test", tmp_path / "model.safetensors")
