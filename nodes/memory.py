@@ -46,7 +46,6 @@ class MemoryChoice:
 
     name: str  # one of MEMORIES
     file: MemoryFile | None = None  # of learned
-    tuned: bool = False  # the model's own weights were trained with it
     from_start: bool = False
     keep: float = 0.999
 
@@ -56,8 +55,7 @@ class MemoryChoice:
             return EmaSink(sink_frames=config.positions.sink_frames, keep=self.keep)
         if self.file is None:
             return OFF
-        has_lora = self.tuned or self.file.lora is not None
-        if refusal := why_not(self.file.encoder, config.positions, has_lora):
+        if refusal := why_not(self.file.encoder, config.positions, self.file.lora is not None):
             raise ValueError(refusal)
         geometry, training = config.geometry, training_of(self.file.encoder.config)
         encoder = for_grid(self.file.encoder, geometry.grid_height, geometry.grid_width)
@@ -145,13 +143,12 @@ class RivuletMemory(io.ComfyNode):
         clone.set_attachments(KEY, MemoryChoice(memory, keep=ema_keep))
         if memory == "learned":
             dit = model.get_model_object("diffusion_model")
-            # VideoMLA's attention has no layers for a LoRA of the dense one: such a model is tuned as a whole
-            tuned = isinstance(dit.blocks[0].self_attn, MlaAttention)
-            file = load_memory(path_of(memory_file), dit, tuned=tuned)
+            _refuse_latents(dit, memory_file)
+            file = load_memory(path_of(memory_file), dit)
             log.info("Evolving Memory: %s", file)
             if file.lora is not None:
                 _patch(clone, file.lora, file.path)
-            clone.set_attachments(KEY, MemoryChoice(memory, file, tuned, from_start))
+            clone.set_attachments(KEY, MemoryChoice(memory, file, from_start))
             preset = file.metadata.get("preset", _preset_of(file))
             recipe.give(clone, replace(recipe.of(model), preset=preset))
         elif memory == "ema" and not PRESETS[recipe.of(model).preset].sink_frames:
@@ -205,6 +202,15 @@ def why_not_together(memory: str, memory_file: str) -> None:
         raise ValueError(
             f"Evolving Memory: {memory} uses no file, and one is given; set memory_file to {NO_FILE}, or "
             f"choose learned."
+        )
+
+
+def _refuse_latents(dit: Any, memory_file: str) -> None:
+    """Raises ValueError for VideoMLA's attention, whose keys no memory was trained to read."""
+    if isinstance(dit.blocks[0].self_attn, MlaAttention):
+        raise ValueError(
+            f"Evolving Memory: the model keeps VideoMLA's latents, and the memory in {memory_file} was "
+            f"trained to read a dense model's keys; connect the dense model, or set memory to ema or off."
         )
 
 

@@ -78,20 +78,18 @@ def load_memory(
     device: str | torch.device = "cpu",
     *,
     grid: Grid | None = None,
-    tuned: bool = False,
 ) -> MemoryFile:
     """The memory of a .safetensors file or of what torch.save wrote, fit for the model it will work in.
 
     model: that or any module tree under Wan's names; its weights are not touched. dtype of the encoder, None:
     the file's; the LoRA stays as stored. grid: frames, rows and columns of the state's tokens, None: the
-    file's entry `memory`, else the published one. tuned: the model was trained with this memory itself, a
-    LoRA for another form of it is left. Raises ValueError for anything missing, left over or unfit.
+    file's entry `memory`, else the published one. Raises ValueError for anything missing, left over or unfit.
     """
     path = Path(path)
     with _opened(path) as (names, read, entries):
         sorted_names = sort_names(f"{WHERE}: {path}", names)
         tensors = {key: read(name) for key, name in sorted_names.encoder.items()}
-        matrices = {} if tuned else {key: read(name) for key, name in sorted_names.lora.items()}
+        matrices = {key: read(name) for key, name in sorted_names.lora.items()}
     about = _about(path, entries)
     config = _config(path, tensors, model, about, grid)
     encoder = _encoder(path, tensors, config)

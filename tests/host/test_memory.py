@@ -234,3 +234,23 @@ def test_the_converted_pocket_model_streams_with_its_own_latents_and_a_memory(co
         latents, state = made.step(state)
         parts.append(latents)
     assert close(torch.cat(parts, 2), model.model.process_latent_out(own))
+
+
+def test_a_model_of_latents_is_refused_a_memory_of_dense_keys(comfyui):
+    from rivulet.nodes.memory import RivuletMemory
+    from rivulet.nodes.pocket import RivuletPocketModel
+
+    model = RivuletPocketModel.execute("VideoMLA's").args[0]
+    with pytest.raises(ValueError, match="keeps VideoMLA's latents, and the memory in built in"):
+        RivuletMemory.execute(model, "learned", "built in (Pocket Model)", False, 0.999)
+
+
+def test_the_built_in_memory_goes_with_the_built_in_model(comfyui):
+    from rivulet.nodes import recipe
+    from rivulet.nodes.memory import RivuletMemory, of
+    from rivulet.nodes.pocket import RivuletPocketModel
+
+    model = RivuletMemory.execute(
+        RivuletPocketModel.execute().args[0], "learned", "built in (Pocket Model)", False, 0.999
+    ).args[0]
+    assert recipe.of(model).preset == "pocket_memory" and of(model).file.coverage == (40, 40)

@@ -112,7 +112,7 @@ def write_thumbnail(name, made):
 RUN = {
     "01_pocket_stream": 33,  # pictures
     "03_prompt_journey": 150,
-    "05_endless": 201,
+    "05_endless": 165,
     "06_small_cache": 33,
     "07_follow_video": 33,
 }

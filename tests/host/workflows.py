@@ -215,8 +215,8 @@ Another prompt can be typed into **Stream Video** while it runs; it holds from t
                 "cache": (5, 0),
                 "width": 64,
                 "height": 64,
-                "seconds": 12.0,
-                "seed": 3,
+                "seconds": 10.0,
+                "seed": 1,
             },
         ),
         90: Box(
@@ -231,8 +231,9 @@ frames reads what leaves. **Small Cache** keeps the window in an eighth of the b
 same after ten seconds and after ten hours: raise `seconds` to 86400 if you like.
 
 Here a band comes down over a red circle for six seconds, three times as long as the window sees. The \
-prompts after that say only "an object": its colour and shape come back from memory. Set `memory` to off \
-and run again to see it guess.
+prompts after that say only "an object": its colour and shape come back from memory. Not with every seed: \
+the built-in memory brings both back in about a third of the cases, chance in one of fifteen. Set `memory` \
+to off and run again to see it guess.
 
 - Other checkpoints: `learned` needs Echo-Infinity's files, `ema` needs none.
 - **Stream Video** takes memory, LoRA and positions from the model; leave its `preset` alone.""",
