@@ -60,7 +60,7 @@ class HostTurned:
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys at their positions, and values."""
-        keys, values = self.store.unturned(layer, self.past.rows, self.past.at)
+        keys, values = self.store.unturned(layer, self.past.rows, self.past.draft.at)
         return apply_rope1(keys, self.key_turns), values
 
     def turn(self, q_BLND: Tensor) -> Tensor:
