@@ -59,15 +59,13 @@ def read_script(
     config: StreamConfig,
     fps: float,
     blocks: int,
-    modes: tuple[str, ...],
     given: int = 0,
     hidden: int = 0,
 ) -> Script:
     """The script of a stream of so many blocks at `fps` pictures a second.
 
-    positive: CONDITIONING, prompts: what RivuletPrompts gives; one of the two, the other None. modes: the
-    switches that this stream can do. given: latent frames before the first block. hidden: pictures of
-    those that the video does not show.
+    positive: CONDITIONING, prompts: what RivuletPrompts gives; one of the two, the other None. given: latent
+    frames before the first block. hidden: pictures of those that the video does not show.
     """
     if (positive is None) == (prompts is None):
         both = "are both connected" if prompts is not None else "are both empty"
@@ -82,17 +80,6 @@ def read_script(
     changes, notes = at_borders(prompts.timeline, *sizes, blocks, given, hidden)
     for note in notes:
         log.warning("Stream Video: %s", note)
-    _refuse_modes([change.prompt for change in changes[1:]], modes)
     # all at once, so that a prompt that cannot be read is told before anything is made
     texts = [prompts.conditioning(change.prompt.text) for change in changes]
     return Script(texts[0], {change.block: change.prompt for change in changes}, prompts)
-
-
-def _refuse_modes(switched: list[Prompt], modes: tuple[str, ...]) -> None:
-    for prompt in switched:
-        if prompt.mode not in modes:
-            raise ValueError(
-                f"Stream Video: the prompt {prompt.text!r} asks for the switch {prompt.mode!r}, which this "
-                f"node cannot do; it can do {', '.join(modes)}: write one of them into the prompt's bracket, "
-                f"or choose it as the mode of the prompts."
-            )

@@ -162,7 +162,7 @@ class RivuletStream(io.ComfyNode):
         read = start.read(config, fps) if isinstance(start, GoOnFromVideo | GoOnFromTake) else start
         given, hidden = (0, 0) if read is None else (read.given, read.hidden)
         blocks = _blocks(config, pictures + hidden, negative, given)
-        script = read_script(positive, prompts, config, fps, blocks, SWITCHES, given, hidden)
+        script = read_script(positive, prompts, config, fps, blocks, given, hidden)
         begin: dict[str, Any] = {}
         if isinstance(start, Resume):
             start.refuse_ended(pictures, fps)

@@ -188,13 +188,21 @@ def test_six_viewers_and_a_deaf_one_do_not_hold_it_up(server, begun, output):
     [
         ({"positive": ["3", 0]}, "positive and prompts are both connected"),
         ({"prompts": None}, "positive and prompts are both empty"),
-        ({"text": f"[0s] {GREEN}\n[1s blend] {BLUE}"}, "cannot do; it can do cut"),
     ],
-    ids=["two prompts", "no prompt", "a switch that is not there"],
+    ids=["two prompts", "no prompt"],
 )
 def test_a_wrong_graph_is_refused_in_words(server, inputs, words):
     done = server.run(stream_graph("refused", **inputs))
     assert done["status"]["status_str"] == "error" and words in json.dumps(done["status"]["messages"])
+
+
+def test_a_timeline_can_blend(server, output):
+    done = server.run(stream_graph("blended", text=f"[0s] {GREEN}\n[0.5s blend] {BLUE}", seconds=4.0))
+    assert done["status"]["status_str"] == "success", done["status"]
+    made = pictures(output("blended")).float()
+    # a green ground turns blue, by and by: five blocks on the newest pictures show the new prompt
+    first, last = made[0, -4:].mean((0, 1)), made[-1, -4:].mean((0, 1))
+    assert first[1] > first[2] and last[2] > last[1]
 
 
 def test_a_fixed_prompt_can_not_be_changed(server, begun):
