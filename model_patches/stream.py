@@ -25,6 +25,7 @@ from .attention.text import TextRows, TextState, read_text
 from .cache.dense import DENSE
 from .cache.format import Cache, CacheFormat, CacheShape, Call, Draft, call_of
 from .memory.policy import OFF, Memory, MemoryPolicy, seen
+from .memory.policy import leave as left_window
 from .sampler.denoise import Begin, denoise, given_like, guide
 from .sampler.noise import BlockNoise, KeyedNoise
 from .snapshot import load, save
@@ -140,10 +141,9 @@ def remembered(
 def leave(state: StreamState, whole: Cache, start_frame: int, attention: Attention) -> tuple[Memory, Cache]:
     """(memory, cache) before the block at `start_frame`: other frames are taken in and dropped."""
     kept = call_of(state.config.positions, start_frame, state.config.block_frames).kept
-    left = tuple(frame for frame in whole.frames if frame not in kept)
-    memory, cache = state.policy.update(state.memory, whole, left, attention)
+    memory, cache = left_window(state.policy, state.memory, whole, kept, attention)
     refuse_nan(list(memory.tensors().values()), state)
-    return memory, cache.only(kept)
+    return memory, cache
 
 
 def take(

@@ -23,7 +23,7 @@ from ..model_patches.cache.basis_file import check_model, check_sizes
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import Cache, CacheFormat, CacheShape, call_of
 from ..model_patches.cache.latent import LatentFormat
-from ..model_patches.memory.policy import NOTHING, OFF, Memory, MemoryPolicy, seen
+from ..model_patches.memory.policy import NOTHING, OFF, Memory, MemoryPolicy, leave, seen
 from ..model_patches.sampler.denoise import Begin
 from ..model_patches.sampler.noise import BlockNoise, KeyedNoise
 from ..model_patches.state import Blend, StreamConfig
@@ -165,9 +165,7 @@ class HostStream:
     def leave(self, memory: Memory, whole: Cache, start_frame: int) -> tuple[Memory, Cache]:
         """(memory, cache) before the block at `start_frame`: other frames are taken in and dropped."""
         kept = call_of(self.config.positions, start_frame, self.config.block_frames).kept
-        left = tuple(frame for frame in whole.frames if frame not in kept)
-        memory, cache = self.policy.update(memory, whole, left)
-        return memory, cache.only(kept)
+        return leave(self.policy, memory, whole, kept)
 
     def _set_blended(self, text_BLE: Tensor) -> None:
         """The prompt for one block of a blend; what else comes with the new prompt goes with it."""

@@ -99,6 +99,15 @@ class MemoryPolicy(Protocol):
         ...
 
 
+def leave(
+    policy: MemoryPolicy, memory: Memory, whole: Cache, kept: tuple[int, ...], attention: Attention = sdpa
+) -> tuple[Memory, Cache]:
+    """(memory, cache) before a block that attends to `kept` alone: other frames are taken in and dropped."""
+    left = tuple(frame for frame in whole.frames if frame not in kept)
+    memory, cache = policy.update(memory, whole, left, attention)
+    return memory, cache.only(kept)
+
+
 @dataclass(frozen=True, slots=True)
 class Off:
     """Sink and window are all there is."""

@@ -2,19 +2,7 @@
 
 import pytest
 import torch
-
-
-def latents(count, side=4):
-    return torch.randn(1, 16, count, side, side, generator=torch.Generator().manual_seed(count))
-
-
-def streamed(decoder, whole, cut):
-    past, parts = None, []
-    for piece in whole.split(cut, 2):
-        pixels, past = decoder.decode(piece, past)
-        parts.append(pixels)
-    pixels, past = decoder.decode(whole[:, :, :0], past, last=True)
-    return torch.cat([*parts, pixels])
+from rivulet.tests.host.decoding import latents, streamed
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,8 @@ from rivulet.model_patches.vae.decoder import decode_stream
 from rivulet.model_patches.vae.load import load_tiny
 from rivulet.model_patches.vae.tiny import TinyDecoder
 from rivulet.model_patches.vae.wan import in_model_units
+from rivulet.tests.host.decoding import latents, streamed
 from rivulet.tests.host.graphs import stream_graph
-
-
-def latents(count, side=4):
-    return torch.randn(1, 16, count, side, side, generator=torch.Generator().manual_seed(count))
-
-
-def streamed(decoder, whole, cut):
-    past, parts = None, []
-    for piece in whole.split(cut, 2):
-        pixels, past = decoder.decode(piece, past)
-        parts.append(pixels)
-    pixels, past = decoder.decode(whole[:, :, :0], past, last=True)
-    return torch.cat([*parts, pixels])
 
 
 @pytest.fixture(scope="module")
