@@ -1,18 +1,26 @@
-"""`python run.py soak`: a long stream, decoded and written to a file; does anything grow or break?"""
+"""`python run.py soak`: a long stream, decoded and written to a file; does anything grow or break?
+
+All of it is decoded, unless `--decode-every N` says that a day is wanted sooner: then every Nth block is, from
+its own latents and those of the block before it, and the file shows those blocks alone.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ...model_patches.attention.positions import plan
 from ...model_patches.pipeline import Chunk, run
+from ...model_patches.stream import StreamState, step
+from ...model_patches.vae.decoder import decode_stream
 from ...model_patches.writer.video import Mp4Writer
 from ...pocket.detector import adherence
 from ...pocket.ram import peak_bytes, resident_bytes
@@ -38,19 +46,24 @@ class Watch:
     resident: list[int] = field(default_factory=list)
     seen: list[float] = field(default_factory=list)  # share of a chunk's frames that show the prompt
     blocks: int = 0
-    frames: int = 0  # of pixels
+    frames: int = 0  # of pixels, decoded and written
     highest_id: int = 0
     most_latents: int = 0  # frames that the cache held at once
     fault: str = ""  # what ended it, if not its length, the clock or Ctrl-C
     last_HWC: Tensor | None = None  # the newest picture
 
-    def take(self, given: Subject, chunk: Chunk) -> None:
-        """Takes in one block."""
+    def take(self, given: Subject, state: StreamState) -> None:
+        """Takes in one block: the state after it."""
         block_frames = given.config.block_frames
-        ids = plan(given.preset, chunk.block * block_frames, block_frames).query
+        ids = plan(given.preset, (state.block - 1) * block_frames, block_frames).query
         self.highest_id = max(self.highest_id, *ids)
-        self.most_latents = max(self.most_latents, len(chunk.state.cache.frames))
-        self.blocks, self.frames, self.last_HWC = chunk.block + 1, chunk.end_frame, chunk.pixels_FHWC[-1]
+        self.most_latents = max(self.most_latents, len(state.cache.frames))
+        self.blocks = state.block
+
+    def show(self, pixels_FHWC: Tensor) -> None:
+        """Takes in pictures that were written."""
+        self.frames += len(pixels_FHWC)
+        self.last_HWC = pixels_FHWC[-1]
 
     def sample(self, given: Subject, pixels_FHWC: Tensor) -> None:
         """Takes one measurement; random weights show no prompt, so none is looked for."""
@@ -83,6 +96,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="run.py soak", description=__doc__)
     parser.add_argument("--blocks", type=int, help="blocks to make; default 20000, quick 150")
     parser.add_argument("--quick", action="store_true", help="under a minute on two cores; rows are marked")
+    parser.add_argument(
+        "--decode-every", type=int, default=1, help="decode every Nth block alone; default all"
+    )
     parser.add_argument("--seconds", type=float, help="stop after so long; default never, quick 30")
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the video")
@@ -90,44 +106,95 @@ def main(arguments: list[str]) -> int:
     blocks = chosen.blocks or (150 if chosen.quick else 20000)
     if blocks < LEAST_BLOCKS:
         parser.error(f"--blocks must be at least {LEAST_BLOCKS}, got {blocks}: growth needs two places")
+    if not 1 <= chosen.decode_every <= blocks // LEAST_BLOCKS:
+        parser.error(
+            f"--decode-every must be 1 to {blocks // LEAST_BLOCKS} (two looks), got {chosen.decode_every}"
+        )
     rows, given = Rows("soak", chosen.quick), subject(chosen.weights)
     rows("machine", **machine())
     path = chosen.out / f"soak-{datetime.now():%Y%m%d-%H%M%S}.mp4"
     watch, start = Watch(), time.perf_counter()
     end = start + (chosen.seconds or (30 if chosen.quick else math.inf))
-    soak(given, blocks, path, watch, rows, end)
+    soak(given, blocks, path, watch, rows, end, chosen.decode_every)
     if not watch.blocks:
         parser.exit(1, f"soak: no block was made; {watch.fault or 'it was interrupted'}\n")
     return 0 if verdict(given, watch, path, time.perf_counter() - start, rows) else 1
 
 
-def soak(given: Subject, blocks: int, path: Path, watch: Watch, rows: Rows, end: float = math.inf) -> None:
+def soak(
+    given: Subject,
+    blocks: int,
+    path: Path,
+    watch: Watch,
+    rows: Rows,
+    end: float = math.inf,
+    decode_every: int = 1,
+) -> None:
     """Makes the video; its length, the clock (`end`), Ctrl-C or a fault end it, and the file is whole."""
 
-    def on_chunk(chunk: Chunk) -> None:
-        watch.take(given, chunk)
-        if watch.blocks % max(1, blocks // SAMPLES) == 0:
-            watch.sample(given, chunk.pixels_FHWC)
-        if watch.blocks % max(1, blocks // SHOWN) == 0:
+    def on_pictures(state: StreamState, pixels_FHWC: Tensor) -> None:
+        watch.show(pixels_FHWC)
+        watch.take(given, state)
+        if due(watch.blocks, blocks // SAMPLES, decode_every):
+            watch.sample(given, pixels_FHWC)
+        if due(watch.blocks, blocks // SHOWN, decode_every):
             rows("sample", **watch.newest())
 
+    def on_chunk(chunk: Chunk) -> None:
+        on_pictures(chunk.state, chunk.pixels_FHWC)
+
     def stop() -> bool:
-        return watch.blocks >= LEAST_BLOCKS and time.perf_counter() >= end
+        return watch.blocks >= max(LEAST_BLOCKS, decode_every) and time.perf_counter() >= end
 
     geometry = given.config.geometry
     writer = Mp4Writer(path, width=geometry.width, height=geometry.height, fps=given.fps)
     try:
-        run(given.dit, given.vae, given.start(), [writer], blocks=blocks, on_chunk=on_chunk, stop=stop)
+        if decode_every > 1:
+            with writer:
+                sparsely(given, blocks, decode_every, writer, watch, on_pictures, stop)
+        else:
+            run(given.dit, given.vae, given.start(), [writer], blocks=blocks, on_chunk=on_chunk, stop=stop)
     except KeyboardInterrupt:
         rows("interrupted", at_blocks=watch.blocks)
     except RuntimeError as why:
         watch.fault = str(why)
 
 
+def due(blocks: int, apart: int, decode_every: int) -> bool:
+    """Whether a sample is due where so many blocks are apart and only every Nth one has pictures."""
+    whole = max(1, apart // decode_every) * decode_every
+    return blocks % whole == 0
+
+
+def sparsely(
+    given: Subject,
+    blocks: int,
+    decode_every: int,
+    writer: Mp4Writer,
+    watch: Watch,
+    on_pictures: Callable[[StreamState, Tensor], None],
+    stop: Callable[[], bool],
+) -> None:
+    """Makes every block, and decodes, writes and shows every Nth, after the one before it as its past."""
+    state = given.start()
+    before_BCTHW = torch.empty(given.config.geometry.latent_shape(0, 1))
+    while state.block < blocks and not stop():
+        latents_BCTHW, state = step(given.dit, state)
+        if state.block % decode_every:
+            watch.take(given, state)
+        else:
+            _, past = decode_stream(given.vae, before_BCTHW)
+            pixels_FHWC, _ = decode_stream(given.vae, latents_BCTHW, past)
+            writer.write(pixels_FHWC)
+            on_pictures(state, pixels_FHWC)
+        before_BCTHW = latents_BCTHW
+
+
 def verdict(given: Subject, watch: Watch, path: Path, seconds: float, rows: Rows) -> bool:
     """Prints the result; returns whether memory is flat, nothing broke, and file and prompt are there."""
     per_block, growth = watch.growth()
     file_frames, db = played(given, watch, path)
+    made = given.config.geometry.pixel_frames(watch.blocks * given.config.block_frames)
     checks = {
         "is_flat": growth <= NOISE_BYTES,
         "is_bounded": watch.highest_id < given.preset.trained_frames
@@ -141,8 +208,8 @@ def verdict(given: Subject, watch: Watch, path: Path, seconds: float, rows: Rows
         checks["is_prompt_seen"] = watch.seen_shares()[1] >= LEAST_SEEN_SHARE
     rows(
         "result", weights=given.weights, preset=given.preset.name, prompt=given.prompt, file=path.name,
-        blocks=watch.blocks, frames=watch.frames, video_seconds=watch.frames / given.fps, seconds=seconds,
-        made_fps=watch.frames / seconds, growth_bytes_per_1000_blocks=1000 * per_block, growth_bytes=growth,
+        blocks=watch.blocks, frames=watch.frames, video_seconds=made / given.fps, seconds=seconds,
+        made_fps=made / seconds, growth_bytes_per_1000_blocks=1000 * per_block, growth_bytes=growth,
         resident_bytes=resident_bytes(), peak_bytes=peak_bytes(),
         file_bytes=path.stat().st_size, file_frames=file_frames, last_frame_db=db,
         highest_id=watch.highest_id, most_latents=watch.most_latents, **figures, **checks,

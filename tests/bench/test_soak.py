@@ -124,3 +124,27 @@ def test_the_clock_stops_a_soak_with_a_whole_file(given, tmp_path):
     watch.sample(given, watch.last_HWC[None])
     failed, row = result_of(given, tmp_path / "soak.mp4", watch, rows)
     assert row["blocks"] == 2 and failed == set()
+
+
+def test_every_nth_block_is_shown_after_the_one_before_it(given, tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(soak.Watch, "sample", lambda watch, given, pixels_FHWC: looked.append(pixels_FHWC))
+    monkeypatch.setattr(soak.Watch, "newest", lambda watch: {"at_blocks": watch.blocks})
+    watch, rows = made(given, tmp_path / "soak.mp4", blocks=7, decode_every=3)
+    assert watch.blocks == 7 and [row["at_blocks"] for row in printed(rows)] == [3, 6]
+    state, latents = given.start(), []
+    for _ in range(6):
+        block_BCTHW, state = soak.step(given.dit, state)
+        latents.append(block_BCTHW)
+    wanted, _ = soak.decode_stream(given.vae, torch.cat(latents[4:], 2))
+    assert torch.equal(looked[1], wanted[-12:]) and watch.frames == 24
+    watch.at_blocks, watch.resident = [3, 6], [0, 0]
+    failed, row = result_of(given, tmp_path / "soak.mp4", watch, rows)
+    assert failed == set() and row["file_frames"] == 24 and row["video_seconds"] == (1 + 4 * 20) / given.fps
+
+
+@pytest.mark.parametrize("every", [0, 11])
+def test_a_spacing_that_leaves_less_than_two_looks_is_refused(every, capsys):
+    with pytest.raises(SystemExit):
+        soak.main(["--blocks", "20", "--decode-every", str(every)])
+    assert "1 to 10" in capsys.readouterr().err
