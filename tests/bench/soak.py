@@ -1,7 +1,7 @@
 """`python run.py soak`: a long stream, decoded and written to a file; does anything grow or break?
 
-All of it is decoded, unless `--decode-every N` says that a day is wanted sooner: then every Nth block is, from
-its own latents and those of the block before it, and the file shows those blocks alone.
+All of it is decoded, unless `--decode-every N` says that a day is wanted sooner: then every Nth block is,
+after the block before it, and the file shows those blocks alone.
 """
 
 from __future__ import annotations
