@@ -30,7 +30,6 @@ from ..train import processes
 from ..train.clips import Clips as Dressed
 from ..train.clips import draw_clips
 from ..train.dit import Recipe as Training
-from ..train.vae import channels_last
 from . import ROOT
 from .lessons import CONVERTED, MEMORY, Lessons, Shares
 from .lora import Adapters
@@ -207,6 +206,4 @@ def _stories(count: int) -> Hidings:
 
 
 def _vae() -> WanVAE:
-    vae = load_vae(models.WEIGHTS / models.VAE_FILE).requires_grad_(False).eval()
-    channels_last(vae)
-    return vae
+    return models.channels_last(load_vae(models.WEIGHTS / models.VAE_FILE).requires_grad_(False).eval())
