@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ...model_patches.arch.detect import compute_dtype, overrides, read_config
 from ...model_patches.arch.mla import MlaModel
@@ -187,16 +188,7 @@ def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder:
                 "prompts as safetensors with `texts` [prompts, tokens, text_dim]."
             )
         return PocketClips(_pool(chosen.clips, folder, preset), Training(size=preset.size[0]), preset.batch)
-    with open_tensors("convert-mla", chosen.texts, "encoded prompts") as file:
-        names = list(file.keys())
-        if names != ["texts"] or len(file.get_slice("texts").get_shape()) != 3:
-            raise ValueError(
-                f"{chosen.texts} holds {', '.join(names)}; it must hold `texts` alone, [prompts, tokens, "
-                f"text_dim]."
-            )
-        texts_PLE = file.get_tensor("texts")
-    if texts_PLE.shape[-1] != dense.text_dim:
-        raise ValueError(f"texts are {texts_PLE.shape[-1]} wide, the model reads {dense.text_dim}.")
+    texts_PLE = read_texts("convert-mla", chosen.texts, dense)
     positions = positions_of(preset.positions)
     config = StreamConfig(
         Geometry(*preset.size, latent_channels=dense.config.in_channels, patch=dense.config.patch[1]),
@@ -206,6 +198,20 @@ def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder:
     )
     frames = (positions.capacity_frames or positions.trained_frames) + 2 * preset.block_frames
     return StreamedClips(dense, texts_PLE, config, frames // preset.block_frames, preset.batch)
+
+
+def read_texts(caller: str, path: Path, dense: WanModel) -> Tensor:
+    """Encoded prompts [prompts, tokens, text_dim], in a file alone under `texts`; refuses others."""
+    with open_tensors(caller, path, "encoded prompts") as file:
+        names = list(file.keys())
+        if names != ["texts"] or len(file.get_slice("texts").get_shape()) != 3:
+            raise ValueError(
+                f"{path} holds {', '.join(names)}; it must hold `texts` alone, [prompts, tokens, text_dim]."
+            )
+        texts_PLE = file.get_tensor("texts")
+    if texts_PLE.shape[-1] != dense.text_dim:
+        raise ValueError(f"texts are {texts_PLE.shape[-1]} wide, the model reads {dense.text_dim}.")
+    return texts_PLE
 
 
 def _pool(given: Path | None, folder: Path, preset: Preset) -> Dressed:

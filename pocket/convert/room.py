@@ -5,6 +5,7 @@ R rows, L tokens, N heads.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +131,17 @@ def saved_bytes(student: WanModel, job: Job, frames: int) -> int:
     text = torch.empty(job.batch, job.text_tokens, job.config.text_dim, dtype=job.dtype, device=meta)
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(job.whole or ".self_attn." in name)
-    own = {parameter.data_ptr() for parameter in student.parameters()} | {id(p) for p in student.parameters()}
+
+    def call() -> None:
+        time = embed_time(student, torch.zeros(job.batch, 1, dtype=torch.float64, device=meta), job.dtype)
+        forward(student, noisy, time, read_rows(student, text), past, Fused.apply)
+
+    return kept_bytes(call)
+
+
+def kept_bytes(call: Callable[[], object], beside: Collection[Tensor] = ()) -> int:
+    """Bytes that a call keeps for its gradients, weights and the tensors `beside` left out."""
+    own = {id(tensor) for tensor in beside}
     seen: dict[int, tuple[Tensor, int]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -140,12 +151,12 @@ def saved_bytes(student: WanModel, job: Job, frames: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        time = embed_time(student, torch.zeros(job.batch, 1, dtype=torch.float64, device=meta), job.dtype)
-        forward(student, noisy, time, read_rows(student, text), past, _Fused.apply)
+        result = call()
+    del result
     return sum(size for _, size in seen.values())
 
 
-class _Fused(torch.autograd.Function):
+class Fused(torch.autograd.Function):
     """Attention as fused kernels keep it for their gradient: its inputs, its result, one sum a row."""
 
     @staticmethod

@@ -1,4 +1,8 @@
-"""Trains the evolving memory: `python run.py train-memory`."""
+"""Trains the evolving memory: `python run.py train-memory`.
+
+For the pocket model along stories of hiding. For another checkpoint (`--dit`) along encoded videos
+(`--clips`) or along what it streams itself from encoded prompts (`--texts`); `--plan` says what that needs.
+"""
 
 import argparse
 from pathlib import Path
@@ -15,15 +19,41 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--encoder", type=Path, help="memory file to start from, as this command exports it")
     parser.add_argument("--run", type=Path, help="folder of checkpoints and logs; default pocket/runs/memory")
     parser.add_argument("--out", type=Path, help="folder of the exported files; default <run>/export")
-    parser.add_argument("--rank", type=int, default=24, help="of the model's low-rank changes")
-    parser.add_argument("--batch", type=int, default=8, help="clips side by side, of each process")
+    parser.add_argument(
+        "--rank", type=int, help="of the model's low-rank changes; default 24, a checkpoint's 256"
+    )
+    parser.add_argument(
+        "--batch", type=int, help="clips side by side, of each process; default 8, a checkpoint's 1"
+    )
     parser.add_argument("--steps", type=int, help="lessons; default the recipe's")
     parser.add_argument("--minutes", type=float, help="end in time, whatever the steps")
     parser.add_argument("--stories", type=int, default=384, help="stories of hiding that are drawn first")
     parser.add_argument("--threads", type=int, help="CPU threads; default: all")
     parser.add_argument("--processes", type=int, default=1, help="of one CPU thread each")
     parser.add_argument("--only", choices=("train", "export"), help="one part; default both")
+    _add_checkpoint(parser)
     chosen = parser.parse_args(arguments)
     from .command import remember
 
     return remember(chosen)
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    other = parser.add_argument_group("another checkpoint")
+    other.add_argument(
+        "--clips",
+        type=Path,
+        help="safetensors with `latents` [clips, channels, frames, height, width] in the model's units, and "
+        "`texts` [clips, tokens, text_dim]",
+    )
+    other.add_argument(
+        "--texts",
+        type=Path,
+        help="safetensors with `texts` [prompts, tokens, text_dim]: it streams its clips",
+    )
+    other.add_argument("--blocks", type=int, default=20, help="of a clip that is streamed")
+    other.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="pixels of such a clip")
+    other.add_argument("--positions", choices=("echo", "pocket_memory"), default="echo")
+    other.add_argument("--nest", help="which copy of the weights in a .pt file, such as generator_ema")
+    other.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    other.add_argument("--plan", action="store_true", help="print what memory it needs, and stop")

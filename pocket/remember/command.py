@@ -30,15 +30,16 @@ from ..train import processes
 from ..train.clips import Clips as Dressed
 from ..train.clips import draw_clips
 from ..train.dit import Recipe as Training
-from . import ROOT
+from . import ROOT, checkpoint
+from .files import export
 from .lessons import CONVERTED, MEMORY, Lessons, Shares
 from .lora import Adapters
 from .reorder import for_layout
 from .trainer import Recipe, Trainer
 from .walk import MemoryWalker
 
-LORA, ENCODER = "generator_lora.", "query_memory_encoder."  # of the file's keys
 ORDINARY_CLIPS, ORDINARY_BLOCKS = 48, 7
+RANK, BATCH = 24, 8
 CONVERTED_RATE = 1e-3  # AdamW, of a converted model's attentions
 
 
@@ -47,6 +48,8 @@ def remember(chosen: argparse.Namespace) -> int:
     folder = chosen.run or ROOT / "runs" / "memory"
     folder.mkdir(parents=True, exist_ok=True)
     try:
+        if chosen.texts or chosen.clips or chosen.plan:
+            return checkpoint.remember(chosen, folder)
         dit, pocket = _model(chosen.dit)
         if chosen.processes > 1 and not processes.is_worker():
             _pools(folder, chosen.stories)  # drawn once, by one
@@ -61,27 +64,6 @@ def remember(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def export(encoder: MemoryEncoder, adapters: Adapters, out: Path, preset: str, trained: str) -> Path:
-    """Write encoder and low-rank changes as half-precision safetensors, under the published names."""
-    out.mkdir(parents=True, exist_ok=True)
-    config = encoder.config
-    about = {
-        "frames": config.frames,
-        "grid_height": config.grid_height,
-        "grid_width": config.grid_width,
-        "num_heads": config.num_heads,
-        "alpha": adapters.alpha,
-        "rank": adapters.rank,
-        "preset": preset,
-        "trained": trained,
-    }
-    tensors = {LORA + key: value for key, value in adapters.peft().items()}
-    tensors |= {ENCODER + key: value for key, value in encoder.state_dict().items()}
-    halves = {key: value.detach().cpu().half().contiguous() for key, value in tensors.items()}
-    save_file(halves, out / models.MEMORY_FILE, {"memory": json.dumps(about)})
-    return out / models.MEMORY_FILE
-
-
 def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
     """The model to be taught, and the pocket's own parts."""
     pocket = models.load_pocket()
@@ -93,7 +75,7 @@ def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
     if (dit.text_dim, dit.config.in_channels) != (pocket.dit.text_dim, pocket.dit.config.in_channels):
         raise ValueError(
             f"{given} reads texts {dit.text_dim} wide; stories are told in the pocket world's, "
-            f"{pocket.dit.text_dim} wide. Give a pocket model."
+            f"{pocket.dit.text_dim} wide. Give a pocket model, or --texts or --clips of this one."
         )
     return dit, pocket
 
@@ -109,7 +91,7 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     training = Training(size=pocket.recipe.size)
     hidings, dressed = _pools(folder, chosen.stories)
     shares = CONVERTED if converted else Shares()
-    lessons = Lessons(_vae(), hidings, dressed, training, shares, chosen.batch)
+    lessons = Lessons(_vae(), hidings, dressed, training, shares, chosen.batch or BATCH)
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":
         trainer.learner.load_state_dict(trainer.average.weights())
@@ -117,10 +99,11 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
         trainer.train()
     if processes.rank() or chosen.only == "train":
         return
-    said = f"{trainer.run.step} lessons of {chosen.batch * chosen.processes}, {time.strftime('%Y-%m-%d')}"
+    rows = (chosen.batch or BATCH) * chosen.processes
+    said = f"{trainer.run.step} lessons of {rows}, {time.strftime('%Y-%m-%d')}"
     out = chosen.out or folder / "export"
     if adapters is not None:
-        print(export(walker.encoder, adapters, out, MEMORY.name, said))
+        print(export(walker.encoder, adapters, out / models.MEMORY_FILE, MEMORY.name, said))
     else:
         print(export_model(chosen.dit, walker.dit, out, said))
 
@@ -162,7 +145,7 @@ def _learners(
     grid = Geometry(pocket.recipe.size, pocket.recipe.size)
     places = (MEMORY.memory_frames, grid.grid_height, grid.grid_width)
     encoder = found.encoder if found else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
-    return MemoryWalker(dit, encoder, frames), Adapters(dit, chosen.rank, float(chosen.rank))
+    return MemoryWalker(dit, encoder, frames), Adapters(dit, chosen.rank or RANK, float(chosen.rank or RANK))
 
 
 def outside_attention(lora: Lora) -> Lora:

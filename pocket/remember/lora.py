@@ -22,15 +22,16 @@ class Adapted(nn.Module):
     def __init__(self, layer: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
         self.layer, self.scale = layer.requires_grad_(False), alpha / rank
-        like = layer.weight
-        self.lora_A = nn.Parameter(like.new_empty(rank, layer.in_features))
-        self.lora_B = nn.Parameter(like.new_zeros(layer.out_features, rank))
+        like, exact = layer.weight, torch.promote_types(layer.weight.dtype, torch.float32)
+        self.lora_A = nn.Parameter(like.new_empty(rank, layer.in_features, dtype=exact))
+        self.lora_B = nn.Parameter(like.new_zeros(layer.out_features, rank, dtype=exact))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self.folded = like.detach()
 
     def fold(self) -> None:
         """Take the newest A and B."""
-        self.folded = self.layer.weight + self.scale * (self.lora_B @ self.lora_A)
+        weight = self.layer.weight
+        self.folded = (weight + self.scale * (self.lora_B @ self.lora_A)).to(weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """The changed layer."""

@@ -15,11 +15,13 @@ from itertools import repeat
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ...model_patches.arch.parts import embed_time, project_kv
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.forward import forward, remember
 from ...model_patches.attention.positions import PositionPreset, plan
+from ...model_patches.attention.sdpa import Attention
 from ...model_patches.cache.format import Call, call_of
 from ...model_patches.memory.encoder import MemoryEncoder
 from ..convert.past import Grid
@@ -50,7 +52,7 @@ class States:
     def seen(self, first_R: Tensor) -> Tensor | None:
         """The state each row's noisy call sees."""
         if self.before is not None and self.after is not None:
-            return torch.where(first_R[:, None, None], self.before, self.after)
+            return torch.where(first_R[:, None, None].to(self.after.device), self.before, self.after)
         if self.after is None or not bool(first_R.any()):
             return self.after
         if not bool(first_R.all()):
@@ -69,12 +71,17 @@ class Found:
     kept: Kept
     states: States
 
+    def at_call(self) -> Found:
+        """The same when frames have left since: a call may be made again later."""
+        return Found(self.call, Kept(dict(self.kept.frames)), self.states)
+
 
 class MemoryWalker:
     """Walks a model and its memory along lessons; gradients reach what made the graded calls.
 
     teacher: whose flow for the same call, over a past and a memory of its own, is wanted in place of the
-    clip's; nothing of it is trained.
+    clip's; nothing of it is trained. attention: what runs it. again: graded calls are made a second time for
+    their gradients, so that the activations of one call at most lie in memory.
     """
 
     def __init__(
@@ -83,8 +90,11 @@ class MemoryWalker:
         encoder: MemoryEncoder,
         block_frames: int,
         teacher: MemoryWalker | None = None,
+        attention: Attention = written_out,
+        again: bool = False,
     ) -> None:
         self.dit, self.encoder, self.block_frames, self.teacher = dit, encoder, block_frames, teacher
+        self.attention, self.again = attention, again
 
     def along(self, lesson: Lesson, generator: torch.Generator) -> list[tuple[int, Tensor, Tensor]]:
         """(block, squared error of the flow [R], the rows' noise levels [R]) of every graded call."""
@@ -95,7 +105,7 @@ class MemoryWalker:
             for at, sigma_R in lesson.graded:
                 if at == block:
                     clean = lesson.clean_RCTHW[:, :, found.call.own]
-                    noise = torch.randn(clean.shape, generator=generator)
+                    noise = torch.randn(clean.shape, generator=generator).to(clean)
                     error_R = self.grade(lesson, found, sigma_R, noise, other)
                     results.append((block, error_R, sigma_R))
         return results
@@ -119,7 +129,7 @@ class MemoryWalker:
         other: what the teacher finds, if there is one; then the pupil's memory is to be like the teacher's.
         """
         clean = lesson.clean_RCTHW[:, :, found.call.own]
-        sigma, first_R = sigma_R[:, None, None, None, None], sigma_R == 1
+        sigma, first_R = sigma_R[:, None, None, None, None].to(clean), sigma_R == 1
         noisy, wanted = (1 - sigma) * clean + sigma * noise, noise - clean
         seen, apart_R = found.states.seen(first_R), torch.zeros(len(clean))
         if self.teacher is not None and other is not None:
@@ -141,20 +151,34 @@ class MemoryWalker:
         sigma_R: Tensor,
     ) -> Tensor:
         """Flow of a noisy call that sees the given state."""
+        given = lesson, found.at_call(), state_RMC, noisy_RCTHW, sigma_R
+        if self.again and torch.is_grad_enabled():
+            return checkpoint(self._flow, *given, use_reentrant=False)
+        return self._flow(*given)
+
+    def _flow(
+        self,
+        lesson: Lesson,
+        found: Found,
+        state_RMC: Tensor | None,
+        noisy_RCTHW: Tensor,
+        sigma_R: Tensor,
+    ) -> Tensor:
         past = self._past(lesson, found, state_RMC, taught=torch.is_grad_enabled())
-        time = embed_time(self.dit, 1000 * sigma_R[:, None], noisy_RCTHW.dtype)
-        text = read_rows(self.dit, lesson.texts[self._block(found.call)])
-        return forward(self.dit, noisy_RCTHW, time, text, past, written_out)
+        noisy = noisy_RCTHW.to(self.dit.patch_embedding.weight.dtype)
+        time = embed_time(self.dit, 1000 * sigma_R[:, None].to(noisy.device), noisy.dtype)
+        text = read_rows(self.dit, self._text(lesson, found.call))
+        return forward(self.dit, noisy, time, text, past, self.attention)
 
     @torch.no_grad()
     def remember(self, lesson: Lesson, found: Found) -> None:
         """The clean pass of a block."""
         call = found.call
         past = self._past(lesson, found, found.states.after)
-        context = lesson.context_RCTHW[:, :, call.own]
+        context = lesson.context_RCTHW[:, :, call.own].to(self.dit.patch_embedding.weight.dtype)
         time = embed_time(self.dit, torch.zeros(len(context), 1, device=context.device), context.dtype)
-        text = read_rows(self.dit, lesson.texts[self._block(call)])
-        remember(self.dit, context, time, text, past, written_out)
+        text = read_rows(self.dit, self._text(lesson, call))
+        remember(self.dit, context, time, text, past, self.attention)
         found.kept.take(call.own, past.made)
 
     def _updated(self, lesson: Lesson, states: States, evicted: Tokens | None) -> States:
@@ -169,10 +193,10 @@ class MemoryWalker:
         pair = evicted.k, evicted.v
         if self.teacher is not None:
             pair = project_kv(self.dit.blocks[-1].self_attn, evicted.x)
-        return States(state, self.encoder.update(start, *pair, written_out))
+        return States(state, self.encoder.update(start, *pair, self.attention))
 
-    def _block(self, call: Call) -> int:
-        return call.own[0] // self.block_frames
+    def _text(self, lesson: Lesson, call: Call) -> Tensor:
+        return lesson.texts[call.own[0] // self.block_frames].to(self.dit.patch_embedding.weight.dtype)
 
     def _past(self, lesson: Lesson, found: Found, state_RMC: Tensor | None, taught: bool = False) -> WalkPast:
         kept, call = found.kept, found.call

@@ -22,7 +22,7 @@ from rivulet.pocket import models
 from rivulet.pocket.convert import main
 from rivulet.pocket.convert.distil import Distiller, Recipe, student_of
 from rivulet.pocket.convert.past import Inputs
-from rivulet.pocket.convert.room import Job, _Fused, room_of, why_not
+from rivulet.pocket.convert.room import Fused, Job, room_of, why_not
 from rivulet.pocket.convert.source import StreamedClips
 from rivulet.pocket.convert.spectral import Moments, Tokens, _share, start, turned_channels
 from rivulet.pocket.convert.walk import Clips, Walker, read_rows
@@ -257,7 +257,7 @@ def test_the_plan_counts_what_a_call_keeps_for_its_gradients():
         for parameter in block.self_attn.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
         block.self_attn.requires_grad_(True)
-    walker, inputs = Walker(dense, PRESET, FRAMES, _Fused.apply), Inputs()
+    walker, inputs = Walker(dense, PRESET, FRAMES, Fused.apply), Inputs()
     parameters = {id(p) for p in student.parameters()}
     for seen in walker.along(RandomClips(torch.float32).draw(torch.Generator()), torch.Generator()):
         kept = {}

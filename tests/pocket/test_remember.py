@@ -18,7 +18,8 @@ from rivulet.pocket import models
 from rivulet.pocket.convert.spectral import turned_channels
 from rivulet.pocket.hiding import ENCODED, LIFTED, Hidings
 from rivulet.pocket.remember import main
-from rivulet.pocket.remember.command import export, outside_attention
+from rivulet.pocket.remember.command import outside_attention
+from rivulet.pocket.remember.files import export
 from rivulet.pocket.remember.lessons import FULL, MEMORY, POSITIONS, Lessons, Shares
 from rivulet.pocket.remember.lora import Adapters
 from rivulet.pocket.remember.reorder import for_layout
@@ -271,7 +272,7 @@ def test_an_exported_memory_is_the_trained_one(tmp_path):
     for parameter in (*adapters.parts(), *encoder.parameters()):
         parameter.data = parameter.data.half().float()  # what the file can hold
     adapters.fold()
-    path = export(encoder, adapters, tmp_path, "pocket_memory", "once")
+    path = export(encoder, adapters, tmp_path / "memory.safetensors", "pocket_memory", "once")
     found = load_memory(path, plain, torch.float32)
     for name, value in encoder.state_dict().items():
         assert torch.equal(found.encoder.state_dict()[name], value), name
@@ -313,7 +314,7 @@ def test_an_encoder_for_a_converted_model_asks_in_its_order_of_channels():
 
 def test_a_file_says_what_it_is(tmp_path):
     dit, encoder = tiny()
-    path = export(encoder, Adapters(dit, 2, 2.0), tmp_path, "pocket_memory", "never")
+    path = export(encoder, Adapters(dit, 2, 2.0), tmp_path / "memory.safetensors", "pocket_memory", "never")
     with safe_open(path, framework="pt") as file:
         about, keys = json.loads(file.metadata()["memory"]), set(file.keys())
     assert about == {
