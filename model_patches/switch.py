@@ -14,6 +14,7 @@ from .arch.tree import DiTTree
 from .attention.forward import remember
 from .attention.sdpa import Attention, sdpa
 from .cache.format import recache_call
+from .memory.policy import seen
 from .state import Blend, StreamState
 from .stream import each_past, leave, refuse_nan, repeated, set_text, times_of
 from .timeline import MODES
@@ -62,8 +63,9 @@ def forgotten(state: StreamState) -> StreamState:
 def recached(model: DiTTree, state: StreamState, attention: Attention = sdpa) -> StreamState:
     """The state whose frames beside the sink are remembered as the present text shows them.
 
-    They run once more at timestep 0 as one long block, without memory; the sink stays as it is. The memory
-    begins anew with these frames (Echo-Infinity, its released code: `memory_recache`).
+    They run once more at timestep 0 as one long block; the sink stays as it is. The memory begins anew with
+    these frames and is not shown to them; where ids count on it goes on, and they see what the newest block
+    began with (Echo-Infinity, its released code: `memory_recache`, `relative_rope`).
     """
     config = state.config
     call = recache_call(config.positions, state.start_frame, config.block_frames)
@@ -71,6 +73,7 @@ def recached(model: DiTTree, state: StreamState, attention: Attention = sdpa) ->
         return state
     assert state.tail_BCTHW is not None
     draft = state.cache.only(call.kept).begin(call)
+    draft.show(seen(state.policy, state.memory, call)[0])
     latents_BCTHW = state.tail_BCTHW[:, :, -len(call.own) :]
     clean = times_of(model, config, latents_BCTHW.device)[-1]
     made: list[Tensor] = []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..model_patches.cache.format import recache_call
+from ..model_patches.memory.policy import seen
 from ..model_patches.state import Blend
 from ..model_patches.switch import BLEND_BLOCKS
 from ..model_patches.timeline import MODES
@@ -56,7 +57,8 @@ def recached(stream: HostStream, state: HostState) -> HostState:
     if not call.own:
         return state
     draft = state.cache.only(call.kept).begin(call)
-    making = BlockInMaking(stream, draft, state.block, call.own[0], len(call.own))
+    shown, _ = seen(stream.policy, state.memory, call)
+    making = BlockInMaking(stream, draft, state.block, call.own[0], len(call.own), (shown, shown))
     latents_BCTHW = stream.model.model.process_latent_in(state.tail_BCTHW[:, :, -len(call.own) :])
     stream.sample(making, run_again, torch.zeros_like(latents_BCTHW), latents_BCTHW=latents_BCTHW)
     making.refuse_nan(latents_BCTHW)

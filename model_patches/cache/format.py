@@ -49,16 +49,16 @@ def recache_call(preset: PositionPreset, start_frame: int, block_frames: int) ->
     """The newest frames beside the sink as one long block, to be run again before the block at `start_frame`.
 
     As many as a window holds, so also those that the block will push out; they stand where they stood when
-    the newest of them was made. `own` is empty while all frames are sink. No memory is shown (LongLive and
-    Echo-Infinity, their released code).
+    the newest of them was made. `own` is empty while all frames are sink. Only where ids count on is the
+    memory shown besides (LongLive and Echo-Infinity, their released code).
     """
     sink, window = kept_frames(preset, start_frame, block_frames)
     if preset.window_frames is not None:
         window = tuple(range(max(len(sink), start_frame - preset.window_frames), start_frame))
     if not window:
         return Call(sink, (), (), ())
-    positions = plan(preset, window[0], len(window))
-    return Call(sink, window, positions.sink + positions.query, positions.query)
+    positions = plan(preset, window[0], len(window), memory_visible=preset.last_id is None)
+    return Call(sink, window, positions.sink + positions.query, positions.query, positions.memory)
 
 
 @dataclass(frozen=True, slots=True)

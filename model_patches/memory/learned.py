@@ -80,9 +80,12 @@ class LearnedMemory:
     def renewed(
         self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
     ) -> Memory:
-        """The initial state after one update with all these frames, at once for every call."""
+        """The initial state after one update with all these frames, at once for every call.
+
+        One that goes on is as it was before the frames that left last: with their new keys they leave again.
+        """
         if not self.recaches:
-            return memory
+            return Memory(memory.before, memory.before)
         state = self._taken_in(self.encoder.fresh(cache.shape.rows), cache, frames, attention)
         return Memory(state, state)
 

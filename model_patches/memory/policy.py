@@ -87,7 +87,10 @@ class MemoryPolicy(Protocol):
     def renewed(
         self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
     ) -> Memory:
-        """What is remembered after the frames of the window were run again under another prompt."""
+        """What is remembered after the frames of the window were run again under another prompt.
+
+        `frames`: those that left last are among them, and will be given to `update` again.
+        """
         ...
 
     def read(self, tokens: Tensor) -> KeysValues:

@@ -103,6 +103,43 @@ def test_a_recache_begins_the_memory_anew_with_the_window(monkeypatch, model, ma
     assert not torch.equal(after.memory.before, after.memory.now)
 
 
+def test_where_ids_count_on_a_recache_shows_the_memory_the_newest_block_began_with(
+    monkeypatch, model, make_text, config
+):
+    from rivulet.model_patches.cache.core import SlotDraft
+
+    config, policy = replace(config, preset=PRESETS["echo_std"]), learned(turned=True, recaches=False)
+    _, state = run(model, init(model, make_text(1), config, memory=policy), 6)
+    fed, shown = [], []
+    update, show = type(policy.encoder).update, SlotDraft.show
+
+    def fed_with(self, tokens, keys, values, *rest):
+        fed.append((tokens.clone(), values.clone()))
+        return update(self, tokens, keys, values, *rest)
+
+    def showing(self, memory):
+        shown.append((self.memory_ids, memory))
+        show(self, memory)
+
+    monkeypatch.setattr(type(policy.encoder), "update", fed_with)
+    monkeypatch.setattr(SlotDraft, "show", showing)
+    after = switch(model, state, make_text(2), "recache")
+    # frames 9 to 17 run again beside ids 6 to 8
+    assert [ids for ids, _ in shown] == [(6, 7, 8)]
+    assert torch.equal(shown[0][1][0], policy.read(state.memory.before)[0])
+    # the update with frames 6 to 8 had happened; the one with 9 to 11 is made again from before it
+    (tokens, values), size = fed[0], config.geometry.frame_tokens
+    assert len(fed) == 1 and values.shape[1] == 3 * size
+    assert torch.equal(tokens, state.memory.before) and torch.equal(after.memory.before, state.memory.before)
+    assert not torch.equal(after.memory.now, state.memory.now)
+
+
+def test_only_where_ids_count_on_a_recache_has_ids_for_the_memory():
+    assert recache_call(PRESETS["echo_std"], 21, 3).memory_ids == (9, 10, 11)
+    assert recache_call(PRESETS["echo_std"], 12, 3).memory_ids == ()
+    assert recache_call(PRESETS["pocket_memory"], 21, 3).memory_ids == ()
+
+
 def test_a_blend_ends_with_the_new_text(model, make_text, echo):
     _, state = run(model, init(model, make_text(1), echo), 3)
     after = switch(model, state, make_text(2), "blend", blend_blocks=4)

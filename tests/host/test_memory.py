@@ -146,6 +146,32 @@ def test_a_take_goes_on_bit_for_bit_after_a_switch(run, remembering, prompt, tmp
         assert torch.equal(latents, others)
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_recache_of_the_host_is_that_of_the_engine(load, models, remembering, prompt, goes_on):
+    from rivulet.model_patches import stream as engine
+    from rivulet.model_patches.memory.learned import LearnedMemory
+    from rivulet.model_patches.switch import switch
+    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.memory import of
+    from rivulet.nodes.switch import switched
+
+    config = replace(CONFIG, preset="echo_std" if goes_on else "pocket_memory")
+    encoder = of(remembering()).file.encoder
+    policy = LearnedMemory(encoder, "the same", turned=goes_on, recaches=not goes_on)
+    host = HostStream(load("plain"), prompt(0), prompt(1), config, memory=policy)
+    dit = load_wan(models / "plain.safetensors", torch.float32)
+    state, own = host.begin(), engine.init(dit, prompt(0)[0][0], config, memory=policy)
+    for block in range(7):
+        if block == 5:
+            state = switched(host, state, prompt(3), "recache")
+            own = switch(dit, own, prompt(3)[0][0], "recache")
+            assert close(state.memory.before, own.memory.before)
+        latents, state = host.step(state)
+        made, own = engine.step(dit, own)
+        assert close(latents, host.model.model.process_latent_out(made))
+        assert block < 3 or close(state.memory.now, own.memory.now)
+
+
 def test_a_take_is_gone_on_with_by_the_memory_it_was_made_with(run, remembering, load, prompt, tmp_path):
     from rivulet.nodes.host import HostStream
     from rivulet.nodes.kept import Kept, save, taken_up
