@@ -1,0 +1,81 @@
+"""The engine's own run of what a family's released code was given, call by call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from rivulet.model_patches import stream
+from rivulet.model_patches.arch.parts import embed_time
+from rivulet.model_patches.arch.published import build, read_published
+from rivulet.model_patches.arch.wan import WanModel
+from rivulet.model_patches.attention.forward import forward
+from rivulet.model_patches.memory.ema import EmaSink
+from rivulet.model_patches.memory.policy import OFF
+from rivulet.model_patches.state import StreamConfig, StreamState
+from rivulet.tests.engine.checkpoints import BY_NAME
+from rivulet.tests.peers.peer import GEOMETRY, SEED, SIZES, Peer, text, weights
+from torch import Tensor
+
+MEMORIES = {"off": OFF, "ema": EmaSink()}
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Noise levels of a block's calls and the timesteps they are told to the model as."""
+
+    sigmas: tuple[float, ...]
+    timesteps: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came out."""
+
+    x: Tensor  # [calls, 1, C, T, H, W], what each call was given
+    flow: Tensor  # what it gave
+    blocks: list[Tensor]  # clean latents
+    states: list[StreamState]  # after each block
+
+
+def model_of(peer: Peer, folder: Path, dtype: torch.dtype) -> WanModel:
+    """The family's file, written as it is published and read by the engine's loader."""
+    made = WanModel(SIZES).requires_grad_(False).eval()
+    made.load_state_dict(weights())
+    path = BY_NAME[peer.recipe_name].write(folder, made)
+    return build(read_published("test", path, prefer=(peer.recipe.copy,)), dtype)
+
+
+def run(peer: Peer, folder: Path, dtype: torch.dtype, levels: Levels, preset: str) -> Run:
+    """As many blocks as the peer makes, under its recipe; a new prompt as the recipe switches."""
+    recipe = peer.recipe
+    config = StreamConfig(GEOMETRY, preset, recipe.block_frames, levels.sigmas, seed=SEED, dtype=dtype)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def recorded(dit, x_BCTHW, *rest):
+        flow_BCTHW = forward(dit, x_BCTHW, *rest)
+        seen.append((x_BCTHW.clone(), flow_BCTHW.clone()))
+        return flow_BCTHW
+
+    def told(dit, config, device):
+        at = torch.tensor([[*levels.timesteps, 0.0]], dtype=torch.float64, device=device)
+        return list(zip(*(vectors.split(1, 1) for vectors in embed_time(dit, at, config.dtype)), strict=True))
+
+    model = model_of(peer, folder, dtype)
+    words = peer.words_of(0)
+    state = stream.init(model, text(words, dtype), config, memory=MEMORIES[recipe.memory])
+    blocks, states = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "forward", recorded)
+        patch.setattr(stream, "times_of", told)
+        for block in range(peer.blocks):
+            if peer.words_of(block) != words:
+                words = peer.words_of(block)
+                state = stream.set_text(model, state, text(words, dtype))
+            x0_BCTHW, state = stream.step(model, state)
+            blocks.append(x0_BCTHW)
+            states.append(state)
+    xs, flows = zip(*seen, strict=True)
+    return Run(torch.stack(xs), torch.stack(flows), blocks, states)

@@ -1,0 +1,141 @@
+"""Runs one family's released inference pipeline on a small model, and writes down every call of the model.
+
+Started by `peer.run` in a process of its own: python released.py FOLDER. The folder holds `job.json` and
+`given.safetensors` (weights, texts, noise); `made.safetensors` is written beside them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from standins import Options, Pictures, Text, attention, in_float64, see_checkout, without_a_gpu
+from torch import Tensor, nn
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class Job:
+    """One run; see `peer.Peer`."""
+
+    checkout: str
+    pipeline: str
+    attention: str
+    models: list[str]
+    bare: list[str]
+    absent: list[str]
+    configs: list[str]
+    sizes: dict[str, int]
+    frame_tokens: int
+    prompt: str
+    dtype: str
+
+
+def options(job: Job) -> Options:
+    """The configuration files, later ones over earlier ones."""
+    merged: dict[str, object] = {}
+    for name in job.configs:
+        merged |= yaml.safe_load((Path(job.checkout) / name).read_text(encoding="utf-8"))
+    return Options(merged)
+
+
+def small(job: Job) -> None:
+    """Models are made in the job's sizes, instead of from files of Wan's."""
+
+    def make(cls: type[nn.Module], *_: object, **given: object) -> nn.Module:
+        if not cls.__name__.startswith("Causal"):
+            return nn.Module()  # Wan itself, which a wrapper makes first and puts the causal one over
+        asked = {key: given[key] for key in ("local_attn_size", "sink_size") if key in given}
+        return cls(**job.sizes, **asked)
+
+    for name in job.models:
+        module = importlib.import_module(name)
+        for owner in ("WanModel", "CausalWanModel"):
+            if hasattr(module, owner):
+                getattr(module, owner).from_pretrained = classmethod(make)
+
+
+def pipeline_of(job: Job, weights: Tensors) -> nn.Module:
+    """Their pipeline around a small model with these weights."""
+    attentions = importlib.import_module(job.attention)
+    attentions.attention = attentions.flash_attention = attention
+    attentions.FLASH_ATTN_2_AVAILABLE = True
+    small(job)
+    module_name, class_name = job.pipeline.split(":")
+    module = importlib.import_module(module_name)
+    module.WanTextEncoder, module.WanVAEWrapper = Text, Pictures
+    module.get_text_encoder_wrapper, module.get_vae_wrapper = lambda model_name: Text, lambda model_name: Pictures
+    made = getattr(module, class_name)(options(job), device="cpu")
+    made.generator.load_state_dict({f"model.{key}": value for key, value in weights.items()}, strict=True)
+    made.num_transformer_blocks = job.sizes["num_layers"]
+    narrow(made, "_initialize_kv_cache", "kv_cache1", job.sizes["num_heads"])
+    return made
+
+
+def narrow(pipeline: nn.Module, method: str, attribute: str, heads: int) -> None:
+    """Their cache is made for 12 heads; it keeps as many as the model has."""
+    begin = getattr(pipeline, method)
+
+    def cut(*given: object, **named: object) -> None:
+        begin(*given, **named)
+        for layer in getattr(pipeline, attribute):
+            for name in ("k", "v"):
+                layer[name] = layer[name][:, :, :heads].contiguous()
+
+    setattr(pipeline, method, cut)
+
+
+def run(pipeline: nn.Module, noise: Tensor, prompt: str) -> Tensors:
+    """Every call's latents, timesteps, flow and clean latents, and the cache at the end.
+
+    noise: [blocks, calls, T, C, H, W]; the first of a block is what it begins with.
+    """
+    fresh = (draw for block in noise for draw in block[1:])
+    torch.randn_like = lambda like: next(fresh).reshape(like.shape)
+    seen: dict[str, list[Tensor]] = {"x": [], "timestep": [], "flow": [], "start": [], "x0": []}
+
+    def on_model(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], flow: Tensor) -> None:
+        seen["x"].append(args[0].clone())
+        seen["timestep"].append(named["t"].clone())
+        seen["start"].append(torch.tensor(named["current_start"]))
+        seen["flow"].append(flow.clone())
+
+    def on_generator(_: nn.Module, __: tuple[Tensor, ...], out: Tensor | tuple[Tensor, ...]) -> None:
+        seen["x0"].append((out if isinstance(out, Tensor) else out[1]).transpose(1, 2).clone())
+
+    pipeline.generator.model.register_forward_hook(on_model, with_kwargs=True)
+    pipeline.generator.register_forward_hook(on_generator)
+    with torch.no_grad():
+        pipeline.inference(noise[:, 0].flatten(0, 1)[None], text_prompts=[prompt])
+    assert next(fresh, None) is None, "noise is left over"
+    made = {name: torch.stack(parts) for name, parts in seen.items()}
+    cache = [torch.stack([layer["k"], layer["v"]]) for layer in pipeline.kv_cache1]
+    levels = pipeline.generator.scheduler
+    return {**made, "cache": torch.stack(cache), "sigmas": levels.sigmas, "timesteps": levels.timesteps}
+
+
+def main(folder: Path) -> None:
+    """The job of that folder."""
+    job = Job(**json.loads((folder / "job.json").read_text(encoding="utf-8")))
+    given = load_file(folder / "given.safetensors")
+    torch.set_num_threads(1)
+    without_a_gpu()
+    if job.dtype == "float64":
+        in_float64()
+    dtype = torch.get_default_dtype()
+    see_checkout(Path(job.checkout), job.frame_tokens, job.bare, job.absent)
+    weights = {key[8:]: value.to(dtype) for key, value in given.items() if key.startswith("weights.")}
+    Text.known = {key[5:]: value.to(dtype) for key, value in given.items() if key.startswith("text.")}
+    made = run(pipeline_of(job, weights), given["noise"].to(dtype), job.prompt)
+    save_file({key: value.contiguous() for key, value in made.items()}, folder / "made.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
