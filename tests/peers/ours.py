@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.attention.forward import forward
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import OFF
+from rivulet.model_patches.recipes import Recipe
 from rivulet.model_patches.state import StreamConfig, StreamState
 from rivulet.tests.engine.checkpoints import BY_NAME
 from rivulet.tests.peers.peer import GEOMETRY, SEED, SIZES, Peer, text, weights
@@ -28,6 +30,19 @@ class Levels:
 
     sigmas: tuple[float, ...]
     timesteps: tuple[float, ...]
+
+
+def recipes_levels(recipe: Recipe) -> Levels:
+    """Those a stream runs the recipe with."""
+    return Levels(recipe.sigmas, tuple(1000 * sigma for sigma in recipe.sigmas))
+
+
+def released_levels(theirs: Mapping[str, Tensor]) -> Levels:
+    """Those of the released code's first block; its scheduler takes the level nearest to a timestep."""
+    calls = int((theirs["start"] == 0).sum()) - 1
+    told = theirs["timestep"][:calls, 0, 0].double()
+    nearest = (theirs["timesteps"].double() - told[:, None]).abs().argmin(1)
+    return Levels(tuple(theirs["sigmas"].double()[nearest].tolist()), tuple(told.tolist()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,11 @@ SIZES = WanConfig(dim=256, ffn_dim=192, num_layers=2, text_dim=64)  # two heads 
 GEOMETRY = Geometry(48, 32)  # 3 x 2 tokens a latent frame
 TEXT_TOKENS, WORDS = 512, 9  # their text is padded with zeros, which attention sees
 SEED = 5
+MODELS = ("wan.modules.model", "wan.modules.causal_model")
+ABSENT = (
+    *("einops", "demo_utils", "demo_utils.memory", "utils.memory"),
+    *("wan.modules.t5", "wan.modules.tokenizers", "wan.modules.vae"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +38,12 @@ class Peer:
     positions: str = ""  # the preset that is its code's; left out: the recipe's own
     configs: tuple[str, ...] = ("configs/default_config.yaml", "configs/self_forcing_dmd.yaml")
     pipeline: str = "pipeline.causal_inference:CausalInferencePipeline"
-    attention: str = "wan.modules.attention"
-    models: tuple[str, ...] = ("wan.modules.model", "wan.modules.causal_model")
+    models: tuple[str, ...] = MODELS
     bare: tuple[str, ...] = ("wan", "wan.modules", "pipeline", "utils")
-    absent: tuple[str, ...] = (
-        "einops",
-        "demo_utils",
-        "demo_utils.memory",
-        "wan.modules.t5",
-        "wan.modules.tokenizers",
-        "wan.modules.vae",
-    )
+    absent: tuple[str, ...] = ABSENT
     prompt: str = "one"
     words: tuple[str, ...] = ("one",)  # of each block; the last goes on
+    rounds: bool = False  # it takes timesteps as they are, and the noise levels nearest to them of its 1000
 
     @property
     def recipe(self) -> Recipe:
@@ -101,7 +99,7 @@ def run(peer: Peer, checkout: Path, folder: Path, dtype: torch.dtype, calls: int
     save_file({**held, **known, "noise": drawn}, folder / "given.safetensors")
     job = {
         "checkout": str(checkout),
-        **{key: getattr(peer, key) for key in ("pipeline", "attention", "models", "bare", "absent")},
+        **{key: getattr(peer, key) for key in ("pipeline", "models", "bare", "absent")},
         **{"configs": peer.configs, "prompt": peer.prompt, "dtype": str(dtype).removeprefix("torch.")},
         "sizes": {
             **{key: getattr(SIZES, key) for key in ("dim", "ffn_dim", "num_layers", "num_heads", "text_dim")},

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from standins import Options, Pictures, Text, attention, in_float64, see_checkout, without_a_gpu
+from standins import Options, Pictures, Text, in_float64, plain_attention, see_checkout, without_a_gpu
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
@@ -27,7 +27,6 @@ class Job:
 
     checkout: str
     pipeline: str
-    attention: str
     models: list[str]
     bare: list[str]
     absent: list[str]
@@ -64,12 +63,10 @@ def small(job: Job) -> None:
 
 def pipeline_of(job: Job, weights: Tensors) -> nn.Module:
     """Their pipeline around a small model with these weights."""
-    attentions = importlib.import_module(job.attention)
-    attentions.attention = attentions.flash_attention = attention
-    attentions.FLASH_ATTN_2_AVAILABLE = True
     small(job)
     module_name, class_name = job.pipeline.split(":")
     module = importlib.import_module(module_name)
+    plain_attention(Path(job.checkout))
     module.WanTextEncoder, module.WanVAEWrapper = Text, Pictures
     module.get_text_encoder_wrapper, module.get_vae_wrapper = lambda model_name: Text, lambda model_name: Pictures
     made = getattr(module, class_name)(options(job), device="cpu")

@@ -7,6 +7,7 @@ docs/families.md lists every one of them.
 from __future__ import annotations
 
 import ast
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -68,9 +69,10 @@ class Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name in self.bare:
+        inside = self.folder.joinpath(*name.split("."))
+        if name in self.bare or (inside.is_dir() and not (inside / "__init__.py").exists()):
             spec = ModuleSpec(name, None, is_package=True)
-            spec.submodule_search_locations = [str(self.folder.joinpath(*name.split(".")))]
+            spec.submodule_search_locations = [str(inside)]
             return spec
         spec = PathFinder.find_spec(name, path or [str(self.folder)])
         if spec is None or not spec.origin or not Path(spec.origin).is_relative_to(self.folder):
@@ -81,10 +83,22 @@ class Finder:
 
 def see_checkout(folder: Path, frame_tokens: int, bare: Iterable[str], absent: Iterable[str]) -> None:
     """From here on imports find the checkout first."""
+    importlib.import_module("diffusers.models.modeling_utils")  # asks what is installed, so before `absent`
     Checkout.frame_tokens = frame_tokens
     for name in absent:
         sys.modules[name] = Absent(name)
     sys.meta_path.insert(0, Finder(folder, bare))
+
+
+def plain_attention(folder: Path) -> None:
+    """In every module of the checkout that has been imported, attention is torch's own."""
+    found = [m for m in sys.modules.values() if str(getattr(m, "__file__", None)).startswith(str(folder))]
+    for module in found:
+        for name in ("attention", "flash_attention"):
+            if hasattr(module, name):
+                setattr(module, name, attention)
+        if hasattr(module, "FLASH_ATTN_2_AVAILABLE"):
+            module.FLASH_ATTN_2_AVAILABLE = True  # or some write their own, which rounds to bfloat16
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, k_lens: Tensor | None = None, **_: object) -> Tensor:

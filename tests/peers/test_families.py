@@ -3,16 +3,37 @@
 import pytest
 import torch
 from rivulet.tests.peers import ours, peer
-from rivulet.tests.peers.peer import Peer
+from rivulet.tests.peers.peer import MODELS, Peer
 
+CHUNKWISE = ("configs/default_config.yaml", "configs/causal_forcing_dmd_chunkwise.yaml")
+FRAMEWISE = ("configs/default_config.yaml", "configs/causal_forcing_dmd_framewise.yaml")
+LONGLIVE = ("configs/default_config.yaml", "configs/longlive_inference.yaml")
+INFINITE = ("configs/default_config.yaml", "configs/longlive_inference_infinity.yaml")
+REWARD = ("configs/default_config.yaml", "configs/reward_forcing.yaml")
+CAUSVID = "causvid.models.wan"
 PEERS = (
     Peer("self_forcing", "self_forcing", 7, positions="self_forcing"),
+    Peer("causal_forcing", "causal_forcing", 7, positions="self_forcing", configs=CHUNKWISE),
+    Peer("causal_forcing", "causal_forcing_framewise", 8, positions="self_forcing", configs=FRAMEWISE),
+    Peer("reward_forcing", "reward_forcing", 7, configs=REWARD),
+    Peer("infinity_rope", "infinity_rope", 6),
+    Peer("infinity_rope", "infinity_rope", 6, prompt="one[2.25s] | two", words=("one", "one", "one", "two")),
+    Peer("longlive", "longlive", 7, positions="longlive", configs=LONGLIVE),
+    Peer("longlive", "longlive", 7, configs=INFINITE, models=(*MODELS, "wan.modules.causal_model_infinity")),
+    Peer(
+        *("causvid", "causvid", 7, "self_forcing", ("configs/wan_causal_dmd.yaml",)),
+        pipeline="causvid.models.wan.causal_inference:InferencePipeline",
+        models=(f"{CAUSVID}.wan_base.modules.model", f"{CAUSVID}.causal_model"),
+        bare=(f"{CAUSVID}.wan_base", f"{CAUSVID}.wan_base.modules"),
+        absent=(
+            *("einops", "transformers", "transformers.models.t5.modeling_t5", "causvid.models.sdxl.sdxl_wrapper"),
+            *(f"{CAUSVID}.wan_base.modules.{name}" for name in ("t5", "tokenizers", "vae")),
+            "causvid.bidirectional_trajectory_pipeline",
+        ),
+        rounds=True,
+    ),
 )
 SHRINK = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-
-
-def levels_of(recipe):
-    return ours.Levels(recipe.sigmas, tuple(1000 * sigma for sigma in recipe.sigmas))
 
 
 @pytest.fixture(scope="module", params=PEERS, ids=lambda each: f"{each.name}, {each.preset}")
@@ -21,8 +42,9 @@ def runs(request, checkout, tmp_path_factory):
     each, made = request.param, {}
     for dtype in (torch.float64, torch.float32):
         folder = tmp_path_factory.mktemp(each.name)
-        levels = levels_of(each.recipe)
+        levels = ours.recipes_levels(each.recipe)
         theirs = peer.run(each, checkout(each.name), folder / "theirs", dtype, len(levels.sigmas))
+        levels = ours.released_levels(theirs) if each.rounds else levels
         made[dtype] = theirs, ours.run(each, folder, dtype, levels, each.preset)
     return each, made
 
