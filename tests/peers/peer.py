@@ -36,14 +36,17 @@ class Peer:
     recipe_name: str
     blocks: int
     positions: str = ""  # the preset that is its code's; left out: the recipe's own
-    configs: tuple[str, ...] = ("configs/default_config.yaml", "configs/self_forcing_dmd.yaml")
+    configs: tuple[str, ...] = ()
+    script: str = "released.py"
     pipeline: str = "pipeline.causal_inference:CausalInferencePipeline"
     models: tuple[str, ...] = MODELS
-    bare: tuple[str, ...] = ("wan", "wan.modules", "pipeline", "utils")
+    bare: tuple[str, ...] = ("wan", "wan.modules", "pipeline", "utils")  # packages without their __init__
     absent: tuple[str, ...] = ABSENT
     prompt: str = "one"
     words: tuple[str, ...] = ("one",)  # of each block; the last goes on
-    rounds: bool = False  # it takes timesteps as they are, and the noise levels nearest to them of its 1000
+    calls: int = 0  # that make a block; left out: as many as the recipe has levels
+    own_levels: bool = False  # its scheduler's levels or timesteps are others than a stream's
+    anew: bool = False  # it runs the past anew before every block, instead of keeping its keys and values
 
     @property
     def recipe(self) -> Recipe:
@@ -54,6 +57,11 @@ class Peer:
     def preset(self) -> str:
         """Positions that are the code's."""
         return self.positions or self.recipe.preset
+
+    @property
+    def denoising_calls(self) -> int:
+        """Calls that make a block."""
+        return self.calls or len(self.recipe.sigmas)
 
     def words_of(self, block: int) -> str:
         """The prompt of a block."""
@@ -90,12 +98,11 @@ def noise(blocks: int, calls: int, frames: int) -> Tensor:
     return torch.stack([torch.stack(calls) for calls in drawn])
 
 
-def run(peer: Peer, checkout: Path, folder: Path, dtype: torch.dtype, calls: int) -> Mapping[str, Tensor]:
-    """What `released.py` writes down of one run in that dtype. calls: denoising calls of a block."""
-    folder.mkdir()
+def run(peer: Peer, checkout: Path, folder: Path, dtype: torch.dtype) -> Mapping[str, Tensor]:
+    """What `released.py` writes down of one run in that dtype."""
     known = {f"text.{words}": text(words) for words in peer.words}
     held = {f"weights.{key}": value for key, value in weights().items()}
-    drawn = noise(peer.blocks, calls, peer.recipe.block_frames)
+    drawn = noise(peer.blocks, peer.denoising_calls, peer.recipe.block_frames)
     save_file({**held, **known, "noise": drawn}, folder / "given.safetensors")
     job = {
         "checkout": str(checkout),
@@ -108,7 +115,7 @@ def run(peer: Peer, checkout: Path, folder: Path, dtype: torch.dtype, calls: int
         "frame_tokens": GEOMETRY.frame_tokens,
     }
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    script = Path(__file__).with_name("released.py")
+    script = Path(__file__).with_name(peer.script)
     done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, f"{peer.name}: {done.stderr[-3000:]}"
     return load_file(folder / "made.safetensors")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,12 +69,18 @@ def pipeline_of(job: Job, weights: Tensors) -> nn.Module:
     module = importlib.import_module(module_name)
     plain_attention(Path(job.checkout))
     module.WanTextEncoder, module.WanVAEWrapper = Text, Pictures
-    module.get_text_encoder_wrapper, module.get_vae_wrapper = lambda model_name: Text, lambda model_name: Pictures
+    module.get_text_encoder_wrapper = lambda model_name: Text
+    module.get_vae_wrapper = lambda model_name: Pictures
     made = getattr(module, class_name)(options(job), device="cpu")
-    made.generator.load_state_dict({f"model.{key}": value for key, value in weights.items()}, strict=True)
+    put(made.generator, weights)
     made.num_transformer_blocks = job.sizes["num_layers"]
     narrow(made, "_initialize_kv_cache", "kv_cache1", job.sizes["num_heads"])
     return made
+
+
+def put(generator: nn.Module, weights: Tensors) -> None:
+    """The weights in their wrapper, under their names; none missing, none left over."""
+    generator.load_state_dict({f"model.{key}": value for key, value in weights.items()}, strict=True)
 
 
 def narrow(pipeline: nn.Module, method: str, attribute: str, heads: int) -> None:
@@ -89,36 +96,47 @@ def narrow(pipeline: nn.Module, method: str, attribute: str, heads: int) -> None
     setattr(pipeline, method, cut)
 
 
-def run(pipeline: nn.Module, noise: Tensor, prompt: str) -> Tensors:
-    """Every call's latents, timesteps, flow and clean latents, and the cache at the end.
-
-    noise: [blocks, calls, T, C, H, W]; the first of a block is what it begins with.
-    """
-    fresh = (draw for block in noise for draw in block[1:])
-    torch.randn_like = lambda like: next(fresh).reshape(like.shape)
+def watch(generator: nn.Module) -> dict[str, list[Tensor]]:
+    """What every call from here on is given and gives: latents [1, C, T, H, W], timesteps, where it starts."""
     seen: dict[str, list[Tensor]] = {"x": [], "timestep": [], "flow": [], "start": [], "x0": []}
 
     def on_model(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], flow: Tensor) -> None:
         seen["x"].append(args[0].clone())
-        seen["timestep"].append(named["t"].clone())
+        seen["timestep"].append(named["t"].double())
         seen["start"].append(torch.tensor(named["current_start"]))
         seen["flow"].append(flow.clone())
 
     def on_generator(_: nn.Module, __: tuple[Tensor, ...], out: Tensor | tuple[Tensor, ...]) -> None:
         seen["x0"].append((out if isinstance(out, Tensor) else out[1]).transpose(1, 2).clone())
 
-    pipeline.generator.model.register_forward_hook(on_model, with_kwargs=True)
-    pipeline.generator.register_forward_hook(on_generator)
-    with torch.no_grad():
-        pipeline.inference(noise[:, 0].flatten(0, 1)[None], text_prompts=[prompt])
-    assert next(fresh, None) is None, "noise is left over"
+    generator.model.register_forward_hook(on_model, with_kwargs=True)
+    generator.register_forward_hook(on_generator)
+    return seen
+
+
+def written(seen: dict[str, list[Tensor]], scheduler: object) -> Tensors:
+    """What is handed back of it, and the scheduler's table."""
     made = {name: torch.stack(parts) for name, parts in seen.items()}
+    return {**made, "sigmas": scheduler.sigmas, "timesteps": scheduler.timesteps}
+
+
+def run(job: Job, weights: Tensors, noise: Tensor) -> Tensors:
+    """Every call of the pipeline, and its cache [layers, 2, 1, L, N, D] at the end.
+
+    noise: [blocks, calls, T, C, H, W]; the first of a block is what it begins with.
+    """
+    pipeline = pipeline_of(job, weights)
+    fresh = (draw for block in noise for draw in block[1:])
+    torch.randn_like = lambda like: next(fresh).reshape(like.shape)
+    seen = watch(pipeline.generator)
+    with torch.no_grad():
+        pipeline.inference(noise[:, 0].flatten(0, 1)[None], text_prompts=[job.prompt])
+    assert next(fresh, None) is None, "noise is left over"
     cache = [torch.stack([layer["k"], layer["v"]]) for layer in pipeline.kv_cache1]
-    levels = pipeline.generator.scheduler
-    return {**made, "cache": torch.stack(cache), "sigmas": levels.sigmas, "timesteps": levels.timesteps}
+    return {**written(seen, pipeline.generator.scheduler), "cache": torch.stack(cache)}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, run: Callable[[Job, Tensors, Tensor], Tensors]) -> None:
     """The job of that folder."""
     job = Job(**json.loads((folder / "job.json").read_text(encoding="utf-8")))
     given = load_file(folder / "given.safetensors")
@@ -130,9 +148,9 @@ def main(folder: Path) -> None:
     see_checkout(Path(job.checkout), job.frame_tokens, job.bare, job.absent)
     weights = {key[8:]: value.to(dtype) for key, value in given.items() if key.startswith("weights.")}
     Text.known = {key[5:]: value.to(dtype) for key, value in given.items() if key.startswith("text.")}
-    made = run(pipeline_of(job, weights), given["noise"].to(dtype), job.prompt)
+    made = run(job, weights, given["noise"].to(dtype))
     save_file({key: value.contiguous() for key, value in made.items()}, folder / "made.safetensors")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), run)

@@ -60,6 +60,33 @@ class Absent(ModuleType):
         return used
 
 
+class Web(ModuleType):
+    """A package that a server is declared with; everything in it is a class that takes anything."""
+
+    __path__: Sequence[str] = ()
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Declared
+
+
+class Declared:
+    """An application, a field or a base class; its methods are decorators that leave functions alone."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable[..., Callable[[object], object]]:
+        return lambda *_, **__: lambda function: function
+
+
+def allow(*packages: str) -> None:
+    """These packages are there, and do nothing."""
+    for name in packages:
+        sys.modules[name] = Web(name)
+
+
 class Finder:
     """Finds modules in the checkout, packages without their `__init__` where `bare` names them."""
 
@@ -81,12 +108,15 @@ class Finder:
         return spec
 
 
-def see_checkout(folder: Path, frame_tokens: int, bare: Iterable[str], absent: Iterable[str]) -> None:
+def see_checkout(folder: Path, frame_tokens: int, bare: Iterable[str], absent: Sequence[str]) -> None:
     """From here on imports find the checkout first."""
     importlib.import_module("diffusers.models.modeling_utils")  # asks what is installed, so before `absent`
     Checkout.frame_tokens = frame_tokens
     for name in absent:
         sys.modules[name] = Absent(name)
+        package, _, own = name.rpartition(".")
+        if package in absent:
+            setattr(sys.modules[package], own, sys.modules[name])
     sys.meta_path.insert(0, Finder(folder, bare))
 
 

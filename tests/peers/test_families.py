@@ -1,73 +1,82 @@
 """Every call of the engine beside the same call of a family's released inference code, block after block."""
 
+import functools
+
 import pytest
 import torch
-from rivulet.tests.peers import ours, peer
-from rivulet.tests.peers.peer import MODELS, Peer
+from rivulet.tests.peers import ours
+from rivulet.tests.peers.families import PEERS, ROUNDING, SHRINK, apart, compared
+from rivulet.tests.peers.peer import GEOMETRY, SIZES
 
-CHUNKWISE = ("configs/default_config.yaml", "configs/causal_forcing_dmd_chunkwise.yaml")
-FRAMEWISE = ("configs/default_config.yaml", "configs/causal_forcing_dmd_framewise.yaml")
-LONGLIVE = ("configs/default_config.yaml", "configs/longlive_inference.yaml")
-INFINITE = ("configs/default_config.yaml", "configs/longlive_inference_infinity.yaml")
-REWARD = ("configs/default_config.yaml", "configs/reward_forcing.yaml")
-CAUSVID = "causvid.models.wan"
-PEERS = (
-    Peer("self_forcing", "self_forcing", 7, positions="self_forcing"),
-    Peer("causal_forcing", "causal_forcing", 7, positions="self_forcing", configs=CHUNKWISE),
-    Peer("causal_forcing", "causal_forcing_framewise", 8, positions="self_forcing", configs=FRAMEWISE),
-    Peer("reward_forcing", "reward_forcing", 7, configs=REWARD),
-    Peer("infinity_rope", "infinity_rope", 6),
-    Peer("infinity_rope", "infinity_rope", 6, prompt="one[2.25s] | two", words=("one", "one", "one", "two")),
-    Peer("longlive", "longlive", 7, positions="longlive", configs=LONGLIVE),
-    Peer("longlive", "longlive", 7, configs=INFINITE, models=(*MODELS, "wan.modules.causal_model_infinity")),
-    Peer(
-        *("causvid", "causvid", 7, "self_forcing", ("configs/wan_causal_dmd.yaml",)),
-        pipeline="causvid.models.wan.causal_inference:InferencePipeline",
-        models=(f"{CAUSVID}.wan_base.modules.model", f"{CAUSVID}.causal_model"),
-        bare=(f"{CAUSVID}.wan_base", f"{CAUSVID}.wan_base.modules"),
-        absent=(
-            *("einops", "transformers", "transformers.models.t5.modeling_t5", "causvid.models.sdxl.sdxl_wrapper"),
-            *(f"{CAUSVID}.wan_base.modules.{name}" for name in ("t5", "tokenizers", "vae")),
-            "causvid.bidirectional_trajectory_pipeline",
-        ),
-        rounds=True,
-    ),
-)
-SHRINK = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+each_peer = pytest.mark.parametrize("peer", PEERS, ids=lambda each: f"{each.recipe_name}, {each.preset}")
 
 
-@pytest.fixture(scope="module", params=PEERS, ids=lambda each: f"{each.name}, {each.preset}")
-def runs(request, checkout, tmp_path_factory):
-    """Returns the peer, and by dtype (what the released code made, what the engine made)."""
-    each, made = request.param, {}
-    for dtype in (torch.float64, torch.float32):
-        folder = tmp_path_factory.mktemp(each.name)
-        levels = ours.recipes_levels(each.recipe)
-        theirs = peer.run(each, checkout(each.name), folder / "theirs", dtype, len(levels.sigmas))
-        levels = ours.released_levels(theirs) if each.rounds else levels
-        made[dtype] = theirs, ours.run(each, folder, dtype, levels, each.preset)
-    return each, made
+@pytest.fixture(scope="module")
+def pair(checkout, tmp_path_factory):
+    """Returns a function that runs a peer and the engine, once: what both made."""
+
+    @functools.cache
+    def of(peer):
+        return compared(peer, checkout(peer.name), lambda: tmp_path_factory.mktemp(peer.name))
+
+    return of
 
 
-def pairs(theirs, made):
-    """(what, theirs, ours) of every call that makes a block and of every block."""
-    calls = len(made.x) // len(made.blocks)
-    making = [index for index in range(len(theirs["x"])) if index % (calls + 1) < calls]
-    yield "latents", theirs["x"][making], made.x
-    yield "flow", theirs["flow"][making], made.flow
-    yield "block", theirs["x0"][making][calls - 1 :: calls], torch.stack(made.blocks)
-
-
-def test_every_call_is_that_of_the_released_code(runs):
-    each, made = runs
-    exact = made[torch.float64]
-    for (what, theirs64, ours64), (_, theirs32, ours32) in zip(
-        pairs(*exact), pairs(*made[torch.float32]), strict=True
-    ):
-        assert theirs64.dtype == ours64.dtype == torch.float64 and theirs32.dtype == ours32.dtype == torch.float32
-        assert theirs64.std() > 0.5, what
-        own = (theirs32 - theirs64).abs().max()
-        print(each.name, what, "f64", (ours64 - theirs64).abs().max().item(), "ours32", (ours32 - theirs64).abs().max().item(), "theirs32", own.item(), "max", theirs64.abs().max().item())
+@each_peer
+def test_every_call_is_that_of_the_released_code(pair, peer):
+    both = pair(peer)
+    for what in ("latents", "flow", "block"):
+        assert getattr(both.theirs[torch.float64], what).std() > 0.5
+        ours64, ours32, theirs32 = both.errors(what)
         # the same arithmetic: what is left is rounding, and shrinks with it
-        assert (ours64 - theirs64).abs().max() <= 8 * SHRINK * own, what
-        assert (ours32 - theirs64).abs().max() <= 2 * own, what
+        assert ours64 <= 8 * SHRINK * theirs32, what
+        assert ours32 <= 2 * theirs32, what
+
+
+@each_peer
+def test_the_recipes_levels_are_those_of_the_released_scheduler(pair, peer):
+    recipe, released = ours.recipes_levels(peer.recipe), pair(peer).released
+    if not peer.own_levels:
+        assert released.timesteps == pytest.approx(recipe.timesteps, rel=4 * ROUNDING)
+        assert released.sigmas == pytest.approx(recipe.sigmas, rel=4 * ROUNDING)
+
+
+def test_causvids_scheduler_rounds_the_recipes_levels(pair):
+    (peer,) = (each for each in PEERS if each.name == "causvid")
+    recipe, released = ours.recipes_levels(peer.recipe), pair(peer).released
+    assert released.timesteps == pytest.approx(recipe.timesteps, rel=4 * ROUNDING)
+    assert released.sigmas == pytest.approx((1, 28 / 37, 12 / 23), rel=4 * ROUNDING)
+    assert recipe.sigmas == pytest.approx(released.sigmas, abs=3e-4)
+
+
+def test_kreas_server_makes_one_call_more_than_the_recipe(pair):
+    (peer,) = (each for each in PEERS if each.name == "krea")
+    recipe, released = ours.recipes_levels(peer.recipe), pair(peer).released
+    assert released.timesteps == pytest.approx((*recipe.timesteps, 0), rel=4 * ROUNDING)
+    assert released.sigmas == pytest.approx((*recipe.sigmas, 5 / 1004), rel=4 * ROUNDING)
+
+
+def test_a_sink_that_takes_in_what_leaves_is_the_released_codes(pair):
+    """Keys before RoPE and values of every layer; theirs takes in when a block begins, ours when one ends."""
+    (peer,) = (each for each in PEERS if each.recipe.memory == "ema")
+    both, tokens = pair(peer), peer.recipe.window.sink_frames * GEOMETRY.frame_tokens
+    theirs64, theirs32 = (both.cache[dtype][:, :, :, :tokens] for dtype in (torch.float64, torch.float32))
+    mine = both.runs[torch.float64].sink
+    assert mine.shape == theirs64.shape == (SIZES.num_layers, 2, 1, tokens, SIZES.num_heads, 128)
+    assert apart(mine, theirs64) <= 8 * SHRINK * apart(theirs32, theirs64)
+
+
+@pytest.mark.parametrize("peer", [each for each in PEERS if each.positions], ids=lambda each: each.recipe_name)
+def test_a_recipe_without_an_end_is_the_released_code_until_its_window_is_full(pair, tmp_path, peer):
+    """Positions and window that bound a stream differ from there on, as they must."""
+    both, block_frames = pair(peer), peer.recipe.block_frames
+    made = ours.run(peer, tmp_path, torch.float64, _levels(both), peer.recipe.preset).blocks
+    theirs = both.theirs[torch.float64].block
+    same = peer.recipe.window.capacity_frames // block_frames
+    assert 0 < same < peer.blocks
+    assert apart(torch.stack(made[:same]), theirs[:same]) <= 8 * SHRINK * both.errors("block")[2]
+    assert apart(made[same], theirs[same]) > 1e-3
+
+
+def _levels(both):
+    return both.released if both.peer.own_levels else ours.recipes_levels(both.peer.recipe)
