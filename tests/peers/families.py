@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -96,15 +96,15 @@ class Compared:
         return first, second, third
 
 
-def compared(peer_: Peer, checkout: Path, folder: Callable[[], Path]) -> Compared:
-    """Both sides in float64 and in float32. folder: makes a new one for each run."""
+def compared(peer_: Peer, checkout: Path, folder: Path) -> Compared:
+    """Both sides in float64 and in float32. folder: an empty one, for what they are given and make."""
     made, runs = {}, {}
     for dtype in (torch.float64, torch.float32):
-        made[dtype] = peer.run(peer_, checkout, folder(), dtype)
+        made[dtype] = peer.run(peer_, checkout, folder / str(dtype), dtype)
     released = ours.released_levels(made[torch.float64], peer_.denoising_calls)
     levels = released if peer_.own_levels else ours.recipes_levels(peer_.recipe)
     for dtype in made:
-        runs[dtype] = ours.run(peer_, folder(), dtype, levels, peer_.preset)
+        runs[dtype] = ours.run(peer_, folder, dtype, levels, peer_.preset)
     theirs = {dtype: _side(peer_, tensors) for dtype, tensors in made.items()}
     mine = {dtype: Side(each.x, each.flow, torch.stack(each.blocks)) for dtype, each in runs.items()}
     cache = {dtype: tensors["cache"] for dtype, tensors in made.items() if "cache" in tensors}

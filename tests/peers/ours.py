@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
-import pytest
 import torch
 from rivulet.model_patches import stream
 from rivulet.model_patches.arch.parts import embed_time
@@ -89,9 +89,7 @@ def run(peer: Peer, folder: Path, dtype: torch.dtype, levels: Levels, preset: st
         at = torch.tensor([[*levels.timesteps, 0.0]], dtype=torch.float64, device=device)
         return list(zip(*(vectors.split(1, 1) for vectors in embed_time(dit, at, config.dtype)), strict=True))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "forward", recorded)
-        patch.setattr(stream, "times_of", told)
+    with mock.patch.object(stream, "forward", recorded), mock.patch.object(stream, "times_of", told):
         blocks, sink = _blocks(peer, model_of(peer, folder, dtype), config)
     xs, flows = zip(*seen, strict=True)
     return Run(torch.stack(xs), torch.stack(flows), blocks, sink)

@@ -99,7 +99,8 @@ def noise(blocks: int, calls: int, frames: int) -> Tensor:
 
 
 def run(peer: Peer, checkout: Path, folder: Path, dtype: torch.dtype) -> Mapping[str, Tensor]:
-    """What `released.py` writes down of one run in that dtype."""
+    """What `released.py` writes down of one run in that dtype. folder: a new one."""
+    folder.mkdir()
     known = {f"text.{words}": text(words) for words in peer.words}
     held = {f"weights.{key}": value for key, value in weights().items()}
     drawn = noise(peer.blocks, peer.denoising_calls, peer.recipe.block_frames)

@@ -97,7 +97,7 @@ def narrow(pipeline: nn.Module, method: str, attribute: str, heads: int) -> None
 
 
 def watch(generator: nn.Module) -> dict[str, list[Tensor]]:
-    """What every call from here on is given and gives: latents [1, C, T, H, W], timesteps, where it starts."""
+    """What every call from here on is given and gives: latents [1, C, T, H, W], timesteps, first token."""
     seen: dict[str, list[Tensor]] = {"x": [], "timestep": [], "flow": [], "start": [], "x0": []}
 
     def on_model(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], flow: Tensor) -> None:

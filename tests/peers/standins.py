@@ -23,7 +23,7 @@ MULTIPLES = (1, 2, 3, 21)
 
 
 class Literals(ast.NodeTransformer):
-    """Numbers that stand for tokens of a 832 x 480 picture become those of a small one; "cuda" becomes "cpu"."""
+    """Numbers of tokens of a 832 x 480 picture become those of a small one, and "cuda" becomes "cpu"."""
 
     def __init__(self, frame_tokens: int) -> None:
         self.numbers = {FRAME_TOKENS * times: frame_tokens * times for times in MULTIPLES}

@@ -8,6 +8,7 @@ from rivulet.tests.peers import ours
 from rivulet.tests.peers.families import PEERS, ROUNDING, SHRINK, apart, compared
 from rivulet.tests.peers.peer import GEOMETRY, SIZES
 
+BOUNDED = [peer for peer in PEERS if peer.positions]  # by their recipe, but not by their code
 each_peer = pytest.mark.parametrize("peer", PEERS, ids=lambda each: f"{each.recipe_name}, {each.preset}")
 
 
@@ -17,7 +18,7 @@ def pair(checkout, tmp_path_factory):
 
     @functools.cache
     def of(peer):
-        return compared(peer, checkout(peer.name), lambda: tmp_path_factory.mktemp(peer.name))
+        return compared(peer, checkout(peer.name), tmp_path_factory.mktemp(peer.name))
 
     return of
 
@@ -66,7 +67,9 @@ def test_a_sink_that_takes_in_what_leaves_is_the_released_codes(pair):
     assert apart(mine, theirs64) <= 8 * SHRINK * apart(theirs32, theirs64)
 
 
-@pytest.mark.parametrize("peer", [each for each in PEERS if each.positions], ids=lambda each: each.recipe_name)
+@pytest.mark.parametrize(
+    "peer", [each for each in PEERS if each.positions], ids=lambda each: each.recipe_name
+)
 def test_a_recipe_without_an_end_is_the_released_code_until_its_window_is_full(pair, tmp_path, peer):
     """Positions and window that bound a stream differ from there on, as they must."""
     both, block_frames = pair(peer), peer.recipe.block_frames
