@@ -117,8 +117,6 @@ RECIPES = (
         _names("(causal~forcing.*)?frame~wise(.*causal~forcing)?"),
         "arXiv 2602.02214, configs/causal_forcing_dmd_framewise.yaml",
         block_frames=1,
-        copy="generator",
-        note="Whether the release averages its weights (generator_ema) could not be read.",
     ),
     Recipe(
         "longlive",
@@ -170,6 +168,7 @@ RECIPES = (
         timesteps=(1000.0, 757.0, 522.0),
         shift=1.0,
         copy="generator",
+        note="Its scheduler rounds noise levels to a table of 1000: to 0.7568 and 0.5217.",
     ),
     Recipe(
         "krea_realtime",
@@ -182,8 +181,8 @@ RECIPES = (
         _names("krea"),
         "configs/self_forcing_server_14b.yaml of krea-ai/realtime-video",
         copy="generator",
-        note="Its server attends to 3 past frames that it runs anew for every block; a stream keeps the "
-        "first and 2 past frames instead.",
+        note="Its server attends to 3 past frames that it runs anew for every block, and ends a block with a "
+        "call at timestep 0; a stream keeps the first and 2 past frames instead, and makes no such call.",
     ),
     Recipe(
         "videomla",

@@ -10,6 +10,7 @@ from .records import Rows, machine
 BENCHES = {
     "cache": "what each cache format costs and loses: bytes, attention, pictures, time",
     "decode": "speed, memory and quality of Wan's VAE and of a tiny decoder: --vae FILE --tiny FILE",
+    "families": "the engine beside each family's released inference code: --peers FOLDER",
     "host": "whether ComfyUI's process grows during a long video: --comfyui PATH --python PYTHON",
     "load": "time and memory of loading a 1.3B checkpoint into ComfyUI: --comfyui PATH --python PYTHON",
     "plan": "what a stream is computed to need at real sizes, and prediction against measurement here",

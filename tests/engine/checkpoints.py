@@ -1,6 +1,7 @@
 """Files with the keys, shapes and nesting of each published family, filled with random numbers or with none.
 
-No published file could be read here: layouts are those of the released training code, as far as it is known.
+No published file could be read here: layouts are those that the released training and inference code saves
+and reads, as far as it is known.
 """
 
 from __future__ import annotations
@@ -68,6 +69,11 @@ def nested(name: str, prefix: str = "model.", other: str | None = None) -> Calla
     return wrap
 
 
+def flat(tensors: Tensors) -> object:
+    """The weights alone, under the name that the trainer's wrapper gives the model."""
+    return {"model." + key: value for key, value in tensors.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """How the files of one published model look."""
@@ -78,6 +84,7 @@ class Family:
     mla: bool = False
     memory: bool = False
     wrap: Callable[[Tensors], object] | None = None  # None: safetensors, flat
+    prefix: str = ""  # of the keys there
 
     def model(self, small: bool) -> WanModel:
         """The family's model: of true sizes on the meta device, or a small one of random weights."""
@@ -110,6 +117,7 @@ class Family:
         path = folder / (file or self.file)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = self.tensors(model or self.model(small=False), small=model is not None)
+        tensors = {self.prefix + key: value for key, value in tensors.items()}
         if self.wrap is not None:
             torch.save(self.wrap(tensors), path)
         elif model is not None:
@@ -127,12 +135,17 @@ FAMILIES = (
         wrap=nested("generator_ema", SHARDED, "generator"),
     ),
     Family("causal_forcing", "chunkwise/causal_forcing.pt", wrap=nested("generator", other="generator_ema")),
-    Family("causal_forcing_framewise", "framewise/causal_forcing.pt", wrap=nested("generator")),
+    Family(
+        *("causal_forcing_framewise", "framewise/causal_forcing.pt"),
+        wrap=nested("generator_ema", SHARDED, "generator"),
+    ),
     Family("longlive", "models/longlive_base.pt", wrap=nested("generator")),
     Family("infinity_rope", "infinity_rope/self_forcing_dmd.pt", wrap=nested("generator_ema", SHARDED)),
-    Family("reward_forcing", "rewardforcing.pt", wrap=nested("generator_ema", other="critic")),
+    Family("reward_forcing", "rewardforcing.pt", wrap=flat),
     Family("causvid", "autoregressive_checkpoint/model.pt", wrap=nested("generator")),
-    Family("krea_realtime", "krea-realtime-video-14b.safetensors", WanConfig(5120, 13824, 2)),
+    Family(
+        *("krea_realtime", "krea-realtime-video-14b.safetensors", WanConfig(5120, 13824, 2)), prefix="model."
+    ),
     Family(
         "videomla", "stage3_la6_sink1/model.pt", WanConfig(1536, 8960, 1), mla=True, wrap=nested("generator")
     ),

@@ -1,0 +1,127 @@
+"""The engine's own run of what a family's released code was given, call by call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unittest import mock
+
+import torch
+from rivulet.model_patches import stream
+from rivulet.model_patches.arch.parts import embed_time
+from rivulet.model_patches.arch.published import build, read_published
+from rivulet.model_patches.arch.wan import WanModel
+from rivulet.model_patches.attention.forward import forward
+from rivulet.model_patches.memory.ema import EmaSink
+from rivulet.model_patches.memory.policy import OFF
+from rivulet.model_patches.recipes import Recipe
+from rivulet.model_patches.sampler.noise import KeyedNoise
+from rivulet.model_patches.start import keep
+from rivulet.model_patches.state import StreamConfig, StreamState
+from rivulet.tests.engine.checkpoints import BY_NAME
+from rivulet.tests.peers.peer import GEOMETRY, SEED, SIZES, Peer, text, weights
+from torch import Tensor
+
+MEMORIES = {"off": OFF, "ema": EmaSink()}
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Noise levels of a block's calls and the timesteps they are told to the model as."""
+
+    sigmas: tuple[float, ...]
+    timesteps: tuple[float, ...]
+
+
+def recipes_levels(recipe: Recipe) -> Levels:
+    """Those a stream runs the recipe with."""
+    return Levels(recipe.sigmas, tuple(1000 * sigma for sigma in recipe.sigmas))
+
+
+def released_levels(theirs: Mapping[str, Tensor], calls: int) -> Levels:
+    """Those of the released code's first block; its scheduler takes the level nearest to a timestep."""
+    told = theirs["timestep"][:calls, 0, 0].double()
+    nearest = (theirs["timesteps"].double() - told[:, None]).abs().argmin(1)
+    return Levels(tuple(theirs["sigmas"].double()[nearest].tolist()), tuple(told.tolist()))
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """The stream's own noise, of a given block."""
+
+    block: int
+
+    def draw(self, block: int, step: int, start_frame: int, like_BCTHW: Tensor) -> Tensor:
+        return KeyedNoise(SEED).draw(self.block, step, start_frame, like_BCTHW)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came out."""
+
+    x: Tensor  # [calls, 1, C, T, H, W], what each call was given
+    flow: Tensor  # what it gave
+    blocks: list[Tensor]  # clean latents
+    sink: Tensor  # [layers, 2, 1, L, N, D] of the sink before the last block: keys before RoPE, and values
+
+
+def model_of(peer: Peer, folder: Path, dtype: torch.dtype) -> WanModel:
+    """The family's file, written as it is published and read by the engine's loader."""
+    made = WanModel(SIZES).requires_grad_(False).eval()
+    made.load_state_dict(weights())
+    path = BY_NAME[peer.recipe_name].write(folder, made)
+    return build(read_published("test", path, prefer=(peer.recipe.copy,)), dtype)
+
+
+def run(peer: Peer, folder: Path, dtype: torch.dtype, levels: Levels, preset: str) -> Run:
+    """As many blocks as the peer makes, under its recipe but for levels and preset."""
+    recipe = peer.recipe
+    config = StreamConfig(GEOMETRY, preset, recipe.block_frames, levels.sigmas, seed=SEED, dtype=dtype)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def recorded(dit, x_BCTHW, *rest):
+        flow_BCTHW = forward(dit, x_BCTHW, *rest)
+        seen.append((x_BCTHW.clone(), flow_BCTHW.clone()))
+        return flow_BCTHW
+
+    def told(dit, config, device):
+        at = torch.tensor([[*levels.timesteps, 0.0]], dtype=torch.float64, device=device)
+        return list(zip(*(vectors.split(1, 1) for vectors in embed_time(dit, at, config.dtype)), strict=True))
+
+    with mock.patch.object(stream, "forward", recorded), mock.patch.object(stream, "times_of", told):
+        blocks, sink = _blocks(peer, model_of(peer, folder, dtype), config)
+    xs, flows = zip(*seen, strict=True)
+    return Run(torch.stack(xs), torch.stack(flows), blocks, sink)
+
+
+def _blocks(peer: Peer, model: WanModel, config: StreamConfig) -> tuple[list[Tensor], Tensor]:
+    """(clean latents of every block, the sink before the last)."""
+    words, memory = peer.words_of(0), MEMORIES[peer.recipe.memory]
+    begun = state = stream.init(model, text(words, config.dtype), config, memory=memory)
+    blocks, sink = [], torch.zeros(0)
+    for block in range(peer.blocks):
+        if peer.words_of(block) != words:
+            words = peer.words_of(block)
+            state = stream.set_text(model, state, text(words, config.dtype))
+        if peer.anew and block:
+            made = torch.cat(blocks, 2)
+            state = keep(model, replace(begun, cache=begun.cache.only(())), past_of(made))
+        if block == peer.blocks - 1:
+            sink = _sink(state)
+        x0_BCTHW, state = stream.step(model, state, noise=At(block))
+        blocks.append(x0_BCTHW)
+    return blocks, sink
+
+
+def past_of(made_BCTHW: Tensor) -> Tensor:
+    """What Krea's server looks back on where it keeps its first frame: that, and the last two."""
+    return torch.cat([made_BCTHW[:, :, :1], made_BCTHW[:, :, -2:]], 2)
+
+
+def _sink(state: StreamState) -> Tensor:
+    frames = tuple(range(min(state.config.positions.sink_frames, len(state.cache.frames))))
+    if not frames:
+        return torch.zeros(0)
+    layers = range(state.cache.shape.layers)
+    return torch.stack([torch.stack(state.cache.keys_values(layer, frames)) for layer in layers])
