@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 SHOWN = 4  # keys quoted in an error
 WEB_PAGE, POINTER = (b"<!doctype", b"<html", b"<?xml"), b"version https://git-lfs"  # first bytes
+GGUF = b"gguf"  # in capitals, as its specification has it
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -46,7 +47,7 @@ def open_tensors(
 
 
 def why_no_weights(path: Path) -> str | None:
-    """A sentence if the file begins as what a download leaves in the place of a model, else None."""
+    """A sentence if the file begins as one that is no model, or none that is read here, else None."""
     with path.open("rb") as file:
         first = file.read(512).lstrip().lower()
     size = f"{path} ({path.stat().st_size:,} bytes)"
@@ -60,6 +61,12 @@ def why_no_weights(path: Path) -> str | None:
         return (
             f"{size} is a pointer of Git LFS, not a model: the repository was cloned without its large "
             f"files. Run `git lfs pull` in it, or download the file itself."
+        )
+    if first.startswith(GGUF):
+        return (
+            f"{size} is a GGUF file, whose packed weights are not read here. In ComfyUI load it with Unet "
+            f"Loader (GGUF) of the pack ComfyUI-GGUF, whose MODEL streams too; elsewhere take the model as "
+            f".safetensors."
         )
     return None
 

@@ -27,6 +27,7 @@ COMPANIONS = (  # folder, words of a file's name, what it is, where it comes fro
     ("text_encoders", ("umt5",), "the text encoder umT5", "umt5_xxl_fp8_e4m3fn_scaled.safetensors"),
 )
 PUBLISHER = "Comfy-Org/Wan_2.1_ComfyUI_repackaged on Hugging Face"
+GGUF_LOADER = "Unet Loader (GGUF) of ComfyUI-GGUF"
 
 
 class RivuletLoadModel(io.ComfyNode):
@@ -55,7 +56,8 @@ class RivuletLoadModel(io.ComfyNode):
                 io.Combo.Input(
                     "model_file",
                     options=model_files() or [NOTHING],
-                    tooltip="A .safetensors or .pt file of models/diffusion_models or models/checkpoints.",
+                    tooltip="A .safetensors or .pt file of models/diffusion_models or models/checkpoints. "
+                    f"GGUF files: {GGUF_LOADER}.",
                 ),
                 io.Combo.Input(
                     "recipe",
@@ -150,6 +152,14 @@ class RivuletLoadModel(io.ComfyNode):
         return io.NodeOutput(model, text, ui=ui.PreviewText(text))
 
     @classmethod
+    def validate_inputs(cls, model_file: str | None = None) -> bool | str:
+        """True, or why the graph cannot be queued; what comes over a link is read when it is there."""
+        try:
+            return model_file is None or bool(path_of(model_file))
+        except ValueError as refusal:
+            return str(refusal)
+
+    @classmethod
     def fingerprint_inputs(cls, model_file: str = "", lora_file: str = NO_LORA, **_: object) -> object:
         """When the chosen files were last written: others of the same name are read anew."""
         try:
@@ -170,7 +180,8 @@ def path_of(model_file: str) -> Path:
     if model_file == NOTHING:
         raise ValueError(
             f"{WHERE}: there is no model yet; put a checkpoint into models/diffusion_models and press R. The "
-            f"README's table of models says which there are and where they come from."
+            f"README's table of models says which there are and where they come from. GGUF files are not "
+            f"listed here: load them with {GGUF_LOADER}."
         )
     folder = FOLDERS[1] if model_file.startswith(SECOND) else FOLDERS[0]
     return _found(folder, model_file.removeprefix(SECOND))
@@ -182,6 +193,11 @@ def lora_path(lora_file: str) -> Path:
 
 
 def _found(folder: str, name: str) -> Path:
+    if name.lower().endswith(".gguf"):
+        raise ValueError(
+            f"{WHERE}: {name} is a GGUF file, which another pack reads: load it with {GGUF_LOADER} and "
+            f"connect its MODEL to Stream Video, whose widgets then say what a recipe would."
+        )
     outside = Path(name).is_absolute() or ".." in Path(name).parts
     path = None if outside else folder_paths.get_full_path(folder, name)
     if path is None:

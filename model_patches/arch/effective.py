@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .parts import ordinary
 from .tree import Layer
 
 PROBE = 256.0  # size of the probe: a power of two, so large that a bias costs the weights no digits
@@ -43,4 +44,5 @@ def effective_linear(
 def effective_gain(norm: Layer, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Gain [C] of an RMSNorm over the full width, in float32, or in float64 for float64."""
     wide = torch.promote_types(dtype, torch.float32)
-    return norm(torch.full((1, 1, channels), PROBE, dtype=dtype, device=device)).to(wide)[0, 0]
+    answer = norm(torch.full((1, 1, channels), PROBE, dtype=dtype, device=device))
+    return ordinary(answer).to(wide)[0, 0]

@@ -3,6 +3,8 @@
 B batch, T latent frames, H/W rows and columns of the latent, S tokens per latent frame, L = T*S tokens,
 C channels of the model, N heads, D head width. Layers are called, their weights are never read: a host may
 keep them offloaded, quantised or patched. A parameter that is no layer (`modulation`) is cast where used.
+Where a host's parameters are of a class of their own, torch hands it on to all that is made with them; what
+comes out of a layer or a parameter that may be such is made `ordinary`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,15 @@ from .tree import AttentionTree, BlockTree, DiTTree
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> out, all [B, L, N, D]; k before RoPE
 Cross = Callable[[Tensor], Tensor]  # q [B, L, N, D] -> out of the same shape, over the text
+
+
+def ordinary(x: Tensor) -> Tensor:
+    """The same numbers as a tensor of torch's own class, not copied.
+
+    Classes that stand for packed weights answer `clone`, `shape` or `new_empty` in ways of their own, which
+    are wrong for what a model computes.
+    """
+    return x if type(x) is Tensor else x.as_subclass(Tensor)
 
 
 def sinusoid(timesteps: Tensor, width: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -47,7 +58,7 @@ def embed_text(dit: DiTTree, text_BLE: Tensor) -> Tensor:
 
 def patchify(dit: DiTTree, x_BCTHW: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     """(tokens [B, L, C] in frame, row, column order; their grid (frames, rows, columns))."""
-    tokens = dit.patch_embedding(x_BCTHW)
+    tokens = ordinary(dit.patch_embedding(x_BCTHW))
     return tokens.flatten(2).transpose(1, 2), (tokens.shape[2], tokens.shape[3], tokens.shape[4])
 
 
@@ -79,19 +90,19 @@ def split_heads(attention: AttentionTree, x_BLC: Tensor) -> Tensor:
 
 def project_qkv(attention: AttentionTree, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised q and k, and v, each [B, L, N, D], before RoPE."""
-    q = attention.norm_q(attention.q(x_BLC))
+    q = ordinary(attention.norm_q(attention.q(x_BLC)))
     return split_heads(attention, q), *project_kv(attention, x_BLC)
 
 
 def project_kv(attention: AttentionTree, x_BLC: Tensor) -> tuple[Tensor, Tensor]:
     """Normalised k, and v, each [B, L, N, D]: of embedded text all that a cross-attention keeps."""
-    k = attention.norm_k(attention.k(x_BLC))
+    k = ordinary(attention.norm_k(attention.k(x_BLC)))
     return split_heads(attention, k), split_heads(attention, attention.v(x_BLC))
 
 
 def vectors(block: BlockTree, modulation_BT6C: Tensor) -> tuple[Tensor, ...]:
     """(shift, scale, gate) [B, T, C] of the self-attention, then of the feed-forward, of one block."""
-    return (block.modulation.to(modulation_BT6C)[:, None] + modulation_BT6C).unbind(2)
+    return (ordinary(block.modulation).to(modulation_BT6C)[:, None] + modulation_BT6C).unbind(2)
 
 
 def residual_block(
@@ -110,7 +121,7 @@ def residual_block(
 
 def cross_attention(attention: AttentionTree, x_BLC: Tensor, cross: Cross) -> Tensor:
     """What the tokens read from the text, through the layers of one cross-attention."""
-    q_BLND = split_heads(attention, attention.norm_q(attention.q(x_BLC)))
+    q_BLND = split_heads(attention, ordinary(attention.norm_q(attention.q(x_BLC))))
     return attention.o(cross(q_BLND).flatten(2))
 
 
@@ -129,6 +140,6 @@ def block_forward(
 
 def head_forward(dit: DiTTree, x_BLC: Tensor, time_BTC: Tensor) -> Tensor:
     """Flow of each token's patch [B, L, patch*out_channels]."""
-    own = dit.head.modulation.to(time_BTC)[:, None]
+    own = ordinary(dit.head.modulation).to(time_BTC)[:, None]
     shift_BTC, scale_BTC = (own + time_BTC[:, :, None]).unbind(2)
     return dit.head.head(modulate(dit.head.norm(x_BLC), shift_BTC, scale_BTC))

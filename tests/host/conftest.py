@@ -1,6 +1,7 @@
 """A real ComfyUI checkout in this process, and tiny random Wan files that its own loaders read.
 
 COMFYUI_PATH names the checkout. Without it these tests are skipped; with RIVULET_REQUIRE_COMFYUI=1 they fail.
+COMFYUI_GGUF_PATH names a checkout of the pack ComfyUI-GGUF, for test_gguf alone, which says more.
 """
 
 import json

@@ -1,7 +1,8 @@
 """Layers as packs for GGUF files give them to ComfyUI: weights in blocks of bytes, unpacked where used.
 
 Blocks are Q8_0's: 32 numbers as int8 behind one float16 scale, 34 bytes (GGUF's specification). A stand-in
-for such packs: their tensors, too, are bytes that claim the shape of what they hold.
+for such packs, where test_gguf cannot run: their tensors, too, are bytes that claim the shape of what is in
+them.
 """
 
 from __future__ import annotations

@@ -225,6 +225,11 @@ def test_the_plan_tells_what_the_widgets_change_of_a_recipe(load_file, written, 
 
 REFUSED = [
     ("no file yet", {}, r"there is no model yet; put a checkpoint into models/diffusion_models"),
+    (
+        "wan.Q4_K_M.GGUF",
+        {},
+        r"a GGUF file, which another pack reads: load it with Unet Loader \(GGUF\) of ComfyUI-GGUF",
+    ),
     ("absent.pt", {}, r"there is no absent.pt in models/diffusion_models; press R"),
     ("../secret.pt", {}, r"there is no ../secret.pt in models/diffusion_models"),
     (
@@ -253,3 +258,13 @@ def test_what_cannot_be_is_refused_in_a_sentence(load_file, written, folders, na
     save_file(model.state_dict(), place / "said.safetensors", {"recipe": '{"preset": "none"}'})
     with pytest.raises(ValueError, match=words):
         load_file(name, **inputs)
+
+
+def test_a_file_that_cannot_be_loaded_is_refused_before_the_graph_is_queued(written, folders):
+    from rivulet.nodes.load import NOTHING, RivuletLoadModel
+
+    written("krea_realtime", "one.safetensors")
+    for name in ("absent.pt", "a.gguf", "../one.safetensors", NOTHING):
+        assert "Load Streaming Model: " in RivuletLoadModel.validate_inputs(name)
+    assert RivuletLoadModel.validate_inputs("one.safetensors") is True
+    assert RivuletLoadModel.validate_inputs(None) is True

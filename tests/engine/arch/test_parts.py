@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from rivulet.model_patches.arch.effective import effective_gain
 from rivulet.model_patches.arch.parts import (
     block_forward,
     embed_time,
@@ -104,3 +105,42 @@ def test_training_can_go_through_the_parts(make_model):
 def test_a_bare_forward_says_what_to_call(model):
     with pytest.raises(RuntimeError, match=r"run it with .*\.attention\.forward\.bidirectional or .*step"):
         model(torch.zeros(1))
+
+
+class Foreign(torch.Tensor):
+    """A parameter's class that torch hands on to all that is made with it, and that copies nothing."""
+
+    def detach(self):
+        return self
+
+    def clone(self, **_):
+        return self
+
+
+def test_a_parameters_own_class_goes_no_further_than_its_use(make_model):
+    """As in a model that a pack for GGUF files has loaded."""
+    ours, theirs = make_model(), make_model()
+    for layer in theirs.modules():
+        for name, value in list(layer._parameters.items()):
+            if value is not None and not isinstance(layer, torch.nn.Linear):
+                layer._parameters[name] = torch.nn.Parameter(Foreign(value.data), requires_grad=False)
+    assert type(theirs.blocks[0].modulation + 1) is Foreign
+    x, text, seen = torch.randn(1, 4, 2, 4, 6), torch.randn(1, 3, 6), {}
+    for model in (ours, theirs):
+        tokens, grid = patchify(model, x)
+        modulation, time = embed_time(model, torch.tensor([[900.0, 20.0]]))
+        block, made = (
+            model.blocks[0],
+            [tokens, effective_gain(model.blocks[0].self_attn.norm_k, 24, x.dtype, x.device)],
+        )
+
+        def attend(q, k, v, made=made):
+            made += [q, k, v]
+            return sdpa(q, k, v)
+
+        keys, values = project_kv(block.cross_attn, model.text_embedding(text))
+        out = block_forward(block, tokens, modulation, attend, lambda q, k=keys, v=values: sdpa(q, k, v))
+        seen[model] = [*made, keys, values, out, head_forward(model, out, time)]
+    assert all(torch.equal(one, other) for one, other in zip(seen[ours], seen[theirs], strict=True))
+    # norm3 has parameters too: what it gives goes into a projection alone
+    assert {type(each) for each in seen[theirs]} == {torch.Tensor}

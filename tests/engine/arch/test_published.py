@@ -137,6 +137,10 @@ def test_an_old_file_without_a_zip_is_read(weights, tmp_path):
     [
         (b"<!DOCTYPE html><html>Sign in", r"is a web page, not a model.*download the file itself"),
         (b"\n <html>", r"is a web page"),
+        (
+            b"GGUF\3\0\0\0",
+            r"is a GGUF file.*load it with Unet Loader \(GGUF\).*take the model as .safetensors",
+        ),
         (b"version https://git-lfs.github.com/spec/v1\noid", r"pointer of Git LFS.*git lfs pull"),
         (b"", r"is not a whole .*Copy or download it again"),
         (b"abc" * 100, r"is not a whole .*Copy or download it again"),
