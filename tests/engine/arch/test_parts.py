@@ -127,7 +127,7 @@ def test_a_parameters_own_class_goes_no_further_than_its_use(make_model):
     assert type(theirs.blocks[0].modulation + 1) is Foreign
     x, text, seen = torch.randn(1, 4, 2, 4, 6), torch.randn(1, 3, 6), {}
     for model in (ours, theirs):
-        tokens, grid = patchify(model, x)
+        tokens, _ = patchify(model, x)
         modulation, time = embed_time(model, torch.tensor([[900.0, 20.0]]))
         block, made = (
             model.blocks[0],
