@@ -17,10 +17,11 @@ from ...kernels.rope import rotate
 from ..arch.tree import DiTTree
 from ..attention.past import Past
 from ..attention.rope import rope_table
+from .around import Around
 from .basis import refuse_latents_of_its_own
 from .cost import CacheCost
 from .dense import DENSE
-from .format import Cache, CacheShape, Call, Draft, KeysValues
+from .format import CacheShape, Call, Draft, KeysValues
 from .moments import Moments
 
 TOKENS_PER_FRAME = 96  # most that a sample takes of a frame
@@ -95,7 +96,7 @@ class Recording:
     ) -> RecordingCache:
         """A dense cache with nothing in it; refuses a model that no basis can be calibrated for."""
         refuse_latents_of_its_own(model)
-        return RecordingCache(self, DENSE.empty(model, shape, frames, dtype, device), 0, {})
+        return RecordingCache(DENSE.empty(model, shape, frames, dtype, device), self, 0, {})
 
     def restored(
         self,
@@ -115,45 +116,16 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordingCache:
+class RecordingCache(Around):
     """A dense cache, and some tokens of each of its frames; see `format.Cache`."""
 
     recording: Recording
-    inner: Cache
     block: int
     kept: Kept
-
-    @property
-    def shape(self) -> CacheShape:
-        """The sizes it was made for."""
-        return self.inner.shape
-
-    @property
-    def frames(self) -> tuple[int, ...]:
-        """Latent frames it holds, rising."""
-        return self.inner.frames
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the dense cache."""
-        return self.inner.bytes
-
-    @property
-    def table(self) -> tuple[int, ...]:
-        """Latent frame in each slot of the dense cache."""
-        return self.inner.table
 
     def begin(self, call: Call) -> RecordingDraft:
         """Room for the block."""
         return RecordingDraft(self, self.inner.begin(call), call)
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Those of the dense cache."""
-        return self.inner.tensors()
-
-    def keys_values(self, layer: int, frames: tuple[int, ...]) -> KeysValues:
-        """Those of the dense cache."""
-        return self.inner.keys_values(layer, frames)
 
     def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> RecordingCache:
         """Refuse: what is folded was not one token of the stream."""
@@ -162,7 +134,7 @@ class RecordingCache:
     def only(self, kept: tuple[int, ...]) -> RecordingCache:
         """The cache without any frame but these."""
         tokens = {place: x for place, x in self.kept.items() if place[0] in kept}
-        return RecordingCache(self.recording, self.inner.only(kept), self.block, tokens)
+        return RecordingCache(self.inner.only(kept), self.recording, self.block, tokens)
 
 
 class RecordingDraft:
@@ -193,7 +165,7 @@ class RecordingDraft:
             found = self.recorder.held_out if cache.recording.held_out else self.recorder.samples
             found += [self._sample(row) for row in sorted({row for row, _ in self.asks})]
         tokens = {place: x for place, x in {**cache.kept, **own}.items() if place[0] in kept}
-        return RecordingCache(cache.recording, self.inner.commit(kept), cache.block + 1, tokens)
+        return RecordingCache(self.inner.commit(kept), cache.recording, cache.block + 1, tokens)
 
     def picked(self, x: Tensor) -> Tensor:
         """The sampled tokens of a call's frames, [B, frames, S, ...]."""

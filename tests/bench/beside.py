@@ -15,6 +15,7 @@ from ...model_patches.arch.parts import project_qkv
 from ...model_patches.arch.tree import DiTTree
 from ...model_patches.attention.past import Past
 from ...model_patches.attention.sdpa import sdpa
+from ...model_patches.cache.around import Around
 from ...model_patches.cache.cost import CacheCost
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import Cache, CacheFormat, CacheShape, Call, Draft, KeysValues
@@ -113,52 +114,28 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True)
-class BesideCache:
-    """Two caches of the same frames; see `format.Cache`."""
+class BesideCache(Around):
+    """The dense cache and another of the same frames; see `format.Cache`."""
 
-    dense: Cache
     other: Cache
     tally: Tally
 
     @property
-    def shape(self) -> CacheShape:
-        """The sizes both were made for."""
-        return self.dense.shape
-
-    @property
-    def frames(self) -> tuple[int, ...]:
-        """Latent frames both hold."""
-        return self.dense.frames
-
-    @property
     def bytes(self) -> int:
         """Bytes of both."""
-        return self.dense.bytes + self.other.bytes
-
-    @property
-    def table(self) -> tuple[int, ...]:
-        """Slots of the dense one."""
-        return self.dense.table
+        return self.inner.bytes + self.other.bytes
 
     def begin(self, call: Call) -> BesideDraft:
         """Room for the block in both."""
-        return BesideDraft(self.dense.begin(call), self.other.begin(call), self.tally)
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Those of the dense one."""
-        return self.dense.tensors()
-
-    def keys_values(self, layer: int, frames: tuple[int, ...]) -> KeysValues:
-        """Those of the dense one."""
-        return self.dense.keys_values(layer, frames)
+        return BesideDraft(self.inner.begin(call), self.other.begin(call), self.tally)
 
     def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> BesideCache:
         """Both, folded."""
-        return BesideCache(self.dense.folded(pairs, share), self.other.folded(pairs, share), self.tally)
+        return BesideCache(self.inner.folded(pairs, share), self.other.folded(pairs, share), self.tally)
 
     def only(self, kept: tuple[int, ...]) -> BesideCache:
         """Both without any frame but these."""
-        return BesideCache(self.dense.only(kept), self.other.only(kept), self.tally)
+        return BesideCache(self.inner.only(kept), self.other.only(kept), self.tally)
 
 
 @dataclass(frozen=True, slots=True)
