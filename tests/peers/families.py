@@ -31,13 +31,20 @@ PEERS = (
         *("infinity_rope", "infinity_rope", 6),
         configs=(DEFAULTS, "configs/self_forcing_dmd.yaml"),
         prompt="one[2.25s] | two",  # three blocks of the first
-        words=("one", "one", "one", "two"),
+        words=("one", "two"),
+        switch_block=3,
     ),
     Peer("longlive", "longlive", 7, "longlive", (DEFAULTS, "configs/longlive_inference.yaml")),
     Peer(
         *("longlive", "longlive", 7),
         configs=(DEFAULTS, "configs/longlive_inference_infinity.yaml"),
         models=(*MODELS, "wan.modules.causal_model_infinity"),
+    ),
+    Peer(
+        *("longlive", "longlive", 7, "longlive", (DEFAULTS, "configs/longlive_interactive_inference.yaml")),
+        pipeline="pipeline.interactive_causal_inference:InteractiveCausalInferencePipeline",
+        words=("one", "two"),
+        switch_block=5,
     ),
     Peer(
         *("causvid", "causvid", 7, "self_forcing", ("configs/wan_causal_dmd.yaml",)),

@@ -19,6 +19,7 @@ from rivulet.model_patches.recipes import Recipe
 from rivulet.model_patches.sampler.noise import KeyedNoise
 from rivulet.model_patches.start import keep
 from rivulet.model_patches.state import StreamConfig, StreamState
+from rivulet.model_patches.switch import switch
 from rivulet.tests.engine.checkpoints import BY_NAME
 from rivulet.tests.peers.peer import GEOMETRY, SEED, SIZES, Peer, text, weights
 from torch import Tensor
@@ -103,7 +104,7 @@ def _blocks(peer: Peer, model: WanModel, config: StreamConfig) -> tuple[list[Ten
     for block in range(peer.blocks):
         if peer.words_of(block) != words:
             words = peer.words_of(block)
-            state = stream.set_text(model, state, text(words, config.dtype))
+            state = switch(model, state, text(words, config.dtype), peer.recipe.switch)
         if peer.anew and block:
             made = torch.cat(blocks, 2)
             state = keep(model, replace(begun, cache=begun.cache.only(())), past_of(made))

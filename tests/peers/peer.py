@@ -43,7 +43,8 @@ class Peer:
     bare: tuple[str, ...] = ("wan", "wan.modules", "pipeline", "utils")  # packages without their __init__
     absent: tuple[str, ...] = ABSENT
     prompt: str = "one"
-    words: tuple[str, ...] = ("one",)  # of each block; the last goes on
+    words: tuple[str, ...] = ("one",)  # prompts, in their order
+    switch_block: int = 0  # whose prompt is the second
     calls: int = 0  # that make a block; left out: as many as the recipe has levels
     own_levels: bool = False  # its scheduler's levels or timesteps are others than a stream's
     anew: bool = False  # it runs the past anew before every block, instead of keeping its keys and values
@@ -65,7 +66,7 @@ class Peer:
 
     def words_of(self, block: int) -> str:
         """The prompt of a block."""
-        return self.words[min(block, len(self.words) - 1)]
+        return self.words[-1] if self.switch_block and block >= self.switch_block else self.words[0]
 
 
 def weights(seed: int = 3) -> dict[str, Tensor]:
@@ -109,6 +110,8 @@ def run(peer: Peer, checkout: Path, folder: Path, dtype: torch.dtype) -> Mapping
         "checkout": str(checkout),
         **{key: getattr(peer, key) for key in ("pipeline", "models", "bare", "absent")},
         **{"configs": peer.configs, "prompt": peer.prompt, "dtype": str(dtype).removeprefix("torch.")},
+        "words": peer.words,
+        "switch_frame": 0 if "|" in peer.prompt else peer.switch_block * peer.recipe.block_frames,
         "sizes": {
             **{key: getattr(SIZES, key) for key in ("dim", "ffn_dim", "num_layers", "num_heads", "text_dim")},
             "text_len": TEXT_TOKENS,

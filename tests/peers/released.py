@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from standins import Options, Pictures, Text, in_float64, plain_attention, see_checkout, without_a_gpu
+from standins import Options, Text, in_float64, see_checkout, stand_in, without_a_gpu
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
@@ -35,6 +35,8 @@ class Job:
     sizes: dict[str, int]
     frame_tokens: int
     prompt: str
+    words: list[str]
+    switch_frame: int
     dtype: str
 
 
@@ -67,10 +69,7 @@ def pipeline_of(job: Job, weights: Tensors) -> nn.Module:
     small(job)
     module_name, class_name = job.pipeline.split(":")
     module = importlib.import_module(module_name)
-    plain_attention(Path(job.checkout))
-    module.WanTextEncoder, module.WanVAEWrapper = Text, Pictures
-    module.get_text_encoder_wrapper = lambda model_name: Text
-    module.get_vae_wrapper = lambda model_name: Pictures
+    stand_in(Path(job.checkout))
     made = getattr(module, class_name)(options(job), device="cpu")
     put(made.generator, weights)
     made.num_transformer_blocks = job.sizes["num_layers"]
@@ -96,18 +95,20 @@ def narrow(pipeline: nn.Module, method: str, attribute: str, heads: int) -> None
     setattr(pipeline, method, cut)
 
 
-def watch(generator: nn.Module) -> dict[str, list[Tensor]]:
-    """What every call from here on is given and gives: latents [1, C, T, H, W], timesteps, first token."""
-    seen: dict[str, list[Tensor]] = {"x": [], "timestep": [], "flow": [], "start": [], "x0": []}
+def watch(generator: nn.Module, frames: int) -> dict[str, list[Tensor]]:
+    """What every call for so many latent frames is given and gives: latents [1, C, T, H, W], timesteps."""
+    seen: dict[str, list[Tensor]] = {"x": [], "timestep": [], "flow": [], "x0": []}
 
     def on_model(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], flow: Tensor) -> None:
-        seen["x"].append(args[0].clone())
-        seen["timestep"].append(named["t"].double())
-        seen["start"].append(torch.tensor(named["current_start"]))
-        seen["flow"].append(flow.clone())
+        if flow.shape[2] == frames:
+            seen["x"].append(args[0].clone())
+            seen["timestep"].append(named["t"].double())
+            seen["flow"].append(flow.clone())
 
     def on_generator(_: nn.Module, __: tuple[Tensor, ...], out: Tensor | tuple[Tensor, ...]) -> None:
-        seen["x0"].append((out if isinstance(out, Tensor) else out[1]).transpose(1, 2).clone())
+        x0 = out if isinstance(out, Tensor) else out[1]
+        if x0.shape[1] == frames:
+            seen["x0"].append(x0.transpose(1, 2).clone())
 
     generator.model.register_forward_hook(on_model, with_kwargs=True)
     generator.register_forward_hook(on_generator)
@@ -128,9 +129,15 @@ def run(job: Job, weights: Tensors, noise: Tensor) -> Tensors:
     pipeline = pipeline_of(job, weights)
     fresh = (draw for block in noise for draw in block[1:])
     torch.randn_like = lambda like: next(fresh).reshape(like.shape)
-    seen = watch(pipeline.generator)
+    seen = watch(pipeline.generator, noise.shape[2])
+    asked = {"text_prompts": [job.prompt]}
+    if job.switch_frame:
+        asked = {
+            "text_prompts_list": [[words] for words in job.words],
+            "switch_frame_indices": [job.switch_frame],
+        }
     with torch.no_grad():
-        pipeline.inference(noise[:, 0].flatten(0, 1)[None], text_prompts=[job.prompt])
+        pipeline.inference(noise[:, 0].flatten(0, 1)[None], **asked)
     assert next(fresh, None) is None, "noise is left over"
     cache = [torch.stack([layer["k"], layer["v"]]) for layer in pipeline.kv_cache1]
     return {**written(seen, pipeline.generator.scheduler), "cache": torch.stack(cache)}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from released import Job, Tensors, main, options, put, small, watch, written
-from standins import Declared, Text, allow, plain_attention
+from standins import Declared, Text, allow, stand_in
 from torch import Tensor, nn
 
 
@@ -32,7 +32,7 @@ def models_of(job: Job, server: object, weights: Tensors) -> object:
     for block in generator.model.blocks:
         block.self_attn.fuse_projections()
     pipelines = importlib.import_module("pipeline.causal_inference")
-    plain_attention(Path(job.checkout))
+    stand_in(Path(job.checkout))
     text = Text()
     pipeline = pipelines.CausalInferencePipeline(options(job), "cpu", generator, text, nn.Module())
     return server.Models(text, generator, pipeline, None, Decoder())
@@ -52,7 +52,7 @@ def serve(job: Job, weights: Tensors, noise: Tensor) -> Tensors:
     session.noise = noise[:, 0].flatten(0, 1)[None]
     fresh = (draw for block in noise for draw in block[1:])
     torch.randn = lambda *shape, **_: next(fresh).reshape(shape)
-    seen = watch(models.transformer)
+    seen = watch(models.transformer, noise.shape[2])
     for _ in noise:
         session.generate_block_internal(models)
     assert next(fresh, None) is None, "noise is left over"

@@ -120,15 +120,21 @@ def see_checkout(folder: Path, frame_tokens: int, bare: Iterable[str], absent: S
     sys.meta_path.insert(0, Finder(folder, bare))
 
 
-def plain_attention(folder: Path) -> None:
-    """In every module of the checkout that has been imported, attention is torch's own."""
-    found = [m for m in sys.modules.values() if str(getattr(m, "__file__", None)).startswith(str(folder))]
-    for module in found:
-        for name in ("attention", "flash_attention"):
-            if hasattr(module, name):
-                setattr(module, name, attention)
-        if hasattr(module, "FLASH_ATTN_2_AVAILABLE"):
-            module.FLASH_ATTN_2_AVAILABLE = True  # or some write their own, which rounds to bfloat16
+def stand_in(folder: Path) -> None:
+    """Every module of the checkout that has been imported finds what stands in under the name it knows."""
+    named = {
+        "attention": attention,
+        "flash_attention": attention,
+        "FLASH_ATTN_2_AVAILABLE": True,  # or Krea's model writes its own, which rounds to bfloat16
+        "WanTextEncoder": Text,
+        "WanVAEWrapper": Pictures,
+        "get_text_encoder_wrapper": lambda model_name: Text,
+        "get_vae_wrapper": lambda model_name: Pictures,
+    }
+    for module in list(sys.modules.values()):
+        if str(getattr(module, "__file__", None)).startswith(str(folder)):
+            for name in named.keys() & vars(module).keys():
+                setattr(module, name, named[name])
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, k_lens: Tensor | None = None, **_: object) -> Tensor:
