@@ -44,7 +44,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
             "family",
             model=peer.recipe_name,
             preset=peer.preset,
-            prompt=peer.prompt,
+            prompt=" | ".join(peer.words),
             compared_blocks=peer.blocks,
             compared_steps=calls,
             float64_error=ours64,
