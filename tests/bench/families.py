@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..peers.families import PEERS, compared
+from ..peers.peer import Peer
 from .records import Rows
 
 QUICK = ("self_forcing",)
@@ -32,10 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0: a row for each family and set of positions; 2 without the folder."""
     wanted = chosen.recipe or (QUICK if chosen.quick else [peer.recipe_name for peer in PEERS])
-    if chosen.peers is None:
-        print("bench families: give --peers, a folder with the families' released code; see docs/families.md")
+    found = [peer for peer in PEERS if peer.recipe_name in wanted]
+    if problem := why_not(chosen.peers, found, wanted):
+        print(f"Bench families: {problem}", file=sys.stderr)
         return 2
-    for peer in (peer for peer in PEERS if peer.recipe_name in wanted):
+    for peer in found:
         with tempfile.TemporaryDirectory() as folder:
             both = compared(peer, (chosen.peers / peer.name).resolve(), Path(folder))
         exact, calls = both.theirs[torch.float64].flow, len(both.theirs[torch.float64].flow)
@@ -44,7 +48,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
             "family",
             model=peer.recipe_name,
             preset=peer.preset,
-            prompt=peer.prompt,
+            prompt=" | ".join(peer.words),
             compared_blocks=peer.blocks,
             compared_steps=calls,
             float64_error=ours64,
@@ -52,6 +56,18 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
             their_float32_error=apart(both.theirs[torch.float32].flow, exact),
         )
     return 0
+
+
+def why_not(peers: Path | None, found: Sequence[Peer], wanted: Sequence[str]) -> str | None:
+    """Returns a sentence if there is nothing to run, else None."""
+    unknown = sorted(set(wanted) - {peer.recipe_name for peer in found})
+    if unknown:
+        there = sorted({peer.recipe_name for peer in PEERS})
+        return f"there is no released code known for {', '.join(unknown)}; there is for {', '.join(there)}."
+    if peers is None:
+        return "give --peers FOLDER with a checkout of each family's code; docs/families.md says which."
+    missing = sorted({peer.name for peer in found if not (peers / peer.name).is_dir()})
+    return f"{peers} has no checkout named {', '.join(missing)}; see docs/families.md." if missing else None
 
 
 def apart(flow: Tensor, exact: Tensor) -> float:

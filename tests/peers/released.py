@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -115,7 +116,7 @@ def watch(generator: nn.Module, frames: int) -> dict[str, list[Tensor]]:
     return seen
 
 
-def written(seen: dict[str, list[Tensor]], scheduler: object) -> Tensors:
+def written(seen: dict[str, list[Tensor]], scheduler: Any) -> Tensors:
     """What is handed back of it, and the scheduler's table."""
     made = {name: torch.stack(parts) for name, parts in seen.items()}
     return {**made, "sigmas": scheduler.sigmas, "timesteps": scheduler.timesteps}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from released import Job, Tensors, main, options, put, small, watch, written
@@ -19,11 +20,11 @@ from torch import Tensor, nn
 class Decoder:
     """A VAE whose pictures nobody looks at."""
 
-    def __call__(self, latents: Tensor, *past: object) -> tuple[Tensor, list[object]]:
+    def __call__(self, latents: Tensor, *past: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
         return torch.zeros(1, 4 * latents.shape[1], 3, 1, 1), list(past)
 
 
-def models_of(job: Job, server: object, weights: Tensors) -> object:
+def models_of(job: Job, server: Any, weights: Tensors) -> Any:
     """What `load_all` makes, around a small model with these weights."""
     wrappers = importlib.import_module("utils.wan_wrapper")
     small(job)
