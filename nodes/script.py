@@ -8,7 +8,8 @@ from fractions import Fraction
 from typing import Any
 
 from ..model_patches.state import StreamConfig
-from ..model_patches.timeline import Prompt, at_borders
+from ..model_patches.timeline import DEFAULT_MODE, Prompt, at_borders
+from .prompts import FROM_RECIPE
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +62,13 @@ def read_script(
     blocks: int,
     given: int = 0,
     hidden: int = 0,
+    recipe_switch: tuple[str, str] = (DEFAULT_MODE, ""),
 ) -> Script:
     """The script of a stream of so many blocks at `fps` pictures a second.
 
     positive: CONDITIONING, prompts: what RivuletPrompts gives; one of the two, the other None. given: latent
-    frames before the first block. hidden: pictures of those that the video does not show.
+    frames before the first block. hidden: pictures of those that the video does not show. recipe_switch: how
+    the model's recipe goes over to a prompt, and a sentence about it, which is logged where it is followed.
     """
     if (positive is None) == (prompts is None):
         both = "are both connected" if prompts is not None else "are both empty"
@@ -77,7 +80,10 @@ def read_script(
         return Script(positive, {})
     rate = Fraction(fps).limit_denominator(1001)
     sizes = config.geometry, rate, config.block_frames
-    changes, notes = at_borders(prompts.timeline, *sizes, blocks, given, hidden)
+    switch, said = recipe_switch
+    if prompts.mode == FROM_RECIPE:
+        log.info("Stream Video: %s", said)
+    changes, notes = at_borders(prompts.timeline(switch), *sizes, blocks, given, hidden)
     for note in notes:
         log.warning("Stream Video: %s", note)
     # all at once, so that a prompt that cannot be read is told before anything is made

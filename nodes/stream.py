@@ -24,7 +24,7 @@ from .host_decoder import decoder_for
 from .kept import taken_up
 from .memory import of as memory_of
 from .prompts import PromptsType
-from .recipe import block_input, cfg_input, configured, preset_input
+from .recipe import block_input, cfg_input, configured, preset_input, switch_of
 from .resume import Resume
 from .script import Script, read_script
 from .session import Session
@@ -162,7 +162,7 @@ class RivuletStream(io.ComfyNode):
         read = start.read(config, fps) if isinstance(start, GoOnFromVideo | GoOnFromTake) else start
         given, hidden = (0, 0) if read is None else (read.given, read.hidden)
         blocks = _blocks(config, pictures + hidden, negative, given)
-        script = read_script(positive, prompts, config, fps, blocks, given, hidden)
+        script = read_script(positive, prompts, config, fps, blocks, given, hidden, switch_of(model))
         begin: dict[str, Any] = {}
         if isinstance(start, Resume):
             start.refuse_ended(pictures, fps)
