@@ -165,7 +165,7 @@ class RivuletStream(io.ComfyNode):
         script = read_script(positive, prompts, config, fps, blocks, given, hidden, switch_of(model))
         begin: dict[str, Any] = {}
         if isinstance(start, Resume):
-            start.refuse_ended(pictures, fps)
+            start.check(pictures, fps)
             script, blocks = script.taken_up(start.block, start.prompt), blocks - start.block
         elif read is not None and not isinstance(read, Resume):
             begin = read.begun(vae, config)
