@@ -220,6 +220,7 @@ def _live(writer: Mp4Writer, script: Script, blocks: int, node: str | None) -> L
         prompt_id=context.prompt_id if context else "",
         blocks=blocks,
         modes=SWITCHES if script.steerable else (),
+        switch=script.switch,
     )
 
 

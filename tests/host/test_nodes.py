@@ -114,6 +114,7 @@ def test_prompts_change_as_the_recipe_of_the_loaded_file_says(server):
     }
     run = server.queue(graph)
     assert server.done(run)["status"]["status_str"] == "success"
-    told = server.stream(run).state()["prompts"]
-    assert [(each["prompt"], each["mode"]) for each in told][1:] == [(BLUE, "smooth")]
+    state = server.stream(run).state()
+    assert [(each["prompt"], each["mode"]) for each in state["prompts"]][1:] == [(BLUE, "smooth")]
+    assert state["switch"] == "smooth"
     assert "New prompts: smooth, as the recipe of the model says." in server.log

@@ -82,6 +82,7 @@ def test_what_is_left_to_the_recipe_is_known_when_the_stream_begins(read, caplog
             ("a blue square", "cut"),
             ("a red circle", wanted),
         ]
+        assert script.switch == wanted == script.taken_up(3, None).switch
         assert ("As it says." in caplog.text) is (mode == "recipe")
 
 
