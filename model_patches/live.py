@@ -44,15 +44,17 @@ class LiveStream:
         prompt_id: str,
         blocks: int | None,
         modes: tuple[str, ...] = (),
+        switch: str = "",
     ) -> None:
         """node: its id, the whole path inside subgraphs. blocks: None: without end.
 
-        modes: the switches to another prompt that it can do; none: the prompt is fixed.
+        modes: the switches to another prompt that it can do; none: the prompt is fixed. switch: the one of
+        them that viewers are offered first; "": theirs to say.
         """
         self.session = secrets.token_hex(16)
         self.begun = time.time()
         self.writer, self.node, self.prompt_id = writer, node, prompt_id
-        self.blocks, self.modes = blocks, modes
+        self.blocks, self.modes, self.switch = blocks, modes, switch
         self.mailbox, self.segments = Mailbox(), Segments()
         self.phase, self.sentence, self.block = STARTING, "", 0
         self.vram: dict[str, int] | None = None
@@ -143,6 +145,7 @@ class LiveStream:
                 **told,
                 "prompt_count": self._prompt_count,
                 "modes": list(self.modes),
+                "switch": self.switch,
                 "pending": self.mailbox.pending,
                 "acknowledged": self.mailbox.acknowledged,
                 "video": self.over and self.writer.result is not None,

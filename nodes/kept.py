@@ -40,6 +40,7 @@ class Kept:
     recaches: bool = False  # the frames beside the sink are to be run again under the prompt
     hidden: int = 0  # pixel frames of the given latents that are not in the video
     lost_HWC: Tensor | None = None  # what the VAE lost of the picture before the video's first; see `join`
+    followed: bool = False  # its newest block began with an incoming video, which is not in here
 
 
 @torch.inference_mode()
@@ -72,6 +73,7 @@ def save(kept: Kept, stream: HostStream, path: Path) -> None:
         "given": kept.given,
         "recaches": kept.recaches,
         "hidden": kept.hidden,
+        "followed": kept.followed,
     }
     write(path, KIND, VERSION, about, tensors)
 
@@ -95,7 +97,8 @@ def taken_up(path: Path, stream: HostStream) -> Kept:
     state = HostState(about["block"], about["start_frame"], cache, tensors["tail"], memory, blend)
     past = _past(about["layers"], tensors)
     counts = about["scene"], about["frames"], about["prompt"], about["given"], about["recaches"]
-    return Kept(state, past, *counts, about.get("hidden", 0), tensors.get("lost"))
+    later = about.get("hidden", 0), tensors.get("lost"), about.get("followed", False)
+    return Kept(state, past, *counts, *later)
 
 
 def settled(kept: Kept, stream: HostStream) -> HostState:

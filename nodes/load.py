@@ -14,6 +14,7 @@ from ..model_patches.arch.rotary import BANDS
 from ..model_patches.attention.positions import preset as preset_of
 from ..model_patches.recipes import RECIPES, Choice, caution, choose, named_in, recipe_named
 from ..model_patches.sampler.schedule import sigmas
+from ..model_patches.timeline import MODES
 from .load_model import DTYPES, WHERE, Source, patcher_of, with_lora
 from .recipe import Recipe, give
 
@@ -232,7 +233,14 @@ def recipe_of(published: Published, model_file: str, wanted: str) -> tuple[Recip
             )
     record = choice.recipe
     made = Recipe(
-        record.preset, record.block_frames, record.cfg, record.sigmas, True, record.name, record.memory
+        record.preset,
+        record.block_frames,
+        record.cfg,
+        record.sigmas,
+        True,
+        record.name,
+        record.memory,
+        record.switch,
     )
     said = [f"Recipe {record}", f"Why: {choice.why}"]
     if record.memory != "off":
@@ -246,12 +254,16 @@ def _own(path: Path, text: str) -> Recipe:
     """What a file of ours says of itself."""
     try:
         stored = json.loads(text)
+        switch = stored.get("switch", "")
+        if switch and switch not in MODES:
+            raise ValueError(f"there is no switch {switch!r}")
         return Recipe(
             preset_of(stored["preset"]).name,
             int(stored["block_frames"]),
             float(stored["cfg"]),
             sigmas(stored["timesteps"], stored["shift"]),
             bool(stored.get("fresh_noise", True)),
+            switch=switch,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

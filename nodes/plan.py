@@ -29,7 +29,8 @@ from .host_file import expert_of
 from .host_tree import why_not
 from .host_vae import PIECE_LATENTS
 from .memory import of as memory_of
-from .recipe import block_input, cfg_input, configured, overridden, preset_input
+from .recipe import block_input, cfg_input, configured, overridden, preset_input, switch_of
+from .recipe import of as recipe_of
 
 PROBE_BYTES = 3e9  # what the measurement of a card takes for a moment
 LEFT_OUT = "Not counted: the text encoder, and the programs themselves."
@@ -111,9 +112,20 @@ class RivuletPlan(io.ComfyNode):
         if stop_if_too_big and not fits:
             raise ValueError(f"Plan Stream: {text} To run it all the same, switch stop_if_too_big off.")
         changed = overridden(model, preset, num_frame_per_block, cfg, sigmas)
-        told = (text, *changed, on_cards(request, formats_for(request)), cache_text(request, cache))
+        told = (
+            text,
+            *changed,
+            _switch_text(model),
+            on_cards(request, formats_for(request)),
+            cache_text(request, cache),
+        )
         text = " ".join(filter(None, (*told, expert_of(model))))
         return io.NodeOutput(model, text, ui=ui.PreviewText(text))
+
+
+def _switch_text(model: Any) -> str | None:
+    """How the model's recipe has prompts change, where it says so."""
+    return switch_of(model)[1] if recipe_of(model).switch else None
 
 
 def request_of(

@@ -10,6 +10,8 @@ from ..model_patches.timeline import DEFAULT_MODE, MODES, Timeline, read_timelin
 from .switch import SWITCHES
 
 PromptsType = io.Custom("RIVULET_PROMPTS")
+FROM_RECIPE = "recipe"  # in place of a switch's name: as the model is, which is known when the stream begins
+CHOICES = (FROM_RECIPE, *SWITCHES)
 TYPED_KEPT = 8  # encoded prompts kept besides the timeline's; umT5 gives 8 MB each
 
 EXAMPLE = """[0s] a red circle on a green ground
@@ -20,12 +22,20 @@ EXAMPLE = """[0s] a red circle on a green ground
 class Prompts:
     """A timeline and the host's CLIP, which also encodes what is typed while the stream runs."""
 
-    def __init__(self, timeline: Timeline, mode: str, clip: Any) -> None:
-        """mode: how to go over to a prompt that names no switch, one of `timeline.MODES`."""
-        self.timeline, self.mode = timeline, mode
-        self._clip = clip
-        self._written = {prompt.text for prompt in timeline.prompts}
+    def __init__(self, text: str, seconds_each: float, mode: str, clip: Any) -> None:
+        """text: as it was typed. mode: how to go over to a prompt that names no switch, one of CHOICES.
+
+        Raises ValueError with the line and what to write where the text cannot be read.
+        """
+        self.mode = mode
+        self._text, self._seconds_each, self._clip = text, seconds_each, clip
         self._known: dict[str, Any] = {}
+        self._written = {prompt.text for prompt in self.timeline().prompts}
+
+    def timeline(self, recipe_switch: str = DEFAULT_MODE) -> Timeline:
+        """The prompts and their switches; recipe_switch: what the mode FROM_RECIPE stands for."""
+        mode = recipe_switch if self.mode == FROM_RECIPE else self.mode
+        return read_timeline(self._text, seconds_each=self._seconds_each, mode=mode)
 
     def conditioning(self, prompt: str) -> Any:
         """CONDITIONING of the text; of one that was asked for before without asking the CLIP again.
@@ -65,9 +75,10 @@ class RivuletPrompts(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode",
-                    options=list(SWITCHES),
-                    default=DEFAULT_MODE,
+                    options=list(CHOICES),
+                    default=FROM_RECIPE,
                     tooltip="How the stream goes over to a prompt whose line names no switch. "
+                    f"{FROM_RECIPE}: as the recipe of the model says, {DEFAULT_MODE} where it says nothing. "
                     + " ".join(f"{name}: {MODES[name]}." for name in SWITCHES),
                 ),
                 io.Float.Input(
@@ -90,7 +101,7 @@ class RivuletPrompts(io.ComfyNode):
         if text is None or mode is None or seconds_each is None:
             return True
         try:
-            read_timeline(text, seconds_each=seconds_each, mode=mode)
+            Prompts(text, seconds_each, mode, None)
         except ValueError as refusal:
             return str(refusal)
         return True
@@ -103,7 +114,7 @@ class RivuletPrompts(io.ComfyNode):
                 "Prompts over Time: clip is empty, the loader found no text encoder in its file; "
                 "connect CLIPLoader with type wan, or the Pocket Model's CLIP."
             )
-        prompts = Prompts(read_timeline(text, seconds_each=seconds_each, mode=mode), mode, clip)
-        for prompt in prompts.timeline.prompts:
+        prompts = Prompts(text, seconds_each, mode, clip)
+        for prompt in prompts.timeline().prompts:
             prompts.conditioning(prompt.text)
         return io.NodeOutput(prompts)

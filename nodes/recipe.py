@@ -13,6 +13,7 @@ from ..model_patches.attention.positions import PRESETS
 from ..model_patches.geometry import Geometry
 from ..model_patches.sampler.schedule import sigmas
 from ..model_patches.state import StreamConfig
+from ..model_patches.timeline import DEFAULT_MODE
 from .host import dtype_of
 
 KEY = "rivulet_recipe"
@@ -30,6 +31,7 @@ class Recipe:
     fresh_noise: bool = True  # between calls, as distilled models want it
     name: str = ""  # of the published record, see model_patches.recipes; "": none
     memory: str = "off"  # that the checkpoint was trained with; a stream has the one of Evolving Memory
+    switch: str = ""  # to a new prompt, one of timeline.MODES; "": none is said
 
 
 def give(model: Any, recipe: Recipe) -> None:
@@ -40,6 +42,14 @@ def give(model: Any, recipe: Recipe) -> None:
 def of(model: Any) -> Recipe:
     """The MODEL's recipe; without one that of Self-Forcing weights, streamed without end."""
     return model.get_attachment(KEY) or Recipe()
+
+
+def switch_of(model: Any) -> tuple[str, str]:
+    """(how the MODEL's recipe goes over to a new prompt, a sentence that says so and why)."""
+    recipe = of(model)
+    if not recipe.switch:
+        return DEFAULT_MODE, f"New prompts: {DEFAULT_MODE}, the usual switch; the model's recipe names none."
+    return recipe.switch, f"New prompts: {recipe.switch}, as the recipe {_whose(recipe)} says."
 
 
 def preset_input(tooltip: str) -> io.Combo.Input:
@@ -72,10 +82,14 @@ def overridden(
         ("cfg", cfg or recipe.cfg, recipe.cfg),
         ("sigmas", _told(own), _told(recipe.sigmas)),
     )
-    whose = f"of {recipe.name}" if recipe.name else "of the model"
+    whose = _whose(recipe)
     return [
         f"{name} is {got}, not the {had} of the recipe {whose}." for name, got, had in pairs if got != had
     ]
+
+
+def _whose(recipe: Recipe) -> str:
+    return f"of {recipe.name}" if recipe.name else "of the model"
 
 
 def _levels(levels: Tensor) -> tuple[float, ...]:

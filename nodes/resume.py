@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ..model_patches.state_file import about_of
 from .kept import KIND, VERSION
 from .start import StartType
 from .takes import changed, snapshots, there
+
+log = logging.getLogger(__name__)
 
 WHO = "Resume Stream"
 NONE_YET = "no snapshot in the output folder"
@@ -27,13 +30,25 @@ class Resume:
     given: int  # latent frames before the first block
     prompt: str | None  # what held when it ended; None: the graph's fixed one
     hidden: int = 0  # pixel frames of the given latents that are not in the video
+    followed: bool = False  # it followed a video, which its snapshot does not hold
 
-    def refuse_ended(self, pictures: int, fps: float) -> None:
-        """Raises ValueError where so many pictures of the whole video are there already."""
+    def check(self, pictures: int, fps: float) -> None:
+        """Raises ValueError where so many pictures of the whole video are there already.
+
+        Logs where the stream goes on otherwise than it was made.
+        """
         if pictures <= self.frames:
             raise ValueError(
                 f"Resume Stream: {self.path.name} already has {self.frames / fps:.1f} s of video and seconds "
                 f"is {pictures / fps:.1f}; seconds counts the whole video, so set it higher."
+            )
+        if self.followed:
+            log.warning(
+                "Resume Stream: the take in %s followed a video, which its snapshot does not hold: from here "
+                "on the prompt alone says what comes. To follow on, take Start From with mode follow "
+                "instead, and the video without its first %.1f s.",
+                self.path.name,
+                self.frames / fps,
             )
 
 
@@ -71,4 +86,5 @@ class RivuletResume(io.ComfyNode):
         path = there(WHO, snapshot)
         about = about_of(path, KIND, VERSION)
         counts: tuple[Any, ...] = tuple(about[name] for name in ("block", "frames", "given", "prompt"))
-        return io.NodeOutput(Resume(path, *counts, about.get("hidden", 0)))
+        later = about.get("hidden", 0), about.get("followed", False)
+        return io.NodeOutput(Resume(path, *counts, *later))

@@ -8,7 +8,8 @@ from fractions import Fraction
 from typing import Any
 
 from ..model_patches.state import StreamConfig
-from ..model_patches.timeline import Prompt, at_borders
+from ..model_patches.timeline import DEFAULT_MODE, Prompt, at_borders
+from .prompts import FROM_RECIPE
 
 log = logging.getLogger(__name__)
 
@@ -16,13 +17,17 @@ log = logging.getLogger(__name__)
 class Script:
     """The prompts of one stream, read before its first block."""
 
-    def __init__(self, first: Any, changes: Mapping[int, Prompt], prompts: Any = None) -> None:
+    def __init__(
+        self, first: Any, changes: Mapping[int, Prompt], prompts: Any = None, switch: str = ""
+    ) -> None:
         """first: CONDITIONING of the beginning. changes: by the block they begin with.
 
         prompts: encodes more of them; None: the prompt is fixed.
+        switch: how to go over to one that names none; "": not said.
         """
         self.first = first
         self.prompt = changes[0].text if 0 in changes else None  # the text of `first`, where it is known
+        self.switch = switch
         self._changes, self._prompts = changes, prompts
 
     @property
@@ -44,7 +49,8 @@ class Script:
             return self
         past = [change for begins, change in sorted(self._changes.items()) if begins < block]
         text = past[-1].text if prompt is None and past else prompt
-        script = Script(self.first if text is None else self.encode(text), self._changes, self._prompts)
+        first = self.first if text is None else self.encode(text)
+        script = Script(first, self._changes, self._prompts, self.switch)
         script.prompt = text
         return script
 
@@ -61,11 +67,13 @@ def read_script(
     blocks: int,
     given: int = 0,
     hidden: int = 0,
+    recipe_switch: tuple[str, str] = (DEFAULT_MODE, ""),
 ) -> Script:
     """The script of a stream of so many blocks at `fps` pictures a second.
 
     positive: CONDITIONING, prompts: what RivuletPrompts gives; one of the two, the other None. given: latent
-    frames before the first block. hidden: pictures of those that the video does not show.
+    frames before the first block. hidden: pictures of those that the video does not show. recipe_switch: how
+    the model's recipe goes over to a prompt, and a sentence about it, which is logged where it is followed.
     """
     if (positive is None) == (prompts is None):
         both = "are both connected" if prompts is not None else "are both empty"
@@ -77,9 +85,13 @@ def read_script(
         return Script(positive, {})
     rate = Fraction(fps).limit_denominator(1001)
     sizes = config.geometry, rate, config.block_frames
-    changes, notes = at_borders(prompts.timeline, *sizes, blocks, given, hidden)
+    switch = prompts.mode
+    if switch == FROM_RECIPE:
+        switch, said = recipe_switch
+        log.info("Stream Video: %s", said)
+    changes, notes = at_borders(prompts.timeline(switch), *sizes, blocks, given, hidden)
     for note in notes:
         log.warning("Stream Video: %s", note)
     # all at once, so that a prompt that cannot be read is told before anything is made
     texts = [prompts.conditioning(change.prompt.text) for change in changes]
-    return Script(texts[0], {change.block: change.prompt for change in changes}, prompts)
+    return Script(texts[0], {change.block: change.prompt for change in changes}, prompts, switch)

@@ -24,7 +24,7 @@ from .host_decoder import decoder_for
 from .kept import taken_up
 from .memory import of as memory_of
 from .prompts import PromptsType
-from .recipe import block_input, cfg_input, configured, preset_input
+from .recipe import block_input, cfg_input, configured, preset_input, switch_of
 from .resume import Resume
 from .script import Script, read_script
 from .session import Session
@@ -162,10 +162,10 @@ class RivuletStream(io.ComfyNode):
         read = start.read(config, fps) if isinstance(start, GoOnFromVideo | GoOnFromTake) else start
         given, hidden = (0, 0) if read is None else (read.given, read.hidden)
         blocks = _blocks(config, pictures + hidden, negative, given)
-        script = read_script(positive, prompts, config, fps, blocks, given, hidden)
+        script = read_script(positive, prompts, config, fps, blocks, given, hidden, switch_of(model))
         begin: dict[str, Any] = {}
         if isinstance(start, Resume):
-            start.refuse_ended(pictures, fps)
+            start.check(pictures, fps)
             script, blocks = script.taken_up(start.block, start.prompt), blocks - start.block
         elif read is not None and not isinstance(read, Resume):
             begin = read.begun(vae, config)
@@ -220,6 +220,7 @@ def _live(writer: Mp4Writer, script: Script, blocks: int, node: str | None) -> L
         prompt_id=context.prompt_id if context else "",
         blocks=blocks,
         modes=SWITCHES if script.steerable else (),
+        switch=script.switch,
     )
 
 

@@ -61,6 +61,7 @@ class Take:
         self._given = self._hidden = 0  # latents before the first block, and pictures of them not shown
         self._ending_HWC: Tensor | None = None  # the last picture of a video that is gone on from
         self._lost_HWC: Tensor | None = None  # what the VAE lost of it
+        self._follows = False  # blocks begin with an incoming video
         self._most: int | None = None  # pictures of the whole video, where an incoming one has ended
 
     def run(
@@ -80,6 +81,7 @@ class Take:
         step, and where it is the video's first it is shown as it is. kept: an earlier take to go on with.
         follow: an incoming video that blocks begin with; where it ends the take ends.
         """
+        self._follows = follow is not None
         if kept is None:
             self._given = 0 if given_BCTHW is None else given_BCTHW.shape[2]
             self._hidden = self._skipped = hidden
@@ -159,7 +161,7 @@ class Take:
     def _keep(self, state: HostState, *, recaches: bool = False) -> None:
         made = self._scene, self._written(), self._prompt, self._given, recaches
         lost_HWC = self._lost_HWC if self._written() < FADE_FRAMES else None
-        self.kept = Kept(state, self._past, *made, self._hidden, lost_HWC)
+        self.kept = Kept(state, self._past, *made, self._hidden, lost_HWC, self._follows)
 
     def _written(self) -> int:
         """Pixel frames of the whole video that are written."""

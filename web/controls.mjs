@@ -2,7 +2,7 @@
 
 import { hasEnded } from "./session.mjs";
 
-export const MODES = ["recache", "smooth", "blend", "cut"]; // the first that a run can do is offered first
+export const MODES = ["recache", "smooth", "blend", "cut"]; // in the order they are offered in
 export const LONGEST_PROMPT = 500; // letters
 const RESEND_SECONDS = [1, 2, 4, 8];
 const REMEMBERED = 20;
@@ -23,9 +23,10 @@ export function promptProblem(text) {
   return text.length > LONGEST_PROMPT ? "promptLong" : "";
 }
 
-/** The modes that this run can do, best first. */
+/** The modes that this run can do, its usual one first, then best first. */
 export function modesOf(state) {
-  return MODES.filter((mode) => state.modes.includes(mode));
+  const others = MODES.filter((mode) => state.modes.includes(mode) && mode !== state.switch);
+  return state.modes.includes(state.switch) ? [state.switch, ...others] : others;
 }
 
 /** The book with one more wish: {do}, for a prompt with {prompt, mode}. */

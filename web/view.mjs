@@ -1,6 +1,5 @@
 // The widget's elements, and how they show what they are given. Nothing is decided here.
 
-import { MODES } from "./controls.mjs";
 
 const NARROW_PROMPT = 500;
 let made = 0; // labels need ids, and a page can have many widgets
@@ -87,13 +86,13 @@ function form(say) {
   return { prompt, mode, change, told, form: make("form", { noValidate: true }, label, row, told) };
 }
 
-/** Offers the switch modes that a run can do, and keeps the one that was chosen. */
+/** Offers the switch modes that a run can do, the first as the usual one, and keeps another that was chosen. */
 export function offerModes(select, modes, say) {
   if (select.dataset.modes === modes.join()) return;
-  const chosen = select.value;
+  const chosen = select.selectedIndex > 0 ? select.value : "";
   select.dataset.modes = modes.join();
   const name = (mode) => say(`mode${mode[0].toUpperCase()}${mode.slice(1)}`);
-  select.replaceChildren(...MODES.filter((m) => modes.includes(m)).map((m) => make("option", { value: m, textContent: name(m) })));
+  select.replaceChildren(...modes.map((m) => make("option", { value: m, textContent: name(m) })));
   if (modes.includes(chosen)) select.value = chosen;
 }
 

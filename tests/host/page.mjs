@@ -116,6 +116,7 @@ try {
   await shot("paused");
 
   await page.fill(".rivulet input[type=text]", prompt);
+  seen.offeredFirst = await page.locator(".rivulet select").first().inputValue();
   await page.selectOption(".rivulet select", "smooth");
   await press("Change");
   await until((now) => now.pending.some((each) => each.prompt === prompt));

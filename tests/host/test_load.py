@@ -20,7 +20,7 @@ def text():
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.recipe)
 def test_every_family_streams_as_the_weights_it_was_written_from(family, load_file, written, text, caplog):
-    from rivulet.nodes.recipe import FROM_MODEL, configured
+    from rivulet.nodes.recipe import FROM_MODEL, configured, switch_of
 
     model = written(family.recipe)
     loaded, report = load_file(family.file)
@@ -29,6 +29,8 @@ def test_every_family_streams_as_the_weights_it_was_written_from(family, load_fi
     config = configured(loaded, 32, 48, FROM_MODEL, 0, 0.0)
     assert (config.preset.name, config.block_frames, config.cfg) == (record.preset, record.block_frames, 1.0)
     assert config.sigmas == record.sigmas
+    said = f"New prompts: {record.switch}, as the recipe of {record.name} says."
+    assert switch_of(loaded) == (record.switch, said)
     assert record.title in report and "every one in its place" in report
     assert ("connect Evolving Memory" in report) is (record.memory != "off")
     config = replace(config, sigmas=config.sigmas[:2])
@@ -221,6 +223,7 @@ def test_the_plan_tells_what_the_widgets_change_of_a_recipe(load_file, written, 
     for preset, said in (("as the model was trained", False), ("echo", True)):
         text = plan.RivuletPlan.execute(model, 48, 48, 2.0, 16.0, preset, 0, 0.0, True).args[1]
         assert ("preset is echo, not the longlive_infinity of the recipe of longlive." in text) is said
+        assert "New prompts: recache, as the recipe of longlive says." in text
 
 
 REFUSED = [
@@ -246,6 +249,7 @@ REFUSED = [
         {},
         r"the metadata entry `recipe` of said.safetensors cannot be read.*choose a recipe",
     ),
+    ("fades.safetensors", {}, r"of fades.safetensors cannot be read .*no switch 'fade'"),
 ]
 
 
@@ -256,6 +260,15 @@ def test_what_cannot_be_is_refused_in_a_sentence(load_file, written, folders, na
     (place / "page.safetensors").write_text("<!doctype html><html>")
     save_file(lora_of(model, 2), place / "lora.safetensors")
     save_file(model.state_dict(), place / "said.safetensors", {"recipe": '{"preset": "none"}'})
+    fades = {
+        "preset": "pocket",
+        "block_frames": 3,
+        "cfg": 1,
+        "timesteps": [1000],
+        "shift": 5,
+        "switch": "fade",
+    }
+    save_file(model.state_dict(), place / "fades.safetensors", {"recipe": json.dumps(fades)})
     with pytest.raises(ValueError, match=words):
         load_file(name, **inputs)
 

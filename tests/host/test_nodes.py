@@ -4,8 +4,10 @@ import json
 import shutil
 
 import pytest
-from rivulet.pocket.models import MLA_FILE, WEIGHTS
-from rivulet.tests.host.graphs import stream_graph
+from rivulet.pocket.models import DIT_FILE, MLA_FILE, WEIGHTS
+from rivulet.tests.host.graphs import BLUE, GREEN, stream_graph
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 AS_IT_COMES = {
     **{"lora_file": "none", "lora_strength": 1.0, "weight_dtype": "default", "weights": "as released"},
@@ -93,3 +95,26 @@ def test_a_graph_loads_a_file_and_streams_from_its_latents(server):
     assert "VideoMLA's attention" in str(done["outputs"]["6"]["text"])
     graph["6"]["inputs"]["model_file"] = "../secret.safetensors"
     assert server.post("/prompt", {"prompt": graph})[0] == 400
+
+
+def test_prompts_change_as_the_recipe_of_the_loaded_file_says(server):
+    folder = server.base / "models" / "diffusion_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    with safe_open(WEIGHTS / DIT_FILE, "pt") as file:
+        about = file.metadata()
+    recipe = json.loads(about["recipe"]) | {"switch": "smooth"}
+    save_file(
+        load_file(WEIGHTS / DIT_FILE), folder / "smooth.safetensors", about | {"recipe": json.dumps(recipe)}
+    )
+    graph = stream_graph("as_smooth", text=f"[0s] {GREEN}\n[0.5s] {BLUE}", model=["6", 0], seconds=1.0)
+    graph["2"]["inputs"]["mode"] = "recipe"
+    graph["6"] = {
+        "class_type": "RivuletLoadModel",
+        "inputs": {"model_file": "smooth.safetensors", **AS_IT_COMES},
+    }
+    run = server.queue(graph)
+    assert server.done(run)["status"]["status_str"] == "success"
+    state = server.stream(run).state()
+    assert [(each["prompt"], each["mode"]) for each in state["prompts"]][1:] == [(BLUE, "smooth")]
+    assert state["switch"] == "smooth"
+    assert "New prompts: smooth, as the recipe of the model says." in server.log

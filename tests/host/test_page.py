@@ -46,6 +46,8 @@ def test_the_widget_lives_in_the_page(server, browser, tmp_path, vue):
     # ComfyUI's page is dark unless a user chose otherwise
     assert seen["theme"] == "dark"
     assert seen["moves"] and seen["madeWhilePaused"] == 0
+    # the mode of the graph's prompts, where a run that says none offers recache
+    assert seen["offeredFirst"] == graph["2"]["inputs"]["mode"] == "smooth"
     assert seen["movesAfterReload"] and seen["phaseAfterReload"] == "Running"
     assert {"RivuletStream", "RivuletPrompts", "SaveVideo"} <= set(seen["restored"])
     state = server.get(f"/rivulet/stream/{seen['session']}")[1]

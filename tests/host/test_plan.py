@@ -50,6 +50,7 @@ def test_what_fits_passes_the_model_on_and_says_so(planned, load):
     model, text = planned().args
     assert model is load("plain")
     assert text.startswith("It fits. 64x48 on a card") and "Not counted: the text encoder" in text
+    assert "New prompts" not in text
 
 
 def test_what_does_not_fit_stops_with_a_proposal(planned):

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.state import StreamConfig
 
 TEXT = "[0s] a red circle\n[2s cut] a blue square\n[4s] a red circle"
 
@@ -35,7 +37,7 @@ def test_each_prompt_is_encoded_once_and_before_the_stream(read):
     clip = Clip()
     prompts = read(clip)
     assert clip.asked == ["a red circle", "a blue square"] and prompts.mode == "recache"
-    assert [(p.start_ms, p.mode) for p in prompts.timeline.prompts] == [
+    assert [(p.start_ms, p.mode) for p in prompts.timeline().prompts] == [
         (0, "recache"),
         (2000, "cut"),
         (4000, "recache"),
@@ -60,7 +62,37 @@ def test_typed_prompts_are_forgotten_in_time_and_the_timelines_are_not(read):
 
 def test_a_list_gives_each_prompt_its_seconds(read):
     prompts = read(Clip(), "a red circle\n---\na blue square", "smooth", 2.5)
-    assert [(p.start_ms, p.mode) for p in prompts.timeline.prompts] == [(0, "smooth"), (2500, "smooth")]
+    assert [(p.start_ms, p.mode) for p in prompts.timeline().prompts] == [(0, "smooth"), (2500, "smooth")]
+
+
+@pytest.mark.parametrize("switch", ["smooth", "cut"])
+def test_what_is_left_to_the_recipe_is_known_when_the_stream_begins(read, caplog, switch):
+    from rivulet.nodes.script import read_script
+
+    config = StreamConfig(Geometry(32, 32))
+    for mode, wanted in (("recipe", switch), ("blend", "blend")):
+        prompts = read(Clip(), mode=mode)
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            script = read_script(None, prompts, config, 16.0, 9, recipe_switch=(switch, "As it says."))
+        changes = [change for block in range(9) if (change := script.due(block))]
+        # the second line names its switch itself
+        assert [(change.text, change.mode) for change in changes] == [
+            ("a red circle", wanted),
+            ("a blue square", "cut"),
+            ("a red circle", wanted),
+        ]
+        assert script.switch == wanted == script.taken_up(3, None).switch
+        assert ("As it says." in caplog.text) is (mode == "recipe")
+
+
+def test_a_saved_workflow_keeps_its_switch_and_a_new_node_asks_the_recipe(comfyui):
+    from rivulet.nodes.prompts import RivuletPrompts
+
+    (mode,) = (each for each in RivuletPrompts.define_schema().inputs if each.id == "mode")
+    assert mode.default == "recipe" and set(mode.options) == {"recipe", "cut", "recache", "smooth", "blend"}
+    assert RivuletPrompts.validate_inputs(TEXT, "recipe", 5.0) is True
+    assert "there is no switch 'fade'" in RivuletPrompts.validate_inputs(TEXT, "fade", 5.0)
 
 
 @pytest.mark.parametrize(

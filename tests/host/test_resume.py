@@ -260,4 +260,4 @@ def test_a_video_that_is_there_already_is_refused(comfyui, tmp_path):
     from rivulet.nodes.resume import Resume
 
     with pytest.raises(ValueError, match=r"already has 10.0 s of video and seconds is 5.0"):
-        Resume(tmp_path / "take", 5, 160, 0, None).refuse_ended(80, 16.0)
+        Resume(tmp_path / "take", 5, 160, 0, None).check(80, 16.0)

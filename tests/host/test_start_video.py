@@ -1,5 +1,6 @@
 """Streams that begin where a video or a take ends, or follow a video: what they remember, show and refuse."""
 
+import re
 from contextlib import suppress
 from dataclasses import replace
 
@@ -221,6 +222,23 @@ def test_a_followed_take_can_be_gone_on_with_freely(taking, vae):
     _, before, path = taking("first", 99, follow=follow_of(vae, 14))
     second, after, _ = taking("second", 30, kept=path)
     assert len(before) == 14 and second.kept.frames == 14 + len(after) >= 30
+
+
+def test_whoever_goes_on_with_a_followed_take_is_told_that_the_video_is_not_followed(
+    taking, vae, monkeypatch, caplog
+):
+    import folder_paths
+    from rivulet.nodes.resume import RivuletResume
+
+    _, _, path = taking("first", 99, follow=follow_of(vae, 24))
+    _, _, freely = taking("second", 30, kept=path)
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(path.parent))
+    (followed,), (free,) = (RivuletResume.execute(each.name).args for each in (path, freely))
+    free.check(99, 16.0)
+    assert caplog.text == ""
+    followed.check(99, 16.0)
+    words = "in first.snapshot.safetensors followed a video, .*mode follow .*without its first 1.5 s"
+    assert re.search(words, caplog.text)
 
 
 def test_the_end_of_a_video_is_read_at_the_streams_size_and_rate(comfyui, tmp_path):

@@ -94,6 +94,11 @@ test("only modes that the run can do are offered, the gentle one first", () => {
   assert.deepEqual(modesOf(state({ modes: [] })), []);
 });
 
+test("the mode that the run's own prompts change by is offered before the others", () => {
+  assert.deepEqual(modesOf(state({ modes: ["cut", "recache", "smooth"], switch: "smooth" })), ["smooth", "recache", "cut"]);
+  assert.deepEqual(modesOf(state({ modes: ["cut"], switch: "smooth" })), ["cut"]);
+});
+
 test("every widget is a viewer of its own, also one of a duplicated tab", () => {
   assert.match(newViewer(), /^[0-9a-f]{8}$/);
   assert.notEqual(newViewer(), newViewer());

@@ -196,6 +196,7 @@ class Take:
                 "prompts": list(self.prompts),
                 "prompt_count": len(self.prompts),
                 "modes": self.modes,
+                "switch": "",
                 "pending": list(self.pending),
                 "acknowledged": self.acknowledged[-64:],
                 "video": self.writer.result is not None,
