@@ -16,6 +16,7 @@ from ..model_patches.arch.lora import Lora, read_lora
 from ..model_patches.arch.mla_keys import HEADS_MIXED
 from ..model_patches.arch.published import Published, read_published
 from ..model_patches.checkpoint import some
+from ..model_patches.recipes import recipe_named
 
 WHERE = "Load Streaming Model"
 DTYPES: dict[str, dict[str, Any]] = {  # as the host's own loader offers them
@@ -38,8 +39,16 @@ class Source:
     order: str = HEADS_MIXED[0]
 
     def read(self) -> Published:
-        """The file, checked; refused in a sentence where it cannot be streamed."""
-        return read_published(WHERE, self.path, self.copy, self.prefer, bands=self.bands, order=self.order)
+        """The file, checked; refused in a sentence where it cannot be streamed.
+
+        One that its memory encoder gives away gives the copy that its release runs, whatever it is called.
+        """
+        found = self._read(self.prefer)
+        known = self.copy is not None or bool(self.prefer) or not found.structure.memory
+        return found if known else self._read((recipe_named("echo_infinity").copy,))
+
+    def _read(self, prefer: tuple[str, ...]) -> Published:
+        return read_published(WHERE, self.path, self.copy, prefer, bands=self.bands, order=self.order)
 
 
 def load(source: Source, disable_dynamic: bool = False) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.recipes import recipe_named
-from rivulet.tests.engine.checkpoints import BY_NAME, FAMILIES, SMALL, lora_of
+from rivulet.tests.engine.checkpoints import BY_NAME, FAMILIES, SHARDED, SMALL, lora_of, nested
 from rivulet.tests.host.loading import close, own_stream, streamed
 from safetensors.torch import save_file
 
@@ -140,6 +140,18 @@ def test_a_base_and_its_memory_come_from_one_file(load_file, folders, text):
         made.append(torch.cat(parts, 2))
     # frames first leave a window of 9 beside a sink of 3 when the fifth block is made
     assert torch.equal(made[0][:, :, :12], made[1][:, :, :12]) and not torch.equal(*made)
+
+
+def test_a_base_gives_the_copy_that_its_release_runs_whatever_it_is_called(load_file, folders):
+    family = BY_NAME["echo_infinity"]
+    tensors = family.tensors(family.model(small=True), small=True)
+    stored = nested("generator", SHARDED, "generator_ema")(tensors)
+    torch.save(stored, folders / "diffusion_models" / "mine.pt")
+    for inputs, taken in (({}, "generator"), ({"weights": "generator_ema"}, "generator_ema")):
+        model, report = load_file("mine.pt", **inputs)
+        assert f"from {taken} (left: " in report and "Recipe Echo-Infinity" in report
+        own = model.model.diffusion_model.head.head.weight
+        assert bool(own.any()) == (taken == "generator"), "the other copy is zero"
 
 
 def test_a_lora_with_a_memory_is_left_to_the_node_of_the_memory(load_file, written, folders):
