@@ -15,12 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..peers.families import PEERS, compared
+from ..peers.families import DTYPES, PEERS, compared
 from ..peers.peer import Peer
 from .records import Rows
 
 QUICK = ("self_forcing",)
-DTYPES = (torch.float64, torch.float32)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +42,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
         with tempfile.TemporaryDirectory() as folder:
             both = compared(peer, (chosen.peers / peer.name).resolve(), Path(folder))
         exact, calls = both.theirs[torch.float64].flow, len(both.theirs[torch.float64].flow)
-        ours64, ours32 = (apart(both.ours[dtype].flow, exact) for dtype in DTYPES)
+        ours, theirs = ([apart(side[t].flow, exact) for t in DTYPES] for side in (both.ours, both.theirs))
         rows(
             "family",
             model=peer.recipe_name,
@@ -51,9 +50,11 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
             prompt=" | ".join(peer.words),
             compared_blocks=peer.blocks,
             compared_steps=calls,
-            float64_error=ours64,
-            float32_error=ours32,
-            their_float32_error=apart(both.theirs[torch.float32].flow, exact),
+            float64_error=ours[0],
+            float32_error=ours[1],
+            their_float32_error=theirs[1],
+            bfloat16_error=ours[2],
+            their_bfloat16_error=theirs[2],
         )
     return 0
 

@@ -71,6 +71,7 @@ PEERS = (
         calls=5,
     ),
 )
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)  # exact, plain, as released
 ROUNDING = torch.finfo(torch.float64).eps
 SHRINK = ROUNDING / torch.finfo(torch.float32).eps  # of what rounding leaves, from float32 to float64
 
@@ -95,18 +96,17 @@ class Compared:
     ours: dict[torch.dtype, Side]
     runs: dict[torch.dtype, Run]
 
-    def errors(self, what: Literal["latents", "flow", "block"]) -> tuple[float, float, float]:
-        """(ours in float64, ours in float32, theirs in float32) against theirs in float64, largest."""
+    def errors(self, what: Literal["latents", "flow", "block"], dtype: torch.dtype) -> tuple[float, float]:
+        """(ours, theirs) in that dtype against theirs in float64, the largest differences."""
         exact = getattr(self.theirs[torch.float64], what)
-        sides = (self.ours[torch.float64], self.ours[torch.float32], self.theirs[torch.float32])
-        first, second, third = (apart(getattr(side, what), exact) for side in sides)
-        return first, second, third
+        mine, other = (apart(getattr(side[dtype], what), exact) for side in (self.ours, self.theirs))
+        return mine, other
 
 
 def compared(peer_: Peer, checkout: Path, folder: Path) -> Compared:
-    """Both sides in float64 and in float32. folder: an empty one, for what they are given and make."""
+    """Both sides in each of `DTYPES`. folder: an empty one, for what they are given and make."""
     made, runs = {}, {}
-    for dtype in (torch.float64, torch.float32):
+    for dtype in DTYPES:
         made[dtype] = peer.run(peer_, checkout, folder / str(dtype), dtype)
     released = ours.released_levels(made[torch.float64], peer_.denoising_calls)
     levels = released if peer_.own_levels else ours.recipes_levels(peer_.recipe)

@@ -79,8 +79,9 @@ def pipeline_of(job: Job, weights: Tensors) -> nn.Module:
 
 
 def put(generator: nn.Module, weights: Tensors) -> None:
-    """The weights in their wrapper, under their names; none missing, none left over."""
+    """The weights in their wrapper, under their names, in their dtype; none missing, none left over."""
     generator.load_state_dict({f"model.{key}": value for key, value in weights.items()}, strict=True)
+    generator.to(next(iter(weights.values())).dtype)
 
 
 def narrow(pipeline: nn.Module, method: str, attribute: str, heads: int) -> None:
@@ -152,7 +153,7 @@ def main(folder: Path, run: Callable[[Job, Tensors, Tensor], Tensors]) -> None:
     without_a_gpu()
     if job.dtype == "float64":
         in_float64()
-    dtype = torch.get_default_dtype()
+    dtype = getattr(torch, job.dtype)
     see_checkout(Path(job.checkout), job.frame_tokens, job.bare, job.absent)
     weights = {key[8:]: value.to(dtype) for key, value in given.items() if key.startswith("weights.")}
     Text.known = {key[5:]: value.to(dtype) for key, value in given.items() if key.startswith("text.")}

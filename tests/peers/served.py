@@ -43,7 +43,7 @@ def serve(job: Job, weights: Tensors, noise: Tensor) -> Tensors:
     """Every call of a session that keeps its first frame. noise: [blocks, calls, T, C, H, W]."""
     allow("fastapi", "fastapi.middleware.cors", "fastapi.responses", "pydantic", "dotenv")
     torch.cuda.Stream = torch.cuda.Event = Declared
-    torch.bfloat16 = torch.get_default_dtype()
+    torch.bfloat16 = noise.dtype
     server = importlib.import_module("release_server")
     models = models_of(job, server, weights)
     params = server.GenerateParams()
