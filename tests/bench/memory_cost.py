@@ -26,6 +26,7 @@ from ...pocket.ram import resident_bytes
 from .memory import settled, slope
 from .memory_bytes import state_bytes, whole_size
 from .memory_subjects import SUBJECTS, Remembered, pocket
+from .memory_work import SIZES, added_shares
 from .records import Rows
 from .remembering import MEMORIES, add_memory_file
 from .soak import NOISE_BYTES
@@ -245,4 +246,16 @@ def _subject(chosen: argparse.Namespace, usual: str) -> Remembered:
     return pocket(chosen.memory_file) if size == "pocket" else SUBJECTS[size]()
 
 
-CASES: dict[str, Callable[[argparse.Namespace, Rows], bool]] = {"time": timed, "flat": flat, "bytes": sizes}
+def work(chosen: argparse.Namespace, rows: Rows) -> bool:
+    """Products that a learned memory adds to a block, computed."""
+    for each in SIZES:
+        rows("work", is_computed=True, model=each.name, **added_shares(each))
+    return True
+
+
+CASES: dict[str, Callable[[argparse.Namespace, Rows], bool]] = {
+    "time": timed,
+    "flat": flat,
+    "bytes": sizes,
+    "work": work,
+}

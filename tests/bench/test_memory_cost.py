@@ -14,6 +14,7 @@ from rivulet.tests.bench import memory_cost
 from rivulet.tests.bench.memory_bytes import state_bytes
 from rivulet.tests.bench.memory_cost import Making, Sample, figures, in_turns, verdict
 from rivulet.tests.bench.memory_subjects import TINY, random_subject, tiny
+from rivulet.tests.bench.memory_work import SIZES, added_shares, encoder_flops
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.remembering import MEMORIES
 
@@ -132,6 +133,15 @@ def test_bytes_at_true_sizes_are_the_published_ones():
     assert round(found["window_dense"] / 1e9, 2) == 3.45
 
 
+def test_products_that_a_memory_adds_are_those_of_its_layers():
+    """By hand: 26 square matrices of the model's width and two attentions, over the memory's tokens."""
+    for sizes, tokens in zip(SIZES, (3 * 4 * 4, 3 * 30 * 52), strict=True):
+        dim = sizes.model.dim
+        assert encoder_flops(sizes) == 2 * tokens * 26 * dim**2 + 2 * 4 * tokens**2 * dim
+        shares = added_shares(sizes)
+        assert shares["added_share"] == shares["encoder_share"] + shares["attention_share"] > 0
+
+
 def test_the_large_model_runs_as_the_tiny_one_in_bfloat16():
     """Its code at another width; its own sizes need a GPU."""
     config = StreamConfig(
@@ -167,5 +177,5 @@ def test_each_case_has_a_process_of_its_own_and_all_options(monkeypatch):
     asked = ["bench", "memory", "--quick", "--size=tiny", "--rounds=5", "--blocks=60"]
     asked += ["--memory=learned", "--memory-file=x.pt"]
     assert [command[2:] for command in commands] == [
-        [*asked, f"--case={case}"] for case in ("time", "flat", "bytes")
+        [*asked, f"--case={case}"] for case in ("time", "flat", "bytes", "work")
     ]
