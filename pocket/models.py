@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..model_patches.arch.detect import load_wan
 from ..model_patches.arch.mla_load import load_mla
@@ -105,18 +105,7 @@ def load_pocket(
         )
     fields = json.loads(stored)
     recipe = Recipe(**(fields | {"timesteps": tuple(fields["timesteps"])}))
-    vae = channels_last(load_vae(folder / VAE_FILE, dtype))
-    return Pocket(dit, vae, recipe, text.encode, text.no_text)
-
-
-def channels_last(module: WanVAE) -> WanVAE:
-    """The same module with convolution weights laid out for a CPU: two threads decode in 0.6 of the time."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv3d):
-            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last_3d)
-        elif isinstance(part, nn.Conv2d):
-            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
-    return module
+    return Pocket(dit, load_vae(folder / VAE_FILE, dtype), recipe, text.encode, text.no_text)
 
 
 def save_dit(dit: WanModel, recipe: Recipe, folder: Path) -> Path:

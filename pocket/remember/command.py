@@ -30,6 +30,7 @@ from ..train import processes
 from ..train.clips import Clips as Dressed
 from ..train.clips import draw_clips
 from ..train.dit import Recipe as Training
+from ..train.vae import channels_last
 from . import ROOT, checkpoint
 from .files import export
 from .lessons import CONVERTED, MEMORY, Lessons, Shares
@@ -189,4 +190,6 @@ def _stories(count: int) -> Hidings:
 
 
 def _vae() -> WanVAE:
-    return models.channels_last(load_vae(models.WEIGHTS / models.VAE_FILE).requires_grad_(False).eval())
+    vae = load_vae(models.WEIGHTS / models.VAE_FILE).requires_grad_(False).eval()
+    channels_last(vae)
+    return vae

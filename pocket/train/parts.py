@@ -15,7 +15,7 @@ from .along import polish_decoder
 from .dit import Trainer, enlarge_text
 from .presets import Preset
 from .progress import Average
-from .vae import restart_decoder, train_vae
+from .vae import channels_last, restart_decoder, train_vae
 
 
 def settled_vae(
@@ -31,7 +31,7 @@ def settled_vae(
         vae = train_vae(folder, preset.size, preset.vae_dim, *phases, device, file)
     else:
         vae = load_vae(start / models.VAE_FILE, device=device)
-    return models.channels_last(vae.requires_grad_(False).eval())
+    return channels_last(vae.requires_grad_(False).eval())
 
 
 def new_trainer(

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import CausalConv3d, Downsample, Upsample, WanVAE
-from ..models import channels_last
 from .along import train_along
 from .batches import Phase, clip_batch
 from .descent import descend, noisy, optimizer_of, set_rates
@@ -103,7 +103,7 @@ def restart_decoder(vae: WanVAE, folder: Path, phase: Phase, size: int, device: 
     fresh = WanVAE(vae.encoder.conv1.out_channels, vae.latent_channels)
     start_as_pictures(fresh)
     vae.requires_grad_(False)
-    vae.decoder = channels_last(fresh.to(device)).decoder
+    vae.decoder = channels_last(fresh.decoder.to(device))
     optimizer = optimizer_of({"peak": phase.peak_rate, "params": [*vae.decoder.parameters()]})
     average = Average(vae.decoder, 0.99)
     run = Run(folder, "vae_decoder", {"decoder": vae.decoder, "optimizer": optimizer, "average": average})
@@ -121,3 +121,13 @@ def restart_decoder(vae: WanVAE, folder: Path, phase: Phase, size: int, device: 
         run.tick(every=20, **figures)
     run.save()
     vae.decoder.load_state_dict(average.weights())
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """The same module with convolution weights laid out for CPU speed."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv3d):
+            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        elif isinstance(part, nn.Conv2d):
+            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+    return module

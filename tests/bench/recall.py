@@ -36,6 +36,7 @@ from ...pocket.hiding import ENCODED, HIDDEN, VISIBLE, Hidings, Story
 from ...pocket.models import Pocket, load_pocket
 from ...pocket.remember.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
 from ...pocket.remember.reorder import for_layout
+from ...pocket.train.vae import channels_last
 from .contenders import DENSE_TOKEN_BYTES, learned
 from .records import Rows
 from .replay import replay
@@ -95,6 +96,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     pocket = load_pocket(chosen.weights)
     lengths = tuple(chosen.lengths or (QUICK_LENGTHS if chosen.quick else LENGTHS))
     trials = chosen.trials or (8 if chosen.quick else 200)
+    channels_last(pocket.vae)
     told = stories(pocket, trials, chosen.stories)
     stage = Stage(pocket, told, lengths, chosen.batch, copy.deepcopy(pocket.vae).bfloat16())
     makers = contestants(pocket, chosen.weights or models.WEIGHTS, chosen.quick)
