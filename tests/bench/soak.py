@@ -1,7 +1,8 @@
 """`python run.py soak`: a long stream, decoded and written to a file; does anything grow or break?
 
 All of it is decoded, unless `--decode-every N` says that a day is wanted sooner: then every Nth block is,
-after the block before it, and the file shows those blocks alone.
+after the block before it, and the file shows those blocks alone. With `--keep FOLDER` such a run may end and
+be gone on with, each time with a file of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,12 +29,14 @@ from ...pocket.ram import peak_bytes, resident_bytes
 from .memory import settled, slope
 from .playback import frame_count, last_frame, psnr_db
 from .records import Rows, machine
+from .soak_kept import Kept, taken_up
 from .subject import Subject, subject
 
 LEAST_BLOCKS = 2  # growth needs two places
 SAMPLES = 400
 SHOWN = 20  # of the samples, as rows while it runs
 NOISE_BYTES = 16 << 20  # what an allocator may keep without a leak: 839 bytes a block over 20,000 blocks
+KEEP_BLOCKS = 1000  # about so often a kept soak writes where it stands
 LEAST_DB = 20.0  # of the file's last frame against the streamed one
 LEAST_SEEN_SHARE = 0.5  # of the frames in the last tenth of the samples that show the prompt
 OUT = Path(__file__).resolve().parents[2] / "out"
@@ -99,6 +103,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--decode-every", type=int, default=1, help="decode every Nth block alone; default all"
     )
+    parser.add_argument("--keep", type=Path, help="folder to go on from and to keep the stream in")
     parser.add_argument("--seconds", type=float, help="stop after so long; default never, quick 30")
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the video")
@@ -110,89 +115,124 @@ def main(arguments: list[str]) -> int:
         parser.error(
             f"--decode-every must be 1 to {blocks // LEAST_BLOCKS} (two looks), got {chosen.decode_every}"
         )
+    if chosen.keep and chosen.decode_every == 1:
+        parser.error("--keep is for --decode-every 2 and more; a stream that is decoded whole is one file")
     rows, given = Rows("soak", chosen.quick), subject(chosen.weights)
     rows("machine", **machine())
     path = chosen.out / f"soak-{datetime.now():%Y%m%d-%H%M%S}.mp4"
     watch, start = Watch(), time.perf_counter()
     end = start + (chosen.seconds or (30 if chosen.quick else math.inf))
-    soak(given, blocks, path, watch, rows, end, chosen.decode_every)
-    if not watch.blocks:
-        parser.exit(1, f"soak: no block was made; {watch.fault or 'it was interrupted'}\n")
-    return 0 if verdict(given, watch, path, time.perf_counter() - start, rows) else 1
+    if chosen.decode_every == 1:
+        soak(given, blocks, path, watch, rows, end)
+        kept = None
+    else:
+        kept = sparse_soak(given, blocks, path, watch, rows, end, chosen.decode_every, chosen.keep)
+    if watch.last_HWC is None:
+        parser.exit(1, f"soak: no picture was made; {watch.fault or 'it was interrupted'}\n")
+    return 0 if verdict(given, watch, path, time.perf_counter() - start, rows, kept) else 1
 
 
-def soak(
+def soak(given: Subject, blocks: int, path: Path, watch: Watch, rows: Rows, end: float = math.inf) -> None:
+    """Makes the video; its length, the clock (`end`), Ctrl-C or a fault end it, and the file is whole."""
+
+    def on_chunk(chunk: Chunk) -> None:
+        watch.show(chunk.pixels_FHWC)
+        watch.take(given, chunk.state)
+        look(given, blocks, chunk.pixels_FHWC, watch, rows)
+
+    def stop() -> bool:
+        return watch.blocks >= LEAST_BLOCKS and time.perf_counter() >= end
+
+    writer = writer_of(given, path)
+    with ended(watch, rows):
+        run(given.dit, given.vae, given.start(), [writer], blocks=blocks, on_chunk=on_chunk, stop=stop)
+
+
+def sparse_soak(
     given: Subject,
     blocks: int,
     path: Path,
     watch: Watch,
     rows: Rows,
-    end: float = math.inf,
-    decode_every: int = 1,
-) -> None:
-    """Makes the video; its length, the clock (`end`), Ctrl-C or a fault end it, and the file is whole."""
+    end: float,
+    decode_every: int,
+    folder: Path | None = None,
+) -> Kept:
+    """Makes every block, and decodes, writes and looks at every Nth, after the one before it as its past.
 
-    def on_pictures(state: StreamState, pixels_FHWC: Tensor) -> None:
-        watch.show(pixels_FHWC)
-        watch.take(given, state)
-        if due(watch.blocks, blocks // SAMPLES, decode_every):
-            watch.sample(given, pixels_FHWC)
-        if due(watch.blocks, blocks // SHOWN, decode_every):
-            rows("sample", **watch.newest())
+    folder: to go on from, and to write to on the way.
+    """
+    begun = time.perf_counter()
+    kept, state = taken_up(folder, given, path.name)
+    watch.seen, watch.blocks = kept.seen, state.block
+    watch.highest_id, watch.most_latents = kept.highest_id, kept.most_latents
+    before_BCTHW = torch.empty(given.config.geometry.latent_shape(0, 1))
+    keep_every = max(1, KEEP_BLOCKS // decode_every) * decode_every
+    with ended(watch, rows), writer_of(given, path) as writer:
+        while state.block < blocks and (watch.last_HWC is None or time.perf_counter() < end):
+            latents_BCTHW, state = step(given.dit, state)
+            watch.take(given, state)
+            if state.block % decode_every == 0:
+                _, past = decode_stream(given.vae, before_BCTHW)
+                pixels_FHWC, _ = decode_stream(given.vae, latents_BCTHW, past)
+                writer.write(pixels_FHWC)
+                watch.show(pixels_FHWC)
+                look(given, blocks, pixels_FHWC, watch, rows, decode_every)
+            if folder and (state.block % keep_every == 0 or state.block == blocks):
+                note(kept, watch, time.perf_counter() - begun)
+                kept.write(folder, state)
+            before_BCTHW = latents_BCTHW
+    note(kept, watch, time.perf_counter() - begun)
+    return kept
 
-    def on_chunk(chunk: Chunk) -> None:
-        on_pictures(chunk.state, chunk.pixels_FHWC)
 
-    def stop() -> bool:
-        return watch.blocks >= max(LEAST_BLOCKS, decode_every) and time.perf_counter() >= end
+def note(kept: Kept, watch: Watch, seconds: float) -> None:
+    """Takes over what was seen so far."""
+    kept.highest_id, kept.most_latents = watch.highest_id, watch.most_latents
+    go = kept.go
+    go.blocks, go.frames, go.seconds = watch.blocks, watch.frames, seconds
+    go.growth_bytes = watch.growth()[1] if len(watch.resident) > 1 else 0.0
 
-    geometry = given.config.geometry
-    writer = Mp4Writer(path, width=geometry.width, height=geometry.height, fps=given.fps)
+
+@contextmanager
+def ended(watch: Watch, rows: Rows) -> Iterator[None]:
+    """Ctrl-C and a fault end a soak and are told; what was made counts."""
     try:
-        if decode_every > 1:
-            with writer:
-                sparsely(given, blocks, decode_every, writer, watch, on_pictures, stop)
-        else:
-            run(given.dit, given.vae, given.start(), [writer], blocks=blocks, on_chunk=on_chunk, stop=stop)
+        yield
     except KeyboardInterrupt:
         rows("interrupted", at_blocks=watch.blocks)
     except RuntimeError as why:
         watch.fault = str(why)
 
 
-def due(blocks: int, apart: int, decode_every: int) -> bool:
-    """Whether a sample is due where so many blocks are apart and only every Nth one has pictures."""
-    whole = max(1, apart // decode_every) * decode_every
-    return blocks % whole == 0
+def writer_of(given: Subject, path: Path) -> Mp4Writer:
+    """The video's file."""
+    geometry = given.config.geometry
+    return Mp4Writer(path, width=geometry.width, height=geometry.height, fps=given.fps)
 
 
-def sparsely(
-    given: Subject,
-    blocks: int,
-    decode_every: int,
-    writer: Mp4Writer,
-    watch: Watch,
-    on_pictures: Callable[[StreamState, Tensor], None],
-    stop: Callable[[], bool],
+def look(
+    given: Subject, blocks: int, pixels_FHWC: Tensor, watch: Watch, rows: Rows, decode_every: int = 1
 ) -> None:
-    """Makes every block, and decodes, writes and shows every Nth, after the one before it as its past."""
-    state = given.start()
-    before_BCTHW = torch.empty(given.config.geometry.latent_shape(0, 1))
-    while state.block < blocks and not stop():
-        latents_BCTHW, state = step(given.dit, state)
-        if state.block % decode_every:
-            watch.take(given, state)
-        else:
-            _, past = decode_stream(given.vae, before_BCTHW)
-            pixels_FHWC, _ = decode_stream(given.vae, latents_BCTHW, past)
-            writer.write(pixels_FHWC)
-            on_pictures(state, pixels_FHWC)
-        before_BCTHW = latents_BCTHW
+    """Takes a sample, and prints one, where they are due: only every Nth block has pictures."""
+    sampled, shown = (max(1, blocks // count // decode_every) * decode_every for count in (SAMPLES, SHOWN))
+    if watch.blocks % sampled == 0:
+        watch.sample(given, pixels_FHWC)
+    if watch.blocks % shown == 0 and watch.resident:
+        rows("sample", **watch.newest())
 
 
-def verdict(given: Subject, watch: Watch, path: Path, seconds: float, rows: Rows) -> bool:
-    """Prints the result; returns whether memory is flat, nothing broke, and file and prompt are there."""
+def verdict(
+    given: Subject, watch: Watch, path: Path, seconds: float, rows: Rows, kept: Kept | None = None
+) -> bool:
+    """Prints the result; returns whether memory is flat, nothing broke, and file and prompt are there.
+
+    kept: earlier goes of the same stream; growth is the most of any, seconds are all of theirs.
+    """
     per_block, growth = watch.growth()
+    earlier = kept.earlier if kept else []
+    growth = max([growth, *(go.growth_bytes for go in earlier)])
+    seconds += sum(go.seconds for go in earlier)
     file_frames, db = played(given, watch, path)
     made = given.config.geometry.pixel_frames(watch.blocks * given.config.block_frames)
     checks = {
@@ -200,7 +240,9 @@ def verdict(given: Subject, watch: Watch, path: Path, seconds: float, rows: Rows
         "is_bounded": watch.highest_id < given.preset.trained_frames
         and watch.most_latents <= (given.preset.capacity_frames or math.inf),
         "is_faultless": not watch.fault,
-        "is_playable": file_frames == watch.frames and db >= LEAST_DB,
+        "is_playable": file_frames == watch.frames
+        and db >= LEAST_DB
+        and all(go.is_playable(path.parent) for go in earlier),
     }
     figures: dict[str, float | str | bool] = {"why": watch.fault} if watch.fault else {}
     if watch.seen:
@@ -208,7 +250,8 @@ def verdict(given: Subject, watch: Watch, path: Path, seconds: float, rows: Rows
         checks["is_prompt_seen"] = watch.seen_shares()[1] >= LEAST_SEEN_SHARE
     rows(
         "result", weights=given.weights, preset=given.preset.name, prompt=given.prompt, file=path.name,
-        blocks=watch.blocks, frames=watch.frames, video_seconds=made / given.fps, seconds=seconds,
+        goes_samples=1 + len(earlier), blocks=watch.blocks, frames=watch.frames,
+        video_seconds=made / given.fps, seconds=seconds,
         made_fps=made / seconds, growth_bytes_per_1000_blocks=1000 * per_block, growth_bytes=growth,
         resident_bytes=resident_bytes(), peak_bytes=peak_bytes(),
         file_bytes=path.stat().st_size, file_frames=file_frames, last_frame_db=db,

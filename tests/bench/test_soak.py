@@ -28,6 +28,13 @@ def made(given, path, blocks=4, **options):
     return watch, rows
 
 
+def sparse(given, path, blocks, every, **options):
+    """Returns what a soak saw that looks at every Nth block, its rows, and what it kept."""
+    watch, rows = soak.Watch(), Rows("soak", True, io.StringIO())
+    end = options.pop("end", float("inf"))
+    return watch, rows, soak.sparse_soak(given, blocks, path, watch, rows, end, every, **options)
+
+
 def printed(rows):
     return [json.loads(line) for line in rows.out.getvalue().splitlines()]
 
@@ -128,9 +135,14 @@ def test_the_clock_stops_a_soak_with_a_whole_file(given, tmp_path):
 
 def test_every_nth_block_is_shown_after_the_one_before_it(given, tmp_path, monkeypatch):
     looked = []
-    monkeypatch.setattr(soak.Watch, "sample", lambda watch, given, pixels_FHWC: looked.append(pixels_FHWC))
-    monkeypatch.setattr(soak.Watch, "newest", lambda watch: {"at_blocks": watch.blocks})
-    watch, rows = made(given, tmp_path / "soak.mp4", blocks=7, decode_every=3)
+    sample = soak.Watch.sample
+
+    def looking(watch, given, pixels_FHWC):
+        sample(watch, given, pixels_FHWC)
+        looked.append(pixels_FHWC)
+
+    monkeypatch.setattr(soak.Watch, "sample", looking)
+    watch, rows = sparse(given, tmp_path / "soak.mp4", blocks=7, every=3)[:2]
     assert watch.blocks == 7 and [row["at_blocks"] for row in printed(rows)] == [3, 6]
     state, latents = given.start(), []
     for _ in range(6):
@@ -138,7 +150,6 @@ def test_every_nth_block_is_shown_after_the_one_before_it(given, tmp_path, monke
         latents.append(block_BCTHW)
     wanted, _ = soak.decode_stream(given.vae, torch.cat(latents[4:], 2))
     assert torch.equal(looked[1], wanted[-12:]) and watch.frames == 24
-    watch.at_blocks, watch.resident = [3, 6], [0, 0]
     failed, row = result_of(given, tmp_path / "soak.mp4", watch, rows)
     assert failed == set() and row["file_frames"] == 24 and row["video_seconds"] == (1 + 4 * 20) / given.fps
 
@@ -148,3 +159,41 @@ def test_a_spacing_that_leaves_less_than_two_looks_is_refused(every, capsys):
     with pytest.raises(SystemExit):
         soak.main(["--blocks", "20", "--decode-every", str(every)])
     assert "1 to 10" in capsys.readouterr().err
+
+
+def test_a_soak_in_goes_is_the_same_stream_and_counts_them_all(given, tmp_path, monkeypatch):
+    monkeypatch.setattr(soak, "KEEP_BLOCKS", 4)
+    whole, _, _ = sparse(given, tmp_path / "whole.mp4", 12, 2)
+    folder = tmp_path / "kept"
+    steps, step = [], soak.step
+
+    def killed(*arguments):
+        steps.append(1)
+        if len(steps) == 11:
+            raise SystemError("killed")
+        return step(*arguments)
+
+    monkeypatch.setattr(soak, "step", killed)
+    with pytest.raises(SystemError):
+        sparse(given, tmp_path / "first.mp4", 12, 2, folder=folder)
+    assert [path.name for path in folder.glob("*.safetensors")] == ["8-stream.safetensors"]
+    monkeypatch.setattr(soak, "step", step)
+    watch, rows, kept = sparse(given, tmp_path / "second.mp4", 12, 2, folder=folder)
+    assert torch.equal(watch.last_HWC, whole.last_HWC), "bit for bit as if it had never ended"
+    assert (watch.blocks, watch.frames) == (12, 24) and kept.earlier[0].frames == 48
+    failed = soak.verdict(given, watch, tmp_path / "second.mp4", 1.0, rows, kept)
+    row = printed(rows)[-1]
+    assert failed and row["goes_samples"] == 2 and row["video_seconds"] == (1 + 4 * 35) / given.fps
+    kept.earlier[0].growth_bytes = 2 * soak.NOISE_BYTES
+    (tmp_path / "first.mp4").unlink(missing_ok=True)
+    for part in tmp_path.glob("first*"):
+        part.unlink()
+    assert not soak.verdict(given, watch, tmp_path / "second.mp4", 1.0, rows, kept)
+    row = printed(rows)[-1]
+    assert row["is_flat"] is row["is_playable"] is False and row["growth_bytes"] == 2 * soak.NOISE_BYTES
+
+
+def test_a_soak_that_is_decoded_whole_cannot_be_kept(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        soak.main(["--quick", "--keep", str(tmp_path)])
+    assert "--decode-every 2 and more" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""A soak in several goes: the stream and what was seen of it lie in a folder; a kill costs minutes."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ...model_patches.snapshot import load, save
+from ...model_patches.state import StreamState
+from .playback import frame_count
+from .subject import Subject
+
+STREAM, SEEN = "stream.safetensors", "seen.json"
+
+
+@dataclass
+class Go:
+    """One process's share of a soak, up to where the folder was written last."""
+
+    file: str  # name of its video
+    first_block: int
+    blocks: int = 0  # of the whole stream by then
+    frames: int = 0  # in its video by then
+    growth_bytes: float = 0.0
+    seconds: float = 0.0
+
+    def is_playable(self, folder: Path) -> bool:
+        """Whether its video, finished or killed, shows all frames that it had by then."""
+        found = sorted(folder.glob(f"{Path(self.file).stem}*.mp4"))
+        return bool(found) and sum(frame_count(path) for path in found) >= self.frames
+
+
+@dataclass
+class Kept:
+    """What earlier goes left, and this one."""
+
+    go: Go
+    earlier: list[Go] = field(default_factory=list)
+    seen: list[float] = field(default_factory=list)
+    highest_id: int = 0
+    most_latents: int = 0
+
+    def write(self, folder: Path, state: StreamState) -> None:
+        """Writes where the stream stands; what is read later is one moment's, whole."""
+        about = {
+            "goes": [asdict(go) for go in (*self.earlier, self.go)],
+            "seen": self.seen,
+            "highest_id": self.highest_id,
+            "most_latents": self.most_latents,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{state.block}-{STREAM}"
+        save(state, folder / name)
+        partial = folder / f"{SEEN}.partial"
+        partial.write_text(json.dumps(about | {"stream": name}), encoding="utf-8")
+        os.replace(partial, folder / SEEN)
+        for old in folder.glob(f"*-{STREAM}"):
+            if old.name != name:
+                old.unlink()
+
+
+def taken_up(folder: Path | None, given: Subject, file: str) -> tuple[Kept, StreamState]:
+    """What the folder holds, to be gone on with; a new stream where it holds nothing, or there is none."""
+    if folder is None or not (folder / SEEN).exists():
+        return Kept(Go(file, 0)), given.start()
+    about = json.loads((folder / SEEN).read_text(encoding="utf-8"))
+    state = load(folder / about["stream"], given.dit, given.config)
+    goes = [Go(**go) for go in about["goes"]]
+    counts = about["highest_id"], about["most_latents"]
+    return Kept(Go(file, state.block), goes, about["seen"], *counts), state
