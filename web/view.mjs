@@ -1,6 +1,5 @@
 // The widget's elements, and how they show what they are given. Nothing is decided here.
 
-
 const NARROW_PROMPT = 500;
 let made = 0; // labels need ids, and a page can have many widgets
 
