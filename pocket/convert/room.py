@@ -5,7 +5,7 @@ R rows, L tokens, N heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,12 @@ class Room:
             (self.saved, "kept for gradients" + (", in RAM" if self.offloaded else "")),
             (self.device_bytes, "in all on the device"),
         ]
-        return "\n".join(f"{size / 1e9:9.3f} GB  {what}" for size, what in rows)
+        return table(rows)
+
+
+def table(rows: Sequence[tuple[int, str]]) -> str:
+    """A line for each number of bytes and what they are for."""
+    return "\n".join(f"{size / 1e9:9.3f} GB  {what}" for size, what in rows)
 
 
 def room_of(job: Job) -> Room:

@@ -57,9 +57,8 @@ class Task:
     clips: Clips | None  # None: to be streamed
     texts_PLE: Tensor | None
 
-    @property
     def room(self) -> Room:
-        """What it needs in memory."""
+        """What it needs in memory, counted by running it on shapes."""
         texts = self.texts_PLE if self.clips is None else self.clips.texts_RLE
         return room_of(
             Job(
@@ -81,8 +80,9 @@ class Task:
 def remember(chosen: argparse.Namespace, folder: Path) -> int:
     """Plan, draw clips where none are given, train, export; the exit status. Raises ValueError, OSError."""
     task = _task(chosen)
-    print(task.room, file=sys.stderr)
-    refusal = why_not(task.room, task.device)
+    room = task.room()
+    print(room, file=sys.stderr)
+    refusal = why_not(room, task.device)
     if chosen.plan or refusal:
         print(refusal or "train-memory: it fits", file=sys.stderr)
         return 1 if refusal else 0

@@ -13,7 +13,7 @@ from ...model_patches.cost import parameters
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.probe import free_ram_bytes
-from ..convert.room import FLOAT, PER_TRAINED, Fused, kept_bytes
+from ..convert.room import FLOAT, PER_TRAINED, Fused, kept_bytes, table
 from .lora import Adapted, Adapters
 from .past import Kept, Tokens
 from .walk import Found, Lesson, MemoryWalker, States
@@ -34,6 +34,11 @@ class Job:
     dtype: torch.dtype  # of the model, and of products
     blocks: int  # of the longest lesson
     graded: int  # calls of a lesson
+
+    @property
+    def capacity(self) -> int:
+        """Latent frames of a full window."""
+        return self.positions.capacity_frames or self.positions.trained_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class Room:
             (self.call, "kept for gradients by one call"),
             (self.device_bytes, "in all on the device"),
         ]
-        return "\n".join(f"{size / 1e9:9.3f} GB  {what}" for size, what in rows)
+        return table(rows)
 
 
 def room_of(job: Job) -> Room:
@@ -74,11 +79,12 @@ def room_of(job: Job) -> Room:
     adapters.fold()
     changed = sum(layer.layer.weight.numel() for layer in adapters.layers if isinstance(layer, Adapted))
     learnt = sum(p.numel() for p in (*adapters.parts(), *encoder.parameters()))
-    capacity = job.positions.capacity_frames or job.positions.trained_frames
     frame = job.batch * job.geometry.frame_tokens * job.config.dim * job.dtype.itemsize
-    held = capacity + job.graded * job.block_frames  # windows of graded calls overlap, but for a block each
+    held = (
+        job.capacity + job.graded * job.block_frames
+    )  # windows of graded calls overlap, but for a block each
     walker = MemoryWalker(dit, encoder, job.block_frames, attention=Fused.apply)
-    updates = job.blocks - capacity // job.block_frames
+    updates = job.blocks - job.capacity // job.block_frames
     return Room(
         weights=parameters(job.config) * job.dtype.itemsize,
         folded=2 * changed * job.dtype.itemsize,
@@ -117,8 +123,7 @@ def _update_bytes(job: Job, encoder: MemoryEncoder) -> int:
 def _call_bytes(job: Job, walker: MemoryWalker) -> int:
     """What a graded call over a full window and the memory keeps."""
     meta = torch.device("meta")
-    capacity = job.positions.capacity_frames or job.positions.trained_frames
-    call = call_of(job.positions, job.block_frames * -(-capacity // job.block_frames), job.block_frames)
+    call = call_of(job.positions, job.block_frames * -(-job.capacity // job.block_frames), job.block_frames)
     pair = torch.empty(_tokens(job, 1), dtype=job.dtype, device=meta)
     token = Tokens(pair.flatten(2), pair, pair)
     found = Found(call, Kept({frame: [token] * job.config.num_layers for frame in call.kept}), States())

@@ -139,7 +139,11 @@ class MemoryWalker:
             if seen is not None and state is not None:
                 square = (seen - state).float().square().mean((1, 2))
                 apart_R = STATE_WEIGHT * square / state.float().square().mean((1, 2))
-        flow = self.flow(lesson, found, seen, noisy, sigma_R)
+        if self.again:
+            given = lesson, found.at_call(), seen, noisy, sigma_R
+            flow = checkpoint(self.flow, *given, use_reentrant=False)
+        else:
+            flow = self.flow(lesson, found, seen, noisy, sigma_R)
         return (flow.float() - wanted).square().mean((1, 2, 3, 4)) + apart_R.to(clean.device)
 
     def flow(
@@ -151,19 +155,6 @@ class MemoryWalker:
         sigma_R: Tensor,
     ) -> Tensor:
         """Flow of a noisy call that sees the given state."""
-        given = lesson, found.at_call(), state_RMC, noisy_RCTHW, sigma_R
-        if self.again and torch.is_grad_enabled():
-            return checkpoint(self._flow, *given, use_reentrant=False)
-        return self._flow(*given)
-
-    def _flow(
-        self,
-        lesson: Lesson,
-        found: Found,
-        state_RMC: Tensor | None,
-        noisy_RCTHW: Tensor,
-        sigma_R: Tensor,
-    ) -> Tensor:
         past = self._past(lesson, found, state_RMC, taught=torch.is_grad_enabled())
         noisy = noisy_RCTHW.to(self.dit.patch_embedding.weight.dtype)
         time = embed_time(self.dit, 1000 * sigma_R[:, None].to(noisy.device), noisy.dtype)
