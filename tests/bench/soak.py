@@ -37,6 +37,7 @@ SAMPLES = 400
 SHOWN = 20  # of the samples, as rows while it runs
 NOISE_BYTES = 16 << 20  # what an allocator may keep without a leak: 839 bytes a block over 20,000 blocks
 KEEP_BLOCKS = 1000  # about so often a kept soak writes where it stands
+LASTING = ("seen", "highest_id", "most_latents")  # of a watch, over all goes; memory is each process's own
 LEAST_DB = 20.0  # of the file's last frame against the streamed one
 LEAST_SEEN_SHARE = 0.5  # of the frames in the last tenth of the samples that show the prompt
 OUT = Path(__file__).resolve().parents[2] / "out"
@@ -128,7 +129,8 @@ def main(arguments: list[str]) -> int:
     else:
         kept = sparse_soak(given, blocks, path, watch, rows, end, chosen.decode_every, chosen.keep)
     if watch.last_HWC is None:
-        parser.exit(1, f"soak: no picture was made; {watch.fault or 'it was interrupted'}\n")
+        why = watch.fault or "it was interrupted, or the kept stream is as long already"
+        parser.exit(1, f"soak: no picture was made; {why}\n")
     return 0 if verdict(given, watch, path, time.perf_counter() - start, rows, kept) else 1
 
 
@@ -163,9 +165,8 @@ def sparse_soak(
     folder: to go on from, and to write to on the way.
     """
     begun = time.perf_counter()
-    kept, state = taken_up(folder, given, path.name)
-    watch.seen, watch.blocks = kept.seen, state.block
-    watch.highest_id, watch.most_latents = kept.highest_id, kept.most_latents
+    kept, state, seen = taken_up(folder, given, path.name)
+    vars(watch).update(seen, blocks=state.block)
     before_BCTHW = torch.empty(given.config.geometry.latent_shape(0, 1))
     keep_every = max(1, KEEP_BLOCKS // decode_every) * decode_every
     with ended(watch, rows), writer_of(given, path) as writer:
@@ -179,19 +180,12 @@ def sparse_soak(
                 watch.show(pixels_FHWC)
                 look(given, blocks, pixels_FHWC, watch, rows, decode_every)
             if folder and (state.block % keep_every == 0 or state.block == blocks):
-                note(kept, watch, time.perf_counter() - begun)
-                kept.write(folder, state)
+                go = kept.go
+                go.blocks, go.frames, go.growth_bytes = watch.blocks, watch.frames, watch.growth()[1]
+                go.seconds = time.perf_counter() - begun
+                kept.write(folder, state, {name: getattr(watch, name) for name in LASTING})
             before_BCTHW = latents_BCTHW
-    note(kept, watch, time.perf_counter() - begun)
     return kept
-
-
-def note(kept: Kept, watch: Watch, seconds: float) -> None:
-    """Takes over what was seen so far."""
-    kept.highest_id, kept.most_latents = watch.highest_id, watch.most_latents
-    go = kept.go
-    go.blocks, go.frames, go.seconds = watch.blocks, watch.frames, seconds
-    go.growth_bytes = watch.growth()[1] if len(watch.resident) > 1 else 0.0
 
 
 @contextmanager

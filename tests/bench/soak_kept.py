@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ...model_patches.snapshot import load, save
 from ...model_patches.state import StreamState
@@ -34,22 +36,14 @@ class Go:
 
 @dataclass
 class Kept:
-    """What earlier goes left, and this one."""
+    """This go, and earlier ones."""
 
     go: Go
     earlier: list[Go] = field(default_factory=list)
-    seen: list[float] = field(default_factory=list)
-    highest_id: int = 0
-    most_latents: int = 0
 
-    def write(self, folder: Path, state: StreamState) -> None:
-        """Writes where the stream stands; what is read later is one moment's, whole."""
-        about = {
-            "goes": [asdict(go) for go in (*self.earlier, self.go)],
-            "seen": self.seen,
-            "highest_id": self.highest_id,
-            "most_latents": self.most_latents,
-        }
+    def write(self, folder: Path, state: StreamState, seen: Mapping[str, object]) -> None:
+        """Writes where the stream stands and what was seen of it, of one moment, whole or not at all."""
+        about = {"goes": [asdict(go) for go in (*self.earlier, self.go)], **seen}
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{state.block}-{STREAM}"
         save(state, folder / name)
@@ -61,12 +55,11 @@ class Kept:
                 old.unlink()
 
 
-def taken_up(folder: Path | None, given: Subject, file: str) -> tuple[Kept, StreamState]:
-    """What the folder holds, to be gone on with; a new stream where it holds nothing, or there is none."""
+def taken_up(folder: Path | None, given: Subject, file: str) -> tuple[Kept, StreamState, dict[str, Any]]:
+    """(goes, stream, what was seen) of the folder; a new stream where it holds nothing, or there is none."""
     if folder is None or not (folder / SEEN).exists():
-        return Kept(Go(file, 0)), given.start()
+        return Kept(Go(file, 0)), given.start(), {}
     about = json.loads((folder / SEEN).read_text(encoding="utf-8"))
-    state = load(folder / about["stream"], given.dit, given.config)
-    goes = [Go(**go) for go in about["goes"]]
-    counts = about["highest_id"], about["most_latents"]
-    return Kept(Go(file, state.block), goes, about["seen"], *counts), state
+    state = load(folder / about.pop("stream"), given.dit, given.config)
+    goes = [Go(**go) for go in about.pop("goes")]
+    return Kept(Go(file, state.block), goes), state, about
