@@ -8,7 +8,6 @@ import ast
 import importlib
 import importlib.abc
 import importlib.machinery
-import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+
+from .standins import Literals
 
 FRAME, LAYERS, HEADS = 6, 3, 2  # tokens of a latent frame, layers, heads of 128 channels
 GRID = (3, 2)  # rows and columns of those tokens
@@ -49,15 +50,6 @@ WRITTEN = {
 }
 
 
-def peer_folder(name):
-    """The folder of one family's released code; without it the test is skipped, or failed where required."""
-    root = os.environ.get("RIVULET_PEERS")
-    if root and (Path(root) / name).is_dir():
-        return Path(root) / name
-    refuse = pytest.fail if os.environ.get("RIVULET_REQUIRE_PEERS") == "1" else pytest.skip
-    return refuse(f"set RIVULET_PEERS to a folder with released code in {name}/")
-
-
 def attention(q, k, v, **options):
     """All to all in the dtype that is given, [B, L, N, D]."""
     assert not any(value is not None for value in options.values()), options
@@ -82,24 +74,12 @@ def stand_ins():
     return modules
 
 
-class Resized(ast.NodeTransformer):
-    """Other sizes for numbers that are written into the code."""
-
-    def __init__(self, numbers):
-        self.numbers = numbers
-
-    def visit_Constant(self, node):
-        if type(node.value) is int and node.value in self.numbers:
-            return ast.copy_location(ast.Constant(self.numbers[node.value]), node)
-        return node
-
-
 class Loader(importlib.machinery.SourceFileLoader):
     """Source files, with the sizes of `WRITTEN`; nothing is written beside them."""
 
     def get_code(self, fullname):
         numbers = WRITTEN.get(Path(self.path).name, WRITTEN[""])
-        tree = Resized(numbers).visit(ast.parse(Path(self.path).read_text(encoding="utf-8")))
+        tree = Literals(numbers).visit(ast.parse(Path(self.path).read_text(encoding="utf-8")))
         return compile(tree, self.path, "exec")
 
 

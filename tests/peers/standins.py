@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -23,15 +23,20 @@ MULTIPLES = (1, 2, 3, 21)
 
 
 class Literals(ast.NodeTransformer):
-    """Numbers of tokens of a 832 x 480 picture become those of a small one, and "cuda" becomes "cpu"."""
+    """Numbers and words that are written into the code become others."""
 
-    def __init__(self, frame_tokens: int) -> None:
-        self.numbers = {FRAME_TOKENS * times: frame_tokens * times for times in MULTIPLES}
+    def __init__(self, others: Mapping[int | str, int | str]) -> None:
+        self.others = others
 
     def visit_Constant(self, node: ast.Constant) -> ast.Constant:
-        if type(node.value) is int and node.value in self.numbers:
-            return ast.copy_location(ast.Constant(self.numbers[node.value]), node)
-        return ast.copy_location(ast.Constant("cpu"), node) if node.value == "cuda" else node
+        if type(node.value) in (int, str) and node.value in self.others:
+            return ast.copy_location(ast.Constant(self.others[node.value]), node)
+        return node
+
+
+def small_on_a_cpu(frame_tokens: int) -> dict[int | str, int | str]:
+    """Numbers of tokens of a 832 x 480 picture become those of a small one, and "cuda" becomes "cpu"."""
+    return {"cuda": "cpu"} | {FRAME_TOKENS * times: frame_tokens * times for times in MULTIPLES}
 
 
 class Checkout(SourceFileLoader):
@@ -41,7 +46,7 @@ class Checkout(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
-        tree = Literals(self.frame_tokens).visit(ast.parse(self.get_data(path)))
+        tree = Literals(small_on_a_cpu(self.frame_tokens)).visit(ast.parse(self.get_data(path)))
         return compile(ast.fix_missing_locations(tree), path, "exec")
 
 

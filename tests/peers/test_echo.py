@@ -39,24 +39,22 @@ from .echo import (
     WIDTH,
     Pipeline,
     fill,
-    peer_folder,
     released,
     text,
     widen,
 )
+from .families import SHRINK
 
 BLOCKS, SEED = 9, 11  # the first eviction is before block 4, ids stop growing at block 6
 GEOMETRY = Geometry(width=16 * GRID[1], height=16 * GRID[0])
 STREAMS = [("long", "general"), ("long", "compact"), ("std", "general")]
-# what is left in float64 of a float32 error that is rounding alone
-SHRINK = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-ROOM = 8  # times as much: another order of sums
+ROOM = 8  # times what SHRINK leaves of a float32 error: another order of sums
 
 
 @pytest.fixture(scope="module")
-def read():
+def read(checkout):
     """Returns a reader of the released code."""
-    with released(peer_folder("echo_infinity")) as reader, pytest.MonkeyPatch.context() as patch:
+    with released(checkout("echo_infinity")) as reader, pytest.MonkeyPatch.context() as patch:
         widen(patch, reader)
         yield reader
 
