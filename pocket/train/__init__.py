@@ -72,6 +72,6 @@ def _train(chosen: argparse.Namespace) -> int:
     if chosen.only in (None, "polish"):
         vae = polished(preset, vae, folder, device, train=True, afresh=chosen.start is None)
     if chosen.only in (None, "export"):
-        for path in export(preset, chosen.preset, vae, folder, chosen.out or folder / "export"):
+        for path in export(preset, chosen.preset, vae, folder, chosen.out or folder / "export", chosen.start):
             print(path)
     return 0

@@ -114,9 +114,15 @@ def averaged(preset: Preset, folder: Path) -> tuple[WanModel, int, int]:
     return dit, steps, recipe.first_clips + steps // recipe.more_every * recipe.more_clips
 
 
-def export(preset: Preset, name: str, vae: WanVAE, folder: Path, out: Path) -> tuple[Path, Path]:
-    """Write the files that are shipped: transformer with its recipe, VAE with its newest decoder."""
+def export(
+    preset: Preset, name: str, vae: WanVAE, folder: Path, out: Path, start: Path | None = None
+) -> tuple[Path, Path]:
+    """Write the files that are shipped: transformer with its recipe, VAE with its newest decoder.
+
+    start: the exported files the training began at, whose own training the recipe tells first.
+    """
     dit, steps, clips = averaged(preset, folder)
+    before = f"{name}:" if start is None else f"{models.load_pocket(start).recipe.trained}, then"
     recipe = models.Recipe(
         preset.size,
         preset.fps,
@@ -125,7 +131,7 @@ def export(preset: Preset, name: str, vae: WanVAE, folder: Path, out: Path) -> t
         preset.timesteps,
         preset.recipe.shift,
         preset.cfg,
-        f"{name}: {steps} steps, {clips} clips, {time.strftime('%Y-%m-%d')}",
+        f"{before} {steps} steps, {clips} clips, {time.strftime('%Y-%m-%d')}",
         preset.fresh_noise,
     )
     newest = polished(preset, vae, folder, next(vae.parameters()).device, train=False)

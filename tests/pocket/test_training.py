@@ -18,7 +18,7 @@ from rivulet.pocket.train.apart import tell_apart
 from rivulet.pocket.train.batches import Phase, clip_batch
 from rivulet.pocket.train.clips import draw_clips
 from rivulet.pocket.train.dit import Trainer, damage, draw_sigma
-from rivulet.pocket.train.parts import averaged, new_trainer, settled_vae
+from rivulet.pocket.train.parts import averaged, export, new_trainer, settled_vae
 from rivulet.pocket.train.presets import PRESETS
 from rivulet.pocket.train.progress import Run, learning_rate
 from rivulet.pocket.train.reading import Reader, learn_to_be_read
@@ -193,6 +193,8 @@ def test_training_can_start_from_exported_files(tmp_path, vae):
         assert torch.equal(value, dit.state_dict()[name].half().float())
     trainer.train()
     assert not torch.equal(trainer.dit.head.head.weight, dit.head.head.weight.half().float())
+    export(preset, "tiny", taken, tmp_path / "run", tmp_path / "out", tmp_path)
+    assert load_pocket(tmp_path / "out").recipe.trained.startswith("a test, then 1 steps, ")
 
 
 def moved(before: dict[str, torch.Tensor], vae: WanVAE) -> set[str]:
