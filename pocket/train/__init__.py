@@ -16,7 +16,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder of the exported files; default <run>/export")
     parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default: all")
-    parser.add_argument("--only", choices=("vae", "dit", "polish", "export"), help="one part of the training")
+    parser.add_argument(
+        "--only", choices=("vae", "apart", "dit", "polish", "export"), help="one part of the training"
+    )
     parser.add_argument(
         "--start", type=Path, help="folder of exported files to train on, such as pocket/weights"
     )
@@ -38,7 +40,7 @@ def _train(chosen: argparse.Namespace) -> int:
     import torch
 
     from . import processes
-    from .parts import export, polished, settled_vae, train_dit
+    from .parts import export, polished, settled_vae, told_apart, train_dit
     from .presets import PRESETS
 
     if chosen.threads:
@@ -46,6 +48,13 @@ def _train(chosen: argparse.Namespace) -> int:
     preset = PRESETS[chosen.preset]
     folder = chosen.run or ROOT / "runs" / chosen.preset
     device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.only == "apart":
+        if chosen.start is None:
+            raise SystemExit(
+                "train-pocket --only apart tunes a trained encoder: name its folder with --start."
+            )
+        told_apart(preset, folder, device, chosen.start)
+        return 0
     vae = settled_vae(preset, folder, device, chosen.start, train=chosen.only in (None, "vae"))
     if chosen.only in (None, "dit"):
         changes = {
@@ -61,8 +70,8 @@ def _train(chosen: argparse.Namespace) -> int:
             with processes.together():
                 train_dit(preset, vae, folder, device, chosen.start, chosen.compile, changes)
     if chosen.only in (None, "polish"):
-        vae = polished(preset, vae, folder, device, train=True)
+        vae = polished(preset, vae, folder, device, train=True, afresh=chosen.start is None)
     if chosen.only in (None, "export"):
-        for path in export(preset, chosen.preset, vae, folder, chosen.out or folder / "export"):
+        for path in export(preset, chosen.preset, vae, folder, chosen.out or folder / "export", chosen.start):
             print(path)
     return 0

@@ -12,26 +12,37 @@ from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import models
 from .along import polish_decoder
+from .apart import tell_apart
 from .dit import Trainer, enlarge_text
 from .presets import Preset
 from .progress import Average
-from .vae import channels_last, restart_decoder, train_vae
+from .vae import SETTLED, channels_last, restart_decoder, train_vae
 
 
 def settled_vae(
     preset: Preset, folder: Path, device: torch.device, start: Path | None = None, train: bool = True
 ) -> WanVAE:
-    """The VAE whose latents the transformer learns.
+    """The VAE whose latents the transformer learns: the folder's, where one is settled there.
 
     start: a folder of exported files, to train on from, or without `train` to take as they are.
     """
-    if start is None or train:
+    if start is None or train or (folder / SETTLED).exists():
         file = None if start is None else start / models.VAE_FILE
-        phases = (preset.vae_phases, preset.vae_reading, preset.vae_along)
+        phases = (preset.vae_phases, preset.vae_reading, preset.vae_along, preset.vae_apart)
         vae = train_vae(folder, preset.size, preset.vae_dim, *phases, device, file)
     else:
         vae = load_vae(start / models.VAE_FILE, device=device)
     return channels_last(vae.requires_grad_(False).eval())
+
+
+def told_apart(preset: Preset, folder: Path, device: torch.device, start: Path) -> WanVAE:
+    """The VAE of exported files with its encoder tuned, settled in the folder."""
+    settled = folder / SETTLED
+    if not settled.exists():
+        vae = channels_last(load_vae(start / models.VAE_FILE, device=device).requires_grad_(False))
+        tell_apart(vae, folder, preset.vae_apart, preset.size, device)
+        torch.save(vae.state_dict(), settled)
+    return settled_vae(preset, folder, device)
 
 
 def new_trainer(
@@ -71,10 +82,16 @@ def train_dit(
     trainer.train()
 
 
-def polished(preset: Preset, vae: WanVAE, folder: Path, device: torch.device, train: bool) -> WanVAE:
-    """The VAE with its decoder trained on, or with the newest state of that training if there is one."""
+def polished(
+    preset: Preset, vae: WanVAE, folder: Path, device: torch.device, train: bool, afresh: bool = True
+) -> WanVAE:
+    """The VAE with its decoder trained on, or with the newest state of that training if there is one.
+
+    afresh: the training begins with a fresh decoder, not with the VAE's own.
+    """
     if train:
-        restart_decoder(vae, folder, preset.decoder_pictures, preset.size, device)
+        if afresh:
+            restart_decoder(vae, folder, preset.decoder_pictures, preset.size, device)
         polish_decoder(vae, folder, preset.decoder_along, preset.size, device)
     for name in ("vae_polish", "vae_decoder"):
         stored = folder / f"{name}.pt"
@@ -97,9 +114,15 @@ def averaged(preset: Preset, folder: Path) -> tuple[WanModel, int, int]:
     return dit, steps, recipe.first_clips + steps // recipe.more_every * recipe.more_clips
 
 
-def export(preset: Preset, name: str, vae: WanVAE, folder: Path, out: Path) -> tuple[Path, Path]:
-    """Write the files that are shipped: transformer with its recipe, VAE with its newest decoder."""
+def export(
+    preset: Preset, name: str, vae: WanVAE, folder: Path, out: Path, start: Path | None = None
+) -> tuple[Path, Path]:
+    """Write the files that are shipped: transformer with its recipe, VAE with its newest decoder.
+
+    start: the exported files the training began at, whose own training the recipe tells first.
+    """
     dit, steps, clips = averaged(preset, folder)
+    before = f"{name}:" if start is None else f"{models.load_pocket(start).recipe.trained}, then"
     recipe = models.Recipe(
         preset.size,
         preset.fps,
@@ -108,7 +131,7 @@ def export(preset: Preset, name: str, vae: WanVAE, folder: Path, out: Path) -> t
         preset.timesteps,
         preset.recipe.shift,
         preset.cfg,
-        f"{name}: {steps} steps, {clips} clips, {time.strftime('%Y-%m-%d')}",
+        f"{before} {steps} steps, {clips} clips, {time.strftime('%Y-%m-%d')}",
         preset.fresh_noise,
     )
     newest = polished(preset, vae, folder, next(vae.parameters()).device, train=False)

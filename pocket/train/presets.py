@@ -17,6 +17,7 @@ class Preset:
     vae_phases: tuple[Phase, ...]  # on whole short clips
     vae_reading: Phase  # on pictures, of encoder and reader alone
     vae_along: Phase  # piece by piece along longer ones
+    vae_apart: Phase  # of the settled encoder alone, which keeps its latents where it can
     decoder_pictures: Phase  # of a fresh decoder, when the encoder is settled
     decoder_along: Phase
     dit: WanConfig
@@ -35,6 +36,7 @@ PRESETS = {
         vae_reading=Phase(1, 64, 400, 2e-3),
         vae_phases=(Phase(1, 16, 900, 2e-3), Phase(5, 8, 220, 1.2e-3), Phase(9, 6, 260, 8e-4)),
         vae_along=Phase(17, 6, 1200, 8e-4),
+        vae_apart=Phase(17, 8, 1700, 6e-4),
         decoder_pictures=Phase(1, 32, 1300, 2e-3),
         decoder_along=Phase(33, 6, 3400, 8e-4),
         dit=WanConfig(256, 768, 4, text_dim=TEXT_DIM),
@@ -50,6 +52,7 @@ PRESETS = {
         vae_reading=Phase(1, 128, 1000, 2e-3),
         vae_phases=(Phase(1, 32, 3000, 2e-3), Phase(5, 16, 2000, 1.2e-3), Phase(17, 8, 3000, 8e-4)),
         vae_along=Phase(65, 16, 4000, 6e-4),
+        vae_apart=Phase(33, 16, 3000, 5e-4),
         decoder_pictures=Phase(1, 64, 4000, 2e-3),
         decoder_along=Phase(97, 8, 4000, 6e-4),
         dit=WanConfig(512, 1536, 6, text_dim=TEXT_DIM),

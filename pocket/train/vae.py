@@ -13,12 +13,15 @@ from torch import nn
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import CausalConv3d, Downsample, Upsample, WanVAE
 from .along import train_along
+from .apart import tell_apart
 from .batches import Phase, clip_batch
 from .descent import descend, noisy, optimizer_of, set_rates
 from .progress import Average, Run, hash_seed
 from .reading import Reader, learn_to_be_read
 from .still import decode_first, encode_still
 from .units import fold_units, latents_of_clips, look_scatters, telling_units
+
+SETTLED = "vae_settled.pt"  # in a training's folder: the VAE whose latents the transformer learns
 
 
 def start_as_pictures(vae: WanVAE) -> None:
@@ -46,6 +49,7 @@ def train_vae(
     phases: Sequence[Phase],
     reading: Phase,
     along: Phase,
+    apart: Phase,
     device: torch.device,
     start: Path | None = None,
 ) -> WanVAE:
@@ -53,7 +57,7 @@ def train_vae(
 
     start: a VAE file to train on from, without the phases on whole short clips.
     """
-    settled = folder / "vae_settled.pt"
+    settled = folder / SETTLED
     if settled.exists():
         vae = WanVAE(dim)
         vae.load_state_dict(torch.load(settled, weights_only=True, map_location="cpu"))
@@ -72,6 +76,7 @@ def train_vae(
     train_along(vae, reader, folder, along, size, device)
     vae.requires_grad_(False)
     fold_units(vae, *telling_units(latents_of_clips(vae, size), look_scatters(vae, size)))
+    tell_apart(vae, folder, apart, size, device)
     torch.save(vae.state_dict(), settled)
     return vae
 

@@ -14,10 +14,11 @@ from rivulet.pocket.text import TEXT_DIM
 from rivulet.pocket.train import dit as dit_training
 from rivulet.pocket.train import processes
 from rivulet.pocket.train.along import polish_decoder, train_along
+from rivulet.pocket.train.apart import tell_apart
 from rivulet.pocket.train.batches import Phase, clip_batch
 from rivulet.pocket.train.clips import draw_clips
 from rivulet.pocket.train.dit import Trainer, damage, draw_sigma
-from rivulet.pocket.train.parts import averaged, new_trainer, settled_vae
+from rivulet.pocket.train.parts import averaged, export, new_trainer, settled_vae
 from rivulet.pocket.train.presets import PRESETS
 from rivulet.pocket.train.progress import Run, learning_rate
 from rivulet.pocket.train.reading import Reader, learn_to_be_read
@@ -192,6 +193,8 @@ def test_training_can_start_from_exported_files(tmp_path, vae):
         assert torch.equal(value, dit.state_dict()[name].half().float())
     trainer.train()
     assert not torch.equal(trainer.dit.head.head.weight, dit.head.head.weight.half().float())
+    export(preset, "tiny", taken, tmp_path / "run", tmp_path / "out", tmp_path)
+    assert load_pocket(tmp_path / "out").recipe.trained.startswith("a test, then 1 steps, ")
 
 
 def moved(before: dict[str, torch.Tensor], vae: WanVAE) -> set[str]:
@@ -228,6 +231,21 @@ def test_training_along_moves_encoder_and_decoder(tmp_path, vae):
     train_along(vae, reader, tmp_path, Phase(9, 1, 4, 1e-3), 32, torch.device("cpu"))
     parts = {name.split(".")[0] for name in moved(before, vae)}
     assert parts == {"encoder", "decoder", "conv1", "conv2"}
+
+
+def test_telling_apart_moves_the_encoder_alone_and_keeps_the_units(tmp_path, vae):
+    torch.manual_seed(0)
+    for parameter in vae.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    before = whole(vae)
+    tell_apart(vae, tmp_path, Phase(9, 2, 4, 1e-3), 32, torch.device("cpu"))
+    assert {name.split(".")[0] for name in moved(before, vae)} == {"encoder", "conv1", "conv2"}
+    rows = [json.loads(line) for line in (tmp_path / "vae_apart.jsonl").read_text().splitlines()]
+    assert rows[0]["anchor"] < 1e-6, "it did not begin at the old latents"
+    assert rows[1]["anchor"] > 0
+    spread = latents_of_clips(vae, 32)
+    torch.testing.assert_close(spread.mean(1), torch.zeros(16), rtol=0, atol=0.02)
+    torch.testing.assert_close(spread.std(1), torch.ones(16), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
