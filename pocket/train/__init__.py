@@ -40,7 +40,7 @@ def _train(chosen: argparse.Namespace) -> int:
     import torch
 
     from . import processes
-    from .parts import export, polished, settled_vae, told_apart, train_dit
+    from .parts import export, polished, settle_told_apart, settled_vae, train_dit
     from .presets import PRESETS
 
     if chosen.threads:
@@ -53,7 +53,7 @@ def _train(chosen: argparse.Namespace) -> int:
             raise SystemExit(
                 "train-pocket --only apart tunes a trained encoder: name its folder with --start."
             )
-        told_apart(preset, folder, device, chosen.start)
+        settle_told_apart(preset, folder, device, chosen.start)
         return 0
     vae = settled_vae(preset, folder, device, chosen.start, train=chosen.only in (None, "vae"))
     if chosen.only in (None, "dit"):

@@ -5,9 +5,10 @@ scenes at other ages; gradients end at the border of a piece. Many steps in a ro
 forget the colours of others.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from .descent import descend, noisy, optimizer_of, set_rates
 from .progress import Average, Run, hash_seed
 from .reading import KINDS_WEIGHT, LATENT_PENALTY, SHAPE_WEIGHT, Reader
 
+Piece = TypeVar("Piece")
 LANES = 16
 PIECE_FRAMES = TIME_STRIDE
 ENCODER_RATE = 0.3  # of the decoder's rate: it can be read already
@@ -85,6 +87,20 @@ class _Pieces:
         return more, {key: float(value.detach()) for key, value in figures.items()}
 
 
+def next_piece(
+    lanes: list[Iterator[Piece]],
+    along: Callable[[torch.Generator], Iterator[Piece]],
+    generator: torch.Generator,
+) -> Piece:
+    """The next piece of one of the lanes, drawn at random; a lane at its end begins a fresh batch."""
+    lane = int(torch.randint(len(lanes), (), generator=generator))
+    piece = next(lanes[lane], None)
+    if piece is None:
+        lanes[lane] = along(generator)
+        piece = next(lanes[lane])
+    return piece
+
+
 def _interleaved(pieces: _Pieces, averaged: nn.Module, folder: Path, name: str) -> None:
     """All updates of a phase; `averaged` is left with the average of its weights."""
     phase, average = pieces.phase, Average(averaged, 0.99)
@@ -93,12 +109,8 @@ def _interleaved(pieces: _Pieces, averaged: nn.Module, folder: Path, name: str) 
     generator = torch.Generator().manual_seed(hash_seed(name, run.step))
     lanes: list[Iterator[dict[str, float]]] = [iter(()) for _ in range(LANES)]
     while run.step < phase.steps:
-        lane = int(torch.randint(LANES, (), generator=generator))
         set_rates(pieces.optimizer, run.step / phase.steps)
-        figures = next(lanes[lane], None)
-        if figures is None:
-            lanes[lane] = pieces.along(generator)
-            figures = next(lanes[lane])
+        figures = next_piece(lanes, pieces.along, generator)
         average.update(averaged, run.step)
         run.tick(every=20, **figures)
     run.save()

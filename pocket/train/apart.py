@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
-from .. import world
+from .along import next_piece
 from .batches import Batch, Phase, clip_batch
 from .descent import optimizer_of, set_rates
 from .progress import Average, Run, hash_seed
-from .reading import Reader
+from .reading import COLOUR, SHAPE, Reader, named
 from .units import even_units, fold_units, latents_of_clips
 
 APART_NOISE = (0.27, 0.9)  # of a latent's spread, drawn for each clip
@@ -76,12 +76,7 @@ class _Pieces:
         """Pieces of `LANES` batches of clips, drawn at random, until the run has done the phase's steps."""
         lanes: list[Iterator[tuple[Tensor, dict[str, float]]]] = [iter(()) for _ in range(LANES)]
         while run.step < self.phase.steps:
-            lane = int(torch.randint(LANES, (), generator=generator))
-            piece = next(lanes[lane], None)
-            if piece is None:
-                lanes[lane] = self.along(generator)
-                piece = next(lanes[lane])
-            yield piece
+            yield next_piece(lanes, self.along, generator)
 
     def along(self, generator: torch.Generator) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """Loss and figures of each piece of a fresh batch of clips; gradients end at its border."""
@@ -106,20 +101,8 @@ class _Pieces:
         noise = spread * torch.randn(latents.shape, generator=generator)
         logits = self.reader(latents + noise.to(latents.device))
         kinds = F.binary_cross_entropy_with_logits(logits, some.contents)
-        shape, colour = (_named(logits, some.contents, rows) for rows in _LOOKS)
+        shape, colour = (named(logits, some.contents, rows) for rows in (SHAPE, COLOUR))
         anchor = (latents - was).square().mean()
         loss = kinds + 0.3 * shape + 0.5 * colour + ANCHOR * anchor
         figures = {"kinds": kinds, "shape": shape, "colour": colour, "anchor": anchor}
         return loss, {key: float(value.detach()) for key, value in figures.items()}
-
-
-_LOOKS = (
-    slice(len(world.SHAPES)),
-    slice(len(world.SHAPES), len(world.SHAPES) + len(world.COLOURS)),
-)
-
-
-def _named(logits: Tensor, contents: Tensor, rows: slice) -> Tensor:
-    """Cross-entropy of a look among its kind, where an object is."""
-    shares = contents[:, rows]
-    return -(shares * logits[:, rows].log_softmax(1)).sum() / shares.sum().clamp_min(1e-6)

@@ -35,14 +35,13 @@ def settled_vae(
     return channels_last(vae.requires_grad_(False).eval())
 
 
-def told_apart(preset: Preset, folder: Path, device: torch.device, start: Path) -> WanVAE:
-    """The VAE of exported files with its encoder tuned, settled in the folder."""
+def settle_told_apart(preset: Preset, folder: Path, device: torch.device, start: Path) -> None:
+    """Settle the VAE of exported files in the folder, its encoder tuned, unless one is settled there."""
     settled = folder / SETTLED
     if not settled.exists():
         vae = channels_last(load_vae(start / models.VAE_FILE, device=device).requires_grad_(False))
         tell_apart(vae, folder, preset.vae_apart, preset.size, device)
         torch.save(vae.state_dict(), settled)
-    return settled_vae(preset, folder, device)
 
 
 def new_trainer(

@@ -25,6 +25,8 @@ READER_NOISE = 0.25  # of a latent's spread
 KINDS_WEIGHT = 0.2  # beside a decoder
 SHAPE_WEIGHT = 0.06  # a shape is a few edge pixels: without a word of its own it would be learnt last
 LATENT_PENALTY = 3e-4
+SHAPE = slice(len(world.SHAPES))  # rows of the contents
+COLOUR = slice(len(world.SHAPES), len(world.SHAPES) + len(world.COLOURS))
 
 
 class Reader(nn.Conv3d):
@@ -38,9 +40,7 @@ class Reader(nn.Conv3d):
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         logits = self(latents.float() + READER_NOISE * noise)
         kinds = F.binary_cross_entropy_with_logits(logits, contents)
-        shares = contents[:, : len(world.SHAPES)]
-        chosen = logits[:, : len(world.SHAPES)].log_softmax(1)
-        return kinds, -(shares * chosen).sum() / shares.sum().clamp_min(1e-6)
+        return kinds, named(logits, contents, SHAPE)
 
     @torch.no_grad()
     def fold(self, offset_C: Tensor, matrix_CC: Tensor) -> None:
@@ -48,6 +48,12 @@ class Reader(nn.Conv3d):
         weight = self.weight[:, :, 0, 0, 0]
         self.bias += weight @ offset_C.to(weight)
         self.weight.copy_((weight @ torch.linalg.inv(matrix_CC).to(weight))[..., None, None, None])
+
+
+def named(logits: Tensor, contents: Tensor, rows: slice) -> Tensor:
+    """Cross-entropy of a look among its kind, where an object is."""
+    shares = contents[:, rows]
+    return -(shares * logits[:, rows].log_softmax(1)).sum() / shares.sum().clamp_min(1e-6)
 
 
 def learn_to_be_read(
