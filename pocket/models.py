@@ -3,7 +3,7 @@ they were trained for.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +45,23 @@ class Recipe:
     trained: str  # what the training was: steps, clips, date
     fresh_noise: bool = True  # between calls, or a step along the flow
 
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels of the few steps."""
+        return sigmas(self.timesteps, self.shift)
+
+    def config(self, seed: int = 0, geometry: Geometry | None = None) -> StreamConfig:
+        """A stream as it is to be run, at the trained size unless another geometry is given."""
+        return StreamConfig(
+            geometry or Geometry(self.size, self.size),
+            self.preset,
+            self.block_frames,
+            self.sigmas,
+            cfg=self.cfg,
+            seed=seed,
+            fresh_noise=self.fresh_noise,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Pocket:
@@ -56,23 +73,9 @@ class Pocket:
     encode: Callable[[str], Tensor]  # prompt -> text states [1, L, C]
     no_text: Callable[[], Tensor]  # text states of the empty prompt, for guidance
 
-    @property
-    def sigmas(self) -> tuple[float, ...]:
-        """Noise levels of the recipe."""
-        return sigmas(self.recipe.timesteps, self.recipe.shift)
-
     def config(self, seed: int = 0, geometry: Geometry | None = None) -> StreamConfig:
-        """A stream as the recipe runs it, at the trained size unless another geometry is given."""
-        recipe = self.recipe
-        return StreamConfig(
-            geometry or Geometry(recipe.size, recipe.size),
-            recipe.preset,
-            recipe.block_frames,
-            self.sigmas,
-            cfg=recipe.cfg,
-            seed=seed,
-            fresh_noise=recipe.fresh_noise,
-        )
+        """See `Recipe.config`."""
+        return self.recipe.config(seed, geometry)
 
     def begin(
         self,
@@ -89,6 +92,14 @@ class Pocket:
         )
 
 
+def recipe_of(metadata: Mapping[str, str]) -> Recipe | None:
+    """The recipe in a file's metadata, if it has one."""
+    if "recipe" not in metadata:
+        return None
+    fields = json.loads(metadata["recipe"])
+    return Recipe(**(fields | {"timesteps": tuple(fields["timesteps"])}))
+
+
 def load_pocket(
     folder: Path | None = None, dtype: torch.dtype = torch.float32, dit_file: str = DIT_FILE
 ) -> Pocket:
@@ -97,14 +108,12 @@ def load_pocket(
     path = folder / dit_file
     dit = load_mla(path, dtype)[0] if dit_file == MLA_FILE else load_wan(path, dtype)
     with safe_open(path, framework="pt") as file:
-        stored = (file.metadata() or {}).get("recipe")
-    if stored is None:
+        recipe = recipe_of(file.metadata() or {})
+    if recipe is None:
         raise ValueError(
             f"load_pocket: {path} has no `recipe` in its metadata; give a file that "
             f"`python run.py train-pocket` exported."
         )
-    fields = json.loads(stored)
-    recipe = Recipe(**(fields | {"timesteps": tuple(fields["timesteps"])}))
     return Pocket(dit, load_vae(folder / VAE_FILE, dtype), recipe, text.encode, text.no_text)
 
 

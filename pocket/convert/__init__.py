@@ -32,7 +32,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--local-steps", type=int, help="steps of the first phase, layer by layer")
     parser.add_argument("--flow-steps", type=int, help="steps of the second phase, on the flow")
     parser.add_argument("--minutes", type=float, help="end both phases in time; 0: by steps alone")
-    parser.add_argument("--whole", action="store_true", help="train all layers in the second phase")
+    parser.add_argument(
+        "--whole",
+        action=argparse.BooleanOptionalAction,
+        help="train all layers in the second phase, or the attentions alone; default the preset's",
+    )
+    parser.add_argument(
+        "--own",
+        type=float,
+        metavar="SHARE",
+        help="of the walks in the second half of the second phase, along what the converted model streams "
+        "itself; default the preset's, 0: none",
+    )
     parser.add_argument("--offload", action="store_true", help="keep what gradients need in RAM")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--processes", type=int, default=1, help="of one CPU thread each")

@@ -23,13 +23,14 @@ from ...model_patches.checkpoint import match, open_tensors
 from ...model_patches.geometry import Geometry
 from ...model_patches.state import StreamConfig
 from ...model_patches.vae.load import load_vae
-from .. import models
+from .. import models, text
 from ..train import processes
 from ..train.clips import Clips as Dressed
 from ..train.clips import draw_clips
 from ..train.dit import Recipe as Training
 from . import ROOT
 from .distil import Distiller, Source, student_of
+from .own import HELD, OwnStreams
 from .presets import PRESETS, Preset
 from .room import Job, room_of, why_not
 from .source import PocketClips, StreamedClips
@@ -40,12 +41,12 @@ DRAWN = 96  # clips of a pool that is drawn
 
 def convert(chosen: argparse.Namespace) -> int:
     """Run the command; the exit status."""
-    preset = _preset(chosen)
     device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     folder = chosen.run or ROOT / "runs" / "mla"
     folder.mkdir(parents=True, exist_ok=True)
     path = chosen.dense or models.WEIGHTS / models.DIT_FILE
     try:
+        preset = _preset(chosen)
         dense, metadata = load_dense(
             path, chosen.nest, torch.bfloat16 if preset.recipe.half else torch.float32
         )
@@ -107,9 +108,12 @@ def _preset(chosen: argparse.Namespace) -> Preset:
         kv_latent=chosen.latent or sizes.kv_latent,
         query_latent=chosen.query_latent or sizes.query_latent,
     )
-    changes = {"local_steps": chosen.local_steps, "flow_steps": chosen.flow_steps, "minutes": chosen.minutes}
+    if chosen.own is not None and not 0 <= chosen.own <= 1:
+        raise ValueError(f"--own {chosen.own}: a share of the walks, from 0 to 1.")
+    names = ("local_steps", "flow_steps", "minutes", "whole")
+    changes = {name: getattr(chosen, name) for name in names} | {"own_share": chosen.own}
     given = {key: value for key, value in changes.items() if value is not None}
-    recipe = replace(recipe, whole=chosen.whole, offload=chosen.offload, **given)
+    recipe = replace(recipe, offload=chosen.offload, **given)
     size = tuple(chosen.size) if chosen.size else preset.size
     return replace(preset, sizes=sizes, recipe=recipe, batch=chosen.batch or preset.batch, size=size)
 
@@ -143,6 +147,7 @@ def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: t
         dtype,
         recipe.whole,
         recipe.offload,
+        _own_rows(preset),
     )
     room = room_of(job)
     if processes.rank() == 0:
@@ -155,12 +160,21 @@ def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: t
     return why_not(room, device)
 
 
+def _own_rows(preset: Preset) -> int:
+    """Rows of the streams that are held beside the walks; the pocket model's have guidance."""
+    if not preset.recipe.own_share:
+        return 0
+    return HELD * preset.batch * (2 if preset.positions == "pocket" else 1)
+
+
 def _convert(
     chosen: argparse.Namespace, preset: Preset, dense: WanModel, metadata: dict[str, str], folder: Path
 ) -> None:
     student = student_of(dense, preset.sizes, preset.recipe.whole)
     walker = Walker(dense, positions_of(preset.positions), preset.block_frames)
-    distiller = Distiller(walker, student, _source(chosen, preset, dense, folder), preset.recipe, folder)
+    source = _source(chosen, preset, dense, folder)
+    own = _own(source, student, metadata) if preset.recipe.own_share else None
+    distiller = Distiller(walker, student, source, preset.recipe, folder, own)
     begun, figures = time.monotonic(), folder / "figures.json"
     if not (folder / "local.pt").exists():
         distiller.start()
@@ -178,6 +192,24 @@ def _convert(
 def _plain_sizes(student: MlaModel) -> dict[str, object]:
     sizes = student.sizes
     return {"kv_latent": sizes.kv_latent, "query_latent": sizes.query_latent, "turned": sizes.rope.turned}
+
+
+def _own(source: Source, student: MlaModel, metadata: dict[str, str]) -> OwnStreams:
+    """The student's own streams, told and run as the clips beside them are."""
+    if isinstance(source, StreamedClips):
+        config = replace(source.config, dtype=torch.float32)  # of what is trained
+        return OwnStreams(student, source.texts_PLE, config, source.levels, source.blocks, source.batch)
+    assert isinstance(source, PocketClips)
+    recipe = models.recipe_of(metadata)
+    if recipe is None:
+        raise ValueError(
+            "--own streams the model as its recipe says, and the dense file has none in its metadata; give "
+            "one that `python run.py train-pocket` exported, or --own 0."
+        )
+    texts_PLE, config = source.pool.texts_BVLC.flatten(0, 1), recipe.config()
+    negative = text.no_text() if config.guided else None
+    blocks = source.pool.latents_BVCTHW.shape[3] // config.block_frames
+    return OwnStreams(student, texts_PLE, config, source.levels, blocks, source.batch, negative)
 
 
 def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder: Path) -> Source:

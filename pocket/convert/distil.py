@@ -2,7 +2,8 @@
 
 The student shares every layer but its self-attentions with the dense model, or has copies of its own where
 all of it is trained. In the first phase each attention is given what the dense model's was given and has to
-make of it what that made, so gradients never leave a layer; in the second the student runs by itself.
+make of it what that made, so gradients never leave a layer; in the second the student runs by itself, later
+along its own streams too.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Recipe:
     whole: bool = False  # train every layer in the second phase, not the attentions alone
     half: bool = False  # bfloat16 products
     offload: bool = False  # what the second phase keeps for its gradients lies in RAM
+    own_from: float = 0.5  # of the second phase, after which the student walks along streams of its own too
+    own_share: float = 0.0  # of the walks from there on
 
 
 def student_of(dense: WanModel, sizes: MlaSizes, whole: bool) -> MlaModel:
@@ -76,10 +79,18 @@ class Distiller:
     """One conversion in a folder; goes on from the newest checkpoint there."""
 
     def __init__(
-        self, walker: Walker, student: MlaModel, source: Source, recipe: Recipe, folder: Path, seed: int = 11
+        self,
+        walker: Walker,
+        student: MlaModel,
+        source: Source,
+        recipe: Recipe,
+        folder: Path,
+        own: Source | None = None,
+        seed: int = 11,
     ) -> None:
+        """own: what the student streams by itself, needed where the recipe has a share of it."""
         self.walker, self.student, self.source, self.recipe = walker, student, source, recipe
-        self.folder, self.seed = folder, seed
+        self.own, self.folder, self.seed = own, folder, seed
         self.device = next(student.parameters()).device
 
     def start(self) -> None:
@@ -112,9 +123,13 @@ class Distiller:
         average = Average(trained, 0.99)
         parts = {"trained": trained, "optimizer": optimizer, "average": average}
         run = Run(self.folder, name, parts, writes=rank() == 0)
-        walk = self._walk(name, run.step)
+        generator = torch.Generator().manual_seed(hash_seed(f"{name} {rank()}", run.step))
+        walk = iter(())
         while (done := agreed(max(run.step / max(steps, 1), run.elapsed() / seconds))) < 1 and steps:
-            clips, seen, inputs = next(walk)
+            if (place := next(walk, None)) is None:
+                walk = self._walk(name, self._source(name, done, generator), generator)
+                place = next(walk)
+            clips, seen, inputs = place
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(done, rate)
             optimizer.zero_grad(set_to_none=True)
@@ -129,16 +144,23 @@ class Distiller:
             return
         trained.load_state_dict(average.weights())
 
-    def _walk(self, name: str, step: int) -> Iterator[tuple[Clips, Seen, Inputs]]:
-        """Blocks of walk after walk, with the student's own past where it runs by itself."""
-        generator = torch.Generator().manual_seed(hash_seed(f"{name} {rank()}", step))
-        while True:
-            clips, inputs = self.source.draw(generator).to(self.device), Inputs()
-            with self._precision():
-                for seen in self.walker.along(clips, generator):
-                    yield clips, seen, inputs
-                    if name == "flow":
-                        self.walker.remember(self.student, seen, clips, inputs)
+    def _source(self, name: str, done: float, generator: torch.Generator) -> Source:
+        """What the next walk goes along."""
+        recipe = self.recipe
+        if self.own is None or name != "flow" or done < recipe.own_from:
+            return self.source
+        return self.own if float(torch.rand((), generator=generator)) < recipe.own_share else self.source
+
+    def _walk(
+        self, name: str, source: Source, generator: torch.Generator
+    ) -> Iterator[tuple[Clips, Seen, Inputs]]:
+        """Blocks of a walk, with the student's own past where it runs by itself."""
+        with self._precision():
+            clips, inputs = source.draw(generator).to(self.device), Inputs()
+            for seen in self.walker.along(clips, generator):
+                yield clips, seen, inputs
+                if name == "flow":
+                    self.walker.remember(self.student, seen, clips, inputs)
 
     def _attended(self, seen: Seen) -> float:
         """Gradients of every attention's relative error, a layer at a time; their mean."""

@@ -16,7 +16,8 @@ from ...model_patches.arch.mla import MlaModel, MlaSizes
 from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.attention.forward import forward
 from ...model_patches.attention.positions import PositionPreset
-from ...model_patches.cache.format import call_of
+from ...model_patches.cache.cost import DENSE_COST
+from ...model_patches.cache.format import CacheShape, call_of
 from ...model_patches.cost import CallSizes, live_bytes, parameters
 from ...model_patches.geometry import Geometry
 from ...model_patches.probe import free_ram_bytes
@@ -41,6 +42,7 @@ class Job:
     dtype: torch.dtype  # of the dense model, and of products
     whole: bool
     offload: bool
+    own_rows: int = 0  # of streams that go on beside the walks
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,14 @@ class Room:
     inputs: int  # of the frames that both models keep
     live: int  # most that a call holds
     saved: int  # what gradients are made from
+    own: int  # kept frames of the student's own streams
     offloaded: bool
 
     @property
     def device_bytes(self) -> int:
         """All that lies beside the model."""
         kept = 0 if self.offloaded else self.saved
-        return self.dense + self.trained + self.inputs + self.live + kept
+        return self.dense + self.trained + self.inputs + self.live + self.own + kept
 
     def __str__(self) -> str:
         rows = [
@@ -66,6 +69,7 @@ class Room:
             (self.trained, "trained weights, gradients, moments, average"),
             (self.inputs, "inputs of the kept frames, both models"),
             (self.live, "activations of a call"),
+            (self.own, "kept frames of its own streams"),
             (self.saved, "kept for gradients" + (", in RAM" if self.offloaded else "")),
             (self.device_bytes, "in all on the device"),
         ]
@@ -98,8 +102,17 @@ def room_of(job: Job) -> Room:
         2 * tokens * job.config.num_layers * job.config.dim * job.dtype.itemsize,
         live_bytes(job.config, call),
         saved_bytes(student, job, frames),
+        own_bytes(job, frames),
         job.offload,
     )
+
+
+def own_bytes(job: Job, frames: int) -> int:
+    """Bytes that the student's own streams keep, dense, in the numbers that are trained."""
+    config, geometry = job.config, job.geometry
+    grid = (geometry.grid_height, geometry.grid_width)
+    shape = CacheShape(config.num_layers, job.own_rows, *grid, config.num_heads, config.head_dim)
+    return DENSE_COST.kept_bytes(shape, frames, torch.float32)
 
 
 def why_not(room: Room, device: torch.device) -> str | None:

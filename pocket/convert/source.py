@@ -37,8 +37,12 @@ class PocketClips:
             clips.worn(shown_BN, frames),
             damage(clips.worn(past_BN, frames), frames, generator),
             tuple(texts_BVLC[rows, shown_BN[:, block]] for block in range(blocks)),
-            tuple(draw_sigma((self.batch,), training, generator) for _ in range(blocks)),
+            tuple(self.levels(self.batch, generator) for _ in range(blocks)),
         )
+
+    def levels(self, count: int, generator: torch.Generator) -> Tensor:
+        """Shares of noise as the training draws them."""
+        return draw_sigma((count,), self.training, generator)
 
 
 class StreamedClips:
@@ -68,8 +72,10 @@ class StreamedClips:
         with torch.inference_mode():
             joined = torch.cat(made, 2)
         clean = joined.clone()  # outside inference mode: gradients may pass beside it
+        sigmas = tuple(self.levels(self.batch, generator) for _ in range(self.blocks))
+        return Clips(clean, clean, (text_BLE,) * self.blocks, sigmas)
+
+    def levels(self, count: int, generator: torch.Generator) -> Tensor:
+        """Some of the noise levels of the model's few steps."""
         levels = torch.tensor(self.config.sigmas)
-        sigmas = [
-            levels[torch.randint(len(levels), (self.batch,), generator=generator)] for _ in range(self.blocks)
-        ]
-        return Clips(clean, clean, (text_BLE,) * self.blocks, tuple(sigmas))
+        return levels[torch.randint(len(levels), (count,), generator=generator)]

@@ -21,8 +21,9 @@ from rivulet.model_patches.stream import StreamConfig, init, step
 from rivulet.pocket import models
 from rivulet.pocket.convert import main
 from rivulet.pocket.convert.distil import Distiller, Recipe, student_of
+from rivulet.pocket.convert.own import HELD, LONGEST, OwnStreams
 from rivulet.pocket.convert.past import Inputs
-from rivulet.pocket.convert.room import Fused, Job, room_of, why_not
+from rivulet.pocket.convert.room import Fused, Job, own_bytes, room_of, why_not
 from rivulet.pocket.convert.source import StreamedClips
 from rivulet.pocket.convert.spectral import Moments, Tokens, _share, start, turned_channels
 from rivulet.pocket.convert.walk import Clips, Walker, read_rows
@@ -248,6 +249,91 @@ def test_a_bfloat16_model_is_walked_along_its_own_streams(tmp_path):
     assert all(error < 2 for error in made.held_out(1)["flow_error"])
 
 
+def own_streams(model, batch=2, **changes):
+    config = StreamConfig(GEOMETRY, PRESET, FRAMES, sigmas=(1.0, 0.5), cfg=2.0, **changes)
+    texts, nothing = torch.randn(3, 5, 6), torch.zeros(1, 5, 6)
+    return OwnStreams(model, texts, config, lambda count, _: torch.rand(count), BLOCKS, batch, nothing)
+
+
+def test_own_streams_go_on_from_draw_to_draw():
+    model, generator = dense_model(torch.float32), torch.Generator().manual_seed(1)
+    source = own_streams(model)
+    for _ in range(40):
+        before = list(source.streams)
+        clips = source.draw(generator)
+        assert clips.clean_RCTHW.shape == (2, 4, BLOCKS * FRAMES, 4, 4)
+        assert not clips.clean_RCTHW.is_inference() and not clips.texts[0].is_inference()
+        now = next(s for i, s in enumerate(source.streams) if i >= len(before) or s is not before[i])
+        state = init(model, now[1].text.raw[0], now[1].config, now[1].text.raw[1])
+        made = []
+        for _ in range(now[1].block):
+            latents, state = step(model, state)
+            made.append(latents)
+        wanted = torch.cat([made[0], *made[1 - BLOCKS :]], 2)
+        torch.testing.assert_close(clips.clean_RCTHW, wanted, rtol=0, atol=0)
+        if len(before) == HELD and any(
+            new[1].block < old[1].block for new, old in zip(source.streams, before, strict=True)
+        ):
+            break  # one was begun anew
+    else:
+        pytest.fail("no stream was begun anew")
+    assert any(LONGEST - BLOCKS < state.block <= LONGEST for _, state in before)
+
+
+def test_own_streams_follow_the_weights_and_leave_some_rows_without_a_prompt():
+    model, generator = dense_model(torch.float32), torch.Generator().manual_seed(1)
+    source = own_streams(model, batch=64)
+    clips = source.draw(generator)
+    silent = (clips.texts[0] == 0).all((1, 2)).sum()
+    assert 0.05 * 64 < silent < 0.5 * 64
+    first = source.streams[0][1].text.groups[0].kv.clone()
+    for block in model.blocks:
+        block.cross_attn.k.bias.data += 1
+    seed = source.streams[0][1].config.seed
+    for _ in range(8):
+        source.draw(generator)
+    state = source.streams[0][1]
+    assert state.config.seed == seed and not state.text.groups[0].kv.equal(first)
+
+
+class Counted:
+    """A source that tells when it was asked."""
+
+    def __init__(self, source, asked):
+        self.source, self.asked = source, asked
+
+    def draw(self, generator):
+        self.asked.append(self)
+        return self.source.draw(generator)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_second_half_of_the_second_phase_walks_along_own_streams(tmp_path, half):
+    dense, asked = dense_model(torch.bfloat16 if half else torch.float32), []
+    student = student_of(dense, SIZES, whole=True)
+    dtype = torch.bfloat16 if half else torch.float32
+    recipe = Recipe(walks=1, local_steps=10, flow_steps=20, half=half, whole=True, own_share=1.0)
+    walker, clips = Walker(dense, PRESET, FRAMES), Counted(RandomClips(dtype), asked)
+    own = Counted(own_streams(student), asked)
+    made = Distiller(walker, student, clips, recipe, tmp_path, own)
+    made.start()
+    asked.clear()
+    made.train()
+    assert asked == [clips] * 4 + [own] * 2  # walks of five blocks
+    assert own.source.streams[0][1].cache.bytes and all(e < 4 for e in made.held_out(1)["flow_error"])
+
+
+def test_the_plan_counts_own_streams():
+    model, generator = dense_model(torch.float32), torch.Generator().manual_seed(1)
+    source = own_streams(model)
+    while len(source.streams) < HELD:
+        source.draw(generator)
+    job = Job(CONFIG, SIZES, PRESET, GEOMETRY, FRAMES, 2, 5, torch.float32, False, False, HELD * 2 * 2)
+    held = sum(state.cache.bytes for _, state in source.streams)
+    assert own_bytes(job, PRESET.capacity_frames) == held
+    assert room_of(job).device_bytes == room_of(replace(job, own_rows=0)).device_bytes + held
+
+
 def test_the_plan_counts_what_a_call_keeps_for_its_gradients():
     job = Job(CONFIG, SIZES, PRESET, GEOMETRY, FRAMES, 2, 5, torch.float32, False, False)
     room = room_of(job)
@@ -317,6 +403,14 @@ def test_the_command_makes_a_file_that_the_pocket_loader_streams(pool, tmp_path,
     assert latents.isfinite().all()
 
 
+def test_the_command_walks_along_own_streams(pool, tmp_path, monkeypatch):
+    drawn, draw = [], OwnStreams.draw
+    monkeypatch.setattr(OwnStreams, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1", "--device", "cpu"]
+    assert main([*run, "--local-steps", "1", "--flow-steps", "9", "--own", "1"]) == 0
+    assert len(drawn) == 1 and drawn[0].clean_RCTHW.shape == (1, 16, 12, 8, 8)  # from the third walk on
+
+
 def test_the_command_refuses_with_words(pool, tmp_path, capsys):
     run = ["--run", str(tmp_path / "run"), "--device", "cpu"]
     assert main([*run, "--dense", str(tmp_path / "absent.pt")]) == 2
@@ -326,5 +420,7 @@ def test_the_command_refuses_with_words(pool, tmp_path, capsys):
     save_file({"texts": torch.zeros(1, 6, 3)}, tmp_path / "texts.safetensors")
     assert main([*run, "--texts", str(tmp_path / "texts.safetensors")]) == 2
     assert "texts are 3 wide, the model reads 64" in capsys.readouterr().err
+    assert main([*run, "--clips", str(pool), "--own", "2"]) == 2
+    assert "--own 2.0: a share of the walks, from 0 to 1" in capsys.readouterr().err
     assert main([*run, "--clips", str(pool), "--latent", "300", "--local-steps", "1"]) == 2
     assert "latents of 300 and 128 channels are wider than the model's 256" in capsys.readouterr().err
