@@ -28,6 +28,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, help="lessons; default the recipe's")
     parser.add_argument("--minutes", type=float, help="end in time, whatever the steps")
     parser.add_argument("--stories", type=int, default=384, help="stories of hiding that are drawn first")
+    parser.add_argument(
+        "--full",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the lessons with a cache that keeps every frame, the memory's upper bound; default 0",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; default: all")
     parser.add_argument("--processes", type=int, default=1, help="of one CPU thread each")
     parser.add_argument("--only", choices=("train", "export"), help="one part; default both")

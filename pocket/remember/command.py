@@ -91,7 +91,7 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     walker, adapters = _learners(chosen, dit, pocket)
     training = Training(size=pocket.recipe.size)
     hidings, dressed = _pools(folder, chosen.stories)
-    shares = CONVERTED if converted else Shares()
+    shares = (CONVERTED if converted else Shares()).beside_full(chosen.full)
     lessons = Lessons(_vae(), hidings, dressed, training, shares, chosen.batch or BATCH)
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":

@@ -32,11 +32,11 @@ POSITIONS = {"memory": MEMORY, "full": FULL, "sink_and_window": SINK_AND_WINDOW,
 class Shares:
     """How often each kind of lesson comes, and how long things stay hidden."""
 
-    memory: float = 0.42
-    full: float = 0.36
+    memory: float = 0.56
+    full: float = 0.0
     sink_and_window: float = 0.05
-    window: float = 0.05
-    ordinary: float = 0.12
+    window: float = 0.04
+    ordinary: float = 0.35
     first: float = 1 / 3  # of graded calls that are a block's first
     silent: float = 0.08  # rows without a prompt, as guidance has them
     easy: float = 0.12  # of the training, in which things are hidden just long enough to leave the window
@@ -44,6 +44,13 @@ class Shares:
     easy_full: float = 0.52  # the same for a cache that keeps all, which begins with what the window holds
     growing_full: float = 0.3
     most_hidden: int = 26  # blocks
+
+    def beside_full(self, share: float) -> Shares:
+        """The same, with so many of all lessons in which every frame is kept."""
+        if not 0 <= share < 1:
+            raise ValueError(f"--full {share}: a share of the lessons, at least 0 and less than 1.")
+        rest = sum(getattr(self, kind) for kind in (*POSITIONS, "ordinary") if kind != "full")
+        return replace(self, full=rest * share / (1 - share))
 
 
 @dataclass(frozen=True, slots=True)

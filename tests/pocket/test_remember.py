@@ -197,10 +197,11 @@ def trainer(folder, steps, **shares):
 
 
 def test_lessons_are_of_every_kind_and_waits_grow():
-    lessons = Lessons(None, *pools(), Training(size=32), Shares(), batch=3)
+    lessons = Lessons(None, *pools(), Training(size=32), Shares().beside_full(0.4), batch=3)
     generator = torch.Generator().manual_seed(0)
     early, late = ([lessons.plan(done, generator) for _ in range(150)] for done in (0.0, 1.0))
     assert {place.kind for place in late} == {*POSITIONS, "ordinary"}
+    assert 40 < sum(place.kind == "full" for place in late) < 80
     waits = [[p.hidden for p in places if p.kind in ("memory", "full")] for places in (early, late)]
     assert set(waits[0]) == {1, 2} and max(waits[1]) > 20
     for place in (*early[:20], *late[:20]):
