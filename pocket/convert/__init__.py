@@ -29,6 +29,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--query-latent", type=int, help="channels of the query latent")
     parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="pixels")
     parser.add_argument("--batch", type=int, help="clips side by side, of each process")
+    _add_training(parser)
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    parser.add_argument("--processes", type=int, default=1, help="of one CPU thread each")
+    parser.add_argument("--plan", action="store_true", help="print what memory it needs, and stop")
+    chosen = parser.parse_args(arguments)
+    from .command import convert
+
+    return convert(chosen)
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local-steps", type=int, help="steps of the first phase, layer by layer")
     parser.add_argument("--flow-steps", type=int, help="steps of the second phase, on the flow")
     parser.add_argument("--minutes", type=float, help="end both phases in time; 0: by steps alone")
@@ -45,10 +56,3 @@ def main(arguments: list[str]) -> int:
         "itself; default the preset's, 0: none",
     )
     parser.add_argument("--offload", action="store_true", help="keep what gradients need in RAM")
-    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
-    parser.add_argument("--processes", type=int, default=1, help="of one CPU thread each")
-    parser.add_argument("--plan", action="store_true", help="print what memory it needs, and stop")
-    chosen = parser.parse_args(arguments)
-    from .command import convert
-
-    return convert(chosen)

@@ -154,7 +154,7 @@ def test_exported_files_load_as_they_were_saved(tmp_path, vae):
     save_dit(dit, recipe, tmp_path)
     save_vae(vae, tmp_path)
     pocket = load_pocket(tmp_path)
-    assert pocket.recipe == recipe and pocket.sigmas == (1.0, 0.75) and pocket.dit.num_heads == 2
+    assert pocket.recipe == recipe and recipe.sigmas == (1.0, 0.75) and pocket.dit.num_heads == 2
     for before, after in ((dit, pocket.dit), (vae, pocket.vae)):
         for name, value in before.state_dict().items():
             assert torch.equal(value.half().float(), after.state_dict()[name])
