@@ -63,7 +63,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
         figures = from_take(pocket, truth, given, chosen.blocks, chosen.seed)
         rows("start", case="extend_earlier_take", **sizes, **figures)
     if chosen.only in (None, "follow"):
-        for strength in chosen.strengths or pocket.sigmas:
+        for strength in chosen.strengths or pocket.recipe.sigmas:
             figures = followed(pocket, truth, strength, chosen.blocks, chosen.seed)
             rows("start", case="follow", **sizes, strength_share=strength, **figures)
     return 0

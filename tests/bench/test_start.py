@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rivulet.pocket import detector, world
+from rivulet.pocket import detector, models, world
+from rivulet.tests.bench import start
 from rivulet.tests.bench.start import judged, place_error, psnr, put_back, rendered, share_at
 
 POCKET = SimpleNamespace(recipe=SimpleNamespace(block_frames=3, fps=16, size=64))
@@ -50,3 +51,11 @@ def test_what_was_lost_is_put_back_on_each_stream(truth):
     made = put_back(decoded[:, None].expand_as(clips[:, :1]), given, decoded)
     assert torch.equal(made[:, 0], given)
     assert psnr(decoded, given) > 38 and place_error(clips, clips, 64) == 0
+
+
+def test_every_noise_level_of_the_model_is_followed(monkeypatch):
+    asked = []
+    monkeypatch.setattr(start, "followed", lambda pocket, truth, strength, *_: asked.append(strength) or {})
+    chosen = {"only": "follow", "strengths": None, "streams": 1, "blocks": 1, "seed": 0, "weights": None}
+    assert start.run(SimpleNamespace(**chosen, quick=True), lambda *_, **figures: None) == 0
+    assert tuple(asked) == models.load_pocket().recipe.sigmas

@@ -307,7 +307,7 @@ like those you will stream. Up to 2 % error is good; above 5 % expect pictures t
             "RivuletStartFrom",
             (880, 0),
             (360, 200),
-            {"video": (4, 0), "mode": "follow", "strength": 0.89},
+            {"video": (4, 0), "mode": "follow", "strength": 0.8},
         ),
         7: Box("RivuletStream", (1290, 0), (420, 640), pocket_stream((5, 0), (3, 0), start=(6, 0))),
         90: Box(
@@ -321,7 +321,7 @@ another prompt says what it looks like. With **Load Video** in place of the firs
 followed, of any length, at constant memory.
 
 - `strength` is the share of noise put over the video, down to the model's next noise level; the Pocket \
-Model has 1, 0.96, 0.89 and 0.73. Less keeps more of the video, and more of its colours too.
+Model has 1, 0.92, 0.77 and 0.41. Less keeps more of the video, and more of its colours too.
 - The stream ends with the video, or after `seconds` if that is earlier.
 - `mode` **go on** begins where the video ends instead.""",
         ),
