@@ -17,7 +17,7 @@ from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.text import read_text
 from ...model_patches.state import StreamConfig, StreamState
 from ...model_patches.stream import init, step
-from .walk import Clips
+from .walk import Clips, joined
 
 HELD = 2  # batches of streams that go on from draw to draw
 LONGEST = 48  # blocks, after which a stream is begun anew under another prompt
@@ -74,9 +74,7 @@ class OwnStreams:
         return latents.clone(), state
 
     def _clips(self, made: list[Tensor], text_BLE: Tensor, generator: torch.Generator) -> Clips:
-        with torch.inference_mode():
-            joined = torch.cat(made, 2)
-        clean = joined.clone()  # outside inference mode: gradients may pass beside it
+        clean = joined(made)
         text_BLE = text_BLE.clone()
         if self.negative_1LE is not None:
             silent = torch.rand(self.batch, generator=generator) < UNGUIDED

@@ -14,7 +14,7 @@ from .. import text
 from ..train.clips import Clips as Dressed
 from ..train.dit import Recipe as Training
 from ..train.dit import damage, draw_sigma
-from .walk import Clips
+from .walk import Clips, joined
 
 
 class PocketClips:
@@ -69,9 +69,7 @@ class StreamedClips:
         for _ in range(self.blocks):
             latents, state = step(self.dense, state)
             made.append(latents.clone())
-        with torch.inference_mode():
-            joined = torch.cat(made, 2)
-        clean = joined.clone()  # outside inference mode: gradients may pass beside it
+        clean = joined(made)
         sigmas = tuple(self.levels(self.batch, generator) for _ in range(self.blocks))
         return Clips(clean, clean, (text_BLE,) * self.blocks, sigmas)
 

@@ -126,3 +126,10 @@ def read_rows(dit: WanModel, text_RLE: Tensor) -> TextRows:
     """Keys and values of one text a row."""
     state: TextState = read_text.__wrapped__(dit, (text_RLE,))  # outside inference mode: for training
     return state.groups[0]
+
+
+def joined(blocks: Sequence[Tensor]) -> Tensor:
+    """A stream's blocks [R, C, T, H, W] as one clip that gradients may pass beside: no inference tensor."""
+    with torch.inference_mode():
+        clip = torch.cat(list(blocks), 2)
+    return clip.clone()
