@@ -100,11 +100,11 @@ def run(
     return state
 
 
-def snapshot(state: StreamState, writers: Iterable[Writer], path: str | Path) -> None:
+def snapshot(model: DiTTree, state: StreamState, writers: Iterable[Writer], path: str | Path) -> None:
     """Saves the stream with its decoder's past and its writers' position, once all its frames are on disk."""
     for writer in writers:
         writer.seal()
-    save(state, path)
+    save(model, state, path)
 
 
 def frames_made(state: StreamState) -> int:

@@ -1,7 +1,8 @@
 """One stream in one safetensors file: written whole or not at all, read back bit for bit.
 
 Tensors are the kept frames in the order of their slots, the text and its keys and values, and the extras. The
-metadata holds the contract, the sizes and the positions. Free slots are not stored.
+metadata holds the contract, the sizes, the positions and a sketch of the model's weights. Free slots are not
+stored.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arch.sketch import SAME, difference, read_back, sketch, written
 from .arch.tree import DiTTree
 from .attention.rope import layout_of
 from .attention.text import TextRows, TextState
@@ -30,8 +32,8 @@ FORMAT, POLICY = ("keeps its frames in cache", "format"), ("remembers by", "memo
 
 
 @torch.inference_mode()
-def save(state: StreamState, path: str | Path) -> None:
-    """Write the stream to a file that appears under its name only when it is whole and on disk."""
+def save(model: DiTTree, state: StreamState, path: str | Path) -> None:
+    """Write the model's stream to a file that appears under its name only when it is whole and on disk."""
     path = Path(path)
     text = state.text
     tensors = {CACHE + name: tensor for name, tensor in state.cache.tensors().items()}
@@ -49,6 +51,7 @@ def save(state: StreamState, path: str | Path) -> None:
         "start_frame": state.start_frame,
         "config": plain(state.config),
         "shape": asdict(state.cache.shape),
+        "weights": written(_weights(model, state.cache.shape, state.config, state.text.raw[0].device)),
         "table": state.cache.table,
         "cache": dict(state.format.spec()),
         "memory": dict(state.policy.spec()),
@@ -70,7 +73,8 @@ def load(
     """The saved state on `device`; it goes on as if it had never stopped.
 
     Refuses a file whose sizes are not the model's, whose frames are kept in another format than `cache`, that
-    remembers in another way than `memory`, or whose contract is not `config` where that is given.
+    remembers in another way than `memory`, whose contract is not `config` where that is given, or that was
+    made with other weights. Files of releases that kept no sketch of them are taken as the model's.
     """
     path = Path(path)
     about, tensors = read(path, KIND, VERSION)
@@ -83,6 +87,8 @@ def load(
     device = torch.device(device)
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     _check_model(path, model, shape, saved, device)
+    if "weights" in about:
+        _check_weights(path, read_back(about["weights"]), _weights(model, shape, saved, device))
     branches: list[int] = about["branches"]
     text = TextState(
         tuple(tensors[f"text.raw.{i}"] for i in range(sum(branches))),
@@ -156,4 +162,18 @@ def _check_model(
         raise ValueError(
             f"load: the heads of the model that made {path} turn as {shape.rope or 'Wan'}, those "
             f"of this one as {layout_of(model) or 'Wan'}; load that model, with the same rotary bands."
+        )
+
+
+def _weights(model: DiTTree, shape: CacheShape, config: StreamConfig, device: torch.device) -> Tensor:
+    return sketch(model, shape.heads * shape.head_dim, config.dtype, device)
+
+
+def _check_weights(path: Path, saved_LKR: Tensor, given_LKR: Tensor) -> None:
+    apart = difference(saved_LKR, given_LKR)
+    if not apart <= SAME:
+        raise ValueError(
+            f"load: the stream in {path} was made with weights that differ from this model's by "
+            f"{100 * apart:.1f} %, and would not go on as it began. Load the weights it was made with, with "
+            f"the same adapters and kept in the same way, or start a new stream."
         )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..model_patches.attention.rope import layout_of
 from ..model_patches.attention.text import TextRows
-from ..model_patches.cache.basis_file import check_model, check_sizes
+from ..model_patches.cache.basis_file import check_sizes
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import Cache, CacheFormat, CacheShape, call_of
 from ..model_patches.cache.latent import LatentFormat
@@ -29,7 +29,8 @@ from ..model_patches.sampler.noise import BlockNoise, KeyedNoise
 from ..model_patches.state import Blend, StreamConfig
 from .host_block import KEY, BlockInMaking, run_model, sample_block
 from .host_file import expert_of
-from .host_tree import HostTree, why_not
+from .host_tree import why_not
+from .host_weights import HostWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class HostStream:
         always = self.model.model_options.get("disable_cfg1_optimization", False)
         self.branches = 2 if config.guided or always else 1
         self.texts: dict[tuple[int, ...], tuple[Tensor, TextRows]] = {}
-        self.checked = False
+        self.weights = HostWeights(adapted=bool(self.model.patches))
 
     def set_text(self, positive: Any, negative: Any) -> None:
         """Another prompt for the blocks that follow; what the stream remembers stays."""
@@ -171,17 +172,6 @@ class HostStream:
         """The prompt for one block of a blend; what else comes with the new prompt goes with it."""
         self.guider.set_conds([[text_BLE, self.positive[0][1]]], self.negative)
         self.texts.clear()
-
-    def check_cache(self, tree: HostTree, channels: int, x: Tensor) -> None:
-        """Refuses a basis of another checkpoint; logs where the weights are not just those calibrated.
-
-        The model's layers are asked, so it is called where they are loaded.
-        """
-        if isinstance(self.format, LatentFormat):
-            adapted = bool(self.model.patches)
-            said = check_model(self.format.basis, tree, channels, x.dtype, x.device, adapted)
-            if said:
-                logging.getLogger(__name__).warning("Rivulet: %s", said)
 
     @property
     def tail_frames(self) -> int:

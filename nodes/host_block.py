@@ -148,10 +148,9 @@ class BlockInMaking:
         order = sorted(range(len(given)), key=given.__getitem__)
         x, timestep, text = (_arranged(rows, order) for rows in (x_RCTHW, timestep_R, context_RLE))
         tree, attention = HostTree(model), host_attention(options)
-        if not self.stream.checked:
+        if not self.stream.weights.checked:
             check_forward(tree, own, x, text, attention)
-            self.stream.check_cache(tree, model.dim, x)
-            self.stream.checked = True
+            self.stream.weights.check(tree, model.dim, x, self.stream.format)
         time = self._time(tree, timestep, x)
         past = self._past(branches, options)
         rows = self._text(tree, branches, text)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model_patches.arch.sketch import read_back, written
 from ..model_patches.cache.format import CacheShape
 from ..model_patches.memory.policy import Memory
 from ..model_patches.state import Blend
@@ -75,6 +76,8 @@ def save(kept: Kept, stream: HostStream, path: Path) -> None:
         "hidden": kept.hidden,
         "followed": kept.followed,
     }
+    if stream.weights.sketch_LKR is not None:
+        about["weights"] = written(stream.weights.sketch_LKR)
     write(path, KIND, VERSION, about, tensors)
 
 
@@ -82,10 +85,13 @@ def save(kept: Kept, stream: HostStream, path: Path) -> None:
 def taken_up(path: Path, stream: HostStream) -> Kept:
     """The saved take on this stream's model; refused where the stream is another.
 
+    Whether the weights are those it was made with is found out in the first call, where they are loaded.
     Seed, noise levels and strength of guidance may differ: the blocks from here on are made with them.
     """
     about, tensors = read(path, KIND, VERSION)
     _check(path, about, stream)
+    if "weights" in about:
+        stream.weights.take, stream.weights.sketch_LKR = path.name, read_back(about["weights"])
     rooms, tokens = (
         {name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)}
         for prefix in (CACHE, MEMORY)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arch.sketch import difference, sketch
+from ..arch.sketch import ADAPTED, KEPT_OTHERWISE, SAME, difference, read_back, sketch, written
 from ..arch.tree import DiTTree
 from ..checkpoint import open_tensors, shapes_in, write_whole
 from .basis import Basis, LayerBasis, LayerPlan
@@ -22,9 +22,6 @@ from .basis import Basis, LayerBasis, LayerPlan
 KIND, VERSION = "rivulet basis", 1
 PARTS = ("mu_C", "down_CR", "up_RC")
 AGAIN = "Calibrate the model again (Calibrate Cache, or python run.py calibrate)"
-# Relative differences of weights: bfloat16 moves them by 0.2 %, int4 by about 10 %, an adapter by as much as
-# it is strong; weights of two trainings have little in common.
-SAME, KEPT_OTHERWISE, ADAPTED = 0.005, 0.15, 0.5
 
 
 def save_basis(basis: Basis, path: str | Path) -> None:
@@ -69,31 +66,19 @@ def load_basis(path: str | Path, device: str | torch.device = "cpu") -> Basis:
 
 def about_model(dit: DiTTree, channels: int, dtype: torch.dtype, device: torch.device) -> dict[str, object]:
     """What a basis keeps of the weights it was calibrated for, fit for JSON; see `arch.sketch`."""
-    numbers = sketch(dit, channels, dtype, device).flatten(1).tolist()
-    return {
-        "sketch": [[float(f"{number:.6g}") for number in layer] for layer in numbers],
-        "channels": channels,
-    }
+    return {"sketch": written(sketch(dit, channels, dtype, device)), "channels": channels}
 
 
-def check_model(
-    basis: Basis,
-    dit: DiTTree,
-    channels: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    adapted: bool = False,
-) -> str:
-    """'' if the basis is of this model, a sentence if its weights are adapted or kept otherwise.
+def check_model(basis: Basis, weights_LKR: Tensor, channels: int, adapted: bool = False) -> str:
+    """'' if the basis is of the model of this sketch, a sentence if that is adapted or kept otherwise.
 
-    Raises ValueError for another model. adapted: the caller knows of adapters (LoRA) on the model, which may
-    move its weights further than another way of keeping them could. What a cache derives from the weights is
-    found anew for every stream, whatever this says.
+    Raises ValueError for another model. channels: the model's. adapted: the caller knows of adapters (LoRA)
+    on the model, which may move its weights further than another way of keeping them could. What a cache
+    derives from the weights is found anew for every stream, whatever this says.
     """
-    check_sizes(basis, len(dit.blocks), channels)
+    check_sizes(basis, len(weights_LKR), channels)
     about, name = basis.provenance, _name(basis)
-    known = torch.tensor(about["sketch"], dtype=torch.float32).unflatten(1, (5, -1))
-    apart = difference(known, sketch(dit, channels, dtype, device))
+    apart = difference(read_back(about["sketch"]), weights_LKR)
     if not apart <= (ADAPTED if adapted else KEPT_OTHERWISE):
         raise ValueError(
             f"Latent cache: the basis is of {name}, whose weights differ from this model's by "

@@ -183,7 +183,7 @@ def sparse_soak(
                 go = kept.go
                 go.blocks, go.frames, go.growth_bytes = watch.blocks, watch.frames, watch.growth()[1]
                 go.seconds = time.perf_counter() - begun
-                kept.write(folder, state, {name: getattr(watch, name) for name in LASTING})
+                kept.write(folder, given.dit, state, {name: getattr(watch, name) for name in LASTING})
             before_BCTHW = latents_BCTHW
     return kept
 

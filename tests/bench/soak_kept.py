@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ...model_patches.snapshot import load, save
 from ...model_patches.state import StreamState
 from .playback import frame_count
@@ -41,12 +43,12 @@ class Kept:
     go: Go
     earlier: list[Go] = field(default_factory=list)
 
-    def write(self, folder: Path, state: StreamState, seen: Mapping[str, object]) -> None:
+    def write(self, folder: Path, model: nn.Module, state: StreamState, seen: Mapping[str, object]) -> None:
         """Writes where the stream stands and what was seen of it, of one moment, whole or not at all."""
         about = {"goes": [asdict(go) for go in (*self.earlier, self.go)], **seen}
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{state.block}-{STREAM}"
-        save(state, folder / name)
+        save(model, state, folder / name)
         partial = folder / f"{SEEN}.partial"
         partial.write_text(json.dumps(about | {"stream": name}), encoding="utf-8")
         os.replace(partial, folder / SEEN)

@@ -114,7 +114,7 @@ def begun(pocket: Pocket, memory: MemoryPolicy, old: Prompts, seed: int, path: P
             pixels, past = decoded(pocket, latents, past)
             blocks.append(pixels)
     assert past is not None
-    save(state, path)
+    save(pocket.dit, state, path)
     return Start(pocket, memory, path, past, tuple(blocks))
 
 

@@ -152,7 +152,7 @@ def test_a_snapshot_on_disk_resumes_picture_for_picture(dit, vae, start, whole, 
 
     def on_chunk(chunk):
         if chunk.block == 1:
-            snapshot(chunk.state, [first], tmp_path / "stream.safetensors")
+            snapshot(dit, chunk.state, [first], tmp_path / "stream.safetensors")
 
     run(dit, vae, start(), [first], blocks=3, on_chunk=on_chunk)
     state = load(tmp_path / "stream.safetensors", dit)
@@ -166,7 +166,7 @@ def test_a_snapshot_waits_until_the_video_holds_its_frames(dit, vae, start, tmp_
     on_disk = []
 
     def on_chunk(chunk):
-        snapshot(chunk.state, [writer], tmp_path / "stream.safetensors")
+        snapshot(dit, chunk.state, [writer], tmp_path / "stream.safetensors")
         on_disk.append(writer.index.frames)
 
     run(dit, vae, start(), [writer], blocks=2, on_chunk=on_chunk)

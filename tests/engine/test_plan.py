@@ -79,7 +79,7 @@ def test_a_snapshot_is_as_large_as_planned(tmp_path, name, seconds):
     vae = WanVAE(4).requires_grad_(False)
     state = run(model, vae, state, [], blocks=3 if seconds else 4)
     request = replace(REQUEST, stream=config, seconds=seconds)
-    snapshot(state, [], tmp_path / "take.safetensors")
+    snapshot(model, state, [], tmp_path / "take.safetensors")
     size, planned = (tmp_path / "take.safetensors").stat().st_size, plan_stream(request).snapshot_bytes
     assert 0 <= size - planned < 16384  # the file's header
 

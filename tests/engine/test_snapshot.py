@@ -71,7 +71,7 @@ def test_saved_after_any_block_it_goes_on_in_another_process_bit_for_bit(
         if block == 3:
             state = set_text(model, state, make_text(4))
         if block < blocks:
-            save(state, tmp_path / f"{block}.safetensors")
+            save(model, state, tmp_path / f"{block}.safetensors")
         latents, state = step(model, state)
         made.append(latents)
     code = [sys.executable, "-c", CONTINUE, str(root), str(tmp_path), str(blocks)]
@@ -84,7 +84,7 @@ def test_saved_after_any_block_it_goes_on_in_another_process_bit_for_bit(
 
 
 def test_what_is_saved_is_what_comes_back(model, state, tmp_path):
-    save(state, tmp_path / "stream.safetensors")
+    save(model, state, tmp_path / "stream.safetensors")
     back = load(tmp_path / "stream.safetensors", model, state.config)
     assert (back.config, back.block, back.start_frame) == (state.config, state.block, state.start_frame)
     assert back.cache.table == state.cache.table and back.cache.shape == state.cache.shape
@@ -101,7 +101,7 @@ def test_every_format_goes_on_bit_for_bit(model, make_text, config, tmp_path, na
     path, made = tmp_path / "stream.safetensors", LOSSY[name]
     state = init(model, make_text(1), replace(config, cfg=2.0), make_text(2, tokens=3), cache=made)
     for _ in range(4):
-        save(state, path)
+        save(model, state, path)
         back = load(path, model, cache=made)
         for name, tensor in state.cache.tensors().items():
             assert torch.equal(back.cache.tensors()[name], tensor)
@@ -115,7 +115,7 @@ def test_every_format_goes_on_bit_for_bit(model, make_text, config, tmp_path, na
 
 def test_another_basis_is_refused_by_its_fingerprint(model, make_text, config, tmp_path):
     path, made = tmp_path / "stream.safetensors", LOSSY["latent"]
-    save(init(model, make_text(), config, cache=made), path)
+    save(model, init(model, make_text(), config, cache=made), path)
     other = LatentFormat(replace(made.basis, group=4))
     with pytest.raises(ValueError, match=rf"basis {made.basis.fingerprint}, not {other.basis.fingerprint}"):
         load(path, model, cache=other)
@@ -123,8 +123,8 @@ def test_another_basis_is_refused_by_its_fingerprint(model, make_text, config, t
         load(path, model)
 
 
-def test_only_kept_frames_are_stored(state, tmp_path):
-    save(state, tmp_path / "stream.safetensors")
+def test_only_kept_frames_are_stored(model, state, tmp_path):
+    save(model, state, tmp_path / "stream.safetensors")
     with safe_open(tmp_path / "stream.safetensors", "pt") as file:
         shape = file.get_slice("cache.kv").get_shape()
     # 3 layers, keys and values, 2 branches, sink 1 + 2 frames of 6 tokens, 2 heads of 12
@@ -132,7 +132,7 @@ def test_only_kept_frames_are_stored(state, tmp_path):
 
 
 def test_a_snapshot_is_a_copy(model, state, tmp_path):
-    save(state, tmp_path / "stream.safetensors")
+    save(model, state, tmp_path / "stream.safetensors")
     expected, later = step(model, state)
     step(model, later)
     assert torch.equal(step(model, load(tmp_path / "stream.safetensors", model))[0], expected)
@@ -140,14 +140,14 @@ def test_a_snapshot_is_a_copy(model, state, tmp_path):
 
 def test_a_later_save_takes_the_place_of_the_one_before(model, state, tmp_path):
     path = tmp_path / "stream.safetensors"
-    save(state, path)
-    save(step(model, state)[1], path)
+    save(model, state, path)
+    save(model, step(model, state)[1], path)
     assert load(path, model).block == 5 and os.listdir(tmp_path) == ["stream.safetensors"]
 
 
 def test_a_failed_save_keeps_the_file_before(model, state, tmp_path, monkeypatch):
     path = tmp_path / "stream.safetensors"
-    save(state, path)
+    save(model, state, path)
     before = path.read_bytes()
 
     def full(*_):
@@ -155,28 +155,28 @@ def test_a_failed_save_keeps_the_file_before(model, state, tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"cannot write the stream to .*No space left on device.* has room"):
-        save(step(model, state)[1], path)
+        save(model, step(model, state)[1], path)
     monkeypatch.undo()
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["stream.safetensors"]
 
 
-def test_an_interrupted_save_leaves_nothing_half_written(state, tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_nothing_half_written(model, state, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save(state, tmp_path / "stream.safetensors")
+        save(model, state, tmp_path / "stream.safetensors")
     assert os.listdir(tmp_path) == []
 
 
-def test_a_folder_that_is_not_there_is_named(state, tmp_path):
+def test_a_folder_that_is_not_there_is_named(model, state, tmp_path):
     with pytest.raises(OSError, match=r"cannot write the stream to .*absent.*choose a folder that exists"):
-        save(state, tmp_path / "absent" / "stream.safetensors")
+        save(model, state, tmp_path / "absent" / "stream.safetensors")
 
 
 def test_another_contract_is_refused_by_name(model, state, tmp_path):
-    save(state, tmp_path / "stream.safetensors")
+    save(model, state, tmp_path / "stream.safetensors")
     for change, words in (
         ({"seed": 8}, "made with seed 7, not 8. It cannot go on differently"),
         ({"sigmas": (1.0, 0.5)}, r"sigmas \(1.0, 0.8, 0.5\), not \(1.0, 0.5\)"),
@@ -187,14 +187,39 @@ def test_another_contract_is_refused_by_name(model, state, tmp_path):
             load(tmp_path / "stream.safetensors", model, replace(state.config, **change))
 
 
-def test_another_model_is_refused(make_model, state, tmp_path):
+def test_another_model_is_refused(make_model, model, state, tmp_path):
     path = tmp_path / "stream.safetensors"
-    save(state, path)
+    save(model, state, path)
     for sizes in ({"num_layers": 2}, {"num_heads": 1}, {"dim": 48, "num_heads": 2}):
         with pytest.raises(ValueError, match=r"model with \(layers, heads, width, patch\) \(3, 2, 24, 2\)"):
             load(path, make_model(**sizes))
     with pytest.raises(ValueError, match=r"refused torch.float32 on cpu.*needs the model in that dtype"):
         load(path, make_model(torch.float64))
+
+
+def test_other_weights_of_the_same_sizes_are_refused(make_model, model, state, tmp_path):
+    path = tmp_path / "stream.safetensors"
+    save(model, state, path)
+    load(path, make_model())
+    with pytest.raises(ValueError, match=r"made with weights that differ from this model's by 1\d\d\.\d %"):
+        load(path, make_model(seed=2))
+    adapted = make_model()
+    for block in adapted.blocks:
+        weight = block.self_attn.v.weight
+        weight += 0.1 * weight.std() * torch.randn_like(weight)
+    with pytest.raises(ValueError, match=r"differ .* by \d\.\d %.*with the same adapters"):
+        load(path, adapted)
+
+
+def test_a_stream_of_a_release_without_a_sketch_goes_on(model, state, tmp_path):
+    path = tmp_path / "stream.safetensors"
+    save(model, state, path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["rivulet"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del about["weights"]
+    save_file(tensors, path, {"rivulet": json.dumps(about)})
+    assert torch.equal(step(model, load(path, model))[0], step(model, state)[0])
 
 
 def test_files_that_are_no_stream_are_refused(model, state, tmp_path):
@@ -204,23 +229,23 @@ def test_files_that_are_no_stream_are_refused(model, state, tmp_path):
     save_file({"x": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match=r"holds 'no stream' .* needs 'rivulet stream' in version 1"):
         load(path, model)
-    save(state, path)
+    save(model, state, path)
     for kept in (0, 7, 300, -1):
         path.write_bytes(path.read_bytes()[:kept])
         with pytest.raises(ValueError, match=r"bytes\) is not a whole safetensors file.*Copy it again"):
             load(path, model)
-        save(state, path)
+        save(model, state, path)
 
 
 def test_another_cache_format_is_refused_by_name(model, state, tmp_path):
     path = tmp_path / "stream.safetensors"
-    save(state, path)
+    save(model, state, path)
     other = replace(DENSE, name="other")
     with pytest.raises(
         ValueError, match=r"in cache format 'dense' and was to be taken up with 'other' \(name"
     ):
         load(path, model, cache=other)
-    save(replace(state, format=other), path)
+    save(model, replace(state, format=other), path)
     assert load(path, model, cache=other).format == other
     with pytest.raises(ValueError, match=r"'other' and was to be taken up with 'dense'.*start a new stream"):
         load(path, model)

@@ -175,7 +175,7 @@ def test_what_the_vae_lost_of_a_video_is_put_back_and_fades(dit, vae, fresh, tmp
     latents, _ = encode_stream(vae, ending)
     whole = by_hand(dit, vae, fresh, latents, 2)
     state = gone_on(dit, vae, fresh, ending)
-    save(state, tmp_path / "begun.safetensors")
+    save(dit, state, tmp_path / "begun.safetensors")
     writer, again = Collected(), Collected()
     after = run(dit, vae, state, [writer], blocks=2)
     run(dit, vae, load(tmp_path / "begun.safetensors", dit), [again], blocks=2)

@@ -184,7 +184,7 @@ def test_a_stream_goes_on_bit_for_bit_from_a_file_after_a_switch(
     _, state = run(model, init(model, make_text(1), config, make_text(9), memory=memory), 5)
     state = switch(model, state, make_text(2), mode)
     _, state = run(model, state, 1)
-    save(state, tmp_path / "stream.safetensors")
+    save(model, state, tmp_path / "stream.safetensors")
     back = load(tmp_path / "stream.safetensors", model, config, memory=memory)
     assert torch.equal(run(model, state, 5)[0], run(model, back, 5)[0])
 

@@ -1,6 +1,7 @@
 """A take that ended early goes on in another run as if it had never stopped."""
 
-from contextlib import suppress
+import re
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -199,6 +200,51 @@ def test_another_stream_is_refused(making, change, words):
     _, _, path = making("first", before=stopping_at(1))
     with pytest.raises(ValueError, match=words):
         making("second", kept=path, config=replace(CONFIG, **change))
+
+
+@contextmanager
+def moved(model, share):
+    """The model, for the time being with value weights of self-attention moved by a share of their size."""
+    generator = torch.Generator().manual_seed(1)
+    weights = [block.self_attn.v.weight for block in model.get_model_object("diffusion_model").blocks]
+    before = [weight.detach().clone() for weight in weights]
+    for weight in weights:
+        noise = torch.randn(weight.shape, generator=generator).to(weight)
+        weight.data += share * weight.norm() / noise.norm() * noise
+    yield
+    for weight, was in zip(weights, before, strict=True):
+        weight.data.copy_(was)
+
+
+def test_other_weights_are_told_and_another_checkpoint_is_refused(making, load, caplog):
+    _, _, path = making("first", before=stopping_at(2))
+    making("same", kept=path)
+    assert "differ" not in caplog.text
+    with moved(load("plain"), 0.3):
+        _, after, again = making("adapted", before=stopping_at(2), kept=path)
+        told = r"differ by 1\d\.\d % from those that the take in first\S* was made with: another adapter"
+        assert re.search(told, caplog.text) and len(after)
+        caplog.clear()
+        _, after, _ = making("third", kept=again)
+        assert "differ" not in caplog.text and len(after)
+    with (
+        moved(load("plain"), 3.0),
+        pytest.raises(ValueError, match=r"take in first.* another checkpoint.* differ .* by \d+ %"),
+    ):
+        making("other", kept=path)
+
+
+def test_a_take_of_a_release_without_a_sketch_goes_on(making):
+    from rivulet.model_patches.state_file import read, write
+    from rivulet.nodes.kept import KIND, VERSION
+
+    whole, _, _ = making("whole")
+    _, _, path = making("first", before=stopping_at(2))
+    about, tensors = read(path, KIND, VERSION)
+    del about["weights"]
+    write(path, KIND, VERSION, about, tensors)
+    second, _, _ = making("second", kept=path)
+    assert torch.equal(second.tail, whole.tail)
 
 
 def test_a_truncated_snapshot_is_refused(making):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.arch.detect import load_wan
+from rivulet.model_patches.arch.sketch import sketch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.basis_file import check_model, load_basis
 from rivulet.pocket.calibrate import main, parser, pocket_subject
@@ -62,7 +63,7 @@ def test_a_checkpoint_and_texts_become_a_basis_of_that_checkpoint(files, capsys)
         row["attention_error_share"] for row in curve
     )
     basis = load_basis(files / "new" / "b.safetensors")
-    assert check_model(basis, load_wan(files / "model.safetensors"), 64, torch.float32, CPU) == ""
+    assert check_model(basis, sketch(load_wan(files / "model.safetensors"), 64, torch.float32, CPU), 64) == ""
     about = basis.provenance
     assert about["checkpoint"] == "model.safetensors" and about["held_out_prompts"] == ["prompt 3"]
     assert (
@@ -140,4 +141,4 @@ def test_the_shipped_basis_is_of_the_shipped_model():
         made_by = f"python run.py calibrate --out pocket/weights/{SHIPPED.name}"
         pytest.skip(f"no {SHIPPED.name}; `{made_by}` makes it")
     dit = load_pocket().dit
-    assert check_model(load_basis(SHIPPED), dit, dit.dim, torch.float32, CPU) == ""
+    assert check_model(load_basis(SHIPPED), sketch(dit, dit.dim, torch.float32, CPU), dit.dim) == ""

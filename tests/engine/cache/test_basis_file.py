@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rivulet.model_patches.arch.sketch import sketch
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.cache.basis import Basis, LayerBasis, LayerPlan
 from rivulet.model_patches.cache.basis_file import about_model, check_model, load_basis, save_basis
@@ -34,7 +35,7 @@ def file(basis, tmp_path):
 
 
 def fits(basis, model, dtype=torch.float32, **more):
-    return check_model(basis, model, WIDTH, dtype, CPU, **more)
+    return check_model(basis, sketch(model, WIDTH, dtype, CPU), WIDTH, **more)
 
 
 def rewritten(file, about=None, **tensors):
@@ -137,7 +138,7 @@ def test_another_size_is_refused(basis, make_model):
         fits(basis, make_model(num_layers=2))
     wide = WanModel(replace(SIZES, dim=36)).requires_grad_(False)
     with pytest.raises(ValueError, match=r"tiny, 3 layers of 24 channels; the model has 3 of 36"):
-        check_model(basis, wide, 36, torch.float32, CPU)
+        check_model(basis, sketch(wide, 36, torch.float32, CPU), 36)
 
 
 def adapted_by(model, share):

@@ -125,7 +125,7 @@ def test_a_stream_goes_on_bit_for_bit_from_a_file(mla, make_text, config, tmp_pa
     state = init(model, make_text(), config, cache=made)
     for _ in range(3):
         _, state = step(model, state)
-    save(state, tmp_path / "stream.safetensors")
+    save(model, state, tmp_path / "stream.safetensors")
     back = load(tmp_path / "stream.safetensors", model, config, cache=made)
     for _ in range(2):
         latents, state = step(model, state)
@@ -156,9 +156,10 @@ def test_changed_weights_are_taken_anew(mla, make_text, config, tmp_path):
     made = MlaFormat.of(model)
     _, state = step(model, init(model, make_text(), config, cache=made))
     _, state = step(model, state)
-    save(state, tmp_path / "stream.safetensors")
-    before = load(tmp_path / "stream.safetensors", mla(), config, cache=made)
+    save(model, state, tmp_path / "before.safetensors")
+    before = load(tmp_path / "before.safetensors", mla(), config, cache=made)
     model.blocks[0].self_attn.v_up.weight.mul_(-1)
+    save(model, state, tmp_path / "stream.safetensors")
     changed, _ = step(model, state)
     fresh = mla()
     fresh.load_state_dict(model.state_dict())

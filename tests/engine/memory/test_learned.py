@@ -192,7 +192,7 @@ def test_a_stream_with_memory_goes_on_bit_for_bit_from_a_file(model, make_text, 
         state = init(model, make_text(), echo, cache=made, memory=learned())
         for _ in range(blocks):
             _, state = step(model, state)
-        save(state, tmp_path / "stream.safetensors")
+        save(model, state, tmp_path / "stream.safetensors")
         back = load(tmp_path / "stream.safetensors", model, echo, cache=made, memory=learned())
         for _ in range(3):
             latents, state = step(model, state)
@@ -202,7 +202,7 @@ def test_a_stream_with_memory_goes_on_bit_for_bit_from_a_file(model, make_text, 
 
 def test_a_file_is_taken_up_with_the_memory_it_was_made_with(model, make_text, echo, tmp_path):
     _, state = step(model, init(model, make_text(), echo, memory=learned()))
-    save(state, tmp_path / "stream.safetensors")
+    save(model, state, tmp_path / "stream.safetensors")
     with pytest.raises(ValueError, match=r"remembers by memory 'learned' .* 'off'.*give the memory it was"):
         load(tmp_path / "stream.safetensors", model, echo)
     with pytest.raises(ValueError, match="encoder seed 3, not seed 4"):
