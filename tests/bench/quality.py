@@ -136,11 +136,8 @@ def spans(
         while state.start_frame < end:
             latents, state = step(pocket.dit, state)
             kept.append(latents.half())
-            kept = (
-                kept
-                if state.start_frame <= first
-                else kept[-((SPAN_LATENTS + WARM_LATENTS) // recipe.block_frames + 2) :]
-            )
+            if length:
+                kept = kept[-(length // recipe.block_frames + 1) :]
         joined = torch.cat(kept, 2)[:, :, -(length or state.start_frame) :].float()
         skip = WARM_LATENTS if length else 0
         yield (

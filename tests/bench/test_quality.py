@@ -6,9 +6,11 @@ import json
 
 import pytest
 import torch
+from rivulet.model_patches.stream import step
+from rivulet.model_patches.vae.wan import TIME_STRIDE
 from rivulet.pocket import world
 from rivulet.tests.bench import quality
-from rivulet.tests.bench.quality import Span, judge, sheet
+from rivulet.tests.bench.quality import SPAN_LATENTS, WARM_LATENTS, Span, judge, sheet, spans
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.small_pocket import small_pocket, write_memory
 
@@ -49,6 +51,31 @@ def test_a_sheet_has_a_row_a_stream(tmp_path):
     _, pixels = truth()
     sheet(list(pixels), tmp_path / "new" / "sheet.png", columns=3, scale=1)
     assert Image.open(tmp_path / "new" / "sheet.png").size == (3 * 64, 4 * 64)
+
+
+def test_a_span_is_of_the_seconds_it_says():
+    """All of the first ones, beginning with the stream's first picture; two before each mark, with a past."""
+    pocket = small_pocket()
+    prompts = world.sample_scenes(1, torch.Generator().manual_seed(0), band_share=0.0).prompts()
+    found = dict(spans(pocket, prompts, 60, seed=3))
+    state, made = pocket.begin(pocket.encode(prompts[0]), pocket.config(3)), []
+    while state.start_frame < 60 * pocket.recipe.fps // TIME_STRIDE:
+        latents, state = step(pocket.dit, state)
+        made.append(latents.half().float())
+    whole = torch.cat(made, 2)
+    early = -(-40 // pocket.recipe.block_frames) * pocket.recipe.block_frames
+    frames = pixels_of(pocket, whole[:, :, :early])
+    assert len(frames) == 1 + TIME_STRIDE * (early - 1)
+    assert torch.equal(found["10_seconds"].pixels_BFHWC[0], frames)
+    late = pixels_of(pocket, whole[:, :, -SPAN_LATENTS - WARM_LATENTS :])[-TIME_STRIDE * SPAN_LATENTS :]
+    assert torch.equal(found["60_seconds"].pixels_BFHWC[0], late)
+
+
+def pixels_of(pocket, latents_BCTHW):
+    """Pictures [F, H, W, 3] in levels."""
+    with torch.inference_mode():
+        pixels = pocket.vae.decode(latents_BCTHW)[0][0]
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0)
 
 
 @pytest.mark.parametrize("memory", ["off", "learned"])
