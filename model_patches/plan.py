@@ -197,8 +197,8 @@ def plan_stream(request: Request) -> Plan:
         snapshot_bytes=kept + text_bytes + past_bytes + tail_bytes + states,
         chunk_bytes=geometry.time_stride * stream.block_frames * pixels * 3,
         video_bytes_per_hour=round(request.fps * SECONDS_PER_HOUR * pixels * request.bits_per_pixel / 8),
-        block=_block_work(request, full),
-        first_block=first + _block_work(request, _call(request, stream.block_frames)),
+        block=_block_work(request, full, len(stream.sigmas)),
+        first_block=first + _block_work(request, _call(request, stream.block_frames), len(stream.levels(0))),
         decode=_decode_work(request, places),
         chunk_seconds=geometry.time_stride * stream.block_frames / request.fps,
     )
@@ -211,9 +211,8 @@ def _call(request: Request, attended_frames: int) -> CallSizes:
     return CallSizes(request.rows, own, attended, request.text_tokens, stream.dtype)
 
 
-def _block_work(request: Request, call: CallSizes) -> Work:
+def _block_work(request: Request, call: CallSizes, steps: int) -> Work:
     """One call per sigma and one at timestep 0 (Self-Forcing, arXiv 2506.08009, algorithm 2)."""
-    steps = len(request.stream.sigmas)
     return (
         embed_time_work(request.model, steps + 1)
         + forward_work(request.model, call) * steps

@@ -62,7 +62,8 @@ def keep(
         )
     shape = config.geometry.latent_shape(count, state.text.batch)
     like = torch.empty(shape, dtype=config.latent_dtype, device=state.text.raw[0].device)
-    latents_BCTHW, clean = given_like(latents_BCTHW, like), times_of(model, config, like.device)[-1]
+    latents_BCTHW = given_like(latents_BCTHW, like)
+    (clean,) = times_of(model, (), config.dtype, like.device)
     for piece_BCTHW in latents_BCTHW.split(pieces(count, config.block_frames), 2):
         call = call_of(config.positions, state.start_frame, piece_BCTHW.shape[2])
         draft = state.cache.begin(call)

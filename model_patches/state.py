@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from types import MappingProxyType
@@ -36,17 +36,13 @@ class StreamConfig:
     seed: int = 0
     dtype: torch.dtype = torch.float32  # what the model computes in; latents are float32 or wider
     fresh_noise: bool = True  # between calls, for distilled models; False steps along the flow
+    first_sigmas: tuple[float, ...] = ()  # of a block that nothing was before; (): sigmas, as for all others
 
     def __post_init__(self) -> None:
         if isinstance(self.preset, str):
             object.__setattr__(self, "preset", preset_of(self.preset))
-        object.__setattr__(self, "sigmas", tuple(float(level) for level in self.sigmas))
-        bounds = (math.nextafter(1, 2), *self.sigmas, 0.0)
-        if not self.sigmas or not all(above > below for above, below in pairwise(bounds)):
-            raise ValueError(
-                f"StreamConfig: sigmas must fall from at most 1 and stay above 0, got {self.sigmas}; "
-                f"schedule.sigmas() gives the published four."
-            )
+        for name, least in (("sigmas", 1), ("first_sigmas", 0)):
+            object.__setattr__(self, name, _falling(name, getattr(self, name), least))
         if not isinstance(self.block_frames, int) or self.block_frames < 1:
             raise ValueError(
                 f"StreamConfig: block_frames must be at least 1 latent frame, got {self.block_frames!r}; "
@@ -72,6 +68,14 @@ class StreamConfig:
         """Whether every call is made for a negative text too."""
         return self.cfg != 1
 
+    def levels(self, start_frame: int, given: bool = False) -> tuple[float, ...]:
+        """Noise levels of the block at this latent frame of its scene, one per call.
+
+        Nothing is before a scene's first block: it makes up the picture, where later ones go on with it.
+        given: it begins with given latents, which are a picture already.
+        """
+        return self.sigmas if start_frame or given else self.first_sigmas or self.sigmas
+
     @property
     def tail_frames(self) -> int:
         """Latent frames that a stream keeps beside its cache, to run them again under another text."""
@@ -81,6 +85,17 @@ class StreamConfig:
     def latent_dtype(self) -> torch.dtype:
         """The dtype latents and the sampler's arithmetic are in."""
         return torch.promote_types(self.dtype, torch.float32)
+
+
+def _falling(name: str, levels: Sequence[float], least: int) -> tuple[float, ...]:
+    found = tuple(float(level) for level in levels)
+    falls = all(above > below for above, below in pairwise((math.nextafter(1, 2), *found, 0.0)))
+    if len(found) < least or not falls:
+        raise ValueError(
+            f"StreamConfig: {name} must fall from at most 1 and stay above 0, got {found}; "
+            f"schedule.sigmas() gives the published four."
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ def config_of(told: Mapping[str, Any]) -> StreamConfig:
             "geometry": Geometry(**told["geometry"]),
             "preset": PositionPreset(**told["preset"]),
             "sigmas": tuple(told["sigmas"]),
+            "first_sigmas": tuple(told.get("first_sigmas", ())),
             "dtype": getattr(torch, told["dtype"]),
         }
     )

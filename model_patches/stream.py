@@ -7,7 +7,7 @@ inference mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
@@ -99,7 +99,8 @@ def step(
     pasts = each_past(state, draft)
     shape = config.geometry.latent_shape(config.block_frames, state.text.batch)
     like = torch.empty(shape, dtype=config.latent_dtype, device=state.text.raw[0].device)
-    times, first = times_of(model, config, like.device), 0 if begin is None else begin.call
+    levels = config.levels(start, begin is not None)
+    times, first = times_of(model, levels, config.dtype, like.device), 0 if begin is None else begin.call
 
     def flow(x_BCTHW: Tensor, index: int) -> Tensor:
         draft.show(later if index > first else at_first)
@@ -107,7 +108,7 @@ def step(
 
     draw = noise or KeyedNoise(config.seed)
     given = None if begin is None else Begin(given_like(begin.clean_BCTHW, like), first)
-    x0_BCTHW = denoise(flow, config.sigmas, draw, block, start, like, config.fresh_noise, given)
+    x0_BCTHW = denoise(flow, levels, draw, block, start, like, config.fresh_noise, given)
     draft.show(later)
     after = remembered(model, state, draft, call, pasts, x0_BCTHW, times[-1], attention)
     return x0_BCTHW, replace(after, block=block + 1, blend=state.blend and state.blend.next())
@@ -248,10 +249,10 @@ def _rows(text: TextState) -> list[slice]:
     return [slice(first, last) for first, last in pairwise(ends)]
 
 
-def times_of(model: DiTTree, config: StreamConfig, device: torch.device) -> list[Time]:
-    """Time vectors of each call, the one at timestep 0 last; one frame stands for all."""
-    timesteps = torch.tensor([[1000 * sigma for sigma in (*config.sigmas, 0.0)]], dtype=torch.float64)
-    modulation, head = embed_time(model, timesteps.to(device), config.dtype)
+def times_of(model: DiTTree, sigmas: Sequence[float], dtype: torch.dtype, device: torch.device) -> list[Time]:
+    """Time vectors of a call at each level, the one at timestep 0 last; one frame stands for all."""
+    timesteps = torch.tensor([[1000 * sigma for sigma in (*sigmas, 0.0)]], dtype=torch.float64)
+    modulation, head = embed_time(model, timesteps.to(device), dtype)
     return list(zip(modulation.split(1, 1), head.split(1, 1), strict=True))
 
 

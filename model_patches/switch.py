@@ -75,7 +75,7 @@ def recached(model: DiTTree, state: StreamState, attention: Attention = sdpa) ->
     draft = state.cache.only(call.kept).begin(call)
     draft.show(seen(state.policy, state.memory, call)[0])
     latents_BCTHW = state.tail_BCTHW[:, :, -len(call.own) :]
-    clean = times_of(model, config, latents_BCTHW.device)[-1]
+    (clean,) = times_of(model, (), config.dtype, latents_BCTHW.device)
     made: list[Tensor] = []
     for group, past in each_past(state, draft):
         made += remember(model, repeated(latents_BCTHW, group, config), clean, group, past, attention)

@@ -197,7 +197,7 @@ class HostStream:
                 noise_BCTHW,
                 clean_BCTHW,
                 comfy.samplers.KSAMPLER(function, {"making": making, **given}),
-                torch.tensor([*self.config.sigmas[first:], 0.0]),
+                torch.tensor([*self.config.levels(making.start_frame, begin is not None)[first:], 0.0]),
                 disable_pbar=True,
                 seed=self.config.seed,
             )

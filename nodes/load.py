@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import folder_paths
@@ -11,12 +10,9 @@ from comfy_api.v0_0_2 import io, ui
 from ..model_patches.arch.mla_keys import HEADS_MIXED
 from ..model_patches.arch.published import Published
 from ..model_patches.arch.rotary import BANDS
-from ..model_patches.attention.positions import preset as preset_of
 from ..model_patches.recipes import RECIPES, Choice, caution, choose, named_in, recipe_named
-from ..model_patches.sampler.schedule import sigmas
-from ..model_patches.timeline import MODES
 from .load_model import DTYPES, WHERE, Source, patcher_of, with_lora
-from .recipe import Recipe, give
+from .recipe import Recipe, give, stored_in
 
 FOLDERS = ("diffusion_models", "checkpoints", "loras")
 SECOND = "checkpoints: "  # begins the files of that folder in the list
@@ -253,18 +249,7 @@ def recipe_of(published: Published, model_file: str, wanted: str) -> tuple[Recip
 def _own(path: Path, text: str) -> Recipe:
     """What a file of ours says of itself."""
     try:
-        stored = json.loads(text)
-        switch = stored.get("switch", "")
-        if switch and switch not in MODES:
-            raise ValueError(f"there is no switch {switch!r}")
-        return Recipe(
-            preset_of(stored["preset"]).name,
-            int(stored["block_frames"]),
-            float(stored["cfg"]),
-            sigmas(stored["timesteps"], stored["shift"]),
-            bool(stored.get("fresh_noise", True)),
-            switch=switch,
-        )
+        return stored_in(text)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{WHERE}: the metadata entry `recipe` of {path.name} cannot be read ({error!r}), it says "

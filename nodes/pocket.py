@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import comfy.sd
@@ -10,11 +9,10 @@ import comfy.utils
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..model_patches.sampler.schedule import sigmas
 from ..pocket import text
 from ..pocket.models import DIT_FILE, MLA_FILE, VAE_FILE, WEIGHTS
 from .load_model import Source, patcher_of
-from .recipe import Recipe, give
+from .recipe import give, stored_in
 
 DENSE = "Wan's"
 TRANSFORMERS = {DENSE: DIT_FILE, "VideoMLA's": MLA_FILE}
@@ -73,16 +71,7 @@ class RivuletPocketModel(io.ComfyNode):
         """Returns the models as the host loads them from the pack's own files."""
         source = Source(WEIGHTS / TRANSFORMERS[attention])
         published = source.read()
-        model, stored = patcher_of(published, source), json.loads(published.metadata["recipe"])
-        give(
-            model,
-            Recipe(
-                stored["preset"],
-                stored["block_frames"],
-                stored["cfg"],
-                sigmas(stored["timesteps"], stored["shift"]),
-                stored.get("fresh_noise", True),
-            ),
-        )
+        model = patcher_of(published, source)
+        give(model, stored_in(published.metadata["recipe"]))
         vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(WEIGHTS / VAE_FILE)))
         return io.NodeOutput(model, PocketClip(), vae)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,11 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..model_patches.attention.positions import PRESETS
+from ..model_patches.attention.positions import preset as preset_of
 from ..model_patches.geometry import Geometry
 from ..model_patches.sampler.schedule import sigmas
 from ..model_patches.state import StreamConfig
-from ..model_patches.timeline import DEFAULT_MODE
+from ..model_patches.timeline import DEFAULT_MODE, MODES
 from .host import dtype_of
 
 KEY = "rivulet_recipe"
@@ -32,11 +34,29 @@ class Recipe:
     name: str = ""  # of the published record, see model_patches.recipes; "": none
     memory: str = "off"  # that the checkpoint was trained with; a stream has the one of Evolving Memory
     switch: str = ""  # to a new prompt, one of timeline.MODES; "": none is said
+    first_sigmas: tuple[float, ...] = ()  # of a scene's first block; (): sigmas
 
 
 def give(model: Any, recipe: Recipe) -> None:
     """Have the MODEL and its clones carry the recipe."""
     model.set_attachments(KEY, recipe)
+
+
+def stored_in(text: str) -> Recipe:
+    """The recipe in a file of ours; ValueError, KeyError or TypeError where it cannot be read."""
+    stored = json.loads(text)
+    switch, first = stored.get("switch", ""), stored.get("first_timesteps")
+    if switch and switch not in MODES:
+        raise ValueError(f"there is no switch {switch!r}")
+    return Recipe(
+        preset_of(stored["preset"]).name,
+        int(stored["block_frames"]),
+        float(stored["cfg"]),
+        sigmas(stored["timesteps"], stored["shift"]),
+        bool(stored.get("fresh_noise", True)),
+        switch=switch,
+        first_sigmas=sigmas(first, stored["shift"]) if first else (),
+    )
 
 
 def of(model: Any) -> Recipe:
@@ -126,4 +146,5 @@ def configured(
         seed,
         dtype_of(model),
         recipe.fresh_noise,
+        recipe.first_sigmas if levels is None else (),
     )

@@ -44,11 +44,17 @@ class Recipe:
     cfg: float  # guidance
     trained: str  # what the training was: steps, clips, date
     fresh_noise: bool = True  # between calls, or a step along the flow
+    first_timesteps: tuple[float, ...] = ()  # of a block that nothing was before; (): timesteps
 
     @property
     def sigmas(self) -> tuple[float, ...]:
         """Noise levels of the few steps."""
         return sigmas(self.timesteps, self.shift)
+
+    @property
+    def first_sigmas(self) -> tuple[float, ...]:
+        """Noise levels of a scene's first block, where it has its own."""
+        return sigmas(self.first_timesteps, self.shift) if self.first_timesteps else ()
 
     def config(self, seed: int = 0, geometry: Geometry | None = None) -> StreamConfig:
         """A stream as it is to be run, at the trained size unless another geometry is given."""
@@ -60,6 +66,7 @@ class Recipe:
             cfg=self.cfg,
             seed=seed,
             fresh_noise=self.fresh_noise,
+            first_sigmas=self.first_sigmas,
         )
 
 
@@ -97,7 +104,8 @@ def recipe_of(metadata: Mapping[str, str]) -> Recipe | None:
     if "recipe" not in metadata:
         return None
     fields = json.loads(metadata["recipe"])
-    return Recipe(**(fields | {"timesteps": tuple(fields["timesteps"])}))
+    timesteps = {name: tuple(fields.get(name, ())) for name in ("timesteps", "first_timesteps")}
+    return Recipe(**(fields | timesteps))
 
 
 def load_pocket(

@@ -132,6 +132,7 @@ def export(
         preset.cfg,
         f"{before} {steps} steps, {clips} clips, {time.strftime('%Y-%m-%d')}",
         preset.fresh_noise,
+        preset.first_timesteps,
     )
     newest = polished(preset, vae, folder, next(vae.parameters()).device, train=False)
     return models.save_dit(dit, recipe, out), models.save_vae(newest, out)

@@ -23,6 +23,7 @@ class Preset:
     dit: WanConfig
     recipe: Recipe
     timesteps: tuple[float, ...]  # out of 1000, before the shift
+    first_timesteps: tuple[float, ...] = ()  # of a scene's first block, see `models.Recipe`
     fresh_noise: bool = False  # the models are not distilled: they step along the flow
     cfg: float = 1.0  # guidance of the exported recipe
     fps: int = 16
@@ -45,6 +46,8 @@ PRESETS = {
         ),
         cfg=2.0,
         timesteps=(1000, 600, 300, 80),  # a last call at little noise: corners come out sharp
+        # what goes where is settled at much noise, in a block that has no past to tell it
+        first_timesteps=(1000, 875, 750, 625, 500, 375, 250, 80),
     ),
     "small": Preset(
         size=128,

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     parser.add_argument("--timesteps", type=float, nargs="+", help="other denoising steps, out of 1000")
+    parser.add_argument("--first-timesteps", type=float, nargs="+", help="those of a stream's first block")
     parser.add_argument("--shift", type=float, help="another shift of the noise levels")
     parser.add_argument("--cfg", type=float, help="another guidance")
     parser.add_argument("--pictures", type=Path, help="folder for the best and worst frames")
@@ -61,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when the streams could be made and judged."""
     pocket = load_pocket(chosen.weights)
-    timesteps = chosen.timesteps and tuple(chosen.timesteps)
-    changed = {"timesteps": timesteps, "shift": chosen.shift, "cfg": chosen.cfg}
-    recipe = replace(pocket.recipe, **{key: value for key, value in changed.items() if value})
+    changed = {name: getattr(chosen, name) for name in ("timesteps", "first_timesteps", "shift", "cfg")}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}
+    recipe = replace(pocket.recipe, **{key: value for key, value in given.items() if value})
     pocket, memory = remembering(replace(pocket, recipe=recipe), chosen.memory, chosen.memory_file)
     streams, seconds = (
         chosen.streams or (8 if chosen.quick else 48),
@@ -80,6 +81,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
         sizes = {
             "streams_samples": streams,
             "denoising_steps": len(recipe.timesteps),
+            "first_denoising_steps": len(recipe.config().levels(0)),
             "cfg_ratio": recipe.cfg,
         }
         rows("quality", case=name, memory=memory.name, weights=recipe.trained, **sizes, **figures)

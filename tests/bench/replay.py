@@ -25,7 +25,7 @@ def replay(
     call = call_of(config.positions, start, config.block_frames)
     draft = state.cache.begin(call)
     draft.show(seen(state.policy, state.memory, call)[1])
-    clean = times_of(model, config, clean_BCTHW.device)[-1]
+    (clean,) = times_of(model, (), config.dtype, clean_BCTHW.device)
     for group, past in each_past(state, draft):
         remember(model, repeated(clean_BCTHW, group, config), clean, group, past, attention)
     after = start + config.block_frames

@@ -10,9 +10,11 @@ from rivulet.model_patches.cache.basis import Basis, LayerPlan
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.sampler.denoise import Begin
 from rivulet.model_patches.sampler.noise import HostNoise
 from rivulet.model_patches.sampler.schedule import sigmas
 from rivulet.model_patches.stream import StreamConfig, init, set_text, step, take
+from rivulet.model_patches.switch import switch
 
 from .formats import FORMATS, basis, latent
 
@@ -223,6 +225,25 @@ def test_the_given_attention_and_noise_are_used(model, make_text, config):
     assert not torch.equal(first, latents_of(model, state, 2))
 
 
+def test_what_has_no_past_has_its_own_noise_levels(model, make_text, config):
+    """A stream's first block, and a scene's after a cut; not one that begins with a picture."""
+    text, own = make_text(1), (1.0, 0.9, 0.6, 0.3)
+    with_own, all_own = replace(config, first_sigmas=own), replace(config, sigmas=own)
+    assert config.levels(0) == config.levels(3) == config.sigmas
+    assert (with_own.levels(0), with_own.levels(3)) == (own, config.sigmas)
+    state = init(model, text, with_own)
+    first, later = step(model, state)
+    expected, after = step(model, init(model, text, all_own))
+    assert torch.equal(first, expected)
+    assert torch.equal(step(model, later)[0], step(model, replace(after, config=config))[0])
+    begin = Begin(torch.zeros_like(first), 0)
+    assert torch.equal(
+        step(model, state, begin=begin)[0], step(model, init(model, text, config), begin=begin)[0]
+    )
+    cut = switch(model, later, make_text(2), "cut")
+    assert torch.equal(step(model, cut)[0], step(model, replace(cut, config=all_own))[0])
+
+
 CONFIGS = [
     ({"preset": "wan"}, r"no preset is called 'wan'; there are .*pocket"),
     ({"preset": PositionPreset("thin", 3, 2, None, trained_frames=21)}, r"block of 3 .* does not fit"),
@@ -231,6 +252,7 @@ CONFIGS = [
     ({"block_frames": 1.5}, r"block_frames must be at least 1 latent frame, got 1.5"),
     ({"sigmas": ()}, r"sigmas must fall from at most 1 and stay above 0, got \(\)"),
     ({"sigmas": (1.0, 1.0)}, r"sigmas must fall"),
+    ({"first_sigmas": (0.5, 0.7)}, r"first_sigmas must fall from at most 1 and stay above 0, got"),
     ({"sigmas": (0.5, 0.7)}, r"sigmas must fall"),
     ({"sigmas": (1.5,)}, r"sigmas must fall from at most 1"),
     ({"sigmas": (1.0, 0.0)}, r"stay above 0, got \(1.0, 0.0\)"),

@@ -156,8 +156,9 @@ def sample(reference, config, row, texts, negative):
             shape = g.latent_shape(count, row + 1)
             return block_noise(config.seed, block, call, shape, dtype=torch.float64)[row]
 
-        x = config.sigmas[0] * fresh(0)
-        for call, sigma in enumerate(config.sigmas):
+        levels = config.sigmas if block else config.first_sigmas or config.sigmas
+        x = levels[0] * fresh(0)
+        for call, sigma in enumerate(levels):
             times = torch.tensor([0.0] * made.shape[1] + [1000 * sigma] * count, dtype=torch.float64)
             flows = []
             for branch in branches:
@@ -165,8 +166,8 @@ def sample(reference, config, row, texts, negative):
                 flows.append(reference.flow(torch.cat([made, x], 1), times, blocks)[:, -count:])
             v = flows[0] if negative is None else flows[1] + config.cfg * (flows[0] - flows[1])
             x0 = x - sigma * v
-            if call + 1 < len(config.sigmas):
-                x = (1 - config.sigmas[call + 1]) * x0 + config.sigmas[call + 1] * fresh(call + 1)
+            if call + 1 < len(levels):
+                x = (1 - levels[call + 1]) * x0 + levels[call + 1] * fresh(call + 1)
         made = torch.cat([made, x0], 1)
     return made
 
@@ -206,6 +207,8 @@ def stream(make_model, make_text, config, texts, negative_tokens):
 def test_a_stream_equals_the_whole_past_run_again(make_model, make_text, config, case):
     preset, block_frames, blocks, cfg, negative_tokens = CASES[case]
     config = replace(config, preset=PRESETS[preset], block_frames=block_frames, cfg=cfg, sigmas=(1.0, 0.7))
+    if case == "guided":
+        config = replace(config, first_sigmas=(1.0, 0.8, 0.3))
     texts = [1, 1, *[2] * (blocks - 2)]
     errors = {}
     reference, row = Reference(make_model().state_dict(), 2, 3, config.geometry), BATCH - 1

@@ -86,9 +86,9 @@ def run(peer: Peer, folder: Path, dtype: torch.dtype, levels: Levels, preset: st
         seen.append((x_BCTHW.clone(), flow_BCTHW.clone()))
         return flow_BCTHW
 
-    def told(dit, config, device):
+    def told(dit, _, dtype, device):
         at = torch.tensor([[*levels.timesteps, 0.0]], dtype=torch.float64, device=device)
-        return list(zip(*(vectors.split(1, 1) for vectors in embed_time(dit, at, config.dtype)), strict=True))
+        return list(zip(*(vectors.split(1, 1) for vectors in embed_time(dit, at, dtype)), strict=True))
 
     with mock.patch.object(stream, "forward", recorded), mock.patch.object(stream, "times_of", told):
         blocks, sink = _blocks(peer, model_of(peer, folder, dtype), config)
