@@ -96,7 +96,11 @@ class RivuletStream(io.ComfyNode):
                     tooltip="Prompts over time; more of them can be typed while the stream runs.",
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed where cfg is not 1."),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels, falling; four are usual."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Noise levels of every block, falling; four are usual.",
+                ),
                 StartType.Input(
                     "start",
                     optional=True,
