@@ -60,20 +60,25 @@ def waiting(server):
     assert server.post(f"{stream.path}/control", repeated) == (202, {"number": 1})
 
 
+def asked_for(stream):
+    """What messages change: pictures made before the pause may still be coming out of the encoder."""
+    return {name: value for name, value in stream.state().items() if name not in ("media", "sequence")}
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_message_is_refused_in_words(server, waiting, name):
     body, status, words = BAD[name]
-    before = waiting.state()
+    before = asked_for(waiting)
     got, _, answer = server.send(f"{waiting.path}/control", body, Content_Type="application/json")
     assert got == status and words in json.loads(answer)["error"]
-    assert waiting.state() == before and server.alive()
+    assert asked_for(waiting) == before and server.alive()
 
 
 def test_a_repeated_message_changes_nothing(server, waiting):
-    before = waiting.state()
+    before = asked_for(waiting)
     message = {"viewer": "test", "number": 1, "do": "stop"}
     assert server.post(f"{waiting.path}/control", message) == (202, {"number": 1})
-    assert waiting.state() == before
+    assert asked_for(waiting) == before
 
 
 def test_a_later_message_replaces_an_earlier_one(server, waiting):
@@ -96,7 +101,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_other_sites_are_refused(server, waiting, name):
-    before = waiting.state()
+    before = asked_for(waiting)
     message = {"viewer": "foreign", "number": 1, "do": "stop"}
     status, _, _ = server.send(
         f"{waiting.path}/control",
@@ -104,7 +109,7 @@ def test_other_sites_are_refused(server, waiting, name):
         Content_Type="application/json",
         **FOREIGN[name],
     )
-    assert status == 403 and waiting.state() == before
+    assert status == 403 and asked_for(waiting) == before
     assert server.send(waiting.path, **FOREIGN[name])[0] == 403
 
 

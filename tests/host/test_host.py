@@ -204,7 +204,7 @@ def test_block_patches_of_other_packs_are_refused(load, begun):
 
 def test_nan_is_refused_and_nothing_is_kept(begun, prompt):
     made, state = begun(positive=[[prompt(0)[0][0] * float("nan"), {}]])
-    made.checked = True
+    made.weights.checked = True
     with pytest.raises(RuntimeError, match="block 0 came out with NaN"):
         made.step(state)
     made.set_text(prompt(0), prompt(1))
