@@ -384,7 +384,7 @@ def main(arguments: list[str]) -> int:
         return comfy(rest)
     command = COMMANDS[name]
     python = prepare(command)
-    if Path(sys.prefix).resolve() != VENV:
+    if Path(sys.prefix).resolve() != VENV.resolve():
         return hand_over([str(python), str(ROOT / "run.py"), *arguments])
     return run_module(command.module, rest) if command.module else test(rest)
 

@@ -218,10 +218,16 @@ def test_a_command_goes_on_in_the_environment(run, monkeypatch, tmp_path):
     assert handed == [[str(tmp_path / "python"), str(run.ROOT / "run.py"), "bench", "stream", "--quick"]]
 
 
-def test_inside_the_environment_the_commands_main_runs(run, monkeypatch, tmp_path):
+@pytest.mark.parametrize("linked", [False, True])
+def test_inside_the_environment_the_commands_main_runs(run, monkeypatch, tmp_path, linked):
+    """One that .venv is a link to, too: it would be handed over to again and again."""
     got = []
     monkeypatch.setattr(run, "prepare", lambda command: tmp_path / "python")
-    monkeypatch.setattr(run, "VENV", run.Path(sys.prefix).resolve())
+    environment = run.Path(sys.prefix).resolve()
+    if linked:
+        (tmp_path / ".venv").symlink_to(environment, target_is_directory=True)
+    monkeypatch.setattr(run, "VENV", tmp_path / ".venv" if linked else environment)
+    monkeypatch.setattr(run, "hand_over", lambda command: pytest.fail("handed over to itself"))
     monkeypatch.setattr(run, "run_module", lambda name, arguments: got.append((name, arguments)) or 0)
     assert run.main(["soak", "--blocks", "9"]) == 0
     assert got == [("tests.bench.soak", ["--blocks", "9"])]
