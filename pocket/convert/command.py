@@ -147,7 +147,7 @@ def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: t
         dtype,
         recipe.whole,
         recipe.offload,
-        _own_rows(preset),
+        _own_rows(preset, guided=chosen.texts is None),
     )
     room = room_of(job)
     if processes.rank() == 0:
@@ -160,11 +160,9 @@ def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: t
     return why_not(room, device)
 
 
-def _own_rows(preset: Preset) -> int:
-    """Rows of the streams that are held beside the walks; the pocket model's have guidance."""
-    if not preset.recipe.own_share:
-        return 0
-    return HELD * preset.batch * (2 if preset.positions == "pocket" else 1)
+def _own_rows(preset: Preset, guided: bool) -> int:
+    """Rows of the streams that are held beside the walks; guidance needs two for each."""
+    return HELD * preset.batch * (2 if guided else 1) if preset.recipe.own_share else 0
 
 
 def _convert(
