@@ -250,10 +250,16 @@ def _rows(text: TextState) -> list[slice]:
 
 
 def times_of(model: DiTTree, sigmas: Sequence[float], dtype: torch.dtype, device: torch.device) -> list[Time]:
-    """Time vectors of a call at each level, the one at timestep 0 last; one frame stands for all."""
-    timesteps = torch.tensor([[1000 * sigma for sigma in (*sigmas, 0.0)]], dtype=torch.float64)
-    modulation, head = embed_time(model, timesteps.to(device), dtype)
-    return list(zip(modulation.split(1, 1), head.split(1, 1), strict=True))
+    """Time vectors of a call at each level, the one at timestep 0 last; one frame stands for all.
+
+    That one is found by itself, so that it has the same bits whatever the calls before it are.
+    """
+    times: list[Time] = []
+    for levels in filter(None, (tuple(sigmas), (0.0,))):
+        timesteps = torch.tensor([[1000 * sigma for sigma in levels]], dtype=torch.float64)
+        modulation, head = embed_time(model, timesteps.to(device), dtype)
+        times += zip(modulation.split(1, 1), head.split(1, 1), strict=True)
+    return times
 
 
 def repeated(x_BCTHW: Tensor, group: TextRows, config: StreamConfig) -> Tensor:

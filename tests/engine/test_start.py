@@ -30,7 +30,7 @@ def given(frames, batch=1, geometry=None, seed=3):
 @pytest.mark.parametrize("cfg", [1.0, 2.5], ids="cfg{}".format)
 def test_what_was_made_can_be_given_again(model, make_text, config, cfg, made):
     """Two blocks given to a new stream are remembered just as when they were made."""
-    config = replace(config, cfg=cfg)
+    config = replace(config, cfg=cfg, first_sigmas=() if cfg == 1 else (1.0, 0.9, 0.6, 0.3))
     texts = (make_text(1), config, make_text(2) if cfg != 1 else None)
     state, parts = init(model, *texts, cache=made), []
     for _ in range(3):
