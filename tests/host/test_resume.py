@@ -211,9 +211,11 @@ def moved(model, share):
     for weight in weights:
         noise = torch.randn(weight.shape, generator=generator).to(weight)
         weight.data += share * weight.norm() / noise.norm() * noise
-    yield
-    for weight, was in zip(weights, before, strict=True):
-        weight.data.copy_(was)
+    try:
+        yield
+    finally:
+        for weight, was in zip(weights, before, strict=True):
+            weight.data.copy_(was)
 
 
 def test_other_weights_are_told_and_another_checkpoint_is_refused(making, load, caplog):
