@@ -55,7 +55,7 @@ class MemoryChoice:
             return EmaSink(sink_frames=config.positions.sink_frames, keep=self.keep)
         if self.file is None:
             return OFF
-        if refusal := why_not(self.file.encoder, config.positions, self.file.lora is not None):
+        if refusal := why_not(self.file.encoder, config.positions, self.file.changes_the_model):
             raise ValueError(refusal)
         geometry, training = config.geometry, training_of(self.file.encoder.config)
         encoder = for_grid(self.file.encoder, geometry.grid_height, geometry.grid_width)
@@ -143,8 +143,10 @@ class RivuletMemory(io.ComfyNode):
         clone.set_attachments(KEY, MemoryChoice(memory, keep=ema_keep))
         if memory == "learned":
             dit = model.get_model_object("diffusion_model")
-            _refuse_latents(dit, memory_file)
-            file = load_memory(path_of(memory_file), dit)
+            taught = recipe.of(model).taught
+            if not taught:
+                _refuse_latents(dit, memory_file)
+            file = load_memory(path_of(memory_file), dit, taught=taught)
             log.info("Evolving Memory: %s", file)
             if file.lora is not None:
                 _patch(clone, file.lora, file.path)
@@ -206,11 +208,12 @@ def why_not_together(memory: str, memory_file: str) -> None:
 
 
 def _refuse_latents(dit: Any, memory_file: str) -> None:
-    """Raises ValueError for VideoMLA's attention, whose keys no memory was trained to read."""
+    """Raises ValueError for VideoMLA's attention that was not taught to read a dense model's memory."""
     if isinstance(dit.blocks[0].self_attn, MlaAttention):
         raise ValueError(
-            f"Evolving Memory: the model keeps VideoMLA's latents, and the memory in {memory_file} was "
-            f"trained to read a dense model's keys; connect the dense model, or set memory to ema or off."
+            f"Evolving Memory: the model keeps VideoMLA's latents and was not taught to read a memory; the "
+            f"one in {memory_file} reads a dense model's keys. Connect the dense model or one that "
+            f"train-memory has taught, or set memory to ema or off."
         )
 
 

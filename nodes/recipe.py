@@ -35,6 +35,7 @@ class Recipe:
     memory: str = "off"  # that the checkpoint was trained with; a stream has the one of Evolving Memory
     switch: str = ""  # to a new prompt, one of timeline.MODES; "": none is said
     first_sigmas: tuple[float, ...] = ()  # of a scene's first block; (): sigmas
+    taught: str = ""  # fingerprint of the memory that the weights were taught to read; "": none
 
 
 def give(model: Any, recipe: Recipe) -> None:
@@ -56,6 +57,7 @@ def stored_in(text: str) -> Recipe:
         bool(stored.get("fresh_noise", True)),
         switch=switch,
         first_sigmas=sigmas(first, stored["shift"]) if first else (),
+        taught=str(stored.get("taught", "")),
     )
 
 

@@ -45,6 +45,7 @@ class Recipe:
     trained: str  # what the training was: steps, clips, date
     fresh_noise: bool = True  # between calls, or a step along the flow
     first_timesteps: tuple[float, ...] = ()  # of a block that nothing was before; (): timesteps
+    taught: str = ""  # fingerprint of the memory that the weights were taught to read, see `load_memory`
 
     @property
     def sigmas(self) -> tuple[float, ...]:

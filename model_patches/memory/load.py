@@ -27,6 +27,7 @@ from .coupling import training_of
 from .encoder import EncoderConfig, MemoryEncoder
 from .lora import Lora, read_lora
 from .names import Names, sort_names
+from .reorder import for_layout
 from .resize import Grid
 
 WHERE = "load_memory"
@@ -48,6 +49,12 @@ class MemoryFile:
     metadata: Mapping[str, Any]  # the file's entry `memory`
     names: Names  # what was found where
     coverage: tuple[int, int]  # linear layers of the model's blocks that the LoRA changes, and all of them
+    in_weights: bool = False  # the model itself was taught this memory; the LoRA was left in the file
+
+    @property
+    def changes_the_model(self) -> bool:
+        """Whether what was trained with the memory is, or is to be, in the model's weights."""
+        return self.in_weights or self.lora is not None
 
     def __str__(self) -> str:
         config, names = self.encoder.config, self.names
@@ -63,12 +70,19 @@ class MemoryFile:
             ("keys normed" if config.normalize_keys else "keys not normed")
             + f": trained with {'bounded' if training.bounded_ids else 'growing'} positions, "
             + ("and with a LoRA" if training.lora else "without a LoRA"),
-            "no LoRA"
-            if self.lora is None
-            else f"LoRA of rank {self.lora.rank}, scale {self.lora.scale:g}: changes {self.coverage[0]} of "
-            f"the {self.coverage[1]} linear layers in the model's blocks",
+            self._changes(),
         ]
         return "\n".join(lines)
+
+    def _changes(self) -> str:
+        if self.in_weights:
+            return "the model's own weights were taught this memory: a LoRA in the file was left"
+        if self.lora is None:
+            return "no LoRA"
+        return (
+            f"LoRA of rank {self.lora.rank}, scale {self.lora.scale:g}: changes {self.coverage[0]} of the "
+            f"{self.coverage[1]} linear layers in the model's blocks"
+        )
 
 
 def load_memory(
@@ -78,12 +92,16 @@ def load_memory(
     device: str | torch.device = "cpu",
     *,
     grid: Grid | None = None,
+    taught: str = "",
 ) -> MemoryFile:
     """The memory of a .safetensors file or of what torch.save wrote, fit for the model it will work in.
 
     model: that or any module tree under Wan's names; its weights are not touched. dtype of the encoder, None:
     the file's; the LoRA stays as stored. grid: frames, rows and columns of the state's tokens, None: the
-    file's entry `memory`, else the published one. Raises ValueError for anything missing, left over or unfit.
+    file's entry `memory`, else the published one. taught: fingerprint of the memory that the model's own
+    weights were taught to read when it had been converted to VideoMLA's attention; no other is taken, the
+    encoder is put in its heads' order and the LoRA, which is of the dense model, is left out. Raises
+    ValueError for anything missing, left over or unfit.
     """
     path = Path(path)
     with _opened(path) as (names, read, entries):
@@ -94,8 +112,11 @@ def load_memory(
     config = _config(path, tensors, model, about, grid)
     encoder = _encoder(path, tensors, config)
     _check_numbers(path, tensors | matrices)
-    lora = read_lora(f"{WHERE}: {path}", matrices, about.get("alpha")) if matrices else None
-    if lora is not None:
+    fingerprint, lora = _fingerprint(tensors), None
+    if taught:
+        _check_taught(path, fingerprint, taught)
+    elif matrices:
+        lora = read_lora(f"{WHERE}: {path}", matrices, about.get("alpha"))
         _check_lora(path, lora, model, about)
     dtype = dtype or tensors["query_init"].dtype
     if dtype not in FLOATS:
@@ -105,7 +126,9 @@ def load_memory(
     encoder.load_state_dict({key: value.to(device, dtype) for key, value in tensors.items()}, assign=True)
     covered = (0, 0) if lora is None else lora.coverage(model)
     encoder.requires_grad_(False).eval()
-    return MemoryFile(path, encoder, lora, _fingerprint(tensors), about, sorted_names, covered)
+    if taught:
+        encoder = for_layout(encoder, getattr(model, "rope_layout", None))
+    return MemoryFile(path, encoder, lora, fingerprint, about, sorted_names, covered, bool(taught))
 
 
 @contextmanager
@@ -230,6 +253,14 @@ def _check_lora(path: Path, lora: Lora, model: WanModel, about: Mapping[str, Any
         )
     if refusal := lora.why_not(model):
         raise ValueError(f"{WHERE}: {path}: {refusal}")
+
+
+def _check_taught(path: Path, fingerprint: str, taught: str) -> None:
+    if fingerprint != taught:
+        raise ValueError(
+            f"{WHERE}: the memory in {path} has the fingerprint {fingerprint[:16]}, the model was taught to "
+            f"read {taught[:16]}; take the memory it was taught with, or the model before it was converted."
+        )
 
 
 def _fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...model_patches.arch.mla import MlaAttention
 from ...model_patches.arch.parts import project_qkv
-from ...model_patches.arch.rotary import RopeLayout, axis_channels, axis_rates
+from ...model_patches.arch.rotary import turned_channels
 from ...model_patches.arch.tree import AttentionTree
 
 RIDGE = 1e-5  # of the mean variance: directions that hardly occur are not divided by
@@ -46,21 +46,6 @@ class Moments:
     def mean(self, name: str) -> Tensor:
         """Per token; x is followed by a constant 1."""
         return self.sums[name] / self.count
-
-
-def turned_channels(layout: RopeLayout, head_dim: int) -> list[int]:
-    """Channels of a dense head that turn at the layout's rates or, where none does, at the nearest."""
-    found: list[int] = []
-    offset = 0
-    axes = (layout.time, layout.row, layout.column)
-    for wanted, channels in zip(axes, axis_channels(head_dim), strict=True):
-        rates = dict(enumerate(axis_rates(channels)))
-        for rate in wanted:
-            nearest = min(rates, key=lambda i: abs(rates[i] - rate))
-            del rates[nearest]
-            found += [offset + 2 * nearest, offset + 2 * nearest + 1]
-        offset += channels
-    return found
 
 
 class Tokens:

@@ -22,6 +22,7 @@ from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.lora import Lora
+from ...model_patches.memory.reorder import for_layout
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import hiding, models
@@ -35,7 +36,6 @@ from . import ROOT, checkpoint
 from .files import export
 from .lessons import CONVERTED, MEMORY, Lessons, Shares
 from .lora import Adapters
-from .reorder import for_layout
 from .trainer import Recipe, Trainer
 from .walk import MemoryWalker
 
@@ -106,16 +106,24 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     if adapters is not None:
         print(export(walker.encoder, adapters, out / models.MEMORY_FILE, MEMORY.name, said))
     else:
-        print(export_model(chosen.dit, walker.dit, out, said))
+        print(
+            export_model(
+                chosen.dit, walker.dit, out, said, load_memory(chosen.encoder, pocket.dit).fingerprint
+            )
+        )
 
 
-def export_model(given: Path, dit: WanModel, out: Path, said: str) -> Path:
-    """Write a model whose attentions were trained under the name it came with; its memory is a file apart."""
+def export_model(given: Path, dit: WanModel, out: Path, said: str, taught: str) -> Path:
+    """Write a model whose attentions were trained under the name it came with; its memory is a file apart.
+
+    taught: that memory's fingerprint.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with safe_open(given, framework="pt") as file:
         metadata = dict(file.metadata() or {})
     recipe = json.loads(metadata["recipe"])
-    metadata["recipe"] = json.dumps(recipe | {"trained": f"{recipe['trained']}; with a memory, {said}"})
+    trained = f"{recipe['trained']}; with a memory, {said}"
+    metadata["recipe"] = json.dumps(recipe | {"trained": trained, "taught": taught})
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in dit.state_dict().items()}
     save_file(tensors, out / given.name, metadata)
     return out / given.name

@@ -18,18 +18,20 @@ from torch import Tensor
 
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
+from ...model_patches.cache.mla import MlaFormat
 from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream import step
 from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...model_patches.vae.wan import TIME_STRIDE
 from ...pocket import detector, world
-from ...pocket.models import Pocket, load_pocket
+from ...pocket.models import DIT_FILE, MLA_FILE, Pocket, load_pocket
 from .records import Rows
 from .remembering import MEMORIES, add_memory_file, remembering
 
 FIRST_SECONDS = 10
 MARKS_SECONDS = (60, 600)
 REBUILT_SECONDS = 3
+CACHES = ("dense", "mla", "mla-int8")  # mla: of the model converted to VideoMLA's attention
 SPAN_LATENTS = 8  # judged at a mark: two seconds
 WARM_LATENTS = 12  # decoded before them and thrown away, so that the decoder has its past
 
@@ -55,17 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shift", type=float, help="another shift of the noise levels")
     parser.add_argument("--cfg", type=float, help="another guidance")
     parser.add_argument("--pictures", type=Path, help="folder for the best and worst frames")
+    parser.add_argument("--cache", choices=CACHES, default=CACHES[0], help="how the window is kept")
     parser.add_argument("--memory", choices=MEMORIES, default="off", help="how the streams remember")
     add_memory_file(parser)
 
 
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when the streams could be made and judged."""
-    pocket = load_pocket(chosen.weights)
-    changed = {name: getattr(chosen, name) for name in ("timesteps", "first_timesteps", "shift", "cfg")}
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}
-    recipe = replace(pocket.recipe, **{key: value for key, value in given.items() if value})
-    pocket, memory = remembering(replace(pocket, recipe=recipe), chosen.memory, chosen.memory_file)
+    pocket, cache, memory = _asked_for(chosen)
+    recipe = pocket.recipe
     streams, seconds = (
         chosen.streams or (8 if chosen.quick else 48),
         chosen.seconds or (12 if chosen.quick else 600),
@@ -76,7 +76,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     prompts = scenes.prompts()
     truth(rows, scenes, recipe.size, recipe.fps)
     rebuilt(rows, pocket, scenes)
-    for name, span in spans(pocket, prompts, seconds, chosen.seed, memory=memory):
+    for name, span in spans(pocket, prompts, seconds, chosen.seed, cache, memory):
         figures, shares = judge(span, prompts)
         sizes = {
             "streams_samples": streams,
@@ -84,13 +84,26 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
             "first_denoising_steps": len(recipe.config().levels(0)),
             "cfg_ratio": recipe.cfg,
         }
-        rows("quality", case=name, memory=memory.name, weights=recipe.trained, **sizes, **figures)
+        how = {"format": chosen.cache, "memory": memory.name, "weights": recipe.trained}
+        rows("quality", case=name, **how, **sizes, **figures)
         if chosen.pictures:
             order = sorted(range(streams), key=shares.__getitem__)
             for kind, few in (("worst", order[:6]), ("best", order[-6:])):
                 sheet([span.pixels_BFHWC[i] for i in few], chosen.pictures / f"{kind}_{name}.png")
                 print(json.dumps([prompts[i] for i in few]), file=sys.stderr)
     return 0
+
+
+def _asked_for(chosen: argparse.Namespace) -> tuple[Pocket, CacheFormat, MemoryPolicy]:
+    """The model with the recipe that was asked for, how its window is kept, and how it remembers."""
+    dense = chosen.cache == CACHES[0]
+    pocket = load_pocket(chosen.weights, dit_file=DIT_FILE if dense else MLA_FILE)
+    cache = DENSE if dense else MlaFormat.of(pocket.dit, chosen.cache.endswith("int8"))
+    changed = {name: getattr(chosen, name) for name in ("timesteps", "first_timesteps", "shift", "cfg")}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}
+    recipe = replace(pocket.recipe, **{key: value for key, value in given.items() if value})
+    pocket, memory = remembering(replace(pocket, recipe=recipe), chosen.memory, chosen.memory_file)
+    return pocket, cache, memory
 
 
 def truth(rows: Rows, scenes: world.Scenes, size: int, fps: int) -> None:

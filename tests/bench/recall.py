@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...model_patches.arch.mla_load import load_mla
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.cache.calibrate import Goal
@@ -35,7 +34,6 @@ from ...pocket import detector, hiding, models, world
 from ...pocket.hiding import ENCODED, HIDDEN, VISIBLE, Hidings, Story
 from ...pocket.models import Pocket, load_pocket
 from ...pocket.remember.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
-from ...pocket.remember.reorder import for_layout
 from ...pocket.train.vae import channels_last
 from .contenders import DENSE_TOKEN_BYTES, learned
 from .records import Rows
@@ -152,9 +150,10 @@ def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable
         return Contestant("learned+latent", dit, MEMORY, made, remembering)
 
     def mla() -> Contestant:
-        converted = load_mla(folder / models.MLA_FILE, torch.float32)[0]
-        memory = LearnedMemory(for_layout(found.encoder, converted.rope_layout), remembering.fingerprint)
-        return Contestant("learned+mla", converted, MEMORY, MlaFormat.of(converted, False), memory)
+        own = load_pocket(folder, dit_file=models.MLA_FILE)
+        taught = load_memory(folder / models.MEMORY_FILE, own.dit, torch.float32, taught=own.recipe.taught)
+        memory = LearnedMemory(taught.encoder, taught.fingerprint)
+        return Contestant("learned+mla", own.dit, MEMORY, MlaFormat.of(own.dit), memory)
 
     return {
         "full": partial(Contestant, "full", dit, FULL),

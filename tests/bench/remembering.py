@@ -45,12 +45,12 @@ def remembering(pocket: Pocket, name: str, path: Path | None = None) -> tuple[Po
             f"--memory-file, or measure off and ema."
         )
     try:
-        file = load_memory(path, pocket.dit, torch.float32)
+        file = load_memory(path, pocket.dit, torch.float32, taught=pocket.recipe.taught)
     except ValueError as error:
         raise SystemExit(f"bench: {error}") from error
     positions = preset(str(file.metadata.get("preset", POSITIONS)))
     training = training_of(file.encoder.config)
-    if refusal := why_not(file.encoder, positions, file.lora is not None):
+    if refusal := why_not(file.encoder, positions, file.changes_the_model):
         raise SystemExit(f"bench: {path}: {refusal}")
     geometry = config.geometry
     encoder = for_grid(file.encoder, geometry.grid_height, geometry.grid_width)

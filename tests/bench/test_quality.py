@@ -80,7 +80,7 @@ def pixels_of(pocket, latents_BCTHW):
 
 @pytest.mark.parametrize("memory", ["off", "learned"])
 def test_streams_are_judged_with_each_memory(memory, tmp_path, monkeypatch):
-    monkeypatch.setattr(quality, "load_pocket", lambda folder: small_pocket())
+    monkeypatch.setattr(quality, "load_pocket", lambda folder, dit_file: small_pocket())
     begun, begin = [], quality.Pocket.begin
 
     def watched(self, *given, **options):

@@ -25,7 +25,7 @@ from rivulet.pocket.convert.own import HELD, LONGEST, OwnStreams
 from rivulet.pocket.convert.past import Inputs
 from rivulet.pocket.convert.room import Fused, Job, own_bytes, room_of, why_not
 from rivulet.pocket.convert.source import StreamedClips
-from rivulet.pocket.convert.spectral import Moments, Tokens, _share, start, turned_channels
+from rivulet.pocket.convert.spectral import Moments, Tokens, _share, start
 from rivulet.pocket.convert.walk import Clips, Walker, read_rows
 from safetensors.torch import save_file
 
@@ -173,14 +173,6 @@ def test_one_head_shares_its_rotary_key_without_loss():
         return turned[0] @ turned[1].mT
 
     torch.testing.assert_close(scores(fitted[0], shared), scores(q[0], k[0]), rtol=1e-9, atol=1e-9)
-
-
-def test_turned_channels_are_those_of_the_rates():
-    """Wan channels 0:12 of time, 44:54 of rows, 86:96 of columns make VideoMLA's 32."""
-    wanted = [*range(12), *range(44, 54), *range(86, 96)]
-    assert turned_channels(RopeLayout.truncated(128, 32), 128) == wanted
-    nearest = turned_channels(RopeLayout.derived(128, 32), 128)
-    assert len(set(nearest)) == 32 and nearest[:2] == [0, 1]
 
 
 def test_the_start_is_far_better_than_chance_and_latents_have_unit_size():

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches import stream
-from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import plan, preset
 from rivulet.model_patches.geometry import Geometry
@@ -15,14 +14,12 @@ from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.load import load_memory
 from rivulet.model_patches.state import StreamConfig
 from rivulet.pocket import models
-from rivulet.pocket.convert.spectral import turned_channels
 from rivulet.pocket.hiding import ENCODED, LIFTED, Hidings
 from rivulet.pocket.remember import main
-from rivulet.pocket.remember.command import outside_attention
+from rivulet.pocket.remember.command import export_model, outside_attention
 from rivulet.pocket.remember.files import export
 from rivulet.pocket.remember.lessons import FULL, MEMORY, POSITIONS, Lessons, Shares
 from rivulet.pocket.remember.lora import Adapters
-from rivulet.pocket.remember.reorder import for_layout
 from rivulet.pocket.remember.trainer import Recipe, Trainer
 from rivulet.pocket.remember.walk import Lesson, MemoryWalker, States
 from rivulet.pocket.train.clips import Clips as Dressed
@@ -291,26 +288,17 @@ def test_an_exported_memory_is_the_trained_one(tmp_path):
     assert len(shared) == 2 * 7 and "blocks.1.self_attn.o" in shared and "blocks.1.self_attn.q" not in shared
 
 
-def test_an_encoder_for_a_converted_model_asks_in_its_order_of_channels():
-    torch.manual_seed(6)
-    encoder = MemoryEncoder(EncoderConfig(256, 2, 1, 2, 2)).double().requires_grad_(False)
-    layout = RopeLayout.truncated(128, 8)
-    turns = turned_channels(layout, 128)
-    order = [channel for channel in range(128) if channel not in turns] + turns
-    for parameter in encoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    moved = for_layout(encoder, layout)
-    keys, values = torch.randn(2, 1, 5, 2, 128, dtype=torch.float64)
-    state = encoder.fresh(1)
-    torch.testing.assert_close(
-        moved.update(state, keys[..., order], values), encoder.update(state, keys, values), rtol=0, atol=1e-12
-    )
-    made, wanted = moved.read(state), encoder.read(state)
-    torch.testing.assert_close(made[0], wanted[0][..., order], rtol=0, atol=1e-12)
-    assert torch.equal(made[1], wanted[1]) and not torch.equal(made[0], wanted[0])
-    assert for_layout(encoder, None) is encoder
-    with pytest.raises(ValueError, match="heads have 64 channels, the encoder's 128"):
-        for_layout(encoder, RopeLayout.truncated(64, 8))
+def test_a_taught_model_names_its_memory_and_keeps_what_else_its_file_said(tmp_path):
+    dit = tiny()[0]
+    said = {"recipe": json.dumps({"trained": "before", "cfg": 2.0}), "config": TINY_CONFIG}
+    save_file(dit.state_dict(), tmp_path / "model.safetensors", said)
+    dit.blocks[0].self_attn.v.weight.mul_(2)
+    path = export_model(tmp_path / "model.safetensors", dit, tmp_path / "out", "3 lessons", "abc")
+    with safe_open(path, framework="pt") as file:
+        recipe, value = json.loads(file.metadata()["recipe"]), file.get_tensor("blocks.0.self_attn.v.weight")
+        assert file.metadata()["config"] == TINY_CONFIG
+    assert recipe == {"trained": "before; with a memory, 3 lessons", "cfg": 2.0, "taught": "abc"}
+    assert torch.equal(value, dit.blocks[0].self_attn.v.weight.half())
 
 
 def test_a_file_says_what_it_is(tmp_path):

@@ -9,6 +9,7 @@ from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.memory.load import load_memory
+from rivulet.model_patches.memory.reorder import for_layout
 
 from ..conftest import SIZES as SIZES_OF_MODEL
 from .echo_files import base, encoder_shapes, filled, lora_shapes, save, second, under
@@ -152,6 +153,26 @@ def test_a_memory_goes_with_latent_attention_and_its_lora_does_not(tmp_path, enc
         ValueError, match=r"9 of the LoRA's 30 layers are no linear .*\(blocks.0.self_attn.q, "
     ):
         load_memory(save(tmp_path / "l.pt", second(encoder, lora)), latent, grid=GRID)
+
+
+def test_a_converted_model_reads_the_memory_it_was_taught_and_no_other(tmp_path, model, encoder, lora):
+    layout = RopeLayout.truncated(12, 6)
+    with torch.device("meta"):
+        latent = MlaModel(replace(SIZES_OF_MODEL, num_layers=LAYERS), MlaSizes(6, 8, layout))
+    path = save(tmp_path / "l.pt", second(encoder, lora))
+    dense = load_memory(path, model, grid=GRID)
+    got = load_memory(path, latent, grid=GRID, taught=dense.fingerprint)
+    assert got.lora is None and got.changes_the_model and got.fingerprint == dense.fingerprint
+    wanted = for_layout(dense.encoder, layout).state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in got.encoder.state_dict().items())
+    assert not torch.equal(got.encoder.to_k.weight, dense.encoder.to_k.weight)
+    assert str(got).endswith("taught this memory: a LoRA in the file was left")
+    encoder["to_k.bias"][3] += 1e-6
+    other = save(tmp_path / "other.pt", second(encoder, lora))
+    with pytest.raises(
+        ValueError, match=f"the model was taught to read {dense.fingerprint[:16]}; take the memory"
+    ):
+        load_memory(other, latent, grid=GRID, taught=dense.fingerprint)
 
 
 def test_the_true_sizes_of_the_base_file(tmp_path):

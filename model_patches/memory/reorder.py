@@ -11,9 +11,8 @@ import copy
 import torch
 from torch import Tensor
 
-from ...model_patches.arch.rotary import RopeLayout
-from ...model_patches.memory.encoder import EncoderLayer, MemoryEncoder
-from ..convert.spectral import turned_channels
+from ..arch.rotary import RopeLayout, turned_channels
+from .encoder import EncoderLayer, MemoryEncoder
 
 
 @torch.no_grad()
