@@ -35,6 +35,18 @@ def main(arguments: list[str]) -> int:
         metavar="SHARE",
         help="of the lessons with a cache that keeps every frame, the memory's upper bound; default 0",
     )
+    parser.add_argument(
+        "--ordinary",
+        type=float,
+        metavar="SHARE",
+        help="of the lessons on ordinary clips, on which the model is to stay as it was; default 0.35, of a "
+        "converted model's 0.3",
+    )
+    parser.add_argument(
+        "--keep-encoder",
+        action="store_true",
+        help="leave the memory of --encoder as it is and train the changes of the dense model alone",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; default: all")
     parser.add_argument("--processes", type=int, default=1, help="of one CPU thread each")
     parser.add_argument("--only", choices=("train", "export"), help="one part; default both")

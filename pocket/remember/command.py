@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import time
@@ -84,14 +85,17 @@ def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
 def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, folder: Path) -> None:
     converted = isinstance(dit, MlaModel)
     recipe = replace(
-        Recipe(model_rate=CONVERTED_RATE) if converted else Recipe(),
+        Recipe(model_rate=CONVERTED_RATE) if converted else Recipe(encoder=not chosen.keep_encoder),
         **{key: value for key in ("steps", "minutes") if (value := getattr(chosen, key)) is not None},
     )
     torch.manual_seed(3)
     walker, adapters = _learners(chosen, dit, pocket)
     training = Training(size=pocket.recipe.size)
     hidings, dressed = _pools(folder, chosen.stories)
-    shares = (CONVERTED if converted else Shares()).beside_full(chosen.full)
+    shares = CONVERTED if converted else Shares()
+    if chosen.ordinary is not None:
+        shares = shares.with_ordinary(chosen.ordinary)
+    shares = shares.beside_full(chosen.full)
     lessons = Lessons(_vae(), hidings, dressed, training, shares, chosen.batch or BATCH)
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":
@@ -146,15 +150,22 @@ def _learners(
             )
         teacher = MemoryWalker(found.lora.merged(pocket.dit).requires_grad_(False), found.encoder, frames)
         begun = outside_attention(found.lora).merged(dit)
-        return MemoryWalker(begun, for_layout(found.encoder, dit.rope_layout), frames, teacher), None
+        was = MemoryWalker(pocket.dit, found.encoder, frames)
+        own = for_layout(found.encoder, dit.rope_layout)
+        return MemoryWalker(begun, own, frames, teacher, was), None
+    before = copy.deepcopy(dit)
     if found is not None and found.lora is not None:
         adapters = Adapters(dit, found.lora.rank, found.lora.scale * found.lora.rank)
         adapters.take(found.lora.pairs)
-        return MemoryWalker(dit, found.encoder, frames), adapters
+        was = MemoryWalker(before, found.encoder, frames)
+        return MemoryWalker(dit, found.encoder, frames, before=was), adapters
+    if chosen.keep_encoder:
+        raise ValueError("--keep-encoder leaves a trained memory as it is; give its file as --encoder.")
     grid = Geometry(pocket.recipe.size, pocket.recipe.size)
     places = (MEMORY.memory_frames, grid.grid_height, grid.grid_width)
     encoder = found.encoder if found else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
-    return MemoryWalker(dit, encoder, frames), Adapters(dit, chosen.rank or RANK, float(chosen.rank or RANK))
+    walker = MemoryWalker(dit, encoder, frames, before=MemoryWalker(before, encoder, frames))
+    return walker, Adapters(dit, chosen.rank or RANK, float(chosen.rank or RANK))
 
 
 def outside_attention(lora: Lora) -> Lora:

@@ -45,6 +45,13 @@ class Shares:
     growing_full: float = 0.3
     most_hidden: int = 26  # blocks
 
+    def with_ordinary(self, share: float) -> Shares:
+        """The same, with so many of all lessons on ordinary clips."""
+        if not 0 <= share < 1:
+            raise ValueError(f"--ordinary {share}: a share of the lessons, at least 0 and less than 1.")
+        rest = sum(getattr(self, kind) for kind in POSITIONS)
+        return replace(self, ordinary=rest * share / (1 - share))
+
     def beside_full(self, share: float) -> Shares:
         """The same, with so many of all lessons in which every frame is kept."""
         if not 0 <= share < 1:
@@ -125,7 +132,7 @@ class Lessons:
         graded = tuple((block, self._noise(block, place.first, generator)) for block in place.graded)
         if place.story is None:
             clips = self.ordinary.draw(generator)
-            return Lesson(clips.clean_RCTHW, clips.context_RCTHW, clips.texts, graded, place.positions)
+            return Lesson(clips.clean_RCTHW, clips.context_RCTHW, clips.texts, graded, place.positions, PLAIN)
         rows = torch.randint(len(self.hidings), (self.batch,), generator=generator)
         clean, texts = self.hidings.pick(rows).told(place.story, self.training.block_frames)
         context = damage(clean, self.training.block_frames, generator)

@@ -36,6 +36,7 @@ class Recipe:
     more_every: int = 100  # steps
     most_clips: int = 2000
     half: bool = True  # bfloat16 products
+    encoder: bool = True  # trained with the changes of the model; else left as it is
 
 
 def optimizers(
@@ -65,14 +66,16 @@ class Trainer:
         folder: Path,
         adapters: Adapters | None,
     ) -> None:
-        """adapters: the model's low-rank changes, trained with the encoder; without, the encoder stays as it
-        is and the model's self-attentions are trained whole."""
+        """adapters: the model's low-rank changes, trained with the encoder where the recipe says so; without,
+        the encoder stays as it is and the model's self-attentions are trained whole."""
         self.walker, self.lessons, self.recipe, self.adapters = walker, lessons, recipe, adapters
-        encoder = walker.encoder.requires_grad_(adapters is not None)
+        encoder = walker.encoder.requires_grad_(adapters is not None and recipe.encoder)
         changes = _changes(walker.dit, adapters)
-        trained = {"model": changes} if adapters is None else {"encoder": encoder, "model": changes}
-        self.learner = nn.ModuleDict(trained)
-        made = optimizers(None if adapters is None else encoder, [*changes.parameters()], recipe)
+        learns = encoder if adapters is not None and recipe.encoder else None
+        self.learner = nn.ModuleDict(
+            {"model": changes} if learns is None else {"encoder": learns, "model": changes}
+        )
+        made = optimizers(learns, [*changes.parameters()], recipe)
         self.optimizers = list(made.values())
         self.average = Average(self.learner, 0.995)
         parts = {"learner": self.learner, "average": self.average, **made}

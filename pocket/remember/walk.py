@@ -10,7 +10,7 @@ channels, T latent frames, L text tokens, E text width, M memory tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 import torch
@@ -40,6 +40,7 @@ class Lesson:
     texts: tuple[Tensor, ...]  # of each block, [R, L, E]
     graded: tuple[tuple[int, Tensor], ...]  # block, and each row's share of noise [R]; 1 is a first call
     positions: PositionPreset  # its memory frames say whether there is a memory
+    kept: PositionPreset | None = None  # of the model as it was: its flow is wanted, not the clip's
 
 
 @dataclass(slots=True)
@@ -80,8 +81,9 @@ class MemoryWalker:
     """Walks a model and its memory along lessons; gradients reach what made the graded calls.
 
     teacher: whose flow for the same call, over a past and a memory of its own, is wanted in place of the
-    clip's; nothing of it is trained. attention: what runs it. again: graded calls are made a second time for
-    their gradients, so that the activations of one call at most lie in memory.
+    clip's; nothing of it is trained. before: the dense model as it was, for lessons that are to keep it so;
+    without one they are graded as all others. attention: what runs it. again: graded calls are made a second
+    time for their gradients, so that the activations of one call at most lie in memory.
     """
 
     def __init__(
@@ -90,23 +92,25 @@ class MemoryWalker:
         encoder: MemoryEncoder,
         block_frames: int,
         teacher: MemoryWalker | None = None,
+        before: MemoryWalker | None = None,
         attention: Attention = written_out,
         again: bool = False,
     ) -> None:
-        self.dit, self.encoder, self.block_frames, self.teacher = dit, encoder, block_frames, teacher
-        self.attention, self.again = attention, again
+        self.dit, self.encoder, self.block_frames = dit, encoder, block_frames
+        self.teacher, self.before, self.attention, self.again = teacher, before, attention, again
 
     def along(self, lesson: Lesson, generator: torch.Generator) -> list[tuple[int, Tensor, Tensor]]:
         """(block, squared error of the flow [R], the rows' noise levels [R]) of every graded call."""
         blocks = max(block for block, _ in lesson.graded) + 1
-        others = self.teacher.blocks(lesson, blocks) if self.teacher else repeat(None, blocks)
+        asked, lesson_there = self._asked(lesson)
+        others = asked.blocks(lesson_there, blocks) if asked else repeat(None, blocks)
         results: list[tuple[int, Tensor, Tensor]] = []
         for block, (found, other) in enumerate(zip(self.blocks(lesson, blocks), others, strict=True)):
             for at, sigma_R in lesson.graded:
                 if at == block:
                     clean = lesson.clean_RCTHW[:, :, found.call.own]
                     noise = torch.randn(clean.shape, generator=generator).to(clean)
-                    error_R = self.grade(lesson, found, sigma_R, noise, other)
+                    error_R = self.grade(lesson, found, sigma_R, noise, asked, other)
                     results.append((block, error_R, sigma_R))
         return results
 
@@ -122,20 +126,26 @@ class MemoryWalker:
                 self.remember(lesson, found)
 
     def grade(
-        self, lesson: Lesson, found: Found, sigma_R: Tensor, noise: Tensor, other: Found | None = None
+        self,
+        lesson: Lesson,
+        found: Found,
+        sigma_R: Tensor,
+        noise: Tensor,
+        asked: MemoryWalker | None = None,
+        other: Found | None = None,
     ) -> Tensor:
         """Squared error of the flow of each row [R].
 
-        other: what the teacher finds, if there is one; then the pupil's memory is to be like the teacher's.
+        asked: who says what is wanted, and other: what it finds; a memory of its own is to be copied too.
         """
         clean = lesson.clean_RCTHW[:, :, found.call.own]
         sigma, first_R = sigma_R[:, None, None, None, None].to(clean), sigma_R == 1
         noisy, wanted = (1 - sigma) * clean + sigma * noise, noise - clean
         seen, apart_R = found.states.seen(first_R), torch.zeros(len(clean))
-        if self.teacher is not None and other is not None:
+        if asked is not None and other is not None:
             with torch.no_grad():
                 state = other.states.seen(first_R)
-                wanted = self.teacher.flow(lesson, other, state, noisy, sigma_R).float()
+                wanted = asked.flow(lesson, other, state, noisy, sigma_R).float()
             if seen is not None and state is not None:
                 square = (seen - state).float().square().mean((1, 2))
                 apart_R = STATE_WEIGHT * square / state.float().square().mean((1, 2))
@@ -145,6 +155,12 @@ class MemoryWalker:
         else:
             flow = self.flow(lesson, found, seen, noisy, sigma_R)
         return (flow.float() - wanted).square().mean((1, 2, 3, 4)) + apart_R.to(clean.device)
+
+    def _asked(self, lesson: Lesson) -> tuple[MemoryWalker | None, Lesson]:
+        """Who says what is wanted in place of the clip's flow, and the lesson as that one sees it."""
+        if self.before is not None and lesson.kept is not None:
+            return self.before, replace(lesson, positions=lesson.kept)
+        return self.teacher, lesson
 
     def flow(
         self,

@@ -12,6 +12,7 @@ from rivulet.model_patches.state import StreamConfig
 from rivulet.model_patches.timeline import MODES
 from safetensors.torch import save_file
 
+BUILT_IN = "built in (Pocket Model)"
 CONFIG = StreamConfig(Geometry(32, 48), "pocket_memory", 3, (1.0, 0.5), seed=5)
 LAYERS = [
     f"blocks.{i}.{name}"
@@ -234,41 +235,54 @@ def test_the_calibrated_cache_and_the_memory_together(remembering, run, prompt):
     assert 0 < error < 0.2 and made.shape.memory_tokens == 18
 
 
-def test_the_converted_pocket_model_streams_with_its_own_latents_and_a_memory(comfyui, memory_file, run):
-    """As in the engine, from the latents of its own that are all it keeps."""
+def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_was_taught(comfyui):
+    """As in the engine: weights, latents, memory and positions are those of the built-in files."""
     from rivulet.model_patches import stream as engine
     from rivulet.model_patches.cache.mla import MlaFormat
     from rivulet.model_patches.memory.learned import LearnedMemory
+    from rivulet.model_patches.memory.load import load_memory
+    from rivulet.nodes import recipe
     from rivulet.nodes.host import HostStream
+    from rivulet.nodes.memory import RivuletMemory, of
     from rivulet.nodes.pocket import RivuletPocketModel
-    from rivulet.pocket.models import MLA_FILE, load_pocket
+    from rivulet.pocket.models import MEMORY_FILE, MLA_FILE, WEIGHTS, load_pocket
 
     pocket = load_pocket(dit_file=MLA_FILE)
-    torch.manual_seed(3)
-    encoder = MemoryEncoder(EncoderConfig(256, 2, 3, 4, 4)).eval()
-    config = replace(pocket.config(seed=4), preset="pocket_memory", sigmas=(1.0, 0.6))
-    text, policy = pocket.encode("a red circle on a green ground"), LearnedMemory(encoder, "random")
-    negative = pocket.no_text()
-    begun = engine.init(pocket.dit, text, config, negative, cache=MlaFormat.of(pocket.dit), memory=policy)
-    own = torch.cat([latents for latents, _ in engine.take(pocket.dit, begun, 6)], 2)
+    file = load_memory(WEIGHTS / MEMORY_FILE, pocket.dit, torch.float32, taught=pocket.recipe.taught)
+    config = replace(pocket.config(seed=4), preset="pocket_memory", sigmas=(1.0, 0.6), first_sigmas=())
+    text, policy = (
+        pocket.encode("a red circle on a green ground"),
+        LearnedMemory(file.encoder, file.fingerprint),
+    )
+    form = MlaFormat.of(pocket.dit)
+    begun = engine.init(pocket.dit, text, config, pocket.no_text(), cache=form, memory=policy)
+    own = list(engine.take(pocket.dit, begun, 6))
     model, clip, _ = RivuletPocketModel.execute("VideoMLA's").args
+    model = RivuletMemory.execute(model, "learned", BUILT_IN, False, 0.999).args[0]
+    assert recipe.of(model).preset == "pocket_memory" and not model.patches
     said = [clip.encode_from_tokens_scheduled(t) for t in ("a red circle on a green ground", "")]
-    form = MlaFormat.of(model.get_model_object("diffusion_model"))
-    made = HostStream(model, *said, config, cache=form, memory=policy)
+    memory = of(model).policy_for(config, model.load_device)
+    made = HostStream(model, *said, config, cache=form, memory=memory)
     state, parts = made.begin(), []
     for _ in range(6):
         latents, state = made.step(state)
         parts.append(latents)
-    assert close(torch.cat(parts, 2), model.model.process_latent_out(own))
+    wanted = model.model.process_latent_out(torch.cat([latents for latents, _ in own], 2))
+    assert close(torch.cat(parts, 2), wanted) and close(state.memory.now, own[-1][1].memory.now)
 
 
-def test_a_model_of_latents_is_refused_a_memory_of_dense_keys(comfyui):
+def test_a_model_of_latents_that_was_taught_no_memory_or_another_is_refused_one(comfyui):
+    from rivulet.nodes import recipe
     from rivulet.nodes.memory import RivuletMemory
     from rivulet.nodes.pocket import RivuletPocketModel
 
     model = RivuletPocketModel.execute("VideoMLA's").args[0]
-    with pytest.raises(ValueError, match="keeps VideoMLA's latents, and the memory in built in"):
-        RivuletMemory.execute(model, "learned", "built in (Pocket Model)", False, 0.999)
+    recipe.give(model, replace(recipe.of(model), taught="0123456789abcdef0"))
+    with pytest.raises(ValueError, match="the model was taught to read 0123456789abcdef; take the memory"):
+        RivuletMemory.execute(model, "learned", BUILT_IN, False, 0.999)
+    recipe.give(model, replace(recipe.of(model), taught=""))
+    with pytest.raises(ValueError, match="keeps VideoMLA's latents and was not taught to read a memory"):
+        RivuletMemory.execute(model, "learned", BUILT_IN, False, 0.999)
 
 
 def test_the_built_in_memory_goes_with_the_built_in_model(comfyui):
@@ -277,6 +291,6 @@ def test_the_built_in_memory_goes_with_the_built_in_model(comfyui):
     from rivulet.nodes.pocket import RivuletPocketModel
 
     model = RivuletMemory.execute(
-        RivuletPocketModel.execute().args[0], "learned", "built in (Pocket Model)", False, 0.999
+        RivuletPocketModel.execute().args[0], "learned", BUILT_IN, False, 0.999
     ).args[0]
     assert recipe.of(model).preset == "pocket_memory" and of(model).file.coverage == (40, 40)

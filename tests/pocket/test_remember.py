@@ -18,7 +18,7 @@ from rivulet.pocket.hiding import ENCODED, LIFTED, Hidings
 from rivulet.pocket.remember import main
 from rivulet.pocket.remember.command import export_model, outside_attention
 from rivulet.pocket.remember.files import export
-from rivulet.pocket.remember.lessons import FULL, MEMORY, POSITIONS, Lessons, Shares
+from rivulet.pocket.remember.lessons import FULL, MEMORY, PLAIN, POSITIONS, Lessons, Shares
 from rivulet.pocket.remember.lora import Adapters
 from rivulet.pocket.remember.trainer import Recipe, Trainer
 from rivulet.pocket.remember.walk import Lesson, MemoryWalker, States
@@ -138,6 +138,49 @@ def test_a_pupil_that_is_its_teacher_has_nothing_to_learn():
         walker = MemoryWalker(pupil, encoder, FRAMES, teacher)
         for _, error_R, _ in walker.along(lesson, torch.Generator().manual_seed(2)):
             assert bool((error_R < 1e-9).all()) == alike
+
+
+def test_a_lesson_that_keeps_the_model_asks_for_its_flow_without_a_memory():
+    """So a change of the model is graded there, whatever it remembers, and no change is no error."""
+    (dit, encoder), (other, _) = tiny(), tiny(seed=4)
+    sigma = torch.tensor([1.0, 0.7])
+    graded = ((2, sigma), (BLOCKS - 1, sigma))
+    was = MemoryWalker(dit, encoder, FRAMES)
+    for pupil, positions, alike in ((dit, PLAIN, True), (other, PLAIN, False), (dit, MEMORY, False)):
+        lesson = replace(lesson_of(torch.float32, graded=graded, positions=positions), kept=PLAIN)
+        for walker in (
+            MemoryWalker(pupil, encoder, FRAMES, None, was),
+            MemoryWalker(pupil, encoder, FRAMES, was, was),
+        ):
+            *_, (_, error_R, _) = walker.along(lesson, torch.Generator().manual_seed(2))
+            assert bool((error_R < 1e-9).all()) == alike
+    free = lesson_of(torch.float32, graded=graded, positions=PLAIN)
+    *_, (_, error_R, _) = MemoryWalker(dit, encoder, FRAMES, None, was).along(free, torch.Generator())
+    assert bool((error_R > 1e-3).all()), "the clip's flow is wanted"
+
+
+def test_the_ordinary_lessons_keep_the_model_and_no_others():
+    lessons = Lessons(None, *pools(), Training(size=32), Shares(), batch=2)
+    generator = torch.Generator().manual_seed(5)
+    places = [lessons.plan(0.9, generator) for _ in range(40)]
+    kept = {(place.kind == "ordinary", lessons.lesson(place, generator).kept) for place in places}
+    assert kept == {(True, PLAIN), (False, None)}
+    assert Shares().with_ordinary(0.5).ordinary == pytest.approx(0.65)
+    with pytest.raises(ValueError, match=r"--ordinary 1\.0: a share"):
+        Shares().with_ordinary(1.0)
+
+
+def test_an_encoder_that_is_to_stay_is_not_trained(tmp_path):
+    made = trainer(tmp_path, 1, memory=1.0, full=0.0, sink_and_window=0.0, window=0.0, ordinary=0.0)
+    dit, encoder = tiny()
+    recipe = Recipe(steps=1, more_every=10**6, half=False, model_rate=0.02, encoder=False)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    adapters = Adapters(dit, 2, 2.0)
+    walker = MemoryWalker(dit, encoder, FRAMES)
+    alone = Trainer(walker, made.lessons, recipe, tmp_path / "alone", adapters)
+    alone.train()
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert [*alone.learner] == ["model"] and any(layer.lora_B.any() for layer in adapters.layers)
 
 
 def test_a_pupil_learns_to_write_what_the_encoder_reads():
