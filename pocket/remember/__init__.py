@@ -28,6 +28,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, help="lessons; default the recipe's")
     parser.add_argument("--minutes", type=float, help="end in time, whatever the steps")
     parser.add_argument("--stories", type=int, default=384, help="stories of hiding that are drawn first")
+    _add_lessons(parser)
+    parser.add_argument("--threads", type=int, help="CPU threads; default: all")
+    parser.add_argument("--processes", type=int, default=1, help="of one CPU thread each")
+    parser.add_argument("--only", choices=("train", "export"), help="one part; default both")
+    _add_checkpoint(parser)
+    chosen = parser.parse_args(arguments)
+    from .command import remember
+
+    return remember(chosen)
+
+
+def _add_lessons(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full",
         type=float,
@@ -47,14 +59,6 @@ def main(arguments: list[str]) -> int:
         action="store_true",
         help="leave the memory of --encoder as it is and train the changes of the dense model alone",
     )
-    parser.add_argument("--threads", type=int, help="CPU threads; default: all")
-    parser.add_argument("--processes", type=int, default=1, help="of one CPU thread each")
-    parser.add_argument("--only", choices=("train", "export"), help="one part; default both")
-    _add_checkpoint(parser)
-    chosen = parser.parse_args(arguments)
-    from .command import remember
-
-    return remember(chosen)
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
