@@ -97,3 +97,21 @@ def test_streams_are_judged_with_each_memory(memory, tmp_path, monkeypatch):
     *_, row = [json.loads(line) for line in out.getvalue().splitlines()]
     assert (row["case"], row["memory"]) == ("5_seconds", memory) and "adherence_share" in row
     assert begun == [("pocket_memory" if memory == "learned" else "pocket", memory)]
+
+
+@pytest.mark.parametrize("cache", ["mla", "mla-int8"])
+def test_the_converted_model_is_judged_from_its_own_latents(cache, monkeypatch):
+    begun, begin = [], quality.Pocket.begin
+
+    def watched(self, *given, **options):
+        begun.append((type(self.dit).__name__, options["cache"].name))
+        return begin(self, *given, **options)
+
+    monkeypatch.setattr(quality.Pocket, "begin", watched)
+    parser, out = argparse.ArgumentParser(), io.StringIO()
+    quality.add_arguments(parser)
+    asked = ["--streams=1", "--seconds=2", f"--cache={cache}"]
+    chosen = argparse.Namespace(quick=True, **vars(parser.parse_args(asked)))
+    assert quality.run(chosen, Rows("quality", True, out)) == 0
+    *_, row = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert (row["format"], row["memory"]) == (cache, "off") and begun == [("MlaModel", cache)]
