@@ -212,8 +212,9 @@ def _refuse_latents(dit: Any, memory_file: str) -> None:
     if isinstance(dit.blocks[0].self_attn, MlaAttention):
         raise ValueError(
             f"Evolving Memory: the model keeps VideoMLA's latents and was not taught to read a memory; the "
-            f"one in {memory_file} reads a dense model's keys. Connect the dense model or one that "
-            f"train-memory has taught, or set memory to ema or off."
+            f"one in {memory_file} reads a dense model's keys. Connect the dense model, or one that "
+            f"train-memory has taught (in Pocket Model: VideoMLA's, for Evolving Memory), or set memory to "
+            f"ema or off."
         )
 
 

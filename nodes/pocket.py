@@ -10,12 +10,16 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..pocket import text
-from ..pocket.models import DIT_FILE, MLA_FILE, VAE_FILE, WEIGHTS
+from ..pocket.models import DIT_FILE, MLA_FILE, MLA_MEMORY_FILE, VAE_FILE, WEIGHTS
 from .load_model import Source, patcher_of
 from .recipe import give, stored_in
 
 DENSE = "Wan's"
-TRANSFORMERS = {DENSE: DIT_FILE, "VideoMLA's": MLA_FILE}
+TRANSFORMERS = {
+    DENSE: DIT_FILE,
+    "VideoMLA's": MLA_FILE,
+    "VideoMLA's, for Evolving Memory": MLA_MEMORY_FILE,
+}
 
 
 class PocketClip:
@@ -46,7 +50,7 @@ class RivuletPocketModel(io.ComfyNode):
             node_id="RivuletPocketModel",
             display_name="Pocket Model",
             category="rivulet",
-            description="Three small models that come with Rivulet and know a world of moving shapes: try a "
+            description="Small models that come with Rivulet and know a world of moving shapes: try a "
             "stream without a download or a GPU.",
             search_aliases=["test model", "demo model", "no download"],
             inputs=[
@@ -56,7 +60,8 @@ class RivuletPocketModel(io.ComfyNode):
                     default=DENSE,
                     optional=True,
                     tooltip="Wan's: the transformer as it was trained. VideoMLA's: the same converted to a "
-                    "low-rank latent, for the cache formats mla and mla-int8.",
+                    "low-rank latent, for the cache formats mla and mla-int8. For Evolving Memory: that one, "
+                    "taught to read the built-in memory.",
                 )
             ],
             outputs=[

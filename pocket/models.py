@@ -29,6 +29,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 DIT_FILE, VAE_FILE = "pocket_dit.safetensors", "pocket_vae.safetensors"
 MEMORY_FILE = "pocket_memory.safetensors"  # a LoRA of the transformer and the encoder trained with it
 MLA_FILE = "pocket_mla.safetensors"  # the transformer converted to VideoMLA's attention
+MLA_MEMORY_FILE = "pocket_mla_memory.safetensors"  # that one, taught to read the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,10 @@ def recipe_of(metadata: Mapping[str, str]) -> Recipe | None:
 def load_pocket(
     folder: Path | None = None, dtype: torch.dtype = torch.float32, dit_file: str = DIT_FILE
 ) -> Pocket:
-    """The built-in models, or those of a training run's export folder; dit_file: `MLA_FILE` for latents."""
+    """The built-in models, or those of a training run's export folder; dit_file: one of latents."""
     folder = WEIGHTS if folder is None else folder
     path = folder / dit_file
-    dit = load_mla(path, dtype)[0] if dit_file == MLA_FILE else load_wan(path, dtype)
+    dit = load_wan(path, dtype) if dit_file == DIT_FILE else load_mla(path, dtype)[0]
     with safe_open(path, framework="pt") as file:
         recipe = recipe_of(file.metadata() or {})
     if recipe is None:

@@ -118,9 +118,9 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
 
 
 def export_model(given: Path, dit: WanModel, out: Path, said: str, taught: str) -> Path:
-    """Write a model whose attentions were trained under the name it came with; its memory is a file apart.
+    """Write a model whose attentions were trained, under the name it came with and `_memory`.
 
-    taught: that memory's fingerprint.
+    Its memory is a file apart. taught: that one's fingerprint.
     """
     out.mkdir(parents=True, exist_ok=True)
     with safe_open(given, framework="pt") as file:
@@ -129,8 +129,9 @@ def export_model(given: Path, dit: WanModel, out: Path, said: str, taught: str) 
     trained = f"{recipe['trained']}; with a memory, {said}"
     metadata["recipe"] = json.dumps(recipe | {"trained": trained, "taught": taught})
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in dit.state_dict().items()}
-    save_file(tensors, out / given.name, metadata)
-    return out / given.name
+    path = out / f"{given.stem}_memory.safetensors"
+    save_file(tensors, path, metadata)
+    return path
 
 
 def _learners(

@@ -24,7 +24,7 @@ from ...model_patches.stream import step
 from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...model_patches.vae.wan import TIME_STRIDE
 from ...pocket import detector, world
-from ...pocket.models import DIT_FILE, MLA_FILE, Pocket, load_pocket
+from ...pocket.models import DIT_FILE, MLA_FILE, MLA_MEMORY_FILE, Pocket, load_pocket
 from .records import Rows
 from .remembering import MEMORIES, add_memory_file, remembering
 
@@ -97,7 +97,8 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
 def _asked_for(chosen: argparse.Namespace) -> tuple[Pocket, CacheFormat, MemoryPolicy]:
     """The model with the recipe that was asked for, how its window is kept, and how it remembers."""
     dense = chosen.cache == CACHES[0]
-    pocket = load_pocket(chosen.weights, dit_file=DIT_FILE if dense else MLA_FILE)
+    converted = MLA_MEMORY_FILE if chosen.memory == "learned" else MLA_FILE
+    pocket = load_pocket(chosen.weights, dit_file=DIT_FILE if dense else converted)
     cache = DENSE if dense else MlaFormat.of(pocket.dit, chosen.cache.endswith("int8"))
     changed = {name: getattr(chosen, name) for name in ("timesteps", "first_timesteps", "shift", "cfg")}
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}

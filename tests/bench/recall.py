@@ -150,7 +150,7 @@ def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable
         return Contestant("learned+latent", dit, MEMORY, made, remembering)
 
     def mla() -> Contestant:
-        own = load_pocket(folder, dit_file=models.MLA_FILE)
+        own = load_pocket(folder, dit_file=models.MLA_MEMORY_FILE)
         taught = load_memory(folder / models.MEMORY_FILE, own.dit, torch.float32, taught=own.recipe.taught)
         memory = LearnedMemory(taught.encoder, taught.fingerprint)
         return Contestant("learned+mla", own.dit, MEMORY, MlaFormat.of(own.dit), memory)

@@ -245,9 +245,9 @@ def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_
     from rivulet.nodes.host import HostStream
     from rivulet.nodes.memory import RivuletMemory, of
     from rivulet.nodes.pocket import RivuletPocketModel
-    from rivulet.pocket.models import MEMORY_FILE, MLA_FILE, WEIGHTS, load_pocket
+    from rivulet.pocket.models import MEMORY_FILE, MLA_MEMORY_FILE, WEIGHTS, load_pocket
 
-    pocket = load_pocket(dit_file=MLA_FILE)
+    pocket = load_pocket(dit_file=MLA_MEMORY_FILE)
     file = load_memory(WEIGHTS / MEMORY_FILE, pocket.dit, torch.float32, taught=pocket.recipe.taught)
     config = replace(pocket.config(seed=4), preset="pocket_memory", sigmas=(1.0, 0.6), first_sigmas=())
     text, policy = (
@@ -257,7 +257,7 @@ def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_
     form = MlaFormat.of(pocket.dit)
     begun = engine.init(pocket.dit, text, config, pocket.no_text(), cache=form, memory=policy)
     own = list(engine.take(pocket.dit, begun, 6))
-    model, clip, _ = RivuletPocketModel.execute("VideoMLA's").args
+    model, clip, _ = RivuletPocketModel.execute("VideoMLA's, for Evolving Memory").args
     model = RivuletMemory.execute(model, "learned", BUILT_IN, False, 0.999).args[0]
     assert recipe.of(model).preset == "pocket_memory" and not model.patches
     said = [clip.encode_from_tokens_scheduled(t) for t in ("a red circle on a green ground", "")]
@@ -276,11 +276,11 @@ def test_a_model_of_latents_that_was_taught_no_memory_or_another_is_refused_one(
     from rivulet.nodes.memory import RivuletMemory
     from rivulet.nodes.pocket import RivuletPocketModel
 
-    model = RivuletPocketModel.execute("VideoMLA's").args[0]
+    model = RivuletPocketModel.execute("VideoMLA's, for Evolving Memory").args[0]
     recipe.give(model, replace(recipe.of(model), taught="0123456789abcdef0"))
     with pytest.raises(ValueError, match="the model was taught to read 0123456789abcdef; take the memory"):
         RivuletMemory.execute(model, "learned", BUILT_IN, False, 0.999)
-    recipe.give(model, replace(recipe.of(model), taught=""))
+    model = RivuletPocketModel.execute("VideoMLA's").args[0]
     with pytest.raises(ValueError, match="keeps VideoMLA's latents and was not taught to read a memory"):
         RivuletMemory.execute(model, "learned", BUILT_IN, False, 0.999)
 

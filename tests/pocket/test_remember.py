@@ -337,6 +337,7 @@ def test_a_taught_model_names_its_memory_and_keeps_what_else_its_file_said(tmp_p
     save_file(dit.state_dict(), tmp_path / "model.safetensors", said)
     dit.blocks[0].self_attn.v.weight.mul_(2)
     path = export_model(tmp_path / "model.safetensors", dit, tmp_path / "out", "3 lessons", "abc")
+    assert path == tmp_path / "out" / "model_memory.safetensors"
     with safe_open(path, framework="pt") as file:
         recipe, value = json.loads(file.metadata()["recipe"]), file.get_tensor("blocks.0.self_attn.v.weight")
         assert file.metadata()["config"] == TINY_CONFIG
