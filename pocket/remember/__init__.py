@@ -59,6 +59,14 @@ def _add_lessons(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave the memory of --encoder as it is and train the changes of the dense model alone",
     )
+    parser.add_argument(
+        "--go-back",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the way from the trained changes back to those of --encoder, at the export (WiSE-FT); "
+        "default 0",
+    )
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:

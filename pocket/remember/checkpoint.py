@@ -118,6 +118,12 @@ def _task(chosen: argparse.Namespace) -> Task:
         raise ValueError("clips have texts of their own; give --clips or --texts.")
     if not (chosen.clips or chosen.texts or chosen.plan):
         raise ValueError("give encoded videos as --clips, or prompts as --texts.")
+    pocket_alone = {"ordinary": None, "keep_encoder": False, "go_back": 0.0, "full": 0.0}
+    if given := [name for name, default in pocket_alone.items() if getattr(chosen, name) != default]:
+        raise ValueError(
+            f"--{given[0].replace('_', '-')} is for the pocket model's lessons; other checkpoints have "
+            f"their own."
+        )
     if chosen.processes > 1:
         raise ValueError(
             f"--processes {chosen.processes}: a checkpoint of its own is trained by one process."

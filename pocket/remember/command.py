@@ -88,14 +88,14 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
         Recipe(model_rate=CONVERTED_RATE) if converted else Recipe(encoder=not chosen.keep_encoder),
         **{key: value for key in ("steps", "minutes") if (value := getattr(chosen, key)) is not None},
     )
-    torch.manual_seed(3)
-    walker, adapters = _learners(chosen, dit, pocket)
-    training = Training(size=pocket.recipe.size)
-    hidings, dressed = _pools(folder, chosen.stories)
     shares = CONVERTED if converted else Shares()
     if chosen.ordinary is not None:
         shares = shares.with_ordinary(chosen.ordinary)
     shares = shares.beside_full(chosen.full)
+    torch.manual_seed(3)
+    walker, adapters = _learners(chosen, dit, pocket)
+    training = Training(size=pocket.recipe.size)
+    hidings, dressed = _pools(folder, chosen.stories)
     lessons = Lessons(_vae(), hidings, dressed, training, shares, chosen.batch or BATCH)
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":
@@ -107,14 +107,23 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     rows = (chosen.batch or BATCH) * chosen.processes
     said = f"{trainer.run.step} lessons of {rows}, {time.strftime('%Y-%m-%d')}"
     out = chosen.out or folder / "export"
-    if adapters is not None:
-        print(export(walker.encoder, adapters, out / models.MEMORY_FILE, MEMORY.name, said))
-    else:
-        print(
-            export_model(
-                chosen.dit, walker.dit, out, said, load_memory(chosen.encoder, pocket.dit).fingerprint
-            )
-        )
+    if adapters is None:
+        taught = load_memory(chosen.encoder, pocket.dit).fingerprint
+        print(export_model(chosen.dit, walker.dit, out, said, taught))
+        return
+    if chosen.go_back:
+        adapters.go_back(chosen.go_back)
+        said += f", {chosen.go_back:g} of the way back"
+    if chosen.encoder:
+        said = f"{_trained(chosen.encoder)}, then {said}"
+    print(export(walker.encoder, adapters, out / models.MEMORY_FILE, MEMORY.name, said))
+
+
+def _trained(memory: Path) -> str:
+    """What a memory's file says of its training."""
+    with safe_open(memory, framework="pt") as file:
+        about = json.loads((file.metadata() or {}).get("memory", "{}"))
+    return str(about.get("trained", memory.name))
 
 
 def export_model(given: Path, dit: WanModel, out: Path, said: str, taught: str) -> Path:
@@ -141,6 +150,8 @@ def _learners(
 
     It is trained itself, after the dense model that reads the same memory.
     """
+    if not 0 <= chosen.go_back < 1:
+        raise ValueError(f"--go-back {chosen.go_back}: a share of the way, at least 0 and less than 1.")
     frames = pocket.recipe.block_frames
     found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
     if isinstance(dit, MlaModel):
@@ -149,6 +160,8 @@ def _learners(
                 "a converted model learns to read a memory that is there: train one with the dense model "
                 "first, and give its file as --encoder."
             )
+        if chosen.go_back:
+            raise ValueError("--go-back is for the dense model's low-rank changes; a converted one has none.")
         teacher = MemoryWalker(found.lora.merged(pocket.dit).requires_grad_(False), found.encoder, frames)
         begun = outside_attention(found.lora).merged(dit)
         was = MemoryWalker(pocket.dit, found.encoder, frames)
@@ -160,8 +173,11 @@ def _learners(
         adapters.take(found.lora.pairs)
         was = MemoryWalker(before, found.encoder, frames)
         return MemoryWalker(dit, found.encoder, frames, before=was), adapters
-    if chosen.keep_encoder:
-        raise ValueError("--keep-encoder leaves a trained memory as it is; give its file as --encoder.")
+    if chosen.keep_encoder or chosen.go_back:
+        raise ValueError(
+            "--keep-encoder and --go-back leave more or less of a trained memory as it is; give its file as "
+            "--encoder."
+        )
     grid = Geometry(pocket.recipe.size, pocket.recipe.size)
     places = (MEMORY.memory_frames, grid.grid_height, grid.grid_width)
     encoder = found.encoder if found else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))

@@ -46,6 +46,7 @@ class Adapters(nn.Module):
         self.rank, self.alpha = rank, alpha
         dit.requires_grad_(False)
         self.names = tuple(_targets(dit))
+        self.taken: Mapping[str, tuple[Tensor, Tensor]] = {}
         self.layers = nn.ModuleList()
         for name in self.names:
             above, _, own = name.rpartition(".")
@@ -62,9 +63,21 @@ class Adapters(nn.Module):
     @torch.no_grad()
     def take(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Go on from the A and B of each layer."""
+        self.taken = {name: pairs[name] for name in self.names}
         for name, layer in zip(self.names, self.layers, strict=True):
             layer.lora_A.copy_(pairs[name][0])
             layer.lora_B.copy_(pairs[name][1])
+
+    @torch.no_grad()
+    def go_back(self, share: float) -> None:
+        """Move every A and B that share of the way back to what was taken.
+
+        Between a start and what was trained from it lie weights that can do nearly all of both (WiSE-FT,
+        arXiv 2109.01903).
+        """
+        for name, layer in zip(self.names, self.layers, strict=True):
+            for now, taken in zip((layer.lora_A, layer.lora_B), self.taken[name], strict=True):
+                now.lerp_(taken.to(now), share)
 
     def parts(self) -> list[nn.Parameter]:
         """What is trained."""

@@ -325,6 +325,11 @@ def test_an_exported_memory_is_the_trained_one(tmp_path):
     again.fold()
     for layer, other in zip(adapters.layers, again.layers, strict=True):
         assert again.alpha == 3.0 and torch.equal(layer.folded, other.folded)
+    for part in again.parts():
+        part.data += 1.0
+    again.go_back(0.75)
+    for part, begun in zip(again.parts(), adapters.parts(), strict=True):
+        torch.testing.assert_close(part, begun + 0.25, rtol=0, atol=1e-6)
     assert found.metadata["preset"] == "pocket_memory" and found.metadata["trained"] == "once"
     assert preset(found.metadata["preset"]) is MEMORY
     shared = outside_attention(found.lora).pairs
@@ -368,4 +373,15 @@ def test_a_converted_model_without_a_memory_and_a_model_of_other_texts_are_refus
     assert "reads texts 8 wide" in capsys.readouterr().err
     assert main([*arguments[:3], str(tmp_path / "absent.safetensors")]) == 2
     assert "absent.safetensors" in capsys.readouterr().err
+    memory = str(models.WEIGHTS / models.MEMORY_FILE)
+    for more, words in (
+        (["--go-back", "0.5", "--dit", arguments[3], "--encoder", memory], "a converted one has none"),
+        (["--go-back", "0.5"], "give its file as --encoder"),
+        (["--keep-encoder"], "give its file as --encoder"),
+        (["--go-back", "1", "--encoder", memory], "--go-back 1.0: a share of the way"),
+        (["--ordinary", "1"], "--ordinary 1.0: a share"),
+        (["--full", "1"], "--full 1.0: a share"),
+    ):
+        assert main([*arguments[:2], *more]) == 2
+        assert words in capsys.readouterr().err
     assert not (tmp_path / "stories.pt").exists(), "nothing is drawn for a training that cannot be"
