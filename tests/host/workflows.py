@@ -232,7 +232,7 @@ same after ten seconds and after ten hours: raise `seconds` to 86400 if you like
 
 Here a band comes down over a red circle for six seconds, three times as long as the window sees. The \
 prompts after that say only "an object": its colour and shape come back from memory. Not with every seed: \
-the built-in memory brings both back in about seven of ten cases, chance in one of fifteen. Set `memory` \
+the built-in memory brings both back in about eight of ten cases, chance in one of fifteen. Set `memory` \
 to off and run again to see it guess.
 
 - Other checkpoints: `learned` needs Echo-Infinity's files, `ema` needs none.
