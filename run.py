@@ -55,11 +55,14 @@ class Command:
     help: str
     module: str | None = None  # has main(arguments); None: the checks
     tools: bool = False  # needs TOOLS too
+    shares_cores: bool = False  # with a browser: threads that wait for each other do not keep a core busy
 
 
 COMMANDS = {
     "demo": Command(
-        "watch a stream being made, in a local page; --seconds --prompt --seed --out", "pocket.demo"
+        "watch a stream being made, in a local page; --seconds --prompt --seed --out",
+        "pocket.demo",
+        shares_cores=True,
     ),
     "comfy": Command("start your ComfyUI with this pack in it: --comfyui PATH --base --port --cpu"),
     "test": Command("all checks; with arguments: pytest alone, with these arguments", tools=True),
@@ -383,6 +386,8 @@ def main(arguments: list[str]) -> int:
     if name == "comfy":
         return comfy(rest)
     command = COMMANDS[name]
+    if command.shares_cores:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     python = prepare(command)
     if Path(sys.prefix).resolve() != VENV.resolve():
         return hand_over([str(python), str(ROOT / "run.py"), *arguments])

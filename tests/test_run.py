@@ -218,6 +218,21 @@ def test_a_command_goes_on_in_the_environment(run, monkeypatch, tmp_path):
     assert handed == [[str(tmp_path / "python"), str(run.ROOT / "run.py"), "bench", "stream", "--quick"]]
 
 
+@pytest.mark.parametrize(
+    ("command", "given", "policy"),
+    [("demo", None, "passive"), ("demo", "active", "active"), ("bench", None, None)],
+)
+def test_the_demo_waits_without_keeping_a_core_busy_unless_told_to(
+    run, monkeypatch, tmp_path, command, given, policy
+):
+    monkeypatch.setattr(run.os, "environ", {"OMP_WAIT_POLICY": given} if given else {})
+    monkeypatch.setattr(run, "prepare", lambda command: tmp_path / "python")
+    monkeypatch.setattr(run, "VENV", tmp_path)
+    monkeypatch.setattr(run, "hand_over", lambda command: 0)
+    assert run.main([command]) == 0
+    assert run.os.environ.get("OMP_WAIT_POLICY") == policy
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_inside_the_environment_the_commands_main_runs(run, monkeypatch, tmp_path, linked):
     """One that .venv is a link to, too: it would be handed over to again and again."""
