@@ -22,6 +22,7 @@ from torch import Tensor
 from ..arch.detect import FLOATS
 from ..arch.nested import unpickled
 from ..arch.wan import WanModel
+from ..attention.rope import layout_of
 from ..checkpoint import match, open_tensors, some
 from .coupling import training_of
 from .encoder import EncoderConfig, MemoryEncoder
@@ -127,7 +128,7 @@ def load_memory(
     covered = (0, 0) if lora is None else lora.coverage(model)
     encoder.requires_grad_(False).eval()
     if taught:
-        encoder = for_layout(encoder, getattr(model, "rope_layout", None))
+        encoder = for_layout(encoder, layout_of(model))
     return MemoryFile(path, encoder, lora, fingerprint, about, sorted_names, covered, bool(taught))
 
 

@@ -21,7 +21,7 @@ from ...model_patches.arch.nested import is_mla
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
-from ...model_patches.memory.load import load_memory
+from ...model_patches.memory.load import MemoryFile, load_memory
 from ...model_patches.memory.lora import Lora
 from ...model_patches.memory.reorder import for_layout
 from ...model_patches.vae.load import load_vae
@@ -90,10 +90,11 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     )
     shares = CONVERTED if converted else Shares()
     if chosen.ordinary is not None:
-        shares = shares.with_ordinary(chosen.ordinary)
-    shares = shares.beside_full(chosen.full)
+        shares = shares.with_share("ordinary", chosen.ordinary)
+    shares = shares.with_share("full", chosen.full)
     torch.manual_seed(3)
-    walker, adapters = _learners(chosen, dit, pocket)
+    found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
+    walker, adapters = _learners(chosen, dit, pocket, found)
     training = Training(size=pocket.recipe.size)
     hidings, dressed = _pools(folder, chosen.stories)
     lessons = Lessons(_vae(), hidings, dressed, training, shares, chosen.batch or BATCH)
@@ -107,23 +108,16 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     rows = (chosen.batch or BATCH) * chosen.processes
     said = f"{trainer.run.step} lessons of {rows}, {time.strftime('%Y-%m-%d')}"
     out = chosen.out or folder / "export"
-    if adapters is None:
-        taught = load_memory(chosen.encoder, pocket.dit).fingerprint
-        print(export_model(chosen.dit, walker.dit, out, said, taught))
+    if found is not None and adapters is None:
+        print(export_model(chosen.dit, walker.dit, out, said, found.fingerprint))
         return
+    assert adapters is not None
     if chosen.go_back:
         adapters.go_back(chosen.go_back)
         said += f", {chosen.go_back:g} of the way back"
-    if chosen.encoder:
-        said = f"{_trained(chosen.encoder)}, then {said}"
+    if found is not None:
+        said = f"{found.metadata.get('trained', found.path.name)}, then {said}"
     print(export(walker.encoder, adapters, out / models.MEMORY_FILE, MEMORY.name, said))
-
-
-def _trained(memory: Path) -> str:
-    """What a memory's file says of its training."""
-    with safe_open(memory, framework="pt") as file:
-        about = json.loads((file.metadata() or {}).get("memory", "{}"))
-    return str(about.get("trained", memory.name))
 
 
 def export_model(given: Path, dit: WanModel, out: Path, said: str, taught: str) -> Path:
@@ -144,7 +138,7 @@ def export_model(given: Path, dit: WanModel, out: Path, said: str, taught: str) 
 
 
 def _learners(
-    chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket
+    chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, found: MemoryFile | None
 ) -> tuple[MemoryWalker, Adapters | None]:
     """The model with its encoder, and its low-rank changes; a converted model has none.
 
@@ -153,7 +147,6 @@ def _learners(
     if not 0 <= chosen.go_back < 1:
         raise ValueError(f"--go-back {chosen.go_back}: a share of the way, at least 0 and less than 1.")
     frames = pocket.recipe.block_frames
-    found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
     if isinstance(dit, MlaModel):
         if found is None or found.lora is None:
             raise ValueError(
@@ -167,13 +160,7 @@ def _learners(
         was = MemoryWalker(pocket.dit, found.encoder, frames)
         own = for_layout(found.encoder, dit.rope_layout)
         return MemoryWalker(begun, own, frames, teacher, was), None
-    before = copy.deepcopy(dit)
-    if found is not None and found.lora is not None:
-        adapters = Adapters(dit, found.lora.rank, found.lora.scale * found.lora.rank)
-        adapters.take(found.lora.pairs)
-        was = MemoryWalker(before, found.encoder, frames)
-        return MemoryWalker(dit, found.encoder, frames, before=was), adapters
-    if chosen.keep_encoder or chosen.go_back:
+    if (found is None or found.lora is None) and (chosen.keep_encoder or chosen.go_back):
         raise ValueError(
             "--keep-encoder and --go-back leave more or less of a trained memory as it is; give its file as "
             "--encoder."
@@ -181,8 +168,13 @@ def _learners(
     grid = Geometry(pocket.recipe.size, pocket.recipe.size)
     places = (MEMORY.memory_frames, grid.grid_height, grid.grid_width)
     encoder = found.encoder if found else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
-    walker = MemoryWalker(dit, encoder, frames, before=MemoryWalker(before, encoder, frames))
-    return walker, Adapters(dit, chosen.rank or RANK, float(chosen.rank or RANK))
+    was = MemoryWalker(copy.deepcopy(dit), encoder, frames)
+    lora = found.lora if found else None
+    rank = lora.rank if lora else chosen.rank or RANK
+    adapters = Adapters(dit, rank, lora.scale * rank if lora else float(rank))
+    if lora:
+        adapters.take(lora.pairs)
+    return MemoryWalker(dit, encoder, frames, before=was), adapters
 
 
 def outside_attention(lora: Lora) -> Lora:

@@ -26,6 +26,7 @@ FULL = PositionPreset("pocket_full", 3, None, None, trained_frames=96, endless="
 
 
 POSITIONS = {"memory": MEMORY, "full": FULL, "sink_and_window": SINK_AND_WINDOW, "window": WINDOW}
+KINDS = (*POSITIONS, "ordinary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +46,12 @@ class Shares:
     growing_full: float = 0.3
     most_hidden: int = 26  # blocks
 
-    def with_ordinary(self, share: float) -> Shares:
-        """The same, with so many of all lessons on ordinary clips."""
+    def with_share(self, kind: str, share: float) -> Shares:
+        """The same, with so many of all lessons of one kind."""
         if not 0 <= share < 1:
-            raise ValueError(f"--ordinary {share}: a share of the lessons, at least 0 and less than 1.")
-        rest = sum(getattr(self, kind) for kind in POSITIONS)
-        return replace(self, ordinary=rest * share / (1 - share))
-
-    def beside_full(self, share: float) -> Shares:
-        """The same, with so many of all lessons in which every frame is kept."""
-        if not 0 <= share < 1:
-            raise ValueError(f"--full {share}: a share of the lessons, at least 0 and less than 1.")
-        rest = sum(getattr(self, kind) for kind in (*POSITIONS, "ordinary") if kind != "full")
-        return replace(self, full=rest * share / (1 - share))
+            raise ValueError(f"--{kind} {share}: a share of the lessons, at least 0 and less than 1.")
+        rest = sum(getattr(self, other) for other in KINDS if other != kind)
+        return replace(self, **{kind: rest * share / (1 - share)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +105,8 @@ class Lessons:
 
     def plan(self, done: float, generator: torch.Generator) -> Place:
         """What comes next."""
-        kinds = (*POSITIONS, "ordinary")
-        weights = torch.tensor([getattr(self.shares, kind) for kind in kinds])
-        kind = kinds[int(torch.multinomial(weights, 1, generator=generator))]
+        weights = torch.tensor([getattr(self.shares, kind) for kind in KINDS])
+        kind = KINDS[int(torch.multinomial(weights, 1, generator=generator))]
         first = float(torch.rand((), generator=generator)) < self.shares.first
         if kind == "ordinary":
             chosen = torch.randperm(self.ordinary_blocks, generator=generator)[:3]

@@ -165,9 +165,9 @@ def test_the_ordinary_lessons_keep_the_model_and_no_others():
     places = [lessons.plan(0.9, generator) for _ in range(40)]
     kept = {(place.kind == "ordinary", lessons.lesson(place, generator).kept) for place in places}
     assert kept == {(True, PLAIN), (False, None)}
-    assert Shares().with_ordinary(0.5).ordinary == pytest.approx(0.65)
+    assert Shares().with_share("ordinary", 0.5).ordinary == pytest.approx(0.65)
     with pytest.raises(ValueError, match=r"--ordinary 1\.0: a share"):
-        Shares().with_ordinary(1.0)
+        Shares().with_share("ordinary", 1.0)
 
 
 def test_an_encoder_that_is_to_stay_is_not_trained(tmp_path):
@@ -237,7 +237,7 @@ def trainer(folder, steps, **shares):
 
 
 def test_lessons_are_of_every_kind_and_waits_grow():
-    lessons = Lessons(None, *pools(), Training(size=32), Shares().beside_full(0.4), batch=3)
+    lessons = Lessons(None, *pools(), Training(size=32), Shares().with_share("full", 0.4), batch=3)
     generator = torch.Generator().manual_seed(0)
     early, late = ([lessons.plan(done, generator) for _ in range(150)] for done in (0.0, 1.0))
     assert {place.kind for place in late} == {*POSITIONS, "ordinary"}
