@@ -1,7 +1,13 @@
 """Trains the pocket models: `python run.py train-pocket --preset nano|small`."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .dit import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,6 +29,12 @@ def main(arguments: list[str]) -> int:
         "--start", type=Path, help="folder of exported files to train on, such as pocket/weights"
     )
     parser.add_argument("--steps", type=int, help="steps of the transformer, in place of the preset's")
+    parser.add_argument(
+        "--beginnings",
+        type=float,
+        help="share of those steps on streams' first blocks alone, to tune a finished transformer; default 0",
+    )
+    parser.add_argument("--rate", type=float, help="times the preset's learning rates; default 1")
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile the transformer's blocks: 1.8x on a CPU"
     )
@@ -57,11 +69,7 @@ def _train(chosen: argparse.Namespace) -> int:
         return 0
     vae = settled_vae(preset, folder, device, chosen.start, train=chosen.only in (None, "vae"))
     if chosen.only in (None, "dit"):
-        changes = {
-            "steps": chosen.steps or preset.recipe.steps,
-            "batch": preset.recipe.batch // chosen.processes,
-            "more_clips": preset.recipe.more_clips // chosen.processes,
-        }
+        changes = _changes(chosen, preset.recipe)
         if chosen.processes > 1 and not processes.is_worker():
             status = processes.run_workers(chosen.processes, processes.again("--only", "dit"))
             if status:
@@ -75,3 +83,24 @@ def _train(chosen: argparse.Namespace) -> int:
         for path in export(preset, chosen.preset, vae, folder, chosen.out or folder / "export", chosen.start):
             print(path)
     return 0
+
+
+def _changes(chosen: argparse.Namespace, recipe: Recipe) -> dict[str, object]:
+    """What the transformer's training is told beside the preset."""
+    beginnings, rate = chosen.beginnings or 0.0, 1.0 if chosen.rate is None else chosen.rate
+    if not 0 <= beginnings < 1:
+        raise SystemExit(
+            f"train-pocket --beginnings {beginnings}: a share of the steps, at least 0, below 1."
+        )
+    if not 0 < rate <= 10:
+        raise SystemExit(f"train-pocket --rate {rate}: times the preset's rates, more than 0, at most 10.")
+    changes: dict[str, object] = {
+        "steps": chosen.steps or recipe.steps,
+        "batch": recipe.batch // chosen.processes,
+        "more_clips": recipe.more_clips // chosen.processes,
+    }
+    if beginnings:  # of a model that is finished otherwise: contexts are its own from the first step on
+        changes |= {"beginnings": beginnings, "own_context_from": 0.0}
+    for name in ("matrix_rate", "other_rate", "text_rate"):
+        changes[name] = rate * getattr(recipe, name)
+    return changes

@@ -51,7 +51,7 @@ class Clips:
         count = len(self)
         kind = torch.rand(count, generator=generator)
         start = torch.randint(2, (count, 1), generator=generator)
-        border = torch.randint(1, blocks, (count, 1), generator=generator)
+        border = torch.randint(1, max(2, blocks), (count, 1), generator=generator)
         switches = (self.named_B & (kind < SWITCH_SHARE))[:, None]
         shown = (start + (switches & (torch.arange(blocks) >= border))) % 2
         other = (self.named_B & (kind >= SWITCH_SHARE) & (kind < SWITCH_SHARE + OTHER_PAST_SHARE))[:, None]

@@ -21,6 +21,10 @@ from .processes import average_gradients, rank
 from .progress import Average, Run, learning_rate
 from .teacher import Teacher
 
+# kinds of clips: a stream's first block alone ("first"), short and long ones
+BATCHES = {"first": 8, "short": 2, "long": 1}  # so many times the batch
+MORE_BEGINNINGS = 4  # are drawn where short clips are: they are a fifth as long
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -31,12 +35,13 @@ class Recipe:
     short_blocks: int = 4  # per short clip: the shortest in which a window is full
     block_frames: int = 3
     streams: int = 2  # noisy copies per clean clip
-    batch: int = 8  # long clips; twice as many short ones
+    batch: int = 8  # long clips; twice as many short ones, eight times as many beginnings
     steps: int = 3000
     own_context_from: float = 0.75  # share of the steps after which contexts are the model's own
     long_from: float = 0.9  # share of the steps after which clips are long: the sink lies far back
+    beginnings: float = 0.0  # share of the steps on streams' first blocks alone, each of another scene
     first_clips: int = 256
-    more_clips: int = 32  # short ones; half as many long ones
+    more_clips: int = 32  # short ones; half as many long ones, four times as many beginnings
     more_every: int = 60  # steps
     most_clips: int = 4000
     matrix_rate: float = 1.5e-2  # Muon
@@ -116,38 +121,38 @@ class Trainer:
         self.run = Run(folder, "dit", parts, writes=rank() == 0)
         self.generator = torch.Generator().manual_seed(seed + self.run.step + (rank() << 32))
         self.folder = folder
-        self.pools: dict[bool, Clips] = {}  # short (False) and long (True) clips, drawn when first asked for
+        self.pools: dict[str, Clips] = {}  # by kind, drawn when first asked for
 
-    def pool(self, long: bool) -> Clips:
-        """The clips of one length, read from the folder or drawn when first asked for."""
-        if long not in self.pools:
-            path = self._path(long)
+    def pool(self, kind: str) -> Clips:
+        """The clips of one kind, read from the folder or drawn when first asked for."""
+        if kind not in self.pools:
+            path = self._path(kind)
             if path.exists():
-                self.pools[long] = Clips(*torch.load(path, weights_only=True))
+                self.pools[kind] = Clips(*torch.load(path, weights_only=True))
             else:
-                self._store(long, self._new_clips(self.recipe.first_clips, long))
-        return self.pools[long]
+                count = self.recipe.first_clips * (MORE_BEGINNINGS if kind == "first" else 1)
+                self._store(kind, self._new_clips(count, kind))
+        return self.pools[kind]
 
-    def _path(self, long: bool) -> Path:
-        return self.folder / f"clips_{'long' if long else 'short'}{rank() or ''}.pt"
+    def _path(self, kind: str) -> Path:
+        return self.folder / f"clips_{kind}{rank() or ''}.pt"
 
-    def _store(self, long: bool, clips: Clips) -> None:
-        self.pools[long] = clips
-        torch.save([clips.latents_BVCTHW, clips.texts_BVLC, clips.named_B], self._path(long))
+    def _store(self, kind: str, clips: Clips) -> None:
+        self.pools[kind] = clips
+        torch.save([clips.latents_BVCTHW, clips.texts_BVLC, clips.named_B], self._path(kind))
 
-    def _refresh(self, long: bool) -> None:
-        """Add new clips of the kind in use, half as many where they are long."""
-        more = self._new_clips(self.recipe.more_clips // (1 + long), long)
-        self._store(long, self.pool(long).joined(more, self.recipe.most_clips))
+    def _refresh(self, kind: str) -> None:
+        """Add new clips of the kind in use."""
+        more = {"first": MORE_BEGINNINGS * self.recipe.more_clips, "long": self.recipe.more_clips // 2}
+        new = self._new_clips(more.get(kind, self.recipe.more_clips), kind)
+        self._store(kind, self.pool(kind).joined(new, self.recipe.most_clips))
 
-    def _new_clips(self, count: int, long: bool) -> Clips:
-        blocks = self.recipe.blocks if long else self.recipe.short_blocks
-        pools = [
-            draw_clips(
-                self.vae, min(16, count), blocks, self.recipe.block_frames, self.recipe.size, self.generator
-            )
-            for _ in range(0, count, 16)
-        ]
+    def _blocks(self, kind: str) -> int:
+        return {"first": 1, "short": self.recipe.short_blocks, "long": self.recipe.blocks}[kind]
+
+    def _new_clips(self, count: int, kind: str) -> Clips:
+        sizes = (self._blocks(kind), self.recipe.block_frames, self.recipe.size)
+        pools = [draw_clips(self.vae, min(16, count), *sizes, self.generator) for _ in range(0, count, 16)]
         joined = pools[0]
         for pool in pools[1:]:
             joined = joined.joined(pool, count)
@@ -158,39 +163,44 @@ class Trainer:
         recipe = self.recipe
         while self.run.step < recipe.steps:
             share = self.run.step / recipe.steps
-            long = share >= recipe.long_from
+            kind = self._kind(share)
             if self.run.step % recipe.more_every == recipe.more_every - 1:
-                self._refresh(long)
+                self._refresh(kind)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(share, group["peak"])
-            figures = self.step(long, own_context=share >= recipe.own_context_from)
+            figures = self.step(kind, own_context=share >= recipe.own_context_from)
             self.average.update(self.dit, self.run.step)
             self.run.tick(every=25, **figures)
         self.run.save()
 
-    def step(self, long: bool, own_context: bool) -> dict[str, float]:
+    def _kind(self, share: float) -> str:
+        """What the next step is on."""
+        beginnings = self.recipe.beginnings
+        if beginnings and float(torch.rand((), generator=self.generator)) < beginnings:
+            return "first"
+        return "long" if share >= self.recipe.long_from else "short"
+
+    def step(self, kind: str, own_context: bool) -> dict[str, float]:
         """One step on a random batch; the loss of the flow, all blocks and the first alone."""
-        recipe, generator = self.recipe, self.generator
-        pool, batch = self.pool(long), recipe.batch if long else 2 * recipe.batch
+        recipe, generator, blocks = self.recipe, self.generator, self._blocks(kind)
+        pool, batch = self.pool(kind), recipe.batch * BATCHES[kind]
         clips = pool.pick(torch.randint(len(pool), (batch,), generator=generator))
-        shown_BN, past_BN = clips.dressings(recipe.blocks if long else recipe.short_blocks, generator)
+        shown_BN, past_BN = clips.dressings(blocks, generator)
         clean = clips.worn(shown_BN, recipe.block_frames)
         past = clips.worn(past_BN, recipe.block_frames)
         silent = torch.rand(batch, generator=generator) < recipe.no_text_share
         texts = torch.where(silent[:, None, None, None], text.no_text()[0], clips.texts_BVLC).to(self.device)
         of_block = shown_BN.to(self.device)
-        context = damage(past, recipe.block_frames, generator)
-        if own_context:
+        context = None if kind == "first" else damage(past, recipe.block_frames, generator).to(self.device)
+        if own_context and context is not None:
             context = self._own(clean, context, texts, of_block)
         target = clean[:, None].expand(-1, recipe.streams, -1, -1, -1, -1)
         noise = torch.randn(target.shape, generator=generator)
         sigma = draw_sigma((batch, recipe.streams, of_block.shape[1]), recipe, generator)
         noisy = mix(target, noise, sigma, recipe.block_frames)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            flow = self.teacher(
-                context.to(self.device), noisy.to(self.device), sigma.to(self.device), texts, of_block
-            )
+            flow = self.teacher(context, noisy.to(self.device), sigma.to(self.device), texts, of_block)
         error = (flow.float() - (noise - target).to(self.device)).square()
         loss = error.mean()
         self._update(loss)
@@ -219,10 +229,9 @@ class Trainer:
             noise = torch.randn(clean[:, None].shape, generator=generator)
             noisy = mix(made[:, None], noise, sigma, recipe.block_frames)
             with torch.autocast(self.device.type, dtype=torch.bfloat16):
-                flow = self.teacher(
-                    context.to(self.device), noisy.to(self.device), sigma.to(self.device), texts, of_block
-                )
+                flow = self.teacher(context, noisy.to(self.device), sigma.to(self.device), texts, of_block)
             removed = mix(torch.zeros_like(noisy), flow.float().cpu(), sigma, recipe.block_frames)
             made = (noisy - removed)[:, 0]
         keep = torch.rand(len(clean), 1, of_block.shape[1], 1, 1, generator=generator) < 0.25
-        return torch.where(keep.repeat_interleave(recipe.block_frames, 2), context, made)
+        keep = keep.repeat_interleave(recipe.block_frames, 2).to(self.device)
+        return torch.where(keep, context, made.to(self.device))

@@ -70,26 +70,33 @@ class Teacher(nn.Module):
 
     def forward(
         self,
-        clean_BCTHW: Tensor,
+        clean_BCTHW: Tensor | None,
         noisy_BKCTHW: Tensor,
         sigma_BKN: Tensor,
         texts_BVLC: Tensor,
         text_of_block_BN: Tensor,
     ) -> Tensor:
-        """Flow [B, K, C, T, H, W] of the noisy streams; `sigma` is each block's share of noise."""
+        """Flow [B, K, C, T, H, W] of the noisy streams; `sigma` is each block's share of noise.
+
+        clean: what the past is made of; None for clips of one block, a stream's first, which has none.
+        """
         dit, (B, K, _, T, H, W) = self.dit, noisy_BKCTHW.shape
         N = T // self.block_frames
-        streams = torch.cat([clean_BCTHW[:, None], noisy_BKCTHW], 1)
+        streams, sigma = noisy_BKCTHW, sigma_BKN
+        if clean_BCTHW is not None:
+            streams = torch.cat([clean_BCTHW[:, None], noisy_BKCTHW], 1)
+            sigma = torch.cat([torch.zeros_like(sigma_BKN[:, :1]), sigma_BKN], 1)
+        elif N > 1:
+            raise ValueError(f"Teacher: {N} blocks without a clean stream; only a first block has no past.")
         x = dit.patch_embedding(streams.flatten(0, 1)).flatten(2).transpose(1, 2)
-        x = x.unflatten(0, (B, K + 1)).unflatten(2, (N, -1))
-        sigma = torch.cat([torch.zeros_like(sigma_BKN[:, :1]), sigma_BKN], 1)
+        x = x.unflatten(0, (B, -1)).unflatten(2, (N, -1))
         e = dit.time_embedding(sinusoid(1000 * sigma, dit.freq_dim).to(streams))
         e6 = dit.time_projection(e).unflatten(-1, (6, dit.dim))
         text = dit.text_embedding(texts_BVLC)
         for index, block in enumerate(dit.blocks):
             last = index == len(dit.blocks) - 1
-            x = self._block(block, x, e6, text, text_of_block_BN, last)
-        shift, scale = (dit.head.modulation + e[:, 1:, :, None]).unbind(3)
+            x = self._block(block, x, e6, text, text_of_block_BN, last and clean_BCTHW is not None)
+        shift, scale = (dit.head.modulation + e[:, -K:, :, None]).unbind(3)
         y = dit.head.head(dit.head.norm(x) * (1 + scale[..., None, :]) + shift[..., None, :])
         y = y.unflatten(3, (self.block_frames, self.grid, self.grid)).unflatten(-1, (2, 2, -1))
         return y.permute(0, 1, 8, 2, 3, 4, 6, 5, 7).reshape(B, K, -1, T, H, W)
@@ -114,15 +121,18 @@ class Teacher(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Every stream's block looks at the clean past and at itself."""
         (B, S, N), streams = q.shape[:3], k.shape[1]
-        own_k, own_v = k[:, streams - S :], v[:, streams - S :]
         rope, source = self.rope[:N].to(q.dtype), self.source[:N]
-        past_k = self._rotate(k[:, 0][:, source], rope[:, :-1]).flatten(2, 3)  # [B, N, (1 + PAST) L, H, E]
-        past_v = v[:, 0][:, source].flatten(2, 3)
-        q, own_k = self._rotate(q, rope[:, -1]), self._rotate(own_k, rope[:, -1])
-        keys = torch.cat([past_k[:, None].expand(-1, S, -1, -1, -1, -1), own_k], 3)
-        values = torch.cat([past_v[:, None].expand(-1, S, -1, -1, -1, -1), own_v], 3)
+        q, keys = self._rotate(q, rope[:, -1]), self._rotate(k[:, streams - S :], rope[:, -1])
+        values, mask = v[:, streams - S :], None
+        if N > 1:  # a first block has no past
+            past_k = self._rotate(k[:, 0][:, source], rope[:, :-1]).flatten(
+                2, 3
+            )  # [B, N, (1 + PAST) L, H, E]
+            past_v = v[:, 0][:, source].flatten(2, 3)
+            keys = torch.cat([past_k[:, None].expand(-1, S, -1, -1, -1, -1), keys], 3)
+            values = torch.cat([past_v[:, None].expand(-1, S, -1, -1, -1, -1), values], 3)
+            mask = self.seen[:N].expand(B, S, -1, -1, -1, -1).flatten(0, 2)
         q, keys, values = (t.flatten(0, 2).transpose(1, 2) for t in (q, keys, values))
-        mask = self.seen[:N].expand(B, S, -1, -1, -1, -1).flatten(0, 2)
         y = attend(q, keys, values, mask)
         return y.transpose(1, 2).flatten(2).unflatten(0, (B, S, N))
 

@@ -1,5 +1,6 @@
 """The training forward and the streaming forward are the same function of the same context."""
 
+import pytest
 import torch
 from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
@@ -53,3 +54,18 @@ def test_teacher_forcing_sees_what_the_stream_sees():
     # timestep embeddings and rotary tables are rounded to float32 in both; everything else is float64
     bound = 64 * torch.finfo(torch.float32).eps * streamed.abs().max().item()
     assert (taught - streamed).abs().max().item() < bound
+
+
+@torch.inference_mode()
+def test_a_first_block_alone_is_what_it_is_before_others():
+    dit = WanModel(WanConfig(24, 32, 2, num_heads=2, text_dim=TEXT_DIM)).double()
+    torch.nn.init.normal_(dit.head.head.weight, std=0.2)
+    clean, noisy = torch.randn(2, 3, 16, 2 * BLOCK_FRAMES, 8, 8, dtype=torch.float64)
+    text = encode("a red circle and a blue square on a green ground").double()[:, None].expand(3, 2, -1, -1)
+    sigma = torch.rand(3, 1, 2, dtype=torch.float64)
+    teacher, shown = Teacher(dit, BLOCKS, BLOCK_FRAMES, grid=4), torch.zeros(3, 2, dtype=torch.long)
+    whole = teacher(clean, noisy[:, None], sigma, text, shown)[:, :, :, :BLOCK_FRAMES]
+    alone = teacher(None, noisy[:, None, :, :BLOCK_FRAMES], sigma[..., :1], text, shown[:, :1])
+    assert (alone - whole).abs().max().item() < 64 * torch.finfo(torch.float64).eps * whole.abs().max().item()
+    with pytest.raises(ValueError, match="2 blocks without a clean stream"):
+        teacher(None, noisy[:, None], sigma, text, shown)

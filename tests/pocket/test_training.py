@@ -143,9 +143,23 @@ def test_training_teaches_and_resumes(tmp_path, vae, own_context, monkeypatch):
     for name, value in trainer.dit.state_dict().items():
         assert torch.equal(value, dit.state_dict()[name]), f"{name} was not read back"
     trainer.train()
-    assert trainer.run.step == recipe.steps and len(trainer.pool(True)) == recipe.most_clips
+    assert trainer.run.step == recipe.steps and len(trainer.pool("long")) == recipe.most_clips
     still = [n for n, value in trainer.dit.state_dict().items() if torch.equal(value, untrained[n])]
     assert not still, f"training never moved {still}"
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_beginnings_are_trained_beside_the_rest(tmp_path, vae):
+    recipe = replace(TINY, steps=12, beginnings=0.5, own_context_from=0.0)
+    dit = WanModel(WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM))
+    trainer = Trainer(dit, vae, recipe, tmp_path)
+    kinds = {trainer._kind(0.0) for _ in range(40)} | {trainer._kind(0.6) for _ in range(40)}
+    assert kinds == {"first", "short", "long"}
+    trainer.train()
+    first = trainer.pool("first")
+    assert first.latents_BVCTHW.shape[3] == recipe.block_frames and len(first) == recipe.most_clips
+    shown, past = first.dressings(1, torch.Generator().manual_seed(0))
+    assert shown.shape == past.shape == (len(first), 1)
 
 
 def test_exported_files_load_as_they_were_saved(tmp_path, vae):
