@@ -55,4 +55,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="of the walks in the second half of the second phase, along what the converted model streams "
         "itself; default the preset's, 0: none",
     )
+    parser.add_argument(
+        "--beginnings",
+        type=float,
+        metavar="SHARE",
+        help="of the walks of the second phase, along streams' first blocks alone; default the preset's",
+    )
     parser.add_argument("--offload", action="store_true", help="keep what gradients need in RAM")

@@ -22,21 +22,21 @@ from ...model_patches.attention.positions import preset as positions_of
 from ...model_patches.checkpoint import match, open_tensors
 from ...model_patches.geometry import Geometry
 from ...model_patches.state import StreamConfig
-from ...model_patches.vae.load import load_vae
 from .. import models, text
 from ..train import processes
 from ..train.clips import Clips as Dressed
-from ..train.clips import draw_clips
+from ..train.clips import kept_clips
 from ..train.dit import Recipe as Training
 from . import ROOT
 from .distil import Distiller, Source, student_of
-from .own import HELD, OwnStreams
+from .own import HELD, UNGUIDED, OwnStreams
 from .presets import PRESETS, Preset
 from .room import Job, room_of, why_not
 from .source import PocketClips, StreamedClips
 from .walk import Walker
 
-DRAWN = 96  # clips of a pool that is drawn
+DRAWN, FIRST_DRAWN = 96, 768  # clips of a pool that is drawn, and first blocks
+FIRST_BATCH = 8  # times as many first blocks side by side as clips
 
 
 def convert(chosen: argparse.Namespace) -> int:
@@ -58,6 +58,8 @@ def convert(chosen: argparse.Namespace) -> int:
         if chosen.processes > 1 and not processes.is_worker():
             if not chosen.texts:
                 _pool(chosen.clips, folder, preset)  # drawn once, by one
+                if preset.recipe.beginnings:
+                    _first_blocks(folder, preset)
             return processes.run_workers(chosen.processes, processes.again())
         with processes.together():
             _convert(chosen, preset, dense.to(device), metadata, folder)
@@ -108,9 +110,11 @@ def _preset(chosen: argparse.Namespace) -> Preset:
         kv_latent=chosen.latent or sizes.kv_latent,
         query_latent=chosen.query_latent or sizes.query_latent,
     )
-    if chosen.own is not None and not 0 <= chosen.own <= 1:
-        raise ValueError(f"--own {chosen.own}: a share of the walks, from 0 to 1.")
-    names = ("local_steps", "flow_steps", "minutes", "whole")
+    for name in ("own", "beginnings"):
+        share = getattr(chosen, name)
+        if share is not None and not 0 <= share <= 1:
+            raise ValueError(f"--{name} {share}: a share of the walks, from 0 to 1.")
+    names = ("local_steps", "flow_steps", "minutes", "whole", "beginnings")
     changes = {name: getattr(chosen, name) for name in names} | {"own_share": chosen.own}
     given = {key: value for key, value in changes.items() if value is not None}
     recipe = replace(recipe, offload=chosen.offload, **given)
@@ -172,7 +176,8 @@ def _convert(
     walker = Walker(dense, positions_of(preset.positions), preset.block_frames)
     source = _source(chosen, preset, dense, folder)
     own = _own(source, student, metadata) if preset.recipe.own_share else None
-    distiller = Distiller(walker, student, source, preset.recipe, folder, own)
+    beginnings = _beginnings(source, preset, folder) if preset.recipe.beginnings else None
+    distiller = Distiller(walker, student, source, preset.recipe, folder, own, beginnings)
     begun, figures = time.monotonic(), folder / "figures.json"
     if not (folder / "local.pt").exists():
         distiller.start()
@@ -230,6 +235,14 @@ def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder:
     return StreamedClips(dense, texts_PLE, config, frames // preset.block_frames, preset.batch)
 
 
+def _beginnings(source: Source, preset: Preset, folder: Path) -> Source:
+    """Streams' first blocks alone, as the clips beside them are; more rows without a prompt."""
+    if isinstance(source, StreamedClips):
+        return StreamedClips(source.dense, source.texts_PLE, source.config, 1, source.batch)
+    training = replace(Training(size=preset.size[0]), no_text_share=UNGUIDED)
+    return PocketClips(_first_blocks(folder, preset), training, FIRST_BATCH * preset.batch)
+
+
 def read_texts(caller: str, path: Path, dense: WanModel) -> Tensor:
     """Encoded prompts [prompts, tokens, text_dim], in a file alone under `texts`; refuses others."""
     with open_tensors(caller, path, "encoded prompts") as file:
@@ -246,19 +259,13 @@ def read_texts(caller: str, path: Path, dense: WanModel) -> Tensor:
 
 def _pool(given: Path | None, folder: Path, preset: Preset) -> Dressed:
     """The pool given, or one in the folder, drawn when first asked for."""
-    path = given or folder / "clips.pt"
-    if path.exists():
-        return Dressed(*torch.load(path, weights_only=True))
-    if given:
+    if given and not given.exists():
         raise FileNotFoundError(f"no pool of clips at {given}; leave --clips out to have one drawn.")
-    vae = load_vae(models.WEIGHTS / models.VAE_FILE)
-    generator = torch.Generator().manual_seed(5)
-    blocks, size, pools = Training().short_blocks, preset.size[0], []
-    for _ in range(0, DRAWN, 16):
-        pools.append(draw_clips(vae, 16, blocks, preset.block_frames, size, generator))
-        print(f"{16 * len(pools)} of {DRAWN} clips drawn", file=sys.stderr, flush=True)
-    pool = pools[0]
-    for more in pools[1:]:
-        pool = pool.joined(more, DRAWN)
-    torch.save([pool.latents_BVCTHW, pool.texts_BVLC, pool.named_B], path)
-    return pool
+    sizes = (Training().short_blocks, preset.block_frames, preset.size[0])
+    return kept_clips(given or folder / "clips.pt", DRAWN, *sizes, seed=5)
+
+
+def _first_blocks(folder: Path, preset: Preset) -> Dressed:
+    """Streams' first blocks in the folder, drawn when first asked for."""
+    sizes = (1, preset.block_frames, preset.size[0])
+    return kept_clips(folder / "clips_first.pt", FIRST_DRAWN, *sizes, seed=6)

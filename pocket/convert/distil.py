@@ -51,7 +51,8 @@ class Recipe:
     half: bool = False  # bfloat16 products
     offload: bool = False  # what the second phase keeps for its gradients lies in RAM
     own_from: float = 0.5  # of the second phase, after which the student walks along streams of its own too
-    own_share: float = 0.0  # of the walks from there on
+    own_share: float = 0.0  # of the walks from there on that go along clips, not first blocks
+    beginnings: float = 0.0  # of all walks of the second phase: along streams' first blocks alone
 
 
 def student_of(dense: WanModel, sizes: MlaSizes, whole: bool) -> MlaModel:
@@ -86,11 +87,13 @@ class Distiller:
         recipe: Recipe,
         folder: Path,
         own: Source | None = None,
+        beginnings: Source | None = None,
         seed: int = 11,
     ) -> None:
-        """own: what the student streams by itself, needed where the recipe has a share of it."""
+        """own: what the student streams by itself, beginnings: first blocks; each needed where the recipe has
+        a share of it."""
         self.walker, self.student, self.source, self.recipe = walker, student, source, recipe
-        self.own, self.folder, self.seed = own, folder, seed
+        self.own, self.beginnings, self.folder, self.seed = own, beginnings, folder, seed
         self.device = next(student.parameters()).device
 
     def start(self) -> None:
@@ -147,9 +150,13 @@ class Distiller:
     def _source(self, name: str, done: float, generator: torch.Generator) -> Source:
         """What the next walk goes along."""
         recipe = self.recipe
-        if self.own is None or name != "flow" or done < recipe.own_from:
+        if name != "flow":
             return self.source
-        return self.own if float(torch.rand((), generator=generator)) < recipe.own_share else self.source
+        if self.beginnings is not None and _chance(generator) < recipe.beginnings:
+            return self.beginnings
+        if self.own is None or done < recipe.own_from:
+            return self.source
+        return self.own if _chance(generator) < recipe.own_share else self.source
 
     def _walk(
         self, name: str, source: Source, generator: torch.Generator
@@ -159,7 +166,7 @@ class Distiller:
             clips, inputs = source.draw(generator).to(self.device), Inputs()
             for seen in self.walker.along(clips, generator):
                 yield clips, seen, inputs
-                if name == "flow":
+                if name == "flow" and seen.block + 1 < len(clips.sigmas):
                     self.walker.remember(self.student, seen, clips, inputs)
 
     def _attended(self, seen: Seen) -> float:
@@ -201,6 +208,10 @@ class Distiller:
 
     def _precision(self) -> torch.autocast | nullcontext[None]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.recipe.half else nullcontext()
+
+
+def _chance(generator: torch.Generator) -> float:
+    return float(torch.rand((), generator=generator))
 
 
 def relative(made: Tensor, wanted: Tensor) -> Tensor:

@@ -5,13 +5,16 @@ B clips, V = 2 dressings of a clip (the same flight with other colours, shapes a
 or show a block a past of the other look.
 """
 
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
-from .. import text, world
+from .. import models, text, world
 
 SWITCH_SHARE = 0.3  # clips whose prompt changes at a block border, and the picture with it
 OTHER_PAST_SHARE = 0.35  # clips whose past wears the other look: what is wanted must be read
@@ -70,6 +73,21 @@ def draw_clips(
     latents = [encode_pictures(vae, world.render(worn, places, size)) for worn in (scenes, other)]
     named = torch.rand(count, generator=generator) >= UNNAMED_SHARE
     return Clips(torch.stack(latents, 1).half(), _texts(scenes, other, named), named)
+
+
+def kept_clips(path: Path, count: int, blocks: int, block_frames: int, size: int, seed: int) -> Clips:
+    """The clips of a file, drawn with the built-in VAE and written there first where there is none."""
+    if not path.exists():
+        vae, generator = load_vae(models.WEIGHTS / models.VAE_FILE), torch.Generator().manual_seed(seed)
+        drawn: Clips | None = None
+        for done in range(0, count, 16):
+            new = draw_clips(vae, min(16, count - done), blocks, block_frames, size, generator)
+            drawn = new if drawn is None else drawn.joined(new, count)
+            print(f"{len(drawn)} of {count} clips drawn", file=sys.stderr, flush=True)
+        if drawn is None:
+            raise ValueError(f"{path}: a pool of {count} clips; at least 1 is needed.")
+        torch.save([drawn.latents_BVCTHW, drawn.texts_BVLC, drawn.named_B], path)
+    return Clips(*torch.load(path, weights_only=True))
 
 
 def _texts(scenes: world.Scenes, other: world.Scenes, named: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from rivulet.pocket.convert.distil import Distiller, Recipe, student_of
 from rivulet.pocket.convert.own import HELD, LONGEST, OwnStreams
 from rivulet.pocket.convert.past import Inputs
 from rivulet.pocket.convert.room import Fused, Job, own_bytes, room_of, why_not
-from rivulet.pocket.convert.source import StreamedClips
+from rivulet.pocket.convert.source import PocketClips, StreamedClips
 from rivulet.pocket.convert.spectral import Moments, Tokens, _share, start
 from rivulet.pocket.convert.walk import Clips, Walker, read_rows
 from safetensors.torch import save_file
@@ -47,15 +47,16 @@ def dense_model(dtype=torch.float64):
 class RandomClips:
     """Clips of noise; enough for whatever only has to run."""
 
-    def __init__(self, dtype=torch.float64, batch=2):
-        self.dtype, self.batch = dtype, batch
+    def __init__(self, dtype=torch.float64, batch=2, blocks=BLOCKS):
+        self.dtype, self.batch, self.blocks = dtype, batch, blocks
 
     def draw(self, generator):
+        blocks, batch = self.blocks, self.batch
         clean, context = torch.randn(
-            2, self.batch, 4, BLOCKS * FRAMES, 4, 4, generator=generator, dtype=self.dtype
+            2, batch, 4, blocks * FRAMES, 4, 4, generator=generator, dtype=self.dtype
         )
-        texts = torch.randn(BLOCKS, self.batch, 5, 6, generator=generator, dtype=self.dtype).unbind(0)
-        sigmas = torch.rand(BLOCKS, self.batch, generator=generator).unbind(0)
+        texts = torch.randn(blocks, batch, 5, 6, generator=generator, dtype=self.dtype).unbind(0)
+        sigmas = torch.rand(blocks, batch, generator=generator).unbind(0)
         return Clips(clean, context, texts, sigmas)
 
 
@@ -315,6 +316,19 @@ def test_the_second_half_of_the_second_phase_walks_along_own_streams(tmp_path, h
     assert own.source.streams[0][1].cache.bytes and all(e < 4 for e in made.held_out(1)["flow_error"])
 
 
+def test_so_many_walks_go_along_first_blocks_alone(tmp_path):
+    dense = dense_model(torch.float32)
+    recipe = Recipe(walks=1, local_steps=5, flow_steps=40, beginnings=0.5)
+    asked, walker = [], Walker(dense, PRESET, FRAMES)
+    clips = Counted(RandomClips(torch.float32), asked)
+    first = Counted(RandomClips(torch.float32, batch=6, blocks=1), asked)
+    made = Distiller(walker, student_of(dense, SIZES, False), clips, recipe, tmp_path, beginnings=first)
+    made.train()
+    assert asked[0] is clips and {*asked} == {clips, first}, "the first phase, and some of the second"
+    # the first phase takes five steps of one walk, the second forty of walks of five blocks and of one
+    assert 5 * (asked.count(clips) - 1) + asked.count(first) >= 40
+
+
 def test_the_plan_counts_own_streams():
     model, generator = dense_model(torch.float32), torch.Generator().manual_seed(1)
     source = own_streams(model)
@@ -373,6 +387,10 @@ def pool(tmp_path):
     """Returns a file with clips of noise, as a training of the pocket model stores them."""
     latents, texts = torch.randn(4, 2, 16, 12, 8, 8).half(), torch.randn(4, 2, 6, 64)
     torch.save([latents, texts, torch.ones(4, dtype=torch.bool)], tmp_path / "clips.pt")
+    (tmp_path / "run").mkdir()
+    torch.save(
+        [latents[:, :, :, :3], texts, torch.ones(4, dtype=torch.bool)], tmp_path / "run/clips_first.pt"
+    )
     return tmp_path / "clips.pt"
 
 
@@ -399,8 +417,16 @@ def test_the_command_walks_along_own_streams(pool, tmp_path, monkeypatch):
     drawn, draw = [], OwnStreams.draw
     monkeypatch.setattr(OwnStreams, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
     run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1", "--device", "cpu"]
-    assert main([*run, "--local-steps", "1", "--flow-steps", "9", "--own", "1"]) == 0
+    assert main([*run, "--local-steps", "1", "--flow-steps", "9", "--own", "1", "--beginnings", "0"]) == 0
     assert len(drawn) == 1 and drawn[0].clean_RCTHW.shape == (1, 16, 12, 8, 8)  # from the third walk on
+
+
+def test_the_command_walks_along_first_blocks_of_its_folder(pool, tmp_path, monkeypatch):
+    drawn, draw = [], PocketClips.draw
+    monkeypatch.setattr(PocketClips, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1", "--device", "cpu"]
+    assert main([*run, "--local-steps", "1", "--flow-steps", "2", "--beginnings", "1"]) == 0
+    assert [c.clean_RCTHW.shape for c in drawn].count((8, 16, 3, 8, 8)) == 2  # eight times as many at once
 
 
 def test_the_command_refuses_with_words(pool, tmp_path, capsys):
@@ -414,5 +440,7 @@ def test_the_command_refuses_with_words(pool, tmp_path, capsys):
     assert "texts are 3 wide, the model reads 64" in capsys.readouterr().err
     assert main([*run, "--clips", str(pool), "--own", "2"]) == 2
     assert "--own 2.0: a share of the walks, from 0 to 1" in capsys.readouterr().err
+    assert main([*run, "--clips", str(pool), "--beginnings", "-1"]) == 2
+    assert "--beginnings -1.0: a share of the walks, from 0 to 1" in capsys.readouterr().err
     assert main([*run, "--clips", str(pool), "--latent", "300", "--local-steps", "1"]) == 2
     assert "latents of 300 and 128 channels are wider than the model's 256" in capsys.readouterr().err
