@@ -51,9 +51,16 @@ def _add_lessons(parser: argparse.ArgumentParser) -> None:
         "--ordinary",
         type=float,
         metavar="SHARE",
-        help="of the lessons on ordinary clips, on which the model is to stay as it was; default 0.35, of a "
-        "converted model's 0.3",
+        help="of the lessons on ordinary clips, on which the model is to stay as it was; default 0.25, of a "
+        "converted model's 0.2",
     )
+    parser.add_argument(
+        "--beginnings",
+        type=float,
+        metavar="SHARE",
+        help="of the lessons on streams' first blocks alone, which are to stay as well; default 0.1",
+    )
+    parser.add_argument("--rate", type=float, default=1.0, help="times the recipe's learning rates")
     parser.add_argument(
         "--keep-encoder",
         action="store_true",

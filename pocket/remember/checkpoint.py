@@ -91,8 +91,8 @@ def remember(chosen: argparse.Namespace, folder: Path) -> int:
     walker, adapters = _learners(chosen.encoder, task)
     sigmas = StreamConfig(task.geometry, task.positions, BLOCK_FRAMES).sigmas
     lessons = ClipLessons(clips, task.positions, BLOCK_FRAMES, sigmas, task.batch, task.device)
-    given = {key: value for key in ("steps", "minutes") if (value := getattr(chosen, key)) is not None}
-    recipe = replace(RECIPE, half=task.device.type == "cuda", **given)
+    recipe = RECIPE.told(chosen.steps, chosen.minutes, chosen.rate)
+    recipe = replace(recipe, half=task.device.type == "cuda")
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":
         trainer.learner.load_state_dict(trainer.average.weights())
@@ -118,7 +118,7 @@ def _task(chosen: argparse.Namespace) -> Task:
         raise ValueError("clips have texts of their own; give --clips or --texts.")
     if not (chosen.clips or chosen.texts or chosen.plan):
         raise ValueError("give encoded videos as --clips, or prompts as --texts.")
-    pocket_alone = {"ordinary": None, "keep_encoder": False, "go_back": 0.0, "full": 0.0}
+    pocket_alone = {"ordinary": None, "beginnings": None, "keep_encoder": False, "go_back": 0.0, "full": 0.0}
     if given := [name for name, default in pocket_alone.items() if getattr(chosen, name) != default]:
         raise ValueError(
             f"--{given[0].replace('_', '-')} is for the pocket model's lessons; other checkpoints have "

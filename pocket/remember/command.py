@@ -7,7 +7,6 @@ import copy
 import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,7 +29,7 @@ from .. import hiding, models
 from ..hiding import Hidings
 from ..train import processes
 from ..train.clips import Clips as Dressed
-from ..train.clips import draw_clips
+from ..train.clips import kept_clips
 from ..train.dit import Recipe as Training
 from ..train.vae import channels_last
 from . import ROOT, checkpoint
@@ -40,7 +39,7 @@ from .lora import Adapters
 from .trainer import Recipe, Trainer
 from .walk import MemoryWalker
 
-ORDINARY_CLIPS, ORDINARY_BLOCKS = 48, 7
+ORDINARY_CLIPS, ORDINARY_BLOCKS, FIRST_BLOCKS = 48, 7, 768
 RANK, BATCH = 24, 8
 CONVERTED_RATE = 1e-3  # AdamW, of a converted model's attentions
 
@@ -84,20 +83,18 @@ def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
 
 def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, folder: Path) -> None:
     converted = isinstance(dit, MlaModel)
-    recipe = replace(
-        Recipe(model_rate=CONVERTED_RATE) if converted else Recipe(encoder=not chosen.keep_encoder),
-        **{key: value for key in ("steps", "minutes") if (value := getattr(chosen, key)) is not None},
-    )
+    recipe = Recipe(model_rate=CONVERTED_RATE) if converted else Recipe(encoder=not chosen.keep_encoder)
+    recipe = recipe.told(chosen.steps, chosen.minutes, chosen.rate)
     shares = CONVERTED if converted else Shares()
-    if chosen.ordinary is not None:
-        shares = shares.with_share("ordinary", chosen.ordinary)
+    for kind in ("ordinary", "beginnings"):
+        if (share := getattr(chosen, kind)) is not None:
+            shares = shares.with_share(kind, share)
     shares = shares.with_share("full", chosen.full)
     torch.manual_seed(3)
     found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
     walker, adapters = _learners(chosen, dit, pocket, found)
     training = Training(size=pocket.recipe.size)
-    hidings, dressed = _pools(folder, chosen.stories)
-    lessons = Lessons(_vae(), hidings, dressed, training, shares, chosen.batch or BATCH)
+    lessons = Lessons(_vae(), *_pools(folder, chosen.stories), training, shares, chosen.batch or BATCH)
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":
         trainer.learner.load_state_dict(trainer.average.weights())
@@ -187,20 +184,17 @@ def outside_attention(lora: Lora) -> Lora:
     return Lora(pairs, lora.scale)
 
 
-def _pools(folder: Path, stories: int) -> tuple[Hidings, Dressed]:
-    """The folder's stories and ordinary clips, drawn when first asked for."""
-    told, ordinary = folder / "stories.pt", folder / "clips.pt"
+def _pools(folder: Path, stories: int) -> tuple[Hidings, Dressed, Dressed]:
+    """The folder's stories, ordinary clips and first blocks, drawn when first asked for."""
+    told, training = folder / "stories.pt", Training()
     if not told.exists():
         pool = _stories(stories)
         torch.save([pool.latents_BCTHW, pool.texts_BPLE, pool.look_B3], told)
-    if not ordinary.exists():
-        training, generator = Training(), torch.Generator().manual_seed(77)
-        sizes = (ORDINARY_CLIPS, ORDINARY_BLOCKS, training.block_frames, training.size)
-        drawn = draw_clips(_vae(), *sizes, generator)
-        torch.save([drawn.latents_BVCTHW, drawn.texts_BVLC, drawn.named_B], ordinary)
+    sizes = (training.block_frames, training.size)
     return (
         Hidings(*torch.load(told, weights_only=True)),
-        Dressed(*torch.load(ordinary, weights_only=True)),
+        kept_clips(folder / "clips.pt", ORDINARY_CLIPS, ORDINARY_BLOCKS, *sizes, seed=77),
+        kept_clips(folder / "clips_first.pt", FIRST_BLOCKS, 1, *sizes, seed=78),
     )
 
 

@@ -1,4 +1,4 @@
-"""Lessons for the memory: stories of hiding with and without a memory, and the model's ordinary clips."""
+"""Lessons for the memory: stories of hiding with it and without, ordinary clips, streams' first blocks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.attention.positions import preset as preset_of
 from ...model_patches.vae.wan import WanVAE
 from .. import text
+from ..convert.own import UNGUIDED
 from ..convert.source import PocketClips
 from ..hiding import LIFTED, Hidings, Story, draw
 from ..train.clips import Clips as Dressed
@@ -26,7 +27,8 @@ FULL = PositionPreset("pocket_full", 3, None, None, trained_frames=96, endless="
 
 
 POSITIONS = {"memory": MEMORY, "full": FULL, "sink_and_window": SINK_AND_WINDOW, "window": WINDOW}
-KINDS = (*POSITIONS, "ordinary")
+KINDS = (*POSITIONS, "ordinary", "beginnings")
+FIRST_BATCH = 8  # times as many first blocks side by side as clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Shares:
     full: float = 0.0
     sink_and_window: float = 0.05
     window: float = 0.04
-    ordinary: float = 0.35
+    ordinary: float = 0.25
+    beginnings: float = 0.1  # streams' first blocks alone
     first: float = 1 / 3  # of graded calls that are a block's first
     silent: float = 0.08  # rows without a prompt, as guidance has them
     easy: float = 0.12  # of the training, in which things are hidden just long enough to leave the window
@@ -60,7 +63,7 @@ class Place:
 
     kind: str
     positions: PositionPreset
-    story: Story | None  # None: an ordinary clip
+    story: Story | None  # None: an ordinary clip, or first blocks
     graded: tuple[int, ...]  # blocks
     first: bool  # of the block of the memory's first update: all rows make their first call
 
@@ -77,7 +80,14 @@ class Place:
 
 # for a converted model, whose ordinary streams must stay as good as they are
 CONVERTED = Shares(
-    memory=0.65, full=0.0, sink_and_window=0.05, window=0.0, ordinary=0.3, easy=-1.0, most_hidden=8
+    memory=0.65,
+    full=0.0,
+    sink_and_window=0.05,
+    window=0.0,
+    ordinary=0.2,
+    beginnings=0.1,
+    easy=-1.0,
+    most_hidden=8,
 )
 
 
@@ -89,12 +99,15 @@ class Lessons:
         vae: WanVAE,
         hidings: Hidings,
         dressed: Dressed,
+        first_blocks: Dressed,
         training: Training,
         shares: Shares,
         batch: int,
     ) -> None:
         self.vae, self.hidings, self.training, self.shares, self.batch = vae, hidings, training, shares, batch
         self.ordinary = PocketClips(dressed, training, batch)
+        guided = replace(training, no_text_share=UNGUIDED)
+        self.beginnings = PocketClips(first_blocks, guided, FIRST_BATCH * batch)
         self.ordinary_blocks = dressed.latents_BVCTHW.shape[3] // training.block_frames
 
     def refresh(self, count: int, limit: int, generator: torch.Generator) -> None:
@@ -108,6 +121,8 @@ class Lessons:
         weights = torch.tensor([getattr(self.shares, kind) for kind in KINDS])
         kind = KINDS[int(torch.multinomial(weights, 1, generator=generator))]
         first = float(torch.rand((), generator=generator)) < self.shares.first
+        if kind == "beginnings":
+            return Place(kind, PLAIN, None, (0,), first)
         if kind == "ordinary":
             chosen = torch.randperm(self.ordinary_blocks, generator=generator)[:3]
             remembered = float(torch.rand((), generator=generator)) < 0.5
@@ -122,6 +137,10 @@ class Lessons:
 
     def lesson(self, place: Place, generator: torch.Generator) -> Lesson:
         """The lesson, on clips and noise of this process's own."""
+        if place.kind == "beginnings":
+            clips = self.beginnings.draw(generator)
+            graded = ((0, clips.sigmas[0]),)
+            return Lesson(clips.clean_RCTHW, clips.context_RCTHW, clips.texts, graded, PLAIN, PLAIN)
         graded = tuple((block, self._noise(block, place.first, generator)) for block in place.graded)
         if place.story is None:
             clips = self.ordinary.draw(generator)

@@ -7,7 +7,7 @@ of updates is followed back whole.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,6 +37,20 @@ class Recipe:
     most_clips: int = 2000
     half: bool = True  # bfloat16 products
     encoder: bool = True  # trained with the changes of the model; else left as it is
+    kept_weight: float = 4.0  # of lessons that keep the model what it was: their errors are small, and add up
+
+    def told(self, steps: int | None, minutes: float | None, rate: float) -> Recipe:
+        """The same for so many lessons or minutes, where they are given, at so many times the rates."""
+        if not 0 < rate <= 10:
+            raise ValueError(f"--rate {rate}: times the recipe's rates, more than 0, at most 10.")
+        return replace(
+            self,
+            steps=self.steps if steps is None else steps,
+            minutes=self.minutes if minutes is None else minutes,
+            matrix_rate=rate * self.matrix_rate,
+            encoder_rate=rate * self.encoder_rate,
+            model_rate=rate * self.model_rate,
+        )
 
 
 def optimizers(
@@ -112,7 +126,7 @@ class Trainer:
                 self.adapters.fold()
             found = self.walker.along(lesson, self.own)
         loss = torch.stack([error_R.mean() for _, error_R, _ in found]).mean()
-        loss.backward()
+        (loss * (self.recipe.kept_weight if lesson.kept else 1.0)).backward()
         self._descend()
         self._note(place, found)
         return float(loss.detach())
@@ -132,6 +146,7 @@ class Trainer:
             for block, error_R, sigma_R in found:
                 first = sigma_R == 1
                 name = f"{place.kind}_{_length(place.hidden)}" if block == place.lifted else "elsewhere"
+                name = name if place.story else place.kind
                 for suffix, rows in (("first", first), ("later", ~first)):
                     if bool(rows.any()):
                         key, value = f"{name}_{suffix}", float(error_R[rows].mean())

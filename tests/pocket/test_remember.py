@@ -18,7 +18,7 @@ from rivulet.pocket.hiding import ENCODED, LIFTED, Hidings
 from rivulet.pocket.remember import main
 from rivulet.pocket.remember.command import export_model, outside_attention
 from rivulet.pocket.remember.files import export
-from rivulet.pocket.remember.lessons import FULL, MEMORY, PLAIN, POSITIONS, Lessons, Shares
+from rivulet.pocket.remember.lessons import FULL, MEMORY, PLAIN, POSITIONS, Lessons, Place, Shares
 from rivulet.pocket.remember.lora import Adapters
 from rivulet.pocket.remember.trainer import Recipe, Trainer
 from rivulet.pocket.remember.walk import Lesson, MemoryWalker, States
@@ -163,15 +163,37 @@ def test_the_ordinary_lessons_keep_the_model_and_no_others():
     lessons = Lessons(None, *pools(), Training(size=32), Shares(), batch=2)
     generator = torch.Generator().manual_seed(5)
     places = [lessons.plan(0.9, generator) for _ in range(40)]
-    kept = {(place.kind == "ordinary", lessons.lesson(place, generator).kept) for place in places}
-    assert kept == {(True, PLAIN), (False, None)}
-    assert Shares().with_share("ordinary", 0.5).ordinary == pytest.approx(0.65)
+    kept = {(place.kind, lessons.lesson(place, generator).kept) for place in places}
+    keeping = {("ordinary", PLAIN), ("beginnings", PLAIN)}
+    assert keeping < kept and {preset for _, preset in kept - keeping} == {None}
+    assert Shares().with_share("ordinary", 0.5).ordinary == pytest.approx(0.75)
     with pytest.raises(ValueError, match=r"--ordinary 1\.0: a share"):
         Shares().with_share("ordinary", 1.0)
 
 
+def test_lessons_that_keep_the_model_weigh_more(tmp_path):
+    """The same lesson moves the model as much further as its weight says."""
+    moved = []
+    for kept in (None, PLAIN):
+        made = trainer(tmp_path / str(kept), 1, ordinary=0.0)
+        made.walker.before = None  # graded against the clip both times
+        place = Place("ordinary", PLAIN, None, (1,), False)
+        made.lessons.plan = lambda done, generator, place=place: place
+        lesson = replace(made.lessons.lesson(place, torch.Generator().manual_seed(1)), kept=kept)
+        made.lessons.lesson = lambda place, generator, lesson=lesson: lesson
+        made.own = torch.Generator().manual_seed(6)
+        made._descend = lambda made=made: moved.append(
+            torch.cat([p.grad.flatten() for p in made.adapters.parts() if p.grad is not None])
+        )
+        made.step(0.5)
+    torch.testing.assert_close(moved[1], Recipe().kept_weight * moved[0])
+    assert moved[0].any()
+
+
 def test_an_encoder_that_is_to_stay_is_not_trained(tmp_path):
-    made = trainer(tmp_path, 1, memory=1.0, full=0.0, sink_and_window=0.0, window=0.0, ordinary=0.0)
+    made = trainer(
+        tmp_path, 1, memory=1.0, full=0.0, sink_and_window=0.0, window=0.0, ordinary=0.0, beginnings=0.0
+    )
     dit, encoder = tiny()
     recipe = Recipe(steps=1, more_every=10**6, half=False, model_rate=0.02, encoder=False)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
@@ -213,7 +235,7 @@ def test_adapters_stand_in_for_ten_layers_a_block_and_begin_with_no_change():
 
 
 def pools():
-    """Returns four stories and four ordinary clips of noise."""
+    """Returns four stories, four ordinary clips and first blocks, of noise."""
     generator = torch.Generator().manual_seed(4)
 
     def normal(*shape):
@@ -224,7 +246,8 @@ def pools():
         normal(4, 16, 3 * blocks, 4, 4).half(), normal(4, 4, 6, 64), torch.zeros(4, 3, dtype=torch.int64)
     )
     dressed = Dressed(normal(4, 2, 16, 15, 4, 4).half(), normal(4, 2, 6, 64), torch.ones(4, dtype=torch.bool))
-    return told, dressed
+    first = Dressed(dressed.latents_BVCTHW[:, :, :, :3], dressed.texts_BVLC, dressed.named_B)
+    return told, dressed, first
 
 
 def trainer(folder, steps, **shares):
@@ -239,14 +262,15 @@ def trainer(folder, steps, **shares):
 def test_lessons_are_of_every_kind_and_waits_grow():
     lessons = Lessons(None, *pools(), Training(size=32), Shares().with_share("full", 0.4), batch=3)
     generator = torch.Generator().manual_seed(0)
-    early, late = ([lessons.plan(done, generator) for _ in range(150)] for done in (0.0, 1.0))
-    assert {place.kind for place in late} == {*POSITIONS, "ordinary"}
-    assert 40 < sum(place.kind == "full" for place in late) < 80
+    early, late = ([lessons.plan(done, generator) for _ in range(250)] for done in (0.0, 1.0))
+    assert {place.kind for place in late} == {*POSITIONS, "ordinary", "beginnings"}
+    assert 70 < sum(place.kind == "full" for place in late) < 130
     waits = [[p.hidden for p in places if p.kind in ("memory", "full")] for places in (early, late)]
     assert set(waits[0]) == {1, 2} and max(waits[1]) > 20
     for place in (*early[:20], *late[:20]):
         lesson = lessons.lesson(place, generator)
         assert len(lesson.texts) * FRAMES == lesson.clean_RCTHW.shape[2] > FRAMES * max(place.graded)
+        assert len(lesson.clean_RCTHW) == (24 if place.kind == "beginnings" else 3)
         assert lesson.positions is POSITIONS.get(place.kind, place.positions)
         if place.story:
             assert place.graded[:2] == (place.lifted,) * 2 and place.story.parts[place.lifted] == LIFTED
@@ -256,7 +280,7 @@ def test_lessons_are_of_every_kind_and_waits_grow():
 
 
 def test_a_training_lowers_its_loss(tmp_path):
-    only = dict.fromkeys(("full", "sink_and_window", "window", "ordinary"), 0.0)
+    only = dict.fromkeys(("full", "sink_and_window", "window", "ordinary", "beginnings"), 0.0)
     made = trainer(tmp_path, 8, memory=1.0, most_hidden=2, **only)
     places = made.lessons.plan(0.0, torch.Generator().manual_seed(8))
     lesson = made.lessons.lesson(places, torch.Generator().manual_seed(8))
@@ -380,6 +404,8 @@ def test_a_converted_model_without_a_memory_and_a_model_of_other_texts_are_refus
         (["--keep-encoder"], "give its file as --encoder"),
         (["--go-back", "1", "--encoder", memory], "--go-back 1.0: a share of the way"),
         (["--ordinary", "1"], "--ordinary 1.0: a share"),
+        (["--beginnings", "1"], "--beginnings 1.0: a share"),
+        (["--rate", "0"], "--rate 0.0: times the recipe's rates"),
         (["--full", "1"], "--full 1.0: a share"),
     ):
         assert main([*arguments[:2], *more]) == 2
