@@ -103,14 +103,14 @@ def polished(
 
 
 def averaged(preset: Preset, folder: Path) -> tuple[WanModel, int, int]:
-    """The transformer with its averaged weights, the steps it was trained and the clips it has seen."""
+    """The transformer with its averaged weights, the steps it was trained and the clips of its pools."""
     stored = torch.load(folder / "dit.pt", weights_only=True, map_location="cpu")
     dit = WanModel(preset.dit)
     average = Average(dit, 0.0)
     average.load_state_dict(stored["average"])
     dit.load_state_dict(average.weights())
-    steps, recipe = stored["step"], preset.recipe
-    return dit, steps, recipe.first_clips + steps // recipe.more_every * recipe.more_clips
+    pools = (torch.load(path, weights_only=True) for path in folder.glob("clips_*.pt"))
+    return dit, stored["step"], sum(len(pool[0]) for pool in pools)
 
 
 def export(
