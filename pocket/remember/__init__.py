@@ -47,20 +47,32 @@ def _add_lessons(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of the lessons with a cache that keeps every frame, the memory's upper bound; default 0",
     )
+    parser.add_argument("--rate", type=float, default=1.0, help="times the recipe's learning rates")
+    _add_keeping(parser)
+
+
+def _add_keeping(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ordinary",
         type=float,
         metavar="SHARE",
-        help="of the lessons on ordinary clips, on which the model is to stay as it was; default 0.25, of a "
-        "converted model's 0.2",
+        help="of the lessons on ordinary clips, on which the model is to stay as it was; default 0.35, of a "
+        "converted model's 0.3",
     )
     parser.add_argument(
         "--beginnings",
         type=float,
+        default=0.0,
         metavar="SHARE",
-        help="of the lessons on streams' first blocks alone, which are to stay as well; default 0.1",
+        help="of the lessons on streams' first blocks alone, which are to stay as well; default 0",
     )
-    parser.add_argument("--rate", type=float, default=1.0, help="times the recipe's learning rates")
+    parser.add_argument(
+        "--kept-weight",
+        type=float,
+        default=1.0,
+        metavar="TIMES",
+        help="so much more weigh lessons in which the model is to stay as it was; default 1",
+    )
     parser.add_argument(
         "--keep-encoder",
         action="store_true",

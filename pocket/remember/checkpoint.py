@@ -118,7 +118,14 @@ def _task(chosen: argparse.Namespace) -> Task:
         raise ValueError("clips have texts of their own; give --clips or --texts.")
     if not (chosen.clips or chosen.texts or chosen.plan):
         raise ValueError("give encoded videos as --clips, or prompts as --texts.")
-    pocket_alone = {"ordinary": None, "beginnings": None, "keep_encoder": False, "go_back": 0.0, "full": 0.0}
+    pocket_alone = {
+        "ordinary": None,
+        "beginnings": 0.0,
+        "kept_weight": 1.0,
+        "keep_encoder": False,
+        "go_back": 0.0,
+        "full": 0.0,
+    }
     if given := [name for name, default in pocket_alone.items() if getattr(chosen, name) != default]:
         raise ValueError(
             f"--{given[0].replace('_', '-')} is for the pocket model's lessons; other checkpoints have "

@@ -53,7 +53,7 @@ def remember(chosen: argparse.Namespace) -> int:
             return checkpoint.remember(chosen, folder)
         dit, pocket = _model(chosen.dit)
         if chosen.processes > 1 and not processes.is_worker():
-            _pools(folder, chosen.stories)  # drawn once, by one
+            _pools(folder, chosen.stories, chosen.beginnings > 0)  # drawn once, by one
             return processes.run_workers(chosen.processes, processes.again())
         with processes.together():
             if chosen.threads and not processes.is_worker():
@@ -84,17 +84,17 @@ def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
 def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, folder: Path) -> None:
     converted = isinstance(dit, MlaModel)
     recipe = Recipe(model_rate=CONVERTED_RATE) if converted else Recipe(encoder=not chosen.keep_encoder)
-    recipe = recipe.told(chosen.steps, chosen.minutes, chosen.rate)
+    recipe = recipe.told(chosen.steps, chosen.minutes, chosen.rate, chosen.kept_weight)
     shares = CONVERTED if converted else Shares()
-    for kind in ("ordinary", "beginnings"):
+    for kind in ("ordinary", "beginnings", "full"):
         if (share := getattr(chosen, kind)) is not None:
             shares = shares.with_share(kind, share)
-    shares = shares.with_share("full", chosen.full)
     torch.manual_seed(3)
     found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
     walker, adapters = _learners(chosen, dit, pocket, found)
     training = Training(size=pocket.recipe.size)
-    lessons = Lessons(_vae(), *_pools(folder, chosen.stories), training, shares, chosen.batch or BATCH)
+    pools = _pools(folder, chosen.stories, chosen.beginnings > 0)
+    lessons = Lessons(_vae(), *pools, training, shares, chosen.batch or BATCH)
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":
         trainer.learner.load_state_dict(trainer.average.weights())
@@ -184,8 +184,8 @@ def outside_attention(lora: Lora) -> Lora:
     return Lora(pairs, lora.scale)
 
 
-def _pools(folder: Path, stories: int) -> tuple[Hidings, Dressed, Dressed]:
-    """The folder's stories, ordinary clips and first blocks, drawn when first asked for."""
+def _pools(folder: Path, stories: int, beginnings: bool) -> tuple[Hidings, Dressed, Dressed | None]:
+    """The folder's stories, ordinary clips and, if wanted, first blocks, drawn when first asked for."""
     told, training = folder / "stories.pt", Training()
     if not told.exists():
         pool = _stories(stories)
@@ -194,7 +194,7 @@ def _pools(folder: Path, stories: int) -> tuple[Hidings, Dressed, Dressed]:
     return (
         Hidings(*torch.load(told, weights_only=True)),
         kept_clips(folder / "clips.pt", ORDINARY_CLIPS, ORDINARY_BLOCKS, *sizes, seed=77),
-        kept_clips(folder / "clips_first.pt", FIRST_BLOCKS, 1, *sizes, seed=78),
+        kept_clips(folder / "clips_first.pt", FIRST_BLOCKS, 1, *sizes, seed=78) if beginnings else None,
     )
 
 

@@ -39,8 +39,8 @@ class Shares:
     full: float = 0.0
     sink_and_window: float = 0.05
     window: float = 0.04
-    ordinary: float = 0.25
-    beginnings: float = 0.1  # streams' first blocks alone
+    ordinary: float = 0.35
+    beginnings: float = 0.0  # streams' first blocks alone
     first: float = 1 / 3  # of graded calls that are a block's first
     silent: float = 0.08  # rows without a prompt, as guidance has them
     easy: float = 0.12  # of the training, in which things are hidden just long enough to leave the window
@@ -80,14 +80,7 @@ class Place:
 
 # for a converted model, whose ordinary streams must stay as good as they are
 CONVERTED = Shares(
-    memory=0.65,
-    full=0.0,
-    sink_and_window=0.05,
-    window=0.0,
-    ordinary=0.2,
-    beginnings=0.1,
-    easy=-1.0,
-    most_hidden=8,
+    memory=0.65, full=0.0, sink_and_window=0.05, window=0.0, ordinary=0.3, easy=-1.0, most_hidden=8
 )
 
 
@@ -99,15 +92,16 @@ class Lessons:
         vae: WanVAE,
         hidings: Hidings,
         dressed: Dressed,
-        first_blocks: Dressed,
+        first_blocks: Dressed | None,
         training: Training,
         shares: Shares,
         batch: int,
     ) -> None:
+        """first_blocks: needed where there is a share of them."""
         self.vae, self.hidings, self.training, self.shares, self.batch = vae, hidings, training, shares, batch
         self.ordinary = PocketClips(dressed, training, batch)
         guided = replace(training, no_text_share=UNGUIDED)
-        self.beginnings = PocketClips(first_blocks, guided, FIRST_BATCH * batch)
+        self.beginnings = PocketClips(first_blocks, guided, FIRST_BATCH * batch) if first_blocks else None
         self.ordinary_blocks = dressed.latents_BVCTHW.shape[3] // training.block_frames
 
     def refresh(self, count: int, limit: int, generator: torch.Generator) -> None:
@@ -138,6 +132,7 @@ class Lessons:
     def lesson(self, place: Place, generator: torch.Generator) -> Lesson:
         """The lesson, on clips and noise of this process's own."""
         if place.kind == "beginnings":
+            assert self.beginnings is not None
             clips = self.beginnings.draw(generator)
             graded = ((0, clips.sigmas[0]),)
             return Lesson(clips.clean_RCTHW, clips.context_RCTHW, clips.texts, graded, PLAIN, PLAIN)

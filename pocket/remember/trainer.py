@@ -37,10 +37,12 @@ class Recipe:
     most_clips: int = 2000
     half: bool = True  # bfloat16 products
     encoder: bool = True  # trained with the changes of the model; else left as it is
-    kept_weight: float = 4.0  # of lessons that keep the model what it was: their errors are small, and add up
+    kept_weight: float = 1.0  # of lessons that keep the model what it was: their errors are small
 
-    def told(self, steps: int | None, minutes: float | None, rate: float) -> Recipe:
+    def told(self, steps: int | None, minutes: float | None, rate: float, kept_weight: float = 1.0) -> Recipe:
         """The same for so many lessons or minutes, where they are given, at so many times the rates."""
+        if not kept_weight > 0:
+            raise ValueError(f"--kept-weight {kept_weight}: more than 0.")
         if not 0 < rate <= 10:
             raise ValueError(f"--rate {rate}: times the recipe's rates, more than 0, at most 10.")
         return replace(
@@ -50,6 +52,7 @@ class Recipe:
             matrix_rate=rate * self.matrix_rate,
             encoder_rate=rate * self.encoder_rate,
             model_rate=rate * self.model_rate,
+            kept_weight=kept_weight,
         )
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import stdev
 
 import torch
 from PIL import Image
@@ -178,15 +179,20 @@ def _decoded(pocket: Pocket, latents: Tensor, skip: int, end: int, block_frames:
 
 
 def judge(span: Span, prompts: list[str]) -> tuple[dict[str, float], list[float]]:
-    """(figures over all streams of one span, adherence of each stream)."""
-    shares, errors, things = [], [], 0
+    """(figures over all streams of one span, adherence of each stream).
+
+    The standard error is that of a mean over streams: differences of few of them say nothing. The first
+    stretch reaches to the span's first block border; of a stream's first seconds it is the first block.
+    """
+    shown, errors, things = [], [], 0
     for pixels, prompt in zip(span.pixels_BFHWC, prompts, strict=True):
         objects, ground = detector.wanted(prompt)
         frames = detector.detect(pixels)
-        shares.append(sum(frame.shows(objects, ground) for frame in frames) / len(frames))
+        shown.append([frame.shows(objects, ground) for frame in frames])
         things += sum(frame.ground == ground for frame in frames)
         errors.append(float((pixels.float() - _plain(pixels)).abs().mean()))
     moves = (span.pixels_BFHWC[:, 1:].float() - span.pixels_BFHWC[:, :-1].float()).abs().mean((0, 2, 3, 4))
+    shares = [sum(frames) / len(frames) for frames in shown]
     figures = {
         "adherence_share": sum(shares) / len(shares),
         "worst_stream_share": min(shares),
@@ -197,10 +203,14 @@ def judge(span: Span, prompts: list[str]) -> tuple[dict[str, float], list[float]
             (span.pixels_BFHWC[:, :, 1:].float() - span.pixels_BFHWC[:, :, :-1].float()).abs().mean()
         ),
     }
+    if len(shares) > 1:
+        figures["adherence_standard_error_share"] = stdev(shares) / len(shares) ** 0.5
     if span.borders:
         at = [b - 1 for b in span.borders]
         inside = [i for i in range(len(moves)) if i not in at]
         figures["discontinuity_ratio"] = float(moves[at].mean() / moves[inside].mean())
+        first = [share for frames in shown for share in frames[: span.borders[0]]]
+        figures["first_stretch_share"] = sum(first) / len(first)
     return figures, shares
 
 

@@ -33,6 +33,10 @@ def test_a_half_right_stream_counts_half():
     pixels[0, 4:] = 0
     figures, shares = judge(Span(pixels, ()), prompts)
     assert shares[0] == 0.5 and figures["adherence_share"] == 0.875
+    # one of four is 0.5, the others 1: a spread of 0.25, of a mean of four half of it
+    assert figures["adherence_standard_error_share"] == pytest.approx(0.125)
+    alone, _ = judge(Span(pixels[:1], (4,)), prompts[:1])
+    assert "adherence_standard_error_share" not in alone and alone["first_stretch_share"] == 1
 
 
 def test_a_jump_where_a_block_begins_shows():
