@@ -61,4 +61,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of the walks of the second phase, along streams' first blocks alone; default the preset's",
     )
+    parser.add_argument(
+        "--shift", type=float, help="of the noise levels along clips: less is more of little noise; default 8"
+    )
     parser.add_argument("--offload", action="store_true", help="keep what gradients need in RAM")

@@ -114,6 +114,11 @@ def _preset(chosen: argparse.Namespace) -> Preset:
         share = getattr(chosen, name)
         if share is not None and not 0 <= share <= 1:
             raise ValueError(f"--{name} {share}: a share of the walks, from 0 to 1.")
+    if chosen.shift is not None and (chosen.texts or not chosen.shift > 0):
+        raise ValueError(
+            f"--shift {chosen.shift}: more than 0, and for clips alone; along --texts noise levels are those of "
+            f"the model's steps."
+        )
     names = ("local_steps", "flow_steps", "minutes", "whole", "beginnings")
     changes = {name: getattr(chosen, name) for name in names} | {"own_share": chosen.own}
     given = {key: value for key, value in changes.items() if value is not None}
@@ -222,7 +227,7 @@ def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder:
                 "a model other than the pocket one is converted along its own streams: give --texts, encoded "
                 "prompts as safetensors with `texts` [prompts, tokens, text_dim]."
             )
-        return PocketClips(_pool(chosen.clips, folder, preset), Training(size=preset.size[0]), preset.batch)
+        return PocketClips(_pool(chosen.clips, folder, preset), _training(chosen, preset), preset.batch)
     texts_PLE = read_texts("convert-mla", chosen.texts, dense)
     positions = positions_of(preset.positions)
     config = StreamConfig(
@@ -235,11 +240,18 @@ def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder:
     return StreamedClips(dense, texts_PLE, config, frames // preset.block_frames, preset.batch)
 
 
+def _training(chosen: argparse.Namespace, preset: Preset) -> Training:
+    """What clips and their noise are drawn by."""
+    training = Training(size=preset.size[0])
+    return training if chosen.shift is None else replace(training, shift=chosen.shift)
+
+
 def _beginnings(source: Source, preset: Preset, folder: Path) -> Source:
     """Streams' first blocks alone, as the clips beside them are; more rows without a prompt."""
     if isinstance(source, StreamedClips):
         return StreamedClips(source.dense, source.texts_PLE, source.config, 1, source.batch)
-    training = replace(Training(size=preset.size[0]), no_text_share=UNGUIDED)
+    assert isinstance(source, PocketClips)
+    training = replace(source.training, no_text_share=UNGUIDED)
     return PocketClips(_first_blocks(folder, preset), training, FIRST_BATCH * preset.batch)
 
 

@@ -36,6 +36,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--rate", type=float, help="times the preset's learning rates; default 1")
     parser.add_argument(
+        "--shift", type=float, help="of the noise levels trained on: less is more of little noise; default 8"
+    )
+    parser.add_argument(
         "--compile", action="store_true", help="torch.compile the transformer's blocks: 1.8x on a CPU"
     )
     parser.add_argument(
@@ -101,6 +104,10 @@ def _changes(chosen: argparse.Namespace, recipe: Recipe) -> dict[str, object]:
     }
     if beginnings:  # of a model that is finished otherwise: contexts are its own from the first step on
         changes |= {"beginnings": beginnings, "own_context_from": 0.0}
+    if chosen.shift is not None:
+        if not chosen.shift > 0:
+            raise SystemExit(f"train-pocket --shift {chosen.shift}: more than 0.")
+        changes["shift"] = chosen.shift
     for name in ("matrix_rate", "other_rate", "text_rate"):
         changes[name] = rate * getattr(recipe, name)
     return changes
