@@ -116,8 +116,8 @@ def _preset(chosen: argparse.Namespace) -> Preset:
             raise ValueError(f"--{name} {share}: a share of the walks, from 0 to 1.")
     if chosen.shift is not None and (chosen.texts or not chosen.shift > 0):
         raise ValueError(
-            f"--shift {chosen.shift}: more than 0, and for clips alone; along --texts noise levels are those of "
-            f"the model's steps."
+            f"--shift {chosen.shift}: more than 0, and for clips alone; along --texts noise levels are those "
+            f"of the model's steps."
         )
     names = ("local_steps", "flow_steps", "minutes", "whole", "beginnings")
     changes = {name: getattr(chosen, name) for name in names} | {"own_share": chosen.own}

@@ -15,19 +15,15 @@ from rivulet.model_patches.attention.positions import PRESETS
 from rivulet.model_patches.attention.rope import layout_of, rope_table
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.format import CacheShape, call_of
-from rivulet.model_patches.cache.mla import MlaFormat
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream import StreamConfig, init, step
-from rivulet.pocket import models
-from rivulet.pocket.convert import main
 from rivulet.pocket.convert.distil import Distiller, Recipe, student_of
 from rivulet.pocket.convert.own import HELD, LONGEST, OwnStreams
 from rivulet.pocket.convert.past import Inputs
 from rivulet.pocket.convert.room import Fused, Job, own_bytes, room_of, why_not
-from rivulet.pocket.convert.source import PocketClips, StreamedClips
+from rivulet.pocket.convert.source import StreamedClips
 from rivulet.pocket.convert.spectral import Moments, Tokens, _share, start
 from rivulet.pocket.convert.walk import Clips, Walker, read_rows
-from safetensors.torch import save_file
 
 CONFIG = WanConfig(32, 48, 2, num_heads=2, text_dim=6, in_channels=4, out_channels=4)
 LAYOUT = RopeLayout.truncated(16, 8)
@@ -380,67 +376,3 @@ def test_a_conversion_that_does_not_fit_is_refused_before_it_starts(monkeypatch)
     assert "GB on cpu and 0.00 GB are free. Take a smaller --batch" in why_not(room_of(job), cpu)
     monkeypatch.setattr("rivulet.pocket.convert.room.free_ram_bytes", lambda: 1 << 40)
     assert why_not(room_of(job), cpu) is None
-
-
-@pytest.fixture
-def pool(tmp_path):
-    """Returns a file with clips of noise, as a training of the pocket model stores them."""
-    latents, texts = torch.randn(4, 2, 16, 12, 8, 8).half(), torch.randn(4, 2, 6, 64)
-    torch.save([latents, texts, torch.ones(4, dtype=torch.bool)], tmp_path / "clips.pt")
-    (tmp_path / "run").mkdir()
-    torch.save(
-        [latents[:, :, :, :3], texts, torch.ones(4, dtype=torch.bool)], tmp_path / "run/clips_first.pt"
-    )
-    return tmp_path / "clips.pt"
-
-
-def test_the_command_makes_a_file_that_the_pocket_loader_streams(pool, tmp_path, capsys):
-    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1"]
-    assert main([*run, "--local-steps", "1", "--flow-steps", "1", "--device", "cpu"]) == 0
-    assert "512 -> 36 numbers of a token and layer: 14.2 times fewer" in capsys.readouterr().err
-    folder = tmp_path / "run" / "export"
-    (folder / models.VAE_FILE).symlink_to(models.WEIGHTS / models.VAE_FILE)
-    pocket = models.load_pocket(folder, dit_file=models.MLA_FILE)
-    assert pocket.dit.rope_layout == RopeLayout.truncated(128, 8)
-    assert pocket.recipe.trained.endswith("converted to 36 numbers a token")
-    state = init(
-        pocket.dit,
-        pocket.encode("a red circle on a blue ground"),
-        replace(pocket.config(), cfg=1.0),
-        cache=MlaFormat.of(pocket.dit),
-    )
-    latents, _ = step(pocket.dit, state)
-    assert latents.isfinite().all()
-
-
-def test_the_command_walks_along_own_streams(pool, tmp_path, monkeypatch):
-    drawn, draw = [], OwnStreams.draw
-    monkeypatch.setattr(OwnStreams, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
-    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1", "--device", "cpu"]
-    assert main([*run, "--local-steps", "1", "--flow-steps", "9", "--own", "1", "--beginnings", "0"]) == 0
-    assert len(drawn) == 1 and drawn[0].clean_RCTHW.shape == (1, 16, 12, 8, 8)  # from the third walk on
-
-
-def test_the_command_walks_along_first_blocks_of_its_folder(pool, tmp_path, monkeypatch):
-    drawn, draw = [], PocketClips.draw
-    monkeypatch.setattr(PocketClips, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
-    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1", "--device", "cpu"]
-    assert main([*run, "--local-steps", "1", "--flow-steps", "2", "--beginnings", "1"]) == 0
-    assert [c.clean_RCTHW.shape for c in drawn].count((8, 16, 3, 8, 8)) == 2  # eight times as many at once
-
-
-def test_the_command_refuses_with_words(pool, tmp_path, capsys):
-    run = ["--run", str(tmp_path / "run"), "--device", "cpu"]
-    assert main([*run, "--dense", str(tmp_path / "absent.pt")]) == 2
-    assert "no file at" in capsys.readouterr().err
-    assert main([*run, "--preset", "wan", "--latent", "64", "--query-latent", "64"]) == 2
-    assert "give --texts, encoded prompts" in capsys.readouterr().err
-    save_file({"texts": torch.zeros(1, 6, 3)}, tmp_path / "texts.safetensors")
-    assert main([*run, "--texts", str(tmp_path / "texts.safetensors")]) == 2
-    assert "texts are 3 wide, the model reads 64" in capsys.readouterr().err
-    assert main([*run, "--clips", str(pool), "--own", "2"]) == 2
-    assert "--own 2.0: a share of the walks, from 0 to 1" in capsys.readouterr().err
-    assert main([*run, "--clips", str(pool), "--beginnings", "-1"]) == 2
-    assert "--beginnings -1.0: a share of the walks, from 0 to 1" in capsys.readouterr().err
-    assert main([*run, "--clips", str(pool), "--latent", "300", "--local-steps", "1"]) == 2
-    assert "latents of 300 and 128 channels are wider than the model's 256" in capsys.readouterr().err

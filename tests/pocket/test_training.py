@@ -1,5 +1,6 @@
 """Training of the pocket models: what its tricks claim, and that it goes on where it stopped."""
 
+import argparse
 import json
 import sys
 from dataclasses import replace
@@ -11,8 +12,8 @@ from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.pocket.models import Recipe, load_pocket, save_dit, save_vae
 from rivulet.pocket.text import TEXT_DIM
+from rivulet.pocket.train import _changes, processes
 from rivulet.pocket.train import dit as dit_training
-from rivulet.pocket.train import processes
 from rivulet.pocket.train.along import polish_decoder, train_along
 from rivulet.pocket.train.apart import tell_apart
 from rivulet.pocket.train.batches import Phase, clip_batch
@@ -160,6 +161,18 @@ def test_beginnings_are_trained_beside_the_rest(tmp_path, vae):
     assert first.latents_BVCTHW.shape[3] == recipe.block_frames and len(first) == recipe.most_clips
     shown, past = first.dressings(1, torch.Generator().manual_seed(0))
     assert shown.shape == past.shape == (len(first), 1)
+
+
+def test_what_is_asked_of_a_tuning_reaches_its_recipe():
+    asked = {"beginnings": 0.5, "rate": 0.5, "shift": 3.0, "steps": 7, "processes": 2}
+    changes = _changes(argparse.Namespace(**asked), TINY)
+    assert changes["matrix_rate"] == TINY.matrix_rate / 2 and changes["own_context_from"] == 0.0
+    assert replace(TINY, **changes).shift == 3.0
+    plain = {"beginnings": None, "rate": None, "shift": None, "steps": None, "processes": 1}
+    assert replace(TINY, **_changes(argparse.Namespace(**plain), TINY)) == TINY
+    for name, wrong in (("beginnings", 1.0), ("rate", 0.0), ("shift", -1.0)):
+        with pytest.raises(SystemExit, match=f"--{name} {wrong}"):
+            _changes(argparse.Namespace(**{**asked, name: wrong}), TINY)
 
 
 def test_exported_files_load_as_they_were_saved(tmp_path, vae):
@@ -316,7 +329,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import conftest, torch
 from pathlib import Path
-from rivulet.pocket.train import processes
+from rivulet.pocket.train import _changes, processes
 layer = torch.nn.Linear(1, 1)
 with processes.together():
     number = processes.rank()

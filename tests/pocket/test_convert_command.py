@@ -1,0 +1,83 @@
+"""The conversion's command: files in, walks of every kind, a file that streams, refusals."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from rivulet.model_patches.arch.rotary import RopeLayout
+from rivulet.model_patches.cache.mla import MlaFormat
+from rivulet.model_patches.stream import init, step
+from rivulet.pocket import models
+from rivulet.pocket.convert import main
+from rivulet.pocket.convert.own import OwnStreams
+from rivulet.pocket.convert.source import PocketClips
+from safetensors.torch import save_file
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """Returns a file with clips of noise, as a training of the pocket model stores them."""
+    latents, texts = torch.randn(4, 2, 16, 12, 8, 8).half(), torch.randn(4, 2, 6, 64)
+    torch.save([latents, texts, torch.ones(4, dtype=torch.bool)], tmp_path / "clips.pt")
+    (tmp_path / "run").mkdir()
+    torch.save(
+        [latents[:, :, :, :3], texts, torch.ones(4, dtype=torch.bool)], tmp_path / "run/clips_first.pt"
+    )
+    return tmp_path / "clips.pt"
+
+
+def test_the_command_makes_a_file_that_the_pocket_loader_streams(pool, tmp_path, capsys):
+    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1"]
+    assert main([*run, "--local-steps", "1", "--flow-steps", "1", "--device", "cpu"]) == 0
+    assert "512 -> 36 numbers of a token and layer: 14.2 times fewer" in capsys.readouterr().err
+    folder = tmp_path / "run" / "export"
+    (folder / models.VAE_FILE).symlink_to(models.WEIGHTS / models.VAE_FILE)
+    pocket = models.load_pocket(folder, dit_file=models.MLA_FILE)
+    assert pocket.dit.rope_layout == RopeLayout.truncated(128, 8)
+    assert pocket.recipe.trained.endswith("converted to 36 numbers a token")
+    state = init(
+        pocket.dit,
+        pocket.encode("a red circle on a blue ground"),
+        replace(pocket.config(), cfg=1.0),
+        cache=MlaFormat.of(pocket.dit),
+    )
+    latents, _ = step(pocket.dit, state)
+    assert latents.isfinite().all()
+
+
+def test_the_command_walks_along_own_streams(pool, tmp_path, monkeypatch):
+    drawn, draw = [], OwnStreams.draw
+    monkeypatch.setattr(OwnStreams, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1", "--device", "cpu"]
+    assert main([*run, "--local-steps", "1", "--flow-steps", "9", "--own", "1", "--beginnings", "0"]) == 0
+    assert len(drawn) == 1 and drawn[0].clean_RCTHW.shape == (1, 16, 12, 8, 8)  # from the third walk on
+
+
+def test_the_command_walks_along_first_blocks_of_its_folder(pool, tmp_path, monkeypatch):
+    drawn, draw = [], PocketClips.draw
+    monkeypatch.setattr(PocketClips, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1", "--device", "cpu"]
+    assert (
+        main([*run, "--local-steps", "1", "--flow-steps", "2", "--beginnings", "1", "--shift", "0.01"]) == 0
+    )
+    assert min(float(c.sigmas[0].min()) for c in drawn) < 0.1, "nearly no noise, but where it is all"
+    assert [c.clean_RCTHW.shape for c in drawn].count((8, 16, 3, 8, 8)) == 2  # eight times as many at once
+
+
+def test_the_command_refuses_with_words(pool, tmp_path, capsys):
+    run = ["--run", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([*run, "--dense", str(tmp_path / "absent.pt")]) == 2
+    assert "no file at" in capsys.readouterr().err
+    assert main([*run, "--preset", "wan", "--latent", "64", "--query-latent", "64"]) == 2
+    assert "give --texts, encoded prompts" in capsys.readouterr().err
+    save_file({"texts": torch.zeros(1, 6, 3)}, tmp_path / "texts.safetensors")
+    assert main([*run, "--texts", str(tmp_path / "texts.safetensors")]) == 2
+    assert "texts are 3 wide, the model reads 64" in capsys.readouterr().err
+    assert main([*run, "--clips", str(pool), "--own", "2"]) == 2
+    assert "--own 2.0: a share of the walks, from 0 to 1" in capsys.readouterr().err
+    assert main([*run, "--texts", str(tmp_path / "texts.safetensors"), "--shift", "3"]) == 2
+    assert "--shift 3.0: more than 0, and for clips alone" in capsys.readouterr().err
+    assert main([*run, "--clips", str(pool), "--beginnings", "-1"]) == 2
+    assert "--beginnings -1.0: a share of the walks, from 0 to 1" in capsys.readouterr().err
+    assert main([*run, "--clips", str(pool), "--latent", "300", "--local-steps", "1"]) == 2
+    assert "latents of 300 and 128 channels are wider than the model's 256" in capsys.readouterr().err
