@@ -24,8 +24,8 @@ from ...model_patches.geometry import Geometry
 from ...model_patches.state import StreamConfig
 from .. import models, text
 from ..train import processes
+from ..train.clips import FIRST_BATCH, kept_clips
 from ..train.clips import Clips as Dressed
-from ..train.clips import kept_clips
 from ..train.dit import Recipe as Training
 from . import ROOT
 from .distil import Distiller, Source, student_of
@@ -36,7 +36,6 @@ from .source import PocketClips, StreamedClips
 from .walk import Walker
 
 DRAWN, FIRST_DRAWN = 96, 768  # clips of a pool that is drawn, and first blocks
-FIRST_BATCH = 8  # times as many first blocks side by side as clips
 
 
 def convert(chosen: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from .. import text
 from ..convert.own import UNGUIDED
 from ..convert.source import PocketClips
 from ..hiding import LIFTED, Hidings, Story, draw
+from ..train.clips import FIRST_BATCH
 from ..train.clips import Clips as Dressed
 from ..train.dit import Recipe as Training
 from ..train.dit import damage, draw_sigma
@@ -28,7 +29,6 @@ FULL = PositionPreset("pocket_full", 3, None, None, trained_frames=96, endless="
 
 POSITIONS = {"memory": MEMORY, "full": FULL, "sink_and_window": SINK_AND_WINDOW, "window": WINDOW}
 KINDS = (*POSITIONS, "ordinary", "beginnings")
-FIRST_BATCH = 8  # times as many first blocks side by side as clips
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from .. import models, text, world
 
 SWITCH_SHARE = 0.3  # clips whose prompt changes at a block border, and the picture with it
 OTHER_PAST_SHARE = 0.35  # clips whose past wears the other look: what is wanted must be read
+FIRST_BATCH = 8  # times as many first blocks side by side as clips
 UNNAMED_SHARE = 0.1  # clips whose prompt says "object": colour and shape must come from the past
 
 
@@ -43,6 +44,10 @@ class Clips:
                 for name in self.__dataclass_fields__
             )
         )
+
+    def save(self, path: Path) -> None:
+        """Write them; `Clips(*torch.load(path))` reads them."""
+        torch.save([self.latents_BVCTHW, self.texts_BVLC, self.named_B], path)
 
     def worn(self, dressing_BN: Tensor, block_frames: int) -> Tensor:
         """Latents [B, C, T, H, W], float32, each block in the dressing it is given."""
@@ -75,18 +80,23 @@ def draw_clips(
     return Clips(torch.stack(latents, 1).half(), _texts(scenes, other, named), named)
 
 
+def draw_pool(
+    vae: WanVAE, count: int, blocks: int, block_frames: int, size: int, generator: torch.Generator
+) -> Clips:
+    """As `draw_clips`, sixteen at a time, so that memory does not grow with the count."""
+    pool = draw_clips(vae, min(16, count), blocks, block_frames, size, generator)
+    while len(pool) < count:
+        new = draw_clips(vae, min(16, count - len(pool)), blocks, block_frames, size, generator)
+        pool = pool.joined(new, count)
+        print(f"{len(pool)} of {count} clips drawn", file=sys.stderr, flush=True)
+    return pool
+
+
 def kept_clips(path: Path, count: int, blocks: int, block_frames: int, size: int, seed: int) -> Clips:
     """The clips of a file, drawn with the built-in VAE and written there first where there is none."""
     if not path.exists():
         vae, generator = load_vae(models.WEIGHTS / models.VAE_FILE), torch.Generator().manual_seed(seed)
-        drawn: Clips | None = None
-        for done in range(0, count, 16):
-            new = draw_clips(vae, min(16, count - done), blocks, block_frames, size, generator)
-            drawn = new if drawn is None else drawn.joined(new, count)
-            print(f"{len(drawn)} of {count} clips drawn", file=sys.stderr, flush=True)
-        if drawn is None:
-            raise ValueError(f"{path}: a pool of {count} clips; at least 1 is needed.")
-        torch.save([drawn.latents_BVCTHW, drawn.texts_BVLC, drawn.named_B], path)
+        draw_pool(vae, count, blocks, block_frames, size, generator).save(path)
     return Clips(*torch.load(path, weights_only=True))
 
 

@@ -16,13 +16,13 @@ from ...model_patches.arch.wan import WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.vae.wan import WanVAE
 from .. import text
-from .clips import Clips, draw_clips
+from .clips import FIRST_BATCH, Clips, draw_pool
 from .processes import average_gradients, rank
 from .progress import Average, Run, learning_rate
 from .teacher import Teacher
 
 # kinds of clips: a stream's first block alone ("first"), short and long ones
-BATCHES = {"first": 8, "short": 2, "long": 1}  # so many times the batch
+BATCHES = {"first": FIRST_BATCH, "short": 2, "long": 1}  # so many times the batch
 MORE_BEGINNINGS = 4  # are drawn where short clips are: they are a fifth as long
 
 
@@ -139,7 +139,7 @@ class Trainer:
 
     def _store(self, kind: str, clips: Clips) -> None:
         self.pools[kind] = clips
-        torch.save([clips.latents_BVCTHW, clips.texts_BVLC, clips.named_B], self._path(kind))
+        clips.save(self._path(kind))
 
     def _refresh(self, kind: str) -> None:
         """Add new clips of the kind in use."""
@@ -152,11 +152,7 @@ class Trainer:
 
     def _new_clips(self, count: int, kind: str) -> Clips:
         sizes = (self._blocks(kind), self.recipe.block_frames, self.recipe.size)
-        pools = [draw_clips(self.vae, min(16, count), *sizes, self.generator) for _ in range(0, count, 16)]
-        joined = pools[0]
-        for pool in pools[1:]:
-            joined = joined.joined(pool, count)
-        return joined
+        return draw_pool(self.vae, count, *sizes, self.generator)
 
     def train(self) -> None:
         """Train to the recipe's last step."""
