@@ -42,7 +42,12 @@ def main(arguments: list[str]) -> int:
 def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local-steps", type=int, help="steps of the first phase, layer by layer")
     parser.add_argument("--flow-steps", type=int, help="steps of the second phase, on the flow")
-    parser.add_argument("--minutes", type=float, help="end both phases in time; 0: by steps alone")
+    parser.add_argument(
+        "--sampled-steps",
+        type=int,
+        help="steps of the third phase, where its own sampler leads; default the preset's, 0: none",
+    )
+    parser.add_argument("--minutes", type=float, help="end all phases in time; 0: by steps alone")
     parser.add_argument(
         "--whole",
         action=argparse.BooleanOptionalAction,
@@ -64,4 +69,5 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shift", type=float, help="of the noise levels along clips: less is more of little noise; default 8"
     )
+    parser.add_argument("--half", action="store_true", help="bfloat16 products, as the wan preset has them")
     parser.add_argument("--offload", action="store_true", help="keep what gradients need in RAM")

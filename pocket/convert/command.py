@@ -32,6 +32,7 @@ from .distil import Distiller, Source, student_of
 from .own import HELD, UNGUIDED, OwnStreams
 from .presets import PRESETS, Preset
 from .room import Job, room_of, why_not
+from .sampled import SampledStreams
 from .source import PocketClips, StreamedClips
 from .walk import Walker
 
@@ -118,10 +119,10 @@ def _preset(chosen: argparse.Namespace) -> Preset:
             f"--shift {chosen.shift}: more than 0, and for clips alone; along --texts noise levels are those "
             f"of the model's steps."
         )
-    names = ("local_steps", "flow_steps", "minutes", "whole", "beginnings")
+    names = ("local_steps", "flow_steps", "sampled_steps", "minutes", "whole", "beginnings")
     changes = {name: getattr(chosen, name) for name in names} | {"own_share": chosen.own}
     given = {key: value for key, value in changes.items() if value is not None}
-    recipe = replace(recipe, offload=chosen.offload, **given)
+    recipe = replace(recipe, offload=chosen.offload, half=recipe.half or chosen.half, **given)
     size = tuple(chosen.size) if chosen.size else preset.size
     return replace(preset, sizes=sizes, recipe=recipe, batch=chosen.batch or preset.batch, size=size)
 
@@ -144,18 +145,20 @@ def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: t
     tokens = 512 if chosen.preset == "wan" else 6
     geometry = Geometry(*preset.size, latent_channels=dense.config.in_channels, patch=dense.config.patch[1])
     recipe, positions = preset.recipe, positions_of(preset.positions)
+    rows = 2 if chosen.texts is None else 1  # of a stream: guidance needs a second
     job = Job(
         dense.config,
         preset.sizes,
         positions,
         geometry,
         preset.block_frames,
-        preset.batch,
+        preset.batch * (rows if recipe.sampled_steps else 1),
         tokens,
         dtype,
         recipe.whole,
         recipe.offload,
-        _own_rows(preset, guided=chosen.texts is None),
+        HELD * preset.batch * rows if recipe.own_share else 0,
+        HELD if recipe.sampled_steps else 1,
     )
     room = room_of(job)
     if processes.rank() == 0:
@@ -168,20 +171,20 @@ def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: t
     return why_not(room, device)
 
 
-def _own_rows(preset: Preset, guided: bool) -> int:
-    """Rows of the streams that are held beside the walks; guidance needs two for each."""
-    return HELD * preset.batch * (2 if guided else 1) if preset.recipe.own_share else 0
-
-
 def _convert(
     chosen: argparse.Namespace, preset: Preset, dense: WanModel, metadata: dict[str, str], folder: Path
 ) -> None:
     student = student_of(dense, preset.sizes, preset.recipe.whole)
     walker = Walker(dense, positions_of(preset.positions), preset.block_frames)
     source = _source(chosen, preset, dense, folder)
-    own = _own(source, student, metadata) if preset.recipe.own_share else None
-    beginnings = _beginnings(source, preset, folder) if preset.recipe.beginnings else None
-    distiller = Distiller(walker, student, source, preset.recipe, folder, own, beginnings)
+    recipe = preset.recipe
+    own = _own(source, student, metadata) if recipe.own_share else None
+    beginnings = _beginnings(source, preset, folder) if recipe.beginnings else None
+    sampled = None
+    if recipe.sampled_steps:
+        texts_PLE, config, negative = _streamed(source, metadata, "--sampled-steps")
+        sampled = SampledStreams(walker, student, texts_PLE, config, preset.batch, negative)
+    distiller = Distiller(walker, student, source, recipe, folder, own, beginnings, sampled)
     begun, figures = time.monotonic(), folder / "figures.json"
     if not (folder / "local.pt").exists():
         distiller.start()
@@ -203,20 +206,30 @@ def _plain_sizes(student: MlaModel) -> dict[str, object]:
 
 def _own(source: Source, student: MlaModel, metadata: dict[str, str]) -> OwnStreams:
     """The student's own streams, told and run as the clips beside them are."""
+    texts_PLE, config, negative = _streamed(source, metadata, "--own")
+    if isinstance(source, PocketClips):
+        blocks = source.pool.latents_BVCTHW.shape[3] // config.block_frames
+    else:
+        assert isinstance(source, StreamedClips)
+        blocks = source.blocks
+    return OwnStreams(student, texts_PLE, config, source.levels, blocks, source.batch, negative)
+
+
+def _streamed(
+    source: Source, metadata: dict[str, str], option: str
+) -> tuple[Tensor, StreamConfig, Tensor | None]:
+    """Prompts, how streams of the student are run, and the negative where they are guided."""
     if isinstance(source, StreamedClips):
-        config = replace(source.config, dtype=torch.float32)  # of what is trained
-        return OwnStreams(student, source.texts_PLE, config, source.levels, source.blocks, source.batch)
+        return source.texts_PLE, replace(source.config, dtype=torch.float32), None  # of what is trained
     assert isinstance(source, PocketClips)
     recipe = models.recipe_of(metadata)
     if recipe is None:
         raise ValueError(
-            "--own streams the model as its recipe says, and the dense file has none in its metadata; give "
-            "one that `python run.py train-pocket` exported, or --own 0."
+            f"{option} streams the model as its recipe says, and the dense file has none in its metadata; "
+            f"give one that `python run.py train-pocket` exported, or {option} 0."
         )
-    texts_PLE, config = source.pool.texts_BVLC.flatten(0, 1), recipe.config()
-    negative = text.no_text() if config.guided else None
-    blocks = source.pool.latents_BVCTHW.shape[3] // config.block_frames
-    return OwnStreams(student, texts_PLE, config, source.levels, blocks, source.batch, negative)
+    config = recipe.config()
+    return source.pool.texts_BVLC.flatten(0, 1), config, text.no_text() if config.guided else None
 
 
 def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder: Path) -> Source:

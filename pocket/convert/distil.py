@@ -1,31 +1,37 @@
-"""Distils a dense model's attentions into VideoMLA's: start, layer by layer, then the flow as a whole.
+"""Distils a dense model's attentions into VideoMLA's: start, layer by layer, the flow, the sampler's states.
 
 The student shares every layer but its self-attentions with the dense model, or has copies of its own where
 all of it is trained. In the first phase each attention is given what the dense model's was given and has to
 make of it what that made, so gradients never leave a layer; in the second the student runs by itself, later
-along its own streams too.
+along its own streams too; in the third it samples, and learns at the states it comes to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...model_patches.arch.mla import MlaModel, MlaSizes
 from ...model_patches.arch.wan import WanModel
+from ..train.along import next_piece
 from ..train.processes import agreed, average_gradients, rank
 from ..train.progress import Average, Run, hash_seed, learning_rate
+from .own import HELD
 from .past import Inputs
+from .sampled import SampledStreams
 from .spectral import Moments, start
-from .walk import Clips, Seen, Walker
+from .walk import Clips, Seen, Walker, chance, relative
 
 HELD_OUT = 1 << 20  # seed of what is never trained on
+SHARES = {"local": 0.2, "flow": 0.8, "sampled": 1.0}  # of the minutes: third phase, half; the others the rest
+
+Lesson = Callable[[float], dict[str, float]]  # share of the phase that is done -> figures; leaves gradients
 
 
 class Source(Protocol):
@@ -38,18 +44,20 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Lengths and rates of one conversion; a step is one block of one walk."""
+    """Lengths and rates of one conversion; a step is one block of one walk, or of streams side by side."""
 
     walks: int = 6  # along which moments are taken
     local_steps: int = 300
     flow_steps: int = 600
     local_rate: float = 2e-3  # AdamW
     flow_rate: float = 1e-3
+    sampled_steps: int = 0
+    sampled_rate: float = 1e-3
     key_weight: float = 1.0  # of the spectral start
-    minutes: float | None = None  # end both phases in time, a fifth of it for the first
-    whole: bool = False  # train every layer in the second phase, not the attentions alone
+    minutes: float | None = None  # end the phases in time, see `SHARES`
+    whole: bool = False  # train every layer from the second phase on, not the attentions alone
     half: bool = False  # bfloat16 products
-    offload: bool = False  # what the second phase keeps for its gradients lies in RAM
+    offload: bool = False  # what is kept for gradients from the second phase on lies in RAM
     own_from: float = 0.5  # of the second phase, after which the student walks along streams of its own too
     own_share: float = 0.0  # of the walks from there on that go along clips, not first blocks
     beginnings: float = 0.0  # of all walks of the second phase: along streams' first blocks alone
@@ -88,12 +96,14 @@ class Distiller:
         folder: Path,
         own: Source | None = None,
         beginnings: Source | None = None,
+        sampled: SampledStreams | None = None,
         seed: int = 11,
     ) -> None:
-        """own: what the student streams by itself, beginnings: first blocks; each needed where the recipe has
-        a share of it."""
+        """own: what the student streams by itself, beginnings: first blocks, sampled: what the third phase
+        goes along; each needed where the recipe has a share or steps of it."""
         self.walker, self.student, self.source, self.recipe = walker, student, source, recipe
-        self.own, self.beginnings, self.folder, self.seed = own, beginnings, folder, seed
+        self.own, self.beginnings, self.sampled = own, beginnings, sampled
+        self.folder, self.seed = folder, seed
         self.device = next(student.parameters()).device
 
     def start(self) -> None:
@@ -111,52 +121,77 @@ class Distiller:
             start(ours.self_attn, theirs.self_attn, moment, self.recipe.key_weight)
 
     def train(self) -> None:
-        """Both phases to their last steps."""
+        """All phases to their last steps."""
         attentions = nn.ModuleList(block.self_attn for block in self.student.blocks)
         attentions.requires_grad_(True)
         recipe = self.recipe
-        self._phase("local", attentions, recipe.local_steps, recipe.local_rate, 0.2)
+        self._phase("local", attentions, recipe.local_steps, recipe.local_rate)
         trained = self.student.requires_grad_(True) if recipe.whole else attentions
-        self._phase("flow", trained, recipe.flow_steps, recipe.flow_rate, 0.8)
+        self._phase("flow", trained, recipe.flow_steps, recipe.flow_rate)
+        if recipe.sampled_steps or (self.folder / "sampled.pt").exists():
+            self._phase("sampled", trained, recipe.sampled_steps, recipe.sampled_rate)
 
-    def _phase(self, name: str, trained: nn.Module, steps: int, rate: float, share: float) -> None:
-        """share: of the minutes, where there are any."""
-        seconds = 60 * share * self.recipe.minutes if self.recipe.minutes else float("inf")
+    def _phase(self, name: str, trained: nn.Module, steps: int, rate: float) -> None:
+        recipe = self.recipe
+        share = SHARES[name] / (2 if recipe.sampled_steps else 1)
+        seconds = 60 * share * recipe.minutes if recipe.minutes else float("inf")
         optimizer = torch.optim.AdamW(trained.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
         average = Average(trained, 0.99)
         parts = {"trained": trained, "optimizer": optimizer, "average": average}
         run = Run(self.folder, name, parts, writes=rank() == 0)
         generator = torch.Generator().manual_seed(hash_seed(f"{name} {rank()}", run.step))
-        walk = iter(())
+        lesson = self._sampled(generator) if name == "sampled" else self._walked(name, generator)
         while (done := agreed(max(run.step / max(steps, 1), run.elapsed() / seconds))) < 1 and steps:
-            if (place := next(walk, None)) is None:
-                walk = self._walk(name, self._source(name, done, generator), generator)
-                place = next(walk)
-            clips, seen, inputs = place
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(done, rate)
             optimizer.zero_grad(set_to_none=True)
-            loss = self._attended(seen) if name == "local" else self._flown(seen, clips, inputs)
+            figures = lesson(done)
             average_gradients(trained)
             nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
             optimizer.step()
             average.update(trained, run.step)
-            run.tick(every=20, loss=loss, block=seen.block)
+            run.tick(every=20, **figures)
         run.save()
         if not run.step:
             return
         trained.load_state_dict(average.weights())
+
+    def _sampled(self, generator: torch.Generator) -> Lesson:
+        """A block of one of the batches of streams that the student samples."""
+        lanes: list[Iterator[dict[str, float]]] = [iter(()) for _ in range(HELD)]
+
+        def lesson(_: float) -> dict[str, float]:
+            assert self.sampled is not None, "the recipe has steps of it"
+            with self._precision(), self._kept():
+                return next_piece(lanes, self.sampled.along, generator)
+
+        return lesson
+
+    def _walked(self, name: str, generator: torch.Generator) -> Lesson:
+        """A block of a walk along clips."""
+        walk: Iterator[tuple[Clips, Seen, Inputs]] = iter(())
+
+        def lesson(done: float) -> dict[str, float]:
+            nonlocal walk
+            if (place := next(walk, None)) is None:
+                walk = self._walk(name, self._source(name, done, generator), generator)
+                place = next(walk)
+            clips, seen, inputs = place
+            loss = self._attended(seen) if name == "local" else self._flown(seen, clips, inputs)
+            return {"loss": loss, "block": seen.block}
+
+        return lesson
 
     def _source(self, name: str, done: float, generator: torch.Generator) -> Source:
         """What the next walk goes along."""
         recipe = self.recipe
         if name != "flow":
             return self.source
-        if self.beginnings is not None and _chance(generator) < recipe.beginnings:
+        if self.beginnings is not None and chance(generator) < recipe.beginnings:
             return self.beginnings
         if self.own is None or done < recipe.own_from:
             return self.source
-        return self.own if _chance(generator) < recipe.own_share else self.source
+        return self.own if chance(generator) < recipe.own_share else self.source
 
     def _walk(
         self, name: str, source: Source, generator: torch.Generator
@@ -181,8 +216,7 @@ class Distiller:
 
     def _flown(self, seen: Seen, clips: Clips, inputs: Inputs) -> float:
         """Gradients of the flow's relative error."""
-        kept = torch.autograd.graph.save_on_cpu(pin_memory=True) if self.recipe.offload else nullcontext()
-        with self._precision(), kept:
+        with self._precision(), self._kept():
             loss = relative(self.walker.flow(self.student, seen, clips, inputs), seen.flow)
         loss.backward()
         return float(loss.detach())
@@ -204,17 +238,15 @@ class Distiller:
                     flow.setdefault(seen.block, []).append(float(error))
                     self.walker.remember(self.student, seen, clips, inputs)
         means = [[round((sum(e) / len(e)) ** 0.5, 4) for e in each.values()] for each in (attention, flow)]
-        return {"attention_error": means[0], "flow_error": means[1]}
+        found = {"attention_error": means[0], "flow_error": means[1]}
+        if self.sampled is not None:
+            with self._precision():
+                found["sampled_error"] = self.sampled.errors(4, HELD_OUT)
+        return found
+
+    def _kept(self) -> AbstractContextManager[object]:
+        """Where what gradients need is kept."""
+        return torch.autograd.graph.save_on_cpu(pin_memory=True) if self.recipe.offload else nullcontext()
 
     def _precision(self) -> torch.autocast | nullcontext[None]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.recipe.half else nullcontext()
-
-
-def _chance(generator: torch.Generator) -> float:
-    return float(torch.rand((), generator=generator))
-
-
-def relative(made: Tensor, wanted: Tensor) -> Tensor:
-    """Squared error as a share of what was wanted."""
-    made, wanted = made.float(), wanted.float()
-    return (made - wanted).square().mean() / wanted.square().mean()

@@ -25,7 +25,9 @@ PRESETS = {
     # 36 numbers where the dense cache keeps 512: 14.2 times fewer
     "pocket": Preset(
         MlaSizes(28, 128, RopeLayout.truncated(128, 8), frozenset(PROJECTIONS)),
-        Recipe(local_steps=400, flow_steps=12000, minutes=60.0, whole=True, own_share=0.5),
+        Recipe(
+            local_steps=400, flow_steps=12000, sampled_steps=6000, minutes=120.0, whole=True, own_share=0.5
+        ),
         batch=8,
         positions="pocket",
         size=(64, 64),

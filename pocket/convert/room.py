@@ -43,6 +43,7 @@ class Job:
     whole: bool
     offload: bool
     own_rows: int = 0  # of streams that go on beside the walks
+    walks: int = 1  # that both models hold at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def room_of(job: Job) -> Room:
     return Room(
         parameters(job.config) * job.dtype.itemsize,
         trained * FLOAT * PER_TRAINED,
-        2 * tokens * job.config.num_layers * job.config.dim * job.dtype.itemsize,
+        2 * job.walks * tokens * job.config.num_layers * job.config.dim * job.dtype.itemsize,
         live_bytes(job.config, call),
         saved_bytes(student, job, frames),
         own_bytes(job, frames),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...model_patches.arch.parts import embed_time, patchify
+from ...model_patches.arch.parts import embed_time
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.forward import forward, remember
 from ...model_patches.attention.positions import PositionPreset
@@ -64,25 +64,45 @@ class Walker:
         for block in range(clips.clean_RCTHW.shape[2] // self.block_frames):
             seen = self._see(clips, block, inputs, generator)
             yield seen
-            inputs.take(seen.call, seen.pasts[1].own, self._kept(block + 1))
+            inputs.take(seen.call, seen.pasts[1].own, self.call(block + 1).kept)
 
     def flow(self, student: WanModel, seen: Seen, clips: Clips, inputs: Inputs) -> Tensor:
         """The student's flow for the block, over a past of its own."""
-        past = TaughtPast(student, inputs, seen.call, seen.pasts[0].grid)
         text = read_rows(student, clips.texts[seen.block])
-        time = embed_time(student, 1000 * seen.time[0], seen.noisy.dtype)
-        return forward(student, seen.noisy, time, text, past, self.attention)
+        return self.flow_at(student, seen.noisy, seen.time[0], text, inputs, seen.call)
 
     @torch.no_grad()
     def remember(self, student: WanModel, seen: Seen, clips: Clips, inputs: Inputs) -> None:
         """Take the block's clean frames into the student's past."""
-        past = TaughtPast(student, inputs, seen.call, seen.pasts[0].grid)
         text = read_rows(student, clips.texts[seen.block])
-        time = embed_time(student, 1000 * seen.time[1], seen.noisy.dtype)
-        frames = self._frames(seen.block)
-        context = clips.context_RCTHW[:, :, frames].to(seen.noisy)
-        remember(student, context, time, text, past, self.attention)
-        inputs.take(seen.call, past.own, self._kept(seen.block + 1))
+        context = clips.context_RCTHW[:, :, self.frames(seen.block)].to(seen.noisy)
+        self.take_in(student, context, text, inputs, seen.block)
+
+    def flow_at(
+        self,
+        model: WanModel,
+        noisy_RCTHW: Tensor,
+        sigma_R1: Tensor,
+        text: TextRows,
+        inputs: Inputs,
+        call: Call,
+    ) -> Tensor:
+        """A model's flow of latents with that share of noise, over a past of its own."""
+        past = TaughtPast(model, inputs, call, grid_of(model, noisy_RCTHW))
+        time = embed_time(model, 1000 * sigma_R1, noisy_RCTHW.dtype)
+        return forward(model, noisy_RCTHW, time, text, past, self.attention)
+
+    @torch.no_grad()
+    def take_in(
+        self, model: WanModel, clean_RCTHW: Tensor, text: TextRows, inputs: Inputs, block: int
+    ) -> None:
+        """Take a block's clean latents into a model's past."""
+        call = self.call(block)
+        past = TaughtPast(model, inputs, call, grid_of(model, clean_RCTHW))
+        sigma_R1 = torch.zeros(len(clean_RCTHW), 1, device=clean_RCTHW.device)
+        time = embed_time(model, sigma_R1, clean_RCTHW.dtype)
+        remember(model, clean_RCTHW, time, text, past, self.attention)
+        inputs.take(call, past.own, self.call(block + 1).kept)
 
     def attended(self, student: WanModel, seen: Seen) -> Iterator[tuple[Tensor, Tensor]]:
         """Layer by layer and call by call: what the student's attention makes of the dense model's inputs,
@@ -93,8 +113,7 @@ class Walker:
 
     @torch.no_grad()
     def _see(self, clips: Clips, block: int, inputs: Inputs, generator: torch.Generator) -> Seen:
-        dense, frames = self.dense, self._frames(block)
-        call = call_of(self.preset, frames.start, self.block_frames)
+        dense, frames, call = self.dense, self.frames(block), self.call(block)
         clean = clips.clean_RCTHW[:, :, frames]
         dtype = dense.patch_embedding.weight.dtype
         noise = torch.randn(clean.shape, generator=generator).to(clean)
@@ -102,9 +121,7 @@ class Walker:
         noisy = ((1 - sigma) * clean + sigma * noise).to(dtype)
         times = (sigma[:, :, 0, 0, 0], torch.zeros_like(sigma[:, :, 0, 0, 0]))
         text = read_rows(dense, clips.texts[block])
-        _, (_, rows, columns) = patchify(dense, noisy[:1])
-        grid = Grid(rows, columns, text.kv.shape[-1], clean.device)
-        pasts = tuple(TaughtPast(dense, inputs, call, grid) for _ in times)
+        pasts = tuple(TaughtPast(dense, inputs, call, grid_of(dense, noisy)) for _ in times)
         vectors = [embed_time(dense, 1000 * time, dtype) for time in times]
         with outputs_of(dense) as outputs:
             flow = forward(dense, noisy, vectors[0], text, pasts[0], self.attention)
@@ -115,17 +132,37 @@ class Walker:
             at_clean = tuple(outputs)
         return Seen(pasts, (at_noise, at_clean), flow, noisy, times, block, call)
 
-    def _frames(self, block: int) -> slice:
+    def frames(self, block: int) -> slice:
+        """A block's latent frames."""
         return slice(block * self.block_frames, (block + 1) * self.block_frames)
 
-    def _kept(self, block: int) -> Sequence[int]:
-        return call_of(self.preset, block * self.block_frames, self.block_frames).kept
+    def call(self, block: int) -> Call:
+        """What a block's calls keep and where they stand."""
+        return call_of(self.preset, self.frames(block).start, self.block_frames)
+
+
+def grid_of(model: WanModel, latents_RCTHW: Tensor) -> Grid:
+    """Where the tokens of latents stand."""
+    _, down, across = model.patch_size
+    rows, columns = latents_RCTHW.shape[-2] // down, latents_RCTHW.shape[-1] // across
+    return Grid(rows, columns, model.config.head_dim, latents_RCTHW.device)
 
 
 def read_rows(dit: WanModel, text_RLE: Tensor) -> TextRows:
     """Keys and values of one text a row."""
     state: TextState = read_text.__wrapped__(dit, (text_RLE,))  # outside inference mode: for training
     return state.groups[0]
+
+
+def relative(made: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error as a share of what was wanted."""
+    made, wanted = made.float(), wanted.float()
+    return (made - wanted).square().mean() / wanted.square().mean()
+
+
+def chance(generator: torch.Generator) -> float:
+    """A number between 0 and 1."""
+    return float(torch.rand((), generator=generator))
 
 
 def joined(blocks: Sequence[Tensor]) -> Tensor:

@@ -6,16 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.kernels.rope import rotate
-from rivulet.model_patches.arch.mla import PROJECTIONS, MlaModel, MlaSizes
+from rivulet.model_patches.arch.mla import MlaModel
 from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.rotary import RopeLayout
-from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.forward import forward, remember
-from rivulet.model_patches.attention.positions import PRESETS
 from rivulet.model_patches.attention.rope import layout_of, rope_table
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.format import CacheShape, call_of
-from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream import StreamConfig, init, step
 from rivulet.pocket.convert.distil import Distiller, Recipe, student_of
 from rivulet.pocket.convert.own import HELD, LONGEST, OwnStreams
@@ -23,37 +20,17 @@ from rivulet.pocket.convert.past import Inputs
 from rivulet.pocket.convert.room import Fused, Job, own_bytes, room_of, why_not
 from rivulet.pocket.convert.source import StreamedClips
 from rivulet.pocket.convert.spectral import Moments, Tokens, _share, start
-from rivulet.pocket.convert.walk import Clips, Walker, read_rows
-
-CONFIG = WanConfig(32, 48, 2, num_heads=2, text_dim=6, in_channels=4, out_channels=4)
-LAYOUT = RopeLayout.truncated(16, 8)
-SIZES = MlaSizes(10, 16, LAYOUT, frozenset(PROJECTIONS))
-GEOMETRY = Geometry(32, 32, latent_channels=4)  # 2 x 2 tokens
-PRESET, BLOCKS, FRAMES = PRESETS["pocket"], 5, 3
-
-
-def dense_model(dtype=torch.float64):
-    model = WanModel(CONFIG).requires_grad_(False).eval()
-    generator = torch.Generator().manual_seed(2)
-    for parameter in model.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model.to(dtype)
-
-
-class RandomClips:
-    """Clips of noise; enough for whatever only has to run."""
-
-    def __init__(self, dtype=torch.float64, batch=2, blocks=BLOCKS):
-        self.dtype, self.batch, self.blocks = dtype, batch, blocks
-
-    def draw(self, generator):
-        blocks, batch = self.blocks, self.batch
-        clean, context = torch.randn(
-            2, batch, 4, blocks * FRAMES, 4, 4, generator=generator, dtype=self.dtype
-        )
-        texts = torch.randn(blocks, batch, 5, 6, generator=generator, dtype=self.dtype).unbind(0)
-        sigmas = torch.rand(blocks, batch, generator=generator).unbind(0)
-        return Clips(clean, context, texts, sigmas)
+from rivulet.pocket.convert.walk import Walker, read_rows
+from rivulet.tests.pocket.conversion import (
+    BLOCKS,
+    CONFIG,
+    FRAMES,
+    GEOMETRY,
+    PRESET,
+    SIZES,
+    RandomClips,
+    dense_model,
+)
 
 
 def streamed(model, clips, seen_of):

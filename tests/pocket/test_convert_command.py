@@ -1,5 +1,6 @@
 """The conversion's command: files in, walks of every kind, a file that streams, refusals."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -26,10 +27,18 @@ def pool(tmp_path):
     return tmp_path / "clips.pt"
 
 
+def steps(pool, local, flow, sampled):
+    """Returns the arguments of so many steps of each phase, one clip side by side."""
+    counts = {"--local-steps": local, "--flow-steps": flow, "--sampled-steps": sampled, "--batch": 1}
+    run = ["--run", str(pool.parent / "run"), "--clips", str(pool), "--device", "cpu"]
+    return [*run, *(str(word) for each in counts.items() for word in each)]
+
+
 def test_the_command_makes_a_file_that_the_pocket_loader_streams(pool, tmp_path, capsys):
-    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1"]
-    assert main([*run, "--local-steps", "1", "--flow-steps", "1", "--device", "cpu"]) == 0
+    assert main(steps(pool, 1, 1, 2)) == 0
     assert "512 -> 36 numbers of a token and layer: 14.2 times fewer" in capsys.readouterr().err
+    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    assert len(figures["start"]["sampled_error"]) == len(figures["end"]["sampled_error"]) == 4
     folder = tmp_path / "run" / "export"
     (folder / models.VAE_FILE).symlink_to(models.WEIGHTS / models.VAE_FILE)
     pocket = models.load_pocket(folder, dit_file=models.MLA_FILE)
@@ -48,18 +57,14 @@ def test_the_command_makes_a_file_that_the_pocket_loader_streams(pool, tmp_path,
 def test_the_command_walks_along_own_streams(pool, tmp_path, monkeypatch):
     drawn, draw = [], OwnStreams.draw
     monkeypatch.setattr(OwnStreams, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
-    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1", "--device", "cpu"]
-    assert main([*run, "--local-steps", "1", "--flow-steps", "9", "--own", "1", "--beginnings", "0"]) == 0
+    assert main([*steps(pool, 1, 9, 0), "--own", "1", "--beginnings", "0"]) == 0
     assert len(drawn) == 1 and drawn[0].clean_RCTHW.shape == (1, 16, 12, 8, 8)  # from the third walk on
 
 
 def test_the_command_walks_along_first_blocks_of_its_folder(pool, tmp_path, monkeypatch):
     drawn, draw = [], PocketClips.draw
     monkeypatch.setattr(PocketClips, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
-    run = ["--run", str(tmp_path / "run"), "--clips", str(pool), "--batch", "1", "--device", "cpu"]
-    assert (
-        main([*run, "--local-steps", "1", "--flow-steps", "2", "--beginnings", "1", "--shift", "0.01"]) == 0
-    )
+    assert main([*steps(pool, 1, 2, 0), "--beginnings", "1", "--shift", "0.01"]) == 0
     assert min(float(c.sigmas[0].min()) for c in drawn) < 0.1, "nearly no noise, but where it is all"
     assert [c.clean_RCTHW.shape for c in drawn].count((8, 16, 3, 8, 8)) == 2  # eight times as many at once
 
