@@ -52,7 +52,7 @@ class Recipe:
     local_rate: float = 2e-3  # AdamW
     flow_rate: float = 1e-3
     sampled_steps: int = 0
-    sampled_rate: float = 1e-3
+    sampled_rate: float = 3e-4
     key_weight: float = 1.0  # of the spectral start
     minutes: float | None = None  # end the phases in time, see `SHARES`
     whole: bool = False  # train every layer from the second phase on, not the attentions alone
