@@ -11,7 +11,7 @@ latent frames, L text tokens, E text_dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, pairwise
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.sampler.denoise import denoise, guide
-from ...model_patches.sampler.noise import KeyedNoise
+from ...model_patches.sampler.noise import BlockNoise, KeyedNoise
 from ...model_patches.state import StreamConfig
 from .past import Inputs
 from .walk import Walker, chance, read_rows, relative
@@ -37,6 +37,37 @@ def weights(sigmas: Sequence[float]) -> list[float]:
     """
     steps = [(high - low) ** 2 / (1 - low) for high, low in pairwise((*sigmas, 0.0))]
     return [step / sum(steps) for step in steps]
+
+
+# latents [R, C, T, H, W] and their share of noise -> (the learner's flow of them, the one that is wanted)
+Flows = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+
+
+def sampled(
+    config: StreamConfig,
+    noise: BlockNoise,
+    block: int,
+    like_BCTHW: Tensor,
+    rows: int,
+    flows: Flows,
+    graded: Callable[[Tensor], None],
+) -> Tensor:
+    """Latents [B, C, T, H, W] of a block as the learner makes it, R = `rows`.
+
+    graded: is given each call's error, the mean of the flow's and the guided flow's relative squared error,
+    times the call's weight.
+    """
+    start, streams = block * config.block_frames, len(like_BCTHW)
+    levels = config.levels(start)
+    share = weights(levels)
+
+    def flow(x_BCTHW: Tensor, index: int) -> Tensor:
+        made, wanted = flows(x_BCTHW.repeat(rows // streams, 1, 1, 1, 1), levels[index])
+        guided, aim = (guide(x.float().chunk(rows // streams), config.cfg) for x in (made, wanted))
+        graded(share[index] * (relative(guided, aim) + relative(made, wanted)) / 2)
+        return guided.detach()
+
+    return denoise(flow, levels, noise, block, start, like_BCTHW, config.fresh_noise)
 
 
 class SampledStreams:
@@ -77,30 +108,27 @@ class SampledStreams:
         inputs: the dense model's and the student's past. Gradients are left where they are asked for.
         """
         dense, config, walker = self.walker.dense, self.config, self.walker
-        call, start = walker.call(block), walker.frames(block).start
-        sigmas, errors = config.levels(start), []
-        share = weights(sigmas)
+        call, rows, errors = walker.call(block), len(text_RLE), []
         with torch.no_grad():
             dense_text = read_rows(dense, text_RLE)
 
-        def flow(x_BCTHW: Tensor, index: int) -> Tensor:
-            x_RCTHW = x_BCTHW.repeat(len(text_RLE) // len(x_BCTHW), 1, 1, 1, 1).to(self.dtype)
-            at = x_RCTHW, x_RCTHW.new_full((len(x_RCTHW), 1), sigmas[index], dtype=torch.float32)
+        def flows(x_RCTHW: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+            x_RCTHW = x_RCTHW.to(self.dtype)
+            at = x_RCTHW, x_RCTHW.new_full((rows, 1), sigma, dtype=torch.float32)
             with torch.no_grad():
                 wanted = walker.flow_at(dense, *at, dense_text, inputs[0], call)
-            made = walker.flow_at(self.student, *at, read_rows(self.student, text_RLE), inputs[1], call)
-            guided, aim = (guide(x.float().chunk(len(x) // self.batch), config.cfg) for x in (made, wanted))
-            error = share[index] * (relative(guided, aim) + relative(made, wanted)) / 2
+            text = read_rows(self.student, text_RLE)
+            return walker.flow_at(self.student, *at, text, inputs[1], call), wanted
+
+        def graded(error: Tensor) -> None:
             if error.requires_grad:
                 error.backward()
             errors.append(float(error.detach()))
-            return guided.detach()
 
-        like = torch.empty(
-            config.geometry.latent_shape(config.block_frames, self.batch), device=text_RLE.device
-        )
-        made_BCTHW = denoise(flow, sigmas, noise, block, start, like, config.fresh_noise)
-        return made_BCTHW.repeat(len(text_RLE) // self.batch, 1, 1, 1, 1), sum(errors)
+        shape = config.geometry.latent_shape(config.block_frames, self.batch)
+        like = torch.empty(shape, device=text_RLE.device)
+        made_BCTHW = sampled(config, noise, block, like, rows, flows, graded)
+        return made_BCTHW.repeat(rows // self.batch, 1, 1, 1, 1), sum(errors)
 
     @torch.no_grad()
     def errors(self, blocks: int, seed: int) -> list[float]:

@@ -67,6 +67,14 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
         help="of the lessons on streams' first blocks alone, which are to stay as well; default 0",
     )
     parser.add_argument(
+        "--sampled",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the lessons on ordinary clips and first blocks, graded where the model's own sampler leads; "
+        "default 0",
+    )
+    parser.add_argument(
         "--kept-weight",
         type=float,
         default=1.0,

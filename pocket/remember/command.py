@@ -7,6 +7,7 @@ import copy
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -89,6 +90,11 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     for kind in ("ordinary", "beginnings", "full"):
         if (share := getattr(chosen, kind)) is not None:
             shares = shares.with_share(kind, share)
+    if not 0 <= chosen.sampled <= 1 or (chosen.sampled and converted):
+        raise ValueError(
+            f"--sampled {chosen.sampled}: a share of the dense model's ordinary lessons, from 0 to 1."
+        )
+    shares = replace(shares, sampled=chosen.sampled)
     torch.manual_seed(3)
     found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
     walker, adapters = _learners(chosen, dit, pocket, found)
@@ -171,7 +177,7 @@ def _learners(
     adapters = Adapters(dit, rank, lora.scale * rank if lora else float(rank))
     if lora:
         adapters.take(lora.pairs)
-    return MemoryWalker(dit, encoder, frames, before=was), adapters
+    return MemoryWalker(dit, encoder, frames, before=was, sampler=pocket.config()), adapters
 
 
 def outside_attention(lora: Lora) -> Lora:

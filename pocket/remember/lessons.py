@@ -13,6 +13,7 @@ from ...model_patches.vae.wan import WanVAE
 from .. import text
 from ..convert.own import UNGUIDED
 from ..convert.source import PocketClips
+from ..convert.walk import Clips
 from ..hiding import LIFTED, Hidings, Story, draw
 from ..train.clips import FIRST_BATCH
 from ..train.clips import Clips as Dressed
@@ -31,6 +32,9 @@ POSITIONS = {"memory": MEMORY, "full": FULL, "sink_and_window": SINK_AND_WINDOW,
 KINDS = (*POSITIONS, "ordinary", "beginnings")
 
 
+SAMPLED_FIRST = 2  # times as many first blocks as clips, where each of their calls is graded
+
+
 @dataclass(frozen=True, slots=True)
 class Shares:
     """How often each kind of lesson comes, and how long things stay hidden."""
@@ -41,6 +45,7 @@ class Shares:
     window: float = 0.04
     ordinary: float = 0.35
     beginnings: float = 0.0  # streams' first blocks alone
+    sampled: float = 0.0  # of the ordinary ones and first blocks, graded where the model's own sampler leads
     first: float = 1 / 3  # of graded calls that are a block's first
     silent: float = 0.08  # rows without a prompt, as guidance has them
     easy: float = 0.12  # of the training, in which things are hidden just long enough to leave the window
@@ -66,6 +71,7 @@ class Place:
     story: Story | None  # None: an ordinary clip, or first blocks
     graded: tuple[int, ...]  # blocks
     first: bool  # of the block of the memory's first update: all rows make their first call
+    sampled: bool = False
 
     @property
     def hidden(self) -> int:
@@ -115,13 +121,14 @@ class Lessons:
         weights = torch.tensor([getattr(self.shares, kind) for kind in KINDS])
         kind = KINDS[int(torch.multinomial(weights, 1, generator=generator))]
         first = float(torch.rand((), generator=generator)) < self.shares.first
+        sampled = self.shares.sampled > 0 and float(torch.rand((), generator=generator)) < self.shares.sampled
         if kind == "beginnings":
-            return Place(kind, PLAIN, None, (0,), first)
+            return Place(kind, PLAIN, None, (0,), first, sampled)
         if kind == "ordinary":
-            chosen = torch.randperm(self.ordinary_blocks, generator=generator)[:3]
+            chosen = torch.randperm(self.ordinary_blocks, generator=generator)[: 1 if sampled else 3]
             remembered = float(torch.rand((), generator=generator)) < 0.5
             positions = MEMORY if remembered else PLAIN
-            return Place(kind, positions, None, tuple(sorted(chosen.tolist())), first)
+            return Place(kind, positions, None, tuple(sorted(chosen.tolist())), first, sampled)
         hidden = self._hidden(kind, generator, done)
         visible = 2 if hidden < 3 else int(torch.randint(1, 3, (), generator=generator))
         story = Story(visible, hidden, 2)
@@ -135,17 +142,27 @@ class Lessons:
             assert self.beginnings is not None
             clips = self.beginnings.draw(generator)
             graded = ((0, clips.sigmas[0]),)
-            return Lesson(clips.clean_RCTHW, clips.context_RCTHW, clips.texts, graded, PLAIN, PLAIN)
+            return self._kept(clips, graded, place, SAMPLED_FIRST * self.batch)
         graded = tuple((block, self._noise(block, place.first, generator)) for block in place.graded)
         if place.story is None:
-            clips = self.ordinary.draw(generator)
-            return Lesson(clips.clean_RCTHW, clips.context_RCTHW, clips.texts, graded, place.positions, PLAIN)
+            return self._kept(self.ordinary.draw(generator), graded, place, self.batch)
         rows = torch.randint(len(self.hidings), (self.batch,), generator=generator)
         clean, texts = self.hidings.pick(rows).told(place.story, self.training.block_frames)
         context = damage(clean, self.training.block_frames, generator)
         silent = torch.rand(self.batch, generator=generator) < self.shares.silent
         said = tuple(torch.where(silent[:, None, None], text.no_text(), each) for each in texts)
         return Lesson(clean, context, said, graded, place.positions)
+
+    def _kept(
+        self, clips: Clips, graded: tuple[tuple[int, Tensor], ...], place: Place, streams: int
+    ) -> Lesson:
+        """A lesson in which the model is to stay as it was; of sampled ones so many streams, each guided."""
+        clean, context, texts = clips.clean_RCTHW, clips.context_RCTHW, clips.texts
+        if place.sampled:
+            clean, context = (each[:streams].repeat(2, 1, 1, 1, 1) for each in (clean, context))
+            nothing = text.no_text()
+            texts = tuple(torch.cat([t[:streams], nothing.expand_as(t[:streams])]) for t in texts)
+        return Lesson(clean, context, texts, graded, place.positions, PLAIN, place.sampled)
 
     def _hidden(self, kind: str, generator: torch.Generator, done: float) -> int:
         """Blocks hidden: at first few, then up to more and more, short waits oftener than long ones."""

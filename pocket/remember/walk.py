@@ -24,7 +24,10 @@ from ...model_patches.attention.positions import PositionPreset, plan
 from ...model_patches.attention.sdpa import Attention
 from ...model_patches.cache.format import Call, call_of
 from ...model_patches.memory.encoder import MemoryEncoder
+from ...model_patches.sampler.noise import KeyedNoise
+from ...model_patches.state import StreamConfig
 from ..convert.past import Grid
+from ..convert.sampled import sampled
 from ..convert.walk import read_rows
 from .past import Kept, Tokens, WalkPast, written_out
 
@@ -41,6 +44,7 @@ class Lesson:
     graded: tuple[tuple[int, Tensor], ...]  # block, and each row's share of noise [R]; 1 is a first call
     positions: PositionPreset  # its memory frames say whether there is a memory
     kept: PositionPreset | None = None  # of the model as it was: its flow is wanted, not the clip's
+    sampled: bool = False  # graded where the model's own sampler leads; rows: prompts, then negatives
 
 
 @dataclass(slots=True)
@@ -80,6 +84,8 @@ class Found:
 class MemoryWalker:
     """Walks a model and its memory along lessons; gradients reach what made the graded calls.
 
+    sampler: how the model's streams are run, for lessons that are graded where that leads.
+
     teacher: whose flow for the same call, over a past and a memory of its own, is wanted in place of the
     clip's; nothing of it is trained. before: the dense model as it was, for lessons that are to keep it so;
     without one they are graded as all others. attention: what runs it. again: graded calls are made a second
@@ -95,9 +101,11 @@ class MemoryWalker:
         before: MemoryWalker | None = None,
         attention: Attention = written_out,
         again: bool = False,
+        sampler: StreamConfig | None = None,
     ) -> None:
         self.dit, self.encoder, self.block_frames = dit, encoder, block_frames
         self.teacher, self.before, self.attention, self.again = teacher, before, attention, again
+        self.sampler = sampler
 
     def along(self, lesson: Lesson, generator: torch.Generator) -> list[tuple[int, Tensor, Tensor]]:
         """(block, squared error of the flow [R], the rows' noise levels [R]) of every graded call."""
@@ -107,11 +115,16 @@ class MemoryWalker:
         results: list[tuple[int, Tensor, Tensor]] = []
         for block, (found, other) in enumerate(zip(self.blocks(lesson, blocks), others, strict=True)):
             for at, sigma_R in lesson.graded:
-                if at == block:
+                if at != block:
+                    continue
+                if lesson.sampled and asked is not None and other is not None:
+                    keyed = KeyedNoise(int(torch.randint(1 << 30, (), generator=generator)))
+                    error_R = self.grade_sampled(lesson, found, keyed, asked, other).expand(len(sigma_R))
+                else:
                     clean = lesson.clean_RCTHW[:, :, found.call.own]
                     noise = torch.randn(clean.shape, generator=generator).to(clean)
                     error_R = self.grade(lesson, found, sigma_R, noise, asked, other)
-                    results.append((block, error_R, sigma_R))
+                results.append((block, error_R, sigma_R))
         return results
 
     def blocks(self, lesson: Lesson, count: int) -> Iterator[Found]:
@@ -155,6 +168,28 @@ class MemoryWalker:
         else:
             flow = self.flow(lesson, found, seen, noisy, sigma_R)
         return (flow.float() - wanted).square().mean((1, 2, 3, 4)) + apart_R.to(clean.device)
+
+    def grade_sampled(
+        self, lesson: Lesson, found: Found, noise: KeyedNoise, asked: MemoryWalker, other: Found
+    ) -> Tensor:
+        """Weighed relative error of the flows at the states to which the model's own sampler comes.
+
+        See `convert.sampled`; the latents that are made of the block are not gone on from.
+        """
+        assert self.sampler is not None, "a sampled lesson needs to know how"
+        rows, errors = len(lesson.clean_RCTHW), []
+        streams = rows // 2 if self.sampler.guided else rows
+
+        def flows(x_RCTHW: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+            sigma_R = torch.full((rows,), sigma)
+            with torch.no_grad():
+                wanted = asked.flow(lesson, other, other.states.seen(sigma_R == 1), x_RCTHW, sigma_R)
+            return self.flow(lesson, found, found.states.seen(sigma_R == 1), x_RCTHW, sigma_R), wanted
+
+        like = torch.empty_like(lesson.clean_RCTHW[:streams, :, found.call.own])
+        block = found.call.own[0] // self.block_frames
+        sampled(self.sampler, noise, block, like, rows, flows, errors.append)
+        return torch.stack(errors).sum()
 
     def _asked(self, lesson: Lesson) -> tuple[MemoryWalker | None, Lesson]:
         """Who says what is wanted in place of the clip's flow, and the lesson as that one sees it."""

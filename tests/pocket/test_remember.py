@@ -9,7 +9,6 @@ from rivulet.model_patches import stream
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import plan, preset
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.load import load_memory
 from rivulet.model_patches.state import StreamConfig
@@ -21,33 +20,13 @@ from rivulet.pocket.remember.files import export
 from rivulet.pocket.remember.lessons import FULL, MEMORY, PLAIN, POSITIONS, Lessons, Place, Shares
 from rivulet.pocket.remember.lora import Adapters
 from rivulet.pocket.remember.trainer import Recipe, Trainer
-from rivulet.pocket.remember.walk import Lesson, MemoryWalker, States
+from rivulet.pocket.remember.walk import MemoryWalker, States
 from rivulet.pocket.train.clips import Clips as Dressed
 from rivulet.pocket.train.dit import Recipe as Training
 from rivulet.tests.bench.replay import replay
+from rivulet.tests.pocket.memory import BLOCKS, FRAMES, GRID, HEADS, ROWS, TINY_CONFIG, lesson_of, tiny
 from safetensors import safe_open
 from safetensors.torch import save_file
-
-DIM, HEADS, GRID = 24, 2, 2
-TINY_CONFIG = json.dumps({"transformer": {"num_heads": 2}})
-ROWS, BLOCKS, FRAMES = 2, 7, 3
-
-
-def tiny(seed=3, dtype=torch.float32):
-    """Returns a random model and a random encoder for its 2 x 2 tokens."""
-    torch.manual_seed(seed)
-    config = WanConfig(dim=DIM, ffn_dim=32, num_layers=2, num_heads=HEADS, text_dim=64)
-    dit, encoder = WanModel(config), MemoryEncoder(EncoderConfig(DIM, HEADS, 3, GRID, GRID))
-    for parameter in (*dit.parameters(), *encoder.parameters()):
-        torch.nn.init.normal_(parameter, std=0.2)
-    return dit.to(dtype).requires_grad_(False), encoder.to(dtype)
-
-
-def lesson_of(dtype, blocks=BLOCKS, graded=(), positions=MEMORY):
-    generator = torch.Generator().manual_seed(1)
-    clean = torch.randn(ROWS, 16, FRAMES * blocks, 4, 4, generator=generator).to(dtype)
-    texts = tuple(torch.randn(ROWS, 6, 64, generator=generator).to(dtype) for _ in range(blocks))
-    return Lesson(clean, clean, texts, graded, positions)
 
 
 def noisy_calls(dit, state, monkeypatch):
