@@ -49,6 +49,7 @@ def _add_lessons(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rate", type=float, default=1.0, help="times the recipe's learning rates")
     _add_keeping(parser)
+    _add_going_on(parser)
 
 
 def _add_keeping(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +82,9 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
         metavar="TIMES",
         help="so much more weigh lessons in which the model is to stay as it was; default 1",
     )
+
+
+def _add_going_on(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-encoder",
         action="store_true",
