@@ -121,6 +121,7 @@ def _task(chosen: argparse.Namespace) -> Task:
     pocket_alone = {
         "ordinary": None,
         "beginnings": 0.0,
+        "sampled": 0.0,
         "kept_weight": 1.0,
         "keep_encoder": False,
         "go_back": 0.0,

@@ -30,8 +30,6 @@ FULL = PositionPreset("pocket_full", 3, None, None, trained_frames=96, endless="
 
 POSITIONS = {"memory": MEMORY, "full": FULL, "sink_and_window": SINK_AND_WINDOW, "window": WINDOW}
 KINDS = (*POSITIONS, "ordinary", "beginnings")
-
-
 SAMPLED_FIRST = 2  # times as many first blocks as clips, where each of their calls is graded
 
 

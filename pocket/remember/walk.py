@@ -84,12 +84,11 @@ class Found:
 class MemoryWalker:
     """Walks a model and its memory along lessons; gradients reach what made the graded calls.
 
-    sampler: how the model's streams are run, for lessons that are graded where that leads.
-
     teacher: whose flow for the same call, over a past and a memory of its own, is wanted in place of the
     clip's; nothing of it is trained. before: the dense model as it was, for lessons that are to keep it so;
     without one they are graded as all others. attention: what runs it. again: graded calls are made a second
     time for their gradients, so that the activations of one call at most lie in memory.
+    sampler: how the model's streams are run, for lessons that are graded where that leads.
     """
 
     def __init__(

@@ -222,6 +222,7 @@ def test_arguments_that_do_not_go_together_are_refused(files, tmp_path, capsys):
         (("--clips", clips, "--processes", 2), "by one process"),
         (("--clips", clips, "--keep-encoder"), "--keep-encoder is for the pocket model's lessons"),
         (("--clips", clips, "--ordinary", 0), "--ordinary is for the pocket model's lessons"),
+        (("--clips", clips, "--sampled", 0.5), "--sampled is for the pocket model's lessons"),
         (("--clips", clips, "--size", 48, 32), "those of --clips have theirs"),
         (("--texts", texts, "--blocks", 5), "only from 6 on"),
         (("--texts", clips), "it must hold `texts` alone"),
