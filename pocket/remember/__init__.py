@@ -20,7 +20,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--run", type=Path, help="folder of checkpoints and logs; default pocket/runs/memory")
     parser.add_argument("--out", type=Path, help="folder of the exported files; default <run>/export")
     parser.add_argument(
-        "--rank", type=int, help="of the model's low-rank changes; default 24, a checkpoint's 256"
+        "--rank",
+        type=int,
+        help="of the model's low-rank changes; default that of --encoder, else 24, a checkpoint's 256",
     )
     parser.add_argument(
         "--batch", type=int, help="clips side by side, of each process; default 8, a checkpoint's 1"

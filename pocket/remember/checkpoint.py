@@ -178,10 +178,6 @@ def _learners(file: Path | None, task: Task) -> tuple[MemoryWalker, Adapters]:
         encoder = MemoryEncoder(task.encoder)
     else:
         encoder = for_grid(found.encoder, task.encoder.grid_height, task.encoder.grid_width)
-    lora = found.lora if found else None
-    rank = lora.rank if lora else task.rank
-    adapters = Adapters(task.dit, rank, lora.scale * rank if lora else float(rank))
-    if lora:
-        adapters.take(lora.pairs)
+    adapters = Adapters.going_on(task.dit, found.lora if found else None, task.rank)
     walker = MemoryWalker(task.dit, encoder.to(task.device), BLOCK_FRAMES, attention=fused, again=True)
     return walker, adapters

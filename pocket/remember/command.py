@@ -173,10 +173,8 @@ def _learners(
     encoder = found.encoder if found else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
     was = MemoryWalker(copy.deepcopy(dit), encoder, frames)
     lora = found.lora if found else None
-    rank = lora.rank if lora else chosen.rank or RANK
-    adapters = Adapters(dit, rank, lora.scale * rank if lora else float(rank))
-    if lora:
-        adapters.take(lora.pairs)
+    rank = chosen.rank or (lora.rank if lora else RANK)
+    adapters = Adapters.going_on(dit, lora, rank)
     return MemoryWalker(dit, encoder, frames, before=was, sampler=pocket.config()), adapters
 
 

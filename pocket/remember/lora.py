@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ...model_patches.arch.wan import WanModel
+from ...model_patches.memory.lora import Lora
 
 ATTENTION_LAYERS = ("q", "k", "v", "o")
 FEED_FORWARD_LAYERS = ("0", "2")
@@ -60,13 +61,30 @@ class Adapters(nn.Module):
         for layer in self.layers:
             layer.fold()
 
+    @classmethod
+    def going_on(cls, dit: WanModel, lora: Lora | None, rank: int) -> Adapters:
+        """Changes of a rank, begun with those of a file where there is one, at its scale."""
+        adapters = cls(dit, rank, rank * (lora.scale if lora else 1.0))
+        if lora:
+            adapters.take(lora.pairs)
+        return adapters
+
     @torch.no_grad()
     def take(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Go on from the A and B of each layer."""
-        self.taken = {name: pairs[name] for name in self.names}
+        """Go on from the A and B of each layer; what the rank is above theirs changes nothing yet.
+
+        Raises ValueError if their rank is above this one.
+        """
+        given = pairs[self.names[0]][0].shape[0]
+        if given > self.rank:
+            raise ValueError(
+                f"--rank {self.rank}: the changes to go on from have rank {given}; give that or more."
+            )
         for name, layer in zip(self.names, self.layers, strict=True):
-            layer.lora_A.copy_(pairs[name][0])
-            layer.lora_B.copy_(pairs[name][1])
+            layer.lora_A[:given] = pairs[name][0]
+            layer.lora_B[:, :given] = pairs[name][1]
+        layers = zip(self.names, self.layers, strict=True)
+        self.taken = {name: (layer.lora_A.clone(), layer.lora_B.clone()) for name, layer in layers}
 
     @torch.no_grad()
     def go_back(self, share: float) -> None:
