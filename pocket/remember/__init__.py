@@ -88,6 +88,11 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
 
 def _add_going_on(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--start",
+        type=Path,
+        help="a converted model that was taught a memory by this command: go on from its attentions",
+    )
+    parser.add_argument(
         "--keep-encoder",
         action="store_true",
         help="leave the memory of --encoder as it is and train the changes of the dense model alone",

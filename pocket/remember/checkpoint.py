@@ -125,6 +125,7 @@ def _task(chosen: argparse.Namespace) -> Task:
         "kept_weight": 1.0,
         "keep_encoder": False,
         "go_back": 0.0,
+        "start": None,
         "full": 0.0,
     }
     if given := [name for name, default in pocket_alone.items() if getattr(chosen, name) != default]:

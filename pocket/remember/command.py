@@ -43,6 +43,7 @@ from .walk import MemoryWalker
 ORDINARY_CLIPS, ORDINARY_BLOCKS, FIRST_BLOCKS = 48, 7, 768
 RANK, BATCH = 24, 8
 CONVERTED_RATE = 1e-3  # AdamW, of a converted model's attentions
+AFTER = "; with a memory, "  # what stands between a model's training and its lessons
 
 
 def remember(chosen: argparse.Namespace) -> int:
@@ -90,10 +91,8 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     for kind in ("ordinary", "beginnings", "full"):
         if (share := getattr(chosen, kind)) is not None:
             shares = shares.with_share(kind, share)
-    if not 0 <= chosen.sampled <= 1 or (chosen.sampled and converted):
-        raise ValueError(
-            f"--sampled {chosen.sampled}: a share of the dense model's ordinary lessons, from 0 to 1."
-        )
+    if not 0 <= chosen.sampled <= 1:
+        raise ValueError(f"--sampled {chosen.sampled}: a share of the ordinary lessons, from 0 to 1.")
     shares = replace(shares, sampled=chosen.sampled)
     torch.manual_seed(3)
     found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
@@ -112,6 +111,8 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     said = f"{trainer.run.step} lessons of {rows}, {time.strftime('%Y-%m-%d')}"
     out = chosen.out or folder / "export"
     if found is not None and adapters is None:
+        if chosen.start:
+            said = f"{_recipe_of(chosen.start).trained.rpartition(AFTER)[2]}, then {said}"
         print(export_model(chosen.dit, walker.dit, out, said, found.fingerprint))
         return
     assert adapters is not None
@@ -132,7 +133,7 @@ def export_model(given: Path, dit: WanModel, out: Path, said: str, taught: str) 
     with safe_open(given, framework="pt") as file:
         metadata = dict(file.metadata() or {})
     recipe = json.loads(metadata["recipe"])
-    trained = f"{recipe['trained']}; with a memory, {said}"
+    trained = f"{recipe['trained']}{AFTER}{said}"
     metadata["recipe"] = json.dumps(recipe | {"trained": trained, "taught": taught})
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in dit.state_dict().items()}
     path = out / f"{given.stem}_memory.safetensors"
@@ -160,9 +161,15 @@ def _learners(
             raise ValueError("--go-back is for the dense model's low-rank changes; a converted one has none.")
         teacher = MemoryWalker(found.lora.merged(pocket.dit).requires_grad_(False), found.encoder, frames)
         begun = outside_attention(found.lora).merged(dit)
+        if chosen.start:
+            take_attentions(begun, chosen.start, found.fingerprint)
         was = MemoryWalker(pocket.dit, found.encoder, frames)
         own = for_layout(found.encoder, dit.rope_layout)
-        return MemoryWalker(begun, own, frames, teacher, was), None
+        return MemoryWalker(begun, own, frames, teacher, was, sampler=pocket.config()), None
+    if chosen.start:
+        raise ValueError(
+            "--start is for a converted model; a dense one goes on from its --encoder's changes."
+        )
     if (found is None or found.lora is None) and (chosen.keep_encoder or chosen.go_back):
         raise ValueError(
             "--keep-encoder and --go-back leave more or less of a trained memory as it is; give its file as "
@@ -176,6 +183,27 @@ def _learners(
     rank = chosen.rank or (lora.rank if lora else RANK)
     adapters = Adapters.going_on(dit, lora, rank)
     return MemoryWalker(dit, encoder, frames, before=was, sampler=pocket.config()), adapters
+
+
+def take_attentions(dit: MlaModel, start: Path, fingerprint: str) -> None:
+    """Give a converted model the self-attentions of a file that was taught the memory of this fingerprint."""
+    other = load_mla(start, torch.float32)[0]
+    if other.config != dit.config or other.sizes != dit.sizes:
+        raise ValueError(f"--start {start}: a model of other sizes than --dit; give one that was made of it.")
+    if _recipe_of(start).taught != fingerprint:
+        raise ValueError(
+            f"--start {start} was not taught the memory of --encoder; give the file that was taught it."
+        )
+    for ours, theirs in zip(dit.blocks, other.blocks, strict=True):
+        ours.self_attn.load_state_dict(theirs.self_attn.state_dict())
+
+
+def _recipe_of(path: Path) -> models.Recipe:
+    with safe_open(path, framework="pt") as file:
+        recipe = models.recipe_of(file.metadata() or {})
+    if recipe is None:
+        raise ValueError(f"{path} has no `recipe` in its metadata; give a file that this pack exported.")
+    return recipe
 
 
 def outside_attention(lora: Lora) -> Lora:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches import stream
+from rivulet.model_patches.arch.mla_load import load_mla
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import plan, preset
 from rivulet.model_patches.geometry import Geometry
@@ -16,7 +17,7 @@ from rivulet.model_patches.state import StreamConfig
 from rivulet.pocket import models
 from rivulet.pocket.hiding import ENCODED, LIFTED, Hidings
 from rivulet.pocket.remember import main
-from rivulet.pocket.remember.command import export_model, outside_attention
+from rivulet.pocket.remember.command import export_model, outside_attention, take_attentions
 from rivulet.pocket.remember.files import export
 from rivulet.pocket.remember.lessons import FULL, MEMORY, PLAIN, POSITIONS, Lessons, Place, Shares
 from rivulet.pocket.remember.lora import Adapters
@@ -378,6 +379,21 @@ def test_a_taught_model_names_its_memory_and_keeps_what_else_its_file_said(tmp_p
         assert file.metadata()["config"] == TINY_CONFIG
     assert recipe == {"trained": "before; with a memory, 3 lessons", "cfg": 2.0, "taught": "abc"}
     assert torch.equal(value, dit.blocks[0].self_attn.v.weight.half())
+
+
+def test_a_converted_model_goes_on_from_the_attentions_of_one_that_was_taught_the_same_memory():
+    before = load_mla(models.WEIGHTS / models.MLA_FILE, torch.float32)[0].state_dict()
+    begun = load_mla(models.WEIGHTS / models.MLA_FILE, torch.float32)[0]
+    start = models.WEIGHTS / models.MLA_MEMORY_FILE
+    taught = load_mla(start, torch.float32)[0].state_dict()
+    fingerprint = load_memory(models.WEIGHTS / models.MEMORY_FILE, models.load_pocket().dit).fingerprint
+    take_attentions(begun, start, fingerprint)
+    for name, value in begun.state_dict().items():
+        assert torch.equal(value, (taught if ".self_attn." in name else before)[name]), name
+    with pytest.raises(ValueError, match="was not taught the memory of --encoder"):
+        take_attentions(begun, start, "another")
+    with pytest.raises(ValueError, match="was not taught the memory of --encoder"):
+        take_attentions(begun, models.WEIGHTS / models.MLA_FILE, fingerprint)
 
 
 def test_a_file_says_what_it_is(tmp_path):
