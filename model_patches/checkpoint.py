@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -80,7 +81,7 @@ def write_whole(
     """
     part = path.with_name(path.name + ".part")
     try:
-        save_file(_apart(tensors), part, metadata={"rivulet": json.dumps(about)})
+        save_tensors(_apart(tensors), part, {"rivulet": json.dumps(about)})
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -92,6 +93,19 @@ def write_whole(
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that whoever may read a new file here may read.
+
+    safetensors 0.8 writes for the owner alone, whatever the umask (github.com/safetensors/safetensors, issue
+    782). Raises OSError, SafetensorError.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file(dict(tensors), path, metadata)
+    with suppress(OSError):  # a file system without modes has none to lose
+        path.chmod(mode)
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

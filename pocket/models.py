@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..model_patches.arch.detect import load_wan
@@ -17,6 +16,7 @@ from ..model_patches.arch.mla_load import load_mla
 from ..model_patches.arch.wan import WanModel
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
+from ..model_patches.checkpoint import save_tensors
 from ..model_patches.geometry import Geometry
 from ..model_patches.memory.policy import OFF, MemoryPolicy
 from ..model_patches.sampler.schedule import sigmas
@@ -135,7 +135,7 @@ def save_dit(dit: WanModel, recipe: Recipe, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     config = {"transformer": {"causal_ar": True, "text_dim": dit.text_dim, "num_heads": dit.num_heads}}
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in dit.state_dict().items()}
-    save_file(
+    save_tensors(
         tensors, folder / DIT_FILE, {"config": json.dumps(config), "recipe": json.dumps(asdict(recipe))}
     )
     return folder / DIT_FILE
@@ -145,5 +145,5 @@ def save_vae(vae: WanVAE, folder: Path) -> Path:
     """Write the VAE as half-precision safetensors under Wan 2.1's names."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in vae.state_dict().items()}
-    save_file(tensors, folder / VAE_FILE)
+    save_tensors(tensors, folder / VAE_FILE)
     return folder / VAE_FILE

@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ...model_patches.arch.detect import compute_dtype, overrides, read_config
@@ -19,7 +18,7 @@ from ...model_patches.arch.nested import read_nested
 from ...model_patches.arch.rotary import RopeLayout
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.positions import preset as positions_of
-from ...model_patches.checkpoint import match, open_tensors
+from ...model_patches.checkpoint import match, open_tensors, save_tensors
 from ...model_patches.geometry import Geometry
 from ...model_patches.state import StreamConfig
 from .. import models, text
@@ -96,7 +95,7 @@ def export(student: MlaModel, out: Path, metadata: dict[str, str], said: dict[st
         trained = f"{recipe['trained']}; converted to {student.sizes.kept} numbers a token"
         about["recipe"] = json.dumps(recipe | {"trained": trained})
     path = out / models.MLA_FILE
-    save_file(tensors, path, about)
+    save_tensors(tensors, path, about)
     return path
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from ...model_patches.arch.detect import load_wan
 from ...model_patches.arch.mla import MlaModel
 from ...model_patches.arch.mla_load import load_mla
 from ...model_patches.arch.nested import is_mla
 from ...model_patches.arch.wan import WanModel
+from ...model_patches.checkpoint import save_tensors
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.load import MemoryFile, load_memory
@@ -137,7 +137,7 @@ def export_model(given: Path, dit: WanModel, out: Path, said: str, taught: str) 
     metadata["recipe"] = json.dumps(recipe | {"trained": trained, "taught": taught})
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in dit.state_dict().items()}
     path = out / f"{given.stem}_memory.safetensors"
-    save_file(tensors, path, metadata)
+    save_tensors(tensors, path, metadata)
     return path
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
-
+from ...model_patches.checkpoint import save_tensors
 from ...model_patches.memory.encoder import MemoryEncoder
 from .lora import Adapters
 
@@ -30,5 +29,5 @@ def export(encoder: MemoryEncoder, adapters: Adapters, path: Path, preset: str, 
     tensors = {LORA + key: value for key, value in adapters.peft().items()}
     tensors |= {ENCODER + key: value for key, value in encoder.state_dict().items()}
     halves = {key: value.detach().cpu().half().contiguous() for key, value in tensors.items()}
-    save_file(halves, path, {"memory": json.dumps(about)})
+    save_tensors(halves, path, {"memory": json.dumps(about)})
     return path

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.positions import PositionPreset
-from ...model_patches.checkpoint import open_tensors
+from ...model_patches.checkpoint import open_tensors, save_tensors
 from ...model_patches.state import StreamConfig
 from ..convert.source import StreamedClips
 from .lessons import Place
@@ -93,7 +92,7 @@ def stream_clips(
     latents = torch.cat([clips.clean_RCTHW for clips in drawn]).cpu().half()
     texts = torch.cat([clips.texts[0] for clips in drawn]).cpu()
     partial = path.with_suffix(".partial")
-    save_file({"latents": latents, "texts": texts.contiguous()}, partial)
+    save_tensors({"latents": latents, "texts": texts.contiguous()}, partial)
     partial.replace(path)
 
 

@@ -145,6 +145,17 @@ def test_a_later_save_takes_the_place_of_the_one_before(model, state, tmp_path):
     assert load(path, model).block == 5 and os.listdir(tmp_path) == ["stream.safetensors"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="files have no modes there")
+@pytest.mark.parametrize("umask", [0o022, 0o007, 0o077])
+def test_whoever_may_read_new_files_may_read_it(model, state, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save(model, state, tmp_path / "stream.safetensors")
+        assert (tmp_path / "stream.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+    finally:
+        os.umask(before)
+
+
 def test_a_failed_save_keeps_the_file_before(model, state, tmp_path, monkeypatch):
     path = tmp_path / "stream.safetensors"
     save(model, state, path)
