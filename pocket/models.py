@@ -110,6 +110,18 @@ def recipe_of(metadata: Mapping[str, str]) -> Recipe | None:
     return Recipe(**(fields | timesteps))
 
 
+def recipe_in(caller: str, path: Path) -> Recipe:
+    """The recipe in a file. Raises ValueError, beginning with `caller`, where it has none."""
+    with safe_open(path, framework="pt") as file:
+        recipe = recipe_of(file.metadata() or {})
+    if recipe is None:
+        raise ValueError(
+            f"{caller}: {path} has no `recipe` in its metadata; give a file that "
+            f"`python run.py train-pocket` exported."
+        )
+    return recipe
+
+
 def load_pocket(
     folder: Path | None = None, dtype: torch.dtype = torch.float32, dit_file: str = DIT_FILE
 ) -> Pocket:
@@ -117,13 +129,7 @@ def load_pocket(
     folder = WEIGHTS if folder is None else folder
     path = folder / dit_file
     dit = load_wan(path, dtype) if dit_file == DIT_FILE else load_mla(path, dtype)[0]
-    with safe_open(path, framework="pt") as file:
-        recipe = recipe_of(file.metadata() or {})
-    if recipe is None:
-        raise ValueError(
-            f"load_pocket: {path} has no `recipe` in its metadata; give a file that "
-            f"`python run.py train-pocket` exported."
-        )
+    recipe = recipe_in("load_pocket", path)
     return Pocket(dit, load_vae(folder / VAE_FILE, dtype), recipe, text.encode, text.no_text)
 
 

@@ -112,7 +112,7 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     out = chosen.out or folder / "export"
     if found is not None and adapters is None:
         if chosen.start:
-            said = f"{_recipe_of(chosen.start).trained.rpartition(AFTER)[2]}, then {said}"
+            said = f"{models.recipe_in('--start', chosen.start).trained.rpartition(AFTER)[2]}, then {said}"
         print(export_model(chosen.dit, walker.dit, out, said, found.fingerprint))
         return
     assert adapters is not None
@@ -190,20 +190,12 @@ def take_attentions(dit: MlaModel, start: Path, fingerprint: str) -> None:
     other = load_mla(start, torch.float32)[0]
     if other.config != dit.config or other.sizes != dit.sizes:
         raise ValueError(f"--start {start}: a model of other sizes than --dit; give one that was made of it.")
-    if _recipe_of(start).taught != fingerprint:
+    if models.recipe_in("--start", start).taught != fingerprint:
         raise ValueError(
             f"--start {start} was not taught the memory of --encoder; give the file that was taught it."
         )
     for ours, theirs in zip(dit.blocks, other.blocks, strict=True):
         ours.self_attn.load_state_dict(theirs.self_attn.state_dict())
-
-
-def _recipe_of(path: Path) -> models.Recipe:
-    with safe_open(path, framework="pt") as file:
-        recipe = models.recipe_of(file.metadata() or {})
-    if recipe is None:
-        raise ValueError(f"{path} has no `recipe` in its metadata; give a file that this pack exported.")
-    return recipe
 
 
 def outside_attention(lora: Lora) -> Lora:
