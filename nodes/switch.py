@@ -24,13 +24,18 @@ SWITCHES = tuple(MODES)
 
 
 def switched(stream: HostStream, state: HostState, positive: Any, mode: str) -> HostState:
-    """The state under another prompt, CONDITIONING, for the blocks that follow. The state before is spent."""
+    """The state under another prompt, CONDITIONING, for the blocks that follow. The state before is spent.
+
+    Before the first block every mode is the same: a picture that the stream begins with is remembered.
+    """
     assert mode in SWITCHES
     old = _text_of(stream.positive) if state.blend is None else state.blend.text()[0]
     stream.set_text(positive, stream.negative)
     if mode == "blend" and state.block:
         return replace(state, blend=Blend((old,), (_text_of(positive),), BLEND_BLOCKS))
     state = replace(state, blend=None)
+    if not state.block:
+        return state
     if mode == "recache":
         return recached(stream, state)
     return forgotten(stream, state) if mode == "cut" else state

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.timeline import MODES
 from rivulet.tests.host.graphs import BLUE, stream_graph
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
@@ -73,6 +74,21 @@ def test_one_latent_goes_before_the_blocks_and_counts(begun, preset):
     assert after.start_frame == 10 and with_it.shape[2] == 9
     without, _ = blocks(*begun(config), 3)
     assert not torch.allclose(with_it, without, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_before_the_first_block_no_switch_forgets_the_picture(begun, prompt, mode):
+    from rivulet.nodes.start import keep
+    from rivulet.nodes.switch import switched
+
+    first = torch.randn(1, 16, 1, 6, 4, generator=torch.Generator().manual_seed(2))
+    made, state = begun()
+    state = keep(made, state, first)
+    kept = state.cache.tensors()["kv"].clone()
+    state = switched(made, state, prompt(3), mode)
+    assert state.start_frame == 1 and state.blend is None and torch.equal(state.tail_BCTHW, first)
+    assert state.cache.frames == (0,) and torch.equal(state.cache.tensors()["kv"], kept)
+    assert made.step(state)[1].start_frame == 4
 
 
 def test_an_error_leaves_the_state_as_it_was(begun):
