@@ -59,7 +59,8 @@ def embed_text(dit: DiTTree, text_BLE: Tensor) -> Tensor:
 def patchify(dit: DiTTree, x_BCTHW: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     """(tokens [B, L, C] in frame, row, column order; their grid (frames, rows, columns))."""
     tokens = ordinary(dit.patch_embedding(x_BCTHW))
-    return tokens.flatten(2).transpose(1, 2), (tokens.shape[2], tokens.shape[3], tokens.shape[4])
+    # as a view they would stay transposed through every layer, and each operation would read across memory
+    return tokens.flatten(2).transpose(1, 2).contiguous(), (tokens.shape[2], tokens.shape[3], tokens.shape[4])
 
 
 def unpatchify(dit: DiTTree, x_BLP: Tensor, grid: tuple[int, int, int]) -> Tensor:

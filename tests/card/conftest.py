@@ -1,0 +1,1 @@
+from rivulet.tests.card.faked import card as card

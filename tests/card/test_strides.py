@@ -1,0 +1,37 @@
+"""In which order tensors lie on a card: what is read by every layer lies as it is read."""
+
+import pytest
+import torch
+from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream import init, step
+
+SIZES = WanConfig(dim=256, ffn_dim=64, num_layers=3, text_dim=32)
+
+
+def test_a_mixture_of_devices_is_refused_as_a_card_refuses_it(card):
+    there = card.empty(2, 3)
+    with card, pytest.raises(RuntimeError, match="device"):
+        torch.cat([there, torch.zeros(2, 3)])
+
+
+def test_the_tokens_of_every_layer_lie_channel_by_channel(card):
+    with torch.device("meta"):
+        model = WanModel(SIZES)
+    card.carry(model, torch.bfloat16)
+    text = card.empty(1, 7, 32, dtype=torch.bfloat16)
+    layers = {
+        name: part for name, part in model.named_modules() if name.endswith(("norm1", "norm2", "norm3"))
+    }
+    seen = {}
+    for name, part in {**layers, "head.norm": model.head.norm}.items():
+        part.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(args[0]))
+    config = StreamConfig(Geometry(64, 48), "infinity_rope", 3, (1.0, 0.5), dtype=torch.bfloat16)
+    with card:
+        latents, state = step(model, init(model, text, config))
+        latents, _ = step(model, state)
+    assert latents.device == card.device and latents.shape == (1, 16, 3, 6, 8)
+    # per block two calls of every layer, and one that ends where the last layer's keys and values are made
+    assert len(seen) == 10 and {len(each) for each in seen.values()} == {4, 6}
+    assert {name for name, each in seen.items() if not all(x.is_contiguous() for x in each)} == set()
