@@ -186,7 +186,9 @@ class AttentionBlock(nn.Module):
         return x_BCTHW + per_frame(self._attend, x_BCTHW)
 
     def _attend(self, x_FCHW: Tensor) -> Tensor:
-        q, k, v = self.to_qkv(self.norm(x_FCHW)).flatten(2).transpose(1, 2)[:, None].chunk(3, -1)
+        # fused attention reads channels that lie side by side; for others torch keeps the scores of all
+        qkv_FLC = self.to_qkv(self.norm(x_FCHW)).flatten(2).transpose(1, 2).contiguous()
+        q, k, v = qkv_FLC[:, None].chunk(3, -1)
         y = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2)
         return self.proj(y.unflatten(2, x_FCHW.shape[2:]))
 

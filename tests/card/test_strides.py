@@ -6,6 +6,8 @@ from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.state import StreamConfig
 from rivulet.model_patches.stream import init, step
+from rivulet.model_patches.vae.decoder import decode_stream, encode_stream
+from rivulet.model_patches.vae.wan import WanVAE
 
 SIZES = WanConfig(dim=256, ffn_dim=64, num_layers=3, text_dim=32)
 
@@ -35,3 +37,16 @@ def test_the_tokens_of_every_layer_lie_channel_by_channel(card):
     # per block two calls of every layer, and one that ends where the last layer's keys and values are made
     assert len(seen) == 10 and {len(each) for each in seen.values()} == {4, 6}
     assert {name for name, each in seen.items() if not all(x.is_contiguous() for x in each)} == set()
+
+
+def test_the_vaes_attention_reads_what_a_fused_kernel_takes(card):
+    """One reads channels that lie side by side; for others torch keeps the scores of all places at once."""
+    vae = WanVAE(dim=8)
+    card.carry(vae, torch.bfloat16)
+    with card:
+        frames, _ = decode_stream(vae, card.empty(1, 16, 3, 4, 6))
+        latents, _ = encode_stream(vae, frames)
+    assert frames.device == latents.device == card.device and latents.shape == (1, 16, 3, 4, 6)
+    decoded, encoded = card.attended
+    assert {x.shape for x in (*decoded, *encoded)} == {(3, 1, 4 * 6, 32)}
+    assert {x.stride(-1) for x in (*decoded, *encoded)} == {1}
