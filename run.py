@@ -71,12 +71,12 @@ COMMANDS = {
     "calibrate": Command(
         "learn a small cache for a model: --bytes N or --error E, --out, --model", "pocket.calibrate"
     ),
-    "train-pocket": Command("train the built-in model: --preset nano|small; resumes", "pocket.train"),
+    "train-pocket": Command("train the built-in model: --preset nano|small; resumes", "pocket.train_pocket"),
     "train-memory": Command(
         "train the evolving memory along stories of hiding: --dit FILE, --encoder FILE; resumes",
-        "pocket.remember",
+        "pocket.train_memory",
     ),
-    "convert-mla": Command("convert a dense model to VideoMLA's attention; resumes", "pocket.convert"),
+    "convert-mla": Command("convert a dense model to VideoMLA's attention; resumes", "pocket.convert_mla"),
 }
 
 

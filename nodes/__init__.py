@@ -4,7 +4,7 @@ import logging
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from .needs import why_not_host
+from .host.needs import why_not_host
 
 
 class RivuletExtension(ComfyExtension):
@@ -16,7 +16,7 @@ class RivuletExtension(ComfyExtension):
             return
         from server import PromptServer
 
-        from .routes import register
+        from .viewers.routes import register
 
         register(PromptServer.instance.routes)
 
@@ -27,15 +27,15 @@ class RivuletExtension(ComfyExtension):
         if refusal := why_not_host():
             logging.getLogger(__name__).error(refusal)
             return [RivuletDoctor]
-        from .cache import RivuletLatentCache
         from .calibrate import RivuletCalibrate
-        from .load import RivuletLoadModel
+        from .load_streaming_model import RivuletLoadModel
         from .memory import RivuletMemory
         from .plan import RivuletPlan
-        from .pocket import RivuletPocketModel
+        from .pocket_model import RivuletPocketModel
         from .prompts import RivuletPrompts
         from .resume import RivuletResume
-        from .start import RivuletStartFrom
+        from .small_cache import RivuletLatentCache
+        from .start_from import RivuletStartFrom
         from .stream import RivuletStream
 
         return [

@@ -17,13 +17,13 @@ from comfy_api.v0_0_2 import io, ui
 from ..model_patches.attention.positions import why_not
 from ..model_patches.cache.basis import Basis
 from ..model_patches.cache.basis_file import about_model, save_basis
-from ..model_patches.cache.calibrate import Calibration, Goal, calibrate, split
-from ..model_patches.cache.measure import LayerWeights, layer_weights
-from ..model_patches.cache.record import Recording
-from ..model_patches.state import StreamConfig
-from .cache import FOLDER, SUFFIX, BasisType
-from .host import HostStream
-from .recipe import block_input, cfg_input, configured, preset_input
+from ..model_patches.cache.calibration.calibrate import Calibration, Goal, calibrate, split
+from ..model_patches.cache.calibration.measure import LayerWeights, layer_weights
+from ..model_patches.cache.calibration.record import Recording
+from ..model_patches.stream.state import StreamConfig
+from .host.recipe import block_input, cfg_input, configured, preset_input
+from .host.stream import HostStream
+from .small_cache import FOLDER, SUFFIX, BasisType
 
 SHARES = 1000  # steps of the progress bar
 DEFAULT_RATIO = 8  # against keys and values of two bytes a number

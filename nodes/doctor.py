@@ -14,9 +14,9 @@ import comfy.model_management as management
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ..model_patches.verdict import gigabytes
+from ..model_patches.plan.verdict import gigabytes
 from ..model_patches.writer.ffmpeg import find_ffmpeg
-from .needs import OLDEST, TESTED, lacking, version
+from .host.needs import OLDEST, TESTED, lacking, version
 
 TESTED_WITH = (
     f"ComfyUI {TESTED} on Linux with a CPU, torch 2.13.0, the pocket model and small random Wan models; "
@@ -129,9 +129,9 @@ def ffmpeg() -> str:
 
 def fitness(model: Any, vae: Any) -> dict[str, str]:
     """Whether what is connected can be streamed."""
-    from .host_decoder import why_not_vae
-    from .host_file import expert_of
-    from .host_tree import why_not
+    from .host.decoder import why_not_vae
+    from .host.file import expert_of
+    from .host.tree import why_not
 
     found = {}
     if model is not None:

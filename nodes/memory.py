@@ -23,10 +23,10 @@ from ..model_patches.memory.load import MemoryFile, load_memory
 from ..model_patches.memory.lora import Lora
 from ..model_patches.memory.policy import OFF, MemoryPolicy
 from ..model_patches.memory.resize import for_grid
-from ..model_patches.state import StreamConfig
+from ..model_patches.stream.state import StreamConfig
 from ..pocket.models import MEMORY_FILE, WEIGHTS
-from . import recipe
-from .cache import BUILT_IN, FOLDER, NO_FILE
+from .host import recipe
+from .small_cache import BUILT_IN, FOLDER, NO_FILE
 
 KEY = "rivulet_memory"
 ENDINGS = (".safetensors", ".pt", ".pth")

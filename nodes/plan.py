@@ -16,21 +16,21 @@ from torch import Tensor
 from ..model_patches.arch.wan import WanConfig
 from ..model_patches.cache.basis_file import check_sizes
 from ..model_patches.cache.cost import DENSE_COST, CacheCost
-from ..model_patches.cards import cache_formats, on_cards
-from ..model_patches.plan import Request, plan_stream
-from ..model_patches.probe import Device, probe
-from ..model_patches.state import StreamConfig
+from ..model_patches.plan.cards import cache_formats, on_cards
+from ..model_patches.plan.plan import Request, plan_stream
+from ..model_patches.plan.probe import Device, probe
+from ..model_patches.plan.verdict import FITS, gigabytes, judge
+from ..model_patches.stream.state import StreamConfig
 from ..model_patches.vae.decoder import MAX_LATENTS
 from ..model_patches.vae.tiny_cost import TinyCost
-from ..model_patches.verdict import FITS, gigabytes, judge
-from .cache import CacheChoice, CacheType
-from .host_decoder import decoder_cost, why_not_vae
-from .host_file import expert_of
-from .host_tree import why_not
-from .host_vae import PIECE_LATENTS
+from .host.decoder import decoder_cost, why_not_vae
+from .host.file import expert_of
+from .host.recipe import block_input, cfg_input, configured, overridden, preset_input, switch_of
+from .host.recipe import of as recipe_of
+from .host.tree import why_not
+from .host.vae import PIECE_LATENTS
 from .memory import of as memory_of
-from .recipe import block_input, cfg_input, configured, overridden, preset_input, switch_of
-from .recipe import of as recipe_of
+from .small_cache import CacheChoice, CacheType
 
 PROBE_BYTES = 3e9  # what the measurement of a card takes for a moment
 LEFT_OUT = "Not counted: the text encoder, and the programs themselves."

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..model_patches.timeline import DEFAULT_MODE, MODES, Timeline, read_timeline
-from .switch import SWITCHES
+from ..model_patches.stream.timeline import DEFAULT_MODE, MODES, Timeline, read_timeline
+from .run.switch import SWITCHES
 
 PromptsType = io.Custom("RIVULET_PROMPTS")
 FROM_RECIPE = "recipe"  # in place of a switch's name: as the model is, which is known when the stream begins

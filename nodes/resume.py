@@ -9,10 +9,10 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..model_patches.state_file import about_of
-from .kept import KIND, VERSION
-from .start import StartType
-from .takes import changed, snapshots, there
+from ..model_patches.stream.state_file import about_of
+from .run.kept import KIND, VERSION
+from .run.snapshot_files import changed, snapshots, there
+from .start_from import StartType
 
 log = logging.getLogger(__name__)
 

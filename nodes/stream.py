@@ -14,24 +14,24 @@ from torch import Tensor
 
 from ..model_patches.attention.positions import why_not
 from ..model_patches.cache.dense import DENSE
-from ..model_patches.live import LiveStream
-from ..model_patches.pipeline import blocks_for
-from ..model_patches.state import StreamConfig
+from ..model_patches.stream.pipeline import blocks_for
+from ..model_patches.stream.state import StreamConfig
+from ..model_patches.viewers.live import LiveStream
 from ..model_patches.writer.video import Mp4Writer
-from .cache import CacheChoice, CacheType
-from .host import HostStream
-from .host_decoder import decoder_for
-from .kept import taken_up
+from .host.decoder import decoder_for
+from .host.recipe import block_input, cfg_input, configured, preset_input, switch_of
+from .host.stream import HostStream
 from .memory import of as memory_of
 from .prompts import PromptsType
-from .recipe import block_input, cfg_input, configured, preset_input, switch_of
 from .resume import Resume
-from .script import Script, read_script
-from .session import Session
-from .start import Start, StartType
-from .start_video import FollowVideo, GoOnFromTake, GoOnFromVideo, following
-from .switch import SWITCHES
-from .take import EARLY, WHEN, Take, saving
+from .run.kept import taken_up
+from .run.script import Script, read_script
+from .run.session import Session
+from .run.start_video import FollowVideo, GoOnFromTake, GoOnFromVideo, following
+from .run.switch import SWITCHES
+from .run.take import EARLY, WHEN, Take, saving
+from .small_cache import CacheChoice, CacheType
+from .start_from import Start, StartType
 
 
 class RivuletStream(io.ComfyNode):

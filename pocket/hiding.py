@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..model_patches.vae.wan import TIME_STRIDE, WanVAE
 from . import text, world
-from .train.clips import encode_pictures
+from .train_pocket.clips import encode_pictures
 
 BARE, VISIBLE, HIDDEN, LIFTED = range(4)  # the parts of a story
 ENCODED = (1, 2, 3, 2)  # blocks of each part in an encoded clip

@@ -11,16 +11,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..model_patches.arch.detect import load_wan
-from ..model_patches.arch.mla_load import load_mla
 from ..model_patches.arch.wan import WanModel
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
-from ..model_patches.checkpoint import save_tensors
+from ..model_patches.checkpoints.detect import load_wan
+from ..model_patches.checkpoints.files import save_tensors
+from ..model_patches.checkpoints.mla_load import load_mla
 from ..model_patches.geometry import Geometry
 from ..model_patches.memory.policy import OFF, MemoryPolicy
 from ..model_patches.sampler.schedule import sigmas
-from ..model_patches.stream import StreamConfig, StreamState, init
+from ..model_patches.stream.step import StreamConfig, StreamState, init
 from ..model_patches.vae.load import load_vae
 from ..model_patches.vae.wan import WanVAE
 from . import text

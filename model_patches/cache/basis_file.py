@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arch.sketch import ADAPTED, KEPT_OTHERWISE, SAME, difference, read_back, sketch, written
+from ..arch.fingerprint import ADAPTED, KEPT_OTHERWISE, SAME, difference, read_back, sketch, written
 from ..arch.tree import DiTTree
-from ..checkpoint import open_tensors, shapes_in, write_whole
+from ..checkpoints.files import open_tensors, shapes_in, write_whole
 from .basis import Basis, LayerBasis, LayerPlan
 
 KIND, VERSION = "rivulet basis", 1

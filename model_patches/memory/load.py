@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arch.detect import FLOATS
-from ..arch.nested import unpickled
 from ..arch.wan import WanModel
 from ..attention.rope import layout_of
-from ..checkpoint import match, open_tensors, some
+from ..checkpoints.detect import FLOATS
+from ..checkpoints.files import match, open_tensors, some
+from ..checkpoints.nesting import unpickled
 from .coupling import training_of
 from .encoder import EncoderConfig, MemoryEncoder
 from .lora import Lora, read_lora

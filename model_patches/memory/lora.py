@@ -15,9 +15,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..arch.detect import FLOATS
-from ..arch.nested import plain_key
-from ..checkpoint import some
+from ..checkpoints.detect import FLOATS
+from ..checkpoints.files import some
+from ..checkpoints.nesting import plain_key
 
 MATRIX = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.[^.]+)?\.weight")  # an adapter's name or none
 AROUND = re.compile(r".*\bbase_model\.model\.")  # what PEFT puts before the model's own names

@@ -11,8 +11,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ..arch.nested import WRAPPERS
-from ..checkpoint import some
+from ..checkpoints.files import some
+from ..checkpoints.nesting import WRAPPERS
 
 SIGNS = ("query_init", "gate_linear.weight")  # of every encoder and of nothing else
 OWN_FOLDER = "query_memory_encoder."  # at the root: trained with the LoRA, in the place of the base file's

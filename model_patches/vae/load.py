@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import Shapes, match, open_tensors, shapes_in, some
+from ..checkpoints.files import Shapes, match, open_tensors, shapes_in, some
 from .tiny import CHANNELS, WIDTH_KEYS, TinyDecoder
 from .wan import WanVAE
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ...model_patches.pipeline import Chunk
+from ...model_patches.stream.pipeline import Chunk
 from ...model_patches.writer.fmp4 import FragmentIndex
 from ...model_patches.writer.video import Mp4Writer
 from .controls import Controls

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...model_patches.geometry import Geometry
-from ...model_patches.pipeline import Chunk, blocks_for, run
-from ...model_patches.stream import StreamConfig
+from ...model_patches.stream.pipeline import Chunk, blocks_for, run
+from ...model_patches.stream.step import StreamConfig
 from ...model_patches.writer.parts import parts_of
 from ...model_patches.writer.video import Mp4Writer
 from ..models import Pocket, load_pocket

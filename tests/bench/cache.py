@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...model_patches.arch.mla_load import load_mla
 from ...model_patches.arch.wan import WanConfig
 from ...model_patches.cache.cost import DENSE_COST, CacheCost
 from ...model_patches.cache.format import CacheShape
+from ...model_patches.checkpoints.mla_load import load_mla
 from ...model_patches.geometry import Geometry
-from ...model_patches.stream import step
+from ...model_patches.stream.step import step
 from ...pocket import world
 from ...pocket.models import MLA_FILE, WEIGHTS, Pocket, load_pocket
 from .contenders import CONTENDERS, JUDGE_SEED, Contender, Trial, errors_beside, learned

@@ -13,19 +13,19 @@ import torch
 from torch import nn
 
 from ...model_patches.arch.mla import MlaModel
-from ...model_patches.cache.allocate import Point
 from ...model_patches.cache.basis import Basis, LayerBasis, LayerPlan
-from ...model_patches.cache.calibrate import Calibration, Goal, calibrate, overall
+from ...model_patches.cache.calibration.allocate import Point
+from ...model_patches.cache.calibration.calibrate import Calibration, Goal, calibrate, overall
+from ...model_patches.cache.calibration.measure import layer_weights
+from ...model_patches.cache.calibration.record import Recording
 from ...model_patches.cache.cost import CacheCost, latent_layer_bytes
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat, CacheShape
 from ...model_patches.cache.int8 import INT8
 from ...model_patches.cache.latent import LatentFormat
-from ...model_patches.cache.measure import layer_weights
 from ...model_patches.cache.mla import MlaFormat
-from ...model_patches.cache.record import Recording
 from ...model_patches.cache.store import NO_EXACT, Exact
-from ...model_patches.stream import init, take
+from ...model_patches.stream.step import init, take
 from ...pocket import world
 from ...pocket.models import Pocket
 from .beside import Beside, Errors, Tally

@@ -36,8 +36,8 @@ from ...model_patches.cache.latent import LatentFormat
 from ...model_patches.cache.mla import MlaFormat
 from ...model_patches.cache.store import Layout, Own
 from ...model_patches.geometry import Geometry
-from ...model_patches.state import StreamConfig, StreamState
-from ...model_patches.stream import init, step
+from ...model_patches.stream.state import StreamConfig, StreamState
+from ...model_patches.stream.step import init, step
 from . import kernels
 from .records import Rows
 

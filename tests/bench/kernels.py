@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ...kernels.dispatch import triton_support
-from ...model_patches.probe import Device, best_seconds, probe
+from ...model_patches.plan.probe import Device, best_seconds, probe
 from .cases import CASES, Case, Work, maker
 from .records import Rows
 

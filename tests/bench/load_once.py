@@ -64,7 +64,7 @@ def loader(how: str, path: Path) -> Callable[[], Any]:
         import comfy.sd
 
         return lambda: comfy.sd.load_diffusion_model(str(path))
-    from rivulet.nodes.load_model import Source, load
+    from rivulet.nodes.host.load_model import Source, load
 
     return lambda: load(Source(path))
 

@@ -17,7 +17,7 @@ from ...model_patches.cache.format import CacheShape
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.policy import Memory
-from ...model_patches.state import StreamState
+from ...model_patches.stream.state import StreamState
 from .memory_subjects import WAN
 
 ECHO = preset("echo")

@@ -21,7 +21,7 @@ import torch
 
 from ...model_patches.cache.format import CacheFormat, call_of
 from ...model_patches.memory.policy import OFF
-from ...model_patches.stream import step
+from ...model_patches.stream.step import step
 from ...pocket.ram import resident_bytes
 from .memory import settled, slope
 from .memory_bytes import state_bytes, whole_size

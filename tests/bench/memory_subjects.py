@@ -27,8 +27,8 @@ from ...model_patches.memory.learned import LearnedMemory
 from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.memory.resize import for_grid
-from ...model_patches.state import StreamConfig, StreamState
-from ...model_patches.stream import init
+from ...model_patches.stream.state import StreamConfig, StreamState
+from ...model_patches.stream.step import init
 from ...pocket.models import MEMORY_FILE, WEIGHTS
 from .subject import RANDOM, subject
 

@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...model_patches.arch.wan import WanConfig
 from ...model_patches.attention.positions import PositionPreset, preset
-from ...model_patches.cost import CallSizes, forward_work, remember_work
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+from ...model_patches.plan.cost import CallSizes, forward_work, remember_work
 from .memory_subjects import WAN
 
 BLOCK_FRAMES = 3

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...model_patches.stream import set_text, step
+from ...model_patches.stream.step import set_text, step
 from ...model_patches.vae.decoder import StreamPast, decode_stream
 from ...pocket.models import Pocket, load_pocket
 from .records import Rows

@@ -11,10 +11,10 @@ import torch
 
 from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.geometry import Geometry
-from ...model_patches.plan import Plan, Request, plan_stream
-from ...model_patches.probe import Device, probe
-from ...model_patches.state import StreamConfig
-from ...model_patches.stream import step
+from ...model_patches.plan.plan import Plan, Request, plan_stream
+from ...model_patches.plan.probe import Device, probe
+from ...model_patches.stream.state import StreamConfig
+from ...model_patches.stream.step import step
 from ...model_patches.vae.cost import WanCost
 from ...model_patches.vae.decoder import decode_stream
 from .plan_cards import cards, table

@@ -21,7 +21,7 @@ from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.mla import MlaFormat
 from ...model_patches.memory.policy import OFF, MemoryPolicy
-from ...model_patches.stream import step
+from ...model_patches.stream.step import step
 from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...model_patches.vae.wan import TIME_STRIDE
 from ...pocket import detector, world

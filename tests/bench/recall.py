@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.positions import PositionPreset
-from ...model_patches.cache.calibrate import Goal
+from ...model_patches.cache.calibration.calibrate import Goal
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.latent import LatentFormat
@@ -28,13 +28,13 @@ from ...model_patches.memory.ema import EmaSink
 from ...model_patches.memory.learned import LearnedMemory
 from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.policy import OFF, MemoryPolicy
-from ...model_patches.stream import StreamState, init, set_text, step
+from ...model_patches.stream.step import StreamState, init, set_text, step
 from ...model_patches.vae.wan import VaePast, WanVAE
 from ...pocket import detector, hiding, models, world
 from ...pocket.hiding import ENCODED, HIDDEN, VISIBLE, Hidings, Story
 from ...pocket.models import Pocket, load_pocket
-from ...pocket.remember.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
-from ...pocket.train.vae import channels_last
+from ...pocket.train_memory.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
+from ...pocket.train_pocket.vae import channels_last
 from .contenders import DENSE_TOKEN_BYTES, learned
 from .records import Rows
 from .replay import replay

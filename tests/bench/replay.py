@@ -12,8 +12,8 @@ from ...model_patches.attention.forward import remember
 from ...model_patches.attention.sdpa import Attention, sdpa
 from ...model_patches.cache.format import call_of
 from ...model_patches.memory.policy import seen
-from ...model_patches.state import StreamState
-from ...model_patches.stream import each_past, leave, repeated, times_of
+from ...model_patches.stream.state import StreamState
+from ...model_patches.stream.step import each_past, leave, repeated, times_of
 
 
 @torch.inference_mode()

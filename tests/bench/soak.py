@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ...model_patches.attention.positions import plan
-from ...model_patches.pipeline import Chunk, run
-from ...model_patches.stream import StreamState, step
+from ...model_patches.stream.pipeline import Chunk, run
+from ...model_patches.stream.step import StreamState, step
 from ...model_patches.vae.decoder import decode_stream
 from ...model_patches.writer.video import Mp4Writer
 from ...pocket.detector import adherence

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ...model_patches.snapshot import load, save
-from ...model_patches.state import StreamState
+from ...model_patches.stream.snapshot import load, save
+from ...model_patches.stream.state import StreamState
 from .playback import frame_count
 from .subject import Subject
 

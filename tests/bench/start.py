@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...model_patches.follow import Follow, encoder_of
-from ...model_patches.incoming import Fitted, Pictures
-from ...model_patches.join import joined, lost
 from ...model_patches.sampler.denoise import Begin
-from ...model_patches.start import keep, remembered_latents
-from ...model_patches.stream import StreamState, step
+from ...model_patches.stream.follow import Follow, encoder_of
+from ...model_patches.stream.incoming import Fitted, Pictures
+from ...model_patches.stream.join import joined, lost
+from ...model_patches.stream.start import keep, remembered_latents
+from ...model_patches.stream.step import StreamState, step
 from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...pocket import detector, world
 from ...pocket.models import Pocket, load_pocket

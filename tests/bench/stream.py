@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...model_patches.attention.positions import PositionPreset
-from ...model_patches.stream import step
+from ...model_patches.stream.step import step
 from ...pocket.ram import peak_bytes, resident_bytes
 from .records import Rows
 from .subject import Subject, subject

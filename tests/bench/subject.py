@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.geometry import Geometry
-from ...model_patches.stream import StreamConfig, StreamState, init
+from ...model_patches.stream.step import StreamConfig, StreamState, init
 from ...model_patches.vae.wan import WanVAE
 from ...pocket import text
 from ...pocket.models import DIT_FILE, WEIGHTS, load_pocket

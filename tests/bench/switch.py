@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from ...model_patches.memory.policy import MemoryPolicy
-from ...model_patches.state import StreamState
-from ...model_patches.stream import load, save, step
-from ...model_patches.switch import switch
-from ...model_patches.timeline import MODES
+from ...model_patches.stream.state import StreamState
+from ...model_patches.stream.step import load, save, step
+from ...model_patches.stream.switch import switch
+from ...model_patches.stream.timeline import MODES
 from ...model_patches.vae.wan import VaePast
 from ...pocket import detector, world
 from ...pocket.models import Pocket, load_pocket

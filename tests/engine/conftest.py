@@ -6,7 +6,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream import StreamConfig
+from rivulet.model_patches.stream.step import StreamConfig
 
 SIZES = WanConfig(dim=24, ffn_dim=32, num_layers=3, num_heads=2, text_dim=6, in_channels=4, out_channels=4)
 GEOMETRY = Geometry(width=48, height=32, latent_channels=4)  # 3 x 2 tokens per latent frame

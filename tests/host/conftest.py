@@ -14,7 +14,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
-from rivulet.tests.engine.checkpoints import BY_NAME
+from rivulet.tests.engine.checkpoints.published_files import BY_NAME
 from rivulet.tests.host.comfy_server import Server
 from rivulet.tests.host.loading import REST
 from safetensors.torch import save_file
@@ -161,7 +161,7 @@ def inference():
 @pytest.fixture
 def stream():
     """Returns a function that makes so many blocks: (their latents, the state after them)."""
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.stream import HostStream
 
     def run(model, positive, negative, config, noise=None, blocks=2, **options):
         made = HostStream(model, positive, negative, config, noise=noise, **options)
@@ -190,7 +190,7 @@ def folders(comfyui, tmp_path, monkeypatch):
 @pytest.fixture
 def load_file(folders):
     """Returns a function that runs the node: (MODEL, report)."""
-    from rivulet.nodes.load import RivuletLoadModel
+    from rivulet.nodes.load_streaming_model import RivuletLoadModel
 
     def run(name, **inputs):
         return RivuletLoadModel.execute(name, **{**REST, **inputs}).args

@@ -9,8 +9,8 @@ REST = {**FAST, "recipe": "as recognised", "rope_bands": "as the file says", "fu
 
 
 def streamed(model, text, config, blocks=3, cache=None):
-    from rivulet.nodes.cache import CacheChoice
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.stream import HostStream
+    from rivulet.nodes.small_cache import CacheChoice
 
     kept = (cache or CacheChoice("dense")).format_for(config, model.get_model_object("diffusion_model"))
     made = HostStream(model, text, [], config, cache=kept)
@@ -23,7 +23,7 @@ def streamed(model, text, config, blocks=3, cache=None):
 
 def own_stream(model, text, config, host, blocks=3):
     """The engine's own stream of the model it was written from, in the VAE's units."""
-    from rivulet.model_patches import stream as engine
+    from rivulet.model_patches.stream import step as engine
 
     state, parts = engine.init(model, text[0][0], config), []
     for _ in range(blocks):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream.state import StreamConfig
 from rivulet.tests.host.graphs import stream_graph
 
 CONFIG = StreamConfig(Geometry(48, 48), "pocket", 3, (1.0, 0.5), seed=5)
@@ -30,7 +30,7 @@ class Clip:
 def folder(comfyui, tmp_path, monkeypatch):
     """Returns the models/rivulet of this test."""
     import folder_paths
-    from rivulet.nodes.cache import FOLDER
+    from rivulet.nodes.small_cache import FOLDER
 
     monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(tmp_path / FOLDER)], set()))
     return tmp_path / FOLDER
@@ -70,7 +70,7 @@ def basis(made, calibrate, folder):
 @pytest.fixture
 def choose(folder):
     """Returns a function that runs the node of the cache."""
-    from rivulet.nodes.cache import RivuletLatentCache
+    from rivulet.nodes.small_cache import RivuletLatentCache
 
     def run(format="latent", basis_file="none", sink=False, newest=False, basis=None):
         return RivuletLatentCache.execute(format, basis_file, sink, newest, basis).args[0]
@@ -91,7 +91,7 @@ def with_lora(model, strength, seed=0):
 
 
 def streamed(load, prompt, cache, config=CONFIG, model=None, blocks=4):
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.stream import HostStream
 
     model = model or load("plain")
     kept = cache.format_for(config, model.get_model_object("diffusion_model"))
@@ -191,8 +191,8 @@ def test_exact_frames_take_room_and_lose_less(load, prompt, choose, basis):
 
 
 def test_a_saved_take_goes_on_bit_for_bit_and_in_its_own_form_only(load, prompt, choose, basis, tmp_path):
-    from rivulet.nodes.host import HostStream
-    from rivulet.nodes.kept import Kept, save, taken_up
+    from rivulet.nodes.host.stream import HostStream
+    from rivulet.nodes.run.kept import Kept, save, taken_up
 
     def begun(name):
         chosen = choose(name, basis=basis if name == "latent" else None)
@@ -251,7 +251,7 @@ def test_a_model_without_latents_of_its_own_is_refused(load, prompt, choose, pla
 @pytest.fixture
 def plan(load, monkeypatch):
     """Returns a function that plans with a cache, on a machine with room."""
-    from rivulet.model_patches.probe import Device
+    from rivulet.model_patches.plan.probe import Device
     from rivulet.nodes import plan as module
 
     card = Device("a card", matmul_flops=1e14, bytes_per_second=1e12, free_bytes=10**12)
@@ -281,7 +281,7 @@ def test_the_plan_tells_bytes_and_saving(plan, choose, basis):
 
 def test_a_file_is_chosen_from_the_list(basis, choose, folder):
     from rivulet.model_patches.cache.basis_file import save_basis
-    from rivulet.nodes.cache import RivuletLatentCache, basis_files
+    from rivulet.nodes.small_cache import RivuletLatentCache, basis_files
 
     assert basis_files() == []
     folder.mkdir()
@@ -341,7 +341,7 @@ def test_a_truncated_file_is_refused(basis, choose, folder):
 
 
 def test_the_built_in_basis_is_read_from_the_pack(choose, monkeypatch, tmp_path):
-    from rivulet.nodes import cache
+    from rivulet.nodes import small_cache as cache
 
     assert cache.path_of(cache.BUILT_IN).parent == Path(cache.WEIGHTS)
     monkeypatch.setattr(cache, "POCKET_BASIS", tmp_path / "none.safetensors")

@@ -7,7 +7,7 @@ from rivulet.tests.host.decoding import latents, streamed
 
 @pytest.fixture(scope="module")
 def decoder(vae):
-    from rivulet.nodes.host_vae import HostDecoder
+    from rivulet.nodes.host.vae import HostDecoder
 
     return HostDecoder(vae)
 
@@ -39,7 +39,7 @@ def test_what_is_kept_does_not_hold_its_piece_alive(decoder):
 
 
 def test_another_vae_is_refused(vae):
-    from rivulet.nodes.host_decoder import why_not_vae
+    from rivulet.nodes.host.decoder import why_not_vae
 
     class Other:
         first_stage_model = torch.nn.Identity()
@@ -51,7 +51,7 @@ def test_another_vae_is_refused(vae):
 
 
 def test_a_decoder_that_changed_is_found(vae, monkeypatch):
-    from rivulet.nodes.host_vae import HostDecoder
+    from rivulet.nodes.host.vae import HostDecoder
 
     right = HostDecoder._piece
     monkeypatch.setattr(HostDecoder, "_piece", lambda self, piece, layers: right(self, piece, None))

@@ -42,7 +42,7 @@ def used(source):
 
 
 def test_all_that_the_nodes_take_from_the_host_is_in_the_table(comfyui):
-    from rivulet.nodes.needs import NEEDS
+    from rivulet.nodes.host.needs import NEEDS
 
     named = {f"{module}.{name.split('.')[0]}" for module, names in NEEDS.items() for name in names}
     taken = {path.name: used(path.read_text(encoding="utf-8")) for path in NODES.glob("*.py")}
@@ -56,7 +56,7 @@ def test_the_scan_finds_what_is_used():
 
 
 def test_this_host_has_it_all_and_another_is_refused_by_name(comfyui):
-    from rivulet.nodes import needs
+    from rivulet.nodes.host import needs
 
     assert needs.why_not_host() is None
     refusal = needs.why_not_host({"comfy.samplers": ("CFGGuider.fly",), "comfy.gone": ("x",)})

@@ -14,7 +14,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream.state import StreamConfig
 from rivulet.tests.host.loading import REST, streamed
 from safetensors.torch import save_file
 
@@ -135,7 +135,7 @@ def packed(pack, files):
 @pytest.fixture(scope="module")
 def held(files):
     """Returns a function that loads a kind's numbers with our own loader."""
-    from rivulet.nodes.load import RivuletLoadModel
+    from rivulet.nodes.load_streaming_model import RivuletLoadModel
 
     known = {}
 
@@ -189,7 +189,7 @@ def watched(model):
 @pytest.fixture(scope="module")
 def basis(assigned):
     """Returns a basis that was calibrated on the file of Q8_0."""
-    from rivulet.model_patches.cache.calibrate import Goal
+    from rivulet.model_patches.cache.calibration.calibrate import Goal
 
     with torch.inference_mode():
         made = watched(assigned).calibrate()
@@ -200,7 +200,7 @@ def basis(assigned):
 @pytest.fixture
 def cache(request):
     """Returns a function that gives a choice of a format."""
-    from rivulet.nodes.cache import CacheChoice
+    from rivulet.nodes.small_cache import CacheChoice
 
     return lambda name: CacheChoice(name, request.getfixturevalue("basis") if name == "latent" else None)
 

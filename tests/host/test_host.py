@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream.state import StreamConfig
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
 GUIDED = replace(CONFIG, cfg=2.5)
@@ -15,7 +15,7 @@ FREE_FOR_ONE_ROW, FREE_FOR_ALL = 0, 2**40
 @pytest.fixture
 def begun(load, prompt):
     """Returns a function that starts a stream on the plain checkpoint."""
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.stream import HostStream
 
     def of(config=CONFIG, model=None, positive=None, negative=None, **options):
         made = HostStream(
@@ -39,8 +39,8 @@ def close(a, b):
 
 
 def test_it_is_the_engines_own_stream(load, prompt, models, begun):
-    from rivulet.model_patches import stream as engine
-    from rivulet.model_patches.arch.detect import load_wan
+    from rivulet.model_patches.checkpoints.detect import load_wan
+    from rivulet.model_patches.stream import step as engine
 
     model = load_wan(models / "plain.safetensors", torch.float32)
     state = engine.init(model, prompt(0)[0][0], GUIDED, prompt(1)[0][0])
@@ -60,7 +60,7 @@ def test_guidance_is_the_same_in_one_batch_and_in_separate_calls(begun, monkeypa
 
     plain, _ = blocks(*begun(GUIDED), 2)
     calls = []
-    from rivulet.nodes import host
+    from rivulet.nodes.host import stream as host
 
     real = host.BlockInMaking.flow
 
@@ -158,7 +158,7 @@ def test_the_model_is_left_as_it_was(load, prompt, stream):
 
 
 def test_a_model_without_what_it_needs_is_refused(load):
-    from rivulet.nodes.host_tree import why_not
+    from rivulet.nodes.host.tree import why_not
 
     class Lumina:
         patch_size, blocks = (1, 2, 2), ()
@@ -219,7 +219,7 @@ def test_another_dtype_than_the_hosts_is_refused(begun):
 @pytest.mark.parametrize("weights", ["fp8_e4m3fn", "bfloat16"])
 def test_weights_in_another_dtype_than_the_arithmetic(models, prompt, stream, weights):
     import comfy.sd
-    from rivulet.nodes.host import dtype_of
+    from rivulet.nodes.host.stream import dtype_of
 
     import nodes
 
@@ -237,9 +237,9 @@ def test_weights_in_another_dtype_than_the_arithmetic(models, prompt, stream, we
 
 
 def test_the_pocket_model_streams_as_it_does_alone(comfyui, stream):
-    from rivulet.model_patches import stream as engine
-    from rivulet.nodes.pocket import RivuletPocketModel
-    from rivulet.nodes.recipe import FROM_MODEL, configured
+    from rivulet.model_patches.stream import step as engine
+    from rivulet.nodes.host.recipe import FROM_MODEL, configured
+    from rivulet.nodes.pocket_model import RivuletPocketModel
     from rivulet.pocket.models import load_pocket
 
     pocket = load_pocket()

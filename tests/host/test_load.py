@@ -6,8 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.model_patches.recipes import recipe_named
-from rivulet.tests.engine.checkpoints import BY_NAME, FAMILIES, SHARDED, SMALL, lora_of, nested
+from rivulet.model_patches.checkpoints.recipes import recipe_named
+from rivulet.tests.engine.checkpoints.published_files import (
+    BY_NAME,
+    FAMILIES,
+    SHARDED,
+    SMALL,
+    lora_of,
+    nested,
+)
 from rivulet.tests.host.loading import close, own_stream, streamed
 from safetensors.torch import save_file
 
@@ -20,7 +27,7 @@ def text():
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.recipe)
 def test_every_family_streams_as_the_weights_it_was_written_from(family, load_file, written, text, caplog):
-    from rivulet.nodes.recipe import FROM_MODEL, configured, switch_of
+    from rivulet.nodes.host.recipe import FROM_MODEL, configured, switch_of
 
     model = written(family.recipe)
     loaded, report = load_file(family.file)
@@ -109,10 +116,10 @@ def test_a_base_and_its_memory_come_from_one_file(load_file, folders, text):
     """The loader leaves the encoder, Evolving Memory takes it from the same file and sets the positions."""
     import folder_paths
     from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.recipe import FROM_MODEL, configured
+    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import RivuletMemory
     from rivulet.nodes.memory import of as memory_of
-    from rivulet.nodes.recipe import FROM_MODEL, configured
 
     torch.manual_seed(3)
     with torch.inference_mode(False):
@@ -168,7 +175,7 @@ def test_a_lora_with_a_memory_is_left_to_the_node_of_the_memory(load_file, writt
 
 
 def test_the_file_is_found_in_both_folders_and_its_time_counts(load_file, written, folders):
-    from rivulet.nodes.load import NOTHING, RivuletLoadModel, model_files
+    from rivulet.nodes.load_streaming_model import NOTHING, RivuletLoadModel, model_files
 
     assert RivuletLoadModel.define_schema().inputs[0].options == [NOTHING]
     written("krea_realtime", "one.safetensors")
@@ -198,7 +205,7 @@ def test_missing_vae_and_text_encoder_are_told_with_the_next_step(load_file, wri
 
 
 def test_what_the_user_chooses_wins_and_is_reported(load_file, written, caplog):
-    from rivulet.nodes.recipe import FROM_MODEL, configured, overridden
+    from rivulet.nodes.host.recipe import FROM_MODEL, configured, overridden
 
     written("self_forcing", "model.pt")
     _, report = load_file("model.pt")
@@ -225,7 +232,7 @@ def test_what_the_user_chooses_wins_and_is_reported(load_file, written, caplog):
 
 
 def test_the_plan_tells_what_the_widgets_change_of_a_recipe(load_file, written, monkeypatch):
-    from rivulet.model_patches.probe import Device
+    from rivulet.model_patches.plan.probe import Device
     from rivulet.nodes import plan
 
     card = Device("a card", matmul_flops=1e14, bytes_per_second=1e12, free_bytes=10**12)
@@ -286,7 +293,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(load_file, written, folders, na
 
 
 def test_a_file_that_cannot_be_loaded_is_refused_before_the_graph_is_queued(written, folders):
-    from rivulet.nodes.load import NOTHING, RivuletLoadModel
+    from rivulet.nodes.load_streaming_model import NOTHING, RivuletLoadModel
 
     written("krea_realtime", "one.safetensors")
     for name in ("absent.pt", "a.gguf", "../one.safetensors", NOTHING):

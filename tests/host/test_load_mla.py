@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream.state import StreamConfig
 from rivulet.pocket.models import MLA_FILE, WEIGHTS
-from rivulet.tests.engine.checkpoints import BY_NAME, SMALL, lora_of
+from rivulet.tests.engine.checkpoints.published_files import BY_NAME, SMALL, lora_of
 from rivulet.tests.host.loading import close, own_stream, streamed
 from safetensors.torch import save_file
 
@@ -31,7 +31,7 @@ MLA_CONFIG = StreamConfig(Geometry(32, 48), "videomla_7", 3, (1.0, 0.8), seed=4)
 
 
 def test_videomla_keeps_its_latents_in_the_host(mla, text):
-    from rivulet.nodes.cache import CacheChoice
+    from rivulet.nodes.small_cache import CacheChoice
 
     loaded, model, report = mla
     assert "bands truncated: assumed" in report and "W_kv_upsampled -> k_up + v_up" in report
@@ -59,7 +59,7 @@ def test_videomla_runs_by_the_hosts_own_forward(mla, text):
 
 @pytest.mark.parametrize("how", ["lora", "fp8"])
 def test_videomla_is_patched_and_cast_as_every_model(mla, load_file, folders, text, how):
-    from rivulet.nodes.cache import CacheChoice
+    from rivulet.nodes.small_cache import CacheChoice
 
     loaded, model, _ = mla
     plain, _ = streamed(loaded, text, MLA_CONFIG)
@@ -91,9 +91,9 @@ def test_videomla_computes_the_same_while_its_weights_are_offloaded(mla, load_fi
 
 
 def test_a_take_of_videomla_goes_on_bit_for_bit(mla, text, tmp_path):
-    from rivulet.nodes.cache import CacheChoice
-    from rivulet.nodes.host import HostStream
-    from rivulet.nodes.kept import Kept, save, taken_up
+    from rivulet.nodes.host.stream import HostStream
+    from rivulet.nodes.run.kept import Kept, save, taken_up
+    from rivulet.nodes.small_cache import CacheChoice
 
     loaded = mla[0]
     kept = CacheChoice("mla").format_for(MLA_CONFIG, loaded.get_model_object("diffusion_model"))
@@ -108,9 +108,9 @@ def test_a_take_of_videomla_goes_on_bit_for_bit(mla, text, tmp_path):
 
 
 def test_the_trained_pocket_model_streams_from_its_latents_in_the_host(load_file, folders):
-    from rivulet.model_patches import stream as engine
-    from rivulet.nodes.cache import CacheChoice
-    from rivulet.nodes.recipe import FROM_MODEL, configured
+    from rivulet.model_patches.stream import step as engine
+    from rivulet.nodes.host.recipe import FROM_MODEL, configured
+    from rivulet.nodes.small_cache import CacheChoice
     from rivulet.pocket.models import load_pocket
 
     shutil.copy(WEIGHTS / MLA_FILE, folders / "diffusion_models")

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.model_patches.arch.detect import load_wan
+from rivulet.model_patches.checkpoints.detect import load_wan
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
-from rivulet.model_patches.state import StreamConfig
-from rivulet.model_patches.timeline import MODES
+from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.timeline import MODES
 from safetensors.torch import save_file
 
 BUILT_IN = "built in (Pocket Model)"
@@ -59,7 +59,7 @@ def remembering(load, memory_file):
 @pytest.fixture
 def run(prompt):
     """Returns a function that streams a MODEL as Stream Video does: (latents, state, stream)."""
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import of
 
     def blocks(model, config=CONFIG, count=6):
@@ -81,8 +81,8 @@ def close(a, b):
 
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
 def test_the_host_streams_what_the_engine_streams(models, memory_file, remembering, run, prompt, cfg):
-    from rivulet.model_patches import stream as engine
     from rivulet.model_patches.memory.load import load_memory
+    from rivulet.model_patches.stream import step as engine
     from rivulet.nodes.memory import of
 
     config = replace(CONFIG, cfg=cfg)
@@ -102,7 +102,7 @@ def test_the_host_streams_what_the_engine_streams(models, memory_file, rememberi
 
 
 def test_without_a_lora_only_blocks_after_the_first_eviction_differ(load, run, prompt, remembering):
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import of
 
     policy = of(remembering()).policy_for(CONFIG, torch.device("cpu"))
@@ -128,10 +128,10 @@ def test_the_model_that_came_in_stays_as_it_was(load, run, remembering):
 @pytest.mark.parametrize("memory", ["learned", "ema"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_take_goes_on_bit_for_bit_after_a_switch(run, remembering, prompt, tmp_path, memory, mode):
-    from rivulet.nodes.host import HostStream
-    from rivulet.nodes.kept import Kept, save, taken_up
+    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import of
-    from rivulet.nodes.switch import switched
+    from rivulet.nodes.run.kept import Kept, save, taken_up
+    from rivulet.nodes.run.switch import switched
 
     model = remembering() if memory == "learned" else remembering("ema", "none")
     _, state, made = run(model, count=5)
@@ -149,12 +149,12 @@ def test_a_take_goes_on_bit_for_bit_after_a_switch(run, remembering, prompt, tmp
 
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_a_recache_of_the_host_is_that_of_the_engine(load, models, remembering, prompt, goes_on):
-    from rivulet.model_patches import stream as engine
     from rivulet.model_patches.memory.learned import LearnedMemory
-    from rivulet.model_patches.switch import switch
-    from rivulet.nodes.host import HostStream
+    from rivulet.model_patches.stream import step as engine
+    from rivulet.model_patches.stream.switch import switch
+    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import of
-    from rivulet.nodes.switch import switched
+    from rivulet.nodes.run.switch import switched
 
     config = replace(CONFIG, preset="echo_std" if goes_on else "pocket_memory")
     encoder = of(remembering()).file.encoder
@@ -174,8 +174,8 @@ def test_a_recache_of_the_host_is_that_of_the_engine(load, models, remembering, 
 
 
 def test_a_take_is_gone_on_with_by_the_memory_it_was_made_with(run, remembering, load, prompt, tmp_path):
-    from rivulet.nodes.host import HostStream
-    from rivulet.nodes.kept import Kept, save, taken_up
+    from rivulet.nodes.host.stream import HostStream
+    from rivulet.nodes.run.kept import Kept, save, taken_up
 
     _, state, made = run(remembering(), count=1)
     save(Kept(state, None, 0, 0, None), made, tmp_path / "take.safetensors")
@@ -190,7 +190,7 @@ def test_another_picture_size_gets_a_resampled_memory(run, remembering):
 
 
 def test_the_node_brings_the_positions_the_memory_needs(load, remembering):
-    from rivulet.nodes import recipe
+    from rivulet.nodes.host import recipe
 
     assert recipe.of(remembering()).preset == "pocket_memory"
     assert recipe.of(load("plain")).preset == "infinity_rope"
@@ -220,7 +220,7 @@ def test_positions_the_memory_was_not_trained_with_are_refused(remembering, run)
 
 def test_the_calibrated_cache_and_the_memory_together(remembering, run, prompt):
     from rivulet.model_patches.cache.int8 import Int8Format
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import of
 
     model = remembering()
@@ -237,14 +237,13 @@ def test_the_calibrated_cache_and_the_memory_together(remembering, run, prompt):
 
 def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_was_taught(comfyui):
     """As in the engine: weights, latents, memory and positions are those of the built-in files."""
-    from rivulet.model_patches import stream as engine
     from rivulet.model_patches.cache.mla import MlaFormat
     from rivulet.model_patches.memory.learned import LearnedMemory
     from rivulet.model_patches.memory.load import load_memory
-    from rivulet.nodes import recipe
-    from rivulet.nodes.host import HostStream
+    from rivulet.model_patches.stream import step as engine
+    from rivulet.nodes.host.stream import HostStream, recipe
     from rivulet.nodes.memory import RivuletMemory, of
-    from rivulet.nodes.pocket import RivuletPocketModel
+    from rivulet.nodes.pocket_model import RivuletPocketModel
     from rivulet.pocket.models import MEMORY_FILE, MLA_MEMORY_FILE, WEIGHTS, load_pocket
 
     pocket = load_pocket(dit_file=MLA_MEMORY_FILE)
@@ -272,9 +271,9 @@ def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_
 
 
 def test_a_model_of_latents_that_was_taught_no_memory_or_another_is_refused_one(comfyui):
-    from rivulet.nodes import recipe
+    from rivulet.nodes.host import recipe
     from rivulet.nodes.memory import RivuletMemory
-    from rivulet.nodes.pocket import RivuletPocketModel
+    from rivulet.nodes.pocket_model import RivuletPocketModel
 
     model = RivuletPocketModel.execute("VideoMLA's, for Evolving Memory").args[0]
     recipe.give(model, replace(recipe.of(model), taught="0123456789abcdef0"))
@@ -286,9 +285,9 @@ def test_a_model_of_latents_that_was_taught_no_memory_or_another_is_refused_one(
 
 
 def test_the_built_in_memory_goes_with_the_built_in_model(comfyui):
-    from rivulet.nodes import recipe
+    from rivulet.nodes.host import recipe
     from rivulet.nodes.memory import RivuletMemory, of
-    from rivulet.nodes.pocket import RivuletPocketModel
+    from rivulet.nodes.pocket_model import RivuletPocketModel
 
     model = RivuletMemory.execute(
         RivuletPocketModel.execute().args[0], "learned", BUILT_IN, False, 0.999

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.sampler.noise import HostNoise
-from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream.state import StreamConfig
 
 SEED = 77
 SIDE = 64  # pixels

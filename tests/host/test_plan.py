@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.plan import plan_stream
-from rivulet.model_patches.probe import Device
-from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.plan.plan import plan_stream
+from rivulet.model_patches.plan.probe import Device
+from rivulet.model_patches.stream.state import StreamConfig
 from rivulet.model_patches.vae.cost import WanCost
 
 CARD = Device("a card", matmul_flops=1e14, bytes_per_second=1e12)
@@ -36,7 +36,7 @@ def planned(load, monkeypatch):
 
 
 def test_the_models_sizes_are_read_from_the_host(load, vae, models):
-    from rivulet.model_patches.arch.detect import load_wan
+    from rivulet.model_patches.checkpoints.detect import load_wan
     from rivulet.nodes.plan import request_of
 
     config = StreamConfig(Geometry(64, 48))
@@ -67,7 +67,7 @@ def test_it_only_says_so_where_that_is_wished(planned):
 
 
 def test_weights_that_the_host_can_keep_in_ram_do_not_stop_a_run(planned, load, vae):
-    from rivulet.model_patches.verdict import HEADROOM
+    from rivulet.model_patches.plan.verdict import HEADROOM
     from rivulet.nodes.plan import request_of
 
     config = StreamConfig(Geometry(64, 48), "infinity_rope")
@@ -94,7 +94,7 @@ def test_this_machine_is_measured_before_there_is_an_output_folder(load, monkeyp
 
 
 def test_a_tiny_vae_is_planned_with_its_own_figures(load, tiny_vae):
-    from rivulet.nodes.host_decoder import decoder_for
+    from rivulet.nodes.host.decoder import decoder_for
     from rivulet.nodes.plan import request_of
 
     request = request_of(load("plain"), tiny_vae, StreamConfig(Geometry(64, 48)), 16.0, 0.0)
@@ -106,7 +106,7 @@ def test_a_tiny_vae_is_planned_with_its_own_figures(load, tiny_vae):
 
 
 def test_what_fits_which_card_is_said(planned, load):
-    from rivulet.nodes.cache import CacheChoice
+    from rivulet.nodes.small_cache import CacheChoice
 
     _, text = planned().args
     assert "By card, computed: 12 GB: dense cache, bf16 weights; 16 GB: dense cache" in text
@@ -115,7 +115,7 @@ def test_what_fits_which_card_is_said(planned, load):
 
 
 def test_a_tiny_decoder_is_named_where_it_is_enough_and_not_where_it_is_there(load, tiny_vae):
-    from rivulet.model_patches.verdict import HEADROOM
+    from rivulet.model_patches.plan.verdict import HEADROOM
     from rivulet.nodes.plan import request_of, tiny_text
 
     config = StreamConfig(Geometry(640, 480), "infinity_rope")
@@ -127,7 +127,7 @@ def test_a_tiny_decoder_is_named_where_it_is_enough_and_not_where_it_is_there(lo
 
 
 def test_int8_is_proposed_before_a_smaller_window(load):
-    from rivulet.model_patches.verdict import HEADROOM
+    from rivulet.model_patches.plan.verdict import HEADROOM
     from rivulet.nodes.plan import formats_for, request_of, smaller, verdict_text
 
     request = request_of(load("plain"), None, StreamConfig(Geometry(640, 480), "infinity_rope"), 16.0, 2.0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream.state import StreamConfig
 
 TEXT = "[0s] a red circle\n[2s cut] a blue square\n[4s] a red circle"
 
@@ -67,7 +67,7 @@ def test_a_list_gives_each_prompt_its_seconds(read):
 
 @pytest.mark.parametrize("switch", ["smooth", "cut"])
 def test_what_is_left_to_the_recipe_is_known_when_the_stream_begins(read, caplog, switch):
-    from rivulet.nodes.script import read_script
+    from rivulet.nodes.run.script import read_script
 
     config = StreamConfig(Geometry(32, 32))
     for mode, wanted in (("recipe", switch), ("blend", "blend")):
@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_refused_before_the_graph_is_queued(comfyui, text
 
 
 def test_words_the_pocket_model_does_not_know_are_refused_before_the_stream(read):
-    from rivulet.nodes.pocket import PocketClip
+    from rivulet.nodes.pocket_model import PocketClip
     from rivulet.nodes.prompts import EXAMPLE
 
     assert read(PocketClip(), EXAMPLE).conditioning("")[0][0].shape == (1, 6, 64)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream.state import StreamConfig
 from safetensors.torch import save_file
 
 SIZES = WanConfig(dim=128, ffn_dim=192, num_layers=2, text_dim=64)
@@ -47,7 +47,7 @@ def made(comfyui, tensors, tmp_path_factory):
     """Returns a function: (the MODEL with quantised weights, the MODEL with the numbers that those hold)."""
     import comfy.sd
     import folder_paths
-    from rivulet.nodes.load import RivuletLoadModel
+    from rivulet.nodes.load_streaming_model import RivuletLoadModel
 
     folder = tmp_path_factory.mktemp("quantised")
     known = {}
@@ -107,7 +107,7 @@ class Clip:
 @pytest.fixture(scope="module")
 def basis(made):
     """Returns a basis that was calibrated on packed weights, by asking their layers."""
-    from rivulet.model_patches.cache.calibrate import Goal
+    from rivulet.model_patches.cache.calibration.calibrate import Goal
     from rivulet.nodes.calibrate import Watched
 
     with torch.inference_mode():
@@ -118,7 +118,7 @@ def basis(made):
 
 
 def streamed(model, cache):
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.stream import HostStream
 
     kept = cache.format_for(CONFIG, model.get_model_object("diffusion_model"))
     stream = HostStream(model, Clip().encode_from_tokens_scheduled("one"), [], CONFIG, cache=kept)
@@ -132,7 +132,7 @@ def streamed(model, cache):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_quantised_model_streams_as_the_numbers_it_holds(made, basis, kind, name):
-    from rivulet.nodes.cache import CacheChoice
+    from rivulet.nodes.small_cache import CacheChoice
 
     cache = CacheChoice(name, basis if name == "latent" else None)
     got, wanted = (streamed(model, cache) for model in made(kind))

@@ -7,7 +7,7 @@ HINT = "a stream needs Wan 2.1 text-to-video"
 
 def test_an_image_model_is_refused(comfyui):
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-    from rivulet.nodes.host_tree import why_not
+    from rivulet.nodes.host.tree import why_not
 
     refusal = why_not(UNetModel.__new__(UNetModel))
     assert "the loaded model is a UNetModel, which has no patch_size" in refusal and HINT in refusal
@@ -24,7 +24,7 @@ def test_an_image_model_is_refused(comfyui):
 )
 def test_a_wan_model_that_needs_more_than_text_is_refused(load, monkeypatch, part, what):
     import torch
-    from rivulet.nodes.host_tree import why_not
+    from rivulet.nodes.host.tree import why_not
 
     model = load("plain").model.diffusion_model
     assert why_not(model) is None
@@ -46,7 +46,7 @@ def test_a_wan_model_that_needs_more_than_text_is_refused(load, monkeypatch, par
     ids=["5B", "inputs", "outputs", "others"],
 )
 def test_other_latent_channels_are_refused(load, monkeypatch, taken, given, words):
-    from rivulet.nodes.host_tree import why_not
+    from rivulet.nodes.host.tree import why_not
 
     model = load("plain").model.diffusion_model
     monkeypatch.setattr(model, "in_dim", taken)
@@ -56,7 +56,7 @@ def test_other_latent_channels_are_refused(load, monkeypatch, taken, given, word
 
 
 def test_the_vae_of_wan_2_2_is_named(vae, monkeypatch):
-    from rivulet.nodes.host_decoder import why_not_vae
+    from rivulet.nodes.host.decoder import why_not_vae
 
     monkeypatch.setattr(vae, "latent_channels", 48)
     refusal = why_not_vae(vae)
@@ -68,7 +68,7 @@ def test_the_hosts_own_model_of_wan_2_2_5b_is_refused_by_name(comfyui):
     """As the host itself makes it of a file with those sizes, narrower and with fewer layers."""
     import torch
     from comfy.ldm.wan.model import WanModel
-    from rivulet.nodes.host_tree import why_not
+    from rivulet.nodes.host.tree import why_not
 
     with torch.device("meta"):
         sizes = {"dim": 128, "ffn_dim": 64, "num_layers": 1, "num_heads": 1, "text_dim": 8}
@@ -82,9 +82,9 @@ def test_the_hosts_own_model_of_wan_2_2_5b_is_refused_by_name(comfyui):
 
 def test_an_expert_of_wan_2_2_is_told_by_its_file(load, models, prompt, caplog):
     from rivulet.model_patches.geometry import Geometry
-    from rivulet.model_patches.state import StreamConfig
+    from rivulet.model_patches.stream.state import StreamConfig
     from rivulet.nodes.doctor import fitness
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.stream import HostStream
 
     import nodes
 

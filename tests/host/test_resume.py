@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.mailbox import Message
-from rivulet.model_patches.state import StreamConfig
-from rivulet.model_patches.timeline import Prompt
+from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.timeline import Prompt
+from rivulet.model_patches.viewers.mailbox import Message
 from rivulet.tests.host.graphs import LONG_SECONDS, stream_graph
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
@@ -23,9 +23,9 @@ class StopError(RuntimeError):
 
 def header_of(path):
     """Returns the snapshot as Resume Stream hands it on."""
-    from rivulet.model_patches.state_file import about_of
-    from rivulet.nodes.kept import KIND, VERSION
+    from rivulet.model_patches.stream.state_file import about_of
     from rivulet.nodes.resume import Resume
+    from rivulet.nodes.run.kept import KIND, VERSION
 
     about = about_of(path, KIND, VERSION)
     return Resume(path, *(about[name] for name in ("block", "frames", "given", "prompt")))
@@ -34,10 +34,10 @@ def header_of(path):
 @pytest.fixture
 def recorded(tmp_path):
     """Returns a function that gives a session and the list of pictures that will be written in it."""
-    from rivulet.model_patches.live import LiveStream
+    from rivulet.model_patches.viewers.live import LiveStream
     from rivulet.model_patches.writer.video import Mp4Writer
-    from rivulet.nodes.session import Session
-    from rivulet.nodes.switch import SWITCHES
+    from rivulet.nodes.run.session import Session
+    from rivulet.nodes.run.switch import SWITCHES
 
     def record(name):
         writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
@@ -52,11 +52,11 @@ def recorded(tmp_path):
 @pytest.fixture
 def making(load, vae, prompt, recorded):
     """Returns a function that makes a take with a model of its own: (take, written pictures, snapshot)."""
-    from rivulet.nodes.host import HostStream
-    from rivulet.nodes.host_decoder import decoder_for
-    from rivulet.nodes.kept import taken_up
-    from rivulet.nodes.script import Script
-    from rivulet.nodes.take import ALWAYS, Take, saving
+    from rivulet.nodes.host.decoder import decoder_for
+    from rivulet.nodes.host.stream import HostStream
+    from rivulet.nodes.run.kept import taken_up
+    from rivulet.nodes.run.script import Script
+    from rivulet.nodes.run.take import ALWAYS, Take, saving
 
     class Prompts:
         def conditioning(self, text):
@@ -237,8 +237,8 @@ def test_other_weights_are_told_and_another_checkpoint_is_refused(making, load, 
 
 
 def test_a_take_of_a_release_without_a_sketch_goes_on(making):
-    from rivulet.model_patches.state_file import read, write
-    from rivulet.nodes.kept import KIND, VERSION
+    from rivulet.model_patches.stream.state_file import read, write
+    from rivulet.nodes.run.kept import KIND, VERSION
 
     whole, _, _ = making("whole")
     _, _, path = making("first", before=stopping_at(2))
@@ -257,7 +257,7 @@ def test_a_truncated_snapshot_is_refused(making):
 
 
 def test_a_snapshot_that_cannot_be_written_does_not_spoil_the_video(making, monkeypatch):
-    from rivulet.nodes import take
+    from rivulet.nodes.run import take
 
     def full(*_):
         raise OSError("No space left on device")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.state import StreamConfig
-from rivulet.model_patches.timeline import MODES
+from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.timeline import MODES
 from rivulet.tests.host.graphs import BLUE, stream_graph
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
@@ -19,7 +19,7 @@ def picture(*shape):
 @pytest.fixture
 def begun(load, prompt):
     """Returns a function that starts a stream on the plain checkpoint."""
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.stream import HostStream
 
     def of(config=CONFIG):
         made = HostStream(load("plain"), prompt(0), prompt(1), config)
@@ -30,7 +30,7 @@ def begun(load, prompt):
 
 @pytest.fixture
 def node(comfyui):
-    from rivulet.nodes.start import RivuletStartFrom
+    from rivulet.nodes.start_from import RivuletStartFrom
 
     return lambda image, fit="crop": RivuletStartFrom.execute(image, fit).args[0]
 
@@ -48,7 +48,7 @@ def test_what_was_made_can_be_given_again(begun, cfg):
     """A block given to a new stream is remembered just as when it was made."""
     from dataclasses import replace
 
-    from rivulet.nodes.start import keep
+    from rivulet.nodes.start_from import keep
 
     config = replace(CONFIG, cfg=cfg)
     usual, _ = blocks(*begun(config), 2)
@@ -63,7 +63,7 @@ def test_what_was_made_can_be_given_again(begun, cfg):
 def test_one_latent_goes_before_the_blocks_and_counts(begun, preset):
     from dataclasses import replace
 
-    from rivulet.nodes.start import keep
+    from rivulet.nodes.start_from import keep
 
     config = replace(CONFIG, preset=preset)
     first = torch.randn(1, 16, 1, 6, 4, generator=torch.Generator().manual_seed(2))
@@ -78,8 +78,8 @@ def test_one_latent_goes_before_the_blocks_and_counts(begun, preset):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_before_the_first_block_no_switch_forgets_the_picture(begun, prompt, mode):
-    from rivulet.nodes.start import keep
-    from rivulet.nodes.switch import switched
+    from rivulet.nodes.run.switch import switched
+    from rivulet.nodes.start_from import keep
 
     first = torch.randn(1, 16, 1, 6, 4, generator=torch.Generator().manual_seed(2))
     made, state = begun()
@@ -92,7 +92,7 @@ def test_before_the_first_block_no_switch_forgets_the_picture(begun, prompt, mod
 
 
 def test_an_error_leaves_the_state_as_it_was(begun):
-    from rivulet.nodes.start import keep
+    from rivulet.nodes.start_from import keep
 
     made, state = begun()
     with pytest.raises(RuntimeError, match="came out with NaN"):

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.join import FADE_FRAMES
-from rivulet.model_patches.mailbox import Message
 from rivulet.model_patches.sampler.denoise import Begin
-from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream.join import FADE_FRAMES
+from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.viewers.mailbox import Message
 from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.tests.host.graphs import BLUE, stream_graph
 
@@ -28,7 +28,7 @@ def latents(count, seed=2):
 
 @pytest.fixture
 def node(comfyui):
-    from rivulet.nodes.start import RivuletStartFrom
+    from rivulet.nodes.start_from import RivuletStartFrom
 
     return lambda **given: RivuletStartFrom.execute(**given).args[0]
 
@@ -36,7 +36,7 @@ def node(comfyui):
 @pytest.fixture
 def begun(load, prompt):
     """Returns a function that starts a stream on the plain checkpoint."""
-    from rivulet.nodes.host import HostStream
+    from rivulet.nodes.host.stream import HostStream
 
     def of(config=CONFIG):
         made = HostStream(load("plain"), prompt(0), prompt(1), config)
@@ -48,13 +48,13 @@ def begun(load, prompt):
 @pytest.fixture
 def taking(load, vae, prompt, tmp_path):
     """Returns a function that makes a take: (take, written pictures, its snapshot)."""
-    from rivulet.model_patches.live import LiveStream
-    from rivulet.nodes.host import HostStream
-    from rivulet.nodes.host_vae import HostDecoder
-    from rivulet.nodes.kept import taken_up
-    from rivulet.nodes.script import Script
-    from rivulet.nodes.session import Session
-    from rivulet.nodes.take import ALWAYS, Take, saving
+    from rivulet.model_patches.viewers.live import LiveStream
+    from rivulet.nodes.host.stream import HostStream
+    from rivulet.nodes.host.vae import HostDecoder
+    from rivulet.nodes.run.kept import taken_up
+    from rivulet.nodes.run.script import Script
+    from rivulet.nodes.run.session import Session
+    from rivulet.nodes.run.take import ALWAYS, Take, saving
 
     class Prompts:
         def conditioning(self, text):
@@ -88,7 +88,7 @@ def taking(load, vae, prompt, tmp_path):
 
 
 def test_any_cutting_is_encoded_as_the_whole_is(vae):
-    from rivulet.nodes.host_encoder import HostEncoder
+    from rivulet.nodes.host.encoder import HostEncoder
 
     encode = HostEncoder(vae)
     for cuts in ((17,), (3, 1, 13), (5, 5, 3), (1,)):
@@ -102,7 +102,7 @@ def test_any_cutting_is_encoded_as_the_whole_is(vae):
 
 
 def test_levels_of_a_file_are_shares_of_one(vae):
-    from rivulet.nodes.host_encoder import HostEncoder
+    from rivulet.nodes.host.encoder import HostEncoder
 
     video = (pictures(5) * 255).round()
     made = HostEncoder(vae)(video.to(torch.uint8), last=True)[0]
@@ -111,7 +111,7 @@ def test_levels_of_a_file_are_shares_of_one(vae):
 
 
 def test_an_encoder_that_cannot_be_streamed_is_refused(vae):
-    from rivulet.nodes.host_encoder import HostEncoder
+    from rivulet.nodes.host.encoder import HostEncoder
 
     class Old:
         def __getattr__(self, name):
@@ -132,7 +132,7 @@ def test_an_encoder_that_cannot_be_streamed_is_refused(vae):
 def test_latents_are_kept_block_by_block_as_if_they_had_been_made(begun, count):
     """Of seventeen latents the first three and the last six stay; the model sees no more than a block."""
     from rivulet.model_patches.attention.positions import kept_frames
-    from rivulet.nodes.start import keep
+    from rivulet.nodes.start_from import keep
 
     made, state = begun()
     state = keep(made, state, latents(count))
@@ -192,16 +192,16 @@ def test_it_goes_on_after_a_stop_as_if_it_had_not_stopped(taking, block_frames):
     _, before, path = taking("first", stop=1, config=config, **given)
     second, after, _ = taking("second", kept=path, config=config)
     assert torch.equal(torch.cat([before, after]), all_of_it) and torch.equal(second.tail, whole.tail)
-    from rivulet.model_patches.state_file import about_of
-    from rivulet.nodes.kept import KIND, VERSION
+    from rivulet.model_patches.stream.state_file import about_of
+    from rivulet.nodes.run.kept import KIND, VERSION
 
     assert about_of(path, KIND, VERSION)["hidden"] == 21
 
 
 def follow_of(vae, count, strength=0.5, config=CONFIG):
-    from rivulet.model_patches.follow import Follow
-    from rivulet.model_patches.incoming import Pictures
-    from rivulet.nodes.host_encoder import HostEncoder
+    from rivulet.model_patches.stream.follow import Follow
+    from rivulet.model_patches.stream.incoming import Pictures
+    from rivulet.nodes.host.encoder import HostEncoder
 
     return Follow(Pictures(pictures(count)), HostEncoder(vae), config, strength)
 
@@ -243,7 +243,7 @@ def test_whoever_goes_on_with_a_followed_take_is_told_that_the_video_is_not_foll
 
 def test_the_end_of_a_video_is_read_at_the_streams_size_and_rate(comfyui, tmp_path):
     from comfy_api.v0_0_2 import InputImpl
-    from rivulet.nodes.start_video import GoOnFromVideo
+    from rivulet.nodes.run.start_video import GoOnFromVideo
 
     path = tmp_path / "film.mp4"
     levels = (4 * torch.arange(60)).to(torch.uint8)[:, None, None, None].expand(60, 96, 64, 3)
@@ -267,7 +267,7 @@ def test_a_video_in_memory_is_read_without_a_copy_of_it(comfyui):
     from fractions import Fraction
 
     from comfy_api.v0_0_2 import InputImpl, Types
-    from rivulet.nodes.incoming import opened
+    from rivulet.nodes.host.incoming import opened
 
     parts = Types.VideoComponents(images=pictures(32), frame_rate=Fraction(32))
     with opened(InputImpl.VideoFromComponents(parts), 16.0) as video:
@@ -284,7 +284,7 @@ def test_a_video_in_memory_is_read_without_a_copy_of_it(comfyui):
 
 @pytest.mark.parametrize(("count", "given"), [(1, 1), (4, 1), (5, 2), (9, 3), (20, 3), (21, 6), (99, 9)])
 def test_a_short_video_gives_what_it_has(comfyui, count, given):
-    from rivulet.nodes.start_video import GoOnFromVideo
+    from rivulet.nodes.run.start_video import GoOnFromVideo
 
     ending = GoOnFromVideo(pictures(count), "crop").read(CONFIG, 16.0)
     assert (ending.given, ending.hidden, len(ending.pixels_FHWC)) == (given, 4 * given - 3, 4 * given - 3)
@@ -293,7 +293,7 @@ def test_a_short_video_gives_what_it_has(comfyui, count, given):
 
 def test_a_new_take_begins_where_an_earlier_one_ended(taking, node, tmp_path):
     """Also where it was interrupted and its file is behind its latents by those that waited for a pair."""
-    from rivulet.nodes.start_video import GoOnFromTake
+    from rivulet.nodes.run.start_video import GoOnFromTake
 
     _, whole, ended = taking("ended", 33)
     ending = GoOnFromTake(ended).read(CONFIG, 16.0)
@@ -361,7 +361,7 @@ def test_a_strength_that_changes_nothing_is_refused(node, vae):
 
 def test_a_file_that_is_no_video_is_refused_before_the_stream_begins(node, vae, tmp_path):
     from comfy_api.v0_0_2 import InputImpl
-    from rivulet.nodes.start_video import following
+    from rivulet.nodes.run.start_video import following
 
     (tmp_path / "notes.mp4").write_text("no video")
     start = node(video=InputImpl.VideoFromFile(str(tmp_path / "notes.mp4")), mode="follow")
@@ -370,7 +370,7 @@ def test_a_file_that_is_no_video_is_refused_before_the_stream_begins(node, vae, 
 
 
 def test_prompts_are_counted_from_the_first_picture_that_is_shown():
-    from rivulet.model_patches.timeline import at_borders, read_timeline
+    from rivulet.model_patches.stream.timeline import at_borders, read_timeline
 
     timeline = read_timeline("[0s] one\n[1s] two\n[2s cut] three")
     sizes = timeline, CONFIG.geometry, 12, 3
@@ -381,7 +381,7 @@ def test_prompts_are_counted_from_the_first_picture_that_is_shown():
 
 def test_a_saved_graph_still_begins_with_its_picture(comfyui):
     """Widgets are read by their order: the first one stays the first."""
-    from rivulet.nodes.start import RivuletStartFrom
+    from rivulet.nodes.start_from import RivuletStartFrom
 
     widgets = [
         each.id for each in RivuletStartFrom.define_schema().inputs if each.id not in ("image", "video")

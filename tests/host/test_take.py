@@ -3,9 +3,9 @@
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.mailbox import Message
-from rivulet.model_patches.state import StreamConfig
-from rivulet.model_patches.timeline import Prompt
+from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.timeline import Prompt
+from rivulet.model_patches.viewers.mailbox import Message
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
 PICTURES = 40  # four blocks
@@ -26,14 +26,14 @@ class Prompts:
 @pytest.fixture
 def making(load, vae, prompt, tmp_path):
     """Returns a function that makes a take: (take, its session); `tell` is called before each block."""
-    from rivulet.model_patches.live import LiveStream
+    from rivulet.model_patches.viewers.live import LiveStream
     from rivulet.model_patches.writer.video import Mp4Writer
-    from rivulet.nodes.host import HostStream
-    from rivulet.nodes.host_vae import HostDecoder
-    from rivulet.nodes.script import Script
-    from rivulet.nodes.session import Session
-    from rivulet.nodes.switch import SWITCHES
-    from rivulet.nodes.take import Take
+    from rivulet.nodes.host.stream import HostStream
+    from rivulet.nodes.host.vae import HostDecoder
+    from rivulet.nodes.run.script import Script
+    from rivulet.nodes.run.session import Session
+    from rivulet.nodes.run.switch import SWITCHES
+    from rivulet.nodes.run.take import Take
 
     def make(name="take", changes=None, tell=lambda live: None):
         writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
@@ -113,8 +113,8 @@ def test_a_cut_begins_as_a_stream_does_and_still_gives_all_pictures(making, prom
 
 
 def test_a_recache_shows_the_old_frames_to_the_new_prompt(load, prompt):
-    from rivulet.nodes.host import HostStream
-    from rivulet.nodes.switch import switched
+    from rivulet.nodes.host.stream import HostStream
+    from rivulet.nodes.run.switch import switched
 
     def keys(mode, text):
         stream = HostStream(load("plain"), prompt(0), prompt(1), CONFIG)
@@ -160,7 +160,7 @@ def test_what_fails_is_told_and_the_file_is_kept(making):
 
     with pytest.raises(RuntimeError, match="It broke"):
         making("broken", tell=tell)
-    from rivulet.nodes.session import SESSIONS
+    from rivulet.nodes.run.session import SESSIONS
 
     live = SESSIONS.all()[0]
     assert (live.phase, live.sentence) == ("failed", "It broke.")
@@ -184,7 +184,7 @@ def test_a_pause_ends_with_an_interruption(making):
 
     with pytest.raises(management.InterruptProcessingException):
         making("paused", tell=tell)
-    from rivulet.nodes.session import SESSIONS
+    from rivulet.nodes.run.session import SESSIONS
 
     live = SESSIONS.all()[0]
     assert looks == ["paused"] * 3 and live.phase == "ended" and "interrupted" in live.sentence
@@ -192,7 +192,7 @@ def test_a_pause_ends_with_an_interruption(making):
 
 
 def test_only_the_newest_streams_are_remembered(making):
-    from rivulet.nodes.session import KEPT, Sessions
+    from rivulet.nodes.run.session import KEPT, Sessions
 
     known, streams = Sessions(), [object() for _ in range(KEPT + 2)]
     for stream in streams:
@@ -202,7 +202,7 @@ def test_only_the_newest_streams_are_remembered(making):
 
 @pytest.mark.parametrize("client", ["tab", None])
 def test_the_page_that_queued_the_run_is_told_once_per_block_and_phase(making, monkeypatch, client):
-    from rivulet.nodes import session
+    from rivulet.nodes.run import session
 
     sent = []
 

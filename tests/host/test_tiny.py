@@ -12,7 +12,7 @@ from rivulet.tests.host.graphs import stream_graph
 
 @pytest.fixture(scope="module")
 def decoder(tiny_vae):
-    from rivulet.nodes.host_decoder import decoder_for
+    from rivulet.nodes.host.decoder import decoder_for
 
     return decoder_for(tiny_vae)
 
@@ -48,7 +48,7 @@ def test_keys_and_shapes_are_those_of_the_hosts_class(comfyui):
 
 def test_a_tiny_decoder_in_half_precision_is_taken_for_what_its_file_is_called(load_vae, models):
     """The host takes it for HunyuanVideo's and would scale the latents so."""
-    from rivulet.nodes.host_decoder import decoder_for, why_not_vae
+    from rivulet.nodes.host.decoder import decoder_for, why_not_vae
 
     named = load_vae("taew2_1")
     assert named.first_stage_model.latent_format is not None and why_not_vae(named) is None
@@ -61,7 +61,7 @@ def test_a_tiny_decoder_in_half_precision_is_taken_for_what_its_file_is_called(l
 
 
 def test_a_first_picture_is_encoded_in_the_units_of_the_stream(load_vae, tiny_vae):
-    from rivulet.nodes.host_decoder import first_latents
+    from rivulet.nodes.host.decoder import first_latents
 
     picture = torch.rand(1, 32, 32, 3)
     of_vae = first_latents(tiny_vae, picture)
@@ -75,14 +75,14 @@ def test_a_first_picture_is_encoded_in_the_units_of_the_stream(load_vae, tiny_va
 
 @pytest.mark.parametrize(("channels", "kind"), [(48, "Wan 2.2 5B"), (32, "HunyuanVideo 1.5")])
 def test_tiny_decoders_of_other_latents_are_named(tiny_vae, monkeypatch, channels, kind):
-    from rivulet.nodes.host_decoder import why_not_vae
+    from rivulet.nodes.host.decoder import why_not_vae
 
     monkeypatch.setattr(tiny_vae, "latent_channels", channels)
     assert f"is a tiny decoder for {kind} ({channels} latent channels)" in why_not_vae(tiny_vae)
 
 
 def test_a_host_whose_decoder_changed_is_found(tiny_vae, monkeypatch):
-    from rivulet.nodes.host_tiny import HostTinyDecoder
+    from rivulet.nodes.host.tiny_vae import HostTinyDecoder
 
     right = HostTinyDecoder._piece
     monkeypatch.setattr(HostTinyDecoder, "_piece", lambda self, piece, kept: right(self, piece, None))
@@ -91,7 +91,7 @@ def test_a_host_whose_decoder_changed_is_found(tiny_vae, monkeypatch):
 
 
 def test_a_past_of_the_other_kind_is_refused(decoder, vae):
-    from rivulet.nodes.host_vae import HostDecoder, HostVaePast
+    from rivulet.nodes.host.vae import HostDecoder, HostVaePast
 
     wan = HostDecoder(vae)
     _, of_tiny = decoder.decode(latents(1))

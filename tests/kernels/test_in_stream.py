@@ -13,8 +13,8 @@ from rivulet.model_patches.cache.int8 import INT8
 from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.cache.mla import MlaFormat
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.state import StreamConfig
-from rivulet.model_patches.stream import init, take
+from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.step import init, take
 
 CONFIG = WanConfig(dim=128, ffn_dim=64, num_layers=2, num_heads=2, text_dim=8)
 SIZES = MlaSizes(kv_latent=32, query_latent=64, rope=RopeLayout.truncated(64, 16))

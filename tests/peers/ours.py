@@ -8,19 +8,19 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from rivulet.model_patches import stream
 from rivulet.model_patches.arch.parts import embed_time
-from rivulet.model_patches.arch.published import build, read_published
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.attention.forward import forward
+from rivulet.model_patches.checkpoints.published import build, read_published
+from rivulet.model_patches.checkpoints.recipes import Recipe
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import OFF
-from rivulet.model_patches.recipes import Recipe
 from rivulet.model_patches.sampler.noise import KeyedNoise
-from rivulet.model_patches.start import keep
-from rivulet.model_patches.state import StreamConfig, StreamState
-from rivulet.model_patches.switch import switch
-from rivulet.tests.engine.checkpoints import BY_NAME
+from rivulet.model_patches.stream import step as stream
+from rivulet.model_patches.stream.start import keep
+from rivulet.model_patches.stream.state import StreamConfig, StreamState
+from rivulet.model_patches.stream.switch import switch
+from rivulet.tests.engine.checkpoints.published_files import BY_NAME
 from rivulet.tests.peers.peer import GEOMETRY, SEED, SIZES, Peer, text, weights
 from torch import Tensor
 

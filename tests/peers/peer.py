@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.checkpoints.recipes import Recipe, recipe_named
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.recipes import Recipe, recipe_named
 from rivulet.model_patches.sampler.noise import block_noise
 from safetensors.torch import load_file, save_file
 from torch import Tensor

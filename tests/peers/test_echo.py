@@ -9,11 +9,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from rivulet.model_patches import stream
-from rivulet.model_patches.arch.published import build, read_published
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import PRESETS, plan
 from rivulet.model_patches.cache.format import recache_call
+from rivulet.model_patches.checkpoints.published import build, read_published
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.coupling import training_of
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
@@ -22,8 +21,9 @@ from rivulet.model_patches.memory.load import load_memory
 from rivulet.model_patches.memory.policy import OFF
 from rivulet.model_patches.sampler.noise import block_noise
 from rivulet.model_patches.sampler.schedule import sigmas
-from rivulet.model_patches.stream import StreamConfig, init, step
-from rivulet.model_patches.switch import switch
+from rivulet.model_patches.stream import step as stream
+from rivulet.model_patches.stream.step import StreamConfig, init, step
+from rivulet.model_patches.stream.switch import switch
 
 from ..engine.memory.echo_files import LINEARS
 from .echo import (

@@ -7,11 +7,11 @@ import pytest
 import torch
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.cache.mla import MlaFormat
-from rivulet.model_patches.stream import init, step
+from rivulet.model_patches.stream.step import init, step
 from rivulet.pocket import models
-from rivulet.pocket.convert import main
-from rivulet.pocket.convert.own import OwnStreams
-from rivulet.pocket.convert.source import PocketClips
+from rivulet.pocket.convert_mla import main
+from rivulet.pocket.convert_mla.own import OwnStreams
+from rivulet.pocket.convert_mla.source import PocketClips
 from safetensors.torch import save_file
 
 

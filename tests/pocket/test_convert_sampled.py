@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.sampler.noise import KeyedNoise
-from rivulet.model_patches.stream import StreamConfig, init, step
-from rivulet.pocket.convert.distil import Distiller, Recipe, student_of
-from rivulet.pocket.convert.past import Inputs
-from rivulet.pocket.convert.room import Job, room_of
-from rivulet.pocket.convert.sampled import SampledStreams, weights
-from rivulet.pocket.convert.walk import Walker
+from rivulet.model_patches.stream.step import StreamConfig, init, step
+from rivulet.pocket.convert_mla.distil import Distiller, Recipe, student_of
+from rivulet.pocket.convert_mla.past import Inputs
+from rivulet.pocket.convert_mla.room import Job, room_of
+from rivulet.pocket.convert_mla.sampled import SampledStreams, weights
+from rivulet.pocket.convert_mla.walk import Walker
 from rivulet.tests.pocket.conversion import CONFIG, FRAMES, GEOMETRY, PRESET, SIZES, RandomClips, dense_model
 
 FEW = StreamConfig(

@@ -5,26 +5,26 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.model_patches import stream
-from rivulet.model_patches.arch.mla_load import load_mla
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import plan, preset
+from rivulet.model_patches.checkpoints.mla_load import load_mla
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.load import load_memory
 from rivulet.model_patches.memory.lora import Lora
-from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream import step as stream
+from rivulet.model_patches.stream.state import StreamConfig
 from rivulet.pocket import models
 from rivulet.pocket.hiding import ENCODED, LIFTED, Hidings
-from rivulet.pocket.remember import main
-from rivulet.pocket.remember.command import export_model, outside_attention, take_attentions
-from rivulet.pocket.remember.files import export
-from rivulet.pocket.remember.lessons import FULL, MEMORY, PLAIN, POSITIONS, Lessons, Place, Shares
-from rivulet.pocket.remember.lora import Adapters
-from rivulet.pocket.remember.trainer import Recipe, Trainer
-from rivulet.pocket.remember.walk import MemoryWalker, States
-from rivulet.pocket.train.clips import Clips as Dressed
-from rivulet.pocket.train.dit import Recipe as Training
+from rivulet.pocket.train_memory import main
+from rivulet.pocket.train_memory.command import export_model, outside_attention, take_attentions
+from rivulet.pocket.train_memory.files import export
+from rivulet.pocket.train_memory.lessons import FULL, MEMORY, PLAIN, POSITIONS, Lessons, Place, Shares
+from rivulet.pocket.train_memory.lora import Adapters
+from rivulet.pocket.train_memory.trainer import Recipe, Trainer
+from rivulet.pocket.train_memory.walk import MemoryWalker, States
+from rivulet.pocket.train_pocket.clips import Clips as Dressed
+from rivulet.pocket.train_pocket.dit import Recipe as Training
 from rivulet.tests.bench.replay import replay
 from rivulet.tests.pocket.memory import BLOCKS, FRAMES, GRID, HEADS, ROWS, TINY_CONFIG, lesson_of, tiny
 from safetensors import safe_open

@@ -10,13 +10,13 @@ from rivulet.model_patches.attention.positions import preset
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.memory.load import load_memory
-from rivulet.pocket.convert.room import Fused, kept_bytes
-from rivulet.pocket.remember import checkpoint, main
-from rivulet.pocket.remember import room as rooms
-from rivulet.pocket.remember.lora import Adapted, Adapters
-from rivulet.pocket.remember.room import Job, room_of, why_not
-from rivulet.pocket.remember.videos import ClipLessons, least_blocks, read_clips
-from rivulet.pocket.remember.walk import Lesson, MemoryWalker
+from rivulet.pocket.convert_mla.room import Fused, kept_bytes
+from rivulet.pocket.train_memory import checkpoint, main
+from rivulet.pocket.train_memory import room as rooms
+from rivulet.pocket.train_memory.lora import Adapted, Adapters
+from rivulet.pocket.train_memory.room import Job, room_of, why_not
+from rivulet.pocket.train_memory.videos import ClipLessons, least_blocks, read_clips
+from rivulet.pocket.train_memory.walk import Lesson, MemoryWalker
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.model_patches import stream
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.learned import LearnedMemory
-from rivulet.model_patches.state import StreamConfig
+from rivulet.model_patches.stream import step as stream
+from rivulet.model_patches.stream.state import StreamConfig
 from rivulet.pocket import text
-from rivulet.pocket.remember import main, walk
-from rivulet.pocket.remember.lessons import MEMORY, PLAIN, Lessons, Shares
-from rivulet.pocket.remember.lora import Adapters
-from rivulet.pocket.remember.walk import MemoryWalker
-from rivulet.pocket.train.clips import Clips as Dressed
-from rivulet.pocket.train.dit import Recipe as Training
+from rivulet.pocket.train_memory import main, walk
+from rivulet.pocket.train_memory.lessons import MEMORY, PLAIN, Lessons, Shares
+from rivulet.pocket.train_memory.lora import Adapters
+from rivulet.pocket.train_memory.walk import MemoryWalker
+from rivulet.pocket.train_pocket.clips import Clips as Dressed
+from rivulet.pocket.train_pocket.dit import Recipe as Training
 from rivulet.tests.bench.replay import replay
 from rivulet.tests.pocket.memory import BLOCKS, FRAMES, ROWS, lesson_of, tiny
 

@@ -8,9 +8,9 @@ from rivulet.model_patches.attention.forward import forward, remember
 from rivulet.model_patches.attention.sdpa import sdpa
 from rivulet.model_patches.cache.format import call_of
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream import StreamConfig, init
+from rivulet.model_patches.stream.step import StreamConfig, init
 from rivulet.pocket.text import TEXT_DIM, encode
-from rivulet.pocket.train.teacher import Teacher
+from rivulet.pocket.train_pocket.teacher import Teacher
 
 BLOCKS, BLOCK_FRAMES = 6, 3  # one more than the sink, the window and the block that first evicts
 

@@ -12,20 +12,26 @@ from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.pocket.models import Recipe, load_pocket, save_dit, save_vae
 from rivulet.pocket.text import TEXT_DIM
-from rivulet.pocket.train import _changes, processes
-from rivulet.pocket.train import dit as dit_training
-from rivulet.pocket.train.along import polish_decoder, train_along
-from rivulet.pocket.train.apart import tell_apart
-from rivulet.pocket.train.batches import Phase, clip_batch
-from rivulet.pocket.train.clips import draw_clips
-from rivulet.pocket.train.dit import Trainer, damage, draw_sigma
-from rivulet.pocket.train.parts import averaged, export, new_trainer, settled_vae
-from rivulet.pocket.train.presets import PRESETS
-from rivulet.pocket.train.progress import Run, learning_rate
-from rivulet.pocket.train.reading import Reader, learn_to_be_read
-from rivulet.pocket.train.still import decode_first, encode_still
-from rivulet.pocket.train.units import even_units, fold_units, latents_of_clips, look_scatters, telling_units
-from rivulet.pocket.train.vae import restart_decoder, start_as_pictures
+from rivulet.pocket.train_pocket import _changes, processes
+from rivulet.pocket.train_pocket import dit as dit_training
+from rivulet.pocket.train_pocket.along import polish_decoder, train_along
+from rivulet.pocket.train_pocket.apart import tell_apart
+from rivulet.pocket.train_pocket.batches import Phase, clip_batch
+from rivulet.pocket.train_pocket.clips import draw_clips
+from rivulet.pocket.train_pocket.dit import Trainer, damage, draw_sigma
+from rivulet.pocket.train_pocket.parts import averaged, export, new_trainer, settled_vae
+from rivulet.pocket.train_pocket.presets import PRESETS
+from rivulet.pocket.train_pocket.progress import Run, learning_rate
+from rivulet.pocket.train_pocket.reading import Reader, learn_to_be_read
+from rivulet.pocket.train_pocket.still import decode_first, encode_still
+from rivulet.pocket.train_pocket.units import (
+    even_units,
+    fold_units,
+    latents_of_clips,
+    look_scatters,
+    telling_units,
+)
+from rivulet.pocket.train_pocket.vae import restart_decoder, start_as_pictures
 
 TINY = dit_training.Recipe(
     size=32,
@@ -329,7 +335,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import conftest, torch
 from pathlib import Path
-from rivulet.pocket.train import _changes, processes
+from rivulet.pocket.train_pocket import _changes, processes
 layer = torch.nn.Linear(1, 1)
 with processes.together():
     number = processes.rank()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.model_patches.arch.sketch import sketch
+from rivulet.model_patches.arch.fingerprint import sketch
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.cache.basis import Basis, LayerBasis, LayerPlan
 from rivulet.model_patches.cache.basis_file import about_model, check_model, load_basis, save_basis

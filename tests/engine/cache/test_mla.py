@@ -9,12 +9,12 @@ from rivulet.model_patches.arch.wan import WanConfig
 from rivulet.model_patches.attention.positions import PRESETS
 from rivulet.model_patches.attention.rope import rope_table
 from rivulet.model_patches.cache.basis import Basis, LayerPlan
+from rivulet.model_patches.cache.calibration.record import Recorder
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.format import CacheShape, call_of
 from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.cache.mla import MlaFormat
-from rivulet.model_patches.cache.record import Recorder
-from rivulet.model_patches.stream import init, load, save, step
+from rivulet.model_patches.stream.step import init, load, save, step
 
 from ..conftest import SIZES
 

@@ -8,7 +8,7 @@ from rivulet.model_patches.attention.positions import PRESETS
 from rivulet.model_patches.cache.int8 import Int8Format
 from rivulet.model_patches.cache.store import Exact
 from rivulet.model_patches.memory.ema import EmaSink
-from rivulet.model_patches.stream import init, step
+from rivulet.model_patches.stream.step import init, step
 
 from ..formats import GROUP, LOSSY
 from .memories import EMA

@@ -9,11 +9,11 @@ from rivulet.model_patches.attention.positions import PRESETS, plan
 from rivulet.model_patches.cache.format import CacheShape
 from rivulet.model_patches.memory.policy import NOTHING
 from rivulet.model_patches.sampler.noise import block_noise
-from rivulet.model_patches.snapshot import load, save
-from rivulet.model_patches.stream import init, step, take
+from rivulet.model_patches.stream.snapshot import load, save
+from rivulet.model_patches.stream.step import init, step, take
 
 from ..formats import FORMATS, LOSSY
-from ..test_stream_reference import (
+from ..stream.test_stream_reference import (
     Block,
     Reference,
     linear,

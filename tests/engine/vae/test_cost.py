@@ -11,7 +11,7 @@ from rivulet.model_patches.vae.cost import (
     vae_parameters,
 )
 from rivulet.model_patches.vae.wan import WanVAE
-from rivulet.tests.engine.live import Watch
+from rivulet.tests.engine.viewers.live import Watch
 from torch.utils.flop_counter import FlopCounterMode
 
 SIZES = [(4, 1, 2, 4), (4, 3, 6, 10), (16, 4, 3, 3), (96, 3, 60, 104)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rivulet.model_patches.vae.tiny import WIDTHS, TinyDecoder
 from rivulet.model_patches.vae.tiny_cost import TinyCost
-from rivulet.tests.engine.live import Watch
+from rivulet.tests.engine.viewers.live import Watch
 from torch.utils.flop_counter import FlopCounterMode
 
 SIZES = [((8, 6, 4, 4), 1, 2, 4), ((12, 8, 4, 4), 3, 6, 10), (WIDTHS, 4, 3, 3), (WIDTHS, 3, 60, 104)]

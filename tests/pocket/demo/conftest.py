@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.pipeline import Chunk
+from rivulet.model_patches.stream.pipeline import Chunk
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.pocket import text

@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from rivulet.model_patches import pipeline
+from rivulet.model_patches.stream import pipeline
 from rivulet.model_patches.writer.fmp4 import frame_count
 from rivulet.pocket.demo import main
 from rivulet.pocket.demo import take as take_module

@@ -1,0 +1,1 @@
+"""Files as they are published: nesting, key layouts, what a file holds, LoRA, recipes."""

@@ -1,0 +1,152 @@
+"""What a file of weights is, by its keys and shapes alone: which Wan 2.1, which variant of it, or what else.
+
+Self-Forcing, Causal-Forcing, LongLive, Infinity-RoPE, Reward Forcing, CausVid and Krea Realtime changed the
+weights of Wan 2.1 and none of its layers: their files cannot be told apart here. VideoMLA changed the layers,
+and Echo-Infinity added some (`query_memory_encoder`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..arch.wan import WanConfig
+from .detect import SIGN, read_config
+from .files import Shapes, some
+from .nesting import is_mla
+
+DENSE, VIDEO_MLA = "dense", "video_mla"
+SIZES = {1536: "1.3B", 5120: "14B"}  # by width (Wan 2.1, arXiv 2503.20314, table 2)
+OTHER_SIZE = "another size"
+LATENT_CHANNELS = 16
+MEMORY = "query_memory_encoder."
+QUANTISED = re.compile(
+    r"(.+\.)?(scaled_fp8|scale_weight|scale_input|weight_scale(_2)?|input_scale|comfy_quant)$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A kind of file that is no diffusion model of Wan 2.1."""
+
+    what: str
+    sign: re.Pattern[str]  # of one of its keys, at their beginning
+    remedy: str
+
+
+STRANGERS = (
+    Stranger(
+        "a LoRA, which changes a model and is none",
+        re.compile(r".*(\.lora_(A|B|up|down)\b|\.lora\.(up|down)\b|\.hada_w1|\.diff(_b)?$)"),
+        "Load the checkpoint that it belongs to, and give this file as its LoRA.",
+    ),
+    Stranger(
+        "a VAE",
+        re.compile(r"(first_stage_model|vae)\.|(decoder|encoder)\.(middle|conv_in|conv1|mid_block)\b"),
+        "Put it into models/vae and load it with Load VAE.",
+    ),
+    Stranger(
+        "a text encoder",
+        re.compile(
+            r"(encoder\.block\.\d+\.layer|text_model|token_embedding\.weight|shared\.weight|spiece_model)"
+        ),
+        "Put it into models/text_encoders and load it with Load CLIP, type wan.",
+    ),
+    Stranger("Stable Diffusion 1, 2 or XL", re.compile(r"(input|output|middle)_blocks?\."), ""),
+    Stranger("Flux or HunyuanVideo", re.compile(r"(double|single)_blocks\."), ""),
+    Stranger("Stable Diffusion 3", re.compile(r"joint_blocks\."), ""),
+    Stranger("another video model, such as LTX-Video", re.compile(r"transformer_blocks\."), ""),
+)
+VARIANTS = (  # of Wan, by keys that text to video does not have
+    (re.compile(r"vace_(blocks|patch_embedding)"), "a VACE model, which is made for control videos"),
+    (re.compile(r"control_adapter\."), "a camera model"),
+    (
+        re.compile(r"(audio_proj|casual_audio_encoder|face_adapter|patch_embedding_\w+)\b"),
+        "a model that takes sound, a face or a pose",
+    ),
+    (re.compile(r"img_emb\.|.*\.(k_img|v_img)\."), "an image-to-video model"),
+    (re.compile(r"ref_conv\."), "a model with a reference picture"),
+)
+CHANNELS = {  # of the latents that a model is given
+    36: "an image-to-video model",
+    32: "a control or inpainting model",
+    48: "Wan 2.2 5B or a control model",
+    52: "a control model",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What the keys and shapes of a file say."""
+
+    kind: str  # DENSE, VIDEO_MLA: which self-attention
+    config: WanConfig
+    memory: bool  # Echo-Infinity's memory encoder lies in the file
+    quantised: bool  # weights with scales beside them
+
+    @property
+    def size(self) -> str:
+        """As the models are called, by width."""
+        return SIZES.get(self.config.dim, OTHER_SIZE)
+
+    def __str__(self) -> str:
+        attention = "VideoMLA's attention" if self.kind == VIDEO_MLA else "dense attention"
+        return (
+            f"Wan 2.1 text to video, {self.size}: {self.config.num_layers} layers of {self.config.dim}, "
+            f"{attention}"
+            + (", quantised" if self.quantised else "")
+            + (", memory encoder inside" if self.memory else "")
+        )
+
+
+def structure_of(
+    where: str, name: str, shapes: Shapes, overrides: Mapping[str, object] | None = None
+) -> Structure:
+    """What a file holds; refuses all but Wan 2.1 text to video, and says what it is instead.
+
+    shapes: keys without prefixes, in Wan's own names. where: begins an error. name: of the file, for errors.
+    overrides: the metadata's sizes, see `detect.read_config`.
+    """
+    if SIGN not in shapes:
+        raise ValueError(f"{where}: {_not_wan(name, shapes)}")
+    for sign, what in VARIANTS:
+        if key := _first(sign, shapes):
+            raise ValueError(f"{where}: {name} is {what} ({key}). {_REMEDY}")
+    config = read_config(shapes, overrides)
+    channels = (config.in_channels, config.out_channels)
+    if channels != (LATENT_CHANNELS, LATENT_CHANNELS):
+        kind = CHANNELS.get(config.in_channels, "another variant of Wan")
+        raise ValueError(
+            f"{where}: {name} is {kind}: it takes {channels[0]} latent channels and gives {channels[1]}, Wan "
+            f"2.1 text to video {LATENT_CHANNELS} and {LATENT_CHANNELS}. {_REMEDY}"
+        )
+    return Structure(
+        VIDEO_MLA if is_mla(shapes) else DENSE,
+        config,
+        any(key.startswith(MEMORY) for key in shapes),
+        any(QUANTISED.fullmatch(key) for key in shapes),
+    )
+
+
+def own_keys(keys: Iterable[str]) -> list[str]:
+    """Keys of the diffusion model's own weights: none of the memory encoder's, no scales."""
+    return [key for key in keys if not key.startswith(MEMORY) and not QUANTISED.fullmatch(key)]
+
+
+_REMEDY = "A stream needs a text-to-video checkpoint: choose the file that its authors call t2v."
+
+
+def _not_wan(name: str, shapes: Shapes) -> str:
+    for stranger in STRANGERS:
+        if key := _first(stranger.sign, shapes):
+            remedy = stranger.remedy or "A stream needs Wan 2.1 text to video; choose such a checkpoint."
+            return f"{name} is {stranger.what} ({key}). {remedy}"
+    return (
+        f"{name} is no Wan 2.1 model: it has no {SIGN}, and its {len(shapes)} keys begin with "
+        f"{some(sorted(shapes)) or 'nothing'}. Choose a Wan 2.1 text-to-video checkpoint."
+    )
+
+
+def _first(sign: re.Pattern[str], shapes: Shapes) -> str | None:
+    return next((key for key in shapes if sign.match(key)), None)

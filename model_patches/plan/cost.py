@@ -1,0 +1,160 @@
+"""What the transformer costs, by formulas from its sizes: parameters, matrix work, bytes moved, live bytes.
+
+L query tokens of a call (batch rows included), K tokens they attend to per row, M text tokens, C channels, F
+feed-forward width. One multiplication with its addition is 2 FLOPs. The formulas follow `attention.forward`
+operation by operation, as it runs without a compiler that joins operations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+
+from ..arch.wan import WanConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What has to be calculated and carried."""
+
+    flops: int = 0  # of matrix products, convolutions and attention
+    operand_bytes: int = 0  # that those read and write, weights included
+    pass_bytes: int = 0  # that everything else reads and writes, operation by operation
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)))
+
+    def __mul__(self, times: int) -> Work:
+        return Work(*(getattr(self, f.name) * times for f in fields(Work)))
+
+    def seconds(self, matmul_flops: float, bytes_per_second: float) -> float:
+        """Time at these rates: products are bound by the slower of both (Williams et al. 2009, roofline),
+        the rest by the memory alone."""
+        products = max(self.flops / matmul_flops, self.operand_bytes / bytes_per_second)
+        return products + self.pass_bytes / bytes_per_second
+
+
+@dataclass(frozen=True, slots=True)
+class CallSizes:
+    """The sizes of one call of the model."""
+
+    rows: int  # batch rows: streams side by side, times 2 with guidance
+    query_tokens: int  # of one row
+    attended_tokens: int  # of one row, the call's own included
+    text_tokens: int
+    dtype: torch.dtype
+
+
+def parameters(model: WanConfig) -> int:
+    """Numbers in all weights of a model of these sizes (Wan 2.1, arXiv 2503.20314, section 4.2)."""
+    dim, patch = model.dim, math.prod(model.patch)
+    attention = 4 * (dim * dim + dim) + 2 * dim
+    ffn = 2 * dim * model.ffn_dim + model.ffn_dim + dim
+    block = 2 * attention + ffn + 2 * dim + 6 * dim
+    embeddings = (
+        dim * patch * model.in_channels
+        + dim
+        + model.text_dim * dim
+        + dim
+        + dim * dim
+        + dim
+        + model.freq_dim * dim
+        + dim
+        + dim * dim
+        + dim
+        + 6 * dim * dim
+        + 6 * dim
+    )
+    head = dim * patch * model.out_channels + patch * model.out_channels + 2 * dim
+    return model.num_layers * block + embeddings + head
+
+
+def forward_work(model: WanConfig, call: CallSizes) -> Work:
+    """One call that gives a flow: `attention.forward.forward`."""
+    tokens, patch = call.rows * call.query_tokens, math.prod(model.patch)
+    x = tokens * model.dim * call.dtype.itemsize
+    head = _linear(tokens, model.dim, patch * model.out_channels, call.dtype)
+    return _patchify(model, call) + layer_work(model, call) * model.num_layers + head + Work(pass_bytes=4 * x)
+
+
+def remember_work(model: WanConfig, call: CallSizes) -> Work:
+    """The call at timestep 0: the last layer ends where its keys and values are made."""
+    tokens, dim = call.rows * call.query_tokens, model.dim
+    x = tokens * dim * call.dtype.itemsize
+    last = _linear(tokens, dim, dim, call.dtype) * 2 + Work(pass_bytes=(4 + 2 + 4) * x)
+    return _patchify(model, call) + layer_work(model, call) * (model.num_layers - 1) + last
+
+
+def layer_work(model: WanConfig, call: CallSizes) -> Work:
+    """One block: q, k, v, o and attention over K tokens, q, o and attention over the text, feed-forward."""
+    dim, dtype = model.dim, call.dtype
+    tokens, keys = call.rows * call.query_tokens, call.rows * call.attended_tokens
+    text = call.rows * call.text_tokens
+    x, kept = tokens * dim * dtype.itemsize, keys * dim * dtype.itemsize
+    square = _linear(tokens, dim, dim, dtype)
+    attention = Work(
+        4 * tokens * (call.attended_tokens + call.text_tokens) * dim,
+        4 * x + 2 * kept + 2 * text * dim * dtype.itemsize + 2 * tokens * model.num_heads * 4,
+    )
+    wide, out = _linear(tokens, dim, model.ffn_dim, dtype), _linear(tokens, model.ffn_dim, dim, dtype)
+    # three norms 6, two modulations 4, three norms of q and k 6 (as one operation each, which they are on a
+    # GPU), keys and values into the cache 4, three residuals 9
+    tables = (call.query_tokens + call.attended_tokens) * model.head_dim * _wide(dtype).itemsize
+    passes = 29 * x + _turn_bytes(x, dtype) + _turn_bytes(kept, dtype) + tables
+    gelu = 2 * tokens * model.ffn_dim * dtype.itemsize
+    return square * 6 + attention + wide + out + Work(pass_bytes=passes + gelu)
+
+
+def embed_time_work(model: WanConfig, timesteps: int) -> Work:
+    """Time vectors of a block's calls, made together; a few kilobytes of activations are left out."""
+    weights = model.freq_dim * model.dim + 7 * model.dim * model.dim
+    return Work(2 * timesteps * weights)
+
+
+def text_work(model: WanConfig, tokens: int, dtype: torch.dtype) -> Work:
+    """The prompt's keys and values for all layers, from encoded text of so many tokens (all rows)."""
+    dim = model.dim
+    embed = _linear(tokens, model.text_dim, dim, dtype) + _linear(tokens, dim, dim, dtype)
+    return embed + _linear(tokens, dim, dim, dtype) * (2 * model.num_layers)
+
+
+def live_bytes(model: WanConfig, call: CallSizes) -> int:
+    """Most bytes that one call holds at once beside its inputs, weights and cache.
+
+    Of the layer's input and the modulated tokens with, in turn: q, k, v, turned q and what turning the keys
+    needs (wider than the keys where those are half precision); q, k, v and what turning q needs; q, k, v,
+    turned q, the result and, as all fused kernels keep it, one float32 per token and head; or the residual
+    and twice the feed-forward's width. The timestep's six vectors of the layer are there all the time.
+    """
+    size, tokens = call.dtype.itemsize, call.rows * call.query_tokens
+    x = tokens * model.dim * size
+    kept = call.rows * call.attended_tokens * model.dim * size
+    hidden = tokens * model.ffn_dim * size
+    widening = _wide(call.dtype).itemsize // size
+    turned_q = x if widening == 1 else (2 * widening + 1) * x
+    turned_keys = 0 if widening == 1 else 2 * widening * kept
+    sums = tokens * model.num_heads * 4
+    vectors = 6 * model.dim * size
+    return vectors + max(5 * x + turned_q, 6 * x + turned_keys, 7 * x + sums, 3 * x + 2 * hidden)
+
+
+def _linear(tokens: int, width_in: int, width_out: int, dtype: torch.dtype) -> Work:
+    numbers = tokens * width_in + width_in * width_out + width_out + tokens * width_out
+    return Work(2 * tokens * width_in * width_out, numbers * dtype.itemsize)
+
+
+def _patchify(model: WanConfig, call: CallSizes) -> Work:
+    tokens = call.rows * call.query_tokens
+    return _linear(tokens, math.prod(model.patch) * model.in_channels, model.dim, call.dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _turn_bytes(kept: int, dtype: torch.dtype) -> int:
+    """Read and write of `kernels.rope.rotate`; half precision is widened, turned and narrowed again."""
+    widening = _wide(dtype).itemsize // dtype.itemsize
+    return 2 * kept if widening == 1 else (2 + 4 * widening) * kept

@@ -1,0 +1,249 @@
+"""What a stream will need before it runs: memory, disk and time, from sizes alone.
+
+Every figure is a formula over the model's sizes; docs/plan.md lists them with how each is verified. Bytes are
+bytes, times are seconds, rates are per second. A second set of keys and values for guidance counts as rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..arch.wan import WanConfig
+from ..cache.cost import DENSE_COST, CacheCost, dense_layer_bytes
+from ..cache.format import CacheShape
+from ..geometry import Geometry
+from ..memory.encoder import EncoderConfig
+from ..stream.pipeline import blocks_for
+from ..stream.state import StreamConfig
+from ..vae.cost import WAN_VAE, DecoderCost
+from ..vae.decoder import MAX_LATENTS
+from .cost import (
+    CallSizes,
+    Work,
+    embed_time_work,
+    forward_work,
+    live_bytes,
+    parameters,
+    remember_work,
+    text_work,
+)
+from .probe import Device
+
+QUEUED_CHUNKS = 4  # being made, waiting twice (writer.video's queue), being encoded
+SECONDS_PER_HOUR = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be streamed; sizes only, no weights."""
+
+    model: WanConfig
+    stream: StreamConfig
+    fps: float  # pictures per second
+    seconds: float | None = None  # planned length; None: endless, and disk is told per hour
+    text_tokens: int = 512  # of the encoded prompt; umT5 gives 512
+    decoder: DecoderCost = WAN_VAE
+    vae_dtype: torch.dtype = torch.bfloat16
+    cache: CacheCost = DENSE_COST
+    bits_per_pixel: float = 0.1  # of the video file; an assumption, content decides
+    weights_bytes: int | None = None  # of the transformer as it is kept; None: all in the stream's dtype
+    piece_latents: int = MAX_LATENTS  # most that the decoder is given at once
+    memory: EncoderConfig | None = None  # of a learned memory, on the picture's grid
+
+    def __post_init__(self) -> None:
+        for name in ("fps", "text_tokens", "bits_per_pixel", "piece_latents"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Plan: {name} must be above 0, got {getattr(self, name)!r}.")
+        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ValueError(
+                f"Plan: seconds must be above 0, or None for a stream without end, got {self.seconds!r}."
+            )
+        if self.seconds is None and self.stream.positions.capacity_frames is None:
+            raise ValueError(
+                f"Plan: preset {self.stream.positions.name} keeps every frame, so a stream without end needs "
+                f"endless memory; give a length, or take preset {self.stream.positions.endless or 'pocket'}."
+            )
+
+    @property
+    def geometry(self) -> Geometry:
+        """The picture."""
+        return self.stream.geometry
+
+    @property
+    def rows(self) -> int:
+        """Batch rows of a call."""
+        return 2 if self.stream.guided else 1
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """The sizes the cache is made for."""
+        model, geometry = self.model, self.geometry
+        return CacheShape(
+            model.num_layers,
+            self.rows,
+            geometry.grid_height,
+            geometry.grid_width,
+            model.num_heads,
+            model.head_dim,
+            memory_tokens=self.memory.tokens if self.memory else 0,
+        )
+
+    @property
+    def cache_frames(self) -> int:
+        """Latent frames the cache has room for: the preset's, or all of the planned length."""
+        capacity = self.stream.positions.capacity_frames
+        if capacity is not None:
+            return capacity
+        assert self.seconds is not None
+        pictures = math.ceil(self.seconds * self.fps)
+        return self.stream.block_frames * blocks_for(self.geometry, self.stream.block_frames, pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Bytes by purpose, and the work of a block. "Device" is where the model lies: VRAM, or RAM on a CPU."""
+
+    weights_bytes: int  # transformer
+    vae_weights_bytes: int  # encoder and decoder
+    cache_bytes: int  # kept keys and values
+    workspace_bytes: int  # of the cache, shared by all layers
+    text_bytes: int  # the prompt, and its keys and values
+    memory_bytes: int  # a learned memory: its encoder, and what it remembers
+    past_bytes: int  # of the decoder, kept from chunk to chunk
+    activation_bytes: int  # most that one call of the transformer holds
+    decode_bytes: int  # most that one piece of the decoder holds
+    snapshot_bytes: int  # one saved state
+    chunk_bytes: int  # pictures of one chunk, uint8
+    video_bytes_per_hour: int
+    block: Work  # a block once the window is full
+    first_block: Work  # reading the prompt, and the first block
+    decode: Work  # a chunk
+    chunk_seconds: float  # of video in a chunk
+
+    @property
+    def resident_bytes(self) -> int:
+        """On the device all the time."""
+        return (
+            self.weights_bytes
+            + self.vae_weights_bytes
+            + self.cache_bytes
+            + self.workspace_bytes
+            + self.text_bytes
+            + self.memory_bytes
+            + self.past_bytes
+        )
+
+    @property
+    def device_bytes(self) -> int:
+        """Most on the device at once: transformer and decoder work in turns."""
+        return self.resident_bytes + max(self.activation_bytes, self.decode_bytes)
+
+    @property
+    def ram_bytes(self) -> int:
+        """Beside the device's: pictures on their way to the file, and a snapshot while it is written."""
+        return QUEUED_CHUNKS * self.chunk_bytes + self.snapshot_bytes
+
+    def disk_bytes(self, seconds: float) -> int:
+        """Most on disk for so much video: its parts and the file joined from them, two snapshots while one
+        replaces the other."""
+        return round(2 * self.video_bytes_per_hour * seconds / SECONDS_PER_HOUR) + 2 * self.snapshot_bytes
+
+    def seconds_per_chunk(self, device: Device) -> float:
+        """Time to make one chunk; encoding runs beside it and is not counted."""
+        rates = device.matmul_flops, device.bytes_per_second
+        return self.block.seconds(*rates) + self.decode.seconds(*rates)
+
+    def seconds_to_first_chunk(self, device: Device) -> float:
+        """Time from the encoded prompt to the first pictures, models loaded; the decoder is counted as for a
+        later chunk, which has a few pictures more."""
+        rates = device.matmul_flops, device.bytes_per_second
+        return self.first_block.seconds(*rates) + self.decode.seconds(*rates)
+
+
+def plan_stream(request: Request) -> Plan:
+    """All figures of a request."""
+    stream, geometry, dtype = request.stream, request.geometry, request.stream.dtype
+    shape, frames, model = request.cache_shape, request.cache_frames, request.model
+    full = _call(request, frames)
+    places, piece = (
+        geometry.latent_width * geometry.latent_height,
+        min(stream.block_frames, request.piece_latents),
+    )
+    decoder, vae_size = request.decoder, request.vae_dtype.itemsize
+    cache_bytes = request.cache.kept_bytes(shape, frames, dtype)
+    text_bytes = _text_bytes(request)
+    past_bytes = decoder.past(places) * vae_size
+    pixels = geometry.width * geometry.height
+    # between blocks the slots of the next one are free, and a snapshot leaves them out
+    leaving = 0 if stream.positions.capacity_frames is None else stream.block_frames
+    kept = request.cache.saved_bytes(shape, frames - leaving, dtype)
+    newest = math.prod(geometry.latent_shape(min(stream.tail_frames, frames)))
+    states = 2 * shape.rows * shape.memory_tokens * model.dim * dtype.itemsize
+    tail_bytes = newest * stream.latent_dtype.itemsize
+    first = text_work(model, request.rows * request.text_tokens, dtype)
+    return Plan(
+        weights_bytes=request.weights_bytes or parameters(model) * dtype.itemsize,
+        vae_weights_bytes=decoder.loaded * vae_size,
+        cache_bytes=cache_bytes,
+        workspace_bytes=request.cache.workspace_bytes(shape, frames, dtype),
+        text_bytes=text_bytes,
+        memory_bytes=request.memory.held_bytes(request.rows, dtype) if request.memory else 0,
+        past_bytes=past_bytes,
+        activation_bytes=live_bytes(model, full),
+        decode_bytes=decoder.live(piece, places) * vae_size,
+        snapshot_bytes=kept + text_bytes + past_bytes + tail_bytes + states,
+        chunk_bytes=geometry.time_stride * stream.block_frames * pixels * 3,
+        video_bytes_per_hour=round(request.fps * SECONDS_PER_HOUR * pixels * request.bits_per_pixel / 8),
+        block=_block_work(request, full, len(stream.sigmas)),
+        first_block=first + _block_work(request, _call(request, stream.block_frames), len(stream.levels(0))),
+        decode=_decode_work(request, places),
+        chunk_seconds=geometry.time_stride * stream.block_frames / request.fps,
+    )
+
+
+def _call(request: Request, attended_frames: int) -> CallSizes:
+    tokens, stream = request.geometry.frame_tokens, request.stream
+    own = stream.block_frames * tokens
+    attended = attended_frames * tokens + request.cache_shape.memory_tokens
+    return CallSizes(request.rows, own, attended, request.text_tokens, stream.dtype)
+
+
+def _block_work(request: Request, call: CallSizes, steps: int) -> Work:
+    """One call per sigma and one at timestep 0 (Self-Forcing, arXiv 2506.08009, algorithm 2)."""
+    return (
+        embed_time_work(request.model, steps + 1)
+        + forward_work(request.model, call) * steps
+        + remember_work(request.model, call)
+        + _read_work(request, call) * (steps + 1)
+    )
+
+
+def _read_work(request: Request, call: CallSizes) -> Work:
+    """What one call pays for keys and values that are not kept as they are: products, codes in, both out."""
+    cache, shape = request.cache, request.cache_shape
+    tokens = call.rows * (call.attended_tokens - call.query_tokens)
+    flops = sum(cache.read_flops(shape, layer) for layer in range(shape.layers))
+    if not flops:
+        return Work()
+    kept = cache.token_bytes(shape, call.dtype) + dense_layer_bytes(shape, 0, call.dtype)
+    return Work(tokens * flops, pass_bytes=round(tokens * shape.layers * kept))
+
+
+def _decode_work(request: Request, places: int) -> Work:
+    """A chunk in pieces of at most piece_latents."""
+    whole, rest = divmod(request.stream.block_frames, request.piece_latents)
+    decoder, size = request.decoder, request.vae_dtype.itemsize
+    total = Work()
+    for latents in [request.piece_latents] * whole + [rest] * bool(rest):
+        weights, moved = decoder.weight_reads(latents) * size, decoder.moved(latents, places) * size
+        total += Work(decoder.flops(latents, places), weights, moved)
+    return total
+
+
+def _text_bytes(request: Request) -> int:
+    model = request.model
+    each = model.text_dim + 2 * model.num_layers * model.dim
+    return request.rows * request.text_tokens * each * request.stream.dtype.itemsize

@@ -1,0 +1,166 @@
+"""Whether a plan fits a machine, and if not, the nearest request that does, in a user's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from ..attention.positions import preset
+from ..cache.cost import CacheCost
+from .plan import SECONDS_PER_HOUR, Plan, Request, plan_stream
+from .probe import Device
+
+HEADROOM = 1.1  # allocators leave gaps and libraries take working memory; assumed, not measured
+SMALLEST_SHARE = 0.4  # of the width, below which a smaller picture is no proposal
+
+FITS, FITS_IF, NOT = "fits", "fits if", "does not fit"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer, why, and what would fit instead."""
+
+    answer: str  # one of FITS, FITS_IF, NOT
+    text: str  # for the user
+    proposal: Request | None  # what fits, where the answer is FITS_IF
+
+
+def judge(request: Request, device: Device, formats: Sequence[CacheCost] = ()) -> Verdict:
+    """The verdict on a request; formats: other cache formats that could be taken.
+
+    Proposals change as little as they can: one thing before two, and of each the least change that fits. The
+    cache format is tried before the window, the window before the picture size, because a format alters what
+    is seen least.
+    """
+    plan = plan_stream(request)
+    short = shortages(request, plan, device)
+    figures = describe(request, plan, device)
+    if not short:
+        return Verdict(FITS, f"It fits. {figures}", None)
+    problem = " ".join(short)
+    fitting = (
+        other for other in _others(request, formats) if not shortages(other, plan_stream(other), device)
+    )
+    found = _shorter(request, plan, device) or next(fitting, None)
+    if found is None:
+        return Verdict(
+            NOT,
+            f"It does not fit. {problem} No smaller window, picture or cache helps; take a smaller "
+            f"model or a device with more memory.",
+            None,
+        )
+    after = describe(found, plan_stream(found), device)
+    return Verdict(FITS_IF, f"{problem} It fits with {changes(request, found)}. {after}", found)
+
+
+def shortages(request: Request, plan: Plan, device: Device) -> list[str]:
+    """A sentence for each memory or disk that is too small; what is not known is not judged."""
+    ram = plan.ram_bytes + (plan.device_bytes if device.is_cpu else 0)
+    seconds = request.seconds or SECONDS_PER_HOUR
+    length = "" if request.seconds else " for an hour"
+    rows = [
+        ("RAM", ram, device.free_ram_bytes, ""),
+        (f"Disk space{length}", plan.disk_bytes(seconds), device.free_disk_bytes, ""),
+    ]
+    if not device.is_cpu:
+        rows.insert(0, ("Graphics memory", plan.device_bytes, device.free_bytes, f" on {device.name}"))
+    return [
+        f"{what}: needs {gigabytes(HEADROOM * needed)}, {gigabytes(free)} free{where}."
+        for what, needed, free, where in rows
+        if free is not None and HEADROOM * needed > free
+    ]
+
+
+def describe(request: Request, plan: Plan, device: Device) -> str:
+    """The figures of a plan in a user's units: memory with headroom, times from the device's rates."""
+    memory = "RAM" if device.is_cpu else "graphics memory"
+    chunk = plan.seconds_per_chunk(device)
+    pace = plan.chunk_seconds / chunk
+    geometry = request.geometry
+    return (
+        f"{geometry.width}x{geometry.height} on {device.name}: {gigabytes(HEADROOM * plan.device_bytes)} of "
+        f"{memory} (weights {gigabytes(plan.weights_bytes + plan.vae_weights_bytes)}, what the stream "
+        f"remembers {gigabytes(plan.cache_bytes)}), the first picture after about "
+        f"{short(plan.seconds_to_first_chunk(device))} s, then {short(plan.chunk_seconds)} s of video every "
+        f"{short(chunk)} s ({short(pace)} times the speed it plays at) and about "
+        f"{short(plan.video_bytes_per_hour / 60e6)} MB on disk a minute. Computed, not measured."
+    )
+
+
+def changes(old: Request, new: Request) -> str:
+    """What differs, as a user sets it."""
+    found: list[str] = []
+    if new.cache.name != old.cache.name:
+        found.append(f"the cache format {new.cache.name} instead of {old.cache.name}")
+    before, after = old.stream.positions, new.stream.positions
+    if after != before:
+        was = "all frames" if before.window_frames is None else f"{before.window_frames} frames"
+        found.append(f"a window of {after.window_frames} latent frames instead of {was}")
+    if new.geometry != old.geometry:
+        found.append(
+            f"a picture of {new.geometry.width}x{new.geometry.height} instead of "
+            f"{old.geometry.width}x{old.geometry.height}"
+        )
+    if new.seconds != old.seconds and new.seconds is not None:
+        found.append(f"a length of {new.seconds / 60:.3g} minutes")
+    return " and ".join(found)
+
+
+def gigabytes(count: float) -> str:
+    """A number of bytes in GB (10^9)."""
+    return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e9:.3f} GB"
+
+
+def short(number: float) -> str:
+    """A number to two digits, never with an exponent: 0.0023, 1.6, 160."""
+    rounded = float(f"{number:.2g}")
+    return f"{rounded:.0f}" if rounded >= 10 else f"{rounded:.10f}".rstrip("0").rstrip(".")
+
+
+def _shorter(request: Request, plan: Plan, device: Device) -> Request | None:
+    """The same stream at the length that the disk has room for, if only the disk is too small."""
+    free = device.free_disk_bytes
+    if free is None or shortages(request, plan, replace(device, free_disk_bytes=None)):
+        return None
+    rest = free / HEADROOM - 2 * plan.snapshot_bytes
+    seconds = int(rest / (2 * plan.video_bytes_per_hour) * SECONDS_PER_HOUR)
+    return replace(request, seconds=float(seconds)) if seconds >= plan.chunk_seconds else None
+
+
+def _others(request: Request, formats: Sequence[CacheCost]) -> Iterator[Request]:
+    """Requests near this one, fewest kinds of change first."""
+    caches = [given for given in formats if given.name != request.cache.name]
+    kinds: tuple[list[Callable[[Request], Request]], ...] = (
+        [lambda r, c=c: replace(r, cache=c) for c in caches],
+        list(_windows(request)),
+        list(_sizes(request)),
+    )
+    for chosen in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)):
+        for steps in product(*(kinds[index] for index in chosen)):
+            other = request
+            for step in steps:
+                other = step(other)
+            yield other
+
+
+def _windows(request: Request) -> Iterator[Callable[[Request], Request]]:
+    """Smaller windows, the largest first, down to one block."""
+    stream, base = request.stream, request.stream.positions
+    if base.window_frames is None:
+        base = preset(base.endless or "pocket")
+        yield lambda r: replace(r, stream=replace(r.stream, preset=base))
+    assert base.window_frames is not None
+    for window in range(base.window_frames - 1, stream.block_frames - 1, -1):
+        smaller = replace(base, window_frames=window)
+        yield lambda r, smaller=smaller: replace(r, stream=replace(r.stream, preset=smaller))
+
+
+def _sizes(request: Request) -> Iterator[Callable[[Request], Request]]:
+    """Smaller pictures of about the same shape, the largest first."""
+    geometry = request.geometry
+    step = geometry.space_stride * geometry.patch
+    for width in range(geometry.width - step, int(SMALLEST_SHARE * geometry.width), -step):
+        height = max(step, round(geometry.height * width / geometry.width / step) * step)
+        smaller = replace(geometry, width=width, height=height)
+        yield lambda r, smaller=smaller: replace(r, stream=replace(r.stream, geometry=smaller))

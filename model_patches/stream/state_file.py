@@ -1,0 +1,72 @@
+"""A safetensors file that holds a state: written whole or not at all, and told apart from any other file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention.positions import PositionPreset
+from ..checkpoints.files import open_tensors, shapes_in, write_whole
+from ..geometry import Geometry
+from .state import StreamConfig
+
+
+def write(
+    path: Path, kind: str, version: int, about: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write tensors and what JSON can say about them; under its name only when it is whole and on disk."""
+    told = {"kind": kind, "version": version, **about}
+    write_whole("save", path, tensors, told, "the stream")
+
+
+def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `write` was given; ValueError for another kind of file, or another release's."""
+    with _opened(path) as file:
+        about = _about(path, file, kind, version)
+        return about, {name: file.get_tensor(name) for name in shapes_in(file)}
+
+
+def about_of(path: Path, kind: str, version: int) -> dict[str, Any]:
+    """What `read` gives first, without reading a tensor."""
+    with _opened(path) as file:
+        return _about(path, file, kind, version)
+
+
+def _opened(path: Path) -> AbstractContextManager[Any]:
+    return open_tensors("load", path, "a stream that was saved", "Copy it again, or take an older one.")
+
+
+def _about(path: Path, file: Any, kind: str, version: int) -> dict[str, Any]:
+    about = json.loads((file.metadata() or {}).get("rivulet", "{}"))
+    if about.get("kind") != kind or about.get("version") != version:
+        raise ValueError(
+            f"load: {path} holds {about.get('kind', 'no stream')!r} in version {about.get('version', '?')}, "
+            f"needs {kind!r} in version {version}; it was not saved by this release."
+        )
+    return about
+
+
+def plain(config: StreamConfig) -> dict[str, Any]:
+    """The contract as JSON can say it."""
+    return asdict(config) | {"dtype": str(config.dtype).removeprefix("torch.")}
+
+
+def config_of(told: Mapping[str, Any]) -> StreamConfig:
+    """The contract that `plain` told."""
+    return StreamConfig(
+        **{
+            **told,
+            "geometry": Geometry(**told["geometry"]),
+            "preset": PositionPreset(**told["preset"]),
+            "sigmas": tuple(told["sigmas"]),
+            "first_sigmas": tuple(told.get("first_sigmas", ())),
+            "dtype": getattr(torch, told["dtype"]),
+        }
+    )

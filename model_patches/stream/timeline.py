@@ -1,0 +1,329 @@
+"""Prompts as a user types them, and the blocks at which they begin.
+
+Three ways of writing are understood: one prompt; several, parted by lines of `---`, each shown for the same
+number of seconds; and timed lines such as `[0-5s] a red circle`, `[1:30-2:00 cut] ...` or `[1:00:00] ...`. A
+line that begins with `#` is a comment. Times are whole milliseconds, so that a border is found exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+from ..geometry import Geometry
+from .pipeline import blocks_for
+
+MODES = {
+    "cut": "forget everything, a hard change of scene",
+    "recache": "run the newest frames again under the new prompt",
+    "smooth": "change the text alone",
+    "blend": "go from one text to the other over some blocks",
+}
+DEFAULT_MODE = "recache"
+
+_SEPARATOR = re.compile(r"-{3,}")
+_BRACKET = re.compile(r"\[([^\[\]]*)\](.*)")
+_TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+)(?:\.(\d{1,3}))?")
+_TIMED = "write for instance [5s] a red circle, [0-5s] a red circle or [1:30-2:00 cut] a red circle"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text and when it begins; white space in a text counts as one blank."""
+
+    start_ms: int  # milliseconds from the start of the stream
+    text: str
+    mode: str = DEFAULT_MODE  # how the stream goes over to it, one of MODES; of no meaning for the first
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", " ".join(self.text.split()))
+        if not self.text:
+            raise ValueError("Prompts: a prompt has no text; say what is to be seen.")
+        if self.mode not in MODES:
+            raise ValueError(f"Prompts: there is no switch {self.mode!r}; there are {', '.join(MODES)}.")
+        if not isinstance(self.start_ms, int) or self.start_ms < 0:
+            raise ValueError(
+                f"Prompts: {self.text!r} starts at {self.start_ms!r} ms; a start is a whole number of "
+                f"milliseconds, 0 or more."
+            )
+
+    @property
+    def start_seconds(self) -> float:
+        """Seconds from the start of the stream."""
+        return self.start_ms / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Prompts in the order of their starts, the first at 0; each holds until the next begins."""
+
+    prompts: tuple[Prompt, ...]
+
+    def __post_init__(self) -> None:
+        if not self.prompts or self.prompts[0].start_ms:
+            raise ValueError(
+                f"Prompts: the first prompt must start at 0, got "
+                f"{clock(self.prompts[0].start_ms) if self.prompts else 'none'}."
+            )
+        for earlier, later in pairwise(self.prompts):
+            if later.start_ms <= earlier.start_ms:
+                raise ValueError(
+                    f"Prompts: {later.text!r} at {clock(later.start_ms)} comes after {earlier.text!r} at "
+                    f"{clock(earlier.start_ms)}; starts must rise."
+                )
+
+    def to_text(self) -> str:
+        """Timed lines that `read_timeline` turns into this timeline again."""
+        return "\n".join(f"[{clock(p.start_ms)} {p.mode}] {p.text}" for p in self.prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A prompt and the block from which on it is shown."""
+
+    block: int
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of what the user typed, for messages; `number` counts from 1."""
+
+    number: int
+    text: str
+
+    def refusal(self, problem: str) -> ValueError:
+        """The error that quotes this line."""
+        return ValueError(f"Prompts, line {self.number}, {self.text!r}: {problem}.")
+
+
+def clock(milliseconds: int) -> str:
+    """A time as it is typed: 5s, 1.5s, 1:30s, 1:00:05.250s."""
+    seconds, rest = divmod(milliseconds, 1000)
+    fraction = f".{rest:03}".rstrip("0") if rest else ""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{seconds:02}{fraction}s"
+    return f"{minutes}:{seconds:02}{fraction}s" if minutes else f"{seconds}{fraction}s"
+
+
+def read_timeline(
+    text: str, *, seconds_each: float = 5.0, length_seconds: float | None = None, mode: str = DEFAULT_MODE
+) -> Timeline:
+    """The timeline that was typed.
+
+    seconds_each: how long each prompt of a `---` list is shown. length_seconds: planned length, times past it
+    are refused; None: endless. mode: of every prompt whose line names none. Refuses with a ValueError that
+    quotes the line and says what to write.
+    """
+    lines = [Line(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [line for line in lines if not line.text.startswith("#")]
+    timed = next((line for line in lines if _is_timed(line)), None)
+    parted = next((line for line in lines if _SEPARATOR.fullmatch(line.text)), None)
+    if timed and parted:
+        raise max(timed, parted, key=lambda line: line.number).refusal(
+            "times in brackets and lines of --- do not go together; give every prompt a time, or none"
+        )
+    length_ms = None if length_seconds is None else round(1000 * length_seconds)
+    if timed:
+        return Timeline(tuple(_timed_prompts(lines, length_ms, mode)))
+    each_ms = round(1000 * seconds_each)
+    if each_ms < 1:
+        raise ValueError(f"Prompts: each prompt is shown for {seconds_each} seconds; give more than 0.")
+    return Timeline(tuple(_listed_prompts(lines, each_ms, length_ms, mode)))
+
+
+def at_borders(
+    timeline: Timeline,
+    geometry: Geometry,
+    fps: int | Fraction,
+    block_frames: int,
+    blocks: int | None = None,
+    given: int = 0,
+    hidden: int = 0,
+) -> tuple[tuple[Change, ...], tuple[str, ...]]:
+    """(changes in rising order of blocks, sentences about prompts that will not be seen).
+
+    A change falls on the first border at or after its time: the first block before which at least that many
+    pictures have been shown. A `cut` begins another scene, whose first latent is one picture and not four, so
+    the borders after it lie elsewhere. fps: pictures per second. block_frames: latent frames. blocks: of the
+    planned stream without its cuts, None: endless. given: latent frames before the first block.
+    hidden: pictures of those that are not in the video, which begins after them.
+    """
+    scene = _Scene(geometry, block_frames, picture=-hidden, given=given)
+    end = None if blocks is None else scene.first_picture(blocks)
+    chosen: dict[int, tuple[Prompt, _Scene]] = {}  # with the scene that the prompt would end
+    notes: list[str] = []
+    for prompt in timeline.prompts:
+        block = scene.border(int(-(-prompt.start_ms * fps // 1000)))
+        if end is not None and scene.first_picture(block) >= end:
+            notes.append(
+                f"{prompt.text!r} at {clock(prompt.start_ms)} is not shown: it begins with block {block} "
+                f"and the stream has {blocks}; start it earlier or make the stream longer."
+            )
+            continue
+        if block in chosen:
+            lost, scene = chosen[block]
+            notes.append(
+                f"{lost.text!r} at {clock(lost.start_ms)} is not shown: {prompt.text!r} at "
+                f"{clock(prompt.start_ms)} begins with the same block, {block}; put them further apart."
+            )
+        chosen[block] = (prompt, scene)
+        if prompt.mode == "cut" and block:
+            scene = _Scene(geometry, block_frames, block, scene.first_picture(block))
+    return tuple(Change(block, prompt) for block, (prompt, _) in chosen.items()), tuple(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What lies between two cuts: where it begins, and so where its blocks do."""
+
+    geometry: Geometry
+    block_frames: int
+    block: int = 0
+    picture: int = 0
+    given: int = 0  # latent frames before its first block
+
+    def first_picture(self, block: int) -> int:
+        latents = self.given + (block - self.block) * self.block_frames
+        return self.picture + self.geometry.pixel_frames(latents)
+
+    def border(self, picture: int) -> int:
+        """The first block of this scene before which so many pictures of the stream have been shown."""
+        return self.block + blocks_for(
+            self.geometry, self.block_frames, max(0, picture - self.picture), self.given
+        )
+
+
+def _is_timed(line: Line) -> bool:
+    """Whether the line begins with a bracket that is meant as a time, right or wrong."""
+    match = _BRACKET.match(line.text)
+    if not match:
+        return False
+    inside = match[1].strip()
+    return bool(re.match(r"[-+]?\d", inside)) or inside.lower() in MODES
+
+
+def _timed_prompts(lines: Sequence[Line], length_ms: int | None, mode: str) -> Iterator[Prompt]:
+    """Each timed line with the lines below it that have no time."""
+    before: tuple[Line, int, int | None] | None = None
+    for head, words in _grouped(lines):
+        match = _BRACKET.match(head.text)
+        assert match
+        start_ms, end_ms, named = _times(head, match[1].strip())
+        _check_order(head, start_ms, before, length_ms, end_ms)
+        text = " ".join([match[2], *(line.text for line in words)]).strip()
+        if not text:
+            raise head.refusal("has no text; write after the bracket what is to be seen")
+        yield Prompt(start_ms, text, named or mode)
+        before = (head, start_ms, end_ms)
+
+
+def _grouped(lines: Sequence[Line]) -> Iterator[tuple[Line, list[Line]]]:
+    groups: list[tuple[Line, list[Line]]] = []
+    for line in lines:
+        if _is_timed(line):
+            groups.append((line, []))
+        elif groups:
+            groups[-1][1].append(line)
+        elif line.text:
+            raise line.refusal(f"stands before the first time; {_TIMED}")
+    yield from groups
+
+
+def _times(line: Line, inside: str) -> tuple[int, int | None, str | None]:
+    """(start, end or None, mode or None) of what stands in a bracket, in milliseconds."""
+    span, *words = re.sub(r"\s*[-\u2013]\s*", "-", inside).split()
+    if span.lower() in MODES:
+        raise line.refusal(f"a switch needs a time before it; write for instance [5s {span.lower()}]")
+    start, dash, end = span.partition("-")
+    start_ms, end_ms = _milliseconds(line, start), _milliseconds(line, end) if dash else None
+    if end_ms is not None and end_ms <= start_ms:
+        raise line.refusal(f"ends at {clock(end_ms)}, which is not after its start; {_TIMED}")
+    named = " ".join(words).lower() or None
+    if named is not None and named not in MODES:
+        raise line.refusal(
+            f"there is no switch {named!r}; write one of {', '.join(MODES)} after the time, or nothing"
+        )
+    return start_ms, end_ms, named
+
+
+def _milliseconds(line: Line, time: str) -> int:
+    match = _TIME.fullmatch(time.lower().removesuffix("s"))
+    if not match:
+        raise line.refusal(
+            f"{time!r} is no time; {_TIMED}. If the bracket belongs to the prompt, put a word before it"
+        )
+    hours, minutes, seconds, fraction = match.groups()
+    if (
+        (minutes and len(seconds) != 2)
+        or (hours and len(minutes) != 2)
+        or (minutes and int(seconds) > 59)
+        or (hours and int(minutes) > 59)
+    ):
+        raise line.refusal(
+            f"{time!r} is no time: minutes and seconds after a colon have two digits and go to 59; {_TIMED}"
+        )
+    whole = (int(hours or 0) * 60 + int(minutes or 0)) * 60 + int(seconds)
+    return 1000 * whole + int((fraction or "0").ljust(3, "0"))
+
+
+def _check_order(
+    line: Line,
+    start_ms: int,
+    before: tuple[Line, int, int | None] | None,
+    length_ms: int | None,
+    end_ms: int | None,
+) -> None:
+    if before is None and start_ms:
+        raise line.refusal("is the first prompt and does not start at 0; write [0s] before it")
+    if before is not None:
+        earlier, earlier_ms, earlier_end_ms = before
+        if start_ms <= earlier_ms:
+            raise line.refusal(
+                f"starts at {clock(start_ms)}, not after line {earlier.number} ({clock(earlier_ms)}); put "
+                f"the lines in the order of their times, one prompt a time"
+            )
+        if earlier_end_ms is not None and start_ms < earlier_end_ms:
+            raise line.refusal(
+                f"starts at {clock(start_ms)} while line {earlier.number} lasts to {clock(earlier_end_ms)}; "
+                f"write [{clock(earlier_ms)}-{clock(start_ms)}] there, or a later start here"
+            )
+    last_ms = start_ms if end_ms is None else end_ms - 1
+    if length_ms is not None and last_ms >= length_ms:
+        raise line.refusal(
+            f"names {clock(last_ms if end_ms is None else end_ms)} and the stream is planned to end at "
+            f"{clock(length_ms)}; take an earlier time or make the stream longer"
+        )
+
+
+def _listed_prompts(
+    lines: Sequence[Line], each_ms: int, length_ms: int | None, mode: str
+) -> Iterator[Prompt]:
+    """One prompt for each part between lines of ---."""
+    parts: list[list[Line]] = [[]]
+    borders: list[Line] = []
+    for line in lines:
+        if _SEPARATOR.fullmatch(line.text):
+            parts.append([])
+            borders.append(line)
+        elif line.text:
+            parts[-1].append(line)
+    for index, part in enumerate(parts):
+        if not part and not borders:
+            raise ValueError("Prompts: nothing is written; write what is to be seen, such as a red circle.")
+        if not part:
+            raise borders[max(0, index - 1)].refusal(
+                f"has no text {'after' if index else 'before'} it; write a prompt there or delete the line"
+            )
+        start_ms = index * each_ms
+        if length_ms is not None and start_ms and start_ms >= length_ms:
+            raise part[0].refusal(
+                f"would begin at {clock(start_ms)} and the stream is planned to end at {clock(length_ms)}; "
+                f"give each prompt less time or make the stream longer"
+            )
+        yield Prompt(start_ms, " ".join(line.text for line in part), mode)

@@ -1,0 +1,119 @@
+"""A published checkpoint as the host's MODEL: read and checked by the engine, loaded and kept by the host."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.sd
+import torch
+
+from ...model_patches.checkpoints.families import VIDEO_MLA
+from ...model_patches.checkpoints.files import some
+from ...model_patches.checkpoints.lora import Lora, read_lora
+from ...model_patches.checkpoints.mla_keys import HEADS_MIXED
+from ...model_patches.checkpoints.published import Published, read_published
+from ...model_patches.checkpoints.recipes import recipe_named
+
+WHERE = "Load Streaming Model"
+DTYPES: dict[str, dict[str, Any]] = {  # as the host's own loader offers them
+    "default": {},
+    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
+    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
+    "fp8_e5m2": {"dtype": torch.float8_e5m2},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which weights of which file, and how the host is to keep them."""
+
+    path: Path
+    copy: str | None = None  # of several in the file; None: the preferred, else an average
+    prefer: tuple[str, ...] = ()
+    dtype: str = "default"  # one of DTYPES
+    bands: str | None = None  # of VideoMLA, see arch.mla_load
+    order: str = HEADS_MIXED[0]
+
+    def read(self) -> Published:
+        """The file, checked; refused in a sentence where it cannot be streamed.
+
+        One that its memory encoder gives away gives the copy that its release runs, whatever it is called.
+        """
+        found = self._read(self.prefer)
+        known = self.copy is not None or bool(self.prefer) or not found.structure.memory
+        return found if known else self._read((recipe_named("echo_infinity").copy,))
+
+    def _read(self, prefer: tuple[str, ...]) -> Published:
+        return read_published(WHERE, self.path, self.copy, prefer, bands=self.bands, order=self.order)
+
+
+def load(source: Source, disable_dynamic: bool = False) -> Any:
+    """The host's ModelPatcher of a file; the host calls this again where it needs another one.
+
+    disable_dynamic: the host's word for a patcher that keeps whole weights.
+    """
+    return patcher_of(source.read(), source, disable_dynamic)
+
+
+def patcher_of(published: Published, source: Source, disable_dynamic: bool = False) -> Any:
+    """The host's ModelPatcher of what was read, whose tensors are handed over: the host takes them out."""
+    if published.structure.kind == VIDEO_MLA:
+        from .mla import told
+
+        assert published.mla is not None
+        metadata = told(published.metadata, published.mla.sizes)
+    else:
+        metadata = _causal(published.metadata)
+    more = {"disable_dynamic": True} if disable_dynamic else {}
+    model = comfy.sd.load_diffusion_model_state_dict(
+        published.tensors, model_options=dict(DTYPES[source.dtype]), metadata=metadata, **more
+    )
+    if model is None:
+        raise RuntimeError(
+            f"{WHERE}: ComfyUI did not recognise {published.path.name}, which is {published.structure}. "
+            f"Update ComfyUI, and Rivulet if that does not help."
+        )
+    model.cached_patcher_init = (load, (source,))
+    return model
+
+
+def _causal(metadata: Any) -> dict[str, str]:
+    """The metadata with the word that makes the host's own block-wise sampler take the model too."""
+    config = json.loads(metadata["config"])
+    return {**metadata, "config": json.dumps({"transformer": {"causal_ar": True, **config["transformer"]}})}
+
+
+def with_lora(model: Any, path: Path, strength: float) -> tuple[Any, Lora]:
+    """A clone of the MODEL that runs with a LoRA, every layer of it in its place, and what was read."""
+    lora = read_lora(WHERE, path)
+    if lora.memory:
+        raise ValueError(
+            f"{WHERE}: {path.name} holds a memory beside its LoRA; choose it in Evolving Memory, which adds "
+            f"both, and none here, or the LoRA would be added twice."
+        )
+    known = comfy.lora.model_lora_keys_unet(model.model, {})
+    tensors: dict[str, torch.Tensor] = {}
+    for layer, factors in lora.layers.items():
+        own = f"diffusion_model.{layer}"
+        tensors[f"{own}.lora_up.weight"], tensors[f"{own}.lora_down.weight"] = factors.up, factors.down
+        tensors[f"{own}.alpha"] = torch.tensor(factors.alpha)
+    shapes = {key: value.shape for key, value in model.model.state_dict().items()}
+    wrong = [
+        layer
+        for layer, factors in lora.layers.items()
+        if (key := known.get(f"diffusion_model.{layer}")) is None
+        or tuple(shapes[key]) != (factors.up.shape[0], factors.down.shape[1])
+    ]
+    if wrong:
+        raise ValueError(
+            f"{WHERE}: {len(wrong)} of {len(lora.layers)} layers of {path.name} ({some(wrong)}) are not in "
+            f"this model or have another size there; it is a LoRA of another model. Choose the one that "
+            f"belongs to this checkpoint, or none."
+        )
+    clone = model.clone()
+    clone.add_patches(comfy.lora.load_lora(tensors, known), strength)
+    return clone, lora

@@ -1,0 +1,74 @@
+"""A cache's past as the host's attention functions expect it. B batch, L tokens, N heads, D head width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy.ldm.flux.math import apply_rope1
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ...model_patches.attention.past import Past
+from ...model_patches.attention.sdpa import Attention
+from ...model_patches.cache.core import SlotPast
+from ...model_patches.cache.dense import DenseStore
+
+
+def host_attention(options: dict[str, Any]) -> Attention:
+    """The host's attention with the user's choice in it (`optimized_attention_override`)."""
+
+    def attend(q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+        heads = q_BLND.shape[2]
+        flat = (x.flatten(2) for x in (q_BLND, k_BLND, v_BLND))
+        return optimized_attention(*flat, heads=heads, transformer_options=options).unflatten(2, (heads, -1))
+
+    return attend
+
+
+class LayerNamed:
+    """A past that tells the host's options which layer runs; attention overrides may choose by it."""
+
+    def __init__(self, past: Past, options: dict[str, Any]) -> None:
+        self.past, self.options = past, options
+
+    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
+        """Name the layer, then as the past does."""
+        self.options["block_index"] = layer
+        self.past.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """As the past does."""
+        return self.past.read(layer)
+
+    def turn(self, q_BLND: Tensor) -> Tensor:
+        """As the past does."""
+        return self.past.turn(q_BLND)
+
+
+class HostTurned:
+    """A dense past turned by the host's own rotation, to compare with its sampler to the last bit."""
+
+    def __init__(self, past: SlotPast) -> None:
+        assert isinstance(past.store, DenseStore), "only dense keys are the host's own"
+        self.past, self.store = past, past.store
+        self.key_turns, self.query_turns = _turns(past.key_table), _turns(past.query_table)
+
+    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
+        """As the past does."""
+        self.past.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys at their positions, and values."""
+        keys, values = self.store.unturned(layer, self.past.rows, self.past.draft.at)
+        return apply_rope1(keys, self.key_turns), values
+
+    def turn(self, q_BLND: Tensor) -> Tensor:
+        """The call's queries at their positions."""
+        return apply_rope1(q_BLND, self.query_turns)
+
+
+def _turns(table_L: Tensor) -> Tensor:
+    """Rotation matrices [1, L, 1, D/2, 2, 2] of a (cos, sin) table."""
+    cos, sin = table_L.unbind(-1)
+    return torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))[None, :, None]

@@ -1,0 +1,160 @@
+"""The host's tiny VAE (TAEHV) as a stream: the pictures of its own decode of the whole, piece by piece.
+
+C channels, F pixel frames, T latent frames, H/W of the picture or of the latent grid. Latents come in the
+units of Wan's own VAE, as the host hands them from node to node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+
+from ...model_patches.vae.decoder import MAX_LATENTS
+from ...model_patches.vae.load import FAMILY, units_by_name
+from ...model_patches.vae.tiny import decode_pictures, has_memory
+from ...model_patches.vae.wan import SPACE_STRIDE, in_model_units, in_vae_units
+from .file import file_of
+from .vae import LATENT_CHANNELS, NEEDS, HostVaePast, refuse_foreign
+
+TINY_NEEDS = (
+    "first_stage_model.process_in",
+    "first_stage_model.process_out",
+    "first_stage_model.latent_format",
+)
+
+
+class HostTinyDecoder:
+    """Decodes one stream through a tiny VAE of the host. Call it between two sampling calls only."""
+
+    def __init__(self, vae: Any) -> None:
+        """vae: the host's VAE; refused unless it is a TAEHV for Wan 2.1's latents."""
+        if refusal := why_not_tiny(vae):
+            raise ValueError(refusal)
+        self.vae, self.layers = vae, list(vae.first_stage_model.decoder)
+        self._check()
+
+    def refuse_foreign(self, past: HostVaePast | None) -> None:
+        """Raises ValueError for what another kind of decoder kept of a take."""
+        refuse_foreign(past, sum(has_memory(layer) for layer in self.layers))
+
+    @torch.inference_mode()
+    def decode(
+        self, latents_BCTHW: Tensor, past: HostVaePast | None = None, *, last: bool = False
+    ) -> tuple[Tensor, HostVaePast]:
+        """(pixels [F, H, W, 3] in [0, 1] on the host's output device, past for the next call).
+
+        latents: one stream [1, C, T, H, W] in the units of Wan's VAE, any T. last changes nothing: no latent
+        waits for another.
+        """
+        vae = self.vae
+        piece = (*latents_BCTHW.shape[:2], MAX_LATENTS, *latents_BCTHW.shape[3:])
+        comfy.model_management.load_models_gpu(
+            [vae.patcher], memory_required=vae.memory_used_decode(piece, vae.vae_dtype)
+        )
+        # a past that has no layers is that of a stream without a latent
+        kept = past.layers if past is not None and past.layers else None
+        size = (latents_BCTHW.shape[3] * SPACE_STRIDE, latents_BCTHW.shape[4] * SPACE_STRIDE)
+        dtype = vae.vae_output_dtype() if hasattr(vae, "vae_output_dtype") else torch.float32
+        made = [torch.empty(0, *size, 3, dtype=dtype, device=vae.output_device)]
+        for piece_BCTHW in latents_BCTHW.split(MAX_LATENTS, 2) if latents_BCTHW.shape[2] else ():
+            pixels_BCFHW, kept = self._piece(piece_BCTHW, kept)
+            made.append(pixels_BCFHW[0].movedim(0, -1).to(vae.output_device, dtype))
+        return torch.cat(made).clamp_(0, 1), HostVaePast(kept or ())
+
+    def _piece(
+        self, piece_BCTHW: Tensor, kept: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        vae = self.vae
+        there = {"device": vae.device, "dtype": vae.vae_dtype}
+        past = None if kept is None else tuple(each.to(**there) for each in kept)
+        return decode_pictures(self.layers, own_units(vae, piece_BCTHW).to(**there), past)
+
+    @torch.inference_mode()
+    def _check(self) -> None:
+        """Raises RuntimeError unless five small latents give the same pictures as the host's own decode."""
+        vae = self.vae
+        small = torch.sin(torch.arange(16 * 5 * 4 * 4) * 0.7).reshape(1, 16, 5, 4, 4)
+        whole = vae.decode(vae.first_stage_model.process_out(own_units(vae, small)))[0].clamp(0, 1)
+        first, past = self.decode(small[:, :, :2])
+        streamed = torch.cat([first, self.decode(small[:, :, 2:], past)[0]])
+        worst = (streamed - whole).abs().max().item() if streamed.shape == whole.shape else float("inf")
+        if not worst <= 1 / 255:
+            raise RuntimeError(
+                f"Rivulet: this tiny VAE gives other pictures piece by piece than at once (largest "
+                f"difference {worst:.3g} of 1, {list(streamed.shape)} against {list(whole.shape)}); "
+                f"ComfyUI's decoder has changed. Update Rivulet, or take the VAE of Wan 2.1."
+            )
+
+
+def is_tiny(vae: Any) -> bool:
+    """Whether the host's VAE is laid out as the TAEHV family is."""
+    decoder = getattr(getattr(vae, "first_stage_model", None), "decoder", None)
+    return isinstance(decoder, nn.Sequential) and any(has_memory(layer) for layer in decoder)
+
+
+def why_not_tiny(vae: Any) -> str | None:
+    """A sentence if a tiny VAE of the host is for other latents than Wan 2.1's, else None."""
+    lacking = [name for name in (*NEEDS, *TINY_NEEDS) if not _has(vae, name.split("."))]
+    if lacking:
+        return (
+            f"Rivulet: the tiny VAE has no {', '.join(lacking)}; ComfyUI has changed. Update Rivulet, or "
+            f"take the VAE of Wan 2.1."
+        )
+    channels = vae.latent_channels
+    if channels != LATENT_CHANNELS:
+        return (
+            f"Rivulet: the VAE is a tiny decoder for {FAMILY.get(channels, 'another model')} ({channels} "
+            f"latent channels); a stream has Wan 2.1's {LATENT_CHANNELS}. Take lighttaew2_1 or taew2_1, or "
+            f"the VAE of Wan 2.1."
+        )
+    if vae.first_stage_model.latent_format is not None and _units_by_name(vae) is None:
+        return (
+            "Rivulet: ComfyUI takes this tiny decoder for HunyuanVideo's, as it does with every one in "
+            "float16. If it is taew2_1, give the file that name, put it into models/vae and load it with "
+            "Load VAE; or take lighttaew2_1, which ComfyUI knows."
+        )
+    return None
+
+
+def own_units(vae: Any, latents_BCTHW: Tensor) -> Tensor:
+    """Latents in what the tiny decoder's layers were trained on, from the units of Wan's VAE."""
+    return latents_BCTHW if _takes_vae_units(vae) else in_model_units(latents_BCTHW)
+
+
+def encoded(vae: Any, pixels_BHWC: Tensor) -> Tensor:
+    """Latents [1, C, T, H/8, W/8] of pictures in [0, 1], in the units of Wan's VAE."""
+    latents_BCTHW = vae.first_stage_model.process_in(vae.encode(pixels_BHWC))
+    return latents_BCTHW if _takes_vae_units(vae) else in_vae_units(latents_BCTHW)
+
+
+def widths(vae: Any) -> Sequence[int]:
+    """Channels of the decoder's four sizes, coarse to fine."""
+    convs = [vae.first_stage_model.decoder[index] for index in (1, 8, 14, 20)]
+    return [conv.out_channels for conv in convs]
+
+
+def _takes_vae_units(vae: Any) -> bool:
+    """As the file's name says; the host decodes one whose name says nothing in the VAE's units."""
+    said = _units_by_name(vae)
+    return True if said is None else said
+
+
+def _units_by_name(vae: Any) -> bool | None:
+    """What the name of the file says that the host's loader read; None where it says or tells nothing."""
+    path = file_of(vae.patcher)
+    try:
+        return None if path is None else units_by_name(path)
+    except ValueError:
+        return None
+
+
+def _has(part: Any, names: Sequence[str]) -> bool:
+    for name in names:
+        if not hasattr(part, name):
+            return False
+        part = getattr(part, name)
+    return True

@@ -1,0 +1,160 @@
+"""The host's Wan VAE as a stream: exactly the pictures of its own decode of the whole, piece by piece.
+
+C channels, F pixel frames, T latent frames, H/W of the picture or of the latent grid. The host's decoder
+joins what it keeps only when latents come as one, then two by two; an odd latent waits for the next piece.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...model_patches.vae.load import NEEDED, WAN22_VAE
+from ...model_patches.vae.wan import SPACE_STRIDE
+
+NEEDS = (
+    "first_stage_model",
+    "patcher",
+    "encode",
+    "memory_used_decode",
+    "process_output",
+    "vae_dtype",
+    "device",
+    "output_device",
+)
+PIECE_LATENTS = 2  # most that the host's decoder is given at once
+LATENT_CHANNELS = 16  # of Wan 2.1
+WAN22_CHANNELS = 48  # of Wan 2.2 5B
+LAYERS = 64  # slots for what causal layers keep, more than any Wan 2.1 decoder has
+
+
+@dataclass(frozen=True, slots=True)
+class HostVaePast:
+    """What decoding needs to go on; replaced by each piece, never changed."""
+
+    layers: tuple[Any, ...]  # kept frames of every causal layer, in the order of the forward
+    held_BCTHW: Tensor | None = None  # a latent that waits for its pair
+
+
+class HostDecoder:
+    """Decodes one stream through a VAE of the host. Call it between two sampling calls, never inside one."""
+
+    def __init__(self, vae: Any) -> None:
+        """vae: the host's VAE; refused unless it is a Wan 2.1 VAE whose decoder can be streamed exactly."""
+        if refusal := why_not_wan(vae):
+            raise ValueError(refusal)
+        self.vae = vae
+        self._check()
+
+    def refuse_foreign(self, past: HostVaePast | None) -> None:
+        """Raises ValueError for what another kind of decoder kept of a take."""
+        refuse_foreign(past, LAYERS)
+
+    @torch.inference_mode()
+    def decode(
+        self, latents_BCTHW: Tensor, past: HostVaePast | None = None, *, last: bool = False
+    ) -> tuple[Tensor, HostVaePast]:
+        """(pixels [F, H, W, 3] in [0, 1] on the host's output device, past for the next call).
+
+        latents: one stream [1, C, T, H, W] in the VAE's units, any T. last: nothing follows, so a latent that
+        is left over is decoded without its pair.
+        """
+        vae = self.vae
+        if past is not None and past.held_BCTHW is not None:
+            latents_BCTHW = torch.cat([past.held_BCTHW, latents_BCTHW], 2)
+        two = (*latents_BCTHW.shape[:2], PIECE_LATENTS, *latents_BCTHW.shape[3:])
+        comfy.model_management.load_models_gpu(
+            [vae.patcher], memory_required=vae.memory_used_decode(two, vae.vae_dtype)
+        )
+        layers = None if past is None else past.layers
+        made: list[Tensor] = []
+        while count := _next(latents_BCTHW.shape[2], layers is None, last):
+            piece_BCTHW, latents_BCTHW = latents_BCTHW[:, :, :count], latents_BCTHW[:, :, count:]
+            frames, layers = self._piece(piece_BCTHW, layers)
+            made.append(frames)
+        held = latents_BCTHW.clone() if latents_BCTHW.shape[2] else None
+        return self._pixels(made, two), HostVaePast(layers or (), held)
+
+    def _piece(self, piece_BCTHW: Tensor, layers: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
+        vae, model = self.vae, self.vae.first_stage_model
+        kept: list[Any] = [None] * LAYERS if layers is None else list(layers)
+        x = model.conv2(piece_BCTHW.to(device=vae.device, dtype=vae.vae_dtype))
+        frames = torch.cat(model.decoder(x, feat_cache=kept, feat_idx=[0]), 2)
+        return frames.to(vae.output_device), tuple(own(part) for part in kept)
+
+    def _pixels(self, made: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+        vae = self.vae
+        if not made:
+            size = (shape[3] * SPACE_STRIDE, shape[4] * SPACE_STRIDE)
+            return torch.empty(0, *size, 3, device=vae.output_device)
+        dtype = vae.vae_output_dtype() if hasattr(vae, "vae_output_dtype") else torch.float32
+        pixels_BCFHW = vae.process_output(torch.cat(made, 2).to(dtype, copy=True))
+        return pixels_BCFHW[0].movedim(0, -1)
+
+    @torch.inference_mode()
+    def _check(self) -> None:
+        """Raises RuntimeError unless five small latents give the same pictures in pieces and as a whole."""
+        vae = self.vae
+        small = torch.sin(torch.arange(16 * 5 * 4 * 4) * 0.7).reshape(1, 16, 5, 4, 4)
+        whole, past, parts = vae.decode(small.clone())[0], None, []
+        for piece in small.split(2, 2):
+            pixels, past = self.decode(piece, past)
+            parts.append(pixels)
+        parts.append(self.decode(small[:, :, :0], past, last=True)[0])
+        streamed = torch.cat(parts)
+        worst = (streamed - whole).abs().max().item() if streamed.shape == whole.shape else float("inf")
+        if not worst <= 1 / 255:
+            raise RuntimeError(
+                f"Rivulet: this VAE gives other pictures piece by piece than at once (largest "
+                f"difference {worst:.3g} of 1, {list(streamed.shape)} against {list(whole.shape)}); "
+                f"ComfyUI's decoder has changed. Update Rivulet."
+            )
+
+
+def why_not_wan(vae: Any) -> str | None:
+    """A sentence if the host's VAE lacks what streaming relies on, else None."""
+    if vae is None:
+        return (
+            "Rivulet: the VAE is missing, the loader found none in its file. Put wan_2.1_vae.safetensors "
+            "into models/vae and connect Load VAE."
+        )
+    lacking = [name for name in NEEDS if not hasattr(vae, name)]
+    model, channels = getattr(vae, "first_stage_model", None), getattr(vae, "latent_channels", "unknown")
+    lacking += [f"first_stage_model.{name}" for name in ("conv2", "decoder") if not hasattr(model, name)]
+    if channels == WAN22_CHANNELS:
+        return f"Rivulet: the VAE is {WAN22_VAE}; {NEEDED}."
+    if lacking or channels != LATENT_CHANNELS:
+        return (
+            f"Rivulet: the VAE is a {type(model).__name__} with {channels} channels"
+            f"{''.join(f', without {name}' for name in lacking)}; {NEEDED}; or a tiny decoder for it, "
+            f"lighttaew2_1 or taew2_1. Update Rivulet if this is one."
+        )
+    return None
+
+
+def refuse_foreign(past: HostVaePast | None, layers: int) -> None:
+    """Raises ValueError unless a decoder that keeps so many things kept this past."""
+    if past is not None and past.layers and len(past.layers) != layers:
+        raise ValueError(
+            f"Resume Stream: the take was decoded with another kind of VAE (it kept {len(past.layers)} "
+            f"things where this one keeps {layers}), so its pictures cannot go on without a seam; connect "
+            f"the VAE it was made with."
+        )
+
+
+def _next(latents: int, start: bool, last: bool) -> int:
+    """Latents of the next piece: one at the start, then two; a single one only if it is the stream's last."""
+    if start:
+        return min(latents, 1)
+    return PIECE_LATENTS if latents >= PIECE_LATENTS else latents if last else 0
+
+
+def own(part: Any) -> Any:
+    """The kept frames without the piece they are a view of."""
+    if not isinstance(part, Tensor) or part.untyped_storage().nbytes() == part.nbytes:
+        return part
+    return part.clone()

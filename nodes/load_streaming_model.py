@@ -1,0 +1,270 @@
+"""The node that loads a published checkpoint together with how it wants to be streamed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import io, ui
+
+from ..model_patches.arch.rotary import BANDS
+from ..model_patches.checkpoints.mla_keys import HEADS_MIXED
+from ..model_patches.checkpoints.published import Published
+from ..model_patches.checkpoints.recipes import RECIPES, Choice, caution, choose, named_in, recipe_named
+from .host.load_model import DTYPES, WHERE, Source, patcher_of, with_lora
+from .host.recipe import Recipe, give, stored_in
+
+FOLDERS = ("diffusion_models", "checkpoints", "loras")
+SECOND = "checkpoints: "  # begins the files of that folder in the list
+NOTHING, NO_LORA = "no file yet", "none"
+RECOGNISED, RELEASED, FILES = "as recognised", "as released", "as the file says"
+COPIES = (RELEASED, "generator_ema", "generator")
+COMPANIONS = (  # folder, words of a file's name, what it is, where it comes from
+    ("vae", ("wan", "vae"), "Wan 2.1's VAE", "wan_2.1_vae.safetensors"),
+    ("text_encoders", ("umt5",), "the text encoder umT5", "umt5_xxl_fp8_e4m3fn_scaled.safetensors"),
+)
+PUBLISHER = "Comfy-Org/Wan_2.1_ComfyUI_repackaged on Hugging Face"
+GGUF_LOADER = "Unet Loader (GGUF) of ComfyUI-GGUF"
+
+
+class RivuletLoadModel(io.ComfyNode):
+    """The loader of published checkpoints."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RivuletLoadModel",
+            display_name=WHERE,
+            category="rivulet",
+            description="Loads a published causal Wan 2.1 checkpoint as it was released, recognises it by "
+            "its tensors and gives Stream Video the recipe that goes with it: block, steps, positions.",
+            search_aliases=[
+                "self forcing",
+                "causal forcing",
+                "longlive",
+                "reward forcing",
+                "videomla",
+                "echo infinity",
+                "causvid",
+                "krea realtime",
+            ],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "model_file",
+                    options=model_files() or [NOTHING],
+                    tooltip="A .safetensors or .pt file of models/diffusion_models or models/checkpoints. "
+                    f"GGUF files: {GGUF_LOADER}.",
+                ),
+                io.Combo.Input(
+                    "recipe",
+                    options=[RECOGNISED, *(recipe.name for recipe in RECIPES)],
+                    default=RECOGNISED,
+                    tooltip="How the checkpoint is streamed. as recognised: by its tensors, then by the "
+                    "file's name; the report says which and why.",
+                ),
+                io.Combo.Input(
+                    "lora_file",
+                    options=[NO_LORA, *folder_paths.get_filename_list("loras")],
+                    default=NO_LORA,
+                    tooltip="The LoRA that belongs to the checkpoint, such as LongLive's; in models/loras.",
+                ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Times alpha / rank of the LoRA, without unit; 1: as it was trained.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(DTYPES),
+                    default="default",
+                    advanced=True,
+                    tooltip="How ComfyUI keeps the weights; fp8 takes a byte each and loses a little.",
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=list(COPIES),
+                    default=RELEASED,
+                    advanced=True,
+                    tooltip="Which copy to take from a file that has two: the average over training "
+                    "(generator_ema) or the last weights (generator).",
+                ),
+                io.Combo.Input(
+                    "rope_bands",
+                    options=[FILES, *BANDS],
+                    default=FILES,
+                    advanced=True,
+                    tooltip="VideoMLA alone: rotary bands, which its files do not say; without a word in the "
+                    "file truncated.",
+                ),
+                io.Combo.Input(
+                    "fused_order",
+                    options=list(HEADS_MIXED),
+                    default=HEADS_MIXED[0],
+                    advanced=True,
+                    tooltip="VideoMLA alone: how joined up-projections lie, which shapes cannot tell.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="For Stream Video; carries its recipe."),
+                io.String.Output(
+                    display_name="report", tooltip="What the file is, its recipe, and what was assumed."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model_file: str,
+        recipe: str,
+        lora_file: str,
+        lora_strength: float,
+        weight_dtype: str,
+        weights: str,
+        rope_bands: str,
+        fused_order: str,
+    ) -> io.NodeOutput:
+        """Returns the model with its recipe, and the report."""
+        source = Source(
+            path_of(model_file),
+            None if weights == RELEASED else weights,
+            _preferred(recipe, model_file),
+            weight_dtype,
+            None if rope_bands == FILES else rope_bands,
+            fused_order,
+        )
+        published = source.read()
+        lines = [str(published)]
+        chosen, said = recipe_of(published, model_file, recipe)
+        model = patcher_of(published, source)
+        give(model, chosen)
+        if lora_file != NO_LORA:
+            model, lora = with_lora(model, lora_path(lora_file), lora_strength)
+            lines.append(f"LoRA {lora}, strength {lora_strength:g}.")
+        text = "\n".join([*lines, *said, *companions()])
+        return io.NodeOutput(model, text, ui=ui.PreviewText(text))
+
+    @classmethod
+    def validate_inputs(cls, model_file: str | None = None) -> bool | str:
+        """True, or why the graph cannot be queued; what comes over a link is read when it is there."""
+        try:
+            return model_file is None or bool(path_of(model_file))
+        except ValueError as refusal:
+            return str(refusal)
+
+    @classmethod
+    def fingerprint_inputs(cls, model_file: str = "", lora_file: str = NO_LORA, **_: object) -> object:
+        """When the chosen files were last written: others of the same name are read anew."""
+        try:
+            files = [path_of(model_file), *([] if lora_file == NO_LORA else [lora_path(lora_file)])]
+            return [(str(path), path.stat().st_mtime_ns) for path in files]
+        except (OSError, ValueError):
+            return (model_file, lora_file)
+
+
+def model_files() -> list[str]:
+    """What can be chosen, those of models/checkpoints after the others."""
+    first, second = (folder_paths.get_filename_list(folder) for folder in FOLDERS[:2])
+    return [*first, *(SECOND + name for name in second)]
+
+
+def path_of(model_file: str) -> Path:
+    """Where a chosen model lies."""
+    if model_file == NOTHING:
+        raise ValueError(
+            f"{WHERE}: there is no model yet; put a checkpoint into models/diffusion_models and press R. The "
+            f"README's table of models says which there are and where they come from. GGUF files are not "
+            f"listed here: load them with {GGUF_LOADER}."
+        )
+    folder = FOLDERS[1] if model_file.startswith(SECOND) else FOLDERS[0]
+    return _found(folder, model_file.removeprefix(SECOND))
+
+
+def lora_path(lora_file: str) -> Path:
+    """Where a chosen LoRA lies."""
+    return _found(FOLDERS[2], lora_file)
+
+
+def _found(folder: str, name: str) -> Path:
+    if name.lower().endswith(".gguf"):
+        raise ValueError(
+            f"{WHERE}: {name} is a GGUF file, which another pack reads: load it with {GGUF_LOADER} and "
+            f"connect its MODEL to Stream Video, whose widgets then say what a recipe would."
+        )
+    outside = Path(name).is_absolute() or ".." in Path(name).parts
+    path = None if outside else folder_paths.get_full_path(folder, name)
+    if path is None:
+        raise ValueError(
+            f"{WHERE}: there is no {name} in models/{folder}; press R to read the list anew, then choose one "
+            f"of it."
+        )
+    return Path(path)
+
+
+def _preferred(recipe: str, model_file: str) -> tuple[str, ...]:
+    """Of two copies in a file, the one that the release runs, as far as the name or the user says which."""
+    if recipe != RECOGNISED:
+        return (recipe_named(recipe).copy,)
+    named = named_in(model_file)
+    return (named[0].copy,) if named else ()
+
+
+def recipe_of(published: Published, model_file: str, wanted: str) -> tuple[Recipe, list[str]]:
+    """The recipe to stream with, and sentences about it: the file's own, the user's, or its family's."""
+    stored = published.metadata.get("recipe")
+    if wanted == RECOGNISED and stored is not None:
+        return _own(published.path, stored), ["Recipe: written in the file itself."]
+    if wanted == RECOGNISED:
+        choice = choose(published.structure, model_file.removeprefix(SECOND))
+    else:
+        choice = Choice(recipe_named(wanted), "Your choice.", False)
+        if choice.recipe.kind != published.structure.kind:
+            raise ValueError(
+                f"{WHERE}: the recipe {wanted} is for another self-attention than {published.path.name} has, "
+                f"which is {published.structure}; choose {RECOGNISED}, or another recipe."
+            )
+    record = choice.recipe
+    made = Recipe(
+        record.preset,
+        record.block_frames,
+        record.cfg,
+        record.sigmas,
+        True,
+        record.name,
+        record.memory,
+        record.switch,
+    )
+    said = [f"Recipe {record}", f"Why: {choice.why}"]
+    if record.memory != "off":
+        said.append(f"Memory {record.memory}: connect Evolving Memory, else the stream runs without one.")
+    if record.lora:
+        said.append(f"Its release adds a LoRA: {record.lora}.")
+    return made, [*said, *filter(None, [caution(model_file)])]
+
+
+def _own(path: Path, text: str) -> Recipe:
+    """What a file of ours says of itself."""
+    try:
+        return stored_in(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{WHERE}: the metadata entry `recipe` of {path.name} cannot be read ({error!r}), it says "
+            f"{text[:60]!r}; choose a recipe instead of {RECOGNISED}."
+        ) from error
+
+
+def companions() -> list[str]:
+    """A sentence for each file that a stream needs beside the model and that is not there."""
+    missing = []
+    for folder, words, what, file in COMPANIONS:
+        names = [name.lower() for name in folder_paths.get_filename_list(folder)]
+        if not any(all(word in name for word in words) for name in names):
+            missing.append(
+                f"No file in models/{folder} is called like {what}: put {file} there, from {PUBLISHER}, and "
+                f"press R."
+            )
+    return missing

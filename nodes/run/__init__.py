@@ -1,0 +1,1 @@
+"""One run of Stream Video: its prompts, its snapshot files, its session."""

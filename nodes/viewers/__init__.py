@@ -1,0 +1,1 @@
+"""The routes and pictures of the live preview in ComfyUI's server."""

@@ -1,0 +1,294 @@
+"""The command: files in, memory plan, both phases, export and figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...model_patches.arch.mla import MlaModel
+from ...model_patches.arch.rotary import RopeLayout
+from ...model_patches.arch.wan import WanModel
+from ...model_patches.attention.positions import preset as positions_of
+from ...model_patches.checkpoints.detect import compute_dtype, overrides, read_config
+from ...model_patches.checkpoints.files import match, open_tensors, save_tensors
+from ...model_patches.checkpoints.nesting import read_nested
+from ...model_patches.geometry import Geometry
+from ...model_patches.stream.state import StreamConfig
+from .. import models, text
+from ..train_pocket import processes
+from ..train_pocket.clips import FIRST_BATCH, kept_clips
+from ..train_pocket.clips import Clips as Dressed
+from ..train_pocket.dit import Recipe as Training
+from . import ROOT
+from .distil import Distiller, Source, student_of
+from .own import HELD, UNGUIDED, OwnStreams
+from .presets import PRESETS, Preset
+from .room import Job, room_of, why_not
+from .sampled import SampledStreams
+from .source import PocketClips, StreamedClips
+from .walk import Walker
+
+DRAWN, FIRST_DRAWN = 96, 768  # clips of a pool that is drawn, and first blocks
+
+
+def convert(chosen: argparse.Namespace) -> int:
+    """Run the command; the exit status."""
+    device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = chosen.run or ROOT / "runs" / "mla"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = chosen.dense or models.WEIGHTS / models.DIT_FILE
+    try:
+        preset = _preset(chosen)
+        dense, metadata = load_dense(
+            path, chosen.nest, torch.bfloat16 if preset.recipe.half else torch.float32
+        )
+        _check_sizes(preset, dense)
+        refusal = _room(chosen, preset, dense, device)
+        if chosen.plan or refusal:
+            print(refusal or "convert-mla: it fits", file=sys.stderr)
+            return 1 if refusal else 0
+        if chosen.processes > 1 and not processes.is_worker():
+            if not chosen.texts:
+                _pool(chosen.clips, folder, preset)  # drawn once, by one
+                if preset.recipe.beginnings:
+                    _first_blocks(folder, preset)
+            return processes.run_workers(chosen.processes, processes.again())
+        with processes.together():
+            _convert(chosen, preset, dense.to(device), metadata, folder)
+    except (ValueError, OSError) as error:
+        print(f"convert-mla: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def load_dense(path: Path, nest: str | None, dtype: torch.dtype) -> tuple[WanModel, dict[str, str]]:
+    """The dense model of a file with Wan's names under any prefixes, frozen, and the file's metadata."""
+    found = read_nested("convert-mla", path, "a dense causal Wan 2.1 checkpoint", nest)
+    config = read_config(found.shapes, overrides(found.metadata, path))
+    with torch.device("meta"):
+        model = WanModel(config)
+    match("convert-mla", path, found.shapes, model, "dense Wan 2.1 text-to-video files", "they must agree")
+    dtype = compute_dtype(path, found.tensors, dtype)
+    model.load_state_dict({key: value.to(dtype) for key, value in found.tensors.items()}, assign=True)
+    return model.requires_grad_(False).eval(), dict(found.metadata)
+
+
+def export(student: MlaModel, out: Path, metadata: dict[str, str], said: dict[str, object]) -> Path:
+    """Write the converted model, and what is known of it, as half-precision safetensors."""
+    out.mkdir(parents=True, exist_ok=True)
+    dtype = torch.float16 if "recipe" in metadata else torch.bfloat16
+    stored = json.loads(metadata.get("config", "{}")).get("transformer", {})
+    stored |= {"num_heads": student.num_heads, "rope_layout": asdict(student.rope_layout)}
+    tensors = {
+        key: value.detach().cpu().to(dtype).contiguous() for key, value in student.state_dict().items()
+    }
+    about = {"config": json.dumps({"transformer": stored}), "converted": json.dumps(said)}
+    if "recipe" in metadata:
+        recipe = json.loads(metadata["recipe"])
+        trained = f"{recipe['trained']}; converted to {student.sizes.kept} numbers a token"
+        about["recipe"] = json.dumps(recipe | {"trained": trained})
+    path = out / models.MLA_FILE
+    save_tensors(tensors, path, about)
+    return path
+
+
+def _preset(chosen: argparse.Namespace) -> Preset:
+    preset = PRESETS[chosen.preset]
+    sizes, recipe = preset.sizes, preset.recipe
+    rope = sizes.rope if chosen.turned is None else RopeLayout.truncated(sizes.rope.head_dim, chosen.turned)
+    sizes = replace(
+        sizes,
+        rope=rope,
+        kv_latent=chosen.latent or sizes.kv_latent,
+        query_latent=chosen.query_latent or sizes.query_latent,
+    )
+    for name in ("own", "beginnings"):
+        share = getattr(chosen, name)
+        if share is not None and not 0 <= share <= 1:
+            raise ValueError(f"--{name} {share}: a share of the walks, from 0 to 1.")
+    if chosen.shift is not None and (chosen.texts or not chosen.shift > 0):
+        raise ValueError(
+            f"--shift {chosen.shift}: more than 0, and for clips alone; along --texts noise levels are those "
+            f"of the model's steps."
+        )
+    names = ("local_steps", "flow_steps", "sampled_steps", "minutes", "whole", "beginnings")
+    changes = {name: getattr(chosen, name) for name in names} | {"own_share": chosen.own}
+    given = {key: value for key, value in changes.items() if value is not None}
+    recipe = replace(recipe, offload=chosen.offload, half=recipe.half or chosen.half, **given)
+    size = tuple(chosen.size) if chosen.size else preset.size
+    return replace(preset, sizes=sizes, recipe=recipe, batch=chosen.batch or preset.batch, size=size)
+
+
+def _check_sizes(preset: Preset, dense: WanModel) -> None:
+    """Refuses latents that are no smaller than what they stand for, and heads of another width."""
+    sizes, config = preset.sizes, dense.config
+    if max(sizes.kv_latent, sizes.query_latent) > config.dim:
+        raise ValueError(
+            f"latents of {sizes.kv_latent} and {sizes.query_latent} channels are wider than the model's "
+            f"{config.dim}; give a smaller --latent or --query-latent."
+        )
+    if sizes.rope.head_dim != config.head_dim:
+        raise ValueError(f"the model's heads have {config.head_dim} channels, converted ones 128.")
+
+
+def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: torch.device) -> str | None:
+    """Print the memory plan; a sentence if it does not fit."""
+    dtype = dense.patch_embedding.weight.dtype
+    tokens = 512 if chosen.preset == "wan" else 6
+    geometry = Geometry(*preset.size, latent_channels=dense.config.in_channels, patch=dense.config.patch[1])
+    recipe, positions = preset.recipe, positions_of(preset.positions)
+    rows = 2 if chosen.texts is None else 1  # of a stream: guidance needs a second
+    job = Job(
+        dense.config,
+        preset.sizes,
+        positions,
+        geometry,
+        preset.block_frames,
+        preset.batch * (rows if recipe.sampled_steps else 1),
+        tokens,
+        dtype,
+        recipe.whole,
+        recipe.offload,
+        HELD * preset.batch * rows if recipe.own_share else 0,
+        HELD if recipe.sampled_steps else 1,
+    )
+    room = room_of(job)
+    if processes.rank() == 0:
+        kept, before = preset.sizes.kept, 2 * dense.config.dim
+        print(
+            f"{before} -> {kept} numbers of a token and layer: {before / kept:.1f} times fewer",
+            file=sys.stderr,
+        )
+        print(room, file=sys.stderr)
+    return why_not(room, device)
+
+
+def _convert(
+    chosen: argparse.Namespace, preset: Preset, dense: WanModel, metadata: dict[str, str], folder: Path
+) -> None:
+    student = student_of(dense, preset.sizes, preset.recipe.whole)
+    walker = Walker(dense, positions_of(preset.positions), preset.block_frames)
+    source = _source(chosen, preset, dense, folder)
+    recipe = preset.recipe
+    own = _own(source, student, metadata) if recipe.own_share else None
+    beginnings = _beginnings(source, preset, folder) if recipe.beginnings else None
+    sampled = None
+    if recipe.sampled_steps:
+        texts_PLE, config, negative = _streamed(source, metadata, "--sampled-steps")
+        sampled = SampledStreams(walker, student, texts_PLE, config, preset.batch, negative)
+    distiller = Distiller(walker, student, source, recipe, folder, own, beginnings, sampled)
+    begun, figures = time.monotonic(), folder / "figures.json"
+    if not (folder / "local.pt").exists():
+        distiller.start()
+        figures.write_text(json.dumps({"start": distiller.held_out()}))
+    distiller.train()
+    if processes.rank():
+        return
+    said = json.loads(figures.read_text()) | {"end": distiller.held_out()}
+    said |= {"seconds": round(time.monotonic() - begun), "sizes": _plain_sizes(student)}
+    figures.write_text(json.dumps(said))
+    print(json.dumps(said))
+    print(export(student, chosen.out or folder / "export", metadata, said))
+
+
+def _plain_sizes(student: MlaModel) -> dict[str, object]:
+    sizes = student.sizes
+    return {"kv_latent": sizes.kv_latent, "query_latent": sizes.query_latent, "turned": sizes.rope.turned}
+
+
+def _own(source: Source, student: MlaModel, metadata: dict[str, str]) -> OwnStreams:
+    """The student's own streams, told and run as the clips beside them are."""
+    texts_PLE, config, negative = _streamed(source, metadata, "--own")
+    if isinstance(source, PocketClips):
+        blocks = source.pool.latents_BVCTHW.shape[3] // config.block_frames
+    else:
+        assert isinstance(source, StreamedClips)
+        blocks = source.blocks
+    return OwnStreams(student, texts_PLE, config, source.levels, blocks, source.batch, negative)
+
+
+def _streamed(
+    source: Source, metadata: dict[str, str], option: str
+) -> tuple[Tensor, StreamConfig, Tensor | None]:
+    """Prompts, how streams of the student are run, and the negative where they are guided."""
+    if isinstance(source, StreamedClips):
+        return source.texts_PLE, replace(source.config, dtype=torch.float32), None  # of what is trained
+    assert isinstance(source, PocketClips)
+    recipe = models.recipe_of(metadata)
+    if recipe is None:
+        raise ValueError(
+            f"{option} streams the model as its recipe says, and the dense file has none in its metadata; "
+            f"give one that `python run.py train-pocket` exported, or {option} 0."
+        )
+    config = recipe.config()
+    return source.pool.texts_BVLC.flatten(0, 1), config, text.no_text() if config.guided else None
+
+
+def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder: Path) -> Source:
+    if chosen.texts is None:
+        if chosen.preset != "pocket":
+            raise ValueError(
+                "a model other than the pocket one is converted along its own streams: give --texts, encoded "
+                "prompts as safetensors with `texts` [prompts, tokens, text_dim]."
+            )
+        return PocketClips(_pool(chosen.clips, folder, preset), _training(chosen, preset), preset.batch)
+    texts_PLE = read_texts("convert-mla", chosen.texts, dense)
+    positions = positions_of(preset.positions)
+    config = StreamConfig(
+        Geometry(*preset.size, latent_channels=dense.config.in_channels, patch=dense.config.patch[1]),
+        positions,
+        preset.block_frames,
+        dtype=dense.patch_embedding.weight.dtype,
+    )
+    frames = (positions.capacity_frames or positions.trained_frames) + 2 * preset.block_frames
+    return StreamedClips(dense, texts_PLE, config, frames // preset.block_frames, preset.batch)
+
+
+def _training(chosen: argparse.Namespace, preset: Preset) -> Training:
+    """What clips and their noise are drawn by."""
+    training = Training(size=preset.size[0])
+    return training if chosen.shift is None else replace(training, shift=chosen.shift)
+
+
+def _beginnings(source: Source, preset: Preset, folder: Path) -> Source:
+    """Streams' first blocks alone, as the clips beside them are; more rows without a prompt."""
+    if isinstance(source, StreamedClips):
+        return StreamedClips(source.dense, source.texts_PLE, source.config, 1, source.batch)
+    assert isinstance(source, PocketClips)
+    training = replace(source.training, no_text_share=UNGUIDED)
+    return PocketClips(_first_blocks(folder, preset), training, FIRST_BATCH * preset.batch)
+
+
+def read_texts(caller: str, path: Path, dense: WanModel) -> Tensor:
+    """Encoded prompts [prompts, tokens, text_dim], in a file alone under `texts`; refuses others."""
+    with open_tensors(caller, path, "encoded prompts") as file:
+        names = list(file.keys())
+        if names != ["texts"] or len(file.get_slice("texts").get_shape()) != 3:
+            raise ValueError(
+                f"{path} holds {', '.join(names)}; it must hold `texts` alone, [prompts, tokens, text_dim]."
+            )
+        texts_PLE = file.get_tensor("texts")
+    if texts_PLE.shape[-1] != dense.text_dim:
+        raise ValueError(f"texts are {texts_PLE.shape[-1]} wide, the model reads {dense.text_dim}.")
+    return texts_PLE
+
+
+def _pool(given: Path | None, folder: Path, preset: Preset) -> Dressed:
+    """The pool given, or one in the folder, drawn when first asked for."""
+    if given and not given.exists():
+        raise FileNotFoundError(f"no pool of clips at {given}; leave --clips out to have one drawn.")
+    sizes = (Training().short_blocks, preset.block_frames, preset.size[0])
+    return kept_clips(given or folder / "clips.pt", DRAWN, *sizes, seed=5)
+
+
+def _first_blocks(folder: Path, preset: Preset) -> Dressed:
+    """Streams' first blocks in the folder, drawn when first asked for."""
+    sizes = (1, preset.block_frames, preset.size[0])
+    return kept_clips(folder / "clips_first.pt", FIRST_DRAWN, *sizes, seed=6)

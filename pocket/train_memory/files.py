@@ -1,0 +1,33 @@
+"""The file of a trained memory: its encoder, and the low-rank changes of the model it was trained with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ...model_patches.checkpoints.files import save_tensors
+from ...model_patches.memory.encoder import MemoryEncoder
+from .lora import Adapters
+
+LORA, ENCODER = "generator_lora.", "query_memory_encoder."  # of the file's keys
+
+
+def export(encoder: MemoryEncoder, adapters: Adapters, path: Path, preset: str, trained: str) -> Path:
+    """Write encoder and low-rank changes as half-precision safetensors, under the published names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = encoder.config
+    about = {
+        "frames": config.frames,
+        "grid_height": config.grid_height,
+        "grid_width": config.grid_width,
+        "num_heads": config.num_heads,
+        "alpha": adapters.alpha,
+        "rank": adapters.rank,
+        "preset": preset,
+        "trained": trained,
+    }
+    tensors = {LORA + key: value for key, value in adapters.peft().items()}
+    tensors |= {ENCODER + key: value for key, value in encoder.state_dict().items()}
+    halves = {key: value.detach().cpu().half().contiguous() for key, value in tensors.items()}
+    save_tensors(halves, path, {"memory": json.dumps(about)})
+    return path

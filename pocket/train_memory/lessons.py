@@ -1,0 +1,182 @@
+"""Lessons for the memory: stories of hiding with it and without, ordinary clips, streams' first blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...model_patches.attention.positions import PositionPreset
+from ...model_patches.attention.positions import preset as preset_of
+from ...model_patches.vae.wan import WanVAE
+from .. import text
+from ..convert_mla.own import UNGUIDED
+from ..convert_mla.source import PocketClips
+from ..convert_mla.walk import Clips
+from ..hiding import LIFTED, Hidings, Story, draw
+from ..train_pocket.clips import FIRST_BATCH
+from ..train_pocket.clips import Clips as Dressed
+from ..train_pocket.dit import Recipe as Training
+from ..train_pocket.dit import damage, draw_sigma
+from .walk import Lesson
+
+MEMORY = preset_of("pocket_memory")
+SINK_AND_WINDOW = replace(MEMORY, name="pocket_memory_off", memory_frames=0)
+WINDOW = PositionPreset("pocket_window", 0, 9, last_id=8, trained_frames=9)
+PLAIN = preset_of("pocket")  # as the model runs without a memory
+FULL = PositionPreset("pocket_full", 3, None, None, trained_frames=96, endless="pocket_memory")
+
+
+POSITIONS = {"memory": MEMORY, "full": FULL, "sink_and_window": SINK_AND_WINDOW, "window": WINDOW}
+KINDS = (*POSITIONS, "ordinary", "beginnings")
+SAMPLED_FIRST = 2  # times as many first blocks as clips, where each of their calls is graded
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How often each kind of lesson comes, and how long things stay hidden."""
+
+    memory: float = 0.56
+    full: float = 0.0
+    sink_and_window: float = 0.05
+    window: float = 0.04
+    ordinary: float = 0.35
+    beginnings: float = 0.0  # streams' first blocks alone
+    sampled: float = 0.0  # of the ordinary ones and first blocks, graded where the model's own sampler leads
+    first: float = 1 / 3  # of graded calls that are a block's first
+    silent: float = 0.08  # rows without a prompt, as guidance has them
+    easy: float = 0.12  # of the training, in which things are hidden just long enough to leave the window
+    growing: float = 0.4  # of the training after that, in which waits grow to the longest
+    easy_full: float = 0.52  # the same for a cache that keeps all, which begins with what the window holds
+    growing_full: float = 0.3
+    most_hidden: int = 26  # blocks
+
+    def with_share(self, kind: str, share: float) -> Shares:
+        """The same, with so many of all lessons of one kind."""
+        if not 0 <= share < 1:
+            raise ValueError(f"--{kind} {share}: a share of the lessons, at least 0 and less than 1.")
+        rest = sum(getattr(self, other) for other in KINDS if other != kind)
+        return replace(self, **{kind: rest * share / (1 - share)})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one lesson shall be, the same for every process."""
+
+    kind: str
+    positions: PositionPreset
+    story: Story | None  # None: an ordinary clip, or first blocks
+    graded: tuple[int, ...]  # blocks
+    first: bool  # of the block of the memory's first update: all rows make their first call
+    sampled: bool = False
+
+    @property
+    def hidden(self) -> int:
+        """Blocks under the band."""
+        return self.story.hidden if self.story else 0
+
+    @property
+    def lifted(self) -> int:
+        """The block in which the band is gone, -1 if there is no band."""
+        return self.story.parts.index(LIFTED) if self.story else -1
+
+
+# for a converted model, whose ordinary streams must stay as good as they are
+CONVERTED = Shares(
+    memory=0.65, full=0.0, sink_and_window=0.05, window=0.0, ordinary=0.3, easy=-1.0, most_hidden=8
+)
+
+
+class Lessons:
+    """Draws lessons; `done` is the share of the training that lies behind."""
+
+    def __init__(
+        self,
+        vae: WanVAE,
+        hidings: Hidings,
+        dressed: Dressed,
+        first_blocks: Dressed | None,
+        training: Training,
+        shares: Shares,
+        batch: int,
+    ) -> None:
+        """first_blocks: needed where there is a share of them."""
+        self.vae, self.hidings, self.training, self.shares, self.batch = vae, hidings, training, shares, batch
+        self.ordinary = PocketClips(dressed, training, batch)
+        guided = replace(training, no_text_share=UNGUIDED)
+        self.beginnings = PocketClips(first_blocks, guided, FIRST_BATCH * batch) if first_blocks else None
+        self.ordinary_blocks = dressed.latents_BVCTHW.shape[3] // training.block_frames
+
+    def refresh(self, count: int, limit: int, generator: torch.Generator) -> None:
+        """Draw new stories beside those at hand."""
+        training = self.training
+        new = draw(self.vae, count, training.block_frames, training.size, generator)
+        self.hidings = self.hidings.joined(new, limit)
+
+    def plan(self, done: float, generator: torch.Generator) -> Place:
+        """What comes next."""
+        weights = torch.tensor([getattr(self.shares, kind) for kind in KINDS])
+        kind = KINDS[int(torch.multinomial(weights, 1, generator=generator))]
+        first = float(torch.rand((), generator=generator)) < self.shares.first
+        sampled = self.shares.sampled > 0 and float(torch.rand((), generator=generator)) < self.shares.sampled
+        if kind == "beginnings":
+            return Place(kind, PLAIN, None, (0,), first, sampled)
+        if kind == "ordinary":
+            chosen = torch.randperm(self.ordinary_blocks, generator=generator)[: 1 if sampled else 3]
+            remembered = float(torch.rand((), generator=generator)) < 0.5
+            positions = MEMORY if remembered else PLAIN
+            return Place(kind, positions, None, tuple(sorted(chosen.tolist())), first, sampled)
+        hidden = self._hidden(kind, generator, done)
+        visible = 2 if hidden < 3 else int(torch.randint(1, 3, (), generator=generator))
+        story = Story(visible, hidden, 2)
+        lifted = story.parts.index(LIFTED)
+        other = int(torch.randint(0, lifted + 2, (), generator=generator))
+        return Place(kind, POSITIONS[kind], story, (lifted, lifted, other), first)
+
+    def lesson(self, place: Place, generator: torch.Generator) -> Lesson:
+        """The lesson, on clips and noise of this process's own."""
+        if place.kind == "beginnings":
+            assert self.beginnings is not None
+            clips = self.beginnings.draw(generator)
+            graded = ((0, clips.sigmas[0]),)
+            return self._kept(clips, graded, place, SAMPLED_FIRST * self.batch)
+        graded = tuple((block, self._noise(block, place.first, generator)) for block in place.graded)
+        if place.story is None:
+            return self._kept(self.ordinary.draw(generator), graded, place, self.batch)
+        rows = torch.randint(len(self.hidings), (self.batch,), generator=generator)
+        clean, texts = self.hidings.pick(rows).told(place.story, self.training.block_frames)
+        context = damage(clean, self.training.block_frames, generator)
+        silent = torch.rand(self.batch, generator=generator) < self.shares.silent
+        said = tuple(torch.where(silent[:, None, None], text.no_text(), each) for each in texts)
+        return Lesson(clean, context, said, graded, place.positions)
+
+    def _kept(
+        self, clips: Clips, graded: tuple[tuple[int, Tensor], ...], place: Place, streams: int
+    ) -> Lesson:
+        """A lesson in which the model is to stay as it was; of sampled ones so many streams, each guided."""
+        clean, context, texts = clips.clean_RCTHW, clips.context_RCTHW, clips.texts
+        if place.sampled:
+            clean, context = (each[:streams].repeat(2, 1, 1, 1, 1) for each in (clean, context))
+            nothing = text.no_text()
+            texts = tuple(torch.cat([t[:streams], nothing.expand_as(t[:streams])]) for t in texts)
+        return Lesson(clean, context, texts, graded, place.positions, PLAIN, place.sampled)
+
+    def _hidden(self, kind: str, generator: torch.Generator, done: float) -> int:
+        """Blocks hidden: at first few, then up to more and more, short waits oftener than long ones."""
+        shares = self.shares
+        if kind in ("sink_and_window", "window"):
+            return int(torch.randint(1, 4, (), generator=generator))
+        least, easy, growing = (
+            (1, shares.easy_full, shares.growing_full) if kind == "full" else (2, shares.easy, shares.growing)
+        )
+        most = least + min(1.0, max(0.0, (done - easy) / growing)) * (shares.most_hidden - least)
+        return round(least * (most / least) ** float(torch.rand((), generator=generator)))
+
+    def _noise(self, block: int, first: bool, generator: torch.Generator) -> Tensor:
+        """Each row's share of noise; in the block of the memory's first update all rows are alike."""
+        sigma = draw_sigma((self.batch,), self.training, generator).clamp_max(0.999)
+        firsts = torch.rand(self.batch, generator=generator) < self.shares.first
+        if block * self.training.block_frames == MEMORY.capacity_frames:
+            firsts = torch.full_like(firsts, first)
+        return torch.where(firsts, 1.0, sigma)

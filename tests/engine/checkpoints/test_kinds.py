@@ -1,0 +1,81 @@
+"""Files that no stream can run are refused by what they are; experts of Wan 2.2 are told by their names."""
+
+from dataclasses import replace
+
+import pytest
+from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
+from rivulet.model_patches.arch.rotary import BANDS
+from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.checkpoints.detect import load_wan
+from rivulet.model_patches.checkpoints.kinds import expert_warning
+from rivulet.model_patches.checkpoints.mla_load import load_mla
+from safetensors.torch import save_file
+
+SIZES = WanConfig(dim=128, ffn_dim=40, num_layers=1, num_heads=1, text_dim=10)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Returns what writes a model of these sizes under a name: its path."""
+
+    def write(sizes, name="model"):
+        path = tmp_path / f"{name}.safetensors"
+        save_file(WanModel(sizes).state_dict(), path)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("taken", "given", "words"),
+    [
+        (
+            48,
+            48,
+            r"is Wan 2\.2 5B \(48 latent channels, 16 pixels a latent\), whose VAE cannot be streamed here",
+        ),
+        (36, 16, "is a model that takes 36 channels and gives 16, such as image to video"),
+    ],
+    ids=["5B", "image to video"],
+)
+def test_a_model_that_no_stream_can_run_is_refused_by_what_it_is(write, taken, given, words):
+    path = write(replace(SIZES, in_channels=taken, out_channels=given))
+    with pytest.raises(ValueError, match=rf"load_wan: .* {words}.*; a stream needs Wan 2\.1 text to video"):
+        load_wan(path)
+
+
+def test_a_videomla_file_of_other_channels_is_refused_too(tmp_path):
+    sizes = replace(SIZES, in_channels=48, out_channels=48)
+    model = MlaModel(sizes, MlaSizes(8, 12, BANDS["truncated"](128, 32), frozenset()))
+    save_file(
+        {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / "m.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"load_mla: .* is Wan 2\.2 5B"):
+        load_mla(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [
+        ("wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors", "high"),
+        ("models/wan2.2_t2v_low_noise_14B_fp16.safetensors", "low"),
+        ("Wan2.2-T2V-A14B-HighNoise-Q4_K_M.gguf", "high"),
+        ("Wan2_2-T2V-A14B-LOW_fp8_e4m3fn_scaled.safetensors", "low"),
+        ("wan2.1_t2v_14B_bf16.safetensors", None),
+        ("Wan2_1-T2V-14B_fp8_e4m3fn.safetensors", None),
+        ("slow_noisemaker.safetensors", None),
+        ("self_forcing_dmd.safetensors", None),
+    ],
+)
+def test_experts_are_told_by_their_published_names(name, half):
+    warning = expert_warning(name)
+    assert (warning is None) == (half is None)
+    assert half is None or f"the {half}-noise expert of Wan 2.2 14B" in warning
+
+
+def test_an_expert_is_read_with_a_warning(write, recwarn):
+    load_wan(write(SIZES))
+    assert not recwarn.list
+    path = write(SIZES, "wan2.2_t2v_high_noise_14B")
+    with pytest.warns(UserWarning, match=r"load_wan: wan2\.2_t2v_high_noise_14B\.safetensors is called like"):
+        assert load_wan(path).config == SIZES

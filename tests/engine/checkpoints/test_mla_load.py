@@ -1,0 +1,339 @@
+"""Layouts a VideoMLA file may have, at its true widths, filled with random numbers.
+
+No published file could be read here: these are its sizes (arXiv 2605.30351) under the names of its author's
+earlier prototype, of other MLA code, and of the formulas.
+"""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from rivulet.model_patches.arch.mla import PROJECTIONS, MlaModel, MlaSizes
+from rivulet.model_patches.arch.rotary import RopeLayout
+from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.checkpoints.detect import load_wan
+from rivulet.model_patches.checkpoints.mla_keys import apart, read_layout
+from rivulet.model_patches.checkpoints.mla_load import load_mla
+from rivulet.model_patches.checkpoints.nesting import is_mla, plain_key
+from safetensors.torch import save_file
+
+DIM, HEADS = 1536, 12
+CONFIG = WanConfig(DIM, 4, 2, HEADS, text_dim=4, freq_dim=2)
+PRE = "blocks.0.self_attn."
+
+
+@pytest.fixture(scope="module")
+def attention():
+    """One self-attention of the published sizes, biases on all layers."""
+    with torch.device("meta"):
+        made = MlaModel(replace(CONFIG, num_layers=1), MlaSizes(biases=frozenset(PROJECTIONS)))
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.randn(value.shape, generator=generator).bfloat16()
+        for name, value in made.blocks[0].self_attn.state_dict().items()
+    }
+
+
+def by_head(*parts):
+    """Rows of several layers, head by head."""
+    return torch.cat([p.unflatten(0, (HEADS, -1)) for p in parts], 1).flatten(0, 1)
+
+
+def ours(a):
+    return dict(a)
+
+
+def no_bias(a):
+    return {k: v for k, v in a.items() if not k.endswith(".bias") or k == "o.bias"}
+
+
+def prototype(a):
+    """Bare parameters (in, out), latent and rotary key fused, heads [k | v] and [still | turned]."""
+    return {
+        "W_q_downsampled": a["q_down.weight"].T,
+        "W_q_upsampled": by_head(a["q_up.weight"], a["q_rope.weight"]).T,
+        "W_kv_downsampled": torch.cat([a["kv_down.weight"], a["k_rope.weight"]]).T,
+        "W_kv_upsampled": by_head(a["k_up.weight"], a["v_up.weight"]).T,
+        "norm_q_latent.weight": a["norm_q_latent.weight"],
+        "norm_kv_latent.weight": a["norm_kv_latent.weight"],
+        "W_o": a["o.weight"].T,
+    }
+
+
+def prototype_later(a):
+    made = prototype(a)
+    del made["W_o"]
+    return made | {"o.weight": a["o.weight"], "o.bias": a["o.bias"]}
+
+
+def fused_linears(a):
+    """As other code for MLA names them, with a bias on a fused layer."""
+    return {
+        "q_a_proj.weight": a["q_down.weight"],
+        "q_a_layernorm.weight": a["norm_q_latent.weight"],
+        "q_b_proj.weight": by_head(a["q_up.weight"], a["q_rope.weight"]),
+        "kv_a_proj_with_mqa.weight": torch.cat([a["kv_down.weight"], a["k_rope.weight"]]),
+        "kv_a_proj_with_mqa.bias": torch.cat([a["kv_down.bias"], a["k_rope.bias"]]),
+        "kv_a_layernorm.weight": a["norm_kv_latent.weight"],
+        "kv_b_proj.weight": by_head(a["k_up.weight"], a["v_up.weight"]),
+        "kv_b_proj.bias": by_head(a["k_up.bias"], a["v_up.bias"]),
+        "o_proj.weight": a["o.weight"],
+    }
+
+
+def short_names(a):
+    return {
+        "wq_a.weight": a["q_down.weight"],
+        "q_norm.weight": a["norm_q_latent.weight"],
+        "wq_b.weight": by_head(a["q_up.weight"], a["q_rope.weight"]),
+        "wkv_a.weight": torch.cat([a["kv_down.weight"], a["k_rope.weight"]]),
+        "kv_norm.weight": a["norm_kv_latent.weight"],
+        "wkv_b.weight": by_head(a["k_up.weight"], a["v_up.weight"]),
+        "wo.weight": a["o.weight"],
+    }
+
+
+def formula_names(a):
+    """Bare parameters (out, in), nothing fused."""
+    names = {
+        "W_DQ": "q_down",
+        "W_UQ": "q_up",
+        "W_QR": "q_rope",
+        "W_DKV": "kv_down",
+        "W_KR": "k_rope",
+        "W_UK": "k_up",
+        "W_UV": "v_up",
+        "W_O": "o",
+    }
+    norms = {"norm_cq.weight": a["norm_q_latent.weight"], "norm_ckv.weight": a["norm_kv_latent.weight"]}
+    return norms | {theirs: a[f"{name}.weight"] for theirs, name in names.items()}
+
+
+def split_linears(a):
+    names = {
+        "q_down_proj": "q_down",
+        "q_up_nope": "q_up",
+        "q_up_rope": "q_rope",
+        "kv_down_proj": "kv_down",
+        "k_rope_proj": "k_rope",
+        "k_up_proj": "k_up",
+        "v_up_proj": "v_up",
+        "out_proj": "o",
+    }
+    norms = {"norm1.weight": a["norm_kv_latent.weight"], "norm2.weight": a["norm_q_latent.weight"]}
+    return norms | {f"{theirs}.weight": a[f"{name}.weight"] for theirs, name in names.items()}
+
+
+LAYOUTS = [
+    ours,
+    no_bias,
+    prototype,
+    prototype_later,
+    fused_linears,
+    short_names,
+    formula_names,
+    split_linears,
+]
+
+
+def shapes_of(tensors):
+    return {PRE + key: tuple(value.shape) for key, value in tensors.items()}
+
+
+def read(tensors, **options):
+    return read_layout("test", shapes_of(tensors), DIM, HEADS, **options)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_every_layout_comes_back_layer_by_layer(attention, layout):
+    tensors = layout(attention)
+    reading = read(tensors)
+    made = apart({PRE + key: value for key, value in tensors.items()}, reading)
+    assert {key for key in attention if not key.endswith(".bias")} <= {k.removeprefix(PRE) for k in made}
+    for key, value in made.items():
+        assert torch.equal(value, attention[key.removeprefix(PRE)]), key
+    assert {f"{PRE}{layer}.bias" for layer in reading.biases} == {
+        key for key in made if key.endswith(".bias")
+    }
+    with torch.device("meta"):
+        sizes = MlaSizes(192, 768, RopeLayout.truncated(128, 32), reading.biases)
+        wanted = MlaModel(replace(CONFIG, num_layers=1), sizes).blocks[0].self_attn.state_dict()
+    assert {PRE + key for key in wanted} == made.keys()
+
+
+def test_parts_of_a_fused_projection_may_lie_in_blocks(attention):
+    tensors = fused_linears(attention)
+    tensors["q_b_proj.weight"] = torch.cat([attention["q_up.weight"], attention["q_rope.weight"]])
+    tensors["kv_b_proj.weight"] = torch.cat([attention["k_up.weight"], attention["v_up.weight"]])
+    del tensors["kv_b_proj.bias"]
+    made = apart({PRE + k: v for k, v in tensors.items()}, read(tensors, order="in blocks"))
+    for key in ("q_up", "q_rope", "k_up", "v_up"):
+        assert torch.equal(made[f"{PRE}{key}.weight"], attention[f"{key}.weight"])
+    assert "fused up-projections lie per head: assumed" in str(read(fused_linears(attention)))
+
+
+@pytest.mark.parametrize(("latent", "query", "turned"), [(64, 768, 32), (512, 768, 64), (192, 768, 16)])
+def test_other_published_sizes_are_read_from_shapes(latent, query, turned):
+    """The ablations of arXiv 2605.30351."""
+    with torch.device("meta"):
+        sizes = MlaSizes(latent, query, RopeLayout.truncated(128, turned), frozenset(PROJECTIONS))
+        state = MlaModel(replace(CONFIG, num_layers=1), sizes).blocks[0].self_attn.state_dict()
+    for layout in (ours, prototype, fused_linears, formula_names):
+        widths = read(layout(state)).widths
+        assert (widths.kv_latent, widths.query_latent, widths.turned) == (latent, query, turned)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.blocks.3.ffn.0.weight",
+        "generator.model.blocks.3.ffn.0.weight",
+        "model._fsdp_wrapped_module.blocks.3._fsdp_wrapped_module.ffn.0.weight",
+        "module.model.blocks.3._checkpoint_wrapped_module.ffn.0.weight",
+        "_orig_mod.model.diffusion_model.blocks.3.ffn.0.weight",
+    ],
+)
+def test_wrappers_are_cut_off(key):
+    assert plain_key(key) == "blocks.3.ffn.0.weight"
+
+
+@pytest.fixture
+def whole(attention):
+    """A file's tensors: two layers of the layout, and the rest of a model with true widths there."""
+    with torch.device("meta"):
+        rest = WanModel(CONFIG).state_dict()
+    made = {k: torch.zeros(v.shape, dtype=torch.bfloat16) for k, v in rest.items() if ".self_attn." not in k}
+    layout = prototype_later(attention).items()
+    return made | {
+        f"blocks.{i}.self_attn.{key}": value.clone().contiguous() for i in range(2) for key, value in layout
+    }
+
+
+@pytest.mark.parametrize("nested", ["generator", "both", "flat"])
+def test_a_nested_training_file_is_read(attention, whole, tmp_path, nested):
+    keys = {f"model._fsdp_wrapped_module.{key}": value for key, value in whole.items()}
+    other = {key: torch.zeros_like(value) for key, value in keys.items()}
+    stored = {"generator": {"generator": keys, "step": 2500}, "flat": keys}
+    stored |= {"both": {"generator": other, "generator_ema": keys}}
+    torch.save(stored[nested], tmp_path / "model.pt")
+    model, report = load_mla(tmp_path / "model.pt")
+    for block in model.blocks:
+        state = block.self_attn.state_dict()
+        assert all(torch.equal(value, attention[key]) for key, value in state.items())
+    assert not any(p.requires_grad for p in model.parameters()) and report.keys == len(whole)
+    wanted = {"generator": ("generator",), "both": ("generator_ema",), "flat": ()}[nested]
+    assert report.nest == wanted and report.prefix == "model._fsdp_wrapped_module."
+    assert "224 numbers kept of a token and layer, dense 3072" in str(report)
+    assert "bands truncated: assumed" in str(report) and report.sizes.biases == {"o"}
+    if nested == "both":
+        assert "beside generator, which were left" in str(report)
+        assert load_mla(tmp_path / "model.pt", nest="generator")[0].blocks[0].self_attn.o.weight.sum() == 0
+
+
+def test_our_own_file_says_its_bands(attention, whole, tmp_path):
+    layout = RopeLayout(96, *[tuple(0.5 / (i + 1) for i in range(n)) for n in (6, 5, 5)])
+    config = {"transformer": {"rope_layout": asdict(layout), "num_heads": HEADS}}
+    save_file(whole, tmp_path / "m.safetensors", {"config": json.dumps(config)})
+    model, report = load_mla(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"has VideoMLA's latent self-attention.*load_mla"):
+        load_wan(tmp_path / "m.safetensors")
+    assert model.rope_layout == layout and report.bands == "of the file" and "assumed" in str(report)
+    derived = load_mla(tmp_path / "m.safetensors", bands="derived")[0]
+    assert derived.rope_layout == RopeLayout.derived(128, 32)
+    with pytest.raises(ValueError, match="bands are truncated or derived, not 'wide'"):
+        load_mla(tmp_path / "m.safetensors", bands="wide")
+
+
+def dropped(name):
+    return lambda a: {key: value for key, value in a.items() if key != name}
+
+
+def added(name, *shape):
+    return lambda a: a | {name: torch.empty(shape, device="meta")}
+
+
+def renamed(old, new):
+    return lambda a: {new if key == old else key: value for key, value in a.items()}
+
+
+@pytest.mark.parametrize(
+    "layout, change, words",
+    [
+        (no_bias, dropped("k_rope.weight"), r"rotary key's width cannot be told"),
+        (no_bias, dropped("q_up.weight"), r"lack q_up"),
+        (no_bias, dropped("o.weight"), r"lack o; a file is read only if every layer is there once"),
+        (no_bias, dropped("q_down.weight"), r"lack q_down"),
+        (
+            no_bias,
+            dropped("norm_kv_latent.weight"),
+            r"norms two latents, block 0 has 1 norms \(norm_q_latent",
+        ),
+        (no_bias, added("extra.weight", 1536, 1536), r"fit VideoMLA's layers in 0 ways, not one"),
+        (
+            no_bias,
+            added("gate.weight", 77, 5),
+            r"gate.weight \[77, 5\] of block 0 can be no layer of VideoMLA",
+        ),
+        (no_bias, added("gate.bias", 77), r"gate.bias \[77\] of block 0 is neither a norm .* nor the bias"),
+        (no_bias, renamed("o.bias", "q_rope.bias"), r"q_rope.bias \[1536\] of block 0 is neither"),
+        (no_bias, added("norm_k.weight", 1536), r"has 3 norms"),
+        (no_bias, renamed("q_down.weight", "kv_new.weight"), r"kv_new.weight \[768, 1536\].*can be no layer"),
+        (prototype, dropped("W_o"), r"lack o"),
+    ],
+)
+def test_what_is_missing_or_left_over_is_refused(attention, layout, change, words):
+    with pytest.raises(ValueError, match=words):
+        read(change(layout(attention)))
+
+
+def test_two_projections_with_names_that_say_nothing_are_refused(attention):
+    """Either may be the query's down-projection, the other its up-projection."""
+    tensors = prototype(attention)
+    tensors = renamed("W_q_downsampled", "first")(renamed("W_q_upsampled", "second")(tensors))
+    assert [p.name for p in read(tensors).pieces if p.layers == ("q_down",)] == ["first"]
+    tensors["second"] = tensors["first"]
+    with pytest.raises(ValueError, match=r"rotary key's width cannot be told|in 0 ways"):
+        read(tensors)
+
+
+def test_dense_and_mixed_models_are_refused(attention):
+    with torch.device("meta"):
+        dense = WanModel(CONFIG).state_dict()
+    shapes = {key: tuple(value.shape) for key, value in dense.items()}
+    assert not is_mla(shapes)
+    with pytest.raises(ValueError, match=r"block 0 has the dense .*convert-mla"):
+        read_layout("test", shapes, DIM, HEADS)
+    mixed = {k: v for k, v in shapes.items() if "blocks.0.self_attn" not in k} | shapes_of(attention)
+    assert is_mla(mixed)
+    with pytest.raises(ValueError, match=r"block 1 is not laid out as that of block 0"):
+        read_layout("test", mixed, DIM, HEADS)
+    with pytest.raises(ValueError, match="no key is of a self-attention"):
+        read_layout("test", {"encoder.conv1.weight": (3, 3)}, DIM, HEADS)
+    with pytest.raises(ValueError, match="per head or in blocks, not 'mixed'"):
+        read_layout("test", mixed, DIM, HEADS, order="mixed")
+
+
+def test_left_over_and_missing_tensors_elsewhere_are_named(whole, tmp_path):
+    whole["img_emb.proj.0.bias"] = torch.zeros(3)
+    del whole["blocks.1.ffn.0.bias"]
+    torch.save(whole, tmp_path / "model.pt")
+    with pytest.raises(
+        ValueError, match=r"lacks 1 of .* \(blocks.1.ffn.0.bias\), has 1 left over \(img_emb.proj.0.bias\)"
+    ):
+        load_mla(tmp_path / "model.pt")
+
+
+def test_broken_files_are_refused(whole, tmp_path):
+    path = tmp_path / "model.pt"
+    with pytest.raises(FileNotFoundError, match="give the path of a VideoMLA checkpoint"):
+        load_mla(path)
+    torch.save({"generator": whole}, path)
+    with pytest.raises(ValueError, match="has no 'ema'; leave `nest` out"):
+        load_mla(path, nest="ema")
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=r"is not a whole file of plain tensors.*Copy or download it again"):
+        load_mla(path)
+    torch.save({"critic": whole}, path)
+    with pytest.raises(ValueError, match="holds critic; give the one to take as `nest`"):
+        load_mla(path)

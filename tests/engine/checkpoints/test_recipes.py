@@ -1,0 +1,153 @@
+"""One record per published model: numbers that a stream can run with, and the record a file gets."""
+
+import pytest
+import torch
+from rivulet.model_patches.arch.wan import WanConfig
+from rivulet.model_patches.attention.positions import PRESETS, why_not
+from rivulet.model_patches.checkpoints.families import DENSE, VIDEO_MLA, Structure
+from rivulet.model_patches.checkpoints.recipes import RECIPES, caution, choose, named_in, recipe_named
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.stream.step import StreamConfig
+from rivulet.model_patches.stream.timeline import MODES
+
+WAN = {"1.3B": WanConfig(1536, 8960, 30), "14B": WanConfig(5120, 13824, 40), "small": WanConfig(128, 64, 1)}
+
+
+def structure(size="1.3B", kind=DENSE, memory=False):
+    return Structure(kind, WAN[size], memory, False)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_every_record_can_be_streamed_without_an_end(recipe):
+    config = StreamConfig(Geometry(832, 480), recipe.preset, recipe.block_frames, recipe.sigmas, recipe.cfg)
+    assert why_not(config.positions, recipe.block_frames) is None
+    assert recipe.positions in PRESETS and recipe.switch in MODES
+    assert recipe.memory in ("off", "ema", "learned") and recipe.copy in ("generator", "generator_ema")
+    assert recipe.source and recipe.file and recipe_named(recipe.name) is recipe
+
+
+def test_the_published_numbers():
+    """Steps after the shift (models' released configurations); sink and window as their caches count them."""
+    shifted = (1.0, 0.9375, 5 / 6, 0.625)
+    for recipe in RECIPES:
+        wanted = (1.0, 0.757, 0.522) if recipe.name == "causvid" else shifted
+        assert recipe.sigmas == pytest.approx(wanted, abs=1e-12), recipe.name
+    capacities = {
+        recipe.name: (recipe.window.sink_frames, recipe.window.capacity_frames) for recipe in RECIPES
+    }
+    assert capacities["longlive"] == capacities["echo_infinity"] == (3, 12)
+    assert capacities["reward_forcing"] == (3, 9) and capacities["videomla"] == (1, 7)
+    assert capacities["infinity_rope"] == capacities["self_forcing"] == (1, 6)
+    assert [recipe.name for recipe in RECIPES if recipe.block_frames != 3] == ["causal_forcing_framewise"]
+    memories = {recipe.name: recipe.memory for recipe in RECIPES if recipe.memory != "off"}
+    assert memories == {"reward_forcing": "ema", "echo_infinity": "learned"}
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("self_forcing_dmd.pt", "self_forcing"),
+        ("Wan2.1-Self-Forcing/model.safetensors", "self_forcing"),
+        ("chunkwise/causal_forcing.pt", "causal_forcing"),
+        ("Causal-Forcing/framewise/causal_forcing.pt", "causal_forcing_framewise"),
+        ("LongLive-1.3B/models/longlive_base.pt", "longlive"),
+        ("infinity_rope_on_self_forcing.pt", "infinity_rope"),
+        ("Reward-Forcing-T2V-1.3B/rewardforcing.pt", "reward_forcing"),
+        ("CausVid/autoregressive_checkpoint/model.pt", "causvid"),
+        ("wan_causvid_1.3b.safetensors", "causvid"),
+    ],
+)
+def test_the_name_breaks_ties_and_says_so(file, name):
+    choice = choose(structure(), file)
+    assert choice.recipe.name == name and choice.named
+    assert "file's name says so; its keys and shapes are those of Self-Forcing, Causal" in choice.why
+
+
+def test_a_name_never_stands_against_keys_and_shapes():
+    for found, wanted in (
+        (structure("14B"), "krea_realtime"),  # a guess, as no name of a 14B is in it
+        (structure(kind=VIDEO_MLA), "videomla"),
+        (structure(memory=True), "echo_infinity"),
+    ):
+        choice = choose(found, "longlive_base.pt")
+        assert choice.recipe.name == wanted and not choice.named
+    assert choose(structure(), "krea-videomla-longlive.pt").recipe.name == "longlive"
+
+
+def test_a_name_that_says_nothing_is_told_to_be_a_guess():
+    for size in ("1.3B", "small"):
+        choice = choose(structure(size), "model.pt")
+        assert choice.recipe.name == "self_forcing" and choice.why.startswith("A guess")
+        assert "CausVid" in choice.why and "choose its recipe" in choice.why
+
+
+def test_a_14b_is_krea_realtime_only_by_name():
+    named, guess = (choose(structure("14B"), f"{name}-14b.safetensors") for name in ("krea", "lightx2v"))
+    assert named.named and "Krea Realtime 14B, Wan 2.1 itself alike" in named.why
+    assert guess.recipe is named.recipe and guess.why.startswith("A guess")
+
+
+def test_echo_infinity_without_its_encoder_is_told():
+    choice = choose(structure(), "checkpoints/echo_infinity.pt")
+    assert choice.recipe.name == "echo_infinity" and "no memory encoder in it" in choice.why
+
+
+def test_a_size_that_nobody_published_is_refused():
+    with pytest.raises(ValueError, match=r"14B.*VideoMLA's attention, and no model of that kind and size"):
+        choose(structure("14B", VIDEO_MLA), "model.pt")
+    with pytest.raises(ValueError, match=r"no record is called 'x'; there are self_forcing, causal_forcing"):
+        recipe_named("x")
+
+
+def test_records_are_found_by_the_longest_words():
+    assert [recipe.name for recipe in named_in("echo_infinity_on_longlive.pt")] == [
+        "echo_infinity",
+        "longlive",
+    ]
+    assert named_in("wan2.1_t2v_1.3B_bf16.safetensors") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("wan2.2_t2v_high_noise_14B_fp16.safetensors", "expert of Wan 2.2 14B"),
+        ("chunkwise/ar_diffusion.pt", "before distillation"),
+        ("checkpoints/ode_init.pt", "middle of their distillation"),
+        ("bidirectional_checkpoint2/model.pt", "bidirectional model"),
+        ("wan2.1_t2v_1.3B_bf16.safetensors", "Wan 2.1 itself"),
+        ("stage1/model.pt", "before distillation"),
+    ],
+)
+def test_names_of_weights_that_are_no_streams_are_cautioned(file, words):
+    assert words in caution(file)
+    assert caution("self_forcing_dmd.pt") == caution("Wan2.1-T2V-14B/krea.safetensors") == ""
+
+
+def test_the_readme_tells_of_every_record(root):
+    rows = {
+        row.split(" | ")[0].removeprefix("| "): row
+        for row in (root / "README.md").read_text(encoding="utf-8").splitlines()
+        if row.startswith("| ")
+    }
+    for recipe in RECIPES:
+        window = f"{recipe.window.sink_frames} + {recipe.window.window_frames}"
+        steps = f"{recipe.block_frames}, {len(recipe.timesteps)} steps, {window}"
+        for words in (
+            recipe.file,
+            f"| {round(recipe.gigabytes, 2):g} |",
+            f"| {steps} |",
+            f"| {recipe.memory} |",
+        ):
+            assert words in rows[recipe.title], (recipe.name, words)
+
+
+def test_a_record_tells_its_numbers():
+    told = str(recipe_named("self_forcing"))
+    for words in (
+        "4 steps at 1000, 937.5, 833.33, 625",
+        "positions infinity_rope (published: self_forcing, for 21 frames)",
+        "blocks of 3 latent frames",
+        "arXiv 2506.08009",
+    ):
+        assert words in told
+    assert torch.tensor(recipe_named("causvid").sigmas).diff().max() < 0

@@ -1,0 +1,155 @@
+"""The verdict: what is short is said, and the proposal is the nearest that fits."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from rivulet.model_patches.arch.wan import WanConfig
+from rivulet.model_patches.cache.cost import DENSE_COST
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.plan.plan import Request, plan_stream
+from rivulet.model_patches.plan.probe import Device
+from rivulet.model_patches.plan.verdict import (
+    FITS,
+    FITS_IF,
+    HEADROOM,
+    NOT,
+    changes,
+    judge,
+    short,
+    shortages,
+)
+from rivulet.model_patches.stream.state import StreamConfig
+
+WAN = Request(
+    WanConfig(dim=1536, ffn_dim=8960, num_layers=30),
+    StreamConfig(Geometry(832, 480), "reward_forcing", dtype=torch.bfloat16),
+    fps=16,
+)
+NEEDED = HEADROOM * plan_stream(WAN).device_bytes
+EIGHTH = replace(
+    DENSE_COST,
+    name="eighth",
+    layer_bytes=lambda shape, layer, dtype: DENSE_COST.layer_bytes(shape, layer, dtype) // 8,
+)
+CARD = Device("a card", matmul_flops=1e14, bytes_per_second=1e12)
+
+
+def card(share):
+    """Returns a card with so much of what is needed."""
+    return replace(CARD, free_bytes=round(share * NEEDED))
+
+
+def test_it_fits_to_the_byte():
+    exact = replace(CARD, free_bytes=int(NEEDED) + 1)
+    assert judge(WAN, exact).answer == FITS
+    assert judge(WAN, replace(exact, free_bytes=int(NEEDED) - 1)).answer == FITS_IF
+
+
+def test_what_is_not_known_is_not_judged():
+    assert judge(WAN, CARD).answer == FITS
+
+
+def test_a_fitting_plan_is_told_in_a_users_units():
+    text = judge(WAN, card(1.1)).text
+    for words in (
+        "832x480 on a card: ",
+        "GB of graphics memory",
+        "first picture after about",
+        "0.75 s of video every",
+        "times the speed it plays at",
+        "MB on disk a minute",
+        "Computed, not measured",
+    ):
+        assert words in text
+
+
+def test_another_cache_format_is_proposed_first():
+    assert judge(WAN, card(0.98)).proposal.stream.positions.window_frames == 5
+    found = judge(WAN, card(0.98), [EIGHTH])
+    assert found.answer == FITS_IF and found.proposal == replace(WAN, cache=EIGHTH)
+    assert "It fits with the cache format eighth instead of dense. " in found.text
+    assert found.text.startswith("Graphics memory: needs ") and "GB free on a card." in found.text
+
+
+def test_without_one_the_largest_window_that_fits_is_proposed():
+    found = judge(WAN, card(0.95))
+    window = found.proposal.stream.positions.window_frames
+    larger = replace(WAN.stream.positions, window_frames=window + 1)
+    assert 3 <= window < 6 and found.proposal.geometry == WAN.geometry
+    assert "a window of" in found.text and "latent frames instead of 6 frames" in found.text
+    assert shortages(found.proposal, plan_stream(found.proposal), card(0.95)) == []
+    wider = replace(WAN, stream=replace(WAN.stream, preset=larger))
+    assert shortages(wider, plan_stream(wider), card(0.95))
+
+
+def test_where_no_window_helps_the_picture_becomes_smaller():
+    found = judge(WAN, card(0.55))
+    geometry = found.proposal.geometry
+    assert found.proposal.stream.positions == WAN.stream.positions
+    assert geometry.width < 832 and abs(geometry.width / geometry.height - 832 / 480) < 0.06
+    assert f"a picture of {geometry.width}x{geometry.height} instead of 832x480" in found.text
+
+
+def test_two_changes_are_proposed_where_one_is_not_enough():
+    """At a share where neither the smallest window nor the smallest picture fits alone."""
+    share = next(
+        s / 1000
+        for s in range(600, 200, -1)
+        if (p := judge(WAN, card(s / 1000)).proposal)
+        and p.geometry != WAN.geometry
+        and p.stream.positions != WAN.stream.positions
+    )
+    text = judge(WAN, card(share)).text
+    assert "latent frames instead of" in text and " and a picture of " in text
+
+
+def test_what_cannot_fit_is_said():
+    found = judge(WAN, card(0.1), [EIGHTH])
+    assert (found.answer, found.proposal) == (NOT, None)
+    assert "take a smaller model or a device with more memory" in found.text
+
+
+def test_a_full_disk_shortens_the_stream():
+    request = replace(WAN, seconds=7200.0)
+    device = replace(CARD, free_disk_bytes=9 * 10**9)
+    found = judge(request, device)
+    assert found.answer == FITS_IF and "Disk space: needs" in found.text and "a length of" in found.text
+    assert shortages(found.proposal, plan_stream(found.proposal), device) == []
+    longer = replace(found.proposal, seconds=found.proposal.seconds + 2)
+    assert shortages(longer, plan_stream(longer), device)
+
+
+def test_an_endless_stream_is_held_against_an_hour_of_disk():
+    (said,) = shortages(WAN, plan_stream(WAN), replace(CARD, free_disk_bytes=10**9))
+    assert said.startswith("Disk space for an hour: needs")
+
+
+def test_on_a_cpu_everything_lies_in_ram():
+    plan = plan_stream(WAN)
+    both = int(HEADROOM * (plan.device_bytes + plan.ram_bytes))
+    device = replace(CARD, is_cpu=True, free_ram_bytes=both - 1)
+    assert shortages(WAN, plan, device)[0].startswith("RAM: needs")
+    assert shortages(WAN, plan, replace(device, free_ram_bytes=both + 1)) == []
+
+
+def test_a_window_without_end_gets_its_bounded_preset():
+    request = replace(WAN, stream=replace(WAN.stream, preset="self_forcing"), seconds=60.0)
+    found = judge(request, replace(CARD, free_bytes=20 * 10**9))
+    assert found.proposal.stream.positions.name == "infinity_rope"
+    assert "a window of 5 latent frames instead of all frames" in found.text
+
+
+@pytest.mark.parametrize(
+    ("new", "words"), [(replace(WAN, seconds=90.0), "a length of 1.5 minutes"), (WAN, "")]
+)
+def test_changes_are_named(new, words):
+    assert changes(WAN, new) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0.00234, "0.0023"), (0.0, "0"), (1.64, "1.6"), (9.96, "10"), (163.0, "160"), (1e-6, "0.000001")],
+)
+def test_numbers_have_two_digits_and_no_exponent(number, text):
+    assert short(number) == text

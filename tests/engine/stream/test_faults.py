@@ -1,0 +1,174 @@
+"""Whatever stops a block, wherever: the state is as it was and the block can be made again."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rivulet.model_patches.sampler.noise import KeyedNoise
+from rivulet.model_patches.stream.step import init, set_text, step
+
+from ..formats import FORMATS
+
+
+class Interruption(BaseException):
+    """Like the host's own, it is no Exception."""
+
+
+class Tripwire:
+    """Hooks on every module of a model; raises at the crossing it is set to, counted over a whole block."""
+
+    def __init__(self, model):
+        self.crossings, self.block_crossings, self.trip_at = 0, 0, -1
+        for module in model.modules():
+            module.register_forward_pre_hook(self.cross)
+            module.register_forward_hook(self.cross)
+
+    def cross(self, *_):
+        self.crossings += 1
+        if self.crossings - 1 == self.trip_at:
+            raise Interruption
+
+    def set(self, trip_at):
+        self.crossings, self.trip_at = 0, trip_at
+
+
+def frozen(state):
+    """All of a state as values that nothing can change any more."""
+    tensors = {name: tensor.clone() for name, tensor in state.cache.tensors().items()}
+    text = [tensor.clone() for tensor in (*state.text.raw, *(group.kv for group in state.text.groups))]
+    return (state.block, state.start_frame, state.cache.table), [*tensors.values(), *text]
+
+
+def same(one, other):
+    return one[0] == other[0] and all(torch.equal(a, b) for a, b in zip(one[1], other[1], strict=True))
+
+
+CASES = [(1, "dense"), (4, "dense"), (1, "int8_exact"), (4, "latent"), (4, "latent_mixed_exact")]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[1]}-{'filling' if case[0] == 1 else 'full'}")
+def stopped(request, make_model, make_text, config):
+    """Returns a guided stream before a block, its model's tripwire, and what the block must be.
+
+    What it must be comes from a stream of its own that nothing ever stopped.
+    """
+    model = make_model()
+    config = replace(config, cfg=2.0, sigmas=(1.0, 0.6))
+    blocks, name = request.param
+    made = FORMATS[name]
+    streams = [init(model, make_text(1), config, make_text(2, tokens=3), cache=made) for _ in range(2)]
+    for _ in range(blocks):
+        streams = [step(model, stream)[1] for stream in streams]
+    wire = Tripwire(model)
+    latents, after = step(model, streams[1])
+    wire.block_crossings = wire.crossings
+    return model, streams[0], wire, (latents, frozen(after))
+
+
+def check_again(model, state, expected):
+    latents, after = step(model, state)
+    assert torch.equal(latents, expected[0]) and same(frozen(after), expected[1])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True))
+def test_an_interruption_in_any_layer_at_any_call_changes_nothing(stopped, place):
+    model, state, wire, expected = stopped
+    before = frozen(state)
+    wire.set(int(place * wire.block_crossings))
+    with pytest.raises(Interruption):
+        step(model, state)
+    assert same(frozen(state), before)
+    wire.set(-1)
+    check_again(model, state, expected)
+
+
+def test_an_interruption_outside_the_layers_changes_nothing(stopped):
+    model, state, _, expected = stopped
+    before = frozen(state)
+
+    class Broken(KeyedNoise):
+        def draw(self, block, step, start_frame, like_BCTHW):
+            if step == 1:
+                raise Interruption
+            return super().draw(block, step, start_frame, like_BCTHW)
+
+    def attention(q, k, v):
+        raise Interruption
+
+    for options in ({"noise": Broken(7)}, {"attention": attention}):
+        with pytest.raises(Interruption):
+            step(model, state, **options)
+        assert same(frozen(state), before)
+    check_again(model, state, expected)
+
+
+def test_an_interrupted_change_of_text_changes_nothing(stopped, make_text):
+    model, state, wire, expected = stopped
+    before = frozen(state)
+    wire.set(9)
+    with pytest.raises(Interruption):
+        set_text(model, state, make_text(5))
+    assert same(frozen(state), before)
+    wire.set(-1)
+    check_again(model, state, expected)
+
+
+PLACES = {
+    "in a denoising call": ("blocks.1.ffn", 0),
+    "in the keys of the last layer of the clean pass": ("blocks.2.self_attn.k", 2 * 2),
+    "in the values of the last layer of the clean pass": ("blocks.2.self_attn.v", 2 * 2),
+    "in the middle of the clean pass, for the negative": ("blocks.0.ffn", 2 * 2 + 1),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_stops_the_block_by_name_and_leaves_the_stream(stopped, place, value):
+    model, state, _, expected = stopped
+    before, calls, (name, bad_call) = frozen(state), [], PLACES[place]
+    frame_tokens = state.config.geometry.frame_tokens
+
+    def poison(module, args, output):
+        if args[0].shape[1] != 3 * frame_tokens:
+            return output  # a format asks the layers for their weights
+        calls.append(name)
+        if len(calls) - 1 == bad_call:
+            output[0, 0, 0] = value
+        return output
+
+    hook = model.get_submodule(name).register_forward_hook(poison)
+    first = state.start_frame
+    words = (
+        rf"block {state.block} \(latent frames {first} to {first + 2}\) came out with NaN or infinite "
+        rf"numbers in torch.float32 with cache format {state.format.name}; nothing of it was kept .* "
+        r"another seed"
+    )
+    with pytest.raises(RuntimeError, match=words):
+        step(model, state)
+    hook.remove()
+    assert same(frozen(state), before)
+    check_again(model, state, expected)
+
+
+def test_no_room_to_grow_leaves_the_stream(make_model, make_text, config, monkeypatch):
+    model, config = make_model(), replace(config, preset="self_forcing")
+    _, state = step(model, init(model, make_text(), config))
+    expected = step(model, state)[0]
+    _, state = step(model, init(model, make_text(), config))
+    before, zeros, calls = frozen(state), torch.zeros, []
+
+    def no_room(*sizes, **options):
+        calls.append(sizes)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("no room")
+        return zeros(*sizes, **options)
+
+    monkeypatch.setattr(torch, "zeros", no_room)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        step(model, state)
+    monkeypatch.undo()
+    assert same(frozen(state), before)
+    assert torch.equal(step(model, state)[0], expected)

@@ -1,0 +1,176 @@
+"""An incoming video as blocks: every picture once, at constant memory, however the encoder holds back."""
+
+import pytest
+import torch
+from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.stream.follow import Follow, encoder_of
+from rivulet.model_patches.stream.incoming import Pictures
+from rivulet.model_patches.stream.pipeline import run
+from rivulet.model_patches.stream.step import StreamConfig, init, step
+from rivulet.model_patches.vae.decoder import encode_stream
+from rivulet.model_patches.vae.wan import WanVAE
+
+from .test_pipeline import Collected, seeded
+
+GEOMETRY = Geometry(32, 16)
+LEVELS = (1.0, 0.8, 0.5)
+
+
+def config(block_frames=3):
+    return StreamConfig(GEOMETRY, block_frames=block_frames, sigmas=LEVELS, seed=7)
+
+
+def pictures(count):
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (count, 16, 32, 3), generator=generator, dtype=torch.uint8)
+
+
+class Counted(Pictures):
+    """Counts what is asked for."""
+
+    def __init__(self, pixels):
+        super().__init__(pixels)
+        self.taken = 0
+
+    def take(self, count):
+        taken = super().take(count)
+        self.taken += len(taken)
+        return taken
+
+
+def naming(held=0):
+    """An encoder whose latents name the pictures they stand for; it keeps `held` latents waiting."""
+
+    def encode(pixels, past, *, last):
+        waiting, started = past or (pixels[:0], False)
+        waiting, made = torch.cat([waiting, pixels]), []
+        while True:
+            size = 4 if started else 1
+            ready = len(waiting) // size if started else min(1, len(waiting))
+            if not ready or (started and ready <= held and not last):
+                break
+            made.append(waiting[:size].float().mean().expand(1, 16, 1, 2, 4))
+            waiting, started = waiting[size:], True
+        return torch.cat(made, 2) if made else torch.empty(1, 16, 0, 2, 4), (waiting, started)
+
+    return encode
+
+
+def blocks_of(follow, starts):
+    found = []
+    for number, start in enumerate(starts):
+        block = follow.block(number, start)
+        if block is None:
+            break
+        found.append(block)
+    return found
+
+
+def names(pixels):
+    """What `naming` makes of pictures; the last one stands still where a group is not full."""
+    groups = [pixels[:1]] + [pixels[i : i + 4] for i in range(1, len(pixels), 4)]
+    still = [group[-1:].expand(4 - len(group), -1, -1, -1) for group in groups[1:]]
+    filled = [torch.cat(pair) for pair in zip(groups[1:], still, strict=True)]
+    return [group.float().mean().item() for group in (groups[0], *filled)]
+
+
+@pytest.mark.parametrize("held", [0, 1, 2])
+@pytest.mark.parametrize("count", [1, 2, 9, 10, 21, 25, 33])
+@pytest.mark.parametrize("block_frames", [1, 3])
+def test_every_picture_is_followed_once(count, block_frames, held):
+    video = pictures(count)
+    follow = Follow(Pictures(video), naming(held), config(block_frames), 0.8)
+    found = blocks_of(follow, range(0, 99, block_frames))
+    assert sum(block.pictures for block in found) == count
+    latents = torch.cat([block.begin.clean_BCTHW for block in found], 2)[0, 0, :, 0, 0].tolist()
+    wanted = names(video)
+    assert latents[: len(wanted)] == wanted
+    assert all(block.begin.clean_BCTHW.shape[2] == block_frames for block in found)
+    assert latents[len(wanted) :] == [video[-1].float().mean().item()] * (len(latents) - len(wanted))
+
+
+def test_the_engines_encoder_gives_the_latents_of_the_whole():
+    vae, video = seeded(WanVAE(dim=4)), pictures(33)
+    found = blocks_of(Follow(Pictures(video), encoder_of(vae), config(), 0.5), range(0, 99, 3))
+    joined = torch.cat([block.begin.clean_BCTHW for block in found], 2)
+    whole = encode_stream(vae, video)[0]
+    # cut otherwise, convolutions sum in another order: roundings of some thirty layers
+    assert (joined - whole).abs().max() < 256 * torch.finfo(torch.float32).eps * whole.abs().max()
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_no_more_is_read_than_the_blocks_need(held):
+    source = Counted(pictures(101))
+    follow = Follow(source, naming(held), config(), 0.8)
+    for number in range(5):
+        assert follow.block(number, 3 * number) is not None
+        assert source.taken <= 9 + 12 * number + 4 * held
+
+
+def test_a_block_that_was_interrupted_begins_with_the_same_again():
+    follow = Follow(Pictures(pictures(33)), naming(), config(), 0.8)
+    first, second = follow.block(0, 0), follow.block(1, 3)
+    assert follow.block(1, 3) is second and first is not second
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_another_scene_begins_the_encoder_anew(held):
+    video = pictures(30)
+    follow = Follow(Pictures(video), naming(held), config(), 0.8)
+    found = blocks_of(follow, [0, 3, 0, 3])
+    assert [block.pictures for block in found] == [9, 12, 9]
+    assert found[2].begin.clean_BCTHW[0, 0, :, 0, 0].tolist() == names(video[21:])
+
+
+@pytest.mark.parametrize(("strength", "call"), [(1.0, 0), (0.99, 1), (0.8, 1), (0.79, 2), (0.5, 2)])
+def test_strength_chooses_the_first_call(strength, call):
+    follow = Follow(Pictures(pictures(9)), naming(), config(), strength)
+    assert follow.block(0, 0).begin.call == call == follow.call
+
+
+@pytest.fixture(scope="module")
+def dit():
+    sizes = WanConfig(dim=24, ffn_dim=32, num_layers=2, num_heads=1, text_dim=8, freq_dim=16)
+    return seeded(WanModel(sizes))
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return seeded(WanVAE(dim=4))
+
+
+def fresh(dit):
+    return init(dit, torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0)), config())
+
+
+def streamed(dit, vae, video, strength):
+    writer = Collected()
+    after = run(
+        dit, vae, fresh(dit), [writer], follow=Follow(Pictures(video), encoder_of(vae), config(), strength)
+    )
+    return torch.from_numpy(writer.frames), after
+
+
+@pytest.mark.parametrize("count", [5, 21, 26])
+def test_a_stream_has_as_many_pictures_as_the_video_it_follows(dit, vae, count):
+    made, after = streamed(dit, vae, pictures(count), 0.8)
+    assert len(made) == count and after.block == {5: 1, 21: 2, 26: 3}[count]
+
+
+def test_at_full_strength_it_is_the_stream_of_the_prompt_alone(dit, vae):
+    made, _ = streamed(dit, vae, pictures(21), 1.0)
+    writer = Collected()
+    run(dit, vae, fresh(dit), [writer], blocks=2)
+    assert torch.equal(made, torch.from_numpy(writer.frames))
+
+
+def test_less_strength_changes_less(dit, vae):
+    """Measured on latents, after one block, against those of the video."""
+    video = pictures(9)
+    latents, _ = encode_stream(vae, video)
+    away = []
+    for strength in (1.0, 0.8, 0.5):
+        begin = Follow(Pictures(video), encoder_of(vae), config(), strength).block(0, 0).begin
+        away.append((step(dit, fresh(dit), begin=begin)[0] - latents).square().mean().item())
+    assert away[0] > away[1] > away[2]

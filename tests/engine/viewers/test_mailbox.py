@@ -1,0 +1,95 @@
+"""Messages of viewers: read strictly, taken once, the newest of a kind obeyed."""
+
+import threading
+
+import pytest
+from rivulet.model_patches.viewers.mailbox import (
+    ACKNOWLEDGED_KEPT,
+    TAKEN_KEPT,
+    Mailbox,
+    Message,
+    read_message,
+)
+
+WHOLE = {"viewer": "9f3a", "number": 3, "do": "prompt", "prompt": " a blue\n square ", "mode": "recache"}
+
+
+def test_a_message_is_read():
+    assert read_message(WHOLE) == Message("9f3a", 3, "prompt", "a blue square", "recache")
+    assert read_message({**WHOLE, "do": "pause"}) == Message("9f3a", 3, "pause")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"viewer": ""}, "`viewer` must be a text of 1 to 64 letters, got ''"),
+        ({"viewer": "a\nb"}, "`viewer` must be"),
+        ({"viewer": 7}, "got 7"),
+        ({"number": 0}, "`number` must be a whole number, 1 or more, got 0"),
+        ({"number": True}, "got True"),
+        ({"number": 1.0}, r"got 1\.0"),
+        ({"number": 2**53}, "`number` must be"),
+        ({"do": "dance"}, "`do` must be one of pause, resume, stop, prompt, got 'dance'"),
+        ({"do": ["stop"]}, "got list"),
+        ({"prompt": "\t"}, "`prompt` must be a text that says what to show"),
+        ({"prompt": None}, "got None"),
+        ({"prompt": "a" * 501}, "501 letters, at most 500"),
+        ({"prompt": "a\0b"}, "no letters of any script"),
+        ({"mode": {}}, "`mode` must be the name of a switch mode, got dict"),
+    ],
+)
+def test_what_cannot_be_obeyed_is_refused_in_words(change, words):
+    with pytest.raises(ValueError, match=words):
+        read_message({**WHOLE, **change})
+
+
+def test_a_refusal_does_not_repeat_a_book():
+    with pytest.raises(ValueError) as refusal:
+        read_message({**WHOLE, "do": "x" * 8000})
+    assert len(str(refusal.value)) < 200
+
+
+def test_a_number_is_taken_once_per_viewer():
+    box = Mailbox()
+    assert box.put(Message("a", 1, "pause")) and not box.put(Message("a", 1, "stop"))
+    assert box.put(Message("b", 1, "stop"))
+    assert [each["do"] for each in box.pending] == ["pause", "stop"]
+    assert box.knows(Message("a", 1, "stop")) and not box.knows(Message("a", 2, "stop"))
+
+
+def test_the_newest_of_a_kind_waits_and_the_order_is_kept():
+    box = Mailbox()
+    for number, do in enumerate(("pause", "resume", "pause"), 1):
+        box.put(Message("a", number, do))
+    assert [(each["number"], each["outcome"]) for each in box.acknowledged] == [(1, "replaced")]
+    assert [message.number for message in box.take(("pause", "resume"))] == [2, 3] and box.pending == []
+
+
+def test_only_the_kinds_asked_for_are_taken():
+    box = Mailbox()
+    prompt, stop = Message("a", 1, "prompt", "x", "cut"), Message("a", 2, "stop")
+    box.put(prompt)
+    box.put(stop)
+    assert box.take(("stop",)) == [stop] and box.take(("stop",)) == []
+    box.settle(prompt, "done", block=4, first_frame=45)
+    told = {"viewer": "a", "number": 1, "outcome": "done", "sentence": "", "block": 4, "first_frame": 45}
+    assert box.acknowledged == [told]
+
+
+def test_a_flood_is_bounded():
+    box = Mailbox()
+    for number in range(1, TAKEN_KEPT + 100):
+        box.put(Message("a", number, "prompt", "x", "cut"))
+    assert len(box.pending) == 1 and len(box.acknowledged) == ACKNOWLEDGED_KEPT
+    assert box.knows(Message("a", TAKEN_KEPT, "stop")) and not box.knows(Message("a", 1, "stop"))
+
+
+def test_who_waits_is_woken():
+    box = Mailbox()
+    waiting = threading.Thread(target=box.wait, args=(600,))
+    waiting.start()
+    while waiting.is_alive():
+        # it may not wait yet
+        box.put(Message("a", 1 + len(box.acknowledged), "pause"))
+        waiting.join(0.05)
+        box.put(Message("b", 1 + len(box.acknowledged), "pause"))
