@@ -4,9 +4,8 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream import step
 from rivulet.model_patches.stream.state import StreamConfig
-from rivulet.model_patches.stream.step import init
+from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.vae.decoder import decode_stream, encode_stream
 from rivulet.model_patches.vae.wan import WanVAE
 
