@@ -65,7 +65,8 @@ class HostDecoder:
         """
         vae = self.vae
         if past is not None and past.held_BCTHW is not None:
-            latents_BCTHW = torch.cat([past.held_BCTHW, latents_BCTHW], 2)
+            # that of a snapshot lies beside the card
+            latents_BCTHW = torch.cat([past.held_BCTHW.to(latents_BCTHW), latents_BCTHW], 2)
         two = (*latents_BCTHW.shape[:2], PIECE_LATENTS, *latents_BCTHW.shape[3:])
         comfy.model_management.load_models_gpu(
             [vae.patcher], memory_required=vae.memory_used_decode(two, vae.vae_dtype)
@@ -81,8 +82,10 @@ class HostDecoder:
 
     def _piece(self, piece_BCTHW: Tensor, layers: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
         vae, model = self.vae, self.vae.first_stage_model
-        kept: list[Any] = [None] * LAYERS if layers is None else list(layers)
-        x = model.conv2(piece_BCTHW.to(device=vae.device, dtype=vae.vae_dtype))
+        there = {"device": vae.device, "dtype": vae.vae_dtype}
+        past = (None,) * LAYERS if layers is None else layers
+        kept = [each.to(**there) if isinstance(each, Tensor) else each for each in past]
+        x = model.conv2(piece_BCTHW.to(**there))
         frames = torch.cat(model.decoder(x, feat_cache=kept, feat_idx=[0]), 2)
         return frames.to(vae.output_device), tuple(own(part) for part in kept)
 

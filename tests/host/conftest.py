@@ -14,6 +14,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
+from rivulet.tests.card.faked import card as card
 from rivulet.tests.engine.checkpoints.published_files import BY_NAME
 from rivulet.tests.host.comfy_server import Server
 from rivulet.tests.host.loading import REST

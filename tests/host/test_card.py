@@ -1,0 +1,35 @@
+"""Streams on a card that is not there: what lies on it, and what beside it."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def decoder(card, load_vae, monkeypatch):
+    """Returns a decoder whose VAE is on the card, in bfloat16."""
+    import comfy.model_management
+    from rivulet.nodes.host.vae import HostDecoder
+
+    made = HostDecoder(load_vae("vae"))
+    card.carry(made.vae.first_stage_model, torch.bfloat16)
+    made.vae.device, made.vae.vae_dtype = card.device, torch.bfloat16
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda *_, **__: None)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 2**40)
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_past_from_a_file_goes_on_with_latents_on_the_card(card, decoder, dtype):
+    """Snapshots are read into the computer's memory, perhaps of a VAE in another dtype; the sampler gives its
+    latents on the card."""
+    from rivulet.nodes.host.vae import HostVaePast
+
+    with card:
+        _, past = decoder.decode(card.empty(1, 16, 4, 4, 4))
+        assert past.held_BCTHW.device == card.device
+        read = [each.to("cpu", dtype) if isinstance(each, torch.Tensor) else each for each in past.layers]
+        past = HostVaePast(tuple(read), past.held_BCTHW.cpu())
+        pixels, past = decoder.decode(card.empty(1, 16, 3, 4, 4), past)
+        assert pixels.shape == (16, 32, 32, 3) and past.held_BCTHW is None
+        on_card = {(each.device, each.dtype) for each in past.layers if isinstance(each, torch.Tensor)}
+        assert on_card == {(card.device, torch.bfloat16)}
