@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..model_patches.cache.format import call_of
 from ..model_patches.geometry import Geometry
-from ..model_patches.memory.policy import seen
+from ..model_patches.memory.policy import visible
 from ..model_patches.stream.incoming import CROP, EXACT, FITS, STRETCH
 from ..model_patches.stream.start import pieces
 from ..model_patches.stream.state import StreamConfig
@@ -97,7 +97,7 @@ def _kept(stream: HostStream, state: HostState, latents_BCTHW: Tensor) -> HostSt
     config, start, count = stream.config, state.start_frame, latents_BCTHW.shape[2]
     call = call_of(config.positions, start, count)
     draft = state.cache.begin(call)
-    memories = seen(stream.policy, state.memory, call)
+    memories = visible(stream.policy, state.memory, call)
     making = BlockInMaking(stream, draft, state.block, start, count, memories)
     inside_BCTHW = stream.model.model.process_latent_in(latents_BCTHW)
     stream.sample(making, run_again, torch.zeros_like(inside_BCTHW), latents_BCTHW=inside_BCTHW)

@@ -20,9 +20,24 @@ from ..attention.positions import PositionPreset
 from ..attention.rope import rope_table
 from ..attention.sdpa import Attention, sdpa
 from ..cache.cost import CacheCost
-from ..cache.format import Cache, CacheShape, KeysValues
+from ..cache.format import Cache, CacheShape
 from .encoder import MemoryEncoder
-from .policy import NOTHING, Memory
+from .policy import Memory, Visible
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTokens:
+    """Tokens [R, M, C] of one stream between two blocks; None where there are none yet."""
+
+    before: Tensor | None = None  # what the first call of the next block still sees
+    now: Tensor | None = None  # what its later calls see, and the next update begins with
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those there are, once where both are one."""
+        if self.before is self.now:
+            return {} if self.now is None else {"both": self.now}
+        parts = {"before": self.before, "now": self.now}
+        return {name: tokens for name, tokens in parts.items() if tokens is not None}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,37 +76,48 @@ class LearnedMemory:
             )
         return made.tokens
 
-    def begin(self, shape: CacheShape) -> Memory:
+    def start(self, shape: CacheShape) -> MemoryTokens:
         """Nothing, or the initial state."""
         if not self.from_start:
-            return NOTHING
+            return MemoryTokens()
         state = self.encoder.fresh(shape.rows)
-        return Memory(state, state)
+        return MemoryTokens(state, state)
+
+    def restored(self, tensors: Mapping[str, Tensor]) -> MemoryTokens:
+        """The tokens that gave `tensors`."""
+        both = tensors.get("both")
+        return MemoryTokens(tensors.get("before", both), tensors.get("now", both))
+
+    def visible(self, memory: Memory) -> Visible:
+        """The encoder's answer for the tokens before the last update, and after it."""
+        tokens = _tokens(memory)
+        before = None if tokens.before is None else self.encoder.read(tokens.before)
+        if tokens.now is tokens.before:
+            return before, before
+        return before, None if tokens.now is None else self.encoder.read(tokens.now)
 
     def update(
         self, memory: Memory, cache: Cache, left: tuple[int, ...], attention: Attention = sdpa
-    ) -> tuple[Memory, Cache]:
+    ) -> tuple[MemoryTokens, Cache]:
         """One update for the frames that left; without any, the next block sees what this one saw."""
+        now = _tokens(memory).now
         if not left:
-            return Memory(memory.now, memory.now), cache
-        state = self.encoder.fresh(cache.shape.rows) if memory.now is None else memory.now
-        return Memory(memory.now, self._taken_in(state, cache, left, attention)), cache
+            return MemoryTokens(now, now), cache
+        state = self.encoder.fresh(cache.shape.rows) if now is None else now
+        return MemoryTokens(now, self._taken_in(state, cache, left, attention)), cache
 
-    def renewed(
+    def recached(
         self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
-    ) -> Memory:
+    ) -> MemoryTokens:
         """The initial state after one update with all these frames, at once for every call.
 
         One that goes on is as it was before the frames that left last: with their new keys they leave again.
         """
         if not self.recaches:
-            return Memory(memory.before, memory.before)
+            before = _tokens(memory).before
+            return MemoryTokens(before, before)
         state = self._taken_in(self.encoder.fresh(cache.shape.rows), cache, frames, attention)
-        return Memory(state, state)
-
-    def read(self, tokens: Tensor) -> KeysValues:
-        """The encoder's answer."""
-        return self.encoder.read(tokens)
+        return MemoryTokens(state, state)
 
     def spec(self) -> Mapping[str, object]:
         """The encoder by its fingerprint, and how it is run."""
@@ -111,3 +137,8 @@ class LearnedMemory:
             grid = (shape.grid_height, shape.grid_width)
             keys = rotate(keys, rope_table(frames, *grid, shape.head_dim, keys.device, wide, shape.rope))
         return self.encoder.update(state, keys, values, attention)
+
+
+def _tokens(memory: Memory) -> MemoryTokens:
+    assert isinstance(memory, MemoryTokens), f"memory learned was given the state of another: {memory}"
+    return memory

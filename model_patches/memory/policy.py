@@ -6,7 +6,7 @@ R batch rows, M memory tokens, C channels of the model, N heads, D head width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -16,42 +16,43 @@ from ..attention.sdpa import Attention, sdpa
 from ..cache.cost import CacheCost
 from ..cache.format import Cache, CacheShape, Call, KeysValues
 
+Visible = tuple[KeysValues | None, KeysValues | None]  # to a block's first call, and to its later ones
+
+
+class Memory(Protocol):
+    """What one stream remembers between two blocks: its policy's business, and a value."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What a snapshot must store, and what must be finite."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """Memory tokens [R, M, C] of one stream between two blocks; None where there are none yet."""
-
-    before: Tensor | None = None  # what the first call of the next block still sees
-    now: Tensor | None = None  # what its later calls see, and the next update begins with
+class Nothing:
+    """The memory of a policy that holds nothing of its own."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a snapshot must store."""
-        if self.before is self.now:
-            return {} if self.now is None else {"both": self.now}
-        parts = {"before": self.before, "now": self.now}
-        return {name: tokens for name, tokens in parts.items() if tokens is not None}
-
-    @staticmethod
-    def of(tensors: Mapping[str, Tensor]) -> Memory:
-        """The memory that gave `tensors`."""
-        both = tensors.get("both")
-        return Memory(tensors.get("before", both), tensors.get("now", both))
+        """None."""
+        return {}
 
 
-NOTHING = Memory()
+NOTHING = Nothing()
 
 
-def seen(policy: MemoryPolicy, memory: Memory, call: Call) -> tuple[KeysValues | None, KeysValues | None]:
+def visible(policy: MemoryPolicy, memory: Memory, call: Call) -> Visible:
     """What a block's first call, and what its later ones attend to beside the frames.
 
     Nothing as long as the positions have no ids for it.
     """
-    if not call.memory_ids:
-        return None, None
-    before = None if memory.before is None else policy.read(memory.before)
-    if memory.now is memory.before:
-        return before, before
-    return before, None if memory.now is None else policy.read(memory.now)
+    return policy.visible(memory) if call.memory_ids else (None, None)
+
+
+def room(policy: MemoryPolicy, shape: CacheShape, preset: PositionPreset, cost: CacheCost) -> CacheShape:
+    """The sizes with the room that the memory needs in a read.
+
+    Raises ValueError where the policy cannot work with these sizes, positions, or a cache of this cost.
+    """
+    return replace(shape, memory_tokens=policy.tokens(shape, preset, cost))
 
 
 class MemoryPolicy(Protocol):
@@ -70,8 +71,16 @@ class MemoryPolicy(Protocol):
         """
         ...
 
-    def begin(self, shape: CacheShape) -> Memory:
+    def start(self, shape: CacheShape) -> Memory:
         """What is remembered before the first block."""
+        ...
+
+    def restored(self, tensors: Mapping[str, Tensor]) -> Memory:
+        """The memory of this policy that gave `tensors`."""
+        ...
+
+    def visible(self, memory: Memory) -> Visible:
+        """What a block's first call, and what its later ones attend to beside the frames."""
         ...
 
     def update(
@@ -84,7 +93,7 @@ class MemoryPolicy(Protocol):
         """
         ...
 
-    def renewed(
+    def recached(
         self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
     ) -> Memory:
         """What is remembered after the frames of the window were run again under another prompt.
@@ -93,16 +102,12 @@ class MemoryPolicy(Protocol):
         """
         ...
 
-    def read(self, tokens: Tensor) -> KeysValues:
-        """Keys before RoPE and values [R, M, N, D] of memory tokens, for every layer."""
-        ...
-
     def spec(self) -> Mapping[str, object]:
         """What tells this policy from every other, fit for JSON; a snapshot is taken up by an equal one."""
         ...
 
 
-def leave(
+def evict(
     policy: MemoryPolicy, memory: Memory, whole: Cache, kept: tuple[int, ...], attention: Attention = sdpa
 ) -> tuple[Memory, Cache]:
     """(memory, cache) before a block that attends to `kept` alone: other frames are taken in and dropped."""
@@ -121,9 +126,17 @@ class Off:
         """None."""
         return 0
 
-    def begin(self, shape: CacheShape) -> Memory:
+    def start(self, shape: CacheShape) -> Memory:
         """Nothing."""
         return NOTHING
+
+    def restored(self, tensors: Mapping[str, Tensor]) -> Memory:
+        """Nothing."""
+        return NOTHING
+
+    def visible(self, memory: Memory) -> Visible:
+        """Nothing."""
+        return None, None
 
     def update(
         self, memory: Memory, cache: Cache, left: tuple[int, ...], attention: Attention = sdpa
@@ -131,15 +144,11 @@ class Off:
         """Both as they are."""
         return memory, cache
 
-    def renewed(
+    def recached(
         self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
     ) -> Memory:
         """What was before."""
         return memory
-
-    def read(self, tokens: Tensor) -> KeysValues:
-        """Never asked: there are no tokens."""
-        raise AssertionError(f"memory {self.name} has no tokens")
 
     def spec(self) -> Mapping[str, object]:
         """Its name says all."""

@@ -22,7 +22,7 @@ from ..attention.rope import layout_of
 from ..attention.text import TextRows, TextState
 from ..cache.dense import DENSE
 from ..cache.format import CacheFormat, CacheShape
-from ..memory.policy import OFF, Memory, MemoryPolicy
+from ..memory.policy import OFF, MemoryPolicy
 from .state import Blend, StreamConfig, StreamState
 from .state_file import config_of, plain, read, write
 
@@ -96,7 +96,7 @@ def load(
     )
     rooms, extras = _under(CACHE, tensors), _under(EXTRAS, tensors)
     kept = cache.restored(model, shape, tuple(about["table"]), rooms, saved.dtype, device)
-    remembered = Memory.of(_under(MEMORY, tensors))
+    remembered = memory.restored(_under(MEMORY, tensors))
     return StreamState(
         saved, about["block"], about["start_frame"], kept, text, extras, cache, remembered, memory,
         tensors.get("tail"), _blend(about, tensors),

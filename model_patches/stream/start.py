@@ -14,7 +14,7 @@ from ..arch.tree import DiTTree
 from ..attention.positions import PositionPreset, kept_frames
 from ..attention.sdpa import Attention, sdpa
 from ..cache.format import call_of
-from ..memory.policy import seen
+from ..memory.policy import visible
 from ..sampler.denoise import given_like
 from ..vae.decoder import VideoVae, decode_stream, encode_stream
 from .join import lost
@@ -67,7 +67,7 @@ def keep(
     for piece_BCTHW in latents_BCTHW.split(pieces(count, config.block_frames), 2):
         call = call_of(config.positions, state.start_frame, piece_BCTHW.shape[2])
         draft = state.cache.begin(call)
-        draft.show(seen(state.policy, state.memory, call)[1])
+        draft.show(visible(state.policy, state.memory, call)[1])
         pasts = each_past(state, draft)
         state = remembered(model, state, draft, call, pasts, piece_BCTHW, clean, attention)
     return state

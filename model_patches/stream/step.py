@@ -24,8 +24,7 @@ from ..attention.sdpa import Attention, sdpa
 from ..attention.text import TextRows, TextState, read_text
 from ..cache.dense import DENSE
 from ..cache.format import Cache, CacheFormat, CacheShape, Call, Draft, call_of
-from ..memory.policy import OFF, Memory, MemoryPolicy, seen
-from ..memory.policy import leave as left_window
+from ..memory.policy import OFF, Memory, MemoryPolicy, evict, room, visible
 from ..sampler.denoise import Begin, denoise, given_like, guide
 from ..sampler.noise import BlockNoise, KeyedNoise
 from .snapshot import load, save
@@ -69,10 +68,10 @@ def init(
     rows = text.branches * text.batch
     shape = CacheShape(len(model.blocks), rows, *grid[1:], heads, head_dim, layout_of(model))
     assert tokens.shape[-1] == heads * head_dim
-    shape = replace(shape, memory_tokens=memory.tokens(shape, config.positions, cache.cost))
+    shape = room(memory, shape, config.positions, cache.cost)
     frames = config.positions.capacity_frames or max(reserve_frames, config.block_frames)
     kept = cache.empty(model, shape, frames, config.dtype, device)
-    begun = memory.begin(shape)
+    begun = memory.start(shape)
     return StreamState(config, 0, 0, kept, text, format=cache, memory=begun, policy=memory)
 
 
@@ -95,7 +94,7 @@ def step(
     config, block, start = state.config, state.block, state.start_frame
     call = call_of(config.positions, start, config.block_frames)
     draft = state.cache.begin(call)
-    at_first, later = seen(state.policy, state.memory, call)
+    at_first, later = visible(state.policy, state.memory, call)
     pasts = each_past(state, draft)
     shape = config.geometry.latent_shape(config.block_frames, state.text.batch)
     like = torch.empty(shape, dtype=config.latent_dtype, device=state.text.raw[0].device)
@@ -142,7 +141,7 @@ def remembered(
 def leave(state: StreamState, whole: Cache, start_frame: int, attention: Attention) -> tuple[Memory, Cache]:
     """(memory, cache) before the block at `start_frame`: other frames are taken in and dropped."""
     kept = call_of(state.config.positions, start_frame, state.config.block_frames).kept
-    memory, cache = left_window(state.policy, state.memory, whole, kept, attention)
+    memory, cache = evict(state.policy, state.memory, whole, kept, attention)
     refuse_nan(list(memory.tensors().values()), state)
     return memory, cache
 

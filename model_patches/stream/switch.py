@@ -14,7 +14,7 @@ from ..arch.tree import DiTTree
 from ..attention.forward import remember
 from ..attention.sdpa import Attention, sdpa
 from ..cache.format import recache_call
-from ..memory.policy import seen
+from ..memory.policy import visible
 from .state import Blend, StreamState
 from .step import each_past, leave, refuse_nan, repeated, set_text, times_of
 from .timeline import MODES
@@ -55,7 +55,7 @@ def forgotten(state: StreamState) -> StreamState:
 
     A decoder begins anew, too: the first latent of a scene is one picture.
     """
-    cache, memory = state.cache.only(()), state.policy.begin(state.cache.shape)
+    cache, memory = state.cache.only(()), state.policy.start(state.cache.shape)
     return replace(state, start_frame=0, cache=cache, memory=memory, tail_BCTHW=None)
 
 
@@ -73,7 +73,7 @@ def recached(model: DiTTree, state: StreamState, attention: Attention = sdpa) ->
         return state
     assert state.tail_BCTHW is not None
     draft = state.cache.only(call.kept).begin(call)
-    draft.show(seen(state.policy, state.memory, call)[0])
+    draft.show(visible(state.policy, state.memory, call)[0])
     latents_BCTHW = state.tail_BCTHW[:, :, -len(call.own) :]
     (clean,) = times_of(model, (), config.dtype, latents_BCTHW.device)
     made: list[Tensor] = []
@@ -81,6 +81,6 @@ def recached(model: DiTTree, state: StreamState, attention: Attention = sdpa) ->
         made += remember(model, repeated(latents_BCTHW, group, config), clean, group, past, attention)
     refuse_nan(made, state)
     whole = draft.commit(call.kept + call.own)
-    renewed = replace(state, memory=state.policy.renewed(state.memory, whole, call.own, attention))
-    memory, cache = leave(renewed, whole, state.start_frame, attention)
+    again = replace(state, memory=state.policy.recached(state.memory, whole, call.own, attention))
+    memory, cache = leave(again, whole, state.start_frame, attention)
     return replace(state, cache=cache, memory=memory)

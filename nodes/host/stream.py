@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -23,7 +23,7 @@ from ...model_patches.cache.basis_file import check_sizes
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import Cache, CacheFormat, CacheShape, call_of
 from ...model_patches.cache.latent import LatentFormat
-from ...model_patches.memory.policy import NOTHING, OFF, Memory, MemoryPolicy, leave, seen
+from ...model_patches.memory.policy import NOTHING, OFF, Memory, MemoryPolicy, evict, room, visible
 from ...model_patches.sampler.denoise import Begin
 from ...model_patches.sampler.noise import BlockNoise, KeyedNoise
 from ...model_patches.stream.state import Blend, StreamConfig
@@ -105,9 +105,7 @@ class HostStream:
         rows = self.branches * self.batch
         sizes = (geometry.grid_height, geometry.grid_width, heads, dit.dim // heads)
         shape = CacheShape(len(dit.blocks), rows, *sizes, layout_of(dit))
-        return replace(
-            shape, memory_tokens=self.policy.tokens(shape, self.config.positions, self.format.cost)
-        )
+        return room(self.policy, shape, self.config.positions, self.format.cost)
 
     def begin(self, reserve_frames: int = 0) -> HostState:
         """The state before the first block; its cache is allocated at once, beside the host's weights.
@@ -120,7 +118,7 @@ class HostStream:
         dit = self.model.get_model_object("diffusion_model")
         cache = self.format.empty(dit, self.shape, frames, config.dtype, device)
         tail_BCTHW = torch.empty(config.geometry.latent_shape(0, self.batch))
-        return HostState(0, 0, cache, tail_BCTHW, self.policy.begin(self.shape))
+        return HostState(0, 0, cache, tail_BCTHW, self.policy.start(self.shape))
 
     def restored(self, table: tuple[int, ...], rooms: Mapping[str, Tensor]) -> Cache:
         """The cache of an earlier run, of the same sizes, allocated as `begin` does."""
@@ -150,7 +148,9 @@ class HostStream:
             self._set_blended(state.blend.text()[0])
         call = call_of(config.positions, start, count)
         draft = state.cache.begin(call)
-        making = BlockInMaking(self, draft, state.block, start, count, seen(self.policy, state.memory, call))
+        making = BlockInMaking(
+            self, draft, state.block, start, count, visible(self.policy, state.memory, call)
+        )
         zeros = torch.zeros(config.geometry.latent_shape(count, self.batch))
         first = 0 if begin is None else begin.call
         noise = self.noise.draw(state.block, first, start, zeros)
@@ -166,7 +166,7 @@ class HostStream:
     def leave(self, memory: Memory, whole: Cache, start_frame: int) -> tuple[Memory, Cache]:
         """(memory, cache) before the block at `start_frame`: other frames are taken in and dropped."""
         kept = call_of(self.config.positions, start_frame, self.config.block_frames).kept
-        return leave(self.policy, memory, whole, kept)
+        return evict(self.policy, memory, whole, kept)
 
     def _set_blended(self, text_BLE: Tensor) -> None:
         """The prompt for one block of a blend; what else comes with the new prompt goes with it."""

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ...model_patches.arch.fingerprint import read_back, written
 from ...model_patches.cache.format import CacheShape
-from ...model_patches.memory.policy import Memory
 from ...model_patches.stream.state import Blend
 from ...model_patches.stream.state_file import config_of, plain, read, write
 from ..host.stream import HostState, HostStream
@@ -97,7 +96,7 @@ def taken_up(path: Path, stream: HostStream) -> Kept:
         for prefix in (CACHE, MEMORY)
     )
     cache, device = stream.restored(tuple(about["table"]), rooms), stream.model.load_device
-    memory = Memory.of({name: part.to(device) for name, part in tokens.items()})
+    memory = stream.policy.restored({name: part.to(device) for name, part in tokens.items()})
     texts = [(tensors[f"blend.{side}"],) for side in ("old", "new")] if about["blend"] else []
     blend = Blend(*texts, *about["blend"]) if texts else None
     state = HostState(about["block"], about["start_frame"], cache, tensors["tail"], memory, blend)

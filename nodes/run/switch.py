@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...model_patches.cache.format import recache_call
-from ...model_patches.memory.policy import seen
+from ...model_patches.memory.policy import visible
 from ...model_patches.stream.state import Blend
 from ...model_patches.stream.switch import BLEND_BLOCKS
 from ...model_patches.stream.timeline import MODES
@@ -43,7 +43,7 @@ def switched(stream: HostStream, state: HostState, positive: Any, mode: str) -> 
 
 def forgotten(stream: HostStream, state: HostState) -> HostState:
     """The state at the beginning of another scene: nothing is remembered, the blocks are counted on."""
-    memory, tail_BCTHW = stream.policy.begin(stream.shape), state.tail_BCTHW[:, :, :0]
+    memory, tail_BCTHW = stream.policy.start(stream.shape), state.tail_BCTHW[:, :, :0]
     return replace(state, start_frame=0, cache=state.cache.only(()), tail_BCTHW=tail_BCTHW, memory=memory)
 
 
@@ -62,14 +62,14 @@ def recached(stream: HostStream, state: HostState) -> HostState:
     if not call.own:
         return state
     draft = state.cache.only(call.kept).begin(call)
-    shown, _ = seen(stream.policy, state.memory, call)
+    shown, _ = visible(stream.policy, state.memory, call)
     making = BlockInMaking(stream, draft, state.block, call.own[0], len(call.own), (shown, shown))
     latents_BCTHW = stream.model.model.process_latent_in(state.tail_BCTHW[:, :, -len(call.own) :])
     stream.sample(making, run_again, torch.zeros_like(latents_BCTHW), latents_BCTHW=latents_BCTHW)
     making.refuse_nan(latents_BCTHW)
     whole = draft.commit(call.kept + call.own)
     memory, cache = stream.leave(
-        stream.policy.renewed(state.memory, whole, call.own), whole, state.start_frame
+        stream.policy.recached(state.memory, whole, call.own), whole, state.start_frame
     )
     return replace(state, cache=cache, memory=memory)
 

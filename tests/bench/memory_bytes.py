@@ -16,6 +16,7 @@ from ...model_patches.cache.dense import DenseStore
 from ...model_patches.cache.format import CacheShape
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+from ...model_patches.memory.learned import MemoryTokens
 from ...model_patches.memory.policy import Memory
 from ...model_patches.stream.state import StreamState
 from .memory_subjects import WAN
@@ -55,7 +56,7 @@ def whole_size() -> Iterator[tuple[str, int, int]]:
     yield "memory_tokens", one, first.nbytes
     yield "keys_and_values_of_a_read", 2 * one, sum(part.nbytes for part in encoder.read(first))
     # the next block's first call still sees the memory before the update
-    yield "memory_between_blocks", 2 * one, memory_bytes(Memory(first, second))
+    yield "memory_between_blocks", 2 * one, memory_bytes(MemoryTokens(first, second))
     yield "encoder_weights", 2 * _parameters(1536, tokens), sum(p.nbytes for p in encoder.parameters())
     yield from _cache(tokens)
 

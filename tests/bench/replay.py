@@ -11,7 +11,7 @@ from ...model_patches.arch.tree import DiTTree
 from ...model_patches.attention.forward import remember
 from ...model_patches.attention.sdpa import Attention, sdpa
 from ...model_patches.cache.format import call_of
-from ...model_patches.memory.policy import seen
+from ...model_patches.memory.policy import visible
 from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import each_past, leave, repeated, times_of
 
@@ -24,7 +24,7 @@ def replay(
     config, start = state.config, state.start_frame
     call = call_of(config.positions, start, config.block_frames)
     draft = state.cache.begin(call)
-    draft.show(seen(state.policy, state.memory, call)[1])
+    draft.show(visible(state.policy, state.memory, call)[1])
     (clean,) = times_of(model, (), config.dtype, clean_BCTHW.device)
     for group, past in each_past(state, draft):
         remember(model, repeated(clean_BCTHW, group, config), clean, group, past, attention)

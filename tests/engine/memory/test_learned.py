@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from rivulet.model_patches.attention.positions import PRESETS, plan
 from rivulet.model_patches.cache.format import CacheShape
-from rivulet.model_patches.memory.policy import NOTHING
+from rivulet.model_patches.memory.learned import MemoryTokens
 from rivulet.model_patches.sampler.noise import block_noise
 from rivulet.model_patches.stream.snapshot import load, save
 from rivulet.model_patches.stream.step import init, step, take
@@ -153,7 +153,9 @@ def shown_memories(monkeypatch, model, state, blocks):
 def test_the_first_call_sees_the_memory_before_the_update(monkeypatch, model, make_text, echo):
     policy = learned()
     seen, states = shown_memories(monkeypatch, model, init(model, make_text(), echo, memory=policy), 7)
-    key = [s.memory.now is not None and policy.read(s.memory.now)[0][0, 0, 0, 0].item() for s in states]
+    key = [
+        s.memory.now is not None and policy.encoder.read(s.memory.now)[0][0, 0, 0, 0].item() for s in states
+    ]
     assert seen[:4] == [[None] * 3] * 4  # blocks at 0, 3, 6, 9
     assert seen[4] == [None, key[3], key[3]]  # at 12: from the second call on
     assert seen[5] == [key[3], key[4], key[4]] and seen[6] == [key[4], key[5], key[5]]
@@ -163,7 +165,7 @@ def test_the_first_call_sees_the_memory_before_the_update(monkeypatch, model, ma
 def test_from_the_start_the_first_call_with_ids_sees_the_initial_state(monkeypatch, model, make_text, echo):
     policy = learned(from_start=True)
     seen, _ = shown_memories(monkeypatch, model, init(model, make_text(), echo, memory=policy), 5)
-    initial = policy.read(policy.encoder.query_init)[0][0, 0, 0, 0].item()
+    initial = policy.encoder.read(policy.encoder.query_init)[0][0, 0, 0, 0].item()
     assert seen[:4] == [[None] * 3] * 4 and seen[4][0] == initial != seen[4][1]
 
 
@@ -264,13 +266,15 @@ def test_keys_are_turned_at_their_places_where_the_preset_says_so(model, make_te
     for _ in range(3):
         _, state = step(model, state)
     frames = (3, 4, 5)
-    plain = learned().renewed(NOTHING, state.cache, frames).now
+    plain = learned().recached(MemoryTokens(), state.cache, frames).now
     turned = learned(turned=True)
     keys, values = state.cache.keys_values(2, frames)
     factors = turns(frames, 2, 3, shape.head_dim)
     keys = turn(keys[0].double(), factors)[None].float()
     expected = turned.encoder.update(turned.encoder.query_init, keys, values)
-    torch.testing.assert_close(turned.renewed(NOTHING, state.cache, frames).now, expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        turned.recached(MemoryTokens(), state.cache, frames).now, expected, rtol=0, atol=2e-6
+    )
     assert (plain - expected).abs().max() > 1e-5
 
 

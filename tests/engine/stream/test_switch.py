@@ -126,7 +126,7 @@ def test_where_ids_count_on_a_recache_shows_the_memory_the_newest_block_began_wi
     after = switch(model, state, make_text(2), "recache")
     # frames 9 to 17 run again beside ids 6 to 8
     assert [ids for ids, _ in shown] == [(6, 7, 8)]
-    assert torch.equal(shown[0][1][0], policy.read(state.memory.before)[0])
+    assert torch.equal(shown[0][1][0], policy.encoder.read(state.memory.before)[0])
     # the update with frames 6 to 8 had happened; the one with 9 to 11 is made again from before it
     (tokens, values), size = fed[0], config.geometry.frame_tokens
     assert len(fed) == 1 and values.shape[1] == 3 * size
