@@ -26,7 +26,7 @@ from .prompts import PromptsType
 from .resume import Resume
 from .run.kept import taken_up
 from .run.script import Script, read_script
-from .run.session import Session
+from .run.session import Session, client_of_run
 from .run.start_video import FollowVideo, GoOnFromTake, GoOnFromVideo, following
 from .run.switch import SWITCHES
 from .run.take import EARLY, WHEN, Take, saving
@@ -184,7 +184,7 @@ class RivuletStream(io.ComfyNode):
         writer = Mp4Writer(target, width=width, height=height, fps=fps, metadata=cls._graph())
         with (
             following(start, vae, config, fps) as begin["follow"],
-            Session(_live(writer, script, blocks, cls.hidden.unique_id)) as session,
+            Session(_live(writer, script, blocks, cls.hidden)) as session,
         ):
             take = Take(stream, decoder, script, session)
             with saving(take, snapshot) as path:
@@ -216,12 +216,15 @@ def _blocks(config: StreamConfig, pictures: int, negative: Any, given: int) -> i
     return blocks
 
 
-def _live(writer: Mp4Writer, script: Script, blocks: int, node: str | None) -> LiveStream:
+def _live(writer: Mp4Writer, script: Script, blocks: int, hidden: Any) -> LiveStream:
     context = get_executing_context()
+    workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
     return LiveStream(
         writer,
-        node=str(node),
+        node=str(hidden.unique_id),
         prompt_id=context.prompt_id if context else "",
+        client=client_of_run(),
+        workflow=str(workflow.get("id") or ""),
         blocks=blocks,
         modes=SWITCHES if script.steerable else (),
         switch=script.switch,

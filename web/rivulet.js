@@ -21,7 +21,8 @@ function preview(node) {
   const element = document.createElement("div");
   const widget = mount(element, {
     transport,
-    node: () => node.id,
+    client: () => api.clientId ?? "",
+    place: () => ({ node: node.id, workflow: node.graph?.rootGraph?.id ?? "" }),
     language: app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? navigator.language,
     theme: () => (document.querySelector("html.dark-theme, body.dark-theme") ? "dark" : "light"),
     collapsed: () => Boolean(node.flags?.collapsed),

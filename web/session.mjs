@@ -37,17 +37,31 @@ export function isGone(lost) {
   return lost >= LOST_POLLS;
 }
 
-/**
- * The stream to show in a node: the one that began last. Inside subgraphs the server knows the node by its path
- * ("12:7") and the page may know only the last step.
- */
-export function streamOf(node, streams) {
-  const own = streams.filter((each) => isNode(each.node, node));
-  return own.reduce((latest, each) => (!latest || each.begun > latest.begun ? each : latest), null);
+/** Whether the list of streams is asked for, and not one stream: none is known, or the known one has ended. */
+export function asksForList(state) {
+  return !state || (hasEnded(state) && !lacksPrompts(state));
 }
 
-/** Whether the server's node id means the page's. */
-export function isNode(told, node) {
-  const [path, id] = [String(told), String(node)];
-  return path === id || (!id.includes(":") && path.split(":").at(-1) === id);
+/** The stream to show in a node: of those that this client queued, the one that began last, or null. */
+export function ownStream(place, { streams, own }) {
+  return latest(streams.filter((each) => own.includes(each.session) && isHere(each, place)));
+}
+
+/** What another client makes with this node of the same workflow just now, to be offered; or null. */
+export function othersStream(place, { streams, own }) {
+  return latest(streams.filter((each) => !own.includes(each.session) && !hasEnded(each) && isHere(each, place)));
+}
+
+/**
+ * Whether a stream is made by the node at a place, {node, workflow}. Inside subgraphs the server knows the node by its
+ * path ("12:7") and the page may know only the last step.
+ */
+export function isHere(state, { node, workflow }) {
+  const [path, id] = [String(state.node), String(node)];
+  const sameNode = path === id || (!id.includes(":") && path.split(":").at(-1) === id);
+  return sameNode && state.workflow === workflow;
+}
+
+function latest(streams) {
+  return streams.reduce((last, each) => (!last || each.begun > last.begun ? each : last), null);
 }

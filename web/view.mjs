@@ -39,7 +39,7 @@ export function build(root, say) {
     parts.note, parts.controls, parts.form,
   );
   parts.root = make(
-    "section", { className: "rivulet", "aria-label": say("stream") }, parts.screen, parts.idle, parts.live,
+    "section", { className: "rivulet", "aria-label": say("stream") }, parts.screen, parts.idle, parts.offer, parts.live,
   );
   root.append(parts.root);
   return parts;
@@ -50,7 +50,9 @@ function screen(say) {
   const canvas = make("canvas", { hidden: true, role: "img", "aria-label": say("picture") });
   const phase = make("p", { className: "phase", role: "status" });
   const idle = make("p", { className: "idle", textContent: say("idle") });
-  return { video, canvas, phase, idle, screen: make("div", { className: "screen" }, video, canvas, phase) };
+  const show = make("button", { type: "button", textContent: say("show") });
+  const offer = make("p", { className: "offer", hidden: true }, say("offered"), show);
+  return { video, canvas, phase, idle, show, offer, screen: make("div", { className: "screen" }, video, canvas, phase) };
 }
 
 function position(say) {
@@ -109,6 +111,11 @@ export function showSpans(strip, spans, at, words) {
     button.dataset.from = span.from;
     button.setAttribute("aria-current", at >= span.from && at < span.to);
   });
+}
+
+/** Points a link to a file. */
+export function showLink(link, href, name) {
+  if (link.getAttribute("href") !== href) Object.assign(link, { href, download: name });
 }
 
 /** Shows the state line, each part as a piece that does not break. */

@@ -5,9 +5,11 @@ import { answered, isUnderWay, modesOf, newBook, newViewer, promptProblem, settl
 import { failureWords, phaseWords, problemWords, promptWords, stateLine } from "./line.mjs";
 import { answerOf, Link } from "./link.mjs";
 import { Player } from "./player.mjs";
-import { hasEnded, isGone, isNode, lacksPrompts, merged, pollRest, streamOf } from "./session.mjs";
+import {
+  asksForList, hasEnded, isGone, isHere, lacksPrompts, merged, othersStream, ownStream, pollRest,
+} from "./session.mjs";
 import { firstSecond, promptAt, secondAt, secondsMade, spansOf } from "./timeline.mjs";
-import { build, loadStyle, offerModes, put, showLine, showSpans } from "./view.mjs";
+import { build, loadStyle, offerModes, put, showLine, showLink, showSpans } from "./view.mjs";
 import { speaker } from "./words.mjs";
 
 const TICK_MILLISECONDS = 250;
@@ -16,8 +18,9 @@ const NEWEST_SECONDS = 3; // so near to the newest picture a viewer counts as fo
 const now = () => performance.now() / 1000;
 
 /**
- * Mounts the widget. `transport` is {get(path, {signal}), post(path, json), url(path)}, `node` the node's id (also as a
- * function), `collapsed()` tells whether the node is folded, `theme()` is "dark", "light" or "" for the system's.
+ * Mounts the widget. `transport` is {get(path, {signal}), post(path, json), url(path)}; `client()` names the page to the
+ * server, `place()` is the node in it, {node, workflow}: only what this client queued from there is shown unasked.
+ * `collapsed()` tells whether the node is folded, `theme()` is "dark", "light" or "" for the system's.
  * Returns {hear(message), refresh(), dispose()}.
  */
 export function mount(element, options) {
@@ -25,11 +28,11 @@ export function mount(element, options) {
 }
 
 class Widget {
-  constructor(element, { transport, node, language = "en", theme = "", collapsed = () => false, without = [] }) {
-    Object.assign(this, { transport, collapsed, without, say: speaker(language) });
-    this.node = typeof node === "function" ? node : () => node;
+  constructor(element, { transport, client, place, language = "en", theme = "", collapsed = () => false, without = [] }) {
+    Object.assign(this, { transport, client, place, collapsed, without, say: speaker(language) });
     this.theme = typeof theme === "function" ? theme : () => theme;
     Object.assign(this, { state: null, player: null, lost: 0, due: 0, polling: false, sending: false, problem: "" });
+    this.offered = null; // another client's stream
     Object.assign(this, { held: false, following: true, book: newBook(newViewer()) });
     this.leaving = new AbortController();
     loadStyle();
@@ -41,7 +44,7 @@ class Widget {
 
   /** Takes an event of the server. */
   hear(message) {
-    if (isNode(message.node, this.node())) this.take(message);
+    if (message.session === this.state?.session || isHere(message, this.place())) this.take(message);
   }
 
   /** Asks for the state at once: the page was loaded, or the connection came back. */
@@ -70,6 +73,7 @@ class Widget {
     on(parts.pause, "click", () => this.wish({ do: this.state.phase === "paused" ? "resume" : "pause" }));
     on(parts.stop, "click", () => this.wish({ do: "stop" }));
     on(parts.retry, "click", () => this.retry());
+    on(parts.show, "click", () => this.take(this.offered));
     on(parts.prompt, "input", () => this.show((this.problem = "")));
     on(parts.form, "submit", (event) => this.submit(event));
     // the page around must not take letters for its own shortcuts
@@ -89,10 +93,13 @@ class Widget {
 
   async poll() {
     this.polling = true;
-    const path = this.state ? `/rivulet/stream/${encodeURIComponent(this.state.session)}` : "/rivulet/streams";
+    const list = asksForList(this.state);
+    const one = () => `/rivulet/stream/${encodeURIComponent(this.state.session)}`;
+    const path = list ? `/rivulet/streams?client=${encodeURIComponent(this.client())}` : one();
     const { status, body } = await this.ask(() => this.transport.get(path, { signal: this.leaving.signal }));
     if (this.leaving.signal.aborted) return;
-    const found = status === 200 && (this.state ? body : streamOf(this.node(), body.streams));
+    const found = status === 200 && (list ? ownStream(this.place(), body) : body);
+    if (status === 200 && list) this.offered = othersStream(this.place(), body);
     this.lost = status === 200 || status === 404 ? 0 : this.lost + 1;
     this.due = now() + pollRest(this.state, this.seen, this.lost);
     if (found) this.take(found);
@@ -188,6 +195,7 @@ class Widget {
     const { parts, state } = this;
     parts.root.dataset.theme = this.theme();
     [parts.idle.hidden, parts.screen.hidden, parts.live.hidden] = [Boolean(state), !state, !state];
+    parts.offer.hidden = !this.offered || Boolean(state);
     if (!state || this.leaving.signal.aborted) return;
     const ended = hasEnded(state);
     parts.root.dataset.phase = state.phase;
@@ -238,7 +246,7 @@ class Widget {
     parts.stop.disabled = stopping;
     parts.pause.hidden = parts.stop.hidden = ended;
     parts.save.hidden = !state.video;
-    if (state.video && !parts.save.download) Object.assign(parts.save, { href: this.player.link.url("/video"), download: state.file });
+    if (state.video) showLink(parts.save, this.player.link.url("/video"), state.file);
   }
 
   showForm(ended) {

@@ -3,6 +3,8 @@
 const en = {
   stream: "Rivulet stream",
   idle: "Nothing is running. Queue the workflow, and the picture appears here while it is made.",
+  offered: "Another page makes a stream with this node just now.",
+  show: "Show it here",
   starting: "Making the first block",
   running: "Running",
   paused: "Making is paused",
@@ -59,6 +61,8 @@ const en = {
 const zh = {
   stream: "Rivulet 视频流",
   idle: "当前没有运行。将工作流加入队列后，画面会边生成边显示在这里。",
+  offered: "另一个页面正在用此节点生成视频流。",
+  show: "在此显示",
   starting: "正在生成第一个块",
   running: "生成中",
   paused: "生成已暂停",

@@ -43,10 +43,14 @@ class LiveStream:
         node: str,
         prompt_id: str,
         blocks: int | None,
+        client: str | None = None,
+        workflow: str = "",
         modes: tuple[str, ...] = (),
         switch: str = "",
     ) -> None:
         """node: its id, the whole path inside subgraphs. blocks: None: without end.
+
+        client: the page that queued it; None: no page did. workflow: id of the graph that it was queued from.
 
         modes: the switches to another prompt that it can do; none: the prompt is fixed. switch: the one of
         them that viewers are offered first; "": theirs to say.
@@ -54,6 +58,7 @@ class LiveStream:
         self.session = secrets.token_hex(16)
         self.begun = time.time()
         self.writer, self.node, self.prompt_id = writer, node, prompt_id
+        self.client, self.workflow = client, workflow
         self.blocks, self.modes, self.switch = blocks, modes, switch
         self.mailbox, self.segments = Mailbox(), Segments()
         self.phase, self.sentence, self.block = STARTING, "", 0
@@ -156,6 +161,7 @@ class LiveStream:
         return {
             "session": self.session,
             "node": self.node,
+            "workflow": self.workflow,
             "prompt_id": self.prompt_id,
             "begun": self.begun,
             "fps": self.fps,

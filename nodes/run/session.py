@@ -55,10 +55,8 @@ class Session:
     def __init__(self, live: LiveStream) -> None:
         self.live = live
         self.paused = self.stopping = False
-        server = getattr(PromptServer, "instance", None)
-        # the tab that queued this run; another run may be queued from elsewhere meanwhile
-        self._send = server.send_sync if server and server.client_id is not None else None
-        self._client = server.client_id if server else None
+        # sent to nobody, it would go to every page of every user
+        self._send = PromptServer.instance.send_sync if live.client is not None else None
 
     @property
     def writer(self) -> Mp4Writer:
@@ -90,7 +88,7 @@ class Session:
         """Sends the state to the page that queued the run, in the phase that begins."""
         self.live.change(phase, sentence)
         if self._send:
-            self._send(EVENT, self.live.state(prompts=False), self._client)
+            self._send(EVENT, self.live.state(prompts=False), self.live.client)
 
     def goes_on(self) -> bool:
         """Whether another block is to be made; waits while the stream is paused.
@@ -127,6 +125,12 @@ class Session:
                 self.paused = message.do == "pause"
             self.live.mailbox.settle(message, "done")
             self.live.change()
+
+
+def client_of_run() -> str | None:
+    """The page that queued the run in progress; None where no page did."""
+    server = getattr(PromptServer, "instance", None)
+    return server.client_id if server else None
 
 
 def ending(error: BaseException | None) -> tuple[str, str]:

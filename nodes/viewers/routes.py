@@ -91,8 +91,10 @@ def check_sender(request: web.Request) -> None:
 
 
 async def streams(request: web.Request) -> web.StreamResponse:
-    """Every stream that is known, newest first."""
-    return answer({"streams": [live.state(prompts=False) for live in SESSIONS.all()]})
+    """Every stream that is known, newest first, and which of them the asking client queued."""
+    known, client = SESSIONS.all(), request.query.get("client")
+    own = [live.session for live in known if client is not None and live.client == client]
+    return answer({"streams": [live.state(prompts=False) for live in known], "own": own})
 
 
 async def state(request: web.Request, live: LiveStream) -> web.StreamResponse:

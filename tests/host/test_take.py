@@ -31,13 +31,14 @@ def making(load, vae, prompt, tmp_path):
     from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.host.vae import HostDecoder
     from rivulet.nodes.run.script import Script
-    from rivulet.nodes.run.session import Session
+    from rivulet.nodes.run.session import Session, client_of_run
     from rivulet.nodes.run.switch import SWITCHES
     from rivulet.nodes.run.take import Take
 
     def make(name="take", changes=None, tell=lambda live: None):
         writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
-        live = LiveStream(writer, node="1", prompt_id="p", blocks=4, modes=SWITCHES)
+        queued = {"node": "1", "prompt_id": "p", "client": client_of_run()}
+        live = LiveStream(writer, **queued, blocks=4, modes=SWITCHES)
         script = Script(prompt(0), changes or {}, Prompts(prompt))
         session = Session(live)
         goes_on = session.goes_on

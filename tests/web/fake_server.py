@@ -3,7 +3,7 @@
     python tests/web/fake_server.py --port 8190
 
 opens no browser; look at http://127.0.0.1:8190/ (`?theme=light`, `?lang=zh`, `?without=segments,file`,
-`?strict`).
+`?strict`, `?client=other`).
 """
 
 import argparse
@@ -46,7 +46,8 @@ class Answer(BaseHTTPRequestHandler):
         if path == "/rivulet/streams":
             state = self.server.take.state()
             del state["prompts"]
-            return self._json({"streams": [state]})
+            own = [state["session"]] if query == "client=tab" else []
+            return self._json({"streams": [state], "own": own})
         routes = {
             "": self._state,
             r"/seg/(\d+)": self._segment,

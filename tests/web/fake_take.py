@@ -179,6 +179,7 @@ class Take:
             return {
                 "session": self.session,
                 "node": self.node,
+                "workflow": "w",
                 "prompt_id": "fake",
                 "begun": self.begun,
                 "sequence": self.sequence,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { isGone, isNode, lacksPrompts, merged, pollRest, streamOf } from "../../web/session.mjs";
+import { asksForList, isGone, isHere, lacksPrompts, merged, othersStream, ownStream, pollRest } from "../../web/session.mjs";
 import { event, state } from "./states.mjs";
 
 const prompts = (...texts) => texts.map((prompt, block) => ({ prompt, mode: "cut", block, first_frame: 12 * block }));
@@ -60,6 +60,7 @@ test("a running stream is asked for often, others seldom, a silent server ever m
 });
 
 test("ids are compared as texts, and a path in subgraphs by its last step", () => {
+  const isNode = (told, node) => isHere(state({ node: told }), { node, workflow: "w" });
   assert.ok(isNode("7", 7));
   assert.ok(isNode("12:7", "7"));
   assert.ok(isNode("12:7", "12:7"));
@@ -68,8 +69,34 @@ test("ids are compared as texts, and a path in subgraphs by its last step", () =
   assert.ok(!isNode("7", "12:7"));
 });
 
-test("the latest stream of a node is found again after the page was loaded anew", () => {
-  const list = [state({ begun: 1 }), state({ session: "b", begun: 3 }), state({ session: "c", begun: 9, node: "8" })];
-  assert.equal(streamOf(7, list).session, "b");
-  assert.equal(streamOf(9, list), null);
+test("a node of the same id in another workflow is another node", () => {
+  assert.ok(!isHere(state({ workflow: "x" }), { node: 7, workflow: "w" }));
+  assert.ok(!isHere(state({ workflow: "" }), { node: 7, workflow: "w" }));
+  assert.ok(isHere(state({ workflow: "" }), { node: 7, workflow: "" }), "a page that names no workflow");
+});
+
+const list = [
+  state({ session: "a", begun: 1 }), state({ session: "b", begun: 3 }), state({ session: "c", begun: 9, node: "8" }),
+  state({ session: "d", begun: 8, workflow: "x" }), state({ session: "e", begun: 7 }),
+];
+const place = { node: 7, workflow: "w" };
+
+test("the latest stream of a node is found again after the page was loaded anew, and never another client's", () => {
+  const told = { streams: list, own: ["a", "b", "c", "d"] };
+  assert.equal(ownStream(place, told).session, "b");
+  assert.equal(ownStream({ ...place, node: 9 }, told), null);
+  assert.equal(ownStream(place, { streams: list, own: [] }), null);
+});
+
+test("what another client makes with this node is offered while it runs", () => {
+  assert.equal(othersStream(place, { streams: list, own: ["a", "b"] }).session, "e");
+  assert.equal(othersStream(place, { streams: list, own: ["a", "b", "e"] }), null);
+  assert.equal(othersStream(place, { streams: [state({ phase: "ended" })], own: [] }), null);
+});
+
+test("the list is asked for until a stream is found, and after its end for the next one", () => {
+  assert.ok(asksForList(null));
+  assert.ok(!asksForList(merged(null, state())));
+  assert.ok(asksForList(merged(null, state({ phase: "ended" }))));
+  assert.ok(!asksForList(merged(null, event({ phase: "ended" }))), "its prompts are still to come");
 });
