@@ -24,6 +24,7 @@ from .host.stream import HostStream
 from .memory import of as memory_of
 from .prompts import PromptsType
 from .resume import Resume
+from .run.fingerprint import FINGERPRINTS
 from .run.kept import taken_up
 from .run.script import Script, read_script
 from .run.session import Session, client_of_run
@@ -32,6 +33,8 @@ from .run.switch import SWITCHES
 from .run.take import EARLY, WHEN, Take, saving
 from .small_cache import CacheChoice, CacheType
 from .start_from import Start, StartType
+
+UNNAMED = "00000000-0000-0000-0000-000000000000"  # id of a graph that the page got without one
 
 
 class RivuletStream(io.ComfyNode):
@@ -139,6 +142,11 @@ class RivuletStream(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **constants: Any) -> str:
+        """The same as before only while the host may give the last take again instead of making one."""
+        return FINGERPRINTS.of(str(cls.hidden.unique_id), constants)
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -189,6 +197,7 @@ class RivuletStream(io.ComfyNode):
             take = Take(stream, decoder, script, session)
             with saving(take, snapshot) as path:
                 tail_BCTHW = take.run(pictures, **begin)
+        FINGERPRINTS.note(str(cls.hidden.unique_id), writer.result, as_queued=session.live.as_queued)
         video = InputImpl.VideoFromFile(str(writer.result))
         left = str(path) if path.is_file() else ""
         return io.NodeOutput(video, take.last, {"samples": tail_BCTHW}, left)
@@ -224,7 +233,7 @@ def _live(writer: Mp4Writer, script: Script, blocks: int, hidden: Any) -> LiveSt
         node=str(hidden.unique_id),
         prompt_id=context.prompt_id if context else "",
         client=client_of_run(),
-        workflow=str(workflow.get("id") or ""),
+        workflow="" if workflow.get("id") in (None, UNNAMED) else str(workflow["id"]),
         blocks=blocks,
         modes=SWITCHES if script.steerable else (),
         switch=script.switch,

@@ -49,7 +49,8 @@ export function ownStream(place, { streams, own }) {
 
 /** What another client makes with this node of the same workflow just now, to be offered; or null. */
 export function othersStream(place, { streams, own }) {
-  return latest(streams.filter((each) => !own.includes(each.session) && !hasEnded(each) && isHere(each, place)));
+  const others = streams.filter((each) => !own.includes(each.session) && each.workflow !== "");
+  return latest(others.filter((each) => !hasEnded(each) && isHere(each, place)));
 }
 
 /**
@@ -59,7 +60,8 @@ export function othersStream(place, { streams, own }) {
 export function isHere(state, { node, workflow }) {
   const [path, id] = [String(state.node), String(node)];
   const sameNode = path === id || (!id.includes(":") && path.split(":").at(-1) === id);
-  return sameNode && state.workflow === workflow;
+  // a run that names no workflow is taken by its node: who queued it is known
+  return sameNode && (state.workflow === "" || state.workflow === workflow);
 }
 
 function latest(streams) {

@@ -81,6 +81,11 @@ class LiveStream:
         return self.phase in OVER
 
     @property
+    def as_queued(self) -> bool:
+        """Whether no viewer ended it early or changed its prompt."""
+        return self.mailbox.obeyed.isdisjoint(("stop", "prompt"))
+
+    @property
     def prompts(self) -> list[dict[str, Any]]:
         """The newest prompts that took effect, oldest first."""
         with self._lock:

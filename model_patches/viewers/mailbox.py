@@ -73,6 +73,7 @@ class Mailbox:
         self._waiting: OrderedDict[str, Message] = OrderedDict()
         self._taken: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._told: deque[dict[str, Any]] = deque(maxlen=ACKNOWLEDGED_KEPT)
+        self._obeyed: set[str] = set()
         self._changed = threading.Condition()
 
     @property
@@ -86,6 +87,12 @@ class Mailbox:
         """The newest messages that were settled, and how."""
         with self._changed:
             return list(self._told)
+
+    @property
+    def obeyed(self) -> frozenset[str]:
+        """The kinds of which a message took effect."""
+        with self._changed:
+            return frozenset(self._obeyed)
 
     def knows(self, message: Message) -> bool:
         """Whether this viewer's message of this number was taken before."""
@@ -126,6 +133,8 @@ class Mailbox:
     ) -> None:
         """Notes what became of a message: `done` or `refused`; block and frame from where it is seen."""
         with self._changed:
+            if outcome == "done":
+                self._obeyed.add(message.do)
             self._tell(message, outcome, sentence, block, first_frame)
 
     def wait(self, seconds: float) -> None:

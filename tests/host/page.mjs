@@ -55,6 +55,24 @@ const queue = () => page.evaluate(async () => (await import("/scripts/app.js")).
 const state = () => fetch(`${url}/rivulet/streams`).then((answer) => answer.json()).then((told) => told.streams[0]);
 const rest = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
+const post = (path, value) => fetch(`${url}${path}`, {
+  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value),
+});
+
+/** Another client runs the same node of the same workflow: what the widget shows of that. */
+async function beside() {
+  const id = "6f6d3a4e-0000-4000-8000-000000000001";
+  // a graph that came without an id has none that tells it from others
+  await page.evaluate(async (own) => ((await import("/scripts/app.js")).app.graph.id = own), id);
+  await post("/prompt", { prompt: graph, client_id: "another", extra_data: { extra_pnginfo: { workflow: { id } } } });
+  await until((now) => now.frames > 0 && now.workflow === id);
+  await page.locator(".rivulet .offer button").first().waitFor();
+  const shown = await page.locator(".rivulet .screen").first().isVisible();
+  await post(`/rivulet/stream/${(await state()).session}/control`, { viewer: "another", number: 1, do: "stop" });
+  await until((now) => now.phase === "ended");
+  return shown;
+}
+
 async function until(question) {
   const end = Date.now() + PATIENCE_MILLISECONDS;
   while (Date.now() < end) {
@@ -102,6 +120,7 @@ try {
   await set("Comfy.TutorialCompleted", true);
   await open();
   await load();
+  seen.showsAnothers = await beside();
   await queue();
   seen.firstPictureSeconds = await firstPicture();
   seen.vue = await page.evaluate(() => Boolean(globalThis.LiteGraph?.vueNodesMode));
@@ -137,9 +156,19 @@ try {
   const ended = await until((now) => now.phase === "ended");
   seen.session = ended.session;
   seen.file = ended.file;
-  await page.locator(".rivulet a:has-text('Save the video')").waitFor();
+  const link = page.locator(".rivulet a:has-text('Save the video')");
+  await link.waitFor();
+  seen.saves = [await link.getAttribute("href")];
   seen.theme = await page.evaluate(() => document.querySelector(".rivulet").dataset.theme);
   await shot("ended");
+
+  await queue();
+  const again = await until((now) => now.session !== ended.session && now.frames > 0);
+  await page.locator(".rivulet button:has-text('Stop and keep')").first().click();
+  await until((now) => now.session === again.session && now.phase === "ended");
+  await link.waitFor();
+  seen.saves.push(await link.getAttribute("href"));
+  seen.again = again.session;
 
   seen.restored = await page.evaluate(async (session) => {
     const { app } = await import("/scripts/app.js");

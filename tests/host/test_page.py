@@ -45,6 +45,10 @@ def test_the_widget_lives_in_the_page(server, browser, tmp_path, vue):
     assert seen["errors"] == [] and seen["vue"] == vue, seen
     # ComfyUI's page is dark unless a user chose otherwise
     assert seen["theme"] == "dark"
+    assert not seen["showsAnothers"]
+    assert [sorted(id in href for id in (seen["session"], seen["again"])) for href in seen["saves"]] == [
+        [False, True]
+    ] * 2 and seen["again"] in seen["saves"][1]
     assert seen["moves"] and seen["madeWhilePaused"] == 0
     # the mode of the graph's prompts, where a run that says none offers recache
     assert seen["offeredFirst"] == graph["2"]["inputs"]["mode"] == "smooth"

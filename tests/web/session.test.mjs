@@ -71,8 +71,7 @@ test("ids are compared as texts, and a path in subgraphs by its last step", () =
 
 test("a node of the same id in another workflow is another node", () => {
   assert.ok(!isHere(state({ workflow: "x" }), { node: 7, workflow: "w" }));
-  assert.ok(!isHere(state({ workflow: "" }), { node: 7, workflow: "w" }));
-  assert.ok(isHere(state({ workflow: "" }), { node: 7, workflow: "" }), "a page that names no workflow");
+  assert.ok(isHere(state({ workflow: "" }), { node: 7, workflow: "w" }), "a run that names none");
 });
 
 const list = [
@@ -92,6 +91,7 @@ test("what another client makes with this node is offered while it runs", () => 
   assert.equal(othersStream(place, { streams: list, own: ["a", "b"] }).session, "e");
   assert.equal(othersStream(place, { streams: list, own: ["a", "b", "e"] }), null);
   assert.equal(othersStream(place, { streams: [state({ phase: "ended" })], own: [] }), null);
+  assert.equal(othersStream(place, { streams: [state({ workflow: "" })], own: [] }), null, "it may be any workflow's");
 });
 
 test("the list is asked for until a stream is found, and after its end for the next one", () => {
