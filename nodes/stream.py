@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import folder_paths
 from comfy.cli_args import args
 from comfy_api.v0_0_2 import InputImpl, io
@@ -200,7 +201,8 @@ class RivuletStream(io.ComfyNode):
         FINGERPRINTS.note(str(cls.hidden.unique_id), writer.result, as_queued=session.live.as_queued)
         video = InputImpl.VideoFromFile(str(writer.result))
         left = str(path) if path.is_file() else ""
-        return io.NodeOutput(video, take.last, {"samples": tail_BCTHW}, left)
+        tail = {"samples": tail_BCTHW.to(comfy.model_management.intermediate_device())}
+        return io.NodeOutput(video, take.last, tail, left)
 
     @classmethod
     def _graph(cls) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Streams on a card that is not there: what lies on it, and what beside it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -33,3 +35,24 @@ def test_a_past_from_a_file_goes_on_with_latents_on_the_card(card, decoder, dtyp
         assert pixels.shape == (16, 32, 32, 3) and past.held_BCTHW is None
         on_card = {(each.device, each.dtype) for each in past.layers if isinstance(each, torch.Tensor)}
         assert on_card == {(card.device, torch.bfloat16)}
+
+
+def test_the_tail_lies_where_the_hosts_samplers_leave_theirs(card, load, vae, prompt, tmp_path, monkeypatch):
+    """On the card they would take the room of what runs next."""
+    import comfy.model_management
+    import folder_paths
+    from rivulet.nodes.run.take import Take
+    from rivulet.nodes.stream import RivuletStream
+
+    sampled = card.empty(1, 16, 3, 6, 4)
+    run = Take.run
+    monkeypatch.setattr(Take, "run", lambda *args, **named: (run(*args, **named), sampled)[1])
+    monkeypatch.setattr(
+        RivuletStream, "hidden", SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None)
+    )
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    asked = {"width": 32, "height": 48, "seconds": 0.5, "fps": 16.0, "seed": 5, "num_frame_per_block": 3}
+    inputs = {"preset": "pocket", "cfg": 1.0, "filename_prefix": "take", "positive": prompt(0)}
+    _, _, tail, _ = RivuletStream.execute(load("plain"), vae, **asked, **inputs).args
+    assert tail["samples"].device == comfy.model_management.intermediate_device() == torch.device("cpu")
+    assert tail["samples"].shape == sampled.shape
