@@ -146,8 +146,10 @@ def _linear(tokens: int, width_in: int, width_out: int, dtype: torch.dtype) -> W
 
 
 def _patchify(model: WanConfig, call: CallSizes) -> Work:
+    """The convolution, and the copy that puts its tokens in the order of the layers."""
     tokens = call.rows * call.query_tokens
-    return _linear(tokens, math.prod(model.patch) * model.in_channels, model.dim, call.dtype)
+    copy = Work(pass_bytes=2 * tokens * model.dim * call.dtype.itemsize)
+    return _linear(tokens, math.prod(model.patch) * model.in_channels, model.dim, call.dtype) + copy
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
