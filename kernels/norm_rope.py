@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
 from .dispatch import uses_triton
 from .rope import pairs_apart, rotate_reference
@@ -33,9 +34,8 @@ def norm_rope(
             f"got {list(out.shape)} of {out.dtype}."
         )
     if torch.compiler.is_compiling():
-        from .graph import norm_rope_node
-
-        return norm_rope_node(x_BLND, gain_ND, table_L, eps, inverse_rms_BL, out, impl)
+        _norm_rope_node(x_BLND, gain_ND, table_L, eps, inverse_rms_BL, impl, out)
+        return out
     if uses_triton("norm_rope", impl, x_BLND, gain_ND, table_L, out, obstacle=pairs_apart(table_L)):
         from ._triton.norm_rope import norm_rope_triton
 
@@ -62,6 +62,23 @@ def norm_rope_reference(
     if gain_ND is not None:
         x = x * gain_ND.to(wide).view(x.shape[-2:])
     return rotate_reference(x, table_L, out)
+
+
+# one node of a graph that torch.compile makes, whichever implementation runs
+@custom_op("rivulet::norm_rope", mutates_args=("out",))
+def _norm_rope_node(
+    x: Tensor,
+    gain: Tensor | None,
+    table: Tensor,
+    eps: float,
+    inverse_rms: Tensor | None,
+    impl: str,
+    out: Tensor,
+) -> None:
+    norm_rope(x, gain, table, eps, inverse_rms, out, impl)
+
+
+_norm_rope_node.register_fake(lambda *_: None)
 
 
 def _check(x_BLND: Tensor, gain_ND: Tensor | None, table_L: Tensor, inverse_rms_BL: Tensor | None) -> None:

@@ -6,28 +6,14 @@ E rotary channels that all heads share.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
 from .dispatch import uses_triton
+from .projections import Up
 from .rope import pairs_apart, rotate_reference
-from .tiers import Latents
-
-
-@dataclass(frozen=True, slots=True)
-class Up:
-    """Up-projections of one layer, with the gain of the key's norm and the basis folded in.
-
-    key: [R, N*(D-E)], value: [R, N*D], of one dtype, in which they are multiplied, the last dimension
-    contiguous. key_bias [N*(D-E)], value_bias [N*D]: float32 (float64 in a float64 model), or None.
-    """
-
-    key: Tensor
-    value: Tensor
-    key_bias: Tensor | None = None
-    value_bias: Tensor | None = None
+from .tiers import Latents, Tiers
 
 
 def rebuild(
@@ -49,9 +35,7 @@ def rebuild(
     """
     _check(latents, up, table_L, keys_BLND, values_BLND, inverse_rms_BL)
     if torch.compiler.is_compiling():
-        from .graph import rebuild_node
-
-        return rebuild_node(latents, up, table_L, keys_BLND, values_BLND, inverse_rms_BL, impl)
+        return _rebuild_as_node(latents, up, table_L, keys_BLND, values_BLND, inverse_rms_BL, impl)
     weights = (up.key, up.value, up.key_bias, up.value_bias)
     tensors = (latents.codes, latents.scales, *weights, table_L, keys_BLND, values_BLND)
     obstacle = _obstacle(latents, up) or pairs_apart(table_L)
@@ -86,6 +70,44 @@ def rebuild_reference(
         return
     keys_BLND[..., :-shared] = k_BLND
     keys_BLND[..., -shared:] = rotate_reference(c_BLR[:, :, None, rank:].to(table.dtype), table)
+
+
+def _rebuild_as_node(
+    latents: Latents,
+    up: Up,
+    table: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    inverse_rms: Tensor | None,
+    impl: str,
+) -> None:
+    """`rebuild` by its parts: a node takes tensors and plain numbers, no values of ours."""
+    tiers = [] if latents.tiers is None else [latents.tiers.wide, latents.tiers.narrow, latents.tiers.group]
+    assert (up.key_bias is None) == (up.value_bias is None)
+    biases = [] if up.key_bias is None or up.value_bias is None else [up.key_bias, up.value_bias]
+    parts = (latents.codes, latents.scales, tiers, [up.key, up.value], biases)
+    _rebuild_node(*parts, table, inverse_rms, impl, keys, values)
+
+
+# one node of a graph that torch.compile makes, whichever implementation runs
+@custom_op("rivulet::rebuild", mutates_args=("keys", "values"))
+def _rebuild_node(
+    codes: Tensor,
+    scales: Tensor | None,
+    tiers: list[int],
+    up: list[Tensor],
+    biases: list[Tensor],
+    table: Tensor,
+    inverse_rms: Tensor | None,
+    impl: str,
+    keys: Tensor,
+    values: Tensor,
+) -> None:
+    latents = Latents(codes, scales, Tiers(*tiers) if tiers else None)
+    rebuild(latents, Up(*up, *biases), table, keys, values, inverse_rms, impl)
+
+
+_rebuild_node.register_fake(lambda *_: None)
 
 
 def _project(c_TR: Tensor, up: Tensor, bias: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
 from .dispatch import uses_triton
 
@@ -19,14 +20,14 @@ def rotate(x_BLND: Tensor, table_L: Tensor, impl: str = "auto", out: Tensor | No
             f"got {list(out.shape)} of {out.dtype}."
         )
     if torch.compiler.is_compiling():
-        from .graph import rotate_node
-
-        return rotate_node(x_BLND, table_L, impl, out)
+        turned = torch.empty_like(x_BLND, memory_format=torch.contiguous_format) if out is None else out
+        _rotate_node(x_BLND, table_L, impl, turned)
+        return turned
     if uses_triton("rotate", impl, x_BLND, table_L, out, obstacle=pairs_apart(table_L)):
         from ._triton.rope import rotate_triton
 
-        room = torch.empty_like(x_BLND, memory_format=torch.contiguous_format) if out is None else out
-        return rotate_triton(x_BLND, table_L, room)
+        turned = torch.empty_like(x_BLND, memory_format=torch.contiguous_format) if out is None else out
+        return rotate_triton(x_BLND, table_L, turned)
     return rotate_reference(x_BLND, table_L, out)
 
 
@@ -41,6 +42,15 @@ def rotate_reference(x_BLND: Tensor, table_L: Tensor, out: Tensor | None = None)
         return out
     turned = torch.view_as_real(pairs * turns).flatten(-2)
     return turned.to(x_BLND.dtype) if out is None else out.copy_(turned)
+
+
+# one node of a graph that torch.compile makes, whichever implementation runs
+@custom_op("rivulet::rotate", mutates_args=("out",))
+def _rotate_node(x: Tensor, table: Tensor, impl: str, out: Tensor) -> None:
+    rotate(x, table, impl, out)
+
+
+_rotate_node.register_fake(lambda *_: None)
 
 
 def pairs_apart(table_L: Tensor) -> str:

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import uses_triton
-
-Segment = tuple[Tensor, Tensor]  # keys and values [B, L, N, D]; L may be 0
-MOST = 3  # segments
+from .segments import MOST, Segment
 
 
 def segment_attention(

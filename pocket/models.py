@@ -26,6 +26,7 @@ from ..model_patches.vae.wan import WanVAE
 from . import text
 
 WEIGHTS = Path(__file__).parent / "weights"
+RUNS = Path(__file__).parent / "runs"  # a folder for each training, unless it is told another
 DIT_FILE, VAE_FILE = "pocket_dit.safetensors", "pocket_vae.safetensors"
 MEMORY_FILE = "pocket_memory.safetensors"  # a LoRA of the transformer and the encoder trained with it
 MLA_FILE = "pocket_mla.safetensors"  # the transformer converted to VideoMLA's attention

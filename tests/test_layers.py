@@ -1,4 +1,4 @@
-"""Who may import whom: nodes -> model_patches -> kernels, stages left to right, the host only in nodes/."""
+"""Who may import whom: nodes -> model_patches -> kernels, stages to their left, none in a circle."""
 
 import ast
 import sys
@@ -36,6 +36,11 @@ HOST = {
     "server",
     "execution",
 }
+
+CIRCLES: list[set[str]] = [  # on their way out: each must still be one, and no other may come
+    {"model_patches/cache/cost", "model_patches/cache/format", "model_patches/cache/store"},
+    {"nodes/host/block", "nodes/host/stream"},
+]
 
 Place = tuple[str, ...]  # a module's path below the root: ("model_patches", "cache", "ring")
 
@@ -116,8 +121,39 @@ def violations(root: Path) -> list[str]:
     return found
 
 
+def reachable(graph: dict[Place, set[Place]], start: Place) -> set[Place]:
+    """Returns the modules that start imports, itself or by others."""
+    seen: set[Place] = set()
+    ahead = [start]
+    while ahead:
+        new = graph[ahead.pop()] - seen
+        seen |= new
+        ahead += new
+    return seen
+
+
+def circles(root: Path) -> list[set[str]]:
+    """Returns the sets of modules that import one another, imports inside functions counted too."""
+    paths = [path for folder in FOLDERS for path in sorted((root / folder).rglob("*.py"))]
+    modules = {place(root, path): path for path in paths}
+    graph = {at: {to for _, to in imports(root, path)} & set(modules) for at, path in modules.items()}
+    reached = {at: reachable(graph, at) for at in graph}
+    found = []
+    for at in graph:
+        circle = {"/".join(to) for to in reached[at] if at in reached[to]}
+        if circle and circle not in found:
+            found.append(circle)
+    return found
+
+
 def test_every_import_goes_the_right_way(root):
     assert violations(root) == []
+
+
+def test_no_modules_import_one_another(root):
+    found = circles(root)
+    assert [circle for circle in found if circle not in CIRCLES] == []
+    assert [circle for circle in CIRCLES if circle not in found] == [], "no circle any more: take it off"
 
 
 def test_every_module_of_the_engine_lies_in_a_stage_but_the_vocabulary(root):
@@ -211,3 +247,39 @@ def test_a_wrong_import_is_found(tree, name, text, words):
 def test_a_right_import_passes(tree, name, text):
     write(tree, name, text)
     assert violations(tree) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "circle"),
+    [
+        (
+            {"cache/slots": "from .store import Store", "cache/store": "from .slots import free"},
+            "slots store",
+        ),
+        (
+            {"cache/slots": "def late():\n    from . import store", "cache/store": "from .slots import free"},
+            "slots store",
+        ),
+        (
+            {
+                "cache/slots": "from .store import Store",
+                "cache/store": "from .cost import bytes_of",
+                "cache/cost": "def late():\n    from ..cache.slots import free",
+            },
+            "cost slots store",
+        ),
+        ({"cache/slots": "from .slots import free"}, "slots"),
+    ],
+    ids=["two modules", "inside a function", "three modules", "itself"],
+)
+def test_a_circle_of_imports_is_found(tree, files, circle):
+    assert circles(tree) == []
+    for name, text in files.items():
+        write(tree, f"model_patches/{name}.py", text)
+    assert circles(tree) == [{f"model_patches/cache/{name}" for name in circle.split()}]
+
+
+def test_modules_that_share_one_are_no_circle(tree):
+    write(tree, "model_patches/cache/cost.py", "from ..geometry import Geometry")
+    write(tree, "model_patches/cache/slots.py", "from ..geometry import Geometry\nfrom .cost import bytes_of")
+    assert circles(tree) == []

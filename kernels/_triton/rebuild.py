@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..rebuild import Up
+from ..projections import Up
 from ..tiers import Latents
 from ._launch import Launch, power_of_two, strides
 from .norm_rope import turn

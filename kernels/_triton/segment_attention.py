@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..segment_attention import MOST, Segment
+from ..segments import MOST, Segment
 from ._launch import Launch, power_of_two, strides
 
 BLOCK_M, BLOCK_L = 128, 32

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ...kernels.latent_write import latent_write
-from ...kernels.rebuild import Up, rebuild
+from ...kernels.projections import Up
+from ...kernels.rebuild import rebuild
 from ...kernels.tiers import Latents, Tiers
 from ..arch.effective import effective_gain, effective_linear
 from ..arch.tree import AttentionTree, DiTTree

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...kernels.projections import Up
 from ...kernels.quantize import quantize
-from ...kernels.rebuild import Up, rebuild
+from ...kernels.rebuild import rebuild
 from ...kernels.tiers import Latents, Tiers
 from ..arch.effective import effective_linear
 from ..arch.mla import MlaAttention

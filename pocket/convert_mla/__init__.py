@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def main(arguments: list[str]) -> int:
     """Convert, or go on converting, and export. Returns the exit status."""

@@ -26,7 +26,6 @@ from ..train_pocket import processes
 from ..train_pocket.clips import FIRST_BATCH, kept_clips
 from ..train_pocket.clips import Clips as Dressed
 from ..train_pocket.dit import Recipe as Training
-from . import ROOT
 from .distil import Distiller, Source, student_of
 from .own import HELD, UNGUIDED, OwnStreams
 from .presets import PRESETS, Preset
@@ -41,7 +40,7 @@ DRAWN, FIRST_DRAWN = 96, 768  # clips of a pool that is drawn, and first blocks
 def convert(chosen: argparse.Namespace) -> int:
     """Run the command; the exit status."""
     device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    folder = chosen.run or ROOT / "runs" / "mla"
+    folder = chosen.run or models.RUNS / "mla"
     folder.mkdir(parents=True, exist_ok=True)
     path = chosen.dense or models.WEIGHTS / models.DIT_FILE
     try:

@@ -7,8 +7,6 @@ For the pocket model along stories of hiding. For another checkpoint (`--dit`) a
 import argparse
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def main(arguments: list[str]) -> int:
     """Train, or go on training, and export. Returns the exit status."""

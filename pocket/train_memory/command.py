@@ -33,7 +33,7 @@ from ..train_pocket.clips import Clips as Dressed
 from ..train_pocket.clips import kept_clips
 from ..train_pocket.dit import Recipe as Training
 from ..train_pocket.vae import channels_last
-from . import ROOT, checkpoint
+from . import checkpoint
 from .files import export
 from .lessons import CONVERTED, MEMORY, Lessons, Shares
 from .lora import Adapters
@@ -48,7 +48,7 @@ AFTER = "; with a memory, "  # what stands between a model's training and its le
 
 def remember(chosen: argparse.Namespace) -> int:
     """Run the command; the exit status."""
-    folder = chosen.run or ROOT / "runs" / "memory"
+    folder = chosen.run or models.RUNS / "memory"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if chosen.texts or chosen.clips or chosen.plan:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ...kernels.latent_write import latent_write
 from ...kernels.norm_rope import norm_rope
+from ...kernels.projections import Up
 from ...kernels.quantize import dequantize, quantize
-from ...kernels.rebuild import Up, rebuild
+from ...kernels.rebuild import rebuild
 from ...kernels.rope import rotate
 from ...kernels.segment_attention import segment_attention
 from ...kernels.tiers import Latents, Tiers

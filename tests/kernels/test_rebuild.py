@@ -3,7 +3,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 from rivulet.kernels.latent_write import latent_write
-from rivulet.kernels.rebuild import Up, rebuild
+from rivulet.kernels.projections import Up
+from rivulet.kernels.rebuild import rebuild
 from rivulet.kernels.tiers import Latents, Tiers
 from rivulet.tests.kernels.rows import room, table_of, turned, untouched
 from torch import Tensor

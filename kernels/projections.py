@@ -1,0 +1,23 @@
+"""Up-projections of a layer, from latents to keys and values. N heads, D head width, R latent channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """Up-projections of one layer, with the gain of the key's norm and the basis folded in.
+
+    The first D-E channels of each head's keys and all D of its values are made of the R; E: rotary channels
+    that the heads share. key: [R, N*(D-E)], value: [R, N*D], of one dtype, in which they are multiplied, the
+    last dimension contiguous. key_bias [N*(D-E)], value_bias [N*D]: float32 (float64 in a float64 model), or
+    None.
+    """
+
+    key: Tensor
+    value: Tensor
+    key_bias: Tensor | None = None
+    value_bias: Tensor | None = None
