@@ -7,7 +7,7 @@ import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.memory.lora import Lora, read_lora
 
-from .echo_files import LINEARS, filled, lora_shapes
+from ..memory.echo_files import LINEARS, filled, lora_shapes
 
 DIM, FFN, LAYERS, RANK = 24, 32, 3, 4
 NAMES = [f"blocks.{index}.{name}" for index in range(LAYERS) for name in LINEARS]
