@@ -10,22 +10,22 @@ from typing import Any
 
 import folder_paths
 import torch
-from comfy.weight_adapter import LoRAAdapter
 from comfy_api.v0_0_2 import io
 
 from ..model_patches.arch.mla import MlaAttention
 from ..model_patches.attention.positions import PRESETS
+from ..model_patches.checkpoints.lora import Lora
 from ..model_patches.memory.coupling import training_of, why_not
 from ..model_patches.memory.ema import EmaSink
 from ..model_patches.memory.encoder import EncoderConfig
 from ..model_patches.memory.learned import LearnedMemory
 from ..model_patches.memory.load import MemoryFile, load_memory
-from ..model_patches.memory.lora import Lora
 from ..model_patches.memory.policy import OFF, MemoryPolicy
 from ..model_patches.memory.resize import for_grid
 from ..model_patches.stream.state import StreamConfig
 from ..pocket.models import MEMORY_FILE, WEIGHTS
 from .host import recipe
+from .host.lora import patches_of
 from .small_cache import BUILT_IN, FOLDER, NO_FILE
 
 KEY = "rivulet_memory"
@@ -220,10 +220,7 @@ def _refuse_latents(dit: Any, memory_file: str) -> None:
 
 def _patch(model: Any, lora: Lora, path: Path) -> None:
     """Has the host add the LoRA to the MODEL's weights, wherever it keeps them."""
-    patches = {
-        key: LoRAAdapter(set(), (b, a, scale * lora.rank, None, None, None))
-        for key, (a, b, scale) in lora.host_keys().items()
-    }
+    patches = patches_of(lora)
     lost = set(patches) - set(model.add_patches(patches))
     if lost:
         raise ValueError(

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from ..arch.wan import WanConfig
 from .detect import SIGN, read_config
 from .files import Shapes, some
-from .nesting import is_mla
+from .nesting import MEMORY, is_mla
 
 DENSE, VIDEO_MLA = "dense", "video_mla"
 SIZES = {1536: "1.3B", 5120: "14B"}  # by width (Wan 2.1, arXiv 2503.20314, table 2)
 OTHER_SIZE = "another size"
 LATENT_CHANNELS = 16
-MEMORY = "query_memory_encoder."
 QUANTISED = re.compile(
     r"(.+\.)?(scaled_fp8|scale_weight|scale_input|weight_scale(_2)?|input_scale|comfy_quant)$"
 )

@@ -1,105 +1,226 @@
-"""Reads a LoRA for a Wan model, as trainers leave it: weight + alpha / rank * up @ down, layer by layer.
+"""Low-rank adapters (LoRA, arXiv 2106.09685): read as trainers leave them, checked against a model, merged.
 
-Low-rank adaptation: arXiv 2106.09685. PEFT's dictionaries keep no alpha in their tensors: it stands in the
-trainer's configuration, and equals the rank in every published one (LongLive, Echo-Infinity), or in the
-metadata that PEFT writes beside safetensors.
+A weight W [out, in] becomes W + scale * up @ down: down [rank, in], up [out, rank], scale alpha / rank.
+PEFT's dictionaries hold no alpha: it stands in the trainer's configuration, and equals the rank in every
+published one (LongLive, Echo-Infinity), or in the metadata that PEFT writes beside safetensors.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from .families import MEMORY
+from .detect import FLOATS
 from .files import some
-from .nesting import ADAPTERS, plain_key, read_raw
+from .nesting import ADAPTERS, MEMORY, plain_key, read_raw
 
-OUTER = re.compile(r"^(base_model\.model|base_model|transformer|lora_unet|unet)\.")
-PART = re.compile(r"(?P<layer>.+)\.(?P<part>lora_A|lora_B|lora_down|lora_up|alpha)(\.default)?(\.weight)?")
-DOWN, UP = ("lora_A", "lora_down"), ("lora_B", "lora_up")
+AROUND = re.compile(  # what PEFT, diffusers and kohya's scripts put before the model's own names
+    r"^(?:.*\bbase_model\.(?:model\.)?)?(?:(?:transformer|lora_unet|unet)\.)?"
+)
+PART = re.compile(  # .default or another word is an adapter's name
+    r"(?P<layer>.+)\.(?P<part>lora_A|lora_B|lora_down|lora_up|alpha)(?:\.default|(?:\.[^.]+)?\.weight)?"
+)
+SIDES = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up", "alpha": "alpha"}
 FORMS = "pairs lora_A and lora_B, or lora_down and lora_up, under Wan's layer names"
+BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """The difference to one layer's weight."""
+class Factors(NamedTuple):
+    """The change of one layer's weight, scale * up @ down."""
 
     down: Tensor  # [rank, inputs]
     up: Tensor  # [outputs, rank]
-    alpha: float
+    scale: float = 1.0
 
     @property
     def rank(self) -> int:
         """Inner width."""
         return self.down.shape[0]
 
-    @property
-    def scale(self) -> float:
-        """What `up @ down` is multiplied by."""
-        return self.alpha / self.rank
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Lora:
-    """All differences of a file."""
+    """Changes of linear layers, by the name of a Wan layer, such as blocks.0.self_attn.q."""
 
-    path: Path
-    layers: Mapping[str, Factors]  # by the name of a Wan layer, such as blocks.0.self_attn.q
-    memory: int  # tensors of a memory encoder beside it
-    alpha_known: bool  # alpha stands in the file
+    layers: Mapping[str, Factors]
+    alphas: int = 0  # layers whose alpha stands beside their matrices
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """Ranks that occur, falling."""
         return tuple(sorted({factors.rank for factors in self.layers.values()}, reverse=True))
 
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Scales that occur, rising."""
+        return tuple(sorted({factors.scale for factors in self.layers.values()}))
+
+    def why_not(self, model: nn.Module) -> str | None:
+        """A sentence unless every change finds its layer and all blocks are changed alike, else None."""
+        layers = _linears(model)
+        if lost := [name for name in self.layers if name not in layers]:
+            return (
+                f"{len(lost)} of the LoRA's {len(self.layers)} layers are no linear layers of the model "
+                f"({some(lost)}); take the model that the LoRA was made for."
+            )
+        wrong = [
+            f"{name} makes {up.shape[0]} of {down.shape[1]} channels, the model's {layer.out_features} of "
+            f"{layer.in_features}"
+            for name, (down, up, _) in self.layers.items()
+            if (up.shape[0], down.shape[1]) != ((layer := layers[name]).out_features, layer.in_features)
+        ]
+        if wrong:
+            return (
+                f"{len(wrong)} of the LoRA's layers have other sizes than the model's: {some(wrong)}; take "
+                f"the model that the LoRA was made for."
+            )
+        inner = {match[2] for name in self.layers if (match := BLOCK.fullmatch(name))}
+        alike = [name for name in layers if (match := BLOCK.fullmatch(name)) and match[2] in inner]
+        if absent := [name for name in alike if name not in self.layers]:
+            return (
+                f"the LoRA lacks {len(absent)} layers that it changes in other blocks ({some(absent)}); "
+                f"copy or download its file again."
+            )
+        return None
+
+    def coverage(self, model: nn.Module) -> tuple[int, int]:
+        """(linear layers of the model's blocks that are changed, all there are)."""
+        layers = [name for name in _linears(model) if BLOCK.fullmatch(name)]
+        return sum(name in self.layers for name in layers), len(layers)
+
+    @torch.no_grad()
+    def merged(self, model: Model) -> Model:
+        """A copy of the model with the LoRA in its weights; it shares all other weights with the model.
+
+        Added in float32, in float64 for float64, and rounded to the weight's own dtype once.
+        """
+        if refusal := self.why_not(model):
+            raise ValueError(f"Lora: {refusal}")
+        shared = {id(part): part for part in (*model.parameters(), *model.buffers())}
+        made = copy.deepcopy(model, shared)
+        linears = _linears(made)
+        for name, factors in self.layers.items():
+            old = linears[name].weight
+            new = _added(name, old, factors)
+            linears[name].weight = nn.Parameter(new, requires_grad=old.requires_grad)
+        return made
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoraFile:
+    """The LoRA of a file, and what lay beside it; its text is for a report."""
+
+    path: Path
+    lora: Lora
+    memory: int  # tensors of a memory encoder beside it
+    alpha_known: bool  # alpha stands in the file
+
     def __str__(self) -> str:
-        scales = sorted({factors.scale for factors in self.layers.values()})
+        scales = self.lora.scales
         scale = " to ".join(f"{each:g}" for each in dict.fromkeys((scales[0], scales[-1])))
-        told = "" if self.alpha_known else ", alpha taken as the rank: the file has none"
-        ranks = some(map(str, self.ranks))
-        return f"{self.path.name}: {len(self.layers)} layers, rank {ranks}, scale {scale}{told}"
+        guess = "" if self.alpha_known else ", alpha taken as the rank: the file has none"
+        ranks = some(map(str, self.lora.ranks))
+        return f"{self.path.name}: {len(self.lora.layers)} layers, rank {ranks}, scale {scale}{guess}"
 
 
-def read_lora(where: str, path: Path) -> Lora:
+def read_lora(where: str, path: Path) -> LoraFile:
     """The LoRA of a .safetensors or .pt file, PEFT dictionaries and wrappers taken off.
 
-    where: begins an error. Raises ValueError for a whole model, a half of a pair, ranks that do not agree.
+    where: begins an error. Raises ValueError for a whole model, and where `lora_from` does.
     """
     found, metadata = read_raw(where, path, "a LoRA of a Wan model")
     tensors, memory = _unpacked(where, path, found)
-    parts: dict[str, dict[str, Tensor]] = {}
-    left: list[str] = []
-    for key, value in tensors.items():
-        if match := PART.fullmatch(_layer_key(key)):
-            parts.setdefault(match["layer"], {})[match["part"]] = value
-        else:
-            left.append(key)
-    if not parts:
-        raise ValueError(
-            f"{where}: {path} holds no LoRA: its {len(tensors)} keys ({some(sorted(tensors)) or 'none'}) are "
-            f"none of {FORMS}. A checkpoint is loaded as a model, not as a LoRA."
-        )
-    if left:
-        raise ValueError(
-            f"{where}: {len(left)} of {len(tensors)} keys of {path} ({some(left)}) are none of {FORMS}; a "
-            f"LoRA is read only if every tensor has its place."
-        )
     alpha = _alpha(where, path, metadata)
-    layers = {layer: _factors(where, path, layer, own, alpha) for layer, own in parts.items()}
-    known = alpha is not None or all("alpha" in own for own in parts.values())
-    return Lora(path, layers, memory, known)
+    lora = lora_from(f"{where}: {path}", tensors, alpha)
+    return LoraFile(path, lora, memory, alpha is not None or lora.alphas == len(lora.layers))
 
 
-def _layer_key(key: str) -> str:
-    key = OUTER.sub("", plain_key(key))
-    return plain_key(OUTER.sub("", key))
+def lora_from(where: str, tensors: Mapping[str, Tensor], alpha: float | None = None) -> Lora:
+    """The LoRA of these tensors, under the names of PEFT, diffusers or kohya's scripts.
+
+    where: begins an error. alpha: of layers that have none of their own; None: their rank, as in
+    Echo-Infinity. Raises ValueError for half a pair, ranks that do not agree, and any other tensor.
+    """
+    layers: dict[str, dict[str, Tensor]] = {}
+    others: list[str] = []
+    for key, tensor in tensors.items():
+        match = PART.fullmatch(plain_key(key))
+        if match is None:
+            others.append(key)
+            continue
+        parts = layers.setdefault(plain_key(AROUND.sub("", match["layer"])), {})
+        side = SIDES[match["part"]]
+        if side in parts:
+            raise ValueError(
+                f"{where}: {key} is there twice once prefixes are cut off; save one adapter alone."
+            )
+        parts[side] = tensor
+    if not layers:
+        raise ValueError(
+            f"{where} holds no LoRA: its {len(tensors)} keys ({some(sorted(tensors)) or 'none'}) are none of "
+            f"{FORMS}. A checkpoint is loaded as a model, not as a LoRA."
+        )
+    if others:
+        raise ValueError(
+            f"{where}: {len(others)} of {len(tensors)} keys ({some(others)}) are none of {FORMS}; a LoRA is "
+            f"read only if every tensor has its place."
+        )
+    _check_pairs(where, layers)
+    pairs = {layer: _factors(parts, alpha) for layer, parts in layers.items()}
+    return Lora(pairs, sum("alpha" in parts for parts in layers.values()))
+
+
+def _factors(parts: Mapping[str, Tensor], alpha: float | None) -> Factors:
+    down, up = parts["down"], parts["up"]
+    own = float(parts["alpha"]) if "alpha" in parts else alpha
+    return Factors(down, up, 1.0 if own is None else own / down.shape[0])
+
+
+def _check_pairs(where: str, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raises ValueError unless every layer has matrices [rank, inputs] and [outputs, rank]."""
+    halves = [layer for layer, parts in layers.items() if not {"down", "up"} <= parts.keys()]
+    if halves:
+        raise ValueError(
+            f"{where}: {len(halves)} of {len(layers)} layers of the LoRA have only one of the two matrices "
+            f"({some(halves)}); copy or download the file again."
+        )
+    pairs = {layer: (parts["down"], parts["up"]) for layer, parts in layers.items()}
+    unfit = [
+        f"{layer} has {list(down.shape)} and {list(up.shape)}"
+        for layer, (down, up) in pairs.items()
+        if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]
+    ]
+    if unfit:
+        raise ValueError(
+            f"{where}: a layer of a LoRA has matrices [rank, inputs] and [outputs, rank] of one rank, but "
+            f"{some(unfit)}; copy or download the file again."
+        )
+
+
+def _added(name: str, weight: Tensor, factors: Factors) -> Tensor:
+    """weight + scale * up @ down, in the weight's own dtype."""
+    if weight.dtype not in FLOATS:
+        raise ValueError(
+            f"Lora: {name} is kept as {weight.dtype}, which would lose what is added to it; load the "
+            f"model in bfloat16 or float32, or let the host patch its weights."
+        )
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    down, up = (matrix.to(weight.device, wide) for matrix in factors[:2])
+    return (weight.to(wide) + factors.scale * (up @ down)).to(weight.dtype)
+
+
+def _linears(model: nn.Module) -> dict[str, nn.Linear]:
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
 
 
 def _unpacked(where: str, path: Path, found: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
@@ -113,18 +234,6 @@ def _unpacked(where: str, path: Path, found: Mapping[str, Any]) -> tuple[dict[st
     memory = found.get(MEMORY.rstrip("."), {})
     tensors = found if name is None else found[name]
     return {str(k): v for k, v in tensors.items() if isinstance(v, Tensor)}, len(memory)
-
-
-def _factors(where: str, path: Path, layer: str, own: Mapping[str, Tensor], alpha: float | None) -> Factors:
-    down, up = (next((own[name] for name in names if name in own), None) for names in (DOWN, UP))
-    if down is None or up is None or down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
-        shapes = some(f"{name} {list(value.shape)}" for name, value in own.items())
-        raise ValueError(
-            f"{where}: layer {layer} of {path} has {shapes}; a pair [rank, inputs] and [outputs, rank] is "
-            f"needed. Copy or download the file again."
-        )
-    stored = float(own["alpha"]) if "alpha" in own else alpha
-    return Factors(down, up, float(down.shape[0]) if stored is None else stored)
 
 
 def _alpha(where: str, path: Path, metadata: Mapping[str, str]) -> float | None:

@@ -16,6 +16,7 @@ from .files import Shapes, open_tensors, some, why_no_weights
 SAFETENSORS = (".safetensors", ".sft")
 NESTS = ("generator_ema", "generator", "ema", "model", "state_dict", "module")  # in order of preference
 ADAPTERS = ("generator_lora", "lora")  # dicts that hold a difference to a model
+MEMORY = "query_memory_encoder."  # begins the keys of Echo-Infinity's memory encoder
 WHOLE = "model.diffusion_model."  # begins the model's keys in a file that holds its VAE and text encoder too
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # what a refused pickle wanted, in torch's words
 WRAPPERS = re.compile(r"(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")

@@ -15,11 +15,11 @@ from ..arch.mla import MlaModel
 from ..arch.wan import WanModel
 from .detect import compute_dtype, overrides
 from .diffusers_keys import is_diffusers, wan_key
-from .families import DENSE, MEMORY, Structure, own_keys, structure_of
+from .families import DENSE, Structure, own_keys, structure_of
 from .files import Shapes, some
 from .mla_keys import HEADS_MIXED
 from .mla_load import MlaFile, read_mla
-from .nesting import Nested, read_nested
+from .nesting import MEMORY, Nested, read_nested
 
 SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")  # of a file's name, where a model is published in parts
 

@@ -23,10 +23,10 @@ from ..arch.wan import WanModel
 from ..attention.rope import layout_of
 from ..checkpoints.detect import FLOATS
 from ..checkpoints.files import match, open_tensors, some
+from ..checkpoints.lora import Lora, lora_from
 from ..checkpoints.nesting import unpickled
 from .coupling import training_of
 from .encoder import EncoderConfig, MemoryEncoder
-from .lora import Lora, read_lora
 from .names import Names, sort_names
 from .reorder import for_layout
 from .resize import Grid
@@ -81,8 +81,8 @@ class MemoryFile:
         if self.lora is None:
             return "no LoRA"
         return (
-            f"LoRA of rank {self.lora.rank}, scale {self.lora.scale:g}: changes {self.coverage[0]} of the "
-            f"{self.coverage[1]} linear layers in the model's blocks"
+            f"LoRA of rank {self.lora.ranks[0]}, scale {self.lora.scales[0]:g}: changes "
+            f"{self.coverage[0]} of the {self.coverage[1]} linear layers in the model's blocks"
         )
 
 
@@ -117,7 +117,7 @@ def load_memory(
     if taught:
         _check_taught(path, fingerprint, taught)
     elif matrices:
-        lora = read_lora(f"{WHERE}: {path}", matrices, about.get("alpha"))
+        lora = lora_from(f"{WHERE}: {path}", matrices, about.get("alpha"))
         _check_lora(path, lora, model, about)
     dtype = dtype or tensors["query_init"].dtype
     if dtype not in FLOATS:
@@ -247,10 +247,18 @@ def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _check_lora(path: Path, lora: Lora, model: WanModel, about: Mapping[str, Any]) -> None:
-    if about.get("rank", lora.rank) != lora.rank:
+    """Raises ValueError for a LoRA that is not of one rank and one alpha, or does not fit the model."""
+    rank, *others = lora.ranks
+    if lora.alphas or others:
+        raise ValueError(
+            f"{WHERE}: the LoRA in {path} has ranks {some(map(str, lora.ranks))} and {lora.alphas} layers "
+            f"with an alpha of their own; that of a memory has one rank, and one alpha in the metadata entry "
+            f"`memory`. Write the file again."
+        )
+    if about.get("rank", rank) != rank:
         raise ValueError(
             f"{WHERE}: the metadata of {path} says a LoRA of rank {about['rank']}, its matrices have "
-            f"{lora.rank}; write the file again."
+            f"{rank}; write the file again."
         )
     if refusal := lora.why_not(model):
         raise ValueError(f"{WHERE}: {path}: {refusal}")

@@ -12,10 +12,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ..checkpoints.files import some
-from ..checkpoints.nesting import WRAPPERS
+from ..checkpoints.nesting import MEMORY, WRAPPERS
 
 SIGNS = ("query_init", "gate_linear.weight")  # of every encoder and of nothing else
-OWN_FOLDER = "query_memory_encoder."  # at the root: trained with the LoRA, in the place of the base file's
 LORA = re.compile(r"\.lora_|\.(alpha|dora_scale|diff|diff_b)$")
 LORA_FOLDER = re.compile(r"(\w+_lora)\.")
 GENERATOR = "generator_lora"
@@ -87,7 +86,8 @@ def _chosen(where: str, roots: Collection[str], names: Collection[str], has_lora
             f"its file of LoRA and `query_memory_encoder`, or a memory made by Rivulet."
         )
     likely = [root for root in roots if not root.partition(".")[0].endswith("ema")] or list(roots)
-    likely = [OWN_FOLDER] if OWN_FOLDER in likely else likely
+    # at the root: trained with the LoRA, in the place of the base file's
+    likely = [MEMORY] if MEMORY in likely else likely
     if len(likely) > 1:
         raise ValueError(
             f"{where} holds {len(likely)} memory encoders, under {some(sorted(likely))}, and it cannot be "

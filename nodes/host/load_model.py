@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.lora
 import comfy.sd
 import torch
 
 from ...model_patches.checkpoints.families import VIDEO_MLA
 from ...model_patches.checkpoints.files import some
-from ...model_patches.checkpoints.lora import Lora, read_lora
+from ...model_patches.checkpoints.lora import LoraFile, read_lora
 from ...model_patches.checkpoints.mla_keys import HEADS_MIXED
 from ...model_patches.checkpoints.published import Published, read_published
 from ...model_patches.checkpoints.recipes import recipe_named
+from .lora import patches_of, weight_key
 
 WHERE = "Load Streaming Model"
 DTYPES: dict[str, dict[str, Any]] = {  # as the host's own loader offers them
@@ -87,33 +87,27 @@ def _causal(metadata: Any) -> dict[str, str]:
     return {**metadata, "config": json.dumps({"transformer": {"causal_ar": True, **config["transformer"]}})}
 
 
-def with_lora(model: Any, path: Path, strength: float) -> tuple[Any, Lora]:
+def with_lora(model: Any, path: Path, strength: float) -> tuple[Any, LoraFile]:
     """A clone of the MODEL that runs with a LoRA, every layer of it in its place, and what was read."""
-    lora = read_lora(WHERE, path)
-    if lora.memory:
+    file = read_lora(WHERE, path)
+    if file.memory:
         raise ValueError(
             f"{WHERE}: {path.name} holds a memory beside its LoRA; choose it in Evolving Memory, which adds "
             f"both, and none here, or the LoRA would be added twice."
         )
-    known = comfy.lora.model_lora_keys_unet(model.model, {})
-    tensors: dict[str, torch.Tensor] = {}
-    for layer, factors in lora.layers.items():
-        own = f"diffusion_model.{layer}"
-        tensors[f"{own}.lora_up.weight"], tensors[f"{own}.lora_down.weight"] = factors.up, factors.down
-        tensors[f"{own}.alpha"] = torch.tensor(factors.alpha)
-    shapes = {key: value.shape for key, value in model.model.state_dict().items()}
+    layers = file.lora.layers
+    shapes = {key: tuple(value.shape) for key, value in model.model.state_dict().items()}
     wrong = [
         layer
-        for layer, factors in lora.layers.items()
-        if (key := known.get(f"diffusion_model.{layer}")) is None
-        or tuple(shapes[key]) != (factors.up.shape[0], factors.down.shape[1])
+        for layer, (down, up, _) in layers.items()
+        if shapes.get(weight_key(layer)) != (up.shape[0], down.shape[1])
     ]
     if wrong:
         raise ValueError(
-            f"{WHERE}: {len(wrong)} of {len(lora.layers)} layers of {path.name} ({some(wrong)}) are not in "
+            f"{WHERE}: {len(wrong)} of {len(layers)} layers of {path.name} ({some(wrong)}) are not in "
             f"this model or have another size there; it is a LoRA of another model. Choose the one that "
             f"belongs to this checkpoint, or none."
         )
     clone = model.clone()
-    clone.add_patches(comfy.lora.load_lora(tensors, known), strength)
-    return clone, lora
+    clone.add_patches(patches_of(file.lora), strength)
+    return clone, file

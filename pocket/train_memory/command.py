@@ -17,12 +17,12 @@ from ...model_patches.arch.mla import MlaModel
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.checkpoints.detect import load_wan
 from ...model_patches.checkpoints.files import save_tensors
+from ...model_patches.checkpoints.lora import Lora
 from ...model_patches.checkpoints.mla_load import load_mla
 from ...model_patches.checkpoints.nesting import is_mla
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.load import MemoryFile, load_memory
-from ...model_patches.memory.lora import Lora
 from ...model_patches.memory.reorder import for_layout
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
@@ -180,7 +180,7 @@ def _learners(
     encoder = found.encoder if found else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
     was = MemoryWalker(copy.deepcopy(dit), encoder, frames)
     lora = found.lora if found else None
-    rank = chosen.rank or (lora.rank if lora else RANK)
+    rank = chosen.rank or (lora.ranks[0] if lora else RANK)
     adapters = Adapters.going_on(dit, lora, rank)
     return MemoryWalker(dit, encoder, frames, before=was, sampler=pocket.config()), adapters
 
@@ -200,12 +200,13 @@ def take_attentions(dit: MlaModel, start: Path, fingerprint: str) -> None:
 
 def outside_attention(lora: Lora) -> Lora:
     """The changes a converted model can take over: of the layers it has in common with the dense one."""
-    pairs = {
-        name: pair
-        for name, pair in lora.pairs.items()
-        if ".self_attn." not in name or name.endswith(".self_attn.o")
-    }
-    return Lora(pairs, lora.scale)
+    return Lora(
+        {
+            name: factors
+            for name, factors in lora.layers.items()
+            if ".self_attn." not in name or name.endswith(".self_attn.o")
+        }
+    )
 
 
 def _pools(folder: Path, stories: int, beginnings: bool) -> tuple[Hidings, Dressed, Dressed | None]:

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 from ...model_patches.checkpoints.files import save_tensors
+from ...model_patches.checkpoints.nesting import MEMORY
 from ...model_patches.memory.encoder import MemoryEncoder
 from .lora import Adapters
 
-LORA, ENCODER = "generator_lora.", "query_memory_encoder."  # of the file's keys
+LORA = "generator_lora."  # begins the keys of the changes
 
 
 def export(encoder: MemoryEncoder, adapters: Adapters, path: Path, preset: str, trained: str) -> Path:
@@ -27,7 +28,7 @@ def export(encoder: MemoryEncoder, adapters: Adapters, path: Path, preset: str, 
         "trained": trained,
     }
     tensors = {LORA + key: value for key, value in adapters.peft().items()}
-    tensors |= {ENCODER + key: value for key, value in encoder.state_dict().items()}
+    tensors |= {MEMORY + key: value for key, value in encoder.state_dict().items()}
     halves = {key: value.detach().cpu().half().contiguous() for key, value in tensors.items()}
     save_tensors(halves, path, {"memory": json.dumps(about)})
     return path

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.memory.lora import Lora
+from ...model_patches.checkpoints.lora import Factors, Lora
 
 ATTENTION_LAYERS = ("q", "k", "v", "o")
 FEED_FORWARD_LAYERS = ("0", "2")
@@ -47,7 +47,7 @@ class Adapters(nn.Module):
         self.rank, self.alpha = rank, alpha
         dit.requires_grad_(False)
         self.names = tuple(_targets(dit))
-        self.taken: Mapping[str, tuple[Tensor, Tensor]] = {}
+        self.taken: dict[str, tuple[Tensor, Tensor]] = {}
         self.layers = nn.ModuleList()
         for name in self.names:
             above, _, own = name.rpartition(".")
@@ -64,27 +64,25 @@ class Adapters(nn.Module):
     @classmethod
     def going_on(cls, dit: WanModel, lora: Lora | None, rank: int) -> Adapters:
         """Changes of a rank, begun with those of a file where there is one, at its scale."""
-        adapters = cls(dit, rank, rank * (lora.scale if lora else 1.0))
+        adapters = cls(dit, rank, rank * (lora.scales[0] if lora else 1.0))
         if lora:
-            adapters.take(lora.pairs)
+            adapters.take(lora.layers)
         return adapters
 
     @torch.no_grad()
-    def take(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def take(self, layers: Mapping[str, Factors]) -> None:
         """Go on from the A and B of each layer; what the rank is above theirs changes nothing yet.
 
         Raises ValueError if their rank is above this one.
         """
-        given = pairs[self.names[0]][0].shape[0]
-        if given > self.rank:
+        rank = layers[self.names[0]].rank
+        if rank > self.rank:
             raise ValueError(
-                f"--rank {self.rank}: the changes to go on from have rank {given}; give that or more."
+                f"--rank {self.rank}: the changes to go on from have rank {rank}; give that or more."
             )
         for name, layer in zip(self.names, self.layers, strict=True):
-            layer.lora_A[:given] = pairs[name][0]
-            layer.lora_B[:, :given] = pairs[name][1]
-        layers = zip(self.names, self.layers, strict=True)
-        self.taken = {name: (layer.lora_A.clone(), layer.lora_B.clone()) for name, layer in layers}
+            layer.lora_A[:rank], layer.lora_B[:, :rank] = layers[name].down, layers[name].up
+            self.taken[name] = layer.lora_A.clone(), layer.lora_B.clone()
 
     @torch.no_grad()
     def go_back(self, share: float) -> None:

@@ -10,7 +10,7 @@ DIM, FFN, LAYERS, RANK = 128, 256, 2, 4  # of the tiny model in conftest
 
 def test_the_hosts_model_takes_the_file_and_patches_as_the_engine_merges(load, models, tmp_path):
     import comfy.lora
-    from comfy.weight_adapter import LoRAAdapter
+    from rivulet.nodes.host.lora import patches_of, weight_key
 
     encoder = filled(encoder_shapes(DIM, 3 * 2 * 2), seed=1)
     lora = filled(lora_shapes(DIM, FFN, LAYERS, RANK), seed=2)
@@ -19,19 +19,14 @@ def test_the_hosts_model_takes_the_file_and_patches_as_the_engine_merges(load, m
     got = load_memory(path, patcher.model.diffusion_model, grid=(3, 2, 2))
     assert got.coverage == (20, 20) and got.encoder.config.num_heads == 2
 
-    keys = got.lora.host_keys()
-    patches = {
-        key: LoRAAdapter(set(), (b, a, scale * len(a), None, None, None))
-        for key, (a, b, scale) in keys.items()
-    }
-    assert set(patcher.add_patches(patches)) == set(keys)
+    patches = patches_of(got.lora)
+    assert set(patcher.add_patches(patches)) == set(patches)
     own = load_wan(models / "plain.safetensors", torch.float32)
     merged = got.lora.merged(own)
-    for key in keys:
-        name = key.removeprefix("diffusion_model.")
+    for layer, (a, b, _) in got.lora.layers.items():
+        key, name = weight_key(layer), f"{layer}.weight"
         weight = own.get_parameter(name).float().clone()
         hosts = comfy.lora.calculate_weight(patcher.patches[key], weight, key)
         # both add RANK products in float32, in an order of their own
-        a, b, _ = keys[key]
         room = 2 * (RANK + 2) * 2.0**-24 * (own.get_parameter(name).abs() + b.abs() @ a.abs())
         assert ((hosts - merged.get_parameter(name)).abs() <= room).all(), name

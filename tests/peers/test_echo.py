@@ -328,7 +328,7 @@ def test_a_file_of_lora_and_encoder_is_read_whole(peer, tmp_path):
     torch.save(stored, path)
     memory = load_memory(path, build(read_published("test", base)), grid=(3, *GRID))
     assert memory.encoder.state_dict().keys() == encoder.keys()
-    assert memory.coverage == (10 * LAYERS, 10 * LAYERS) and memory.lora.rank == 4
+    assert memory.coverage == (10 * LAYERS, 10 * LAYERS) and memory.lora.ranks == (4,)
 
 
 def targets(read, model):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import plan, preset
+from rivulet.model_patches.checkpoints.lora import Factors, Lora
 from rivulet.model_patches.checkpoints.mla_load import load_mla
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.load import load_memory
-from rivulet.model_patches.memory.lora import Lora
 from rivulet.model_patches.stream import step as stream
 from rivulet.model_patches.stream.state import StreamConfig
 from rivulet.pocket import models
@@ -328,7 +328,7 @@ def test_an_exported_memory_is_the_trained_one(tmp_path):
     merged = found.lora.merged(plain)
     for name, layer in zip(adapters.names, adapters.layers, strict=True):
         torch.testing.assert_close(merged.get_submodule(name).weight, layer.folded, rtol=0, atol=1e-6)
-    again = Adapters.going_on(tiny()[0], found.lora, found.lora.rank)
+    again = Adapters.going_on(tiny()[0], found.lora, found.lora.ranks[0])
     again.fold()
     for layer, other in zip(adapters.layers, again.layers, strict=True):
         assert again.alpha == 3.0 and torch.equal(layer.folded, other.folded)
@@ -339,7 +339,7 @@ def test_an_exported_memory_is_the_trained_one(tmp_path):
         torch.testing.assert_close(part, begun + 0.25, rtol=0, atol=1e-6)
     assert found.metadata["preset"] == "pocket_memory" and found.metadata["trained"] == "once"
     assert preset(found.metadata["preset"]) is MEMORY
-    shared = outside_attention(found.lora).pairs
+    shared = outside_attention(found.lora).layers
     assert len(shared) == 2 * 7 and "blocks.1.self_attn.o" in shared and "blocks.1.self_attn.q" not in shared
 
 
@@ -348,11 +348,13 @@ def test_more_rank_begins_with_no_change_and_can_be_learnt_and_gone_back_from():
     for part in adapters.parts():
         torch.nn.init.normal_(part, std=0.1)
     adapters.fold()
-    pairs = {
-        name: (layer.lora_A, layer.lora_B)
-        for name, layer in zip(adapters.names, adapters.layers, strict=True)
-    }
-    wider = Adapters.going_on(tiny()[0], Lora(pairs, 1.5), 5)
+    lora = Lora(
+        {
+            name: Factors(layer.lora_A, layer.lora_B, 1.5)
+            for name, layer in zip(adapters.names, adapters.layers, strict=True)
+        }
+    )
+    wider = Adapters.going_on(tiny()[0], lora, 5)
     wider.fold()
     assert wider.rank == 5 and wider.alpha == 7.5
     for layer, other in zip(wider.layers, adapters.layers, strict=True):
@@ -364,7 +366,7 @@ def test_more_rank_begins_with_no_change_and_can_be_learnt_and_gone_back_from():
     wider.go_back(1.0)
     assert all(torch.equal(part, was) for part, was in zip(wider.parts(), begun, strict=True))
     with pytest.raises(ValueError, match="--rank 1: the changes to go on from have rank 2"):
-        Adapters.going_on(tiny()[0], Lora(pairs, 1.5), 1)
+        Adapters.going_on(tiny()[0], lora, 1)
 
 
 def test_a_taught_model_names_its_memory_and_keeps_what_else_its_file_said(tmp_path):

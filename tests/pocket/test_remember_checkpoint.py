@@ -63,8 +63,8 @@ def test_a_memory_is_trained_along_encoded_videos_and_its_file_fits_the_model(fi
     found = load_memory(path, tiny(), torch.float32)
     config = found.encoder.config
     assert (config.frames, config.grid_height, config.grid_width) == (3, 2, 3)
-    assert found.metadata["preset"] == "echo" and found.lora.rank == 2
-    assert any(bool(pair[1].any()) for pair in found.lora.pairs.values()), "it learned something"
+    assert found.metadata["preset"] == "echo" and found.lora.ranks == (2,)
+    assert any(bool(each.up.any()) for each in found.lora.layers.values()), "it learned something"
     assert run(tmp_path, dit, "--clips", clips, "--steps", "3", "--device", "cpu", "--only", "train") == 0
     again = ("--clips", clips, "--encoder", path, "--device", "cpu", "--only", "export")
     assert run(tmp_path / "again", dit, *again) == 0

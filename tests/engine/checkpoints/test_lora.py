@@ -1,13 +1,15 @@
-"""Adapters merged into a model, against float64, and everything that is no whole adapter of it."""
+"""LoRA files in every form, adapters merged into a model, against float64, and what is no whole adapter."""
 
-from dataclasses import replace
+import json
 
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.memory.lora import Lora, read_lora
+from rivulet.model_patches.checkpoints.lora import Lora, lora_from, read_lora
+from safetensors.torch import save_file
 
 from ..memory.echo_files import LINEARS, filled, lora_shapes
+from .published_files import SMALL, lora_of, nested
 
 DIM, FFN, LAYERS, RANK = 24, 32, 3, 4
 NAMES = [f"blocks.{index}.{name}" for index in range(LAYERS) for name in LINEARS]
@@ -21,16 +23,17 @@ def tensors():
 @pytest.mark.parametrize("alpha", [None, 8.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_merged_weights_are_w_plus_scale_times_b_a(make_model, tensors, dtype, alpha):
-    model, lora = make_model(dtype), read_lora("test", tensors, alpha)
-    assert lora.scale == (1.0 if alpha is None else 2.0) and lora.rank == RANK
+    model, lora = make_model(dtype), lora_from("test", tensors, alpha)
+    scale = 1.0 if alpha is None else 2.0
+    assert lora.scales == (scale,) and lora.ranks == (RANK,)
     merged = lora.merged(model)
     for name in NAMES:
         old, new = (tree.get_submodule(name).weight for tree in (model, merged))
         a, b = (tensors[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "AB")
-        exact = old.double() + lora.scale * (b @ a)
+        exact = old.double() + scale * (b @ a)
         # RANK products, their sum, the scale and the weight in float32 or better; then one to the dtype
         wide, unit = (torch.finfo(t).eps / 2 for t in (torch.promote_types(dtype, torch.float32), dtype))
-        sums = 2 * (RANK + 2) * wide * (old.double().abs() + lora.scale * (b.abs() @ a.abs()))
+        sums = 2 * (RANK + 2) * wide * (old.double().abs() + scale * (b.abs() @ a.abs()))
         assert new.dtype == dtype and not torch.equal(new, old)
         assert ((new.double() - exact).abs() <= unit * (exact.abs() + sums) + sums).all()
 
@@ -39,7 +42,7 @@ def test_float64_weights_are_not_rounded_to_float32(make_model, tensors):
     """Matrices of small whole numbers: the exact sum has more digits than float32."""
     whole = {name: (tensor * 50).round() for name, tensor in tensors.items()}
     model = make_model(torch.float64)
-    merged = read_lora("test", whole).merged(model)
+    merged = lora_from("test", whole).merged(model)
     a, b = (whole[f"base_model.model.blocks.0.ffn.0.lora_{side}.weight"].double() for side in "AB")
     assert torch.equal(merged.blocks[0].ffn[0].weight, model.blocks[0].ffn[0].weight + b @ a)
 
@@ -47,7 +50,7 @@ def test_float64_weights_are_not_rounded_to_float32(make_model, tensors):
 def test_the_given_model_stays_and_all_other_weights_are_shared(make_model, tensors):
     model = make_model()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    merged = read_lora("test", tensors).merged(model)
+    merged = lora_from("test", tensors).merged(model)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     own = {key for key, value in merged.named_parameters() if value is not model.get_parameter(key)}
     assert own == {f"{name}.weight" for name in NAMES}
@@ -71,18 +74,11 @@ def test_names_with_any_prefix_are_those_of_the_models_layers(tensors, prefix, a
         name.replace("base_model.model.", prefix).replace(".weight", f"{adapter}.weight"): tensor
         for name, tensor in tensors.items()
     }
-    lora = read_lora("test", renamed)
-    assert list(lora.pairs) == NAMES
-    a, b = lora.pairs["blocks.1.ffn.2"]
+    lora = lora_from("test", renamed)
+    assert list(lora.layers) == NAMES
+    a, b, _ = lora.layers["blocks.1.ffn.2"]
     assert a is tensors["base_model.model.blocks.1.ffn.2.lora_A.weight"]
     assert b is tensors["base_model.model.blocks.1.ffn.2.lora_B.weight"]
-
-
-def test_the_host_gets_every_pair_under_its_own_key(tensors):
-    keys = read_lora("test", tensors, alpha=2.0).host_keys()
-    assert list(keys) == [f"diffusion_model.{name}.weight" for name in NAMES]
-    a, b, scale = keys["diffusion_model.blocks.0.self_attn.q.weight"]
-    assert (a.shape, b.shape, scale) == ((RANK, DIM), (DIM, RANK), 0.5)
 
 
 def test_the_published_sizes_change_three_hundred_layers():
@@ -90,13 +86,13 @@ def test_the_published_sizes_change_three_hundred_layers():
     with torch.device("meta"):
         model = WanModel(WanConfig(1536, 8960, 30))
         tensors = {name: torch.empty(shape) for name, shape in lora_shapes(1536, 8960, 30, 256).items()}
-        lora = read_lora("test", tensors, alpha=256)
-    assert lora.scale == 1 and lora.coverage(model) == (300, 300) and lora.why_not(model) is None
+        lora = lora_from("test", tensors, alpha=256)
+    assert lora.scales == (1,) and lora.coverage(model) == (300, 300) and lora.why_not(model) is None
     assert round(sum(tensor.numel() for tensor in tensors.values()) / 1e6) == 350
 
 
 def test_a_lora_of_fewer_layers_in_every_block_is_counted(model, tensors):
-    lora = read_lora("test", {name: tensor for name, tensor in tensors.items() if "ffn" not in name})
+    lora = lora_from("test", {name: tensor for name, tensor in tensors.items() if "ffn" not in name})
     assert lora.why_not(model) is None and lora.coverage(model) == (24, 30)
 
 
@@ -136,14 +132,14 @@ UNFIT = {
 def test_a_lora_that_does_not_fit_the_model_is_refused_before_any_weight_changes(
     model, tensors, change, words
 ):
-    lora = read_lora("test", change(tensors))
+    lora = lora_from("test", change(tensors))
     assert words in lora.why_not(model)
     with pytest.raises(ValueError, match=r"^Lora: "):
         lora.merged(model)
 
 
 def test_another_width_is_refused_in_sizes(make_model, tensors):
-    sentence = read_lora("test", tensors).why_not(make_model(dim=32))
+    sentence = lora_from("test", tensors).why_not(make_model(dim=32))
     assert "30 of the LoRA's layers have other sizes" in sentence
     assert "blocks.0.self_attn.q makes 24 of 24 channels, the model's 32 of 32" in sentence
 
@@ -154,7 +150,7 @@ def test_packed_weights_are_left_to_the_host(model, tensors):
     with pytest.raises(
         ValueError, match=r"blocks.1.cross_attn.k is kept as torch.float8.*let the host patch"
     ):
-        read_lora("test", tensors).merged(model)
+        lora_from("test", tensors).merged(model)
 
 
 def put(name, *shape):
@@ -164,18 +160,18 @@ def put(name, *shape):
 BROKEN = {
     "half a pair": (
         without("1.ffn.0.lora_B"),
-        "1 of 30 layers of the LoRA have only one of A and B .blocks.1.ffn.0",
+        "1 of 30 layers of the LoRA have only one of the two matrices .blocks.1.ffn.0",
     ),
     "a magnitude": (
         put("ffn.0.lora_magnitude_vector", FFN),
-        "1 tensors beside the LoRA's matrices cannot be applied",
+        "1 of 61 keys .*ffn.0.lora_magnitude_vector. are none of pairs lora_A and lora_B",
     ),
-    "an alpha of its own": (put("ffn.0.alpha"), "beside the LoRA's matrices cannot be applied .*ffn.0.alpha"),
+    "a bias": (put("ffn.0.lora_B.bias", FFN), "1 of 61 keys .*ffn.0.lora_B.bias. are none of"),
     "ranks of A and B": (
         put("ffn.0.lora_A.weight", 3, DIM),
-        r"ffn.0 has A \[3, 24\] and B \[32, 4\]; the file was",
+        r"ffn.0 has \[3, 24\] and \[32, 4\]; copy or download",
     ),
-    "no matrix": (put("ffn.0.lora_A.weight", 4, DIM, 1), r"ffn.0 has A \[4, 24, 1\] and B"),
+    "no matrix": (put("ffn.0.lora_A.weight", 4, DIM, 1), r"ffn.0 has \[4, 24, 1\] and "),
     "two adapters": (
         put("ffn.0.lora_A.other.weight", 4, DIM),
         "lora_A.other.weight is there twice once prefixes",
@@ -186,25 +182,111 @@ BROKEN = {
 @pytest.mark.parametrize(("change", "words"), BROKEN.values(), ids=BROKEN.keys())
 def test_what_is_no_whole_adapter_is_refused(tensors, change, words):
     with pytest.raises(ValueError, match=f"^test: .*{words}"):
-        read_lora("test", change(tensors))
+        lora_from("test", change(tensors))
 
 
-def test_several_ranks_have_no_one_scale(tensors):
+def test_a_layer_may_have_a_rank_and_an_alpha_of_its_own(make_model, tensors):
     pair = {f"ffn.0.lora_{side}.weight": shape for side, shape in (("A", (2, DIM)), ("B", (FFN, 2)))}
     for name, shape in pair.items():
         tensors = put(name, *shape)(tensors)
-    with pytest.raises(ValueError, match=r"several ranks \(1 of rank 2, 29 of rank 4\)"):
-        read_lora("test", tensors)
+    lora = lora_from("test", tensors | {"blocks.1.ffn.0.alpha": torch.tensor(2.0)}, alpha=8)
+    assert lora.ranks == (4, 2) and lora.scales == (0.5, 2.0, 4.0) and lora.alphas == 1
+    assert lora.layers["blocks.1.ffn.0"].scale == 0.5 and lora.layers["blocks.0.ffn.0"].scale == 4
+    model = make_model()
+    changed = lora.merged(model).blocks[1].ffn[0].weight - model.blocks[1].ffn[0].weight
+    down, up, _ = lora.layers["blocks.1.ffn.0"]
+    torch.testing.assert_close(changed, 0.5 * up @ down, rtol=0, atol=1e-6)
 
 
-def test_a_pair_is_a_value_with_its_scale(make_model, tensors):
+def test_changes_are_values_with_their_scale(make_model, tensors):
     """Sums of small whole numbers and weights of few digits are exact."""
     model = make_model().requires_grad_(False)
     for parameter in model.parameters():
         parameter.mul_(8).round_().div_(8)
-    lora = read_lora("test", {name: (tensor * 20).round() for name, tensor in tensors.items()})
-    twice = replace(lora, scale=2 * lora.scale)
+    lora = lora_from("test", {name: (tensor * 20).round() for name, tensor in tensors.items()})
+    twice = Lora({name: each._replace(scale=2 * each.scale) for name, each in lora.layers.items()})
     base, once, double = (
         tree.blocks[2].ffn[2].weight for tree in (model, lora.merged(model), twice.merged(model))
     )
-    assert isinstance(twice, Lora) and torch.equal(double - base, 2 * (once - base))
+    assert torch.equal(double - base, 2 * (once - base))
+
+
+@pytest.mark.parametrize("form", ["peft", "diffusers", "kohya", "nested"])
+def test_every_form_of_a_lora_gives_the_same_factors(tmp_path, form):
+    with torch.device("meta"):
+        plain = lora_of_names(WanModel(SMALL))
+    tensors = lora_of(WanModel(SMALL), 4, seed=1)
+    layers = {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
+    path = tmp_path / "lora.safetensors"
+    if form == "nested":
+        path = tmp_path / "lora.pt"
+        torch.save(
+            {"generator_lora": tensors, "query_memory_encoder": {"gate_linear.bias": torch.ones(1)}}, path
+        )
+    elif form == "kohya":
+        down = {k.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): v for k, v in layers.items()}
+        alphas = {f"{layer}.alpha": torch.tensor(2.0) for layer in plain}
+        save_file({f"diffusion_model.{k}": v for k, v in (down | alphas).items()}, path)
+    elif form == "diffusers":
+        said = {"lora_adapter_metadata": json.dumps({"transformer.r": 4, "transformer.lora_alpha": 8})}
+        save_file({f"transformer.{k}": v for k, v in layers.items()}, path, said)
+    else:
+        save_file(tensors, path)
+    file = read_lora("test", path)
+    lora = file.lora
+    assert set(lora.layers) == plain and lora.ranks == (4,)
+    assert file.memory == (1 if form == "nested" else 0)
+    scale, known = {"kohya": (0.5, True), "diffusers": (2.0, True)}.get(form, (1.0, False))
+    factors = lora.layers["blocks.1.cross_attn.v"]
+    assert factors.scale == scale and file.alpha_known is known
+    assert torch.equal(factors.up, layers["blocks.1.cross_attn.v.lora_B.weight"])
+    assert torch.equal(factors.down, layers["blocks.1.cross_attn.v.lora_A.weight"])
+    told = f"{path.name}: 20 layers, rank 4, scale {scale:g}"
+    assert str(file).startswith(told) and ("the file has none" in str(file)) is not known
+
+
+def lora_of_names(model):
+    return {
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and name.startswith("blocks.")
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: {}, r"holds no LoRA"),
+        (lambda t: {"blocks.0.ffn.0.weight": torch.zeros(2, 2)}, r"holds no LoRA.*loaded as a model"),
+        (lambda t: t | {"blocks.0.ffn.0.dora_scale": torch.ones(2)}, r"1 of 3 keys .*dora_scale.* its place"),
+        (
+            lambda t: {k: v for k, v in t.items() if "lora_A" in k},
+            r"1 of 1 layers .* only one of the two matrices \(blocks.0.ffn.0",
+        ),
+        (
+            lambda t: t | {"blocks.0.ffn.0.lora_B.weight": torch.ones(8, 3)},
+            r"blocks.0.ffn.0 has \[2, 4\] and \[8, 3\]; copy",
+        ),
+    ],
+)
+def test_half_a_lora_or_none_is_refused(tmp_path, change, words):
+    pair = {
+        "blocks.0.ffn.0.lora_A.weight": torch.ones(2, 4),
+        "blocks.0.ffn.0.lora_B.weight": torch.ones(8, 2),
+    }
+    save_file(change(pair), tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match=words):
+        read_lora("test", tmp_path / "lora.safetensors")
+
+
+def test_a_checkpoint_given_as_a_lora_and_unreadable_metadata_are_told(model, tmp_path):
+    torch.save(nested("generator")(model.state_dict()), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"holds generator, step and none of .*a checkpoint, not a LoRA"):
+        read_lora("test", tmp_path / "model.pt")
+    pair = {
+        "blocks.0.ffn.0.lora_A.weight": torch.ones(2, 4),
+        "blocks.0.ffn.0.lora_B.weight": torch.ones(8, 2),
+    }
+    save_file(pair, tmp_path / "l.safetensors", {"lora_adapter_metadata": "[1]"})
+    with pytest.raises(ValueError, match=r"lora_adapter_metadata.*must be a JSON object, got '\[1\]'"):
+        read_lora("test", tmp_path / "l.safetensors")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.checkpoints.families import structure_of
-from rivulet.model_patches.checkpoints.lora import read_lora
 from rivulet.model_patches.checkpoints.published import build, read_published
 from rivulet.model_patches.checkpoints.recipes import choose, recipe_named
 from rivulet.model_patches.geometry import Geometry
@@ -19,7 +18,6 @@ from rivulet.tests.engine.checkpoints.published_files import (
     SMALL,
     WAN_14B,
     lora_of,
-    nested,
 )
 from safetensors.torch import save_file
 
@@ -259,80 +257,6 @@ def test_dicts_that_hold_no_model_are_told(weights, tmp_path):
         torch.save(stored, path)
         with pytest.raises(ValueError, match=words):
             read(path)
-
-
-@pytest.mark.parametrize("form", ["peft", "diffusers", "kohya", "nested"])
-def test_every_form_of_a_lora_gives_the_same_factors(tmp_path, form):
-    with torch.device("meta"):
-        plain = lora_of_names(WanModel(SMALL))
-    tensors = lora_of(WanModel(SMALL), 4, seed=1)
-    layers = {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
-    path = tmp_path / "lora.safetensors"
-    if form == "nested":
-        path = tmp_path / "lora.pt"
-        torch.save(
-            {"generator_lora": tensors, "query_memory_encoder": {"gate_linear.bias": torch.ones(1)}}, path
-        )
-    elif form == "kohya":
-        down = {k.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): v for k, v in layers.items()}
-        alphas = {f"{layer}.alpha": torch.tensor(2.0) for layer in plain}
-        save_file({f"diffusion_model.{k}": v for k, v in (down | alphas).items()}, path)
-    elif form == "diffusers":
-        said = {"lora_adapter_metadata": json.dumps({"transformer.r": 4, "transformer.lora_alpha": 8})}
-        save_file({f"transformer.{k}": v for k, v in layers.items()}, path, said)
-    else:
-        save_file(tensors, path)
-    lora = read_lora("test", path)
-    assert set(lora.layers) == plain and lora.ranks == (4,)
-    assert lora.memory == (1 if form == "nested" else 0)
-    scale, known = {"kohya": (0.5, True), "diffusers": (2.0, True)}.get(form, (1.0, False))
-    factors = lora.layers["blocks.1.cross_attn.v"]
-    assert factors.scale == scale and lora.alpha_known is known
-    assert torch.equal(factors.up, layers["blocks.1.cross_attn.v.lora_B.weight"])
-    assert torch.equal(factors.down, layers["blocks.1.cross_attn.v.lora_A.weight"])
-    told = f"{path.name}: 20 layers, rank 4, scale {scale:g}"
-    assert str(lora).startswith(told) and ("the file has none" in str(lora)) is not known
-
-
-def lora_of_names(model):
-    return {
-        name
-        for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and name.startswith("blocks.")
-    }
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda t: {}, r"holds no LoRA"),
-        (lambda t: {"blocks.0.ffn.0.weight": torch.zeros(2, 2)}, r"holds no LoRA.*loaded as a model"),
-        (lambda t: t | {"blocks.0.ffn.0.dora_scale": torch.ones(2)}, r"1 of 3 keys .*dora_scale.* its place"),
-        (lambda t: {k: v for k, v in t.items() if "lora_A" in k}, r"layer blocks.0.ffn.0 .* has lora_A"),
-        (lambda t: t | {"blocks.0.ffn.0.lora_B.weight": torch.ones(8, 3)}, r"lora_B \[8, 3\]; a pair"),
-    ],
-)
-def test_half_a_lora_or_none_is_refused(tmp_path, change, words):
-    pair = {
-        "blocks.0.ffn.0.lora_A.weight": torch.ones(2, 4),
-        "blocks.0.ffn.0.lora_B.weight": torch.ones(8, 2),
-    }
-    save_file(change(pair), tmp_path / "lora.safetensors")
-    with pytest.raises(ValueError, match=words):
-        read_lora("test", tmp_path / "lora.safetensors")
-
-
-def test_a_checkpoint_given_as_a_lora_and_unreadable_metadata_are_told(weights, tmp_path):
-    torch.save(nested("generator")(dict(weights)), tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"holds generator, step and none of .*a checkpoint, not a LoRA"):
-        read_lora("test", tmp_path / "model.pt")
-    pair = {
-        "blocks.0.ffn.0.lora_A.weight": torch.ones(2, 4),
-        "blocks.0.ffn.0.lora_B.weight": torch.ones(8, 2),
-    }
-    save_file(pair, tmp_path / "l.safetensors", {"lora_adapter_metadata": "[1]"})
-    with pytest.raises(ValueError, match=r"lora_adapter_metadata.*must be a JSON object, got '\[1\]'"):
-        read_lora("test", tmp_path / "l.safetensors")
 
 
 def test_the_sizes_of_14b_are_read_from_its_shapes():

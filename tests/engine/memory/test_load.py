@@ -87,8 +87,8 @@ def test_every_form_gives_the_same_memory(model, tmp_path, encoder, lora, name):
     # every form holds the same encoder, so all have one fingerprint
     assert got.fingerprint == load_memory(save(tmp_path / "again.pt", encoder), model, grid=GRID).fingerprint
     if has_lora:
-        assert got.coverage == (30, 30) and got.lora.scale == (2.0 if about else 1.0)
-        a, b = got.lora.pairs["blocks.1.cross_attn.v"]
+        assert got.coverage == (30, 30) and got.lora.scales == ((2.0 if about else 1.0),)
+        a, b, _ = got.lora.layers["blocks.1.cross_attn.v"]
         assert torch.equal(a, lora["base_model.model.blocks.1.cross_attn.v.lora_A.weight"])
         assert torch.equal(b, lora["base_model.model.blocks.1.cross_attn.v.lora_B.weight"])
 
@@ -130,7 +130,7 @@ def test_the_log_says_what_was_found(load, encoder, lora, model, normed):
 def test_numbers_are_in_the_dtype_asked_for_and_the_fingerprint_is_the_files(load, encoder, lora):
     got = load(second(encoder, lora), dtype=torch.bfloat16)
     assert {p.dtype for p in got.encoder.parameters()} == {torch.bfloat16}
-    assert got.lora.pairs["blocks.0.ffn.0"][0].dtype == torch.float32
+    assert got.lora.layers["blocks.0.ffn.0"].down.dtype == torch.float32
     assert got.fingerprint == load(encoder).fingerprint
     encoder["to_k.bias"][3] += 1e-6
     assert got.fingerprint != load(encoder).fingerprint
@@ -260,7 +260,7 @@ def test_a_loras_faults_are_told_with_the_files_name(load, encoder, lora):
     ):
         load(second(encoder, filled(lora_shapes(48, FFN, LAYERS, RANK))))
     lora.popitem()
-    with pytest.raises(ValueError, match=r"^load_memory: .*memory.pt: 1 of 30 layers .* only one of A and B"):
+    with pytest.raises(ValueError, match=r"^load_memory: .*memory.pt: 1 of 30 layers .* only one of the two"):
         load(second(encoder, lora))
     name = "base_model.model.blocks.0.ffn.0.lora_B.weight"
     with pytest.raises(ValueError, match=re.escape(f"memory.pt hold NaN or infinite numbers ({name})")):
@@ -284,15 +284,22 @@ def test_a_lora_without_its_memory_is_refused(load, lora, model):
 def test_a_loras_left_overs_are_not_passed_over(load, encoder, lora):
     """In its own dict, and by their names where all tensors lie together."""
     magnitude = {"blocks.0.ffn.0.lora_magnitude_vector": torch.ones(FFN)}
-    for stray in (
-        magnitude,
-        {"blocks.0.ffn.0.alpha": torch.ones(())},
-        {"blocks.0.ffn.0.diff_b": torch.ones(FFN)},
-    ):
-        with pytest.raises(ValueError, match="1 tensors beside the LoRA's matrices cannot be applied"):
+    for stray in (magnitude, {"blocks.0.ffn.0.diff_b": torch.ones(FFN)}):
+        with pytest.raises(ValueError, match=r"1 of 61 keys \(blocks.0.ffn.0.* are none of pairs lora_A"):
             load(second(encoder, lora | stray))
-        with pytest.raises(ValueError, match="1 tensors beside the LoRA's matrices cannot be applied"):
+        with pytest.raises(ValueError, match=r"1 of 61 keys \(blocks.0.ffn.0.* are none of pairs lora_A"):
             load(under("query_memory_encoder.", encoder) | lora | stray, "flat.safetensors")
+
+
+def test_the_lora_of_a_memory_has_one_rank_and_one_alpha(load, encoder, lora):
+    """Training goes on from it at one scale."""
+    alpha = {"blocks.0.ffn.0.alpha": torch.ones(())}
+    with pytest.raises(ValueError, match=r"has ranks 4 and 1 layers with an alpha of their own; that of a"):
+        load(second(encoder, lora | alpha))
+    shapes = {"lora_A": (2, DIM), "lora_B": (FFN, 2)}
+    pair = {f"base_model.model.blocks.0.ffn.0.{name}.weight": torch.ones(s) for name, s in shapes.items()}
+    with pytest.raises(ValueError, match=r"has ranks 4, 2 and 0 layers with an alpha of their own"):
+        load(second(encoder, lora | pair))
 
 
 def test_one_tensor_twice_and_two_encoders_are_refused(load, encoder):
