@@ -241,7 +241,8 @@ def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_
     from rivulet.model_patches.memory.learned import LearnedMemory
     from rivulet.model_patches.memory.load import load_memory
     from rivulet.model_patches.stream import step as engine
-    from rivulet.nodes.host.stream import HostStream, recipe
+    from rivulet.nodes.host import recipe
+    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import RivuletMemory, of
     from rivulet.nodes.pocket_model import RivuletPocketModel
     from rivulet.pocket.models import MEMORY_FILE, MLA_MEMORY_FILE, WEIGHTS, load_pocket
