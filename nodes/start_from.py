@@ -101,8 +101,8 @@ def _kept(stream: HostStream, state: HostState, latents_BCTHW: Tensor) -> HostSt
     making = BlockInMaking(stream, draft, state.block, start, count, memories)
     inside_BCTHW = stream.model.model.process_latent_in(latents_BCTHW)
     stream.sample(making, run_again, torch.zeros_like(inside_BCTHW), latents_BCTHW=inside_BCTHW)
-    making.refuse_nan(latents_BCTHW)
-    memory, cache = stream.leave(state.memory, draft.commit(call.kept + call.own), start + count)
+    making.refuse_nan(latents_BCTHW, *making.kept)
+    memory, cache = stream.leave(making, state.memory, draft.commit(call.kept + call.own), start + count)
     tail_BCTHW = torch.cat([state.tail_BCTHW.to(latents_BCTHW), latents_BCTHW], 2)
     return replace(
         state,

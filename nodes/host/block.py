@@ -160,9 +160,9 @@ class BlockInMaking:
         back = sorted(range(len(order)), key=order.__getitem__)
         return _arranged(forward(tree, x, time, rows, past, attention), back)
 
-    def refuse_nan(self, latents_BCTHW: Tensor) -> None:
+    def refuse_nan(self, *made: Tensor) -> None:
         """Raises RuntimeError if the block came out with numbers that would spoil every later one."""
-        if not all(bool(made.isfinite().all()) for made in (latents_BCTHW, *self.kept)):
+        if not all(bool(tensor.isfinite().all()) for tensor in made):
             raise RuntimeError(
                 f"Rivulet: block {self.block} came out with NaN or infinite numbers in "
                 f"{self.stream.config.dtype}; nothing of it was kept. Try a cfg nearer to 1, another seed, "

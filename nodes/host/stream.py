@@ -155,18 +155,25 @@ class HostStream:
         first = 0 if begin is None else begin.call
         noise = self.noise.draw(state.block, first, start, zeros)
         latents_BCTHW = self.sample(making, sample_block, noise, begin)
-        making.refuse_nan(latents_BCTHW)
-        memory, cache = self.leave(state.memory, draft.commit(call.kept + call.own), start + count)
+        making.refuse_nan(latents_BCTHW, *making.kept)
+        memory, cache = self.leave(making, state.memory, draft.commit(call.kept + call.own), start + count)
         tail_BCTHW = torch.cat([state.tail_BCTHW.to(latents_BCTHW), latents_BCTHW], 2)
         tail_BCTHW = tail_BCTHW[:, :, -self.tail_frames :].clone()
         blend = state.blend and state.blend.next()
         return latents_BCTHW, HostState(state.block + 1, start + count, cache, tail_BCTHW, memory, blend)
 
     @torch.inference_mode()
-    def leave(self, memory: Memory, whole: Cache, start_frame: int) -> tuple[Memory, Cache]:
-        """(memory, cache) before the block at `start_frame`: other frames are taken in and dropped."""
+    def leave(
+        self, making: BlockInMaking, memory: Memory, whole: Cache, start_frame: int
+    ) -> tuple[Memory, Cache]:
+        """(memory, cache) before the block at `start_frame`: other frames are taken in and dropped.
+
+        making: the pass that made `whole`; it refuses a memory with NaN as it does latents.
+        """
         kept = call_of(self.config.positions, start_frame, self.config.block_frames).kept
-        return evict(self.policy, memory, whole, kept)
+        memory, cache = evict(self.policy, memory, whole, kept)
+        making.refuse_nan(*memory.tensors().values())
+        return memory, cache
 
     def _set_blended(self, text_BLE: Tensor) -> None:
         """The prompt for one block of a blend; what else comes with the new prompt goes with it."""

@@ -66,11 +66,10 @@ def recached(stream: HostStream, state: HostState) -> HostState:
     making = BlockInMaking(stream, draft, state.block, call.own[0], len(call.own), (shown, shown))
     latents_BCTHW = stream.model.model.process_latent_in(state.tail_BCTHW[:, :, -len(call.own) :])
     stream.sample(making, run_again, torch.zeros_like(latents_BCTHW), latents_BCTHW=latents_BCTHW)
-    making.refuse_nan(latents_BCTHW)
+    making.refuse_nan(latents_BCTHW, *making.kept)
     whole = draft.commit(call.kept + call.own)
-    memory, cache = stream.leave(
-        stream.policy.recached(state.memory, whole, call.own), whole, state.start_frame
-    )
+    memory = stream.policy.recached(state.memory, whole, call.own)
+    memory, cache = stream.leave(making, memory, whole, state.start_frame)
     return replace(state, cache=cache, memory=memory)
 
 

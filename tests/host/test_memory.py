@@ -294,3 +294,19 @@ def test_the_built_in_memory_goes_with_the_built_in_model(comfyui):
         RivuletPocketModel.execute().args[0], "learned", BUILT_IN, False, 0.999
     ).args[0]
     assert recipe.of(model).preset == "pocket_memory" and of(model).file.coverage == (40, 40)
+
+
+def test_nan_in_the_memory_alone_is_refused_and_the_stream_goes_on_from_before(run, remembering):
+    """The block is finite, what the encoder makes of the frames it pushes out is not."""
+    model = remembering()
+    _, expected, _ = run(model, count=4)  # the fourth block is the first that pushes frames out
+    _, state, made = run(model, count=3)
+    hook = made.policy.encoder.gate_linear.register_forward_hook(lambda *call: call[2] * float("nan"))
+    with pytest.raises(
+        RuntimeError, match=r"block 3 came out with NaN or infinite numbers in torch\.float32"
+    ):
+        made.step(state)
+    hook.remove()
+    assert state.block == 3 and not state.memory.tensors()
+    after = made.step(state)[1]
+    assert torch.equal(after.memory.now, expected.memory.now)
