@@ -14,6 +14,7 @@ import comfy.model_management as management
 import torch
 from comfy_api.v0_0_2 import io, ui
 
+from ..kernels.dispatch import triton_support
 from ..model_patches.plan.verdict import gigabytes
 from ..model_patches.writer.ffmpeg import find_ffmpeg
 from .host.needs import OLDEST, TESTED, lacking, version
@@ -22,6 +23,9 @@ TESTED_WITH = (
     f"ComfyUI {TESTED} on Linux with a CPU, torch 2.13.0, the pocket model and small random Wan models; "
     f"NOT tested: a GPU, Windows, macOS, published checkpoints"
 )
+# kernels that streams call, and for which cache; the others do so in half precision alone
+KERNELS = {"rope": "every cache", "quantize": "int8, mla-int8"}
+HALF_KERNELS = {"latent_write": "latent", "rebuild": "latent, mla, mla-int8"}
 
 
 class RivuletDoctor(io.ComfyNode):
@@ -33,8 +37,9 @@ class RivuletDoctor(io.ComfyNode):
             node_id="RivuletDoctor",
             display_name="Rivulet Doctor",
             category="rivulet",
-            description="Says what this installation has and lacks: versions, attention, Triton, ffmpeg, and "
-            "whether a model and a VAE can be streamed. Put its text into a bug report.",
+            description="Says what this installation has and lacks: versions, attention, Triton kernels in "
+            "use or why there are none, ffmpeg, and whether a model and a VAE can be streamed. Put its text "
+            "into a bug report.",
             search_aliases=["diagnose", "system info", "versions", "debug", "bug report"],
             is_output_node=True,
             inputs=[
@@ -102,16 +107,24 @@ def attention(model: Any = None) -> str:
 
 
 def triton() -> str:
-    """Whether Triton is here, and what it is used for."""
-    unused = "not used, this version of Rivulet has no Triton kernels"
-    if find_spec("triton") is None:
-        return f"{unused}; not installed"
+    """Which Triton kernels run in streams here, or why none does, and the version of Triton."""
+    where = management.get_torch_device()
+    if where.type == "cpu":
+        return f"no kernel in use, torch does it all: models run on the CPU, kernels on a GPU; {_installed()}"
+    support = triton_support(where)
+    if not support.triton:
+        return f"no kernel in use, torch does it all: {support.why.rstrip('.')}; {_installed()}"
+    every, half = (", ".join(f"{op} ({of})" for op, of in ops.items()) for ops in (KERNELS, HALF_KERNELS))
+    return f"kernels in use on {where}: {every}; unless the model computes in float32, {half}; {_installed()}"
+
+
+def _installed() -> str:
     for name in ("triton", "triton-windows"):
         try:
-            return f"{unused}; {metadata.version(name)} is installed"
+            return f"{name} {metadata.version(name)} is installed"
         except metadata.PackageNotFoundError:
             continue
-    return f"{unused}; installed, version unknown"
+    return "Triton is installed, version unknown" if find_spec("triton") else "Triton is not installed"
 
 
 def ffmpeg() -> str:

@@ -111,3 +111,50 @@ def test_what_is_wrong_is_in_the_report(report, load, monkeypatch):
     found = report(model)
     assert found["ffmpeg"] == "MISSING: Video writer: no ffmpeg was found."
     assert found["Attention"].startswith("the override that the model carries") and "Model" in found
+
+
+def test_on_a_cpu_no_kernel_is_in_use(report):
+    assert report()["Triton"].startswith("no kernel in use, torch does it all: models run on the CPU")
+
+
+@pytest.mark.parametrize(
+    ("support", "words"),
+    [
+        (
+            (True, "Triton kernels run on cuda:1."),
+            ("kernels in use on cuda:1: rope (every cache), ", "rebuild ("),
+        ),
+        (
+            (False, "Triton is not installed (pip install triton)."),
+            ("no kernel in use", "installed (pip install"),
+        ),
+        (
+            (False, "compute capability 7.5 is below 8.0 (RTX 30 and newer)."),
+            ("no kernel in use", "7.5 is below"),
+        ),
+    ],
+)
+def test_on_a_gpu_the_kernels_in_use_are_named_or_why_there_are_none(report, monkeypatch, support, words):
+    import comfy.model_management as management
+    import torch
+    from rivulet.kernels.dispatch import Support
+    from rivulet.nodes import doctor
+
+    monkeypatch.setattr(doctor, "device", lambda: "a card")
+    monkeypatch.setattr(management, "get_torch_device", lambda: torch.device("cuda", 1))
+    monkeypatch.setattr(doctor, "triton_support", lambda device: Support(*support))
+    found = report()["Triton"]
+    assert all(each in found for each in words) and "has no Triton kernels" not in found
+
+
+def test_the_kernels_it_names_are_those_that_streams_call(comfyui):
+    from rivulet.nodes.doctor import HALF_KERNELS, KERNELS
+
+    root = NODES.parent
+    sources = [path.read_text(encoding="utf-8") for path in (root / "model_patches").rglob("*.py")]
+    twins = {path.stem for path in (root / "kernels" / "_triton").glob("[!_]*.py")}
+    called = {twin for twin in twins if any(f"kernels.{twin} import" in source for source in sources)}
+    assert called == set(KERNELS) | set(HALF_KERNELS)
+    for op in twins:
+        halves = "multiplies=" in (root / "kernels" / f"{op}.py").read_text(encoding="utf-8")
+        assert op not in called or (op in HALF_KERNELS) == halves
