@@ -121,8 +121,8 @@ class RivuletMemory(io.ComfyNode):
                     step=0.0001,
                     round=0.0001,
                     advanced=True,
-                    tooltip="For ema: share of the first frames that stays each time frames leave the "
-                    "window, without unit; published is 0.999.",
+                    tooltip="For ema: share of a first frame that stays each time it takes in one that left "
+                    "the window, without unit; published is 0.999.",
                 ),
             ],
             outputs=[

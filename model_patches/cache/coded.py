@@ -58,10 +58,13 @@ class CodedStore(Store):
         device: torch.device,
         codecs: Sequence[Codec],
         exact: Exact,
+        *,
+        keeps_exactly: bool = False,
     ) -> None:
-        """codecs: one per layer."""
-        assert len(codecs) == shape.layers
-        self.codecs, self.exact = codecs, exact
+        """codecs: one per layer; keeps_exactly: they round nothing, and keys and values are linear in what
+        they keep."""
+        assert len(codecs) == shape.layers and not (keeps_exactly and exact.slots)
+        self.codecs, self.exact, self.keeps_exactly = codecs, exact, keeps_exactly
         self._names = [tuple(codec.rooms(0, 0)) for codec in codecs]
         super().__init__(shape, frames, dtype, device)
         sizes = (shape.layers, 2, shape.rows, exact.slots * shape.frame_tokens, shape.heads, shape.head_dim)
@@ -145,10 +148,15 @@ class CodedStore(Store):
         self.codecs[layer].rebuild(views, unturned, made[0], made[1], self.claimed)
         return made
 
-    def fold(self, layer: int, at: slice, others: KeysValues, share: float) -> None:
-        """In place, where frames are kept exactly."""
-        for room, other in zip(self.exact_kv[layer].unbind(0), others, strict=True):
-            room[:, at].lerp_(other, share)
+    def fold(self, layer: int, at: slice, other: Place, share: float) -> None:
+        """In place, where frames are kept exactly: keys and values, or numbers that they are linear in."""
+        if self.keeps_exactly:
+            mine, others = (self._views(layer, slice(None), tokens) for tokens in (at, other[0]))
+            for name, room in mine.items():
+                room.lerp_(others[name], share)
+            return
+        for room, given in zip(self.exact_kv[layer].unbind(0), self.keys_values(layer, [other]), strict=True):
+            room[:, at].lerp_(given, share)
 
     def saved(self, slots: Sequence[int], exact_slots: Sequence[int]) -> dict[str, Tensor]:
         """Rooms and exact frames."""

@@ -117,9 +117,8 @@ class SlotCache:
         claim = self.store.claim(at if exactly else (), () if exactly else at)
         size = self.shape.frame_tokens
         for layer in range(self.shape.layers):
-            others = self.store.keys_values(layer, places)
-            for slot, keys, values in zip(at, *(kv.split(size, 1) for kv in others), strict=True):
-                self.store.fold(layer, slice(slot * size, (slot + 1) * size), (keys, values), share)
+            for slot, other in zip(at, places, strict=True):
+                self.store.fold(layer, slice(slot * size, (slot + 1) * size), other, share)
         changed = table.put(at, [frame for frame, _ in pairs], claim)
         return replace(self, slots=changed) if exactly else replace(self, exact=changed)
 

@@ -25,7 +25,7 @@ class CacheCost:
     # (shape, layer) -> FLOPs of giving back the keys and values of one token
     read_flops: Callable[[CacheShape, int], int] = lambda shape, layer: 0
     exact: Exact = NO_EXACT
-    all_exact: bool = False  # whether every frame is kept as it is
+    all_exact: bool = False  # whether every frame is kept without rounding
 
     def kept_bytes(self, shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
         """Bytes allocated for so many latent frames in all layers and rows, exact frames besides."""
@@ -52,6 +52,8 @@ def coded_cost(
     exact: Exact,
     held_bytes: Callable[[CacheShape, torch.dtype], int] = lambda shape, dtype: 0,
     read_flops: Callable[[CacheShape, int], int] = lambda shape, layer: 0,
+    *,
+    all_exact: bool = False,
 ) -> CacheCost:
     """The cost of a `coded.CodedStore`: keys and values of one layer in the workspace.
 
@@ -63,7 +65,7 @@ def coded_cost(
         keys_and_values = shape.rows * tokens * dense_layer_bytes(shape, 0, dtype)
         return keys_and_values + turn_table_bytes(shape, frames, dtype) + held_bytes(shape, dtype)
 
-    return CacheCost(name, layer_bytes, workspace_bytes, read_flops, exact)
+    return CacheCost(name, layer_bytes, workspace_bytes, read_flops, exact, all_exact)
 
 
 def dense_layer_bytes(shape: CacheShape, layer: int, dtype: torch.dtype) -> int:

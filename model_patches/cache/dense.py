@@ -65,10 +65,10 @@ class DenseStore(Store):
         keys, values = torch.cat([self.kv[layer, :, :, tokens] for tokens, _ in places], 2).unbind(0)
         return keys, values
 
-    def fold(self, layer: int, at: slice, others: KeysValues, share: float) -> None:
+    def fold(self, layer: int, at: slice, other: Place, share: float) -> None:
         """In place."""
-        for room, other in zip(self.kv[layer].unbind(0), others, strict=True):
-            room[:, at].lerp_(other, share)
+        for room in self.kv[layer].unbind(0):
+            room[:, at].lerp_(room[:, other[0]], share)
 
     def unturned(self, layer: int, rows: slice, at: Layout) -> tuple[Tensor, Tensor]:
         """Keys before RoPE and values [B, L, N, D] of the filled slots, in place."""

@@ -127,6 +127,12 @@ class MlaFormat(StoredFormat):
         return "mla-int8" if self.int8 else "mla"
 
     @property
+    def keeps_exactly(self) -> bool:
+        """Whether all frames are latents alone, as they are: keys and values are linear in c and k_R, so a
+        share of two frames' latents gives that share of their keys and values."""
+        return not self.int8 and not self.exact.slots
+
+    @property
     def group(self) -> int:
         """Channels that share an int8 scale; none are of both c and k_R."""
         both = math.gcd(self.kv_latent, self.turned)
@@ -135,7 +141,8 @@ class MlaFormat(StoredFormat):
     @property
     def cost(self) -> CacheCost:
         """Bytes of c and k_R, and of scales."""
-        return coded_cost(self.name, self._layer_bytes, self.exact, self._held_bytes, self._read_flops)
+        work = self._layer_bytes, self.exact, self._held_bytes, self._read_flops
+        return coded_cost(self.name, *work, all_exact=self.keeps_exactly)
 
     def store(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
@@ -151,7 +158,8 @@ class MlaFormat(StoredFormat):
                     f"channels, layer {layer} makes {got[0]} + {got[1]}; take MlaFormat.of(model)."
                 )
         codecs = [MlaCodec(attention, tiers, dtype, device) for attention in attentions]
-        return CodedStore(shape, frames, dtype, device, codecs, self.exact)
+        sizes = shape, frames, dtype, device
+        return CodedStore(*sizes, codecs, self.exact, keeps_exactly=self.keeps_exactly)
 
     def spec(self) -> dict[str, object]:
         """Widths and exact frames."""

@@ -76,7 +76,7 @@ class Store(ABC):
     """
 
     token_dim = 1  # of every room: where its tokens are counted
-    keeps_exactly = False  # whether the rooms themselves hold keys and values as they are
+    keeps_exactly = False  # whether the rooms hold all frames unrounded, keys and values linear in them
     exact = NO_EXACT
 
     def __init__(self, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -125,8 +125,11 @@ class Store(ABC):
         """Keys before RoPE and values [R, L, N, D] of the tokens at these places, one after another."""
 
     @abstractmethod
-    def fold(self, layer: int, at: slice, others: KeysValues, share: float) -> None:
-        """Let these tokens, all kept exactly, hold so much of the others."""
+    def fold(self, layer: int, at: slice, other: Place, share: float) -> None:
+        """Let these tokens, all kept exactly, hold so much of those at the other place.
+
+        at: in the rooms where they keep all exactly, else in the exact room.
+        """
 
     def place_memory(self, at: Layout, memory: KeysValues, ids: Sequence[int]) -> None:
         """Put a memory behind the filled slots of the workspace, where no layer writes."""

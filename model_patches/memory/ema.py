@@ -2,6 +2,7 @@
 
 Whenever frames are evicted, keys before RoPE and values of the sink become 0.999 of what they were and 0.001
 of the evicted ones, layer by layer and token by token. Nothing is trained and nothing is added to attention.
+A cache of VideoMLA's latents folds those: keys and values are linear in them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class EmaSink(Off):
             raise ValueError(
                 f"Memory ema: the sink takes in a thousandth at a time, and cache format {cost.name} keeps "
                 f"{self.sink_frames - cost.exact.sink} of its {self.sink_frames} frames rounded; keep "
-                f"{self.sink_frames} sink frames exact in that cache, or take format dense."
+                f"{self.sink_frames} sink frames exact in that cache, or take format dense, or mla for "
+                f"VideoMLA's weights."
             )
         return 0
 

@@ -9,11 +9,14 @@ REST = {**FAST, "recipe": "as recognised", "rope_bands": "as the file says", "fu
 
 
 def streamed(model, text, config, blocks=3, cache=None):
+    """(latents, state) of a MODEL with its memory, as Stream Video makes them."""
     from rivulet.nodes.host.stream import HostStream
+    from rivulet.nodes.memory import of
     from rivulet.nodes.small_cache import CacheChoice
 
     kept = (cache or CacheChoice("dense")).format_for(config, model.get_model_object("diffusion_model"))
-    made = HostStream(model, text, [], config, cache=kept)
+    policy = of(model).policy_for(config, model.load_device)
+    made = HostStream(model, text, [], config, cache=kept, memory=policy)
     state, parts = made.begin(), []
     for _ in range(blocks):
         latents, state = made.step(state)

@@ -46,6 +46,23 @@ def test_videomla_keeps_its_latents_in_the_host(mla, text):
     assert 0 < (eight - dense).norm() < 0.05 * dense.norm()
 
 
+def test_videomla_has_a_memory_over_the_latents_it_keeps(mla, text):
+    from rivulet.nodes.memory import RivuletMemory
+    from rivulet.nodes.small_cache import CacheChoice
+
+    model = RivuletMemory.execute(mla[0], "ema", "none", False, 0.9).args[0]
+    dense, whole = streamed(model, text, MLA_CONFIG, 5)
+    without, plain = streamed(mla[0], text, MLA_CONFIG, 5)
+    latent, small = streamed(model, text, MLA_CONFIG, 5, CacheChoice("mla"))
+    folded, kept, untouched = (state.cache.keys_values(1, (0,))[1] for state in (whole, small, plain))
+    assert latent.isfinite().all() and close(latent, dense) and not torch.equal(dense, without)
+    assert close(kept, folded) and not close(folded, untouched, 0.1)
+    eight, _ = streamed(model, text, MLA_CONFIG, 5, CacheChoice("mla-int8", keep_sink=True))
+    assert 0 < (eight - dense).norm() < 0.05 * dense.norm()
+    with pytest.raises(ValueError, match="cache format mla-int8 keeps 1 of its 1 frames rounded"):
+        streamed(model, text, MLA_CONFIG, 5, CacheChoice("mla-int8"))
+
+
 def test_videomla_runs_by_the_hosts_own_forward(mla, text):
     """What ordinary samplers call: whole clips, every frame at one timestep."""
     from rivulet.model_patches.attention.forward import bidirectional

@@ -1,5 +1,7 @@
 """VideoMLA's formats: bytes at true sizes, what they give back, and streams that are taken up again."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rivulet.kernels.rope import rotate
@@ -14,6 +16,8 @@ from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.format import CacheShape, call_of
 from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.cache.mla import MlaFormat
+from rivulet.model_patches.cache.store import NO_EXACT, Exact
+from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.stream.step import init, load, save, step
 
 from ..conftest import SIZES
@@ -148,6 +152,105 @@ def test_a_stream_is_the_one_of_the_dense_cache(mla, make_text, config):
         (dense, _), (latent, _) = made
         assert (dense - latent).abs().max() <= 1e4 * torch.finfo(torch.float64).eps * dense.abs().max()
     assert states[1].cache.bytes * 48 == states[0].cache.bytes * 14
+
+
+def keys_values_of(attention, x):
+    """Keys and values [2, R, L, N, D] of tokens by the formulas (arXiv 2605.30351, section 3), in float64."""
+
+    def linear(layer, tokens):
+        product = tokens @ layer.weight.double().T
+        return product if layer.bias is None else product + layer.bias.double()
+
+    norm, heads = attention.norm_kv_latent, (attention.num_heads, -1)
+    c = linear(attention.kv_down, x.double())
+    c = c / (c.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight.double()
+    still, shared = linear(attention.k_up, c).unflatten(-1, heads), linear(attention.k_rope, x.double())
+    turned = shared[:, :, None].expand(*still.shape[:-1], -1)
+    return torch.stack([torch.cat([still, turned], -1), linear(attention.v_up, c).unflatten(-1, heads)])
+
+
+def code_error(attention, x):
+    """Most that a key or value is off where its latent is in codes: half a step of each channel."""
+    most = max(part.abs().max() for part in attention.latent(x))
+    widest = max(layer.weight.abs().sum(1).max() for layer in (attention.k_up, attention.v_up))
+    # a scale is kept in float16, 2**-11 off at most, and the largest code is 127 of it
+    return (0.5 / 127 + 2**-11) * most * max(1, widest)
+
+
+@pytest.mark.parametrize("made", ["mla", "mla_int8", "dense"])
+@torch.inference_mode()
+def test_a_sink_takes_in_what_leaves_the_window(mla, make_text, config, made):
+    """Beside an average of the keys and values themselves, which no cache had a hand in."""
+    model = mla(torch.float64)
+    exact = MlaFormat.of(model, int8=True, exact=Exact(sink=1))
+    cache = {"mla": MlaFormat.of(model), "mla_int8": exact, "dense": DENSE}[made]
+    config = replace(config, preset=PRESETS["videomla_7"], dtype=torch.float64)
+    text, memory = make_text(dtype=torch.float64), EmaSink(sink_frames=1, keep=0.9)
+    state, seen, sinks, off = init(model, text, config, cache=cache, memory=memory), {}, {}, [0.0] * 3
+    for index, block in enumerate(model.blocks):
+
+        def take(module, given, at=index):
+            if (
+                given[0].shape[1] == 3 * config.geometry.frame_tokens
+            ):  # a cache may ask for some of the frames
+                seen[at] = given[0].clone()
+
+        block.self_attn.kv_down.register_forward_pre_hook(take)
+    for number in range(6):
+        latents, state = step(model, state)
+        assert latents.isfinite().all()
+        for layer, block in enumerate(model.blocks):
+            now = keys_values_of(block.self_attn, seen[layer]).chunk(3, 2)
+            sink, left = sinks.get(layer, (now[0], now[1:]))
+            if number:  # frames 1 and 2, then three a block
+                for frame in left:
+                    sink = 0.9 * sink + 0.1 * frame
+                left = now
+            sinks[layer] = sink, left
+            kept = torch.stack(state.cache.keys_values(layer, (0,)))
+            # frames leave an int8 cache as codes; an average is off by no more than what it averages
+            off[layer] = max(off[layer], float(code_error(block.self_attn, seen[layer])))
+            limit = 1e4 * torch.finfo(torch.float64).eps * sink.abs().max()
+            assert (kept - sink).abs().max() <= limit + (off[layer] if made == "mla_int8" else 0)
+
+
+def test_a_memory_over_latents_is_the_one_over_keys_and_values(mla, make_text, config):
+    """In float64, block for block: the sink is attended to as it was folded."""
+    model, memory = mla(torch.float64), EmaSink(sink_frames=1, keep=0.9)
+    config = replace(config, preset=PRESETS["videomla_7"], dtype=torch.float64)
+    text = make_text(dtype=torch.float64)
+    states = [init(model, text, config, cache=f, memory=memory) for f in (DENSE, MlaFormat.of(model))]
+    plain, told = init(model, text, config, cache=MlaFormat.of(model)), []
+    for _ in range(6):
+        (dense, latent), states = zip(*(step(model, state) for state in states), strict=True)
+        assert (dense - latent).abs().max() <= 1e4 * torch.finfo(torch.float64).eps * dense.abs().max()
+        without, plain = step(model, plain)
+        told.append(torch.equal(without, latent))
+    assert told == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_folded_sink_goes_on_bit_for_bit_from_a_file(mla, make_text, config, tmp_path, int8):
+    model, memory = mla(), EmaSink(sink_frames=1, keep=0.9)
+    config = replace(config, preset=PRESETS["videomla_7"])
+    made = MlaFormat.of(model, int8, Exact(sink=1) if int8 else NO_EXACT)
+    state = init(model, make_text(), config, cache=made, memory=memory)
+    for _ in range(4):
+        _, state = step(model, state)
+    save(model, state, tmp_path / "stream.safetensors")
+    back = load(tmp_path / "stream.safetensors", model, config, cache=made, memory=memory)
+    for _ in range(3):
+        latents, state = step(model, state)
+        again, back = step(model, back)
+        assert torch.equal(latents, again)
+
+
+def test_a_sink_in_codes_is_refused_an_average(mla, make_text, config):
+    model, config = mla(), replace(config, preset=PRESETS["videomla_7"])
+    with pytest.raises(
+        ValueError, match=r"cache format mla-int8 keeps 1 of its 1 frames rounded; keep 1 sink"
+    ):
+        init(model, make_text(), config, cache=MlaFormat.of(model, True), memory=EmaSink(sink_frames=1))
 
 
 def test_changed_weights_are_taken_anew(mla, make_text, config, tmp_path):
