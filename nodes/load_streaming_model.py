@@ -12,7 +12,7 @@ from ..model_patches.checkpoints.mla_keys import HEADS_MIXED
 from ..model_patches.checkpoints.published import Published
 from ..model_patches.checkpoints.recipes import RECIPES, Choice, caution, choose, named_in, recipe_named
 from .host.load_model import DTYPES, WHERE, Source, patcher_of, with_lora
-from .host.recipe import Recipe, give, stored_in
+from .host.recipe import ModelRecipe, give, stored_in
 
 FOLDERS = ("diffusion_models", "checkpoints", "loras")
 SECOND = "checkpoints: "  # begins the files of that folder in the list
@@ -213,7 +213,7 @@ def _preferred(recipe: str, model_file: str) -> tuple[str, ...]:
     return (named[0].copy,) if named else ()
 
 
-def recipe_of(published: Published, model_file: str, wanted: str) -> tuple[Recipe, list[str]]:
+def recipe_of(published: Published, model_file: str, wanted: str) -> tuple[ModelRecipe, list[str]]:
     """The recipe to stream with, and sentences about it: the file's own, the user's, or its family's."""
     stored = published.metadata.get("recipe")
     if wanted == RECOGNISED and stored is not None:
@@ -228,7 +228,7 @@ def recipe_of(published: Published, model_file: str, wanted: str) -> tuple[Recip
                 f"which is {published.structure}; choose {RECOGNISED}, or another recipe."
             )
     record = choice.recipe
-    made = Recipe(
+    made = ModelRecipe(
         record.preset,
         record.block_frames,
         record.cfg,
@@ -246,7 +246,7 @@ def recipe_of(published: Published, model_file: str, wanted: str) -> tuple[Recip
     return made, [*said, *filter(None, [caution(model_file)])]
 
 
-def _own(path: Path, text: str) -> Recipe:
+def _own(path: Path, text: str) -> ModelRecipe:
     """What a file of ours says of itself."""
     try:
         return stored_in(text)

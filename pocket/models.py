@@ -34,7 +34,7 @@ MLA_MEMORY_FILE = "pocket_mla_memory.safetensors"  # that one, taught to read th
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class PocketRecipe:
     """How the pocket model is to be run; stored in its file, so that weights and recipe cannot part."""
 
     size: int  # pixels, width and height it was trained at
@@ -79,12 +79,12 @@ class Pocket:
 
     dit: WanModel
     vae: WanVAE
-    recipe: Recipe
+    recipe: PocketRecipe
     encode: Callable[[str], Tensor]  # prompt -> text states [1, L, C]
     no_text: Callable[[], Tensor]  # text states of the empty prompt, for guidance
 
     def config(self, seed: int = 0, geometry: Geometry | None = None) -> StreamConfig:
-        """See `Recipe.config`."""
+        """See `PocketRecipe.config`."""
         return self.recipe.config(seed, geometry)
 
     def begin(
@@ -102,16 +102,16 @@ class Pocket:
         )
 
 
-def recipe_of(metadata: Mapping[str, str]) -> Recipe | None:
+def recipe_of(metadata: Mapping[str, str]) -> PocketRecipe | None:
     """The recipe in a file's metadata, if it has one."""
     if "recipe" not in metadata:
         return None
     fields = json.loads(metadata["recipe"])
     timesteps = {name: tuple(fields.get(name, ())) for name in ("timesteps", "first_timesteps")}
-    return Recipe(**(fields | timesteps))
+    return PocketRecipe(**(fields | timesteps))
 
 
-def recipe_in(caller: str, path: Path) -> Recipe:
+def recipe_in(caller: str, path: Path) -> PocketRecipe:
     """The recipe in a file. Raises ValueError, beginning with `caller`, where it has none."""
     with safe_open(path, framework="pt") as file:
         recipe = recipe_of(file.metadata() or {})
@@ -134,7 +134,7 @@ def load_pocket(
     return Pocket(dit, load_vae(folder / VAE_FILE, dtype), recipe, text.encode, text.no_text)
 
 
-def save_dit(dit: WanModel, recipe: Recipe, folder: Path) -> Path:
+def save_dit(dit: WanModel, recipe: PocketRecipe, folder: Path) -> Path:
     """Write the transformer as half-precision safetensors.
 
     ComfyUI's own loader reads them as a causal Wan model.

@@ -17,7 +17,7 @@ from .families import DENSE, OTHER_SIZE, VIDEO_MLA, Structure
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class PublishedRecipe:
     """One published model."""
 
     name: str
@@ -72,7 +72,7 @@ class Recipe:
 class Choice:
     """The record for a file, and why."""
 
-    recipe: Recipe
+    recipe: PublishedRecipe
     why: str  # a sentence
     named: bool  # by the file's name, where keys and shapes leave several
 
@@ -83,7 +83,7 @@ def _names(pattern: str) -> re.Pattern[str]:
 
 WAN_13B, WAN_13B_MLA = 5.68, 5.21  # float32
 RECIPES = (
-    Recipe(
+    PublishedRecipe(
         "self_forcing",
         "Self-Forcing",
         "gdhe17/Self-Forcing: checkpoints/self_forcing_dmd.pt",
@@ -94,7 +94,7 @@ RECIPES = (
         _names("self~forcing|infinite~forcing"),
         "arXiv 2506.08009, configs/self_forcing_dmd.yaml",
     ),
-    Recipe(
+    PublishedRecipe(
         "causal_forcing",
         "Causal-Forcing, chunk-wise",
         "zhuhz22/Causal-Forcing: chunkwise/causal_forcing.pt",
@@ -106,7 +106,7 @@ RECIPES = (
         "arXiv 2602.02214, configs/causal_forcing_dmd_chunkwise.yaml",
         copy="generator",
     ),
-    Recipe(
+    PublishedRecipe(
         "causal_forcing_framewise",
         "Causal-Forcing, frame-wise",
         "zhuhz22/Causal-Forcing: framewise/causal_forcing.pt",
@@ -118,7 +118,7 @@ RECIPES = (
         "arXiv 2602.02214, configs/causal_forcing_dmd_framewise.yaml",
         block_frames=1,
     ),
-    Recipe(
+    PublishedRecipe(
         "longlive",
         "LongLive",
         "Efficient-Large-Model/LongLive-1.3B: models/longlive_base.pt",
@@ -132,7 +132,7 @@ RECIPES = (
         copy="generator",
         lora="lora.pt, rank 256, alpha 256: give it as lora_file",
     ),
-    Recipe(
+    PublishedRecipe(
         "infinity_rope",
         "Infinity-RoPE",
         "training-free: the weights of Self-Forcing or Causal-Forcing",
@@ -143,7 +143,7 @@ RECIPES = (
         _names("infinity~rope"),
         "the author's released configuration (local_attn_size 6, sink_size 1)",
     ),
-    Recipe(
+    PublishedRecipe(
         "reward_forcing",
         "Reward Forcing",
         "JaydenLu666/Reward-Forcing-T2V-1.3B: rewardforcing.pt",
@@ -155,7 +155,7 @@ RECIPES = (
         "the authors' released configs/reward_forcing.yaml",
         memory="ema",
     ),
-    Recipe(
+    PublishedRecipe(
         "causvid",
         "CausVid",
         "tianweiy/CausVid: autoregressive_checkpoint/model.pt",
@@ -170,7 +170,7 @@ RECIPES = (
         copy="generator",
         note="Its scheduler rounds noise levels to a table of 1000: to 0.7568 and 0.5217.",
     ),
-    Recipe(
+    PublishedRecipe(
         "krea_realtime",
         "Krea Realtime 14B",
         "krea/krea-realtime-video: krea-realtime-video-14b.safetensors",
@@ -184,7 +184,7 @@ RECIPES = (
         note="Its server attends to 3 past frames that it runs anew for every block, and ends a block with a "
         "call at timestep 0; a stream keeps the first and 2 past frames instead, and makes no such call.",
     ),
-    Recipe(
+    PublishedRecipe(
         "videomla",
         "VideoMLA",
         "Hidir/VideoMLA: stage3_la6_sink1/model.pt, stage3/model.pt",
@@ -196,7 +196,7 @@ RECIPES = (
         "arXiv 2605.30351, sections 3 and 4",
         note="The author's earlier code counts 6 frames in all: preset videomla_6.",
     ),
-    Recipe(
+    PublishedRecipe(
         "echo_infinity",
         "Echo-Infinity",
         "Echo-Team-Joy-Future-Academy-JD/Echo-Infinity: checkpoints/echo_infinity.pt",
@@ -225,7 +225,7 @@ CAUTIONS = (  # words of a file's name that speak of weights which few steps or 
 PLAIN = _names("wan2[._]?1~t2v")  # Wan itself, where no other model is named
 
 
-def recipe_named(name: str) -> Recipe:
+def recipe_named(name: str) -> PublishedRecipe:
     """The record of that name; refuses others with the list of those there are."""
     for recipe in RECIPES:
         if recipe.name == name:
@@ -235,7 +235,7 @@ def recipe_named(name: str) -> Recipe:
     )
 
 
-def named_in(file: str) -> list[Recipe]:
+def named_in(file: str) -> list[PublishedRecipe]:
     """Records whose words are in a file's name, folders included; the longest words first."""
     found = [(match.end() - match.start(), r) for r in RECIPES if (match := r.names.search(file.lower()))]
     return [recipe for _, recipe in sorted(found, key=lambda each: -each[0])]

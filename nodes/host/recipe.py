@@ -23,7 +23,7 @@ FROM_MODEL = "as the model was trained"  # in place of a preset's name
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ModelRecipe:
     """The numbers a checkpoint was trained for."""
 
     preset: str = "infinity_rope"
@@ -38,18 +38,18 @@ class Recipe:
     taught: str = ""  # fingerprint of the memory that the weights were taught to read; "": none
 
 
-def give(model: Any, recipe: Recipe) -> None:
+def give(model: Any, recipe: ModelRecipe) -> None:
     """Have the MODEL and its clones carry the recipe."""
     model.set_attachments(KEY, recipe)
 
 
-def stored_in(text: str) -> Recipe:
+def stored_in(text: str) -> ModelRecipe:
     """The recipe in a file of ours; ValueError, KeyError or TypeError where it cannot be read."""
     stored = json.loads(text)
     switch, first = stored.get("switch", ""), stored.get("first_timesteps")
     if switch and switch not in MODES:
         raise ValueError(f"there is no switch {switch!r}")
-    return Recipe(
+    return ModelRecipe(
         preset_of(stored["preset"]).name,
         int(stored["block_frames"]),
         float(stored["cfg"]),
@@ -61,9 +61,9 @@ def stored_in(text: str) -> Recipe:
     )
 
 
-def of(model: Any) -> Recipe:
+def of(model: Any) -> ModelRecipe:
     """The MODEL's recipe; without one that of Self-Forcing weights, streamed without end."""
-    return model.get_attachment(KEY) or Recipe()
+    return model.get_attachment(KEY) or ModelRecipe()
 
 
 def switch_of(model: Any) -> tuple[str, str]:
@@ -94,7 +94,7 @@ def overridden(
     model: Any, preset: str, block_frames: int, cfg: float, levels: Tensor | None = None
 ) -> list[str]:
     """A sentence for each widget that says another thing than the recipe that the MODEL carries."""
-    recipe: Recipe | None = model.get_attachment(KEY)
+    recipe: ModelRecipe | None = model.get_attachment(KEY)
     if recipe is None:
         return []
     own = recipe.sigmas if levels is None else _levels(levels)
@@ -110,7 +110,7 @@ def overridden(
     ]
 
 
-def _whose(recipe: Recipe) -> str:
+def _whose(recipe: ModelRecipe) -> str:
     return f"of {recipe.name}" if recipe.name else "of the model"
 
 

@@ -25,7 +25,7 @@ from .. import models, text
 from ..train_pocket import processes
 from ..train_pocket.clips import FIRST_BATCH, kept_clips
 from ..train_pocket.clips import Clips as Dressed
-from ..train_pocket.dit import Recipe as Training
+from ..train_pocket.dit import PocketTraining
 from .distil import Distiller, Source, student_of
 from .own import HELD, UNGUIDED, OwnStreams
 from .presets import PRESETS, Preset
@@ -250,9 +250,9 @@ def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder:
     return StreamedClips(dense, texts_PLE, config, frames // preset.block_frames, preset.batch)
 
 
-def _training(chosen: argparse.Namespace, preset: Preset) -> Training:
+def _training(chosen: argparse.Namespace, preset: Preset) -> PocketTraining:
     """What clips and their noise are drawn by."""
-    training = Training(size=preset.size[0])
+    training = PocketTraining(size=preset.size[0])
     return training if chosen.shift is None else replace(training, shift=chosen.shift)
 
 
@@ -283,7 +283,7 @@ def _pool(given: Path | None, folder: Path, preset: Preset) -> Dressed:
     """The pool given, or one in the folder, drawn when first asked for."""
     if given and not given.exists():
         raise FileNotFoundError(f"no pool of clips at {given}; leave --clips out to have one drawn.")
-    sizes = (Training().short_blocks, preset.block_frames, preset.size[0])
+    sizes = (PocketTraining().short_blocks, preset.block_frames, preset.size[0])
     return kept_clips(given or folder / "clips.pt", DRAWN, *sizes, seed=5)
 
 

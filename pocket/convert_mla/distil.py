@@ -43,7 +43,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Conversion:
     """Lengths and rates of one conversion; a step is one block of one walk, or of streams side by side."""
 
     walks: int = 6  # along which moments are taken
@@ -92,7 +92,7 @@ class Distiller:
         walker: Walker,
         student: MlaModel,
         source: Source,
-        recipe: Recipe,
+        recipe: Conversion,
         folder: Path,
         own: Source | None = None,
         beginnings: Source | None = None,

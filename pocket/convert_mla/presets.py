@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...model_patches.arch.mla import PROJECTIONS, MlaSizes
 from ...model_patches.arch.rotary import RopeLayout
-from .distil import Recipe
+from .distil import Conversion
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Preset:
     """All that a conversion is given beside files."""
 
     sizes: MlaSizes
-    recipe: Recipe
+    recipe: Conversion
     batch: int  # clips of a walk
     positions: str  # position preset
     size: tuple[int, int]  # pixels, width and height
@@ -25,7 +25,7 @@ PRESETS = {
     # 36 numbers where the dense cache keeps 512: 14.2 times fewer
     "pocket": Preset(
         MlaSizes(28, 128, RopeLayout.truncated(128, 8), frozenset(PROJECTIONS)),
-        Recipe(
+        Conversion(
             local_steps=400, flow_steps=12000, sampled_steps=6000, minutes=120.0, whole=True, own_share=0.5
         ),
         batch=8,
@@ -35,7 +35,7 @@ PRESETS = {
     # the published sizes; biases cost no byte of cache
     "wan": Preset(
         MlaSizes(biases=frozenset(PROJECTIONS)),
-        Recipe(walks=8, local_steps=2000, flow_steps=20000, local_rate=2e-4, flow_rate=2e-5, half=True),
+        Conversion(walks=8, local_steps=2000, flow_steps=20000, local_rate=2e-4, flow_rate=2e-5, half=True),
         batch=1,
         positions="videomla_7",
         size=(832, 480),

@@ -12,15 +12,14 @@ from ...model_patches.stream.state import StreamConfig
 from ...model_patches.stream.step import init, step
 from .. import text
 from ..train_pocket.clips import Clips as Dressed
-from ..train_pocket.dit import Recipe as Training
-from ..train_pocket.dit import damage, draw_sigma
+from ..train_pocket.dit import PocketTraining, damage, draw_sigma
 from .walk import Clips, joined
 
 
 class PocketClips:
     """The pocket model's own training clips, drawn as its training draws them."""
 
-    def __init__(self, pool: Dressed, training: Training, batch: int) -> None:
+    def __init__(self, pool: Dressed, training: PocketTraining, batch: int) -> None:
         self.pool, self.training, self.batch = pool, training, batch
 
     def draw(self, generator: torch.Generator) -> Clips:

@@ -29,7 +29,7 @@ from ..convert_mla.command import load_dense, read_texts
 from .files import export
 from .lora import Adapters
 from .room import Job, Room, room_of, why_not
-from .trainer import Recipe, Trainer
+from .trainer import MemoryTraining, Trainer
 from .videos import GRADED_LATE, GROUP, ClipLessons, Clips, least_blocks, read_clips, stream_clips
 from .walk import MemoryWalker
 
@@ -38,7 +38,8 @@ STREAMS = 64  # clips that the model streams itself
 SIZE = (832, 480)  # pixels, of those
 TEXT_TOKENS = 512  # of Wan's text encoder
 RANK = 256  # of the published changes
-RECIPE = Recipe(steps=3000, matrix_rate=2e-3, encoder_rate=2e-4, model_rate=1e-4)  # not tried on a checkpoint
+# not tried on a checkpoint
+TRAINING = MemoryTraining(steps=3000, matrix_rate=2e-3, encoder_rate=2e-4, model_rate=1e-4)
 FILE = "memory.safetensors"
 
 
@@ -91,7 +92,7 @@ def remember(chosen: argparse.Namespace, folder: Path) -> int:
     walker, adapters = _learners(chosen.encoder, task)
     sigmas = StreamConfig(task.geometry, task.positions, BLOCK_FRAMES).sigmas
     lessons = ClipLessons(clips, task.positions, BLOCK_FRAMES, sigmas, task.batch, task.device)
-    recipe = RECIPE.told(chosen.steps, chosen.minutes, chosen.rate)
+    recipe = TRAINING.told(chosen.steps, chosen.minutes, chosen.rate)
     recipe = replace(recipe, half=task.device.type == "cuda")
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
     if chosen.only == "export":

@@ -31,13 +31,13 @@ from ..hiding import Hidings
 from ..train_pocket import processes
 from ..train_pocket.clips import Clips as Dressed
 from ..train_pocket.clips import kept_clips
-from ..train_pocket.dit import Recipe as Training
+from ..train_pocket.dit import PocketTraining
 from ..train_pocket.vae import channels_last
 from . import checkpoint
 from .files import export
 from .lessons import CONVERTED, MEMORY, Lessons, Shares
 from .lora import Adapters
-from .trainer import Recipe, Trainer
+from .trainer import MemoryTraining, Trainer
 from .walk import MemoryWalker
 
 ORDINARY_CLIPS, ORDINARY_BLOCKS, FIRST_BLOCKS = 48, 7, 768
@@ -85,7 +85,8 @@ def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
 
 def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, folder: Path) -> None:
     converted = isinstance(dit, MlaModel)
-    recipe = Recipe(model_rate=CONVERTED_RATE) if converted else Recipe(encoder=not chosen.keep_encoder)
+    changes = {"model_rate": CONVERTED_RATE} if converted else {"encoder": not chosen.keep_encoder}
+    recipe = MemoryTraining(**changes)
     recipe = recipe.told(chosen.steps, chosen.minutes, chosen.rate, chosen.kept_weight)
     shares = CONVERTED if converted else Shares()
     for kind in ("ordinary", "beginnings", "full"):
@@ -97,7 +98,7 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     torch.manual_seed(3)
     found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
     walker, adapters = _learners(chosen, dit, pocket, found)
-    training = Training(size=pocket.recipe.size)
+    training = PocketTraining(size=pocket.recipe.size)
     pools = _pools(folder, chosen.stories, chosen.beginnings > 0)
     lessons = Lessons(_vae(), *pools, training, shares, chosen.batch or BATCH)
     trainer = Trainer(walker, lessons, recipe, folder, adapters)
@@ -211,7 +212,7 @@ def outside_attention(lora: Lora) -> Lora:
 
 def _pools(folder: Path, stories: int, beginnings: bool) -> tuple[Hidings, Dressed, Dressed | None]:
     """The folder's stories, ordinary clips and, if wanted, first blocks, drawn when first asked for."""
-    told, training = folder / "stories.pt", Training()
+    told, training = folder / "stories.pt", PocketTraining()
     if not told.exists():
         pool = _stories(stories)
         torch.save([pool.latents_BCTHW, pool.texts_BPLE, pool.look_B3], told)
@@ -224,7 +225,7 @@ def _pools(folder: Path, stories: int, beginnings: bool) -> tuple[Hidings, Dress
 
 
 def _stories(count: int) -> Hidings:
-    training, generator, vae = Training(), torch.Generator().manual_seed(41), _vae()
+    training, generator, vae = PocketTraining(), torch.Generator().manual_seed(41), _vae()
     pool: Hidings | None = None
     for done in range(0, count, 16):
         some = min(16, count - done)

@@ -17,8 +17,7 @@ from ..convert_mla.walk import Clips
 from ..hiding import LIFTED, Hidings, Story, draw
 from ..train_pocket.clips import FIRST_BATCH
 from ..train_pocket.clips import Clips as Dressed
-from ..train_pocket.dit import Recipe as Training
-from ..train_pocket.dit import damage, draw_sigma
+from ..train_pocket.dit import PocketTraining, damage, draw_sigma
 from .walk import Lesson
 
 MEMORY = preset_of("pocket_memory")
@@ -97,7 +96,7 @@ class Lessons:
         hidings: Hidings,
         dressed: Dressed,
         first_blocks: Dressed | None,
-        training: Training,
+        training: PocketTraining,
         shares: Shares,
         batch: int,
     ) -> None:

@@ -23,7 +23,7 @@ from .walk import MemoryWalker
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class MemoryTraining:
     """Lengths and rates of one training."""
 
     steps: int = 4500
@@ -39,7 +39,9 @@ class Recipe:
     encoder: bool = True  # trained with the changes of the model; else left as it is
     kept_weight: float = 1.0  # of lessons that keep the model what it was: their errors are small
 
-    def told(self, steps: int | None, minutes: float | None, rate: float, kept_weight: float = 1.0) -> Recipe:
+    def told(
+        self, steps: int | None, minutes: float | None, rate: float, kept_weight: float = 1.0
+    ) -> MemoryTraining:
         """The same for so many lessons or minutes, where they are given, at so many times the rates."""
         if not kept_weight > 0:
             raise ValueError(f"--kept-weight {kept_weight}: more than 0.")
@@ -57,7 +59,7 @@ class Recipe:
 
 
 def optimizers(
-    encoder: MemoryEncoder | None, changes: list[nn.Parameter], recipe: Recipe
+    encoder: MemoryEncoder | None, changes: list[nn.Parameter], recipe: MemoryTraining
 ) -> dict[str, torch.optim.Optimizer]:
     """Muon for the matrices of an encoder that is trained, AdamW for the rest."""
     adamw = [{"params": changes, "peak": recipe.model_rate}]
@@ -79,7 +81,7 @@ class Trainer:
         self,
         walker: MemoryWalker,
         lessons: Lessons,
-        recipe: Recipe,
+        recipe: MemoryTraining,
         folder: Path,
         adapters: Adapters | None,
     ) -> None:

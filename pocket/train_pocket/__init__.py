@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .dit import Recipe
+    from .dit import PocketTraining
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,7 +88,7 @@ def _train(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _changes(chosen: argparse.Namespace, recipe: Recipe) -> dict[str, object]:
+def _changes(chosen: argparse.Namespace, recipe: PocketTraining) -> dict[str, object]:
     """What the transformer's training is told beside the preset."""
     beginnings, rate = chosen.beginnings or 0.0, 1.0 if chosen.rate is None else chosen.rate
     if not 0 <= beginnings < 1:

@@ -27,7 +27,7 @@ MORE_BEGINNINGS = 4  # are drawn where short clips are: they are a fifth as long
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class PocketTraining:
     """Sizes, lengths and rates of one training of the transformer."""
 
     size: int = 64  # pixels
@@ -53,7 +53,7 @@ class Recipe:
     no_text_share: float = 0.06
 
 
-def optimizers(dit: WanModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimizers(dit: WanModel, recipe: PocketTraining) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for the rest."""
     named = dict(dit.named_parameters())
     matrices = {n for n, p in named.items() if n.startswith("blocks") and p.ndim == 2}
@@ -75,7 +75,7 @@ def enlarge_text(dit: WanModel) -> None:
         nn.init.normal_(layer.weight, std=0.1)
 
 
-def draw_sigma(shape: tuple[int, ...], recipe: Recipe, generator: torch.Generator) -> Tensor:
+def draw_sigma(shape: tuple[int, ...], recipe: PocketTraining, generator: torch.Generator) -> Tensor:
     """Shares of noise: shifted uniform, a sixth of them exactly 1, where every block starts."""
     u = torch.rand(shape, generator=generator)
     sigma = recipe.shift * u / (1 + (recipe.shift - 1) * u)
@@ -110,7 +110,9 @@ def mix(clean: Tensor, noise: Tensor, sigma_BKN: Tensor, block_frames: int) -> T
 class Trainer:
     """One training of one model: data, optimisers, averaged weights and the step."""
 
-    def __init__(self, dit: WanModel, vae: WanVAE, recipe: Recipe, folder: Path, seed: int = 7) -> None:
+    def __init__(
+        self, dit: WanModel, vae: WanVAE, recipe: PocketTraining, folder: Path, seed: int = 7
+    ) -> None:
         self.dit, self.vae, self.recipe = dit, vae, recipe
         self.device = next(dit.parameters()).device
         grid = Geometry(recipe.size, recipe.size).grid_width

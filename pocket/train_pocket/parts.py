@@ -122,7 +122,7 @@ def export(
     """
     dit, steps, clips = averaged(preset, folder)
     before = f"{name}:" if start is None else f"{models.load_pocket(start).recipe.trained}, then"
-    recipe = models.Recipe(
+    recipe = models.PocketRecipe(
         preset.size,
         preset.fps,
         preset.position_preset,

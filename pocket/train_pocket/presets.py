@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from ...model_patches.arch.wan import WanConfig
 from ..text import TEXT_DIM
 from .batches import Phase
-from .dit import Recipe
+from .dit import PocketTraining
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class Preset:
     decoder_pictures: Phase  # of a fresh decoder, when the encoder is settled
     decoder_along: Phase
     dit: WanConfig
-    recipe: Recipe
+    recipe: PocketTraining
     timesteps: tuple[float, ...]  # out of 1000, before the shift
-    first_timesteps: tuple[float, ...] = ()  # of a scene's first block, see `models.Recipe`
+    first_timesteps: tuple[float, ...] = ()  # of a scene's first block, see `models.PocketRecipe`
     fresh_noise: bool = False  # the models are not distilled: they step along the flow
     cfg: float = 1.0  # guidance of the exported recipe
     fps: int = 16
@@ -41,7 +41,7 @@ PRESETS = {
         decoder_pictures=Phase(1, 32, 1300, 2e-3),
         decoder_along=Phase(33, 6, 3400, 8e-4),
         dit=WanConfig(256, 768, 4, text_dim=TEXT_DIM),
-        recipe=Recipe(
+        recipe=PocketTraining(
             steps=6000, own_context_from=0.92, long_from=0.97, first_clips=96, more_clips=16, more_every=50
         ),
         cfg=2.0,
@@ -59,7 +59,7 @@ PRESETS = {
         decoder_pictures=Phase(1, 64, 4000, 2e-3),
         decoder_along=Phase(97, 8, 4000, 6e-4),
         dit=WanConfig(512, 1536, 6, text_dim=TEXT_DIM),
-        recipe=Recipe(
+        recipe=PocketTraining(
             size=128, batch=32, steps=20000, first_clips=2048, more_clips=64, more_every=60, most_clips=16000
         ),
         timesteps=(1000, 750, 500, 250),

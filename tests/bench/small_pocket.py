@@ -6,14 +6,14 @@ import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.pocket import text
-from rivulet.pocket.models import Pocket, Recipe
+from rivulet.pocket.models import Pocket, PocketRecipe
 from rivulet.tests.engine.memory.echo_files import encoder_shapes, filled, lora_shapes, under
 from safetensors.torch import save_file
 
 SIZE, DIM, FFN, FRAMES = 32, 128, 128, 3  # pixels, channels, channels, latent frames of the memory
 LAYERS = 2  # the keys of the first one do not know the text
 GRID = SIZE // 16  # tokens each way
-RECIPE = Recipe(SIZE, 16, "pocket", 3, (1000.0, 500.0), 5.0, 1.0, "random")
+RECIPE = PocketRecipe(SIZE, 16, "pocket", 3, (1000.0, 500.0), 5.0, 1.0, "random")
 
 
 def small_pocket() -> Pocket:

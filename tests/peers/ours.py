@@ -12,7 +12,7 @@ from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.attention.forward import forward
 from rivulet.model_patches.checkpoints.published import build, read_published
-from rivulet.model_patches.checkpoints.recipes import Recipe
+from rivulet.model_patches.checkpoints.recipes import PublishedRecipe
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import OFF
 from rivulet.model_patches.sampler.noise import KeyedNoise
@@ -35,7 +35,7 @@ class Levels:
     timesteps: tuple[float, ...]
 
 
-def recipes_levels(recipe: Recipe) -> Levels:
+def recipes_levels(recipe: PublishedRecipe) -> Levels:
     """Those a stream runs the recipe with."""
     return Levels(recipe.sigmas, tuple(1000 * sigma for sigma in recipe.sigmas))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.checkpoints.recipes import Recipe, recipe_named
+from rivulet.model_patches.checkpoints.recipes import PublishedRecipe, recipe_named
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.sampler.noise import block_noise
 from safetensors.torch import load_file, save_file
@@ -50,7 +50,7 @@ class Peer:
     anew: bool = False  # it runs the past anew before every block, instead of keeping its keys and values
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> PublishedRecipe:
         """The record of the engine."""
         return recipe_named(self.recipe_name)
 

@@ -14,7 +14,7 @@ from rivulet.model_patches.attention.rope import layout_of, rope_table
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.format import CacheShape, call_of
 from rivulet.model_patches.stream.step import StreamConfig, init, step
-from rivulet.pocket.convert_mla.distil import Distiller, Recipe, student_of
+from rivulet.pocket.convert_mla.distil import Conversion, Distiller, student_of
 from rivulet.pocket.convert_mla.own import HELD, LONGEST, OwnStreams
 from rivulet.pocket.convert_mla.past import Inputs
 from rivulet.pocket.convert_mla.room import Fused, Job, own_bytes, room_of, why_not
@@ -162,7 +162,7 @@ def test_the_start_is_far_better_than_chance_and_latents_have_unit_size():
 
 
 def distiller(folder, dense, whole=False, **changes):
-    recipe = Recipe(walks=2, local_steps=10, flow_steps=15, local_rate=1e-2, flow_rate=5e-3, whole=whole)
+    recipe = Conversion(walks=2, local_steps=10, flow_steps=15, local_rate=1e-2, flow_rate=5e-3, whole=whole)
     student = student_of(dense, SIZES, whole)
     walker = Walker(dense, PRESET, FRAMES)
     return Distiller(walker, student, RandomClips(torch.float32), replace(recipe, **changes), folder)
@@ -206,7 +206,7 @@ def test_a_bfloat16_model_is_walked_along_its_own_streams(tmp_path):
     source = StreamedClips(dense, torch.randn(3, 5, 6), config, 2, batch=2)
     clips = source.draw(torch.Generator().manual_seed(1))
     assert clips.clean_RCTHW.shape == (2, 4, 6, 4, 4) and set(torch.cat(clips.sigmas).tolist()) <= {1.0, 0.5}
-    recipe = Recipe(walks=1, local_steps=2, flow_steps=2, half=True, offload=False)
+    recipe = Conversion(walks=1, local_steps=2, flow_steps=2, half=True, offload=False)
     student = student_of(dense, SIZES, whole=False)
     made = Distiller(Walker(dense, PRESET, FRAMES), student, source, recipe, tmp_path)
     made.start()
@@ -278,7 +278,7 @@ def test_the_second_half_of_the_second_phase_walks_along_own_streams(tmp_path, h
     dense, asked = dense_model(torch.bfloat16 if half else torch.float32), []
     student = student_of(dense, SIZES, whole=True)
     dtype = torch.bfloat16 if half else torch.float32
-    recipe = Recipe(walks=1, local_steps=10, flow_steps=20, half=half, whole=True, own_share=1.0)
+    recipe = Conversion(walks=1, local_steps=10, flow_steps=20, half=half, whole=True, own_share=1.0)
     walker, clips = Walker(dense, PRESET, FRAMES), Counted(RandomClips(dtype), asked)
     own = Counted(own_streams(student), asked)
     made = Distiller(walker, student, clips, recipe, tmp_path, own)
@@ -291,7 +291,7 @@ def test_the_second_half_of_the_second_phase_walks_along_own_streams(tmp_path, h
 
 def test_so_many_walks_go_along_first_blocks_alone(tmp_path):
     dense = dense_model(torch.float32)
-    recipe = Recipe(walks=1, local_steps=5, flow_steps=40, beginnings=0.5)
+    recipe = Conversion(walks=1, local_steps=5, flow_steps=40, beginnings=0.5)
     asked, walker = [], Walker(dense, PRESET, FRAMES)
     clips = Counted(RandomClips(torch.float32), asked)
     first = Counted(RandomClips(torch.float32, batch=6, blocks=1), asked)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from rivulet.model_patches.sampler.noise import KeyedNoise
 from rivulet.model_patches.stream.step import StreamConfig, init, step
-from rivulet.pocket.convert_mla.distil import Distiller, Recipe, student_of
+from rivulet.pocket.convert_mla.distil import Conversion, Distiller, student_of
 from rivulet.pocket.convert_mla.past import Inputs
 from rivulet.pocket.convert_mla.room import Job, room_of
 from rivulet.pocket.convert_mla.sampled import SampledStreams, weights
@@ -79,7 +79,7 @@ def test_the_third_phase_lowers_the_error_and_goes_on_where_it_was(tmp_path):
 
     def distiller(steps):
         model = student(dense)
-        recipe = Recipe(local_steps=0, flow_steps=0, sampled_steps=steps, sampled_rate=5e-3, whole=True)
+        recipe = Conversion(local_steps=0, flow_steps=0, sampled_steps=steps, sampled_rate=5e-3, whole=True)
         walker = Walker(dense, PRESET, FRAMES)
         return Distiller(
             walker, model, RandomClips(torch.float32), recipe, tmp_path, sampled=streams(dense, model)
@@ -107,7 +107,7 @@ def test_a_bfloat16_model_of_no_guidance_is_sampled(tmp_path):
     config = replace(FEW, cfg=1.0, first_sigmas=())
     model = student_of(dense, SIZES, whole=False)
     lessons = streams(dense, model, config)
-    recipe = Recipe(walks=1, local_steps=2, flow_steps=1, sampled_steps=3, half=True)
+    recipe = Conversion(walks=1, local_steps=2, flow_steps=1, sampled_steps=3, half=True)
     made = Distiller(
         Walker(dense, PRESET, FRAMES), model, RandomClips(torch.bfloat16), recipe, tmp_path, sampled=lessons
     )
@@ -120,7 +120,7 @@ def test_a_bfloat16_model_of_no_guidance_is_sampled(tmp_path):
 def test_minutes_are_shared_among_three_phases(tmp_path):
     dense = dense_model(torch.float32)
     model = student(dense)
-    recipe = Recipe(local_steps=9, flow_steps=9, sampled_steps=9, minutes=1e-6)
+    recipe = Conversion(local_steps=9, flow_steps=9, sampled_steps=9, minutes=1e-6)
     made = Distiller(
         Walker(dense, PRESET, FRAMES),
         model,

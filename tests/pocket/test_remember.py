@@ -21,10 +21,10 @@ from rivulet.pocket.train_memory.command import export_model, outside_attention,
 from rivulet.pocket.train_memory.files import export
 from rivulet.pocket.train_memory.lessons import FULL, MEMORY, PLAIN, POSITIONS, Lessons, Place, Shares
 from rivulet.pocket.train_memory.lora import Adapters
-from rivulet.pocket.train_memory.trainer import Recipe, Trainer
+from rivulet.pocket.train_memory.trainer import MemoryTraining, Trainer
 from rivulet.pocket.train_memory.walk import MemoryWalker, States
 from rivulet.pocket.train_pocket.clips import Clips as Dressed
-from rivulet.pocket.train_pocket.dit import Recipe as Training
+from rivulet.pocket.train_pocket.dit import PocketTraining
 from rivulet.tests.bench.replay import replay
 from rivulet.tests.pocket.memory import BLOCKS, FRAMES, GRID, HEADS, ROWS, TINY_CONFIG, lesson_of, tiny
 from safetensors import safe_open
@@ -142,7 +142,7 @@ def test_a_lesson_that_keeps_the_model_asks_for_its_flow_without_a_memory():
 
 def test_the_ordinary_lessons_keep_the_model_and_no_others():
     shares = Shares().with_share("beginnings", 0.1)
-    lessons = Lessons(None, *pools(), Training(size=32), shares, batch=2)
+    lessons = Lessons(None, *pools(), PocketTraining(size=32), shares, batch=2)
     generator = torch.Generator().manual_seed(5)
     places = [lessons.plan(0.9, generator) for _ in range(120)]
     kept = {(place.kind, lessons.lesson(place, generator).kept) for place in places}
@@ -178,7 +178,7 @@ def test_an_encoder_that_is_to_stay_is_not_trained(tmp_path):
         tmp_path, 1, memory=1.0, full=0.0, sink_and_window=0.0, window=0.0, ordinary=0.0, beginnings=0.0
     )
     dit, encoder = tiny()
-    recipe = Recipe(steps=1, more_every=10**6, half=False, model_rate=0.02, encoder=False)
+    recipe = MemoryTraining(steps=1, more_every=10**6, half=False, model_rate=0.02, encoder=False)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     adapters = Adapters(dit, 2, 2.0)
     walker = MemoryWalker(dit, encoder, FRAMES)
@@ -237,14 +237,14 @@ def trainer(folder, steps, **shares):
     dit, encoder = tiny()
     adapters = Adapters(dit, 2, 2.0)
     rates = {"matrix_rate": 0.05, "encoder_rate": 0.02, "model_rate": 0.02}
-    recipe = Recipe(steps=steps, more_every=10**6, half=False, **rates)
-    lessons = Lessons(None, *pools(), Training(size=32), replace(Shares(), **shares), batch=3)
+    recipe = MemoryTraining(steps=steps, more_every=10**6, half=False, **rates)
+    lessons = Lessons(None, *pools(), PocketTraining(size=32), replace(Shares(), **shares), batch=3)
     return Trainer(MemoryWalker(dit, encoder, FRAMES), lessons, recipe, folder, adapters)
 
 
 def test_lessons_are_of_every_kind_and_waits_grow():
     shares = Shares().with_share("beginnings", 0.1).with_share("full", 0.4)
-    lessons = Lessons(None, *pools(), Training(size=32), shares, batch=3)
+    lessons = Lessons(None, *pools(), PocketTraining(size=32), shares, batch=3)
     generator = torch.Generator().manual_seed(0)
     early, late = ([lessons.plan(done, generator) for _ in range(250)] for done in (0.0, 1.0))
     assert {place.kind for place in late} == {*POSITIONS, "ordinary", "beginnings"}
@@ -298,8 +298,8 @@ def test_a_training_goes_on_where_it_was(tmp_path):
 
 def test_a_converted_model_is_trained_whole_and_its_encoder_is_left(tmp_path):
     dit, encoder = tiny()
-    lessons = Lessons(None, *pools(), Training(size=32), Shares(), batch=2)
-    recipe = Recipe(steps=1, more_every=10**6, half=False)
+    lessons = Lessons(None, *pools(), PocketTraining(size=32), Shares(), batch=2)
+    recipe = MemoryTraining(steps=1, more_every=10**6, half=False)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     own = [block.self_attn.v.weight.clone() for block in dit.blocks]
     made = Trainer(MemoryWalker(dit, encoder, FRAMES), lessons, recipe, tmp_path, None)

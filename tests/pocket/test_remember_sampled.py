@@ -14,7 +14,7 @@ from rivulet.pocket.train_memory.lessons import MEMORY, PLAIN, Lessons, Shares
 from rivulet.pocket.train_memory.lora import Adapters
 from rivulet.pocket.train_memory.walk import MemoryWalker
 from rivulet.pocket.train_pocket.clips import Clips as Dressed
-from rivulet.pocket.train_pocket.dit import Recipe as Training
+from rivulet.pocket.train_pocket.dit import PocketTraining
 from rivulet.tests.bench.replay import replay
 from rivulet.tests.pocket.memory import BLOCKS, FRAMES, ROWS, lesson_of, tiny
 
@@ -83,7 +83,7 @@ def test_so_many_of_the_lessons_that_keep_the_model_are_sampled():
         for n in (BLOCKS, 1)
     )
     keeping = Shares(memory=0.0, sink_and_window=0.0, window=0.0, ordinary=0.5, beginnings=0.5, sampled=0.5)
-    lessons = Lessons(None, None, clips, first, Training(size=32), keeping, 3)
+    lessons = Lessons(None, None, clips, first, PocketTraining(size=32), keeping, 3)
     generator, seen = torch.Generator().manual_seed(3), []
     for _ in range(100):
         place = lessons.plan(0.5, generator)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
-from rivulet.pocket.models import Recipe, load_pocket, save_dit, save_vae
+from rivulet.pocket.models import PocketRecipe, load_pocket, save_dit, save_vae
 from rivulet.pocket.text import TEXT_DIM
 from rivulet.pocket.train_pocket import _changes, processes
 from rivulet.pocket.train_pocket import dit as dit_training
@@ -33,7 +33,7 @@ from rivulet.pocket.train_pocket.units import (
 )
 from rivulet.pocket.train_pocket.vae import restart_decoder, start_as_pictures
 
-TINY = dit_training.Recipe(
+TINY = dit_training.PocketTraining(
     size=32,
     blocks=5,
     batch=1,
@@ -183,7 +183,7 @@ def test_what_is_asked_of_a_tuning_reaches_its_recipe():
 
 def test_exported_files_load_as_they_were_saved(tmp_path, vae):
     dit = WanModel(WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM))
-    recipe = Recipe(32, 16, "pocket", 3, (1000.0, 500.0), 3.0, 1.0, "a test")
+    recipe = PocketRecipe(32, 16, "pocket", 3, (1000.0, 500.0), 3.0, 1.0, "a test")
     save_dit(dit, recipe, tmp_path)
     save_vae(vae, tmp_path)
     pocket = load_pocket(tmp_path)
@@ -217,7 +217,7 @@ def test_average_is_what_is_exported(tmp_path, vae):
 def test_training_can_start_from_exported_files(tmp_path, vae):
     preset = replace(PRESETS["nano"], dit=WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM), recipe=TINY)
     dit = WanModel(preset.dit)
-    save_dit(dit, Recipe(32, 16, "pocket", 3, (1000.0, 500.0), 3.0, 1.0, "a test"), tmp_path)
+    save_dit(dit, PocketRecipe(32, 16, "pocket", 3, (1000.0, 500.0), 3.0, 1.0, "a test"), tmp_path)
     save_vae(vae, tmp_path)
     device = torch.device("cpu")
     taken = settled_vae(preset, tmp_path / "run", device, tmp_path, train=False)

@@ -16,7 +16,7 @@ from rivulet.pocket.demo.controls import Controls
 from rivulet.pocket.demo.server import DemoServer
 from rivulet.pocket.demo.session import Session
 from rivulet.pocket.demo.take import EXAMPLES, serving
-from rivulet.pocket.models import Recipe, save_dit, save_vae
+from rivulet.pocket.models import PocketRecipe, save_dit, save_vae
 
 PROMPT = "a red circle on a green ground"
 FPS, WIDTH, HEIGHT = 16, 32, 16
@@ -28,7 +28,7 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     dit = WanModel(WanConfig(dim=128, ffn_dim=128, num_layers=1, text_dim=text.TEXT_DIM))
-    recipe = Recipe(
+    recipe = PocketRecipe(
         size=16,
         fps=FPS,
         preset="pocket",
