@@ -194,12 +194,15 @@ RECIPES = (
         "videomla_7",
         _names("video~mla|la6~sink1"),
         "arXiv 2605.30351, sections 3 and 4",
+        # its model card runs stage3_la6_sink1/model.pt with --use_ema and Causal-Forcing's arguments, whose
+        # code takes this nest then; the file itself could not be opened
+        copy="generator_ema",
         note="The author's earlier code counts 6 frames in all: preset videomla_6.",
     ),
     PublishedRecipe(
         "echo_infinity",
         "Echo-Infinity",
-        "Echo-Team-Joy-Future-Academy-JD/Echo-Infinity: checkpoints/echo_infinity.pt",
+        "Echo-Team/Echo-Infinity: checkpoints/echo_infinity.pt",
         WAN_13B + 0.27,
         DENSE,
         "1.3B",
@@ -221,6 +224,10 @@ CAUTIONS = (  # words of a file's name that speak of weights which few steps or 
     (_names("bidirectional"), "a bidirectional model, which was not trained to go on block by block"),
     (_names("ar~diffusion|stage1"), "weights before distillation, which need tens of steps and guidance"),
     (_names("ode~init|causal~ode"), "weights in the middle of their distillation"),
+)
+LA6 = (  # of VideoMLA's file: a local attention of 6, as the code it comes from counts
+    "Its name says la6, and the code it comes from counts the sink inside those 6: preset videomla_6 is the "
+    "alternative, if pictures drift with videomla_7."
 )
 PLAIN = _names("wan2[._]?1~t2v")  # Wan itself, where no other model is named
 
@@ -262,7 +269,8 @@ def choose(structure: Structure, file: str) -> Choice:
             f"recipe yourself."
         )
     if structure.kind == VIDEO_MLA:
-        return Choice(fits[0], "It is the only published model with such keys and shapes.", False)
+        why = "It is the only published model with such keys and shapes."
+        return Choice(fits[0], f"{why} {LA6}" if _names("la6").search(file.lower()) else why, False)
     if structure.kind == echo.kind and echo in named_in(file):
         why = "The file's name says so, but there is no memory encoder in it: without one, memory stays off."
         return Choice(echo, why, True)

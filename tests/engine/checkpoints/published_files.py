@@ -147,7 +147,11 @@ FAMILIES = (
         *("krea_realtime", "krea-realtime-video-14b.safetensors", WanConfig(5120, 13824, 2)), prefix="model."
     ),
     Family(
-        "videomla", "stage3_la6_sink1/model.pt", WanConfig(1536, 8960, 1), mla=True, wrap=nested("generator")
+        "videomla",
+        "stage3_la6_sink1/model.pt",
+        WanConfig(1536, 8960, 1),
+        mla=True,
+        wrap=nested("generator_ema", other="generator"),
     ),
     Family("echo_infinity", "checkpoints/echo_infinity.pt", memory=True, wrap=nested("generator", SHARDED)),
 )

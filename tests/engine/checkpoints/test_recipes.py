@@ -92,6 +92,19 @@ def test_echo_infinity_without_its_encoder_is_told():
     assert choice.recipe.name == "echo_infinity" and "no memory encoder in it" in choice.why
 
 
+def test_videomla_of_six_frames_names_the_other_count():
+    """The lineage's configuration counts the sink inside the local attention, the paper beside it."""
+    found = structure(kind=VIDEO_MLA)
+    for file in ("VideoMLA/stage3_la6_sink1/model.pt", "stage3_LA6.safetensors"):
+        assert "preset videomla_6 is the alternative" in choose(found, file).why
+    assert "videomla_6" not in choose(found, "stage3/model.pt").why
+    assert recipe_named("videomla").copy == "generator_ema"
+
+
+def test_echo_infinity_is_where_its_team_publishes_it():
+    assert recipe_named("echo_infinity").file == "Echo-Team/Echo-Infinity: checkpoints/echo_infinity.pt"
+
+
 def test_a_size_that_nobody_published_is_refused():
     with pytest.raises(ValueError, match=r"14B.*VideoMLA's attention, and no model of that kind and size"):
         choose(structure("14B", VIDEO_MLA), "model.pt")
