@@ -16,7 +16,6 @@ from torch import Tensor
 
 from .tree import AttentionTree, BlockTree, DiTTree
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> out, all [B, L, N, D]; k before RoPE
 Cross = Callable[[Tensor], Tensor]  # q [B, L, N, D] -> out of the same shape, over the text
 
 
@@ -124,19 +123,6 @@ def cross_attention(attention: AttentionTree, x_BLC: Tensor, cross: Cross) -> Te
     """What the tokens read from the text, through the layers of one cross-attention."""
     q_BLND = split_heads(attention, ordinary(attention.norm_q(attention.q(x_BLC))))
     return attention.o(cross(q_BLND).flatten(2))
-
-
-def block_forward(
-    block: BlockTree, x_BLC: Tensor, modulation_BT6C: Tensor, attend: Attend, cross: Cross
-) -> Tensor:
-    """One block with dense projections; `attend` brings RoPE and the past, `cross` the text."""
-
-    def mix(h_BLC: Tensor) -> Tensor:
-        return block.self_attn.o(attend(*project_qkv(block.self_attn, h_BLC)).flatten(2))
-
-    return residual_block(
-        block, x_BLC, modulation_BT6C, mix, lambda h_BLC: cross_attention(block.cross_attn, h_BLC, cross)
-    )
 
 
 def head_forward(dit: DiTTree, x_BLC: Tensor, time_BTC: Tensor) -> Tensor:

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from ..arch.rotary import THETA, RopeLayout, axis_channels
 
-__all__ = ["axis_channels", "layout_of", "rope_table"]
-
 
 def layout_of(dit: object) -> RopeLayout | None:
     """What the model says of its heads in `rope_layout`; None: whole heads turn, at Wan's rates."""

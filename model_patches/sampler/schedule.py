@@ -26,13 +26,6 @@ def sigmas(timesteps: Sequence[float] = PUBLISHED_TIMESTEPS, shift: float = 5.0)
     return tuple(shift * s / (shift * s + (1 - s)) for s in levels)
 
 
-def even_sigmas(steps: int, shift: float = 5.0) -> tuple[float, ...]:
-    """Falling noise levels of `steps` calls, even before the shift; 4 calls give the published ones."""
-    if not 1 <= steps <= 1000:
-        raise ValueError(f"Schedule: steps must be 1 to 1000, got {steps}.")
-    return sigmas([1000 * (steps - i) / steps for i in range(steps)], shift)
-
-
 def first_call(levels: Sequence[float], strength: float) -> int:
     """Index of the highest noise level that is not above `strength`, for a block that begins with a video.
 

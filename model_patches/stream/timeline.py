@@ -75,10 +75,6 @@ class Timeline:
                     f"{clock(earlier.start_ms)}; starts must rise."
                 )
 
-    def to_text(self) -> str:
-        """Timed lines that `read_timeline` turns into this timeline again."""
-        return "\n".join(f"[{clock(p.start_ms)} {p.mode}] {p.text}" for p in self.prompts)
-
 
 @dataclass(frozen=True, slots=True)
 class Change:

@@ -40,11 +40,6 @@ class StreamPast:
     layers: VaePast  # newest frames of every causal layer, in the order of the forward
     held_BCFHW: Tensor | None = None  # pixels of a group that is not full, in the VAE's dtype and [-1, 1]
 
-    @property
-    def held_frames(self) -> int:
-        """Pixel frames taken in but not encoded."""
-        return 0 if self.held_BCFHW is None else self.held_BCFHW.shape[2]
-
 
 @torch.no_grad()
 def decode_stream(

@@ -1,4 +1,4 @@
-"""What every writer checks before it takes a chunk.
+"""What a writer checks before it takes a chunk.
 
 F pixel frames, H/W pixels, three colours last.
 """

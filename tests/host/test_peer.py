@@ -3,8 +3,8 @@
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.sampler.noise import HostNoise
 from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.tests.engine.host_noise import HostNoise
 
 SEED = 77
 SIDE = 64  # pixels

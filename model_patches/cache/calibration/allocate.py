@@ -58,11 +58,6 @@ def reach(curves: Sequence[Curve], error: float) -> list[Point]:
     return _traced(curves, unit, chosen, int(found[0]))
 
 
-def total_error(points: Sequence[Point]) -> float:
-    """Root mean square of the layers' errors."""
-    return math.sqrt(sum(point.error**2 for point in points) / len(points))
-
-
 def mean_bytes(points: Sequence[Point]) -> float:
     """Bytes per token and layer."""
     return sum(point.bytes for point in points) / len(points)

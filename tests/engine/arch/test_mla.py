@@ -10,10 +10,11 @@ from rivulet.model_patches.arch.mla import PROJECTIONS, MlaAttention, MlaModel, 
 from rivulet.model_patches.arch.parts import project_qkv
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.attention.absorbed import absorb, absorbed_attention
 from rivulet.model_patches.attention.past import Alone
 from rivulet.model_patches.attention.rope import rope_table
 from rivulet.model_patches.attention.sdpa import sdpa
+
+from .absorbed import absorb, absorbed_attention
 
 DIM, HEADS, HEAD = 32, 2, 16
 SIZES = MlaSizes(7, 12, RopeLayout.truncated(HEAD, 8), frozenset({"o"}))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.effective import effective_gain
 from rivulet.model_patches.arch.parts import (
-    block_forward,
+    cross_attention,
     embed_time,
     gate,
     head_forward,
@@ -12,10 +12,22 @@ from rivulet.model_patches.arch.parts import (
     patchify,
     project_kv,
     project_qkv,
+    residual_block,
     sinusoid,
     unpatchify,
 )
 from rivulet.model_patches.attention.sdpa import sdpa
+
+
+def run_block(block, x, modulation, keys, values, attend=sdpa):
+    """Returns a block's tokens with attention over themselves and the text's keys and values."""
+    return residual_block(
+        block,
+        x,
+        modulation,
+        lambda h: block.self_attn.o(attend(*project_qkv(block.self_attn, h)).flatten(2)),
+        lambda h: cross_attention(block.cross_attn, h, lambda q: sdpa(q, keys, values)),
+    )
 
 
 def test_the_sinusoid_is_cosines_then_sines_from_fast_to_slow():
@@ -66,28 +78,20 @@ def test_one_vector_for_all_frames_is_the_same_vector_for_each(model):
     modulation, time = embed_time(model, torch.tensor([[250.0]]))
 
     def run(modulation, time):
-        out = block_forward(block, x, modulation, sdpa, lambda q: sdpa(q, keys, values))
+        out = run_block(block, x, modulation, keys, values)
         return head_forward(model, out, time)
 
     each = run(modulation.expand(1, 3, -1, -1), time.expand(1, 3, -1))
     torch.testing.assert_close(run(modulation, time), each)
 
 
-def test_block_forward_hands_over_queries_keys_and_values_before_rope(model):
-    block, x, seen = model.blocks[1], torch.randn(2, 6, 24), []
-
-    def attend(q, k, v):
-        seen.append((q, k, v))
-        return torch.zeros_like(q)
-
-    modulation, _ = embed_time(model, torch.tensor([[250.0, 0.0]]))
-    block_forward(block, x, modulation, attend, torch.zeros_like)
-    own = (block.modulation[:, None] + modulation).unbind(2)
-    expected = project_qkv(block.self_attn, modulate(block.norm1(x), own[0], own[1]))
-    assert all(torch.equal(a, b) for a, b in zip(seen[0], expected, strict=True))
-    assert seen[0][0].shape == (2, 6, 2, 12)
-    rms = seen[0][1].flatten(2) / block.self_attn.norm_k.weight
-    torch.testing.assert_close(rms.pow(2).mean(-1), torch.ones(2, 6))  # over the full width, not a head
+def test_queries_and_keys_are_normed_over_the_full_width(model):
+    attention = model.blocks[1].self_attn
+    q, k, v = project_qkv(attention, torch.randn(2, 6, 24))
+    assert q.shape == k.shape == v.shape == (2, 6, 2, 12)
+    for heads, norm in ((q, attention.norm_q), (k, attention.norm_k)):
+        rms = (heads.flatten(2) / norm.weight).pow(2).mean(-1)
+        torch.testing.assert_close(rms, torch.ones(2, 6))  # over all heads, not one
 
 
 def test_training_can_go_through_the_parts(make_model):
@@ -97,7 +101,7 @@ def test_training_can_go_through_the_parts(make_model):
     text = model.text_embedding(torch.randn(1, 3, 6))
     for block in model.blocks:
         keys, values = project_kv(block.cross_attn, text)
-        x = block_forward(block, x, modulation, sdpa, lambda q, k=keys, v=values: sdpa(q, k, v))
+        x = run_block(block, x, modulation, keys, values)
     unpatchify(model, head_forward(model, x, time), grid).square().mean().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
@@ -139,7 +143,7 @@ def test_a_parameters_own_class_goes_no_further_than_its_use(make_model):
             return sdpa(q, k, v)
 
         keys, values = project_kv(block.cross_attn, model.text_embedding(text))
-        out = block_forward(block, tokens, modulation, attend, lambda q, k=keys, v=values: sdpa(q, k, v))
+        out = run_block(block, tokens, modulation, keys, values, attend)
         seen[model] = [*made, keys, values, out, head_forward(model, out, time)]
     assert all(torch.equal(one, other) for one, other in zip(seen[ours], seen[theirs], strict=True))
     # norm3 has parameters too: what it gives goes into a projection alone

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from rivulet.model_patches.arch.rotary import RopeLayout
-from rivulet.model_patches.attention.rope import axis_channels, rope_table
+from rivulet.model_patches.arch.rotary import RopeLayout, axis_channels
+from rivulet.model_patches.attention.rope import rope_table
 
 
 def by_hand(frame: int, row: int, column: int, head_dim: int) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.plan.cost import Work
 from rivulet.model_patches.plan.plan import Plan, Request, plan_stream
 from rivulet.model_patches.plan.probe import Device
-from rivulet.model_patches.sampler.schedule import even_sigmas
+from rivulet.model_patches.sampler.schedule import PUBLISHED_TIMESTEPS, sigmas
 from rivulet.model_patches.stream.pipeline import run, snapshot
 from rivulet.model_patches.stream.step import StreamConfig, init, step
 from rivulet.model_patches.vae.cost import WanCost
@@ -85,9 +85,10 @@ def test_a_snapshot_is_as_large_as_planned(tmp_path, name, seconds):
 
 
 def test_a_block_is_one_call_a_step_and_one_to_remember():
-    plans = [plan_stream(replace(REQUEST, stream=replace(STREAM, sigmas=even_sigmas(n)))) for n in (2, 4, 6)]
-    two, four, six = (plan.block.flops for plan in plans)
-    assert four - two == six - four > 0
+    calls = [sigmas(PUBLISHED_TIMESTEPS[:n]) for n in (1, 2, 3)]
+    plans = [plan_stream(replace(REQUEST, stream=replace(STREAM, sigmas=levels))) for levels in calls]
+    one, two, three = (plan.block.flops for plan in plans)
+    assert two - one == three - two > 0
     assert plans[0].block.flops > plans[0].first_block.flops - 2 * 7 * (6 + 7 * 48) * 48
 
 

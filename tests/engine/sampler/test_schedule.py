@@ -4,13 +4,12 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rivulet.model_patches.sampler.schedule import even_sigmas, first_call, sigmas
+from rivulet.model_patches.sampler.schedule import first_call, sigmas
 
 
 def test_the_published_steps():
     timesteps = [1000 * s for s in sigmas()]
     assert timesteps == pytest.approx([1000, 937.5, 2500 / 3, 625], rel=1e-15)
-    assert even_sigmas(4) == sigmas()
 
 
 def test_without_shift_levels_are_the_timesteps():
@@ -19,7 +18,7 @@ def test_without_shift_levels_are_the_timesteps():
 
 @given(st.integers(1, 1000), st.floats(0.01, 100))
 def test_levels_fall_from_pure_noise_and_stay_above_clean(steps, shift):
-    levels = even_sigmas(steps, shift)
+    levels = sigmas([1000 * (steps - i) / steps for i in range(steps)], shift)
     assert len(levels) == steps and levels[0] == 1
     assert all(a > b > 0 for a, b in pairwise(levels))
 
@@ -47,12 +46,6 @@ def test_shift_multiplies_the_ratio_of_noise_to_signal(timestep, shift):
 def test_schedules_that_cannot_be_are_refused(timesteps, shift, sentence):
     with pytest.raises(ValueError, match=sentence):
         sigmas(timesteps, shift)
-
-
-@pytest.mark.parametrize("steps", [0, -1, 1001])
-def test_a_number_of_steps_has_limits(steps):
-    with pytest.raises(ValueError, match=f"steps must be 1 to 1000, got {steps}"):
-        even_sigmas(steps)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.sampler.denoise import Begin
-from rivulet.model_patches.sampler.noise import HostNoise
 from rivulet.model_patches.sampler.schedule import sigmas
 from rivulet.model_patches.stream.step import StreamConfig, init, set_text, step, take
 from rivulet.model_patches.stream.switch import switch
 
 from ..formats import FORMATS, basis, latent
+from ..host_noise import HostNoise
 
 
 def latents_of(model, state, blocks, **options):

@@ -126,9 +126,10 @@ LATER = st.lists(
 
 
 @given(first=TEXTS, later=LATER)
-def test_a_timeline_comes_back_from_its_text(first, later):
+def test_timed_lines_are_read_as_they_were_written(first, later):
     timeline = Timeline((Prompt(0, first), *(Prompt(*row) for row in sorted(later))))
-    assert read_timeline(timeline.to_text()) == timeline
+    lines = [f"[{clock(each.start_ms)} {each.mode}] {each.text}" for each in timeline.prompts]
+    assert read_timeline("\n".join(lines)) == timeline
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from rivulet.model_patches.arch.effective import effective_linear
+from rivulet.model_patches.arch.mla import MlaAttention
 from torch import Tensor
-
-from ..arch.effective import effective_linear
-from ..arch.mla import MlaAttention
 
 
 @dataclass(frozen=True, slots=True)
