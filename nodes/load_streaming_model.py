@@ -8,8 +8,8 @@ import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ..model_patches.arch.rotary import BANDS
-from ..model_patches.checkpoints.mla_keys import HEADS_MIXED
-from ..model_patches.checkpoints.published import Published
+from ..model_patches.checkpoints._mla_keys import HEADS_MIXED
+from ..model_patches.checkpoints.checkpoint import Published
 from ..model_patches.checkpoints.recipes import RECIPES, Choice, caution, choose, named_in, recipe_named
 from .host.load_model import DTYPES, WHERE, Source, patcher_of, with_lora
 from .host.recipe import ModelRecipe, give, stored_in

@@ -153,8 +153,8 @@ def wan_subject(options: argparse.Namespace, device: object) -> Subject:
     """A checkpoint file, on encoded prompts."""
     import torch
 
+    from ..model_patches.checkpoints.checkpoint import build, read_published
     from ..model_patches.checkpoints.files import open_tensors, shapes_in
-    from ..model_patches.checkpoints.published import build, read_published
     from ..model_patches.geometry import Geometry
     from ..model_patches.stream.step import StreamConfig
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..model_patches.arch.wan import WanModel
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
-from ..model_patches.checkpoints.detect import load_wan
+from ..model_patches.checkpoints._mla import load_mla
+from ..model_patches.checkpoints._sizes import load_wan
 from ..model_patches.checkpoints.files import save_tensors
-from ..model_patches.checkpoints.mla_load import load_mla
 from ..model_patches.geometry import Geometry
 from ..model_patches.memory.policy import OFF, MemoryPolicy
 from ..model_patches.sampler.schedule import sigmas

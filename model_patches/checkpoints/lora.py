@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .detect import FLOATS
+from ._sizes import FLOATS
 from .files import some
 from .nesting import ADAPTERS, MEMORY, plain_key, read_raw
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..attention.positions import PRESETS, PositionPreset
 from ..sampler.schedule import PUBLISHED_TIMESTEPS
 from ..sampler.schedule import sigmas as sigmas_of
-from .families import DENSE, OTHER_SIZE, VIDEO_MLA, Structure
+from ._families import DENSE, OTHER_SIZE, VIDEO_MLA, Structure
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..arch.wan import WanModel
 from ..attention.rope import layout_of
-from ..checkpoints.detect import FLOATS
+from ..checkpoints._sizes import FLOATS
 from ..checkpoints.files import match, open_tensors, some
 from ..checkpoints.lora import Lora, lora_from
 from ..checkpoints.nesting import unpickled

@@ -10,11 +10,11 @@ from typing import Any
 import comfy.sd
 import torch
 
-from ...model_patches.checkpoints.families import VIDEO_MLA
+from ...model_patches.checkpoints._families import VIDEO_MLA
+from ...model_patches.checkpoints._mla_keys import HEADS_MIXED
+from ...model_patches.checkpoints.checkpoint import Published, read_published
 from ...model_patches.checkpoints.files import some
 from ...model_patches.checkpoints.lora import LoraFile, read_lora
-from ...model_patches.checkpoints.mla_keys import HEADS_MIXED
-from ...model_patches.checkpoints.published import Published, read_published
 from ...model_patches.checkpoints.recipes import recipe_named
 from .lora import patches_of, weight_key
 

@@ -16,7 +16,7 @@ from ...model_patches.arch.mla import MlaModel
 from ...model_patches.arch.rotary import RopeLayout
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.positions import preset as positions_of
-from ...model_patches.checkpoints.detect import compute_dtype, overrides, read_config
+from ...model_patches.checkpoints._sizes import compute_dtype, overrides, read_config
 from ...model_patches.checkpoints.files import match, open_tensors, save_tensors
 from ...model_patches.checkpoints.nesting import read_nested
 from ...model_patches.geometry import Geometry

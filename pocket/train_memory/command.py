@@ -15,10 +15,10 @@ from safetensors import safe_open
 
 from ...model_patches.arch.mla import MlaModel
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.checkpoints.detect import load_wan
+from ...model_patches.checkpoints._mla import load_mla
+from ...model_patches.checkpoints._sizes import load_wan
 from ...model_patches.checkpoints.files import save_tensors
 from ...model_patches.checkpoints.lora import Lora
-from ...model_patches.checkpoints.mla_load import load_mla
 from ...model_patches.checkpoints.nesting import is_mla
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder

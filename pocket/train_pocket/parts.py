@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.checkpoints.detect import load_wan
+from ...model_patches.checkpoints._sizes import load_wan
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import models

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...model_patches.arch.wan import WanConfig
 from ...model_patches.cache.cost import DENSE_COST, CacheCost
 from ...model_patches.cache.format import CacheShape
-from ...model_patches.checkpoints.mla_load import load_mla
+from ...model_patches.checkpoints._mla import load_mla
 from ...model_patches.geometry import Geometry
 from ...model_patches.stream.step import step
 from ...pocket import world

@@ -39,7 +39,7 @@ def close(a, b):
 
 
 def test_it_is_the_engines_own_stream(load, prompt, models, begun):
-    from rivulet.model_patches.checkpoints.detect import load_wan
+    from rivulet.model_patches.checkpoints._sizes import load_wan
     from rivulet.model_patches.stream import step as engine
 
     model = load_wan(models / "plain.safetensors", torch.float32)

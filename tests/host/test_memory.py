@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.model_patches.checkpoints.detect import load_wan
+from rivulet.model_patches.checkpoints._sizes import load_wan
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.stream.state import StreamConfig

@@ -1,7 +1,7 @@
 """A memory's file against the host's own model, and its LoRA through the host's own patches."""
 
 import torch
-from rivulet.model_patches.checkpoints.detect import load_wan
+from rivulet.model_patches.checkpoints._sizes import load_wan
 from rivulet.model_patches.memory.load import load_memory
 from rivulet.tests.engine.memory.echo_files import encoder_shapes, filled, lora_shapes, save, second
 

@@ -36,7 +36,7 @@ def planned(load, monkeypatch):
 
 
 def test_the_models_sizes_are_read_from_the_host(load, vae, models):
-    from rivulet.model_patches.checkpoints.detect import load_wan
+    from rivulet.model_patches.checkpoints._sizes import load_wan
     from rivulet.nodes.plan import request_of
 
     config = StreamConfig(Geometry(64, 48))

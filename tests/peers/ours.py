@@ -11,7 +11,7 @@ import torch
 from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.attention.forward import forward
-from rivulet.model_patches.checkpoints.published import build, read_published
+from rivulet.model_patches.checkpoints.checkpoint import build, read_published
 from rivulet.model_patches.checkpoints.recipes import PublishedRecipe
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import OFF

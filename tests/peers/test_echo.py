@@ -12,7 +12,7 @@ import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import PRESETS, plan
 from rivulet.model_patches.cache.format import recache_call
-from rivulet.model_patches.checkpoints.published import build, read_published
+from rivulet.model_patches.checkpoints.checkpoint import build, read_published
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.coupling import training_of
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder

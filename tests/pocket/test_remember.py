@@ -7,8 +7,8 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import plan, preset
+from rivulet.model_patches.checkpoints._mla import load_mla
 from rivulet.model_patches.checkpoints.lora import Factors, Lora
-from rivulet.model_patches.checkpoints.mla_load import load_mla
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.load import load_memory

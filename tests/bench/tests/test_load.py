@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig
-from rivulet.model_patches.checkpoints.published import read_published
+from rivulet.model_patches.checkpoints.checkpoint import read_published
 from rivulet.tests.bench import load, load_once
 from rivulet.tests.bench.records import Rows
 

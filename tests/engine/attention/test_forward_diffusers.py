@@ -11,8 +11,8 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.forward import bidirectional
-from rivulet.model_patches.checkpoints.diffusers_keys import is_diffusers, wan_key
-from rivulet.model_patches.checkpoints.published import read_published
+from rivulet.model_patches.checkpoints._diffusers_keys import is_diffusers, wan_key
+from rivulet.model_patches.checkpoints.checkpoint import read_published
 from safetensors.torch import save_file
 
 transformer_wan = pytest.importorskip("diffusers.models.transformers.transformer_wan")

@@ -6,9 +6,9 @@ import pytest
 from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
 from rivulet.model_patches.arch.rotary import BANDS
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.checkpoints.detect import load_wan
+from rivulet.model_patches.checkpoints._mla import load_mla
+from rivulet.model_patches.checkpoints._sizes import load_wan
 from rivulet.model_patches.checkpoints.kinds import expert_warning
-from rivulet.model_patches.checkpoints.mla_load import load_mla
 from safetensors.torch import save_file
 
 SIZES = WanConfig(dim=128, ffn_dim=40, num_layers=1, num_heads=1, text_dim=10)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig
 from rivulet.model_patches.attention.positions import PRESETS, why_not
-from rivulet.model_patches.checkpoints.families import DENSE, VIDEO_MLA, Structure
+from rivulet.model_patches.checkpoints._families import DENSE, VIDEO_MLA, Structure
 from rivulet.model_patches.checkpoints.recipes import RECIPES, caution, choose, named_in, recipe_named
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.step import StreamConfig

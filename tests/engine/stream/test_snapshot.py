@@ -24,7 +24,7 @@ spec = importlib.util.spec_from_file_location(
 sys.modules["rivulet"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["rivulet"])
 import torch
-from rivulet.model_patches.checkpoints.detect import load_wan
+from rivulet.model_patches.checkpoints._sizes import load_wan
 from rivulet.model_patches.stream.step import load, step
 from safetensors.torch import save_file
 torch.set_num_threads(1)

@@ -13,10 +13,10 @@ from torch import Tensor
 from ..arch.mla import MlaModel, MlaSizes
 from ..arch.rotary import BANDS, RopeLayout
 from ..arch.wan import WanConfig
-from .detect import compute_dtype, overrides, read_config
+from ._mla_keys import HEADS_MIXED, Reading, apart, read_layout
+from ._sizes import compute_dtype, overrides, read_config
 from .files import Shapes, some
 from .kinds import refuse_other_kinds
-from .mla_keys import HEADS_MIXED, Reading, apart, read_layout
 from .nesting import Nested, read_nested
 
 WHERE = "load_mla"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..arch.wan import WanConfig
-from .detect import SIGN, read_config
+from ._sizes import SIGN, read_config
 from .files import Shapes, some
 from .nesting import MEMORY, is_mla
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ..arch.mla import MlaModel
 from ..arch.wan import WanModel
-from .detect import compute_dtype, overrides
-from .diffusers_keys import is_diffusers, wan_key
-from .families import DENSE, Structure, own_keys, structure_of
+from ._diffusers_keys import is_diffusers, wan_key
+from ._families import DENSE, Structure, own_keys, structure_of
+from ._mla import MlaFile, read_mla
+from ._mla_keys import HEADS_MIXED
+from ._sizes import compute_dtype, overrides
 from .files import Shapes, some
-from .mla_keys import HEADS_MIXED
-from .mla_load import MlaFile, read_mla
 from .nesting import MEMORY, Nested, read_nested
 
 SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")  # of a file's name, where a model is published in parts

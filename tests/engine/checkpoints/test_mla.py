@@ -12,9 +12,9 @@ import torch
 from rivulet.model_patches.arch.mla import PROJECTIONS, MlaModel, MlaSizes
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.checkpoints.detect import load_wan
-from rivulet.model_patches.checkpoints.mla_keys import apart, read_layout
-from rivulet.model_patches.checkpoints.mla_load import load_mla
+from rivulet.model_patches.checkpoints._mla import load_mla
+from rivulet.model_patches.checkpoints._mla_keys import apart, read_layout
+from rivulet.model_patches.checkpoints._sizes import load_wan
 from rivulet.model_patches.checkpoints.nesting import is_mla, plain_key
 from safetensors.torch import save_file
 

@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanModel
-from rivulet.model_patches.checkpoints.families import structure_of
-from rivulet.model_patches.checkpoints.published import build, read_published
+from rivulet.model_patches.checkpoints._families import structure_of
+from rivulet.model_patches.checkpoints.checkpoint import build, read_published
 from rivulet.model_patches.checkpoints.recipes import choose, recipe_named
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.step import StreamConfig, init, step

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.checkpoints.detect import load_wan, read_config
+from rivulet.model_patches.checkpoints._sizes import load_wan, read_config
 from safetensors.torch import save_file
 
 SIZES = WanConfig(dim=48, ffn_dim=40, num_layers=2, num_heads=2, text_dim=10, in_channels=4, out_channels=4)
