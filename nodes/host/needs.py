@@ -17,7 +17,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "comfy.ldm.flux.math": ("apply_rope1",),
     "comfy.ldm.modules.attention": ("optimized_attention",),
     "comfy.ldm.wan.model": ("WanAttentionBlock", "WanModel", "WanSelfAttention.forward"),
-    "comfy.lora": ("load_lora", "model_lora_keys_unet"),
     "comfy.model_base": ("BaseModel.get_dtype_inference", "ModelType.FLOW", "WAN21"),
     "comfy.model_management": (
         "InterruptProcessingException",

@@ -45,7 +45,7 @@ def test_all_that_the_nodes_take_from_the_host_is_in_the_table(comfyui):
     from rivulet.nodes.host.needs import NEEDS
 
     named = {f"{module}.{name.split('.')[0]}" for module, names in NEEDS.items() for name in names}
-    taken = {path.name: used(path.read_text(encoding="utf-8")) for path in NODES.glob("*.py")}
+    taken = {path.name: used(path.read_text(encoding="utf-8")) for path in NODES.rglob("*.py")}
     assert len(set().union(*taken.values())) > 15
     assert {file: names - named for file, names in taken.items() if names - named} == {}
 
