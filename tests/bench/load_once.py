@@ -50,6 +50,11 @@ def start_host(comfyui: Path) -> None:
     run = sys.modules["run"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(run)
     run.load_pack()
+    import_host(comfyui)
+
+
+def import_host(comfyui: Path) -> None:
+    """Makes ComfyUI's packages importable, on the CPU."""
     sys.path.insert(0, str(comfyui))
     sys.argv = ["main.py", "--cpu"]
     import comfy.options
