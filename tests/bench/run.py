@@ -8,6 +8,7 @@ import importlib
 from .records import Rows, machine
 
 BENCHES = {
+    "bits": "whether streams are still the same bits: --out FILE records them, --against FILE compares",
     "cache": "what each cache format costs and loses: bytes, attention, pictures, time",
     "decode": "speed, memory and quality of Wan's VAE and of a tiny decoder: --vae FILE --tiny FILE",
     "families": "the engine beside each family's released inference code: --peers FOLDER",

@@ -1,0 +1,253 @@
+"""Streams of `bench bits` made by the engine alone. Whatever of the engine's functions they use is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...model_patches.cache.basis_file import load_basis
+from ...model_patches.cache.dense import DENSE
+from ...model_patches.cache.format import CacheFormat
+from ...model_patches.cache.int8 import Int8Format
+from ...model_patches.cache.latent import LatentFormat
+from ...model_patches.cache.mla import MlaFormat
+from ...model_patches.cache.store import Exact
+from ...model_patches.geometry import Geometry
+from ...model_patches.memory.learned import LearnedMemory
+from ...model_patches.memory.policy import MemoryPolicy
+from ...model_patches.memory.resize import for_grid
+from ...model_patches.stream import pipeline
+from ...model_patches.stream.follow import Follow, encoder_of
+from ...model_patches.stream.incoming import Fitted, Pictures
+from ...model_patches.stream.pipeline import Chunk, frames_made, with_pixels
+from ...model_patches.stream.snapshot import load
+from ...model_patches.stream.start import begun, begun_with_picture, gone_on, remembered_latents
+from ...model_patches.stream.state import StreamConfig, StreamState
+from ...model_patches.stream.step import step
+from ...model_patches.stream.switch import switch
+from ...model_patches.vae.decoder import StreamPast, decode_stream
+from ...pocket.models import DIT_FILE, MLA_FILE, MLA_MEMORY_FILE, WEIGHTS, Pocket, load_pocket
+from .bits_scenarios import (
+    EARLIER,
+    FOLLOW,
+    HEIGHT,
+    MLA,
+    PICTURE,
+    PROMPTS,
+    SEED,
+    TAKE,
+    VIDEO,
+    WIDTH,
+    Fingerprint,
+    Scenario,
+    moving,
+)
+from .remembering import remembering
+
+BASIS = WEIGHTS / "pocket_basis.safetensors"
+SLOWER = 5  # pictures of a block that are missing where a followed video ends
+
+
+@dataclass
+class Taker:
+    """A writer whose pictures go to a fingerprint."""
+
+    taken: Fingerprint
+    frames_written: int
+
+    def __enter__(self) -> Taker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def write(self, pixels_FHWC: Tensor) -> None:
+        """Takes the next pictures."""
+        self.taken.pictures(pixels_FHWC)
+        self.frames_written += len(pixels_FHWC)
+
+    def seal(self) -> None:
+        """Nothing waits here."""
+
+
+@dataclass
+class Engine:
+    """One stream of the engine; `taken` gets all that it makes."""
+
+    pocket: Pocket
+    config: StreamConfig
+    cache: CacheFormat
+    memory: MemoryPolicy
+    taken: Fingerprint
+    state: StreamState
+    follow: Follow | None = None
+    pasts: list[StreamPast | None] = field(default_factory=list)  # of the decoder, of streams side by side
+
+    def make(self, blocks: int) -> None:
+        """Makes so many blocks."""
+        if self.state.text.batch > 1:
+            return self._make_side_by_side(blocks)
+        writer = Taker(self.taken, frames_made(self.state))
+
+        def on_chunk(chunk: Chunk) -> None:
+            self.taken.latents(newest(chunk.state, self.config.block_frames))
+
+        given = {"blocks": blocks, "on_chunk": on_chunk, "follow": self.follow}
+        self.state = pipeline.run(self.pocket.dit, self.pocket.vae, self.state, [writer], **given)
+
+    def switch(self, prompt: str, mode: str) -> None:
+        """Goes over to another prompt; a cut begins another scene, for the decoder too."""
+        text = self.pocket.encode(prompt).to(self.config.dtype)
+        text = text.expand(self.state.text.batch, -1, -1).contiguous()
+        self.state = switch(self.pocket.dit, self.state, text, mode)
+        if mode == "cut":
+            self.state = with_pixels(self.state, None, frames_made(self.state))
+
+    def resume(self, folder: Path) -> None:
+        """Saves the stream and takes it up again."""
+        path = folder / "stream.safetensors"
+        pipeline.snapshot(self.pocket.dit, self.state, [], path)
+        given = {"cache": self.cache, "memory": self.memory}
+        self.state = load(path, self.pocket.dit, self.config, **given)
+
+    def _make_side_by_side(self, blocks: int) -> None:
+        self.pasts = self.pasts or [None] * self.state.text.batch
+        for _ in range(blocks):
+            latents_BCTHW, self.state = step(self.pocket.dit, self.state)
+            self.taken.latents(latents_BCTHW)
+            for row, past in enumerate(self.pasts):
+                one_BCTHW = latents_BCTHW[row : row + 1]
+                pixels_FHWC, self.pasts[row] = decode_stream(self.pocket.vae, one_BCTHW, past)
+                self.taken.pictures(pixels_FHWC)
+
+
+def begin(how: Scenario, taken: Fingerprint) -> Engine:
+    """The scenario's stream before its first block, with what it begins with."""
+    pocket, memory = models(how)
+    config = contract(how, pocket)
+    cache = cache_of(how, pocket, config)
+    state = opened(pocket, config, cache, memory, PROMPTS[: how.streams])
+    made = Engine(pocket, config, cache, memory, taken, state)
+    if how.begin:
+        BEGINNINGS[how.begin](made, how)
+    return made
+
+
+def contract(how: Scenario, pocket: Pocket) -> StreamConfig:
+    """The scenario's stream, as the model's recipe has it where nothing else is said."""
+    config = pocket.config(SEED, Geometry(WIDTH, HEIGHT))
+    return replace(
+        config,
+        preset=how.preset or config.preset,
+        block_frames=how.block_frames or config.block_frames,
+        cfg=how.cfg or config.cfg,
+        dtype=torch.bfloat16 if how.bfloat16 else torch.float32,
+    )
+
+
+def opened(
+    pocket: Pocket, config: StreamConfig, cache: CacheFormat, memory: MemoryPolicy, prompts: tuple[str, ...]
+) -> StreamState:
+    """The state before anything was made or given."""
+    text_BLE = torch.cat([pocket.encode(prompt) for prompt in prompts]).to(config.dtype)
+    encoded = replace(pocket, no_text=lambda: pocket.no_text().to(config.dtype))
+    return encoded.begin(text_BLE, config, cache=cache, memory=memory)
+
+
+def models(how: Scenario) -> tuple[Pocket, MemoryPolicy]:
+    """The built-in model that the cache needs, as it runs with the memory, and the memory."""
+    mla = MLA_MEMORY_FILE if how.memory == "learned" else MLA_FILE
+    dtype = torch.bfloat16 if how.bfloat16 else torch.float32
+    pocket, memory = remembered(mla if how.cache in MLA else DIT_FILE, how.memory, dtype)
+    if how.short_memory:
+        assert isinstance(memory, LearnedMemory)
+        memory = replace(memory, turned=True, recaches=False)
+    return pocket, memory
+
+
+@cache
+def remembered(dit_file: str, memory: str, dtype: torch.dtype) -> tuple[Pocket, MemoryPolicy]:
+    """Models and memories are read once; a stream changes neither."""
+    pocket, policy = remembering(load_pocket(dtype=dtype, dit_file=dit_file), memory)
+    if isinstance(policy, LearnedMemory):
+        size = Geometry(WIDTH, HEIGHT)
+        policy = replace(policy, encoder=for_grid(policy.encoder, size.grid_height, size.grid_width))
+    return pocket, policy
+
+
+def cache_of(how: Scenario, pocket: Pocket, config: StreamConfig) -> CacheFormat:
+    """How the scenario's frames are kept."""
+    exact = Exact(sink=config.positions.sink_frames if how.exact else 0)
+    if how.cache in MLA:
+        return MlaFormat.of(pocket.dit, how.cache == "mla-int8", exact)
+    if how.cache == "latent":
+        return LatentFormat(load_basis(BASIS), exact)
+    return Int8Format(exact=exact) if how.cache == "int8" else DENSE
+
+
+def newest(state: StreamState, frames: int) -> Tensor:
+    """The latents made last, in the model's units."""
+    assert state.tail_BCTHW is not None
+    return state.tail_BCTHW[:, :, -frames:]
+
+
+def with_picture(made: Engine, how: Scenario) -> None:
+    """A picture is the first of the video."""
+    picture_HWC = moving(1)[0]
+    made.state = begun_with_picture(made.pocket.dit, made.pocket.vae, made.state, picture_HWC)
+    made.taken.latents(newest(made.state, 1))
+    made.taken.pictures(picture_HWC[None])
+
+
+def after_video(made: Engine, how: Scenario) -> None:
+    """The stream goes on where a video ends."""
+    count = remembered_latents(made.config.positions, made.config.block_frames)
+    pixels_FHWC = moving(made.config.geometry.pixel_frames(count))
+    made.state = gone_on(made.pocket.dit, made.pocket.vae, made.state, pixels_FHWC)
+    made.taken.latents(newest(made.state, count))
+
+
+def after_take(made: Engine, how: Scenario) -> None:
+    """The stream goes on where a take of another seed, prompt and guidance ends."""
+    pocket, config = made.pocket, replace(made.config, seed=SEED + 1, cfg=1.0)
+    state = opened(pocket, config, DENSE, made.memory, (EARLIER,))
+    for _ in range(6):
+        _, state = step(pocket.dit, state)
+    latents_BCTHW = newest(state, remembered_latents(config.positions, config.block_frames))
+    _, made.state = begun(pocket.dit, pocket.vae, made.state, latents_BCTHW, shown=False)
+    made.taken.latents(latents_BCTHW)
+
+
+def following(made: Engine, how: Scenario) -> None:
+    """Every block begins with a video of another size, which ends in the middle of the last block."""
+    frames = made.config.geometry.pixel_frames(how.blocks * made.config.block_frames) - SLOWER
+    source = Fitted(Pictures(moving(frames, 80, 48)), WIDTH, HEIGHT)
+    made.follow = Follow(source, encoder_of(made.pocket.vae), made.config, how.strength)
+
+
+BEGINNINGS: dict[str, Callable[[Engine, Scenario], None]] = {
+    PICTURE: with_picture,
+    VIDEO: after_video,
+    TAKE: after_take,
+    FOLLOW: following,
+}
+
+
+def stream(how: Scenario, folder: Path) -> Fingerprint:
+    """The fingerprint of the scenario's stream."""
+    taken = Fingerprint()
+    made, prompts = begin(how, taken), iter(PROMPTS[1:])
+    borders = sorted({0, *how.switches, *how.resumes, how.blocks})
+    for block, border in pairwise(borders):
+        if block in how.resumes:
+            made.resume(folder)
+        if block in how.switches:
+            made.switch(next(prompts), how.switches[block])
+        made.make(border - block)
+    return taken
