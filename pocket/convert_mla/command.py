@@ -22,17 +22,17 @@ from ...model_patches.checkpoints.nesting import read_nested
 from ...model_patches.geometry import Geometry
 from ...model_patches.stream.state import StreamConfig
 from .. import models, text
-from ..train_pocket import processes
+from ..train_pocket import distributed as processes
 from ..train_pocket.clips import FIRST_BATCH, kept_clips
 from ..train_pocket.clips import Clips as Dressed
 from ..train_pocket.dit import PocketTraining
+from .clip_sources import PocketClips, StreamedClips
 from .distil import Distiller, Source, student_of
-from .own import HELD, UNGUIDED, OwnStreams
+from .memory_estimate import Job, room_of, why_not
 from .presets import PRESETS, Preset
-from .room import Job, room_of, why_not
-from .sampled import SampledStreams
-from .source import PocketClips, StreamedClips
-from .walk import Walker
+from .rollout import Walker
+from .student_rollouts import HELD, UNGUIDED, OwnStreams
+from .student_states import SampledStreams
 
 DRAWN, FIRST_DRAWN = 96, 768  # clips of a pool that is drawn, and first blocks
 

@@ -19,14 +19,14 @@ from torch import nn
 
 from ...model_patches.arch.mla import MlaModel, MlaSizes
 from ...model_patches.arch.wan import WanModel
-from ..train_pocket.along import next_piece
-from ..train_pocket.processes import agreed, average_gradients, rank
-from ..train_pocket.progress import Average, Run, hash_seed, learning_rate
-from .own import HELD
-from .past import Inputs
-from .sampled import SampledStreams
+from ..train_pocket.checkpointing import Average, Run, hash_seed, learning_rate
+from ..train_pocket.distributed import agreed, average_gradients, rank
+from ..train_pocket.vae_streaming import next_piece
+from .rollout import Clips, Seen, Walker, chance, relative
 from .spectral import Moments, start
-from .walk import Clips, Seen, Walker, chance, relative
+from .student_rollouts import HELD
+from .student_states import SampledStreams
+from .trainable_context import Inputs
 
 HELD_OUT = 1 << 20  # seed of what is never trained on
 SHARES = {"local": 0.2, "flow": 0.8, "sampled": 1.0}  # of the minutes: third phase, half; the others the rest

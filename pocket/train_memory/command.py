@@ -28,17 +28,17 @@ from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import hiding, models
 from ..hiding import Hidings
-from ..train_pocket import processes
+from ..train_pocket import distributed as processes
 from ..train_pocket.clips import Clips as Dressed
 from ..train_pocket.clips import kept_clips
 from ..train_pocket.dit import PocketTraining
 from ..train_pocket.vae import channels_last
-from . import checkpoint
-from .files import export
+from . import other_checkpoint as checkpoint
+from .export import export
 from .lessons import CONVERTED, MEMORY, Lessons, Shares
 from .lora import Adapters
+from .memory_rollout import MemoryWalker
 from .trainer import MemoryTraining, Trainer
-from .walk import MemoryWalker
 
 ORDINARY_CLIPS, ORDINARY_BLOCKS, FIRST_BLOCKS = 48, 7, 768
 RANK, BATCH = 24, 8

@@ -11,14 +11,14 @@ from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.attention.positions import preset as preset_of
 from ...model_patches.vae.wan import WanVAE
 from .. import text
-from ..convert_mla.own import UNGUIDED
-from ..convert_mla.source import PocketClips
-from ..convert_mla.walk import Clips
+from ..convert_mla.clip_sources import PocketClips
+from ..convert_mla.rollout import Clips
+from ..convert_mla.student_rollouts import UNGUIDED
 from ..hiding import LIFTED, Hidings, Story, draw
 from ..train_pocket.clips import FIRST_BATCH
 from ..train_pocket.clips import Clips as Dressed
 from ..train_pocket.dit import PocketTraining, damage, draw_sigma
-from .walk import Lesson
+from .memory_rollout import Lesson
 
 MEMORY = preset_of("pocket_memory")
 SINK_AND_WINDOW = replace(MEMORY, name="pocket_memory_off", memory_frames=0)

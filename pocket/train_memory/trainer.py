@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.memory.encoder import MemoryEncoder
-from ..train_pocket.processes import agreed, average_gradients, rank
-from ..train_pocket.progress import Average, Run, hash_seed, learning_rate
+from ..train_pocket.checkpointing import Average, Run, hash_seed, learning_rate
+from ..train_pocket.distributed import agreed, average_gradients, rank
 from .lessons import Lessons, Place
 from .lora import Adapters
-from .walk import MemoryWalker
+from .memory_rollout import MemoryWalker
 
 
 @dataclass(frozen=True, slots=True)

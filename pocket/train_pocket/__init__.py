@@ -54,9 +54,9 @@ def main(arguments: list[str]) -> int:
 def _train(chosen: argparse.Namespace) -> int:
     import torch
 
-    from . import processes
-    from .parts import export, polished, settle_told_apart, settled_vae, train_dit
+    from . import distributed as processes
     from .presets import PRESETS
+    from .stages import export, polished, settle_told_apart, settled_vae, train_dit
 
     if chosen.threads:
         torch.set_num_threads(chosen.threads)

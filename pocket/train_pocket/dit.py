@@ -16,10 +16,10 @@ from ...model_patches.arch.wan import WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.vae.wan import WanVAE
 from .. import text
+from .checkpointing import Average, Run, learning_rate
 from .clips import FIRST_BATCH, Clips, draw_pool
-from .processes import average_gradients, rank
-from .progress import Average, Run, learning_rate
-from .teacher import Teacher
+from .distributed import average_gradients, rank
+from .teacher_forcing import Teacher
 
 # kinds of clips: a stream's first block alone ("first"), short and long ones
 BATCHES = {"first": FIRST_BATCH, "short": 2, "long": 1}  # so many times the batch

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from ...model_patches.arch.wan import WanConfig
 from ..text import TEXT_DIM
-from .batches import Phase
 from .dit import PocketTraining
+from .vae_batches import Phase
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ from torch import nn
 
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import CausalConv3d, Downsample, Upsample, WanVAE
-from .along import train_along
-from .apart import tell_apart
-from .batches import Phase, clip_batch
-from .descent import descend, noisy, optimizer_of, set_rates
-from .progress import Average, Run, hash_seed
-from .reading import Reader, learn_to_be_read
-from .still import decode_first, encode_still
-from .units import fold_units, latents_of_clips, look_scatters, telling_units
+from .checkpointing import Average, Run, hash_seed
+from .latent_probe import Reader, learn_to_be_read
+from .latent_scaling import fold_units, latents_of_clips, look_scatters, telling_units
+from .latent_separation import tell_apart
+from .single_frame import decode_first, encode_still
+from .vae_batches import Phase, clip_batch
+from .vae_streaming import train_along
+from .vae_update import descend, noisy, optimizer_of, set_rates
 
 SETTLED = "vae_settled.pt"  # in a training's folder: the VAE whose latents the transformer learns
 

@@ -17,8 +17,8 @@ from ...model_patches.arch.parts import project_kv
 from ...model_patches.arch.tree import DiTTree
 from ...model_patches.attention.rope import layout_of, rope_table
 from ...model_patches.cache.format import Call
-from ..convert_mla.past import Grid
-from ..train_pocket.teacher import attend
+from ..convert_mla.trainable_context import Grid
+from ..train_pocket.teacher_forcing import attend
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from rivulet.model_patches.arch.fingerprint import sketch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.basis_file import check_model, load_basis
 from rivulet.model_patches.checkpoints._sizes import load_wan
-from rivulet.pocket.calibrate import main, parser, pocket_subject
+from rivulet.pocket.calibrate.command import main, parser, pocket_subject
 from rivulet.pocket.models import DIT_FILE, WEIGHTS, load_pocket
 from safetensors.torch import save_file
 

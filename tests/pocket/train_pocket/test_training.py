@@ -12,26 +12,27 @@ from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.pocket.models import PocketRecipe, load_pocket, save_dit, save_vae
 from rivulet.pocket.text import TEXT_DIM
-from rivulet.pocket.train_pocket import _changes, processes
+from rivulet.pocket.train_pocket import _changes
+from rivulet.pocket.train_pocket import distributed as processes
 from rivulet.pocket.train_pocket import dit as dit_training
-from rivulet.pocket.train_pocket.along import polish_decoder, train_along
-from rivulet.pocket.train_pocket.apart import tell_apart
-from rivulet.pocket.train_pocket.batches import Phase, clip_batch
+from rivulet.pocket.train_pocket.checkpointing import Run, learning_rate
 from rivulet.pocket.train_pocket.clips import draw_clips
 from rivulet.pocket.train_pocket.dit import Trainer, damage, draw_sigma
-from rivulet.pocket.train_pocket.parts import averaged, export, new_trainer, settled_vae
-from rivulet.pocket.train_pocket.presets import PRESETS
-from rivulet.pocket.train_pocket.progress import Run, learning_rate
-from rivulet.pocket.train_pocket.reading import Reader, learn_to_be_read
-from rivulet.pocket.train_pocket.still import decode_first, encode_still
-from rivulet.pocket.train_pocket.units import (
+from rivulet.pocket.train_pocket.latent_probe import Reader, learn_to_be_read
+from rivulet.pocket.train_pocket.latent_scaling import (
     even_units,
     fold_units,
     latents_of_clips,
     look_scatters,
     telling_units,
 )
+from rivulet.pocket.train_pocket.latent_separation import tell_apart
+from rivulet.pocket.train_pocket.presets import PRESETS
+from rivulet.pocket.train_pocket.single_frame import decode_first, encode_still
+from rivulet.pocket.train_pocket.stages import averaged, export, new_trainer, settled_vae
 from rivulet.pocket.train_pocket.vae import restart_decoder, start_as_pictures
+from rivulet.pocket.train_pocket.vae_batches import Phase, clip_batch
+from rivulet.pocket.train_pocket.vae_streaming import polish_decoder, train_along
 
 TINY = dit_training.PocketTraining(
     size=32,
@@ -335,7 +336,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import conftest, torch
 from pathlib import Path
-from rivulet.pocket.train_pocket import _changes, processes
+from rivulet.pocket.train_pocket import _changes, distributed as processes
 layer = torch.nn.Linear(1, 1)
 with processes.together():
     number = processes.rank()
@@ -346,7 +347,7 @@ Path({folder!r}, str(number)).write_text(f"{{layer.weight.grad.item()}} {{layer.
 
 
 def test_processes_share_the_mean_gradient(tmp_path):
-    code = WORKER.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    code = WORKER.format(tests=str(Path(__file__).parents[2]), folder=str(tmp_path))
     assert processes.run_workers(2, [sys.executable, "-B", "-c", code]) == 0
     assert [(tmp_path / name).read_text() for name in "01"] == ["2.0 5.0", "2.0 5.0"]
 

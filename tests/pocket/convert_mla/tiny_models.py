@@ -6,7 +6,7 @@ from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import PRESETS
 from rivulet.model_patches.geometry import Geometry
-from rivulet.pocket.convert_mla.walk import Clips
+from rivulet.pocket.convert_mla.rollout import Clips
 
 CONFIG = WanConfig(32, 48, 2, num_heads=2, text_dim=6, in_channels=4, out_channels=4)
 LAYOUT = RopeLayout.truncated(16, 8)

@@ -10,8 +10,8 @@ from rivulet.model_patches.cache.mla import MlaFormat
 from rivulet.model_patches.stream.step import init, step
 from rivulet.pocket import models
 from rivulet.pocket.convert_mla import main
-from rivulet.pocket.convert_mla.own import OwnStreams
-from rivulet.pocket.convert_mla.source import PocketClips
+from rivulet.pocket.convert_mla.clip_sources import PocketClips
+from rivulet.pocket.convert_mla.student_rollouts import OwnStreams
 from safetensors.torch import save_file
 
 

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from ...model_patches.vae.wan import WanVAE
 from .. import world
-from .batches import Phase, clip_batch
-from .descent import optimizer_of, set_rates
-from .progress import Run, hash_seed
-from .still import encode_still
-from .units import even_units, fold_units, latents_of_clips
+from .checkpointing import Run, hash_seed
+from .latent_scaling import even_units, fold_units, latents_of_clips
+from .single_frame import encode_still
+from .vae_batches import Phase, clip_batch
+from .vae_update import optimizer_of, set_rates
 
 READER_NOISE = 0.25  # of a latent's spread
 KINDS_WEIGHT = 0.2  # beside a decoder

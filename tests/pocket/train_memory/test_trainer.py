@@ -18,15 +18,24 @@ from rivulet.pocket import models
 from rivulet.pocket.hiding import ENCODED, LIFTED, Hidings
 from rivulet.pocket.train_memory import main
 from rivulet.pocket.train_memory.command import export_model, outside_attention, take_attentions
-from rivulet.pocket.train_memory.files import export
+from rivulet.pocket.train_memory.export import export
 from rivulet.pocket.train_memory.lessons import FULL, MEMORY, PLAIN, POSITIONS, Lessons, Place, Shares
 from rivulet.pocket.train_memory.lora import Adapters
+from rivulet.pocket.train_memory.memory_rollout import MemoryWalker, States
 from rivulet.pocket.train_memory.trainer import MemoryTraining, Trainer
-from rivulet.pocket.train_memory.walk import MemoryWalker, States
 from rivulet.pocket.train_pocket.clips import Clips as Dressed
 from rivulet.pocket.train_pocket.dit import PocketTraining
 from rivulet.tests.bench.replay import replay
-from rivulet.tests.pocket.memory import BLOCKS, FRAMES, GRID, HEADS, ROWS, TINY_CONFIG, lesson_of, tiny
+from rivulet.tests.pocket.train_memory.tiny_memory import (
+    BLOCKS,
+    FRAMES,
+    GRID,
+    HEADS,
+    ROWS,
+    TINY_CONFIG,
+    lesson_of,
+    tiny,
+)
 from safetensors import safe_open
 from safetensors.torch import save_file
 

@@ -8,11 +8,19 @@ import torch
 from rivulet.model_patches.sampler.noise import KeyedNoise
 from rivulet.model_patches.stream.step import StreamConfig, init, step
 from rivulet.pocket.convert_mla.distil import Conversion, Distiller, student_of
-from rivulet.pocket.convert_mla.past import Inputs
-from rivulet.pocket.convert_mla.room import Job, room_of
-from rivulet.pocket.convert_mla.sampled import SampledStreams, weights
-from rivulet.pocket.convert_mla.walk import Walker
-from rivulet.tests.pocket.conversion import CONFIG, FRAMES, GEOMETRY, PRESET, SIZES, RandomClips, dense_model
+from rivulet.pocket.convert_mla.memory_estimate import Job, room_of
+from rivulet.pocket.convert_mla.rollout import Walker
+from rivulet.pocket.convert_mla.student_states import SampledStreams, weights
+from rivulet.pocket.convert_mla.trainable_context import Inputs
+from rivulet.tests.pocket.convert_mla.tiny_models import (
+    CONFIG,
+    FRAMES,
+    GEOMETRY,
+    PRESET,
+    SIZES,
+    RandomClips,
+    dense_model,
+)
 
 FEW = StreamConfig(
     GEOMETRY, PRESET, FRAMES, sigmas=(1.0, 0.5), first_sigmas=(1.0, 0.8, 0.3), cfg=2.0, fresh_noise=False

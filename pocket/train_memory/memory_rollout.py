@@ -26,10 +26,10 @@ from ...model_patches.cache.format import Call, call_of
 from ...model_patches.memory.encoder import MemoryEncoder
 from ...model_patches.sampler.noise import KeyedNoise
 from ...model_patches.stream.state import StreamConfig
-from ..convert_mla.past import Grid
-from ..convert_mla.sampled import sampled
-from ..convert_mla.walk import read_rows
-from .past import Kept, Tokens, WalkPast, written_out
+from ..convert_mla.rollout import read_rows
+from ..convert_mla.student_states import sampled
+from ..convert_mla.trainable_context import Grid
+from .memory_context import Kept, Tokens, WalkPast, written_out
 
 STATE_WEIGHT = 0.1  # of a pupil's relative error in the memory's state, beside that of its flow
 

@@ -19,7 +19,7 @@ from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.attention.sdpa import Attention, sdpa
 from ...model_patches.attention.text import TextRows, TextState, read_text
 from ...model_patches.cache.format import Call, call_of
-from .past import Grid, Inputs, TaughtPast, attend, outputs_of
+from .trainable_context import Grid, Inputs, TaughtPast, attend, outputs_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
-from .batches import Batch, Phase, clip_batch
-from .descent import descend, noisy, optimizer_of, set_rates
-from .progress import Average, Run, hash_seed
-from .reading import KINDS_WEIGHT, LATENT_PENALTY, SHAPE_WEIGHT, Reader
+from .checkpointing import Average, Run, hash_seed
+from .latent_probe import KINDS_WEIGHT, LATENT_PENALTY, SHAPE_WEIGHT, Reader
+from .vae_batches import Batch, Phase, clip_batch
+from .vae_update import descend, noisy, optimizer_of, set_rates
 
 Piece = TypeVar("Piece")
 LANES = 16

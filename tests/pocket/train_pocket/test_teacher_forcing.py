@@ -10,7 +10,7 @@ from rivulet.model_patches.cache.format import call_of
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.step import StreamConfig, init
 from rivulet.pocket.text import TEXT_DIM, encode
-from rivulet.pocket.train_pocket.teacher import Teacher
+from rivulet.pocket.train_pocket.teacher_forcing import Teacher
 
 BLOCKS, BLOCK_FRAMES = 6, 3  # one more than the sink, the window and the block that first evicts
 

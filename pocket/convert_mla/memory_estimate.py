@@ -21,8 +21,8 @@ from ...model_patches.cache.format import CacheShape, call_of
 from ...model_patches.geometry import Geometry
 from ...model_patches.plan.cost import CallSizes, live_bytes, parameters
 from ...model_patches.plan.probe import free_ram_bytes
-from .past import Grid, Inputs, TaughtPast
-from .walk import embed_time, read_rows
+from .rollout import embed_time, read_rows
+from .trainable_context import Grid, Inputs, TaughtPast
 
 FLOAT = 4  # bytes of a number that is trained, and of each that its training keeps
 PER_TRAINED = 5  # weight, gradient, two moments of AdamW, average

@@ -11,12 +11,12 @@ from ...model_patches.checkpoints._sizes import load_wan
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import models
-from .along import polish_decoder
-from .apart import tell_apart
+from .checkpointing import Average
 from .dit import Trainer, enlarge_text
+from .latent_separation import tell_apart
 from .presets import Preset
-from .progress import Average
 from .vae import SETTLED, channels_last, restart_decoder, train_vae
+from .vae_streaming import polish_decoder
 
 
 def settled_vae(

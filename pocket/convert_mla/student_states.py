@@ -21,8 +21,8 @@ from ...model_patches.arch.wan import WanModel
 from ...model_patches.sampler.denoise import denoise, guide
 from ...model_patches.sampler.noise import BlockNoise, KeyedNoise
 from ...model_patches.stream.state import StreamConfig
-from .past import Inputs
-from .walk import Walker, chance, read_rows, relative
+from .rollout import Walker, chance, read_rows, relative
+from .trainable_context import Inputs
 
 ENDS = 1 / 3  # chance that a stream ends after a block, so a third of all blocks are first ones
 SWITCHES = 1 / 6  # chance that a stream's prompts change after a block

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..model_patches.cache.calibration.allocate import Point
-    from ..model_patches.cache.calibration.calibrate import Calibration
-    from ..model_patches.stream.state import StreamConfig
+    from ...model_patches.cache.calibration.allocate import Point
+    from ...model_patches.cache.calibration.calibrate import Calibration
+    from ...model_patches.stream.state import StreamConfig
 
 RATIOS = (3, 4, 6, 8, 10, 12, 14, 16)  # of the rows, against keys and values of two bytes a number
 DEFAULT_RATIO = 8
@@ -87,9 +87,9 @@ def run(options: argparse.Namespace) -> None:
     """Calibrate, print the rows, write the file."""
     import torch
 
-    from ..model_patches.cache.basis_file import about_model, save_basis
-    from ..model_patches.cache.calibration.calibrate import Goal, calibrate
-    from ..model_patches.cache.calibration.measure import layer_weights
+    from ...model_patches.cache.basis_file import about_model, save_basis
+    from ...model_patches.cache.calibration.calibrate import Goal, calibrate
+    from ...model_patches.cache.calibration.measure import layer_weights
 
     check_out(options.out)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -135,8 +135,8 @@ def pocket_subject(options: argparse.Namespace, device: object) -> Subject:
     """The built-in model, on prompts of its world."""
     import torch
 
-    from . import world
-    from .models import DIT_FILE, load_pocket
+    from .. import world
+    from ..models import DIT_FILE, load_pocket
 
     pocket = load_pocket()
     draw = torch.Generator().manual_seed(POCKET_SEED)
@@ -153,10 +153,10 @@ def wan_subject(options: argparse.Namespace, device: object) -> Subject:
     """A checkpoint file, on encoded prompts."""
     import torch
 
-    from ..model_patches.checkpoints.checkpoint import build, read_published
-    from ..model_patches.checkpoints.files import open_tensors, shapes_in
-    from ..model_patches.geometry import Geometry
-    from ..model_patches.stream.step import StreamConfig
+    from ...model_patches.checkpoints.checkpoint import build, read_published
+    from ...model_patches.checkpoints.files import open_tensors, shapes_in
+    from ...model_patches.geometry import Geometry
+    from ...model_patches.stream.step import StreamConfig
 
     if options.texts is None:
         raise ValueError("--model needs --texts, a file of encoded prompts; `--help` says what it holds.")
@@ -205,7 +205,7 @@ def blocks(subject: Subject, recording: object, prompt: str, index: int, count: 
     """Makes the blocks of one stream in the calibration's format, one an item."""
     from dataclasses import replace
 
-    from ..model_patches.stream.step import init, take
+    from ...model_patches.stream.step import init, take
 
     config = replace(subject.config, seed=subject.config.seed + index)
     state = init(subject.dit, subject.texts[prompt], config, subject.negative, cache=recording)
@@ -215,7 +215,7 @@ def blocks(subject: Subject, recording: object, prompt: str, index: int, count: 
 
 def curve_row(made: Calibration, token_bytes: float) -> None:
     """Rows of one size: as allocated, and the best that the same for every layer reaches with no more."""
-    from ..model_patches.cache.calibration.calibrate import Goal, overall
+    from ...model_patches.cache.calibration.calibrate import Goal, overall
 
     try:
         chosen = made.choose(Goal(token_bytes=token_bytes))
@@ -232,8 +232,8 @@ def curve_row(made: Calibration, token_bytes: float) -> None:
 
 def tell(case: str, made: Calibration, points: Sequence[Point], **more: float) -> None:
     """One row: bytes, and errors of attention on prompts that were held out."""
-    from ..model_patches.cache.calibration.allocate import mean_bytes
-    from ..model_patches.cache.calibration.calibrate import overall
+    from ...model_patches.cache.calibration.allocate import mean_bytes
+    from ...model_patches.cache.calibration.calibrate import overall
 
     errors = made.fitted.errors(points)
     size = mean_bytes(points)

@@ -13,7 +13,7 @@ from ...model_patches.stream.step import init, step
 from .. import text
 from ..train_pocket.clips import Clips as Dressed
 from ..train_pocket.dit import PocketTraining, damage, draw_sigma
-from .walk import Clips, joined
+from .rollout import Clips, joined
 
 
 class PocketClips:

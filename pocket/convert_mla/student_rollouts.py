@@ -17,7 +17,7 @@ from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.text import read_text
 from ...model_patches.stream.state import StreamConfig, StreamState
 from ...model_patches.stream.step import init, step
-from .walk import Clips, joined
+from .rollout import Clips, joined
 
 HELD = 2  # batches of streams that go on from draw to draw
 LONGEST = 48  # blocks, after which a stream is begun anew under another prompt

@@ -13,10 +13,10 @@ from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.plan.cost import parameters
 from ...model_patches.plan.probe import free_ram_bytes
-from ..convert_mla.room import FLOAT, PER_TRAINED, Fused, kept_bytes, table
+from ..convert_mla.memory_estimate import FLOAT, PER_TRAINED, Fused, kept_bytes, table
 from .lora import Adapted, Adapters
-from .past import Kept, Tokens
-from .walk import Found, Lesson, MemoryWalker, States
+from .memory_context import Kept, Tokens
+from .memory_rollout import Found, Lesson, MemoryWalker, States
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...model_patches.vae.wan import LATENTS_MEAN, LATENTS_STD, WanVAE
 from .. import world
-from .batches import clip_batch
 from .clips import encode_pictures
+from .vae_batches import clip_batch
 
 LEAST_VARIANCE = 0.03  # of a direction that may be stretched to full size; the decoder ignores smaller ones
 LEAST_SHARE = 0.08  # of the room of the direction that tells most

@@ -14,14 +14,14 @@ from rivulet.model_patches.attention.rope import layout_of, rope_table
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.format import CacheShape, call_of
 from rivulet.model_patches.stream.step import StreamConfig, init, step
+from rivulet.pocket.convert_mla.clip_sources import StreamedClips
 from rivulet.pocket.convert_mla.distil import Conversion, Distiller, student_of
-from rivulet.pocket.convert_mla.own import HELD, LONGEST, OwnStreams
-from rivulet.pocket.convert_mla.past import Inputs
-from rivulet.pocket.convert_mla.room import Fused, Job, own_bytes, room_of, why_not
-from rivulet.pocket.convert_mla.source import StreamedClips
+from rivulet.pocket.convert_mla.memory_estimate import Fused, Job, own_bytes, room_of, why_not
+from rivulet.pocket.convert_mla.rollout import Walker, read_rows
 from rivulet.pocket.convert_mla.spectral import Moments, Tokens, _share, start
-from rivulet.pocket.convert_mla.walk import Walker, read_rows
-from rivulet.tests.pocket.conversion import (
+from rivulet.pocket.convert_mla.student_rollouts import HELD, LONGEST, OwnStreams
+from rivulet.pocket.convert_mla.trainable_context import Inputs
+from rivulet.tests.pocket.convert_mla.tiny_models import (
     BLOCKS,
     CONFIG,
     FRAMES,
@@ -349,7 +349,7 @@ def test_the_plan_counts_what_a_call_keeps_for_its_gradients():
 def test_a_conversion_that_does_not_fit_is_refused_before_it_starts(monkeypatch):
     job = Job(CONFIG, SIZES, PRESET, GEOMETRY, FRAMES, 2, 5, torch.float32, False, False)
     cpu = torch.device("cpu")
-    monkeypatch.setattr("rivulet.pocket.convert_mla.room.free_ram_bytes", lambda: 10_000)
+    monkeypatch.setattr("rivulet.pocket.convert_mla.memory_estimate.free_ram_bytes", lambda: 10_000)
     assert "GB on cpu and 0.00 GB are free. Take a smaller --batch" in why_not(room_of(job), cpu)
-    monkeypatch.setattr("rivulet.pocket.convert_mla.room.free_ram_bytes", lambda: 1 << 40)
+    monkeypatch.setattr("rivulet.pocket.convert_mla.memory_estimate.free_ram_bytes", lambda: 1 << 40)
     assert why_not(room_of(job), cpu) is None

@@ -6,7 +6,7 @@ import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.pocket.train_memory.lessons import MEMORY
-from rivulet.pocket.train_memory.walk import Lesson
+from rivulet.pocket.train_memory.memory_rollout import Lesson
 
 DIM, HEADS, GRID = 24, 2, 2
 TINY_CONFIG = json.dumps({"transformer": {"num_heads": 2}})

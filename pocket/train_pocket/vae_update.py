@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batches import Batch
-from .progress import learning_rate
+from .checkpointing import learning_rate
+from .vae_batches import Batch
 
 NOISE = 0.25  # largest spread of the noise on latents while training: the decoder must forgive a denoiser
 

@@ -26,12 +26,12 @@ from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.resize import for_grid
 from ...model_patches.stream.state import StreamConfig
 from ..convert_mla.command import load_dense, read_texts
-from .files import export
+from .clip_lessons import GRADED_LATE, GROUP, ClipLessons, Clips, least_blocks, read_clips, stream_clips
+from .export import export
 from .lora import Adapters
-from .room import Job, Room, room_of, why_not
+from .memory_estimate import Job, Room, room_of, why_not
+from .memory_rollout import MemoryWalker
 from .trainer import MemoryTraining, Trainer
-from .videos import GRADED_LATE, GROUP, ClipLessons, Clips, least_blocks, read_clips, stream_clips
-from .walk import MemoryWalker
 
 BLOCK_FRAMES = 3
 STREAMS = 64  # clips that the model streams itself

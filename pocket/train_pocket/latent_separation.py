@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
-from .along import next_piece
-from .batches import Batch, Phase, clip_batch
-from .descent import optimizer_of, set_rates
-from .progress import Average, Run, hash_seed
-from .reading import COLOUR, SHAPE, Reader, named
-from .units import even_units, fold_units, latents_of_clips
+from .checkpointing import Average, Run, hash_seed
+from .latent_probe import COLOUR, SHAPE, Reader, named
+from .latent_scaling import even_units, fold_units, latents_of_clips
+from .vae_batches import Batch, Phase, clip_batch
+from .vae_streaming import next_piece
+from .vae_update import optimizer_of, set_rates
 
 APART_NOISE = (0.27, 0.9)  # of a latent's spread, drawn for each clip
 ANCHOR = 1.0  # weight of the squared way from the old latents

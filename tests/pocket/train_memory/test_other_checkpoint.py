@@ -10,13 +10,14 @@ from rivulet.model_patches.attention.positions import preset
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.memory.load import load_memory
-from rivulet.pocket.convert_mla.room import Fused, kept_bytes
-from rivulet.pocket.train_memory import checkpoint, main
-from rivulet.pocket.train_memory import room as rooms
+from rivulet.pocket.convert_mla.memory_estimate import Fused, kept_bytes
+from rivulet.pocket.train_memory import main
+from rivulet.pocket.train_memory import memory_estimate as rooms
+from rivulet.pocket.train_memory import other_checkpoint as checkpoint
+from rivulet.pocket.train_memory.clip_lessons import ClipLessons, least_blocks, read_clips
 from rivulet.pocket.train_memory.lora import Adapted, Adapters
-from rivulet.pocket.train_memory.room import Job, room_of, why_not
-from rivulet.pocket.train_memory.videos import ClipLessons, least_blocks, read_clips
-from rivulet.pocket.train_memory.walk import Lesson, MemoryWalker
+from rivulet.pocket.train_memory.memory_estimate import Job, room_of, why_not
+from rivulet.pocket.train_memory.memory_rollout import Lesson, MemoryWalker
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

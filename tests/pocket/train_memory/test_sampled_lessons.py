@@ -9,14 +9,15 @@ from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.stream import step as stream
 from rivulet.model_patches.stream.state import StreamConfig
 from rivulet.pocket import text
-from rivulet.pocket.train_memory import main, walk
+from rivulet.pocket.train_memory import main
+from rivulet.pocket.train_memory import memory_rollout as walk
 from rivulet.pocket.train_memory.lessons import MEMORY, PLAIN, Lessons, Shares
 from rivulet.pocket.train_memory.lora import Adapters
-from rivulet.pocket.train_memory.walk import MemoryWalker
+from rivulet.pocket.train_memory.memory_rollout import MemoryWalker
 from rivulet.pocket.train_pocket.clips import Clips as Dressed
 from rivulet.pocket.train_pocket.dit import PocketTraining
 from rivulet.tests.bench.replay import replay
-from rivulet.tests.pocket.memory import BLOCKS, FRAMES, ROWS, lesson_of, tiny
+from rivulet.tests.pocket.train_memory.tiny_memory import BLOCKS, FRAMES, ROWS, lesson_of, tiny
 
 CONFIG = StreamConfig(
     Geometry(32, 32), MEMORY, FRAMES, (1.0, 0.5), cfg=2.0, first_sigmas=(1.0, 0.8, 0.4), fresh_noise=False

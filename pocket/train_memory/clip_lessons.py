@@ -18,9 +18,9 @@ from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.checkpoints.files import open_tensors, save_tensors
 from ...model_patches.stream.state import StreamConfig
-from ..convert_mla.source import StreamedClips
+from ..convert_mla.clip_sources import StreamedClips
 from .lessons import Place
-from .walk import Lesson
+from .memory_rollout import Lesson
 
 WITHOUT = 0.15  # of the lessons, so that the changed model stays what it is where nothing has left the window
 FIRST = 1 / 3  # of graded calls that are a block's first
