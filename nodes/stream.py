@@ -28,7 +28,7 @@ from .resume import Resume
 from .run.fingerprint import FINGERPRINTS
 from .run.kept import taken_up
 from .run.script import Script, read_script
-from .run.session import Session, client_of_run
+from .run.session import client_of_run, session_of
 from .run.start_video import FollowVideo, GoOnFromTake, GoOnFromVideo, following
 from .run.switch import SWITCHES
 from .run.take import EARLY, WHEN, Take, saving
@@ -193,7 +193,7 @@ class RivuletStream(io.ComfyNode):
         writer = Mp4Writer(target, width=width, height=height, fps=fps, metadata=cls._graph())
         with (
             following(start, vae, config, fps) as begin["follow"],
-            Session(_live(writer, script, blocks, cls.hidden)) as session,
+            session_of(_live(writer, script, blocks, cls.hidden), model.load_device) as session,
         ):
             take = Take(stream, decoder, script, session)
             with saving(take, snapshot) as path:

@@ -22,18 +22,17 @@ from ...model_patches.stream.pipeline import blocks_for
 from ...model_patches.stream.timeline import Prompt
 from ...model_patches.viewers.live import Told
 from ...model_patches.viewers.mailbox import Message
+from ...model_patches.viewers.session import Session
 from ..host.decoder import StreamDecoder
 from ..host.stream import HostState, HostStream
 from ..host.vae import HostVaePast
 from ..start_from import keep
 from .kept import ENDING, Kept, save, settled
 from .script import Script
-from .session import Session
 from .switch import before_recache, switched
 
 log = logging.getLogger(__name__)
 
-LONGEST_REASON = 300  # letters of an error that are told to a viewer
 EARLY, ALWAYS, NEVER = "when it ends early", "always", "never"
 WHEN = {
     EARLY: "if it is stopped, interrupted or fails",
@@ -104,7 +103,7 @@ class Take:
             self._keep(state)
             made = state.block - self._earlier[0]
             self.session.live.blocks = made + self._left(state, pictures)
-            self.session.note_block(frames, time.perf_counter() - began, self.stream.model.load_device)
+            self.session.note_block(frames, time.perf_counter() - began)
             progress.update_absolute(made, self.session.live.blocks)
         self._show(state.tail_BCTHW[:, :, :0], last=True)
         self.session.live.blocks = state.block - self._earlier[0]
@@ -176,15 +175,16 @@ class Take:
         return state if message is None else self._obeyed(state, message)
 
     def _obeyed(self, state: HostState, message: Message) -> HostState:
-        settle, block = self.session.live.mailbox.settle, state.block - self._earlier[0]
+        block = state.block - self._earlier[0]
         try:
             # a prompt that cannot be read must not end the stream
             self.script.encode(message.prompt)
         except Exception as why:
-            settle(message, "refused", (str(why) or type(why).__name__)[:LONGEST_REASON])
+            self.session.refuse(message, why)
             return state
         state = self._switched(state, Prompt(0, message.prompt, message.mode))
-        settle(message, "done", block=block, first_frame=self._first_frame(state) - self._earlier[1])
+        first_frame = self._first_frame(state) - self._earlier[1]
+        self.session.live.mailbox.settle(message, "done", block=block, first_frame=first_frame)
         return state
 
     def _switched(self, state: HostState, prompt: Prompt) -> HostState:

@@ -18,7 +18,7 @@ from comfy.cli_args import args
 from ...model_patches.viewers.live import EndedError, LiveStream
 from ...model_patches.viewers.mailbox import read_message
 from ...model_patches.viewers.segments import INIT, Place
-from ..run.session import SESSIONS
+from ..run.session import STREAMS
 from .pictures import Pictures
 
 LONGEST_BODY = 8192  # bytes
@@ -66,7 +66,7 @@ def of_stream(answering: Answering) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         try:
             check_sender(request)
-            live = SESSIONS.find(request.match_info["id"])
+            live = STREAMS.find(request.match_info["id"])
             if live is None:
                 raise RefusedError(404, "No such stream; it was forgotten. The file is in the output folder.")
             return await answering(request, live)
@@ -92,7 +92,7 @@ def check_sender(request: web.Request) -> None:
 
 async def streams(request: web.Request) -> web.StreamResponse:
     """Every stream that is known, newest first, and which of them the asking client queued."""
-    known, client = SESSIONS.all(), request.query.get("client")
+    known, client = STREAMS.all(), request.query.get("client")
     own = [live.session for live in known if client is not None and live.client == client]
     return answer({"streams": [live.state(prompts=False) for live in known], "own": own})
 

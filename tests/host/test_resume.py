@@ -36,7 +36,7 @@ def recorded(tmp_path):
     """Returns a function that gives a session and the list of pictures that will be written in it."""
     from rivulet.model_patches.viewers.live import LiveStream
     from rivulet.model_patches.writer.video import Mp4Writer
-    from rivulet.nodes.run.session import Session
+    from rivulet.nodes.run.session import session_of
     from rivulet.nodes.run.switch import SWITCHES
 
     def record(name):
@@ -44,7 +44,7 @@ def recorded(tmp_path):
         written, write = [], writer.write
         writer.write = lambda frames: (written.append(frames), write(frames))
         live = LiveStream(writer, node="1", prompt_id="p", blocks=6, modes=SWITCHES)
-        return Session(live), written
+        return session_of(live, torch.device("cpu")), written
 
     return record
 

@@ -53,7 +53,7 @@ def taking(load, vae, prompt, tmp_path):
     from rivulet.nodes.host.vae import HostDecoder
     from rivulet.nodes.run.kept import taken_up
     from rivulet.nodes.run.script import Script
-    from rivulet.nodes.run.session import Session
+    from rivulet.nodes.run.session import session_of
     from rivulet.nodes.run.take import ALWAYS, Take, saving
 
     class Prompts:
@@ -65,7 +65,7 @@ def taking(load, vae, prompt, tmp_path):
         written, write = [], writer.write
         writer.write = lambda frames: (written.append(frames), write(frames))
         live = LiveStream(writer, node="1", prompt_id="p", blocks=3, modes=())
-        with Session(live) as session, suppress(ZeroDivisionError):
+        with session_of(live, torch.device("cpu")) as session, suppress(ZeroDivisionError):
             stream = HostStream(load("plain"), prompt(0), prompt(1), config)
             take = Take(stream, HostDecoder(vae), Script(prompt(0), {}, Prompts()), session)
             goes_on = session.goes_on

@@ -31,7 +31,7 @@ def making(load, vae, prompt, tmp_path):
     from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.host.vae import HostDecoder
     from rivulet.nodes.run.script import Script
-    from rivulet.nodes.run.session import Session, client_of_run
+    from rivulet.nodes.run.session import client_of_run, session_of
     from rivulet.nodes.run.switch import SWITCHES
     from rivulet.nodes.run.take import Take
 
@@ -40,7 +40,7 @@ def making(load, vae, prompt, tmp_path):
         queued = {"node": "1", "prompt_id": "p", "client": client_of_run()}
         live = LiveStream(writer, **queued, blocks=4, modes=SWITCHES)
         script = Script(prompt(0), changes or {}, Prompts(prompt))
-        session = Session(live)
+        session = session_of(live, torch.device("cpu"))
         goes_on = session.goes_on
         session.goes_on = lambda: (tell(live), goes_on())[1]
         with session:
@@ -161,9 +161,9 @@ def test_what_fails_is_told_and_the_file_is_kept(making):
 
     with pytest.raises(RuntimeError, match="It broke"):
         making("broken", tell=tell)
-    from rivulet.nodes.run.session import SESSIONS
+    from rivulet.nodes.run.session import STREAMS
 
-    live = SESSIONS.all()[0]
+    live = STREAMS.all()[0]
     assert (live.phase, live.sentence) == ("failed", "It broke.")
     assert len(pictures(live)) == live.writer.frames_written == 17
 
@@ -185,20 +185,11 @@ def test_a_pause_ends_with_an_interruption(making):
 
     with pytest.raises(management.InterruptProcessingException):
         making("paused", tell=tell)
-    from rivulet.nodes.run.session import SESSIONS
+    from rivulet.nodes.run.session import STREAMS
 
-    live = SESSIONS.all()[0]
+    live = STREAMS.all()[0]
     assert looks == ["paused"] * 3 and live.phase == "ended" and "interrupted" in live.sentence
     assert len(pictures(live)) == 9
-
-
-def test_only_the_newest_streams_are_remembered(making):
-    from rivulet.nodes.run.session import KEPT, Sessions
-
-    known, streams = Sessions(), [object() for _ in range(KEPT + 2)]
-    for stream in streams:
-        known.add(stream)
-    assert known.all() == streams[:1:-1]
 
 
 @pytest.mark.parametrize("client", ["tab", None])
