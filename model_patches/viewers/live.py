@@ -11,6 +11,7 @@ from typing import Any
 
 from ..writer.video import Mp4Writer
 from .mailbox import Mailbox, Message
+from .pictures import Pictures
 from .segments import Segments
 
 RECENT_BLOCKS = 8  # over which the speed is told
@@ -61,6 +62,7 @@ class LiveStream:
         self.client, self.workflow = client, workflow
         self.blocks, self.modes, self.switch = blocks, modes, switch
         self.mailbox, self.segments = Mailbox(), Segments()
+        self.pictures = Pictures(self.segments, writer.fps)
         self.phase, self.sentence, self.block = STARTING, "", 0
         self.vram: dict[str, int] | None = None
         self._sequence = 0

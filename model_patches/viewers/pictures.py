@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from fractions import Fraction
 from io import BytesIO
+from pathlib import Path
 
-import av
+from PIL import Image
 
-from ...model_patches.viewers.segments import Place, Segments
+from ..writer.ffmpeg import Decoder, decode_command, find_ffmpeg
+from .segments import Place, Segments
 
 GROUPS_KEPT = 4  # from key frame to key frame, a second each
 QUALITY = 85
@@ -17,8 +22,8 @@ QUALITY = 85
 class Pictures:
     """Decodes one stream's segments to JPEG, a key frame's group at a time; keeps the newest asked for."""
 
-    def __init__(self, segments: Segments) -> None:
-        self._segments = segments
+    def __init__(self, segments: Segments, fps: Fraction) -> None:
+        self._segments, self._fps = segments, fps
         self._groups: OrderedDict[int, list[bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -36,7 +41,7 @@ class Pictures:
 
     def _decoded(self, place: Place) -> list[bytes]:
         """The newest group grows, so it is decoded again when more of it is wanted."""
-        group = [*jpegs(self._segments.group(place) or b"")]
+        group = [*jpegs(self._segments.group(place) or b"", self._fps)]
         self._groups[place.frame] = group
         self._groups.move_to_end(place.frame)
         if len(self._groups) > GROUPS_KEPT:
@@ -44,14 +49,16 @@ class Pictures:
         return group
 
 
-def jpegs(file: bytes) -> list[bytes]:
+def jpegs(file: bytes, fps: Fraction) -> Iterator[bytes]:
     """Every picture of a video file as JPEG."""
     if not file:
-        return []
-    found = []
-    with av.open(BytesIO(file)) as video:
-        for frame in video.decode(video=0):
+        return
+    with tempfile.TemporaryDirectory(prefix="rivulet-") as folder:
+        source = Path(folder, "group.mp4")
+        source.write_bytes(file)
+        decoder = Decoder(decode_command(find_ffmpeg(), source, fps=fps))
+        while (picture := decoder.read()) is not None:
             coded = BytesIO()
-            frame.to_image().save(coded, format="JPEG", quality=QUALITY)
-            found.append(coded.getvalue())
-    return found
+            Image.fromarray(picture).save(coded, format="JPEG", quality=QUALITY)
+            yield coded.getvalue()
+        decoder.close()
