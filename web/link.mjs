@@ -55,6 +55,15 @@ export class Link {
   }
 }
 
+/** The transport of a page that came from the stream's own server. */
+export const ownServer = {
+  get: (path, options) => fetch(path, options),
+  post: (path, json) => fetch(path, {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(json),
+  }),
+  url: (path) => path,
+};
+
 /** An answer that needs no try around it: {status, headers, body}. */
 export async function answerOf(ask, read, signal) {
   try {

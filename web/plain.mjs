@@ -83,6 +83,10 @@ export class FinishedPlayer extends PlainPlayer {
     return this.video.currentTime;
   }
 
+  get over() {
+    return this.video.ended;
+  }
+
   seek(seconds) {
     this.video.currentTime = seconds;
   }

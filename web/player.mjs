@@ -36,6 +36,11 @@ export class Player {
     return this.current?.given ?? "";
   }
 
+  /** Whether the finished video was shown to its end. */
+  get over() {
+    return this.current?.over ?? false;
+  }
+
   /** Whether a place of the video can be chosen. */
   get seekable() {
     return this.finished || this.choice.way !== "file";

@@ -91,6 +91,7 @@ function form(say) {
 export function offerModes(select, modes, say) {
   if (select.dataset.modes === modes.join()) return;
   const chosen = select.selectedIndex > 0 ? select.value : "";
+  select.hidden = modes.length === 1;
   select.dataset.modes = modes.join();
   const name = (mode) => say(`mode${mode[0].toUpperCase()}${mode.slice(1)}`);
   select.replaceChildren(...modes.map((m) => make("option", { value: m, textContent: name(m) })));

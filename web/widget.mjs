@@ -20,16 +20,18 @@ const now = () => performance.now() / 1000;
 /**
  * Mounts the widget. `transport` is {get(path, {signal}), post(path, json), url(path)}; `client()` names the page to the
  * server, `place()` is the node in it, {node, workflow}: only what this client queued from there is shown unasked.
- * `collapsed()` tells whether the node is folded, `theme()` is "dark", "light" or "" for the system's.
- * Returns {hear(message), refresh(), dispose()}.
+ * `collapsed()` tells whether the node is folded, `theme()` is "dark", "light" or "" for the system's. Where the page hears
+ * no events, `busySeconds` says how often the state of a running stream is asked for.
+ * Returns {hear(message), refresh(), request(prompt), dispose()}.
  */
 export function mount(element, options) {
   return new Widget(element, options);
 }
 
 class Widget {
-  constructor(element, { transport, client, place, language = "en", theme = "", collapsed = () => false, without = [] }) {
-    Object.assign(this, { transport, client, place, collapsed, without, say: speaker(language) });
+  constructor(element, { transport, client, place, busySeconds, language = "en", theme = "", ...options }) {
+    Object.assign(this, { transport, client, place, busySeconds, say: speaker(language) });
+    Object.assign(this, { collapsed: () => false, without: [], ...options });
     this.theme = typeof theme === "function" ? theme : () => theme;
     Object.assign(this, { state: null, player: null, lost: 0, due: 0, polling: false, sending: false, problem: "" });
     this.offered = null; // another client's stream
@@ -52,6 +54,12 @@ class Widget {
     this.due = 0;
   }
 
+  /** Asks for a prompt as if it had been typed. */
+  request(prompt) {
+    this.parts.prompt.value = prompt;
+    this.parts.form.requestSubmit();
+  }
+
   /** Ends everything that runs, and leaves the element empty. */
   dispose() {
     this.leaving.abort();
@@ -65,8 +73,7 @@ class Widget {
     const { signal } = this.leaving;
     const on = (target, name, act) => target.addEventListener(name, act, { signal });
     on(document, "visibilitychange", () => this.refresh());
-    on(parts.hold, "click", () => this.hold(!this.held));
-    on(parts.video, "click", () => this.hold(!this.held));
+    for (const each of [parts.hold, parts.video]) on(each, "click", () => this.turn());
     on(parts.bar, "input", () => this.seek(Number(parts.bar.value)));
     on(parts.newest, "click", () => this.toNewest());
     on(parts.strip, "click", (event) => this.seekInStrip(event));
@@ -101,7 +108,7 @@ class Widget {
     const found = status === 200 && (list ? ownStream(this.place(), body) : body);
     if (status === 200 && list) this.offered = othersStream(this.place(), body);
     this.lost = status === 200 || status === 404 ? 0 : this.lost + 1;
-    this.due = now() + pollRest(this.state, this.seen, this.lost);
+    this.due = now() + pollRest(this.state, this.seen, this.lost, this.busySeconds);
     if (found) this.take(found);
     this.polling = false;
   }
@@ -133,9 +140,11 @@ class Widget {
     prompt.value = "";
   }
 
-  hold(held) {
-    this.held = held;
-    if (held) this.following = false;
+  /** Holds the picture or lets it go on; at the end of the finished video, plays it again. */
+  turn() {
+    this.held = !this.held && !this.player.over;
+    if (this.held) this.following = false;
+    if (this.player.over) this.player.seek(0);
     this.show();
   }
 
@@ -217,8 +226,8 @@ class Widget {
     const words = say("positionText", { time: clock(at), made: clock(made) });
     bar.setAttribute("aria-valuetext", words);
     put(time, `${clock(at)} / ${clock(made)}`);
-    hold.dataset.held = this.held;
-    hold.ariaLabel = hold.title = say(this.held ? "playPicture" : "holdPicture");
+    hold.dataset.held = this.held || player.over;
+    hold.ariaLabel = hold.title = say(player.over ? "playAgain" : this.held ? "playPicture" : "holdPicture");
     const range = (span) => say("spanText", { from: clock(span.from), to: clock(span.to), prompt: span.prompt });
     showSpans(parts.strip, spansOf(state), at, range);
     parts.strip.style.setProperty("--at", `${made ? (100 * at) / made : 0}%`);

@@ -55,6 +55,8 @@ test("a running stream is asked for often, others seldom, a silent server ever m
   for (const phase of ["ended", "failed"]) assert.equal(pollRest(state({ phase }), true, 0), 15);
   assert.equal(pollRest(state(), false, 0), 15);
   assert.equal(pollRest(null, true, 0), 15);
+  assert.equal(pollRest(state(), true, 0, 0.5), 0.5, "where no event tells");
+  assert.equal(pollRest(state(), true, 1, 0.5), 2);
   assert.deepEqual([1, 2, 3, 4, 9].map((lost) => pollRest(state(), true, lost)), [2, 4, 8, 15, 15]);
   assert.deepEqual([0, 3, 4].map(isGone), [false, false, true]);
 });
