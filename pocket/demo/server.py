@@ -1,32 +1,36 @@
-"""The page and its answers, on this machine only; every request is short, none waits for the stream."""
+"""The page and the routes of docs/preview.md, on this machine only."""
 
-import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
-from PIL import Image
+from ...model_patches.viewers.routes import (
+    FRESH,
+    GLANCE_SECONDS,
+    LONGEST_BODY,
+    PREFIX,
+    Answer,
+    RefusedError,
+    Request,
+    answer,
+    refusal,
+)
+from ...model_patches.viewers.streams import Streams
 
-from .session import Session
-
-PAGE = Path(__file__).parent
-SHARED = PAGE.parents[1] / "web"  # what the page has in common with the node's preview
-SCRIPT = "text/javascript; charset=utf-8"
-FILES = {
-    "/": (PAGE / "page.html", "text/html; charset=utf-8"),
-    "/page.css": (PAGE / "page.css", "text/css; charset=utf-8"),
-    **{f"/{name}": (PAGE / name, SCRIPT) for name in ("page.mjs", "player.mjs", "logic.mjs")},
-    **{
-        f"/web/{name}": (SHARED / name, SCRIPT)
-        for name in ("buffer.mjs", "clock.mjs", "media.mjs", "timeline.mjs")
-    },
+HERE = Path(__file__).parent
+WIDGET = HERE.parents[1] / "web"
+KINDS = {".html": "text/html", ".css": "text/css", ".mjs": "text/javascript"}
+WIDGET_FILES = {f"/web/{path.name}": path for path in (*WIDGET.glob("*.mjs"), WIDGET / "widget.css")}
+PAGE_FILES = {
+    "/": HERE / "page.html",
+    **{f"/{name}": HERE / name for name in ("page.css", "mount.mjs")},
+    **WIDGET_FILES,
 }
-LONGEST_BODY = 4096  # bytes
 PIECE = 1 << 16  # bytes of a file at a time
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -35,23 +39,19 @@ POLICY = (
 )
 
 
-class RefusedError(Exception):
-    """An answer that says what was wrong with the request."""
-
-    def __init__(self, status: HTTPStatus, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
 class DemoServer(ThreadingHTTPServer):
-    """Serves one session on 127.0.0.1; port 0 takes a free one."""
+    """Serves streams and a page on 127.0.0.1; port 0 takes a free one."""
 
     daemon_threads = True
 
-    def __init__(self, session: Session, port: int = 0) -> None:
-        self.session = session
+    def __init__(
+        self, streams: Streams, port: int = 0, files: Mapping[str, Path] = PAGE_FILES, policy: str = POLICY
+    ) -> None:
+        """policy: where the page may get what from."""
+        self.streams, self.files, self.policy = streams, files, policy
+        self.last_asked: float | None = None  # when a page last wanted something of a stream
         try:
-            super().__init__(("127.0.0.1", port), Answer)
+            super().__init__(("127.0.0.1", port), Connection)
         except (OSError, OverflowError) as why:
             raise ValueError(
                 f"Demo: port {port} cannot be opened ({why}); leave --port out to take a free one."
@@ -67,7 +67,7 @@ class DemoServer(ThreadingHTTPServer):
         """Says nothing: a viewer who went away is no fault."""
 
 
-class Answer(BaseHTTPRequestHandler):
+class Connection(BaseHTTPRequestHandler):
     """One connection of a page."""
 
     server: DemoServer
@@ -75,168 +75,95 @@ class Answer(BaseHTTPRequestHandler):
     timeout = 15  # seconds that a silent connection is kept
 
     def do_GET(self) -> None:
-        """Answers with the page, its state, or a piece of video."""
-        self._answer(
-            {
-                r"/status": self._status,
-                r"/init/(\d{1,12})": self._init,
-                r"/fragments/(\d{1,12})/(\d{1,12})": self._fragments,
-                r"/frame/(\d{1,12})": self._frame,
-                r"/video\.mp4": self._video,
-            }
-        )
+        """Answers with a file of the page or with what a stream's viewer asks for."""
+        self._answer()
 
     def do_POST(self) -> None:
-        """Puts a wish into the stream's mailbox."""
-        self._answer({r"/prompt": self._prompt, r"/control": self._control})
+        """Takes a message."""
+        self._answer()
 
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing: the terminal belongs to the stream's numbers."""
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answers what the base class refuses by itself."""
-        self._json({"error": f"{message or HTTPStatus(code).phrase}."}, HTTPStatus(code), close=True)
+        why = RefusedError(code, f"{message or HTTPStatus(code).phrase}.")
+        self._send(refusal(why), {"Connection": "close"})
 
-    def _answer(self, routes: dict[str, Callable[..., None]]) -> None:
+    def _answer(self) -> None:
+        path, _, query = self.path.partition("?")
         try:
             self._check_sender()
-            path = self.path.partition("?")[0]
-            if self.command == "GET" and path in FILES:
-                return self._page(*FILES[path])
-            for pattern, answer in routes.items():
-                match = re.fullmatch(pattern, path)
-                if match:
-                    self.server.session.last_asked = time.monotonic()
-                    return answer(*map(int, match.groups()))
-            raise RefusedError(HTTPStatus.NOT_FOUND, f"There is no {self.command} {path[:100]} here.")
+            body = self._body() if self.command == "POST" else b""
         except RefusedError as why:
             # what is left of a body that was not read would be taken for the next request
-            self._json({"error": str(why)}, why.status, close=self.command != "GET")
+            return self._send(refusal(why), {"Connection": "close"} if self.command == "POST" else {})
+        if self.command == "GET" and path in self.server.files:
+            file = self.server.files[path]
+            return self._send(Answer(200, file.read_bytes(), f"{KINDS[file.suffix]}; charset=utf-8"))
+        asked = dict(parse_qsl(query)), self.headers.get_content_type(), body
+        found = answer(self.server.streams, Request(self.command, path, *asked))
+        if path.startswith(PREFIX):
+            self.server.last_asked = time.monotonic()
+        if found.file:
+            self._send_file(found.file, found.kind)
+        elif found.pieces:
+            self._send_pieces(found.pieces, found.kind)
+        else:
+            self._send(found, {"Connection": "close"} if len(body) > LONGEST_BODY else {})
 
     def _check_sender(self) -> None:
         """Refuses other web sites: a page elsewhere must not steer or watch the stream."""
         host = self.headers.get("Host", "")
         if host not in self.server.hosts:
-            raise RefusedError(
-                HTTPStatus.FORBIDDEN, f"This page answers to {self.server.url} only, not to {host[:100]!r}."
-            )
+            raise RefusedError(403, f"This page answers to {self.server.url} only, not to {host[:100]!r}.")
         origin = self.headers.get("Origin")
         if origin is not None and origin not in {f"http://{name}" for name in self.server.hosts}:
-            raise RefusedError(HTTPStatus.FORBIDDEN, f"Requests from {origin} are refused.")
+            raise RefusedError(403, f"Requests from {origin} are refused.")
         if self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
-            raise RefusedError(HTTPStatus.FORBIDDEN, "Requests from other sites are refused.")
+            raise RefusedError(403, "Requests from other sites are refused.")
 
-    def _status(self) -> None:
-        self._json(self.server.session.status())
-
-    def _init(self, part: int) -> None:
-        data = self.server.session.init_segment(part)
-        self._media(None if data is None else (data, 0))
-
-    def _fragments(self, part: int, number: int) -> None:
-        self._media(self.server.session.fragments(part, number))
-
-    def _media(self, found: tuple[bytes, int] | None) -> None:
-        if found is None:
-            raise RefusedError(HTTPStatus.GONE, "That piece of the video is gone; ask for the status again.")
-        data, following = found
-        if data:
-            self._send(HTTPStatus.OK, data, "video/mp4", {"X-Next": str(following)})
-        else:
-            self._send(HTTPStatus.NO_CONTENT)
-
-    def _frame(self, number: int) -> None:
-        found = self.server.session.picture(number)
-        if found is None:
-            return self._send(HTTPStatus.NO_CONTENT)
-        coded = BytesIO()
-        Image.fromarray(found[1]).save(coded, format="JPEG", quality=90, subsampling=0)
-        self._send(HTTPStatus.OK, coded.getvalue(), "image/jpeg", {"X-Frame": str(found[0])})
-
-    def _prompt(self) -> None:
-        body = self._body()
-        prompt = body.get("prompt")
-        if not isinstance(prompt, str):
-            raise RefusedError(HTTPStatus.BAD_REQUEST, 'Send {"prompt": "..."} with the new prompt.')
-        session = self.server.session
-        if session.phase != "running":
-            raise RefusedError(
-                HTTPStatus.CONFLICT, "The stream has ended; start the demo again for a new one."
-            )
-        try:
-            number = session.controls.ask(prompt)
-        except ValueError as why:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, str(why)) from why
-        self._json({"number": number, "block": session.block}, HTTPStatus.ACCEPTED)
-
-    def _control(self) -> None:
-        wish, controls = self._body().get("do"), self.server.session.controls
-        if wish == "stop":
-            controls.stopping = True
-        elif wish in ("pause", "resume"):
-            controls.paused = wish == "pause"
-        else:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, 'Send {"do": "pause"}, "resume" or "stop".')
-        self._json({"done": wish}, HTTPStatus.ACCEPTED)
-
-    def _body(self) -> dict[str, Any]:
-        """Returns the request's JSON object, or says what is wrong with it."""
-        if self.headers.get_content_type() != "application/json":
-            raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send JSON, as application/json.")
+    def _body(self) -> bytes:
+        """The request's body, or the beginning of one that is too long."""
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"[0-9]{1,9}", length):
-            raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "Say the length of the request's body.")
-        if int(length) > LONGEST_BODY:
-            raise RefusedError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"The request has {length} bytes, at most {LONGEST_BODY} are read.",
-            )
-        try:
-            body = json.loads(self.rfile.read(int(length)).decode("utf-8"))
-        except (UnicodeDecodeError, ValueError, RecursionError) as why:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, f"The request is no JSON: {why}.") from why
-        if not isinstance(body, dict):
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "Send a JSON object, {...}.")
-        return body
+            raise RefusedError(411, "Say the length of the request's body.")
+        return self.rfile.read(min(int(length), LONGEST_BODY + 1))
 
-    def _page(self, file: Path, kind: str) -> None:
-        self._send(HTTPStatus.OK, file.read_bytes(), kind)
+    def _send(self, found: Answer, more: Mapping[str, str] | None = None) -> None:
+        sized = {} if found.status == HTTPStatus.NO_CONTENT else {"Content-Length": str(len(found.body))}
+        self._head(found.status, found.kind, {**sized, **found.headers, **(more or {})})
+        self.wfile.write(found.body)
 
-    def _json(self, value: dict[str, Any], status: HTTPStatus = HTTPStatus.OK, close: bool = False) -> None:
-        data = json.dumps(value).encode()
-        self._send(status, data, "application/json", {"Connection": "close"} if close else {})
-
-    def _send(
-        self, status: HTTPStatus, data: bytes = b"", kind: str = "", more: dict[str, str] | None = None
-    ) -> None:
-        self._head(status, len(data), kind, more or {})
-        self.wfile.write(data)
-
-    def _head(self, status: HTTPStatus, length: int, kind: str, more: dict[str, str]) -> None:
+    def _head(self, status: int, kind: str, headers: Mapping[str, str]) -> None:
         self.send_response(status)
-        if status != HTTPStatus.NO_CONTENT:
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(length))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Content-Security-Policy", POLICY)
-        for name, value in more.items():
+        named = {"Content-Type": kind} if kind else {}
+        policy = {"Content-Security-Policy": self.server.policy}
+        for name, value in {**named, **FRESH, **policy, **headers}.items():
             self.send_header(name, value)
         self.end_headers()
 
-    def _video(self) -> None:
+    def _send_pieces(self, pieces: Iterator[bytes], kind: str) -> None:
+        """An endless file, as fast as it is made and taken."""
+        self._head(200, kind, {"Transfer-Encoding": "chunked"})
+        for piece in pieces:
+            if piece:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            else:
+                time.sleep(GLANCE_SECONDS)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _send_file(self, path: Path, kind: str) -> None:
         """The finished file, or the range of it that the player asks for."""
-        path = self.server.session.writer.result
-        if path is None or not path.exists():
-            raise RefusedError(HTTPStatus.NOT_FOUND, "The video is not finished yet.")
-        size = path.stat().st_size
-        wanted = self.headers.get("Range")
-        first, last = (0, size - 1) if wanted is None else byte_range(wanted, size)
-        more = {"Accept-Ranges": "bytes"}
+        size, wanted = path.stat().st_size, self.headers.get("Range")
+        try:
+            first, last = (0, size - 1) if wanted is None else byte_range(wanted, size)
+        except RefusedError as why:
+            return self._send(refusal(why))
+        more = {"Accept-Ranges": "bytes", "Content-Length": str(last - first + 1)}
         if wanted is not None:
             more["Content-Range"] = f"bytes {first}-{last}/{size}"
-        status = HTTPStatus.OK if wanted is None else HTTPStatus.PARTIAL_CONTENT
-        self._head(status, last - first + 1, "video/mp4", more)
+        self._head(200 if wanted is None else 206, kind, more)
         with path.open("rb") as file:
             file.seek(first)
             left = last - first + 1
@@ -254,8 +181,5 @@ def byte_range(wanted: str, size: int) -> tuple[int, int]:
     else:
         start, stop = size - min(size, int(last or 0)), size - 1
     if not match or start > stop:
-        raise RefusedError(
-            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-            f"The video has {size} bytes, {wanted[:60]!r} is no part of it.",
-        )
+        raise RefusedError(416, f"The video has {size} bytes, {wanted[:60]!r} is no part of it.")
     return start, stop

@@ -11,24 +11,26 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
 
 from ...model_patches.geometry import Geometry
 from ...model_patches.stream.pipeline import Chunk, blocks_for, run
 from ...model_patches.stream.step import StreamConfig
+from ...model_patches.viewers.live import LiveStream
+from ...model_patches.viewers.session import Session
+from ...model_patches.viewers.streams import Streams
 from ...model_patches.writer.parts import parts_of
 from ...model_patches.writer.video import Mp4Writer
 from ..models import Pocket, load_pocket
 from ..ram import peak_bytes
-from .controls import GLANCE_SECONDS, Controls
+from .blocks import SWITCH, Blocks
 from .server import DemoServer
-from .session import Session
 
-EXAMPLES = (
-    "a yellow triangle on a blue ground",
-    "a magenta square and a cyan circle on a green ground",
-    "a blue circle behind a grey band on a red ground",
-)
-LINGER_SECONDS = 20.0  # a page that has not asked for so long is closed
+PAGE = "demo"  # its client and its node: there is one page and one stream
+LEAD_SECONDS = 3.0  # how far an endless stream may run ahead of the clock, so that a new prompt shows soon
+LINGER_SECONDS = 40.0  # a page that has not asked for so long is closed
+GLANCE_SECONDS = 0.05
 STOPPING = b"\nstopping after this block; Ctrl+C again stops at once, and keeps the video too\n"
 
 
@@ -41,78 +43,108 @@ def take(options: argparse.Namespace) -> int:
     config = pocket.config(options.seed, geometry)
     frames = math.ceil(options.seconds * recipe.fps)
     writer = Mp4Writer(video_path(options.out), width=geometry.width, height=geometry.height, fps=recipe.fps)
-    session = Session(
-        Controls(pocket.encode, options.prompt),
-        writer,
-        seed=options.seed,
-        examples=EXAMPLES,
-        blocks=blocks_for(geometry, recipe.block_frames, frames) if frames else None,
-    )
-    server = DemoServer(session, options.port)
+    planned = blocks_for(geometry, recipe.block_frames, frames) if frames else None
+    named = {"node": PAGE, "prompt_id": "", "client": PAGE}
+    live = LiveStream(writer, **named, blocks=planned, modes=(SWITCH,), switch=SWITCH)
+    streams = Streams()
+    session = Session(live, streams, lead_seconds=LEAD_SECONDS)
+    blocks = Blocks(session, pocket.encode, options.prompt, options.seed)
+    server = DemoServer(streams, options.port)
     say(f"model ready after {time.perf_counter() - began:.1f} s ({recipe.trained})")
-    with serving(server), stopping_on_ctrl_c(session.controls):
-        say(f"watch and steer it at {server.url} - Ctrl+C stops and keeps the video")
-        opened = not options.no_browser and has_screen() and webbrowser.open(server.url)
+    with serving(server), CtrlC(session) as ctrl_c:
         try:
-            make(pocket, config, session)
+            with session:
+                say(f"watch and steer it at {server.url} - Ctrl+C stops and keeps the video")
+                opened = not options.no_browser and has_screen() and webbrowser.open(server.url)
+                make(pocket, config, blocks)
         finally:
-            report(session)
-        linger(session, opened)
+            report(blocks)
+        linger(server, ctrl_c, opened)
     return 0
 
 
-def make(pocket: Pocket, config: StreamConfig, session: Session) -> None:
-    """Streams until the take is long enough or stopped; the session says how it ended."""
+def make(pocket: Pocket, config: StreamConfig, blocks: Blocks) -> None:
+    """Streams until the take is long enough or stopped."""
 
     def on_chunk(chunk: Chunk) -> None:
-        session.on_chunk(chunk)
+        blocks.on_chunk(chunk)
         if sys.stderr.isatty():
-            print(f"\r{session.line()} ", end="", file=sys.stderr, flush=True)
+            print(f"\r{line(blocks)} ", end="", file=sys.stderr, flush=True)
 
-    try:
-        state = pocket.begin(session.controls.first_text_BLE, config)
-        run(
-            pocket.dit,
-            pocket.vae,
-            state,
-            [session.writer],
-            blocks=session.blocks,
-            on_chunk=on_chunk,
-            stop=session.stop,
-            new_text=session.new_text,
-        )
-    except BaseException as why:
-        session.end("failed", str(why) or "It was interrupted.")
-        raise
-    session.end("ended", "")
+    run(
+        pocket.dit,
+        pocket.vae,
+        pocket.begin(blocks.first_text_BLE, config),
+        (),  # the session's own writer outlives the pipeline
+        blocks=blocks.session.live.blocks,
+        on_chunk=on_chunk,
+        stop=blocks.stop,
+        new_text=blocks.new_text,
+    )
 
 
-def report(session: Session) -> None:
+def line(blocks: Blocks) -> str:
+    """One line for a terminal."""
+    state, live = blocks.session.live.state(prompts=False), blocks.session.live
+    return f"block {live.block}, {state['frames'] / live.fps:.1f} s, {state['made_per_second']:.1f} frames/s"
+
+
+def report(blocks: Blocks) -> None:
     """Prints what was made, how fast, and where it lies."""
-    writer, lag = session.writer, session.first_chunk_seconds
+    writer, fps, lag = blocks.session.writer, blocks.session.live.fps, blocks.first_seconds
     if lag is None:
         return say("no block was finished, so there is no video")
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    speed = session.made_per_second
+    frames = writer.frames_written
+    speed = frames / blocks.worked_seconds
     print(
-        f"frames per second: {speed:.1f} ({speed / session.fps:.2f}x as fast as it plays)\n"
+        f"frames per second: {speed:.1f} ({speed / fps:.2f}x as fast as it plays)\n"
         f"first chunk: {lag:.2f} s\n"
         f"peak memory: {peak_bytes() / 2**20:.0f} MiB\n"
-        f"video: {session.frames} frames, {session.frames / session.fps:.1f} s, "
+        f"video: {frames} frames, {frames / fps:.1f} s, "
         f"{writer.result or 'in parts beside ' + str(writer.path)}",
         flush=True,
     )
 
 
-def linger(session: Session, opened: bool) -> None:
+class CtrlC:
+    """The first Ctrl+C ends the stream after its block, the second one at once."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.pressed = session, False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "CtrlC":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {n: signal.signal(n, self.obey) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def obey(self, number: int, frame: FrameType | None) -> None:
+        """Takes the signal; no lock may be waited for here."""
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+        if not self.session.stopping:
+            self.session.stopping = True
+            # print must not be interrupted by itself, and this may come in the middle of one
+            os.write(2, STOPPING)
+
+
+def linger(server: DemoServer, ctrl_c: CtrlC, opened: bool) -> None:
     """Returns when no page looks any more, so that the end can be watched; Ctrl+C ends it too."""
-    ended, leaving = time.monotonic(), session.controls.leaving
-    if leaving or (session.last_asked is None and not opened):
+    ended = time.monotonic()
+    if ctrl_c.pressed or (server.last_asked is None and not opened):
         return
     say("the page stays open until you close it; Ctrl+C ends it")
-    while not session.controls.leaving:
-        if time.monotonic() - max(session.last_asked or ended, ended) > LINGER_SECONDS:
+    while not ctrl_c.pressed:
+        if time.monotonic() - max(server.last_asked or ended, ended) > LINGER_SECONDS:
             return
         time.sleep(GLANCE_SECONDS)
 
@@ -143,30 +175,6 @@ def serving(server: DemoServer) -> Iterator[DemoServer]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-@contextmanager
-def stopping_on_ctrl_c(controls: Controls) -> Iterator[None]:
-    """The first Ctrl+C ends the stream after its block, the second one at once."""
-
-    def obey(number: int, frame: object) -> None:
-        if controls.leaving:
-            raise KeyboardInterrupt
-        controls.leaving = True
-        if not controls.stopping:
-            controls.stopping = True
-            # print must not be interrupted by itself, and this may come in the middle of one
-            os.write(2, STOPPING)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, obey) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def say(sentence: str) -> None:

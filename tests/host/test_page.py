@@ -1,46 +1,24 @@
-"""The widget in ComfyUI's own page, driven by Chromium, in both of its ways to draw nodes.
+"""The widget in ComfyUI's own page, driven by Chromium, in both of its ways to draw nodes."""
 
-PLAYWRIGHT_CORE names an installed playwright-core (npm). Without it, node and Chromium these are skipped.
-"""
-
-import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from rivulet.pocket.detector import detect
+from rivulet.tests.browser import drive
 from rivulet.tests.host.graphs import BLUE, LONG_SECONDS, stream_graph
 from rivulet.tests.host.test_session import pictures
 
 BLOCK_PICTURES = 12
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Returns the environment that page.mjs runs in."""
-    core, chromium = os.environ.get("PLAYWRIGHT_CORE"), shutil.which("chromium")
-    if not core or not chromium or not shutil.which("node"):
-        pytest.skip("needs node, chromium, and PLAYWRIGHT_CORE, the folder of playwright-core")
-    return {**os.environ, "CHROMIUM": chromium}
-
-
 @pytest.mark.parametrize("vue", [False, True], ids=["LiteGraph", "Nodes 2.0"])
-def test_the_widget_lives_in_the_page(server, browser, tmp_path, vue):
-    shots = Path(os.environ.get("RIVULET_SHOTS", tmp_path))
+def test_the_widget_lives_in_the_page(server, tmp_path, vue):
+    shots = os.environ.get("RIVULET_SHOTS", str(tmp_path))
     graph = stream_graph(f"page{vue:d}", seconds=LONG_SECONDS, cfg=2.0, negative=["3", 0])
-    told = {"url": server.url, "graph": graph, "vue": vue, "prompt": BLUE, "shots": str(shots)}
-    done = subprocess.run(
-        ["node", str(Path(__file__).with_name("page.mjs")), json.dumps(told)],
-        capture_output=True,
-        text=True,
-        env=browser,
-        timeout=500,
-    )
+    told = {"url": server.url, "graph": graph, "vue": vue, "prompt": BLUE, "shots": shots}
+    seen = drive(Path(__file__).with_name("page.mjs"), **told)
     server.post("/interrupt", {})
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
     print(f"seconds from Run to the first picture: {seen.get('firstPictureSeconds')}")
     assert seen["errors"] == [] and seen["vue"] == vue, seen
     # ComfyUI's page is dark unless a user chose otherwise

@@ -1,4 +1,4 @@
-"""A pocket model of random numbers, small enough for tests, and a session that tests feed themselves."""
+"""A pocket model of random numbers, small enough for tests, and a take that tests feed themselves."""
 
 import http.client
 import json
@@ -10,12 +10,14 @@ import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.stream.pipeline import Chunk
 from rivulet.model_patches.vae.wan import WanVAE
+from rivulet.model_patches.viewers.live import LiveStream
+from rivulet.model_patches.viewers.session import Session
+from rivulet.model_patches.viewers.streams import Streams
 from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.pocket import text
-from rivulet.pocket.demo.controls import Controls
+from rivulet.pocket.demo.blocks import SWITCH, Blocks
 from rivulet.pocket.demo.server import DemoServer
-from rivulet.pocket.demo.session import Session
-from rivulet.pocket.demo.take import EXAMPLES, serving
+from rivulet.pocket.demo.take import LEAD_SECONDS, PAGE, serving
 from rivulet.pocket.models import PocketRecipe, save_dit, save_vae
 
 PROMPT = "a red circle on a green ground"
@@ -47,25 +49,24 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def controls():
-    return Controls(text.encode, PROMPT)
+def feed(tmp_path):
+    """Returns an endless take whose blocks tests make: `block()` writes the next one."""
+    writer = Mp4Writer(tmp_path / "take.mp4", width=WIDTH, height=HEIGHT, fps=FPS, threads=1)
+    named = {"node": PAGE, "prompt_id": "", "client": PAGE}
+    live = LiveStream(writer, **named, blocks=None, modes=(SWITCH,), switch=SWITCH)
+    streams = Streams()
+    session = Session(live, streams, lead_seconds=LEAD_SECONDS)
+    blocks = Blocks(session, text.encode, PROMPT, seed=3)
 
+    def block():
+        first, frames = writer.frames_written, 12 if writer.frames_written else 9
+        grey = (5 * torch.arange(first, first + frames) % 250).to(torch.uint8)
+        text_BLE = blocks.new_text(live.block)
+        blocks.on_chunk(Chunk(live.block, first, grey[:, None, None, None].repeat(1, HEIGHT, WIDTH, 3), None))
+        return text_BLE
 
-@pytest.fixture
-def feed(controls, tmp_path):
-    """Returns a session with an open writer, and what makes its blocks: `block()` writes the next one."""
-    with Mp4Writer(tmp_path / "take.mp4", width=WIDTH, height=HEIGHT, fps=FPS) as writer:
-        session = Session(controls, writer, blocks=None, seed=3, examples=EXAMPLES)
-
-        def block():
-            first, frames = session.frames, 12 if session.frames else 9
-            grey = (5 * torch.arange(first, first + frames) % 250).to(torch.uint8)
-            pixels = grey[:, None, None, None].repeat(1, HEIGHT, WIDTH, 3)
-            session.new_text(session.block)
-            writer.write(pixels)
-            session.on_chunk(Chunk(session.block, first, pixels, None))
-
-        yield SimpleNamespace(session=session, writer=writer, controls=controls, block=block)
+    with session:
+        yield SimpleNamespace(session=session, live=live, streams=streams, blocks=blocks, block=block)
 
 
 class Client:
@@ -90,16 +91,28 @@ class Client:
         status, _, told = self.ask("POST", path, body, Content_Type="application/json")
         return status, json.loads(told)
 
-    def status(self):
-        return json.loads(self.ask("GET", "/status")[2])
+    def states(self):
+        """Returns the states of all streams that are known."""
+        return json.loads(self.ask("GET", "/rivulet/streams")[2])["streams"]
+
+    def stream(self, rest=""):
+        """Returns the path of the only stream, or of what lies below it."""
+        return f"/rivulet/stream/{self.states()[0]['session']}{rest}"
+
+    def state(self):
+        return json.loads(self.ask("GET", self.stream())[2])
+
+    def wish(self, number, do, **more):
+        """Sends a message; returns (status, the answer's JSON)."""
+        return self.post(self.stream("/control"), {"viewer": "test", "number": number, "do": do, **more})
 
     def wait(self, condition):
-        """Returns the first status for which the condition holds."""
+        """Returns the first state for which the condition holds."""
         deadline = time.monotonic() + 60
-        while not condition(status := self.status()):
-            assert time.monotonic() < deadline, f"not within 60 s: {status}"
+        while not (self.states() and condition(state := self.state())):
+            assert time.monotonic() < deadline, f"not within 60 s: {self.states()}"
             time.sleep(0.02)
-        return status
+        return state
 
 
 @pytest.fixture
@@ -110,5 +123,5 @@ def connect():
 
 @pytest.fixture
 def client(feed):
-    with serving(DemoServer(feed.session)) as server:
+    with serving(DemoServer(feed.streams)) as server:
         yield Client(server.server_port)

@@ -1,17 +1,17 @@
 import json
 import re
 import socket
-from io import BytesIO
 
 import pytest
-from PIL import Image
+from rivulet.model_patches.viewers.routes import LONGEST_BODY, RefusedError
 from rivulet.pocket import text
-from rivulet.pocket.demo import server as server_module
-from rivulet.pocket.demo.server import DemoServer, RefusedError, byte_range
+from rivulet.pocket.demo.server import HERE, PAGE_FILES, DemoServer, byte_range
+
+PROMPT = {"prompt": "a blue square on a red ground", "mode": "smooth"}
 
 
 def test_the_page_and_all_it_asks_for_are_there(client):
-    asked, seen = ["/"], {}
+    asked, seen = ["/", "/web/widget.css"], {}
     while asked:
         path = asked.pop()
         if path in seen:
@@ -19,84 +19,72 @@ def test_the_page_and_all_it_asks_for_are_there(client):
         status, headers, body = client.ask("GET", path)
         assert status == 200, path
         seen[path] = headers["Content-Type"]
-        found = re.findall(rb'(?:src|href)="(/[^"]+)"|from "\.(?:\./\.\.)?(/[^"]+)"', body)
-        asked += [(a or b).decode() for a, b in found if (a or b) != b"/video.mp4"]
-    own = {"/", "/page.css", "/page.mjs", "/player.mjs", "/logic.mjs"}
-    shared = {f"/web/{name}.mjs" for name in ("buffer", "clock", "media", "timeline")}
-    assert own | shared == set(seen)
-    assert seen["/page.mjs"].startswith("text/javascript")
+        named = re.findall(r'(?:src|href)="(/[^"]+)"', body.decode()) if path == "/" else []
+        folder = path.rpartition("/")[0]
+        asked += named + [f"{folder}/{each}" for each in re.findall(r'from "\./([^"]+)"', body.decode())]
+    # all that is served is asked for, but for what the page finds out by itself
+    assert seen.keys() == PAGE_FILES.keys()
+    assert seen["/mount.mjs"].startswith("text/javascript") and "/web/player.mjs" in seen
 
 
 def test_every_answer_forbids_other_sources_and_storing(client):
-    for path in ("/", "/status", "/nothing"):
+    for path in ("/", "/rivulet/streams", "/nothing"):
         headers = client.ask("GET", path)[1]
         assert headers["Content-Security-Policy"].startswith("default-src 'none'")
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Cache-Control"] == "no-store"
 
 
+def test_the_page_finds_the_stream_as_its_own(client, feed):
+    page = (HERE / "mount.mjs").read_text()
+    client_id, node = re.search(r'client: \(\) => "(\w+)", place: \(\) => \(\{ node: "(\w+)"', page).groups()
+    told = json.loads(client.ask("GET", f"/rivulet/streams?client={client_id}")[2])
+    assert told["own"] == [feed.live.session] and told["streams"][0]["node"] == node
+    assert told["streams"][0]["workflow"] == ""
+
+
 def test_a_prompt_is_acknowledged_with_its_block(client, feed):
     feed.block()
-    status, told = client.post("/prompt", {"prompt": "a blue square on a red ground"})
-    assert (status, told) == (202, {"number": 1, "block": 1})
-    assert client.status()["pending"]["number"] == 1
+    assert client.wish(1, "prompt", **PROMPT) == (202, {"number": 1})
+    assert [each["prompt"] for each in client.state()["pending"]] == [PROMPT["prompt"]]
     feed.block()
-    assert client.status()["applied"][-1] == {
-        "number": 1,
-        "prompt": "a blue square on a red ground",
-        "block": 1,
-        "first_frame": 9,
-    }
+    state = client.state()
+    assert state["prompts"][-1] == {**PROMPT, "block": 1, "first_frame": 9}
+    (told,) = state["acknowledged"]
+    assert (told["outcome"], told["block"], told["first_frame"]) == ("done", 1, 9)
 
 
-def test_unknown_words_are_answered_with_the_known_ones(client, feed):
-    status, told = client.post("/prompt", {"prompt": "a purple dog"})
-    assert status == 400
-    assert "does not know 'purple', 'dog'" in told["error"] and "circle" in told["error"]
-    assert feed.controls.pending is None
+def test_pause_resume_and_stop_reach_the_stream(client, feed):
+    feed.block()
+    for number, (do, paused, stopping) in enumerate(
+        [("pause", True, False), ("resume", False, False), ("stop", False, True)], 1
+    ):
+        assert client.wish(number, do) == (202, {"number": number})
+        feed.session.live.mailbox.wait = lambda seconds: setattr(feed.session, "stopping", True)
+        feed.blocks.stop()
+        assert (feed.session.paused, feed.session.stopping) == (paused, stopping or paused)
+        feed.session.stopping = False
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "words"),
-    [
-        (b"", 400, "no JSON"),
-        (b"{", 400, "no JSON"),
-        (b"\xff\xfe", 400, "no JSON"),
-        (b"[1]", 400, "Send a JSON object"),
-        (b'"a red circle"', 400, "Send a JSON object"),
-        (b"{}", 400, 'Send {"prompt": "..."}'),
-        (b'{"prompt": 7}', 400, 'Send {"prompt": "..."}'),
-        (b'{"prompt": ""}', 400, "it is empty"),
-        (b'{"prompt": "' + b"red circle " * 60 + b'"}', 400, "659 letters, at most 500"),
-        (b"[" * 4000, 400, "no JSON"),
-        (b"x" * 5000, 413, "5000 bytes, at most 4096"),
-    ],
-    ids=lambda value: value[:12] if isinstance(value, bytes) else "",
-)
-def test_a_bad_prompt_is_answered_with_a_sentence_and_changes_nothing(client, feed, body, status, words):
-    got, told = client.post("/prompt", body)
-    assert got == status
-    assert words in told["error"]
-    assert feed.controls.pending is None
-
-
-def test_a_body_of_another_kind_or_of_no_length_is_refused(client):
-    assert client.ask("POST", "/prompt", b"{}", Content_Type="text/plain")[0] == 415
-    assert client.ask("POST", "/prompt", b"{}")[0] == 415
+def test_a_body_of_no_length_or_too_long_is_refused(client, feed):
+    path = client.stream("/control")
+    assert client.post(path, b"x" * (LONGEST_BODY + 1))[0] == 413
+    assert client.post(path, b"")[0] == 400
     for length in ("-1", "1e3", "+2", "99999999999"):
         told = raw(
             client,
-            f"POST /prompt HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{{}}",
         )
         assert re.match(rb"HTTP/1.1 4\d\d", told), length
     told = raw(
         client,
-        f"POST /prompt HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n"
         "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         "2\r\n{}\r\n0\r\n\r\n",
     )
     assert told.startswith(b"HTTP/1.1 411")
+    assert feed.live.mailbox.pending == []
 
 
 def raw(client, request):
@@ -127,12 +115,12 @@ def raw(client, request):
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_other_sites_are_refused(client, feed, method, headers):
     headers = {name: value.replace("{port}", str(client.port)) for name, value in headers.items()}
-    body = {"POST": b'{"do": "stop"}', "GET": None}[method]
-    path = {"POST": "/control", "GET": "/status"}[method]
+    message = json.dumps({"viewer": "elsewhere", "number": 1, "do": "stop"})
+    path, body = (client.stream("/control"), message) if method == "POST" else ("/", None)
     status, _, told = client.ask(method, path, body, Content_Type="application/json", **headers)
     assert status == 403
     assert "refused" in json.loads(told)["error"] or "answers to" in json.loads(told)["error"]
-    assert not feed.controls.stopping
+    assert feed.live.mailbox.pending == []
 
 
 def test_the_page_itself_may_ask(client, feed):
@@ -143,9 +131,9 @@ def test_the_page_itself_may_ask(client, feed):
             "Sec-Fetch-Site": "same-origin",
             "Content_Type": "application/json",
         }
-        assert client.ask("POST", "/control", b'{"do": "pause"}', **headers)[0] == 202
-        assert feed.controls.paused
-        feed.controls.paused = False
+        message = json.dumps({"viewer": host, "number": 1, "do": "pause"})
+        assert client.ask("POST", client.stream("/control"), message, **headers)[0] == 202
+    assert len(feed.live.mailbox.pending) == 1
 
 
 @pytest.mark.parametrize(
@@ -156,13 +144,10 @@ def test_the_page_itself_may_ask(client, feed):
         "//etc/passwd",
         "/page.css/../cli.py",
         "/server.py",
-        "/fragments/0/-1",
-        "/fragments/0/1/2",
-        "/fragments/" + "9" * 40 + "/0",
-        "/frame/x",
-        "/init/",
+        "/web/rivulet.js",
+        "/web/../README.md",
+        "/rivulet/stream/..",
         "/%00",
-        "/video.mp4/..",
         "*",
     ],
 )
@@ -181,53 +166,26 @@ def test_other_methods_and_nonsense_get_a_sentence(client, request_line):
     assert json.loads(told.rpartition(b"\r\n\r\n")[2])["error"]
 
 
-def test_the_live_file_comes_in_pieces_that_join_to_the_file(client, feed):
-    assert client.ask("GET", "/init/0")[0] == 204
+def test_what_is_pulled_piece_by_piece_or_as_one_is_the_file(client, feed):
+    assert client.ask("GET", client.stream("/seg/0"))[0] == 204
     feed.block()
     feed.block()
-    client.wait(lambda status: status["live"] and status["live"]["fragments"] == 20)
-    joined, number = client.ask("GET", "/init/0")[2], 0
-    while True:
-        status, headers, body = client.ask("GET", f"/fragments/0/{number}")
-        if status == 204:
-            break
-        joined, number = joined + body, int(headers["X-Next"])
-    assert number == 20
-    assert feed.writer.index.path.read_bytes().startswith(joined)
-    feed.writer.seal()
-    feed.block()
-    status = client.wait(lambda status: status["live"] and status["live"]["part"] == 21)
-    assert client.ask("GET", "/fragments/0/20")[0] == 410
-    assert client.ask("GET", "/init/0")[0] == 410
-    assert client.ask("GET", f"/init/{status['live']['part']}")[0] == 200
-
-
-def test_single_pictures_can_be_watched(client, feed):
-    assert client.ask("GET", "/frame/0")[0] == 204
-    feed.block()
-    status, headers, body = client.ask("GET", "/frame/8")
-    assert (status, headers["X-Frame"], headers["Content-Type"]) == (200, "8", "image/jpeg")
-    picture = Image.open(BytesIO(body))
-    assert picture.size == (32, 16)
-    assert picture.getpixel((9, 9)) == (40, 40, 40)
-    assert client.ask("GET", "/frame/9")[0] == 204
-
-
-def test_pause_resume_and_stop(client, feed):
-    for wish, paused, stopping in (("pause", True, False), ("resume", False, False), ("stop", False, True)):
-        assert client.post("/control", {"do": wish}) == (202, {"done": wish})
-        assert (feed.controls.paused, feed.controls.stopping) == (paused, stopping)
-    for wish in ("explode", None, ["stop"]):
-        assert client.post("/control", {"do": wish})[0] == 400
+    feed.session.__exit__(None, None, None)
+    pulled, number = b"", 0
+    while (answer := client.ask("GET", client.stream(f"/seg/{number}")))[0] == 200:
+        pulled, number = pulled + answer[2], int(answer[1]["X-Rivulet-Next"])
+    assert answer[0] == 410 and number == 22
+    status, headers, live = client.ask("GET", client.stream("/live?from=0"))
+    assert (status, headers["Transfer-Encoding"], live) == (200, "chunked", pulled)
 
 
 def test_the_finished_file_is_served_whole_and_in_ranges(client, feed):
-    assert client.ask("GET", "/video.mp4")[0] == 404
+    path = client.stream("/video")
+    assert client.ask("GET", path)[0] == 404
     feed.block()
-    feed.writer.__exit__(None, None, None)
-    feed.session.end("ended", "")
-    data = feed.writer.result.read_bytes()
-    status, headers, body = client.ask("GET", "/video.mp4")
+    feed.session.__exit__(None, None, None)
+    data = feed.session.writer.result.read_bytes()
+    status, headers, body = client.ask("GET", path)
     assert (status, body, headers["Accept-Ranges"]) == (200, data, "bytes")
     for wanted, expected in (
         ("bytes=0-99", data[:100]),
@@ -235,11 +193,11 @@ def test_the_finished_file_is_served_whole_and_in_ranges(client, feed):
         ("bytes=-7", data[-7:]),
         (f"bytes=5-{10**9}", data[5:]),
     ):
-        status, headers, body = client.ask("GET", "/video.mp4", Range=wanted)
+        status, headers, body = client.ask("GET", path, Range=wanted)
         assert (status, body) == (206, expected)
         assert headers["Content-Range"].endswith(f"/{len(data)}")
-    assert client.ask("GET", "/video.mp4", Range="bytes=999999999-")[0] == 416
-    assert client.post("/prompt", {"prompt": "a red circle"})[0] == 409
+    assert client.ask("GET", path, Range="bytes=999999999-")[0] == 416
+    assert client.wish(1, "prompt", **PROMPT)[0] == 409
 
 
 @pytest.mark.parametrize(
@@ -253,15 +211,17 @@ def test_ranges_outside_the_file_are_refused(wanted):
 def test_a_port_that_is_taken_is_told(client, feed):
     for port in (client.port, 99999):
         with pytest.raises(ValueError, match=f"port {port} cannot be opened .* leave --port out"):
-            DemoServer(feed.session, port)
+            DemoServer(feed.streams, port)
 
 
 def test_the_page_asks_for_nothing_from_elsewhere():
-    for name, _ in server_module.FILES.values():
-        content = (server_module.PAGE / name).read_text(encoding="utf-8")
-        assert not re.search(r"(?:https?:)?//(?!\s)[a-z]", content.replace("http-equiv", "")), name
+    for path in PAGE_FILES.values():
+        content = path.read_text(encoding="utf-8")
+        assert not re.search(r"(?:https?:)?//(?!\s)[a-z]", content), path.name
 
 
-def test_the_examples_can_be_read(feed):
-    for prompt in feed.session.status()["examples"]:
+def test_the_prompts_to_try_can_be_read():
+    prompts = re.findall(r'<button type="button">([^<]+)<', (HERE / "page.html").read_text(encoding="utf-8"))
+    assert len(prompts) == 3
+    for prompt in prompts:
         text.encode(prompt)

@@ -76,19 +76,20 @@ def connects(port):
 def test_an_endless_take_is_steered_and_stopped_from_the_page(running, tmp_path, monkeypatch):
     monkeypatch.setattr(take_module, "LINGER_SECONDS", 0.5)
     client, finished = running()
-    client.wait(lambda status: status["block"] >= 1)
-    number = client.post("/prompt", {"prompt": "a cyan square"})[1]["number"]
-    applied = client.wait(lambda status: status["applied"][-1]["number"] == number)["applied"][-1]
-    assert applied["first_frame"] == 12 * applied["block"] - 3
-    client.post("/control", {"do": "pause"})
-    paused = client.wait(lambda status: status["phase"] == "paused")
-    assert client.wait(lambda status: status["frames"] <= paused["frames"] + 12)
-    client.post("/control", {"do": "resume"})
-    client.wait(lambda status: status["frames"] > paused["frames"] + 12)
-    client.post("/control", {"do": "stop"})
-    ended = client.wait(lambda status: status["phase"] == "ended")
+    client.wait(lambda state: state["block"] >= 1)
+    client.wish(1, "prompt", prompt="a cyan square", mode="smooth")
+    told = client.wait(lambda state: state["prompt_count"] == 2)["prompts"][-1]
+    assert told["prompt"] == "a cyan square" and told["first_frame"] == 12 * told["block"] - 3
+    client.wish(2, "pause")
+    paused = client.wait(lambda state: state["phase"] == "paused")
+    client.wish(3, "resume")
+    client.wait(lambda state: state["frames"] > paused["frames"] + 12)
+    client.wish(4, "stop")
+    ended = client.wait(lambda state: state["phase"] == "ended")
     assert ended["video"]
-    assert len(client.ask("GET", "/video.mp4")[2]) == (tmp_path / "rivulet-0001.mp4").stat().st_size
+    assert (
+        len(client.ask("GET", client.stream("/video"))[2]) == (tmp_path / "rivulet-0001.mp4").stat().st_size
+    )
     assert finished() == 0
     assert frame_count(tmp_path / "rivulet-0001.mp4") == ended["frames"]
 
@@ -126,11 +127,11 @@ def test_what_is_interrupted_inside_a_block_is_kept_too(weights, tmp_path, monke
 
 @posix
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_the_first_ctrl_c_waits_for_the_block_and_the_second_does_not(controls, capfd, first):
+def test_the_first_ctrl_c_waits_for_the_block_and_the_second_does_not(feed, capfd, first):
     before = signal.getsignal(signal.SIGINT)  # a shell's background job has it ignored
-    with take_module.stopping_on_ctrl_c(controls):
+    with take_module.CtrlC(feed.session) as ctrl_c:
         signal.raise_signal(first)
-        assert controls.stopping and controls.leaving
+        assert feed.session.stopping and ctrl_c.pressed
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert "stopping after this block" in capfd.readouterr().err
@@ -155,7 +156,7 @@ def test_ctrl_c_keeps_the_video(root, weights, tmp_path, connect):
     command += ["--out", str(tmp_path), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         wait_for(lambda: connects(port))
-        made = connect(port).wait(lambda status: status["block"] >= 2)["frames"]
+        made = connect(port).wait(lambda state: state["block"] >= 2)["frames"]
         child.send_signal(signal.SIGINT)
         printed = child.communicate(timeout=60)[0]
     assert child.returncode == 0
