@@ -209,7 +209,10 @@ class RivuletStream(io.ComfyNode):
         """What the host writes into its own videos, so that the graph comes back when the file is dropped."""
         if args.disable_metadata:
             return {}
-        tags = {**(cls.hidden.extra_pnginfo or {}), "prompt": cls.hidden.prompt}
+        # the host notes fingerprints in its nodes, and would take them from there in another run
+        nodes = (cls.hidden.prompt or {}).items()
+        queued = {id: {name: node[name] for name in node if name != "is_changed"} for id, node in nodes}
+        tags = {**(cls.hidden.extra_pnginfo or {}), "prompt": queued or None}
         return {name: json.dumps(value) for name, value in tags.items() if value is not None}
 
 
