@@ -143,15 +143,15 @@ def ffmpeg() -> str:
 def fitness(model: Any, vae: Any) -> dict[str, str]:
     """Whether what is connected can be streamed."""
     from .host.decoder import why_not_vae
-    from .host.file import expert_of
+    from .host.file import report_of
     from .host.tree import why_not
 
     found = {}
     if model is not None:
         dit = model.get_model_object("diffusion_model")
         found["Model"] = why_not(dit) or f"{type(dit).__name__}, can be streamed"
-        if warning := expert_of(model):
-            found["Model's file"] = warning
+        if file := report_of(model):
+            found["Model's file"] = file
     if vae is not None:
         found["VAE"] = why_not_vae(vae) or "can be streamed"
     return found

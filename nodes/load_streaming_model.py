@@ -8,9 +8,8 @@ import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ..model_patches.arch.rotary import BANDS
-from ..model_patches.checkpoints._mla_keys import HEADS_MIXED
-from ..model_patches.checkpoints.checkpoint import Published
-from ..model_patches.checkpoints.recipes import RECIPES, Choice, caution, choose, named_in, recipe_named
+from ..model_patches.checkpoints.checkpoint import FUSED_ORDERS, Checkpoint
+from ..model_patches.checkpoints.recipes import RECIPES, caution, named_in, recipe_named
 from .host.load_model import DTYPES, WHERE, Source, patcher_of, with_lora
 from .host.recipe import ModelRecipe, give, stored_in
 
@@ -102,8 +101,8 @@ class RivuletLoadModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "fused_order",
-                    options=list(HEADS_MIXED),
-                    default=HEADS_MIXED[0],
+                    options=list(FUSED_ORDERS),
+                    default=FUSED_ORDERS[0],
                     advanced=True,
                     tooltip="VideoMLA alone: how joined up-projections lie, which shapes cannot tell.",
                 ),
@@ -137,10 +136,10 @@ class RivuletLoadModel(io.ComfyNode):
             None if rope_bands == FILES else rope_bands,
             fused_order,
         )
-        published = source.read()
-        lines = [str(published)]
-        chosen, said = recipe_of(published, model_file, recipe)
-        model = patcher_of(published, source)
+        checkpoint = source.open()
+        lines = [str(checkpoint)]
+        chosen, said = recipe_of(checkpoint, model_file, recipe)
+        model = patcher_of(checkpoint, source)
         give(model, chosen)
         if lora_file != NO_LORA:
             model, lora = with_lora(model, lora_path(lora_file), lora_strength)
@@ -205,28 +204,21 @@ def _found(folder: str, name: str) -> Path:
     return Path(path)
 
 
-def _preferred(recipe: str, model_file: str) -> tuple[str, ...]:
+def _preferred(recipe: str, model_file: str) -> str | None:
     """Of two copies in a file, the one that the release runs, as far as the name or the user says which."""
     if recipe != RECOGNISED:
-        return (recipe_named(recipe).copy,)
+        return recipe_named(recipe).copy
     named = named_in(model_file)
-    return (named[0].copy,) if named else ()
+    return named[0].copy if named else None
 
 
-def recipe_of(published: Published, model_file: str, wanted: str) -> tuple[ModelRecipe, list[str]]:
+def recipe_of(checkpoint: Checkpoint, model_file: str, wanted: str) -> tuple[ModelRecipe, list[str]]:
     """The recipe to stream with, and sentences about it: the file's own, the user's, or its family's."""
-    stored = published.metadata.get("recipe")
+    stored = checkpoint.metadata.get("recipe")
     if wanted == RECOGNISED and stored is not None:
-        return _own(published.path, stored), ["Recipe: written in the file itself."]
-    if wanted == RECOGNISED:
-        choice = choose(published.structure, model_file.removeprefix(SECOND))
-    else:
-        choice = Choice(recipe_named(wanted), "Your choice.", False)
-        if choice.recipe.kind != published.structure.kind:
-            raise ValueError(
-                f"{WHERE}: the recipe {wanted} is for another self-attention than {published.path.name} has, "
-                f"which is {published.structure}; choose {RECOGNISED}, or another recipe."
-            )
+        return _own(checkpoint.path, stored), ["Recipe: written in the file itself."]
+    name = None if wanted == RECOGNISED else wanted
+    choice = checkpoint.recipe(name, model_file.removeprefix(SECOND))
     record = choice.recipe
     made = ModelRecipe(
         record.preset,

@@ -75,8 +75,8 @@ class RivuletPocketModel(io.ComfyNode):
     def execute(cls, attention: str = DENSE) -> io.NodeOutput:
         """Returns the models as the host loads them from the pack's own files."""
         source = Source(WEIGHTS / TRANSFORMERS[attention])
-        published = source.read()
-        model = patcher_of(published, source)
-        give(model, stored_in(published.metadata["recipe"]))
+        checkpoint = source.open()
+        model = patcher_of(checkpoint, source)
+        give(model, stored_in(checkpoint.metadata["recipe"]))
         vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(WEIGHTS / VAE_FILE)))
         return io.NodeOutput(model, PocketClip(), vae)

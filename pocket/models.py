@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..model_patches.arch.wan import WanModel
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
-from ..model_patches.checkpoints._mla import load_mla
-from ..model_patches.checkpoints._sizes import load_wan
+from ..model_patches.checkpoints.checkpoint import DENSE as DENSE_ATTENTION
+from ..model_patches.checkpoints.checkpoint import VIDEO_MLA, Checkpoint, open_checkpoint
 from ..model_patches.checkpoints.files import save_tensors
 from ..model_patches.geometry import Geometry
 from ..model_patches.memory.policy import OFF, MemoryPolicy
@@ -111,13 +110,12 @@ def recipe_of(metadata: Mapping[str, str]) -> PocketRecipe | None:
     return PocketRecipe(**(fields | timesteps))
 
 
-def recipe_in(caller: str, path: Path) -> PocketRecipe:
+def recipe_in(caller: str, checkpoint: Checkpoint) -> PocketRecipe:
     """The recipe in a file. Raises ValueError, beginning with `caller`, where it has none."""
-    with safe_open(path, framework="pt") as file:
-        recipe = recipe_of(file.metadata() or {})
+    recipe = recipe_of(checkpoint.metadata)
     if recipe is None:
         raise ValueError(
-            f"{caller}: {path} has no `recipe` in its metadata; give a file that "
+            f"{caller}: {checkpoint.path} has no `recipe` in its metadata; give a file that "
             f"`python run.py train-pocket` exported."
         )
     return recipe
@@ -129,9 +127,11 @@ def load_pocket(
     """The built-in models, or those of a training run's export folder; dit_file: one of latents."""
     folder = WEIGHTS if folder is None else folder
     path = folder / dit_file
-    dit = load_wan(path, dtype) if dit_file == DIT_FILE else load_mla(path, dtype)[0]
-    recipe = recipe_in("load_pocket", path)
-    return Pocket(dit, load_vae(folder / VAE_FILE, dtype), recipe, text.encode, text.no_text)
+    kind = DENSE_ATTENTION if dit_file == DIT_FILE else VIDEO_MLA
+    checkpoint = open_checkpoint(path, caller="load_pocket", kind=kind)
+    recipe = recipe_in("load_pocket", checkpoint)
+    dit, vae = checkpoint.load(dtype), load_vae(folder / VAE_FILE, dtype)
+    return Pocket(dit, vae, recipe, text.encode, text.no_text)
 
 
 def save_dit(dit: WanModel, recipe: PocketRecipe, folder: Path) -> Path:

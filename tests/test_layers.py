@@ -95,6 +95,9 @@ def why_not_package(at: Place, name: str) -> str | None:
 
 
 def why_not_place(at: Place, to: Place) -> str | None:
+    depth = next((depth for depth, name in enumerate(to) if name.startswith("_")), 0)
+    if at[:depth] != to[:depth]:
+        return f"imports {'/'.join(to)}, a private room of {'/'.join(to[:depth])}/"
     if not to or to[0] not in FOLDERS[at[0]]:
         return f"imports {'/'.join(to) or 'the root'}; {at[0]}/ may use {', '.join(sorted(FOLDERS[at[0]]))}"
     here, there = stage(at), stage(to)
@@ -193,11 +196,18 @@ BAD = [
         "only relative imports work",
     ),
     ("model_patches/cache/dense.py", "import PIL", "imports PIL"),
+    (
+        "pocket/demo.py",
+        "from ..model_patches.cache._tables import size",
+        "_tables, a private room of model_patches/cache/",
+    ),
     ("pocket/demo.py", "from ..nodes import RivuletExtension", "imports nodes"),
     ("pocket/demo.py", "import diffusers", "imports diffusers"),
 ]
 GOOD = [
     ("kernels/_triton/rope.py", "import triton.language as tl\nfrom .. import dispatch"),
+    ("model_patches/cache/dense.py", "from ._tables import size"),
+    ("kernels/rope.py", "def late():\n    from ._triton.rope import rotate"),
     (
         "model_patches/cache/dense.py",
         "from ..attention.positions import plan\nfrom ..geometry import Geometry",

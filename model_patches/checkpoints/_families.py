@@ -100,21 +100,26 @@ class Structure:
 
 
 def structure_of(
-    where: str, name: str, shapes: Shapes, overrides: Mapping[str, object] | None = None
+    where: str,
+    name: str,
+    shapes: Shapes,
+    overrides: Mapping[str, object] | None = None,
+    latent_channels: int | None = LATENT_CHANNELS,
 ) -> Structure:
     """What a file holds; refuses all but Wan 2.1 text to video, and says what it is instead.
 
     shapes: keys without prefixes, in Wan's own names. where: begins an error. name: of the file, for errors.
-    overrides: the metadata's sizes, see `detect.read_config`.
+    overrides: the metadata's sizes, see `_sizes.read_config`. latent_channels: that the model must take and
+    give; None: any number.
     """
     if SIGN not in shapes:
         raise ValueError(f"{where}: {_not_wan(name, shapes)}")
     for sign, what in VARIANTS:
         if key := _first(sign, shapes):
             raise ValueError(f"{where}: {name} is {what} ({key}). {_REMEDY}")
-    config = read_config(shapes, overrides)
+    config = read_config(f"{where}: {name}", shapes, overrides)
     channels = (config.in_channels, config.out_channels)
-    if channels != (LATENT_CHANNELS, LATENT_CHANNELS):
+    if latent_channels is not None and channels != (latent_channels, latent_channels):
         kind = CHANNELS.get(config.in_channels, "another variant of Wan")
         raise ValueError(
             f"{where}: {name} is {kind}: it takes {channels[0]} latent channels and gives {channels[1]}, Wan "

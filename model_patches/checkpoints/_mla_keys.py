@@ -42,7 +42,7 @@ ROLES = {
 }
 NORMS = {"norm_q_latent": "q", "norm_kv_latent": "kv"}
 WHOLE = {"q_down", "kv_down", "k_rope", "o"}  # not by head
-HEADS_MIXED = ("per head", "in blocks")
+FUSED_ORDERS = ("per head", "in blocks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,12 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Layout:
     """How the self-attentions of a file are laid out; prints what was found."""
 
     widths: Widths
     pieces: tuple[Piece, ...]
-    order: str = HEADS_MIXED[0]  # of fused up-projections: parts side by side in each head, or in blocks
+    order: str = FUSED_ORDERS[0]  # of fused up-projections: parts side by side in each head, or in blocks
 
     @property
     def biases(self) -> frozenset[str]:
@@ -130,7 +130,7 @@ class Reading:
         sizes = [self.widths.rows(layer) for layer in layers]
         if len(layers) == 1:
             return [tensor]
-        if self.order != HEADS_MIXED[0] or WHOLE & set(layers):
+        if self.order != FUSED_ORDERS[0] or WHOLE & set(layers):
             return list(tensor.split(sizes))
         by_head = tensor.unflatten(0, (self.widths.heads, -1)).split(
             [s // self.widths.heads for s in sizes], 1
@@ -147,13 +147,13 @@ def by_layer(shapes: Shapes) -> Mapping[int, Shapes]:
     return found
 
 
-def read_layout(where: str, shapes: Shapes, dim: int, heads: int, order: str = HEADS_MIXED[0]) -> Reading:
+def read_layout(where: str, shapes: Shapes, dim: int, heads: int, order: str = FUSED_ORDERS[0]) -> Layout:
     """The one reading of a file's self-attentions; refuses none, two, and layers that differ.
 
     shapes: of the whole model, keys without prefixes. where: begins an error. order: of fused up-projections.
     """
-    if order not in HEADS_MIXED:
-        raise ValueError(f"{where}: fused up-projections lie {' or '.join(HEADS_MIXED)}, not {order!r}.")
+    if order not in FUSED_ORDERS:
+        raise ValueError(f"{where}: fused up-projections lie {' or '.join(FUSED_ORDERS)}, not {order!r}.")
     layers = by_layer(shapes)
     if not layers:
         raise ValueError(
@@ -174,7 +174,7 @@ def read_layout(where: str, shapes: Shapes, dim: int, heads: int, order: str = H
             f"dense model as one, or convert it (`python run.py convert-mla`)."
         )
     widths = _widths(where, first, dim, heads)
-    return Reading(widths, _assigned(where, first, widths), order)
+    return Layout(widths, _assigned(where, first, widths), order)
 
 
 def _widths(where: str, shapes: Shapes, dim: int, heads: int) -> Widths:
@@ -343,7 +343,7 @@ def _bias(where: str, name: str, shape: tuple[int, ...], stems: Mapping[str, Pie
     return Piece(name, weight.layers, "bias")
 
 
-def apart(tensors: Mapping[str, Tensor], reading: Reading) -> dict[str, Tensor]:
+def apart(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """All tensors under the names of `arch.mla.MlaModel`; those outside self-attentions as they are."""
     made = {key: value for key, value in tensors.items() if not ATTENTION.fullmatch(key)}
     layers: dict[int, dict[str, Tensor]] = {}
@@ -351,6 +351,6 @@ def apart(tensors: Mapping[str, Tensor], reading: Reading) -> dict[str, Tensor]:
         if match := ATTENTION.fullmatch(key):
             layers.setdefault(int(match[1]), {})[match[2]] = value
     for index, own in layers.items():
-        for name, value in reading.taken(own).items():
+        for name, value in layout.taken(own).items():
             made[f"blocks.{index}.self_attn.{name}"] = value
     return {key: value.contiguous() for key, value in made.items()}

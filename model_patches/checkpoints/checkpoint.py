@@ -1,10 +1,15 @@
-"""A published checkpoint, read: its tensors under the names of the engine's layers, and what was found."""
+"""The door to checkpoints: a file opened and checked, what it is, its recipe, and its weights as a model.
+
+Every reader of a diffusion model's file comes in here. How its keys are named, which variant of Wan it is and
+how VideoMLA's layers lie in it are known in the rooms behind, the modules of this folder that begin with `_`.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,32 +17,81 @@ import torch
 from torch import Tensor
 
 from ..arch.mla import MlaModel
-from ..arch.wan import WanModel
+from ..arch.wan import WanConfig, WanModel
 from ._diffusers_keys import is_diffusers, wan_key
-from ._families import DENSE, Structure, own_keys, structure_of
+from ._families import DENSE, LATENT_CHANNELS, VIDEO_MLA, Structure, own_keys, structure_of
 from ._mla import MlaFile, read_mla
-from ._mla_keys import HEADS_MIXED
-from ._sizes import compute_dtype, overrides
-from .files import Shapes, some
-from .nesting import MEMORY, Nested, read_nested
+from ._mla_keys import FUSED_ORDERS
+from ._sizes import overrides
+from .files import Shapes, compute_dtype, shapes_of, some
+from .kinds import expert_warning
+from .nesting import MEMORY, read_nested
+from .recipes import Choice, choose, recipe_named
 
 SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")  # of a file's name, where a model is published in parts
+WANTED = {DENSE: "Wan's dense attention", VIDEO_MLA: "VideoMLA's attention"}
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class Checkpoint:
     """What a file holds. Tensors are those of the file, mapped where they can be, not copies."""
 
     path: Path
     structure: Structure
     tensors: dict[str, Tensor]  # of the diffusion model, scales of quantised weights beside them
     memory: Mapping[str, Tensor]  # of the memory encoder, by its own names
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str]  # as it stands in the file
     nest: tuple[str, ...]  # dicts the weights lay in
     beside: tuple[str, ...]  # of those that were left
     prefix: str  # cut off the first key
     diffusers: bool  # names were diffusers'
     mla: MlaFile | None  # how VideoMLA's layers lay in it
+
+    @property
+    def kind(self) -> str:
+        """Which self-attention: DENSE or VIDEO_MLA."""
+        return self.structure.kind
+
+    @property
+    def config(self) -> WanConfig:
+        """Sizes of the model."""
+        return self.structure.config
+
+    def recipe(self, name: str | None = None, file: str | None = None) -> Choice:
+        """How the file wants to be streamed, and why.
+
+        name: a record the user chose; None: by keys and shapes, then by words of the file's name. file: that
+        name with the folders that may say more, None: the name alone. Raises ValueError for a record of
+        another self-attention, and where no published model has this kind and size.
+        """
+        return choose(self.structure, file or self.path.name, name)
+
+    def sized_metadata(self) -> dict[str, str]:
+        """The metadata, and in it the sizes that a host would otherwise take from Wan's own models."""
+        config = self.config
+        sizes = {"text_dim": config.text_dim, "freq_dim": config.freq_dim, "num_heads": config.num_heads}
+        stored = json.loads(self.metadata.get("config", "{}")).get("transformer", {})
+        return {**self.metadata, "config": json.dumps({"transformer": {**sizes, **stored}})}
+
+    def load(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> WanModel:
+        """The engine's own model with these weights, frozen; `dtype` None is the file's.
+
+        An `MlaModel` where the kind is VIDEO_MLA. Raises ValueError for weights that are quantised, and for
+        a dtype that layers cannot compute in. A file that is called like an expert of Wan 2.2's 14B is
+        loaded with a warning.
+        """
+        if self.structure.quantised:
+            raise ValueError(
+                f"Checkpoint: {self.path} has quantised weights with scales, which the engine's own layers "
+                f"cannot hold; load it in ComfyUI, or take the file in bfloat16."
+            )
+        if warning := expert_warning(self.path.name):
+            warnings.warn(f"Checkpoint: {warning}", stacklevel=2)
+        dtype = compute_dtype("Checkpoint", self.path, dtype or self.tensors["patch_embedding.weight"].dtype)
+        model = _layers(self.config, self.mla)
+        tensors = {key: value.to(device, dtype) for key, value in self.tensors.items()}
+        model.load_state_dict(tensors, assign=True)
+        return model.requires_grad_(False).eval()
 
     def __str__(self) -> str:
         lines = [
@@ -55,94 +109,85 @@ class Published:
         return "\n".join([*lines, *([str(self.mla)] if self.mla else [])])
 
 
-def read_published(
-    where: str,
+def open_checkpoint(
     path: Path,
-    nest: str | None = None,
-    prefer: Sequence[str] = (),
     *,
+    caller: str = "open_checkpoint",
+    kind: str | None = None,
+    channels: int | None = LATENT_CHANNELS,
+    copy: str | None = None,
+    prefer: str | None = None,
     bands: str | None = None,
-    order: str = HEADS_MIXED[0],
-) -> Published:
+    order: str = FUSED_ORDERS[0],
+) -> Checkpoint:
     """The checkpoint of a .safetensors or .pt file, whatever nesting, prefixes and names it has.
 
-    where: begins an error. nest: which of several copies to take; None: the first of `prefer` there is,
-    else an average. bands, order: for VideoMLA, see `mla_load.load_mla`. Raises ValueError, in a sentence
-    with the next step, for anything but Wan 2.1 text to video with every tensor there and none left over.
+    caller: begins an error. kind: the self-attention that is needed, DENSE or VIDEO_MLA; None: either.
+    channels: of the latents that are needed; None: any. copy: which of several in the file, such as
+    generator; None: `prefer` where it is there, else an average; beside a memory encoder the copy that
+    Echo-Infinity's release runs. bands, order: what a VideoMLA file does not say, see `_mla.read_mla`. Raises
+    FileNotFoundError, and ValueError, in a sentence with the next step, for anything but Wan 2.1 text to
+    video with every tensor there and none left over.
     """
     if part := SHARD.search(path.name):
         raise ValueError(
-            f"{where}: {path} is one of {int(part[1])} parts of a model, which is read from a single file. "
+            f"{caller}: {path} is one of {int(part[1])} parts of a model, which is read from a single file. "
             f"Take the model's single-file version, or join the parts into one .safetensors file."
         )
-    found = read_nested(where, path, "a Wan 2.1 checkpoint", nest, prefer=prefer)
-    renamed = is_diffusers(found.tensors)
-    tensors = {wan_key(k): v for k, v in found.tensors.items()} if renamed else dict(found.tensors)
-    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
-    sizes = overrides(found.metadata, path)
-    structure = structure_of(where, path.name, shapes, sizes)
+    found = read_nested(caller, path, "a Wan 2.1 checkpoint", copy, prefer)
+    if copy is None and prefer is None and any(key.startswith(MEMORY) for key in found.tensors):
+        found = read_nested(caller, path, "a Wan 2.1 checkpoint", None, recipe_named("echo_infinity").copy)
+    diffusers = is_diffusers(found.tensors)
+    tensors = {wan_key(k): v for k, v in found.tensors.items()} if diffusers else dict(found.tensors)
+    sizes = overrides(caller, path, found.metadata)
+    structure = structure_of(caller, path.name, shapes_of(tensors), sizes, channels)
+    _check_kind(caller, path, structure, kind)
     memory = {k.removeprefix(MEMORY): tensors.pop(k) for k in list(tensors) if k.startswith(MEMORY)}
     mla = None
-    if structure.kind == DENSE:
-        _match(where, path, shapes, structure)
-    else:
-        mla = read_mla(where, path, Nested(tensors, found.metadata), bands, order)
+    if structure.kind == VIDEO_MLA:
+        mla = read_mla(caller, path, tensors, found.metadata, structure.config, bands, order)
         tensors = mla.tensors
-    return Published(
-        path,
-        structure,
-        tensors,
-        memory,
-        _with_sizes(found.metadata, structure, sizes),
-        found.nest,
-        found.beside,
-        found.prefix,
-        renamed,
-        mla,
-    )
+    _match(caller, path, tensors, structure, mla)
+    about = (found.metadata, found.nest, found.beside, found.prefix)
+    return Checkpoint(path, structure, tensors, memory, *about, diffusers, mla)
 
 
-def build(published: Published, dtype: torch.dtype | None = None) -> WanModel:
-    """The engine's own model of a file that is not quantised, frozen; `dtype` None keeps the file's."""
-    structure, path = published.structure, published.path
-    if structure.quantised:
+def _check_kind(caller: str, path: Path, structure: Structure, kind: str | None) -> None:
+    if kind is not None and structure.kind != kind:
         raise ValueError(
-            f"build: {path} has quantised weights with scales, which the engine's own layers cannot hold; "
-            f"load it in ComfyUI, or take the file in bfloat16."
+            f"{caller}: {path} is {structure}, and {WANTED[kind]} is needed here. Give such a file; "
+            f"`python run.py convert-mla` makes one of VideoMLA's attention from a dense one."
         )
-    with torch.device("meta"):
-        sizes = published.mla.sizes if published.mla else None
-        model = MlaModel(structure.config, sizes) if sizes else WanModel(structure.config)
-    dtype = compute_dtype(path, published.tensors, dtype)
-    model.load_state_dict({key: value.to(dtype) for key, value in published.tensors.items()}, assign=True)
-    return model.requires_grad_(False).eval()
 
 
-def _match(where: str, path: Path, shapes: Shapes, structure: Structure) -> None:
-    """Refuses keys that are missing or left over, and shapes that differ; packed weights have shapes of
-    their own."""
+def _layers(config: WanConfig, mla: MlaFile | None) -> WanModel:
+    """The model's layers without weights."""
     with torch.device("meta"):
-        needed = {k: tuple(v.shape) for k, v in WanModel(structure.config).state_dict().items()}
-    own = set(own_keys(shapes))
+        return WanModel(config) if mla is None else MlaModel(config, mla.sizes)
+
+
+def _match(
+    caller: str, path: Path, tensors: Mapping[str, Tensor], structure: Structure, mla: MlaFile | None
+) -> None:
+    """Refuses keys that are missing or left over, and shapes that differ; packed weights of a dense model
+    have shapes of their own, and scales beside them."""
+    needed, shapes = shapes_of(_layers(structure.config, mla).state_dict()), shapes_of(tensors)
+    own = set(own_keys(shapes) if mla is None else shapes)
+    packed = structure.quantised and mla is None
     missing, extra = sorted(needed.keys() - own), sorted(own - needed.keys())
-    wrong = [
-        f"{key} is {list(shapes[key])}, needs {list(shape)}"
-        for key, shape in needed.items()
-        if key in own and shapes[key] != shape and not structure.quantised
-    ]
+    wrong = [] if packed else _unlike(shapes, needed)
     if missing or extra or wrong:
         raise ValueError(
-            f"{where}: {path} is {structure}, but lacks {len(missing)} of {len(needed)} tensors "
+            f"{caller}: {path} is {structure}, but lacks {len(missing)} of {len(needed)} tensors "
             f"({some(missing) or 'none'}), has {len(extra)} left over ({some(extra) or 'none'}) and "
             f"{len(wrong)} of other shapes ({some(wrong) or 'none'}). It is damaged, or a variant not "
             f"known here; copy or download it again, or choose another checkpoint."
         )
 
 
-def _with_sizes(
-    metadata: Mapping[str, str], structure: Structure, sizes: Mapping[str, object]
-) -> Mapping[str, str]:
-    """The metadata, the text width said in it: hosts take Wan's own where a file is silent."""
-    config = structure.config
-    told = {"text_dim": config.text_dim, "freq_dim": config.freq_dim, "num_heads": config.num_heads}
-    return {**metadata, "config": json.dumps({"transformer": {**told, **sizes}})}
+def _unlike(shapes: Shapes, needed: Shapes) -> list[str]:
+    return [
+        f"{key} is {list(shapes[key])}, needs {list(shape)}"
+        for key, shape in needed.items()
+        if key in shapes and shapes[key] != shape
+    ]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 SHOWN = 4  # keys quoted in an error
 WEB_PAGE, POINTER = (b"<!doctype", b"<html", b"<?xml"), b"version https://git-lfs"  # first bytes
 GGUF = b"gguf"  # in capitals, as its specification has it
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # that layers can compute in
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -125,12 +126,27 @@ def shapes_in(file: safe_open) -> Shapes:
     return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
 
 
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """Shape of every tensor."""
+    return {key: tuple(value.shape) for key, value in tensors.items()}
+
+
+def compute_dtype(caller: str, path: Path, dtype: torch.dtype) -> torch.dtype:
+    """The dtype, if layers can compute in it; ValueError, beginning with `caller`, for any other."""
+    if dtype not in FLOATS:
+        raise ValueError(
+            f"{caller}: cannot compute in {dtype} (weights of {path}); give dtype as one of "
+            f"{', '.join(map(str, FLOATS))}."
+        )
+    return dtype
+
+
 def match(caller: str, path: Path, got: Shapes, model: nn.Module, readable: str, sizes: str) -> None:
     """Raises ValueError unless these are the model's keys and shapes.
 
     `readable` names the files that fit, `sizes` says where the model's sizes come from.
     """
-    needed = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    needed = shapes_of(model.state_dict())
     missing, unexpected = sorted(needed.keys() - got.keys()), sorted(got.keys() - needed.keys())
     if missing or unexpected:
         raise ValueError(

@@ -27,14 +27,6 @@ def why_not_channels(taken: int, given: int) -> str | None:
     return None
 
 
-def refuse_other_kinds(caller: str, path: Path, taken: int, given: int) -> None:
-    """Raises ValueError, beginning with `caller`, for a file of a model that no stream can run."""
-    if kind := why_not_channels(taken, given):
-        raise ValueError(
-            f"{caller}: {path} is {kind}; a stream needs Wan 2.1 text to video, which takes and gives 16."
-        )
-
-
 def expert_warning(name: str) -> str | None:
     """A sentence if a file's name says that it is one expert of Wan 2.2's 14B, else None."""
     found = EXPERT.search(Path(name).stem.lower())

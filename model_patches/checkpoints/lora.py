@@ -18,8 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ._sizes import FLOATS
-from .files import some
+from .files import FLOATS, some
 from .nesting import ADAPTERS, MEMORY, plain_key, read_raw
 
 AROUND = re.compile(  # what PEFT, diffusers and kohya's scripts put before the model's own names

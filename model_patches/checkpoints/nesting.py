@@ -33,11 +33,6 @@ class Nested:
     beside: tuple[str, ...] = ()  # of what was left there
     prefix: str = ""  # that was cut off the first key
 
-    @property
-    def shapes(self) -> Shapes:
-        """Shape of every tensor."""
-        return {key: tuple(value.shape) for key, value in self.tensors.items()}
-
 
 def plain_key(key: str) -> str:
     """The key without what trainers and wrappers put around it."""
@@ -60,20 +55,19 @@ def read_nested(
     path: Path,
     wanted: str,
     nest: str | None = None,
-    device: str | torch.device = "cpu",
-    prefer: Sequence[str] = (),
+    prefer: str | None = None,
 ) -> Nested:
     """The tensors of a .safetensors file or of a dict of dicts that torch.save wrote; not copied into memory
     where the file can be mapped.
 
     where: begins an error. wanted: what the path should lead to. nest: which of several copies to take; None:
-    the first of `prefer` that is there, then an average where there is one, see `NESTS`.
+    `prefer` if it is there, then an average where there is one, see `NESTS`.
     """
-    found, metadata = read_raw(where, path, wanted, device)
+    found, metadata = read_raw(where, path, wanted)
     nested: list[str] = []
     beside: list[str] = []
     while inner := [str(key) for key, value in found.items() if isinstance(value, Mapping)]:
-        name = nest if nest in inner else next((name for name in (*prefer, *NESTS) if name in inner), None)
+        name = nest if nest in inner else next((name for name in (prefer, *NESTS) if name in inner), None)
         if name is None:
             raise ValueError(_why_no_nest(where, path, inner))
         beside += [str(key) for key in found if key != name]
@@ -88,12 +82,10 @@ def read_nested(
     return _plain(where, path, found, metadata, tuple(nested), tuple(beside))
 
 
-def read_raw(
-    where: str, path: Path, wanted: str, device: str | torch.device = "cpu"
-) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+def read_raw(where: str, path: Path, wanted: str) -> tuple[Mapping[str, Any], Mapping[str, str]]:
     """(what lies in the file, as it lies there; its metadata). Nothing of the file is run."""
     if path.suffix.lower() in SAFETENSORS:
-        with open_tensors(where, path, wanted, device=device) as file:
+        with open_tensors(where, path, wanted) as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     found = unpickled(where, path, wanted)

@@ -24,7 +24,7 @@ class PublishedRecipe:
     title: str
     file: str  # where it is published, and under which name
     gigabytes: float  # 10^9 bytes of one copy of its weights, computed from their number and dtype
-    kind: str  # of self-attention, see arch.families
+    kind: str  # of self-attention, DENSE or VIDEO_MLA
     size: str
     positions: str  # of its release, a name of attention.positions.PRESETS
     names: re.Pattern[str]  # words that its files are called by
@@ -248,11 +248,14 @@ def named_in(file: str) -> list[PublishedRecipe]:
     return [recipe for _, recipe in sorted(found, key=lambda each: -each[0])]
 
 
-def choose(structure: Structure, file: str) -> Choice:
+def choose(structure: Structure, file: str, name: str | None = None) -> Choice:
     """The record for a file of this structure: keys and shapes first, its name only where they leave several.
 
-    file: its name, folders included. A size that nobody has published may be any, by default the 1.3B's.
+    file: its name, folders included. name: the record that a user chose, which must be for this kind of
+    self-attention. A size that nobody has published may be any, by default the 1.3B's.
     """
+    if name is not None:
+        return Choice(_chosen(structure, file, name), "Your choice.", False)
     unknown = structure.size == OTHER_SIZE
     echo = recipe_named("echo_infinity")
     if structure.memory:
@@ -283,6 +286,16 @@ def choose(structure: Structure, file: str) -> Choice:
         f"is another one, choose its recipe."
     )
     return Choice(default, why, False)
+
+
+def _chosen(structure: Structure, file: str, name: str) -> PublishedRecipe:
+    recipe = recipe_named(name)
+    if recipe.kind != structure.kind:
+        raise ValueError(
+            f"Recipe: the recipe {name} is for another self-attention than {file} has, which is {structure}; "
+            f"have the file recognised, or choose another recipe."
+        )
+    return recipe
 
 
 def caution(file: str) -> str:

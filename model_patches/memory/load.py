@@ -21,8 +21,7 @@ from torch import Tensor
 
 from ..arch.wan import WanModel
 from ..attention.rope import layout_of
-from ..checkpoints._sizes import FLOATS
-from ..checkpoints.files import match, open_tensors, some
+from ..checkpoints.files import FLOATS, compute_dtype, match, open_tensors, shapes_of, some
 from ..checkpoints.lora import Lora, lora_from
 from ..checkpoints.nesting import unpickled
 from .coupling import training_of
@@ -119,11 +118,7 @@ def load_memory(
     elif matrices:
         lora = lora_from(f"{WHERE}: {path}", matrices, about.get("alpha"))
         _check_lora(path, lora, model, about)
-    dtype = dtype or tensors["query_init"].dtype
-    if dtype not in FLOATS:
-        raise ValueError(
-            f"{WHERE}: cannot compute in {dtype}; give dtype as one of {', '.join(map(str, FLOATS))}."
-        )
+    dtype = compute_dtype(WHERE, path, dtype or tensors["query_init"].dtype)
     encoder.load_state_dict({key: value.to(device, dtype) for key, value in tensors.items()}, assign=True)
     covered = (0, 0) if lora is None else lora.coverage(model)
     encoder.requires_grad_(False).eval()
@@ -225,7 +220,7 @@ def _encoder(path: Path, tensors: Mapping[str, Tensor], config: EncoderConfig) -
     """Layers without weights, which the file's tensors fit."""
     with torch.device("meta"):
         encoder = MemoryEncoder(config)
-    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    shapes = shapes_of(tensors)
     sizes = f"the model has {config.dim} channels, and all layers must fit it"
     match(WHERE, path, shapes, encoder, "a whole memory encoder", sizes)
     return encoder

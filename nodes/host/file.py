@@ -1,21 +1,42 @@
-"""From which file the host loaded a model, and what its name says that its tensors do not."""
+"""From which file the host loaded a model, what that file is, and what its name says beside."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from ...model_patches.checkpoints.checkpoint import open_checkpoint
 from ...model_patches.checkpoints.kinds import expert_warning
+from .load_model import WHERE, Source
 
 
 def file_of(patcher: Any) -> Path | None:
-    """The file that the host's loader read; None where the loader does not tell."""
+    """The file that a loader read, the host's or this pack's; None where the loader does not tell."""
     made_from = getattr(patcher, "cached_patcher_init", None)
-    arguments = made_from[1] if made_from else ()
-    return Path(arguments[0]) if arguments and isinstance(arguments[0], str | Path) else None
+    first = made_from[1][0] if made_from and made_from[1] else None
+    if isinstance(first, Source):
+        return first.path
+    return Path(first) if isinstance(first, str | Path) else None
 
 
 def expert_of(model: Any) -> str | None:
     """A sentence if a MODEL's file is called like an expert of Wan 2.2's 14B, else None."""
     path = file_of(model)
     return None if path is None else expert_warning(path.name)
+
+
+def report_of(model: Any) -> str | None:
+    """What a MODEL's file is and which recipe goes with it; None where the loader does not tell the file."""
+    path = file_of(model)
+    if path is None:
+        return None
+    try:
+        checkpoint = open_checkpoint(path, caller=WHERE)
+        recipe = "its recipe stands in it"
+        if "recipe" not in checkpoint.metadata:
+            choice = checkpoint.recipe(file="/".join(path.parts[-2:]))  # as published, folder and file
+            recipe = f"recipe {choice.recipe.name}. {choice.why}"
+        found = f"{path.name}: {checkpoint.structure}; {recipe}"
+    except (OSError, ValueError) as why:
+        found = f"{path.name}, which Load Streaming Model does not take: {why}"
+    return " ".join(filter(None, (found, expert_warning(path.name))))

@@ -10,12 +10,9 @@ from typing import Any
 import comfy.sd
 import torch
 
-from ...model_patches.checkpoints._families import VIDEO_MLA
-from ...model_patches.checkpoints._mla_keys import HEADS_MIXED
-from ...model_patches.checkpoints.checkpoint import Published, read_published
+from ...model_patches.checkpoints.checkpoint import FUSED_ORDERS, Checkpoint, open_checkpoint
 from ...model_patches.checkpoints.files import some
 from ...model_patches.checkpoints.lora import LoraFile, read_lora
-from ...model_patches.checkpoints.recipes import recipe_named
 from .lora import patches_of, weight_key
 
 WHERE = "Load Streaming Model"
@@ -32,23 +29,16 @@ class Source:
     """Which weights of which file, and how the host is to keep them."""
 
     path: Path
-    copy: str | None = None  # of several in the file; None: the preferred, else an average
-    prefer: tuple[str, ...] = ()
+    copy: str | None = None  # this and what follows but dtype: see `open_checkpoint`
+    prefer: str | None = None
     dtype: str = "default"  # one of DTYPES
-    bands: str | None = None  # of VideoMLA, see arch.mla_load
-    order: str = HEADS_MIXED[0]
+    bands: str | None = None
+    order: str = FUSED_ORDERS[0]
 
-    def read(self) -> Published:
-        """The file, checked; refused in a sentence where it cannot be streamed.
-
-        One that its memory encoder gives away gives the copy that its release runs, whatever it is called.
-        """
-        found = self._read(self.prefer)
-        known = self.copy is not None or bool(self.prefer) or not found.structure.memory
-        return found if known else self._read((recipe_named("echo_infinity").copy,))
-
-    def _read(self, prefer: tuple[str, ...]) -> Published:
-        return read_published(WHERE, self.path, self.copy, prefer, bands=self.bands, order=self.order)
+    def open(self) -> Checkpoint:
+        """The file, checked; refused in a sentence where it cannot be streamed."""
+        choices = {"copy": self.copy, "prefer": self.prefer, "bands": self.bands, "order": self.order}
+        return open_checkpoint(self.path, caller=WHERE, **choices)
 
 
 def load(source: Source, disable_dynamic: bool = False) -> Any:
@@ -56,25 +46,25 @@ def load(source: Source, disable_dynamic: bool = False) -> Any:
 
     disable_dynamic: the host's word for a patcher that keeps whole weights.
     """
-    return patcher_of(source.read(), source, disable_dynamic)
+    return patcher_of(source.open(), source, disable_dynamic)
 
 
-def patcher_of(published: Published, source: Source, disable_dynamic: bool = False) -> Any:
+def patcher_of(checkpoint: Checkpoint, source: Source, disable_dynamic: bool = False) -> Any:
     """The host's ModelPatcher of what was read, whose tensors are handed over: the host takes them out."""
-    if published.structure.kind == VIDEO_MLA:
+    metadata = checkpoint.sized_metadata()
+    if checkpoint.mla is not None:
         from .mla import told
 
-        assert published.mla is not None
-        metadata = told(published.metadata, published.mla.sizes)
+        metadata = told(metadata, checkpoint.mla.sizes)
     else:
-        metadata = _causal(published.metadata)
+        metadata = _causal(metadata)
     more = {"disable_dynamic": True} if disable_dynamic else {}
     model = comfy.sd.load_diffusion_model_state_dict(
-        published.tensors, model_options=dict(DTYPES[source.dtype]), metadata=metadata, **more
+        checkpoint.tensors, model_options=dict(DTYPES[source.dtype]), metadata=metadata, **more
     )
     if model is None:
         raise RuntimeError(
-            f"{WHERE}: ComfyUI did not recognise {published.path.name}, which is {published.structure}. "
+            f"{WHERE}: ComfyUI did not recognise {checkpoint.path.name}, which is {checkpoint.structure}. "
             f"Update ComfyUI, and Rivulet if that does not help."
         )
     model.cached_patcher_init = (load, (source,))

@@ -153,7 +153,7 @@ def wan_subject(options: argparse.Namespace, device: object) -> Subject:
     """A checkpoint file, on encoded prompts."""
     import torch
 
-    from ...model_patches.checkpoints.checkpoint import build, read_published
+    from ...model_patches.checkpoints.checkpoint import open_checkpoint
     from ...model_patches.checkpoints.files import open_tensors, shapes_in
     from ...model_patches.geometry import Geometry
     from ...model_patches.stream.step import StreamConfig
@@ -178,7 +178,7 @@ def wan_subject(options: argparse.Namespace, device: object) -> Subject:
         seed=options.seed,
         dtype=dtype,
     )
-    dit = build(read_published("calibrate", options.model), dtype).to(device)
+    dit = open_checkpoint(options.model, caller="calibrate").load(dtype, device)
     return Subject(options.model.name, dit, config, texts, negative if config.guided else None)
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,9 +17,8 @@ from ...model_patches.arch.mla import MlaModel
 from ...model_patches.arch.rotary import RopeLayout
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.positions import preset as positions_of
-from ...model_patches.checkpoints._sizes import compute_dtype, overrides, read_config
-from ...model_patches.checkpoints.files import match, open_tensors, save_tensors
-from ...model_patches.checkpoints.nesting import read_nested
+from ...model_patches.checkpoints.checkpoint import DENSE, open_checkpoint
+from ...model_patches.checkpoints.files import open_tensors, save_tensors
 from ...model_patches.geometry import Geometry
 from ...model_patches.stream.state import StreamConfig
 from .. import models, text
@@ -45,9 +45,8 @@ def convert(chosen: argparse.Namespace) -> int:
     path = chosen.dense or models.WEIGHTS / models.DIT_FILE
     try:
         preset = _preset(chosen)
-        dense, metadata = load_dense(
-            path, chosen.nest, torch.bfloat16 if preset.recipe.half else torch.float32
-        )
+        dtype = torch.bfloat16 if preset.recipe.half else torch.float32
+        dense, metadata = load_dense("--dense", path, chosen.nest, dtype)
         _check_sizes(preset, dense)
         refusal = _room(chosen, preset, dense, device)
         if chosen.plan or refusal:
@@ -67,19 +66,15 @@ def convert(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def load_dense(path: Path, nest: str | None, dtype: torch.dtype) -> tuple[WanModel, dict[str, str]]:
-    """The dense model of a file with Wan's names under any prefixes, frozen, and the file's metadata."""
-    found = read_nested("convert-mla", path, "a dense causal Wan 2.1 checkpoint", nest)
-    config = read_config(found.shapes, overrides(found.metadata, path))
-    with torch.device("meta"):
-        model = WanModel(config)
-    match("convert-mla", path, found.shapes, model, "dense Wan 2.1 text-to-video files", "they must agree")
-    dtype = compute_dtype(path, found.tensors, dtype)
-    model.load_state_dict({key: value.to(dtype) for key, value in found.tensors.items()}, assign=True)
-    return model.requires_grad_(False).eval(), dict(found.metadata)
+def load_dense(
+    option: str, path: Path, copy: str | None, dtype: torch.dtype
+) -> tuple[WanModel, Mapping[str, str]]:
+    """The dense model of a file, of any latent channels, and the file's metadata; option: begins an error."""
+    checkpoint = open_checkpoint(path, caller=option, kind=DENSE, channels=None, copy=copy)
+    return checkpoint.load(dtype), checkpoint.metadata
 
 
-def export(student: MlaModel, out: Path, metadata: dict[str, str], said: dict[str, object]) -> Path:
+def export(student: MlaModel, out: Path, metadata: Mapping[str, str], said: dict[str, object]) -> Path:
     """Write the converted model, and what is known of it, as half-precision safetensors."""
     out.mkdir(parents=True, exist_ok=True)
     dtype = torch.float16 if "recipe" in metadata else torch.bfloat16
@@ -170,7 +165,7 @@ def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: t
 
 
 def _convert(
-    chosen: argparse.Namespace, preset: Preset, dense: WanModel, metadata: dict[str, str], folder: Path
+    chosen: argparse.Namespace, preset: Preset, dense: WanModel, metadata: Mapping[str, str], folder: Path
 ) -> None:
     student = student_of(dense, preset.sizes, preset.recipe.whole)
     walker = Walker(dense, positions_of(preset.positions), preset.block_frames)
@@ -202,7 +197,7 @@ def _plain_sizes(student: MlaModel) -> dict[str, object]:
     return {"kv_latent": sizes.kv_latent, "query_latent": sizes.query_latent, "turned": sizes.rope.turned}
 
 
-def _own(source: Source, student: MlaModel, metadata: dict[str, str]) -> OwnStreams:
+def _own(source: Source, student: MlaModel, metadata: Mapping[str, str]) -> OwnStreams:
     """The student's own streams, told and run as the clips beside them are."""
     texts_PLE, config, negative = _streamed(source, metadata, "--own")
     if isinstance(source, PocketClips):
@@ -214,7 +209,7 @@ def _own(source: Source, student: MlaModel, metadata: dict[str, str]) -> OwnStre
 
 
 def _streamed(
-    source: Source, metadata: dict[str, str], option: str
+    source: Source, metadata: Mapping[str, str], option: str
 ) -> tuple[Tensor, StreamConfig, Tensor | None]:
     """Prompts, how streams of the student are run, and the negative where they are guided."""
     if isinstance(source, StreamedClips):

@@ -15,11 +15,9 @@ from safetensors import safe_open
 
 from ...model_patches.arch.mla import MlaModel
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.checkpoints._mla import load_mla
-from ...model_patches.checkpoints._sizes import load_wan
+from ...model_patches.checkpoints.checkpoint import VIDEO_MLA, open_checkpoint
 from ...model_patches.checkpoints.files import save_tensors
 from ...model_patches.checkpoints.lora import Lora
-from ...model_patches.checkpoints.nesting import is_mla
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.load import MemoryFile, load_memory
@@ -72,9 +70,7 @@ def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
     pocket = models.load_pocket()
     if given is None:
         return pocket.dit, pocket
-    with safe_open(given, framework="pt") as file:
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    dit = load_mla(given, torch.float32)[0] if is_mla(shapes) else load_wan(given, torch.float32)
+    dit = open_checkpoint(given, caller="--dit").load(torch.float32)
     if (dit.text_dim, dit.config.in_channels) != (pocket.dit.text_dim, pocket.dit.config.in_channels):
         raise ValueError(
             f"{given} reads texts {dit.text_dim} wide; stories are told in the pocket world's, "
@@ -113,7 +109,8 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     out = chosen.out or folder / "export"
     if found is not None and adapters is None:
         if chosen.start:
-            said = f"{models.recipe_in('--start', chosen.start).trained.rpartition(AFTER)[2]}, then {said}"
+            start = open_checkpoint(chosen.start, caller="--start")
+            said = f"{models.recipe_in('--start', start).trained.rpartition(AFTER)[2]}, then {said}"
         print(export_model(chosen.dit, walker.dit, out, said, found.fingerprint))
         return
     assert adapters is not None
@@ -188,10 +185,12 @@ def _learners(
 
 def take_attentions(dit: MlaModel, start: Path, fingerprint: str) -> None:
     """Give a converted model the self-attentions of a file that was taught the memory of this fingerprint."""
-    other = load_mla(start, torch.float32)[0]
+    checkpoint = open_checkpoint(start, caller="--start", kind=VIDEO_MLA)
+    other = checkpoint.load(torch.float32)
+    assert isinstance(other, MlaModel)
     if other.config != dit.config or other.sizes != dit.sizes:
         raise ValueError(f"--start {start}: a model of other sizes than --dit; give one that was made of it.")
-    if models.recipe_in("--start", start).taught != fingerprint:
+    if models.recipe_in("--start", checkpoint).taught != fingerprint:
         raise ValueError(
             f"--start {start} was not taught the memory of --encoder; give the file that was taught it."
         )

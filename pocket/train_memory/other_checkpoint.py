@@ -139,7 +139,8 @@ def _task(chosen: argparse.Namespace) -> Task:
             f"--processes {chosen.processes}: a checkpoint of its own is trained by one process."
         )
     device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dit, _ = load_dense(chosen.dit, chosen.nest, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dit, _ = load_dense("--dit", chosen.dit, chosen.nest, dtype)
     positions = positions_of(chosen.positions)
     clips = read_clips(chosen.clips, dit, positions, BLOCK_FRAMES) if chosen.clips else None
     texts_PLE = read_texts(GROUP, chosen.texts, dit) if chosen.texts else None

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.checkpoints._sizes import load_wan
+from ...model_patches.checkpoints.checkpoint import DENSE, open_checkpoint
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import models
@@ -61,7 +61,8 @@ def new_trainer(
         dit = WanModel(preset.dit)
         enlarge_text(dit)
     else:
-        dit = load_wan(start / models.DIT_FILE, torch.float32).requires_grad_(True)
+        path = start / models.DIT_FILE
+        dit = open_checkpoint(path, caller="--start", kind=DENSE).load(torch.float32).requires_grad_(True)
     return Trainer(dit.to(device), vae, replace(preset.recipe, **changes), folder)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...model_patches.arch.wan import WanConfig
 from ...model_patches.cache.cost import DENSE_COST, CacheCost
 from ...model_patches.cache.format import CacheShape
-from ...model_patches.checkpoints._mla import load_mla
+from ...model_patches.checkpoints.checkpoint import VIDEO_MLA, open_checkpoint
 from ...model_patches.geometry import Geometry
 from ...model_patches.stream.step import step
 from ...pocket import world
@@ -63,7 +63,9 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     calibration = learned(pocket, chosen.prompts or (6 if chosen.quick else 24), 6 if chosen.quick else 12)
     beside = (chosen.weights or WEIGHTS) / MLA_FILE
     file = chosen.converted or (beside if beside.exists() else None)
-    converted = load_mla(file, torch.float32)[0] if file else None
+    converted = None
+    if file:
+        converted = open_checkpoint(file, caller="--converted", kind=VIDEO_MLA).load(torch.float32)
     trial = Trial(pocket, calibration, 6 if chosen.quick else 16, converted)
     makers = dict(named for make in CONTENDERS for named in make(trial))
     unknown = set(chosen.formats or ()) - set(makers)

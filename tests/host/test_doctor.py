@@ -99,6 +99,31 @@ def test_the_report_of_a_sound_installation(report, load, vae):
     assert found["Model"] == "WanModel, can be streamed" and found["VAE"] == "can be streamed"
 
 
+def test_the_report_says_what_the_models_file_is(report, load, load_file, written):
+    """Whichever loader read it."""
+    found = report(load("plain"))["Model's file"]
+    assert found.startswith(
+        "plain.safetensors: Wan 2.1 text to video, another size: 2 layers of 128, dense attention; "
+    )
+    assert "recipe self_forcing. A guess: keys and shapes are those of Self-Forcing" in found
+    written("causvid")
+    model, _ = load_file("autoregressive_checkpoint/model.pt")
+    assert "dense attention; recipe causvid. The file's name says so" in report(model)["Model's file"]
+
+
+def test_the_report_says_that_a_models_recipe_stands_in_its_file_or_that_the_file_is_no_checkpoint(
+    report, load, tmp_path
+):
+    from rivulet.nodes.pocket_model import RivuletPocketModel
+
+    found = report(RivuletPocketModel.execute().args[0])["Model's file"]
+    assert found.endswith("dense attention; its recipe stands in it")
+    model = load("plain").clone()
+    model.cached_patcher_init = (None, (str(tmp_path / "gone.safetensors"),))
+    found = report(model)["Model's file"]
+    assert found.startswith("gone.safetensors, which Load Streaming Model does not take: Load")
+
+
 def test_what_is_wrong_is_in_the_report(report, load, monkeypatch):
     from rivulet.nodes import doctor
 

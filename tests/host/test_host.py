@@ -39,10 +39,10 @@ def close(a, b):
 
 
 def test_it_is_the_engines_own_stream(load, prompt, models, begun):
-    from rivulet.model_patches.checkpoints._sizes import load_wan
+    from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
     from rivulet.model_patches.stream import step as engine
 
-    model = load_wan(models / "plain.safetensors", torch.float32)
+    model = open_checkpoint(models / "plain.safetensors").load(torch.float32)
     state = engine.init(model, prompt(0)[0][0], GUIDED, prompt(1)[0][0])
     own = []
     for _ in range(5):

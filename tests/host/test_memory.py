@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.model_patches.checkpoints._sizes import load_wan
+from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.stream.state import StreamConfig
@@ -88,7 +88,7 @@ def test_the_host_streams_what_the_engine_streams(models, memory_file, rememberi
     config = replace(CONFIG, cfg=cfg)
     model = remembering()
     got, state, _ = run(model, config)
-    dit = load_wan(models / "plain.safetensors", torch.float32)
+    dit = open_checkpoint(models / "plain.safetensors").load(torch.float32)
     file = load_memory(memory_file, dit)
     policy = of(model).policy_for(config, torch.device("cpu"))
     own = file.lora.merged(dit)
@@ -160,7 +160,7 @@ def test_a_recache_of_the_host_is_that_of_the_engine(load, models, remembering, 
     encoder = of(remembering()).file.encoder
     policy = LearnedMemory(encoder, "the same", turned=goes_on, recaches=not goes_on)
     host = HostStream(load("plain"), prompt(0), prompt(1), config, memory=policy)
-    dit = load_wan(models / "plain.safetensors", torch.float32)
+    dit = open_checkpoint(models / "plain.safetensors").load(torch.float32)
     state, own = host.begin(), engine.init(dit, prompt(0)[0][0], config, memory=policy)
     for block in range(7):
         if block == 5:

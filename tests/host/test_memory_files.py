@@ -1,7 +1,7 @@
 """A memory's file against the host's own model, and its LoRA through the host's own patches."""
 
 import torch
-from rivulet.model_patches.checkpoints._sizes import load_wan
+from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.memory.load import load_memory
 from rivulet.tests.engine.memory.echo_files import encoder_shapes, filled, lora_shapes, save, second
 
@@ -21,7 +21,7 @@ def test_the_hosts_model_takes_the_file_and_patches_as_the_engine_merges(load, m
 
     patches = patches_of(got.lora)
     assert set(patcher.add_patches(patches)) == set(patches)
-    own = load_wan(models / "plain.safetensors", torch.float32)
+    own = open_checkpoint(models / "plain.safetensors").load(torch.float32)
     merged = got.lora.merged(own)
     for layer, (a, b, _) in got.lora.layers.items():
         key, name = weight_key(layer), f"{layer}.weight"

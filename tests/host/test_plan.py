@@ -36,12 +36,12 @@ def planned(load, monkeypatch):
 
 
 def test_the_models_sizes_are_read_from_the_host(load, vae, models):
-    from rivulet.model_patches.checkpoints._sizes import load_wan
+    from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
     from rivulet.nodes.plan import request_of
 
     config = StreamConfig(Geometry(64, 48))
     request = request_of(load("plain"), vae, config, 16.0, 0.0)
-    assert request.model == load_wan(models / "plain.safetensors").config
+    assert request.model == open_checkpoint(models / "plain.safetensors").config
     assert request.seconds is None and request.decoder == WanCost(16)
     assert plan_stream(request).weights_bytes == load("plain").model_size()
 

@@ -88,7 +88,7 @@ def test_an_expert_of_wan_2_2_is_told_by_its_file(load, models, prompt, caplog):
 
     import nodes
 
-    assert "Model's file" not in fitness(load("plain"), None)
+    assert "expert" not in fitness(load("plain"), None)["Model's file"]
     name = "wan2.2_t2v_low_noise_14B.safetensors"
     (models / name).symlink_to(models / "plain.safetensors")
     (model,) = nodes.UNETLoader().load_unet(name, "default")

@@ -11,7 +11,7 @@ import torch
 from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.attention.forward import forward
-from rivulet.model_patches.checkpoints.checkpoint import build, read_published
+from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.checkpoints.recipes import PublishedRecipe
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import OFF
@@ -72,7 +72,7 @@ def model_of(peer: Peer, folder: Path, dtype: torch.dtype) -> WanModel:
     made = WanModel(SIZES).requires_grad_(False).eval()
     made.load_state_dict(weights())
     path = BY_NAME[peer.recipe_name].write(folder, made)
-    return build(read_published("test", path, prefer=(peer.recipe.copy,)), dtype)
+    return open_checkpoint(path, prefer=peer.recipe.copy).load(dtype)
 
 
 def run(peer: Peer, folder: Path, dtype: torch.dtype, levels: Levels, preset: str) -> Run:

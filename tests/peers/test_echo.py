@@ -12,7 +12,7 @@ import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import PRESETS, plan
 from rivulet.model_patches.cache.format import recache_call
-from rivulet.model_patches.checkpoints.checkpoint import build, read_published
+from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.coupling import training_of
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
@@ -306,7 +306,7 @@ def test_a_file_that_the_released_classes_make_is_read_whole(peer, tmp_path, tra
     weights = {key.replace("model.", f"model.{wrapped}", 1): v for key, v in generator.state_dict().items()}
     path = tmp_path / "echo_infinity.pt"
     torch.save({"generator": weights, "step": 400}, path)
-    model = build(read_published("test", path))
+    model = open_checkpoint(path).load()
     memory = load_memory(path, model, grid=(3, *GRID))
     for module, expected in zip((model, memory.encoder), inner(generator.model), strict=True):
         read = module.state_dict()
@@ -326,7 +326,7 @@ def test_a_file_of_lora_and_encoder_is_read_whole(peer, tmp_path):
         lora[f"base_model.model.{layer}.lora_B.weight"] = torch.randn(out, 4)
     stored = {"generator_lora": lora, "query_memory_encoder": model.query_memory_encoder.state_dict()}
     torch.save(stored, path)
-    memory = load_memory(path, build(read_published("test", base)), grid=(3, *GRID))
+    memory = load_memory(path, open_checkpoint(base).load(), grid=(3, *GRID))
     assert memory.encoder.state_dict().keys() == encoder.keys()
     assert memory.coverage == (10 * LAYERS, 10 * LAYERS) and memory.lora.ranks == (4,)
 

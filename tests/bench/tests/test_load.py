@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig
-from rivulet.model_patches.checkpoints.checkpoint import read_published
+from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.tests.bench import load, load_once
 from rivulet.tests.bench.records import Rows
 
@@ -27,7 +27,7 @@ def test_a_second_copy_is_told_even_if_it_goes_again(tmp_path, peak, after, once
 
 def test_its_files_are_read_whole(tmp_path):
     for case, path in load.files(tmp_path, WanConfig(256, 8, 1, text_dim=8)):
-        found = read_published("test", path)
+        found = open_checkpoint(path)
         assert found.tensors["head.head.weight"].dtype == (torch.bfloat16 if "bf" in case else torch.float32)
         assert (found.structure.kind == "video_mla") is ("videomla" in case)
 

@@ -12,7 +12,7 @@ import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.forward import bidirectional
 from rivulet.model_patches.checkpoints._diffusers_keys import is_diffusers, wan_key
-from rivulet.model_patches.checkpoints.checkpoint import read_published
+from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from safetensors.torch import save_file
 
 transformer_wan = pytest.importorskip("diffusers.models.transformers.transformer_wan")
@@ -83,11 +83,11 @@ def test_a_file_with_diffusers_names_is_read_as_one_with_wans(tmp_path):
     )
     state = {key: value.detach() for key, value in theirs.state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
-    found = read_published("test", tmp_path / "model.safetensors")
+    found = open_checkpoint(tmp_path / "model.safetensors")
     assert "diffusers' names read as Wan's" in str(found)
     assert found.tensors.keys() == WanModel(WanConfig(dim=256, **sizes)).state_dict().keys()
     assert torch.equal(found.tensors["blocks.1.cross_attn.o.weight"], theirs.blocks[1].attn2.to_out[0].weight)
     extra = {"condition_embedder.image_embedder.norm1.weight": torch.zeros(4)}
     save_file(state | extra, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"is an image-to-video model \(img_emb.norm1.weight\)"):
-        read_published("test", tmp_path / "model.safetensors")
+        open_checkpoint(tmp_path / "model.safetensors")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.checkpoints._families import structure_of
-from rivulet.model_patches.checkpoints.checkpoint import build, read_published
-from rivulet.model_patches.checkpoints.recipes import choose, recipe_named
+from rivulet.model_patches.checkpoints.checkpoint import DENSE, VIDEO_MLA, open_checkpoint
+from rivulet.model_patches.checkpoints.recipes import recipe_named
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.step import StreamConfig, init, step
 from rivulet.tests.engine.checkpoints.published_files import (
@@ -18,12 +18,13 @@ from rivulet.tests.engine.checkpoints.published_files import (
     SMALL,
     WAN_14B,
     lora_of,
+    nested,
 )
 from safetensors.torch import save_file
 
 
 def read(path, **options):
-    return read_published("test", path, **options)
+    return open_checkpoint(path, caller="test", **options)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.recipe)
@@ -31,7 +32,7 @@ def test_a_file_of_the_true_keys_and_shapes_is_read_whole_and_gets_its_recipe(fa
     """Depth and widths are the published ones; nothing but the file's head is touched."""
     path = family.write(tmp_path)
     found = read(path)
-    choice = choose(found.structure, str(path.relative_to(tmp_path)))
+    choice = found.recipe(file=str(path.relative_to(tmp_path)))
     assert choice.recipe.name == family.recipe
     wanted = {key: tuple(value.shape) for key, value in family.model(small=False).state_dict().items()}
     assert {key: tuple(value.shape) for key, value in found.tensors.items()} == wanted
@@ -47,9 +48,9 @@ def test_one_block_of_the_loaded_model_is_that_of_the_weights_it_was_written_fro
     torch.manual_seed(3)
     model = family.model(small=True)
     path = family.write(tmp_path, model)
-    found = read(path, prefer=(recipe_named(family.recipe).copy,))
-    recipe = choose(found.structure, family.file).recipe
-    loaded = build(found, torch.float32)
+    found = read(path, prefer=recipe_named(family.recipe).copy)
+    recipe = found.recipe(file=family.file).recipe
+    loaded = found.load(torch.float32)
     config = StreamConfig(Geometry(32, 32), recipe.preset, recipe.block_frames, recipe.sigmas[:2])
     text = torch.randn(1, 4, SMALL.text_dim)
     blocks = [step(each, init(each, text, config))[0] for each in (model, loaded)]
@@ -62,14 +63,44 @@ def test_the_copy_that_is_preferred_is_taken_and_the_others_are_told(tmp_path):
     path = family.write(tmp_path, family.model(small=True))
     for options, name, zero in (
         ({}, "generator_ema", True),
-        ({"prefer": ("generator",)}, "generator", False),
-        ({"nest": "generator_ema", "prefer": ("generator",)}, "generator_ema", True),
+        ({"prefer": "generator"}, "generator", False),
+        ({"copy": "generator_ema", "prefer": "generator"}, "generator_ema", True),
     ):
         found = read(path, **options)
         assert found.nest == (name,) and (not found.tensors["head.head.weight"].any()) is zero
         assert f"from {name} (left: " in str(found)
     with pytest.raises(ValueError, match=r"has no 'ema'; leave `nest` out, or give one of "):
-        read(path, nest="ema")
+        read(path, copy="ema")
+
+
+def test_a_file_of_another_attention_than_is_needed_is_refused(tmp_path):
+    for name, kind, other, words in (
+        ("self_forcing", DENSE, VIDEO_MLA, r"dense attention, and VideoMLA's attention is needed here"),
+        ("videomla", VIDEO_MLA, DENSE, r"VideoMLA's attention, and Wan's dense attention is needed here"),
+    ):
+        path = BY_NAME[name].write(tmp_path, BY_NAME[name].model(small=True))
+        assert read(path, kind=kind).kind == kind
+        with pytest.raises(ValueError, match=rf"^test: .*{words}.*convert-mla"):
+            read(path, kind=other)
+
+
+def test_a_recipe_that_is_chosen_must_be_of_the_same_attention(tmp_path):
+    family = BY_NAME["self_forcing"]
+    checkpoint = read(family.write(tmp_path, family.model(small=True), "mine.pt"))
+    assert checkpoint.recipe("longlive").recipe.name == "longlive"
+    assert checkpoint.recipe("longlive").why == "Your choice."
+    assert checkpoint.recipe(file="longlive/mine.pt").recipe.name == "longlive"
+    assert checkpoint.recipe().why.startswith("A guess")
+    with pytest.raises(ValueError, match=r"recipe videomla is for another self-attention than mine.pt has"):
+        checkpoint.recipe("videomla")
+
+
+def test_beside_a_memory_encoder_the_copy_of_the_release_is_taken(tmp_path):
+    family = BY_NAME["echo_infinity"]
+    tensors = family.tensors(family.model(small=True), small=True)
+    torch.save(nested("generator", other="generator_ema")(tensors), tmp_path / "mine.pt")
+    for options, taken in (({}, "generator"), ({"prefer": "generator_ema"}, "generator_ema")):
+        assert read(tmp_path / "mine.pt", **options).nest == (taken,)
 
 
 def small_file(tmp_path, tensors, name="model.safetensors", metadata=None):
@@ -98,12 +129,14 @@ def test_scales_of_quantised_weights_stay_beside_them(weights, tmp_path):
     found = read(small_file(tmp_path, weights | extra))
     assert found.structure.quantised and found.tensors.keys() == weights.keys() | extra.keys()
     with pytest.raises(ValueError, match=r"quantised weights with scales.*load it in ComfyUI"):
-        build(found)
+        found.load()
 
 
 def test_sizes_that_keys_tell_are_said_in_the_metadata(weights, tmp_path):
     stored = {"config": json.dumps({"transformer": {"num_heads": 2, "causal_ar": True}}), "recipe": "{}"}
-    metadata = read(small_file(tmp_path, weights, metadata=stored)).metadata
+    found = read(small_file(tmp_path, weights, metadata=stored))
+    assert found.metadata == stored
+    metadata = found.sized_metadata()
     assert json.loads(metadata["config"])["transformer"] == {
         "text_dim": 64, "freq_dim": 256, "num_heads": 2, "causal_ar": True,
     }  # fmt: skip
@@ -272,8 +305,8 @@ def test_tensors_of_a_file_are_mapped_not_copied(tmp_path, name):
     """Bytes that change in the file change in the tensors: there is no copy of them."""
     family = BY_NAME[name]
     path = family.write(tmp_path, family.model(small=True))
-    before = read(path, prefer=("generator",)).tensors["head.head.weight"].clone()
-    found = read(path, prefer=("generator",)).tensors["head.head.weight"]
+    before = read(path, prefer="generator").tensors["head.head.weight"].clone()
+    found = read(path, prefer="generator").tensors["head.head.weight"]
     held = bytearray(path.read_bytes())
     at = held.index(before.numpy().tobytes())
     with path.open("r+b") as file:

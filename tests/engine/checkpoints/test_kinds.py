@@ -6,8 +6,7 @@ import pytest
 from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
 from rivulet.model_patches.arch.rotary import BANDS
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.checkpoints._mla import load_mla
-from rivulet.model_patches.checkpoints._sizes import load_wan
+from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.checkpoints.kinds import expert_warning
 from safetensors.torch import save_file
 
@@ -32,16 +31,16 @@ def write(tmp_path):
         (
             48,
             48,
-            r"is Wan 2\.2 5B \(48 latent channels, 16 pixels a latent\), whose VAE cannot be streamed here",
+            r"is Wan 2\.2 5B or a control model: it takes 48 latent channels and gives 48",
         ),
-        (36, 16, "is a model that takes 36 channels and gives 16, such as image to video"),
+        (36, 16, "is an image-to-video model: it takes 36 latent channels and gives 16"),
     ],
     ids=["5B", "image to video"],
 )
 def test_a_model_that_no_stream_can_run_is_refused_by_what_it_is(write, taken, given, words):
     path = write(replace(SIZES, in_channels=taken, out_channels=given))
-    with pytest.raises(ValueError, match=rf"load_wan: .* {words}.*; a stream needs Wan 2\.1 text to video"):
-        load_wan(path)
+    with pytest.raises(ValueError, match=rf"open_checkpoint: .* {words}, Wan 2\.1 text to video 16 and 16"):
+        open_checkpoint(path)
 
 
 def test_a_videomla_file_of_other_channels_is_refused_too(tmp_path):
@@ -50,8 +49,8 @@ def test_a_videomla_file_of_other_channels_is_refused_too(tmp_path):
     save_file(
         {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / "m.safetensors"
     )
-    with pytest.raises(ValueError, match=r"load_mla: .* is Wan 2\.2 5B"):
-        load_mla(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"open_checkpoint: .* is Wan 2\.2 5B"):
+        open_checkpoint(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -74,8 +73,8 @@ def test_experts_are_told_by_their_published_names(name, half):
 
 
 def test_an_expert_is_read_with_a_warning(write, recwarn):
-    load_wan(write(SIZES))
+    open_checkpoint(write(SIZES)).load()
     assert not recwarn.list
     path = write(SIZES, "wan2.2_t2v_high_noise_14B")
-    with pytest.warns(UserWarning, match=r"load_wan: wan2\.2_t2v_high_noise_14B\.safetensors is called like"):
-        assert load_wan(path).config == SIZES
+    with pytest.warns(UserWarning, match=r"Checkpoint: wan2\.2_t2v_high_noise_14B\..* is called"):
+        assert open_checkpoint(path).load().config == SIZES

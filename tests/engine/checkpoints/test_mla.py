@@ -12,9 +12,8 @@ import torch
 from rivulet.model_patches.arch.mla import PROJECTIONS, MlaModel, MlaSizes
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.checkpoints._mla import load_mla
 from rivulet.model_patches.checkpoints._mla_keys import apart, read_layout
-from rivulet.model_patches.checkpoints._sizes import load_wan
+from rivulet.model_patches.checkpoints.checkpoint import DENSE, VIDEO_MLA, open_checkpoint
 from rivulet.model_patches.checkpoints.nesting import is_mla, plain_key
 from safetensors.torch import save_file
 
@@ -217,32 +216,36 @@ def test_a_nested_training_file_is_read(attention, whole, tmp_path, nested):
     stored = {"generator": {"generator": keys, "step": 2500}, "flat": keys}
     stored |= {"both": {"generator": other, "generator_ema": keys}}
     torch.save(stored[nested], tmp_path / "model.pt")
-    model, report = load_mla(tmp_path / "model.pt")
+    checkpoint = open_checkpoint(tmp_path / "model.pt", kind=VIDEO_MLA)
+    model = checkpoint.load()
     for block in model.blocks:
         state = block.self_attn.state_dict()
         assert all(torch.equal(value, attention[key]) for key, value in state.items())
-    assert not any(p.requires_grad for p in model.parameters()) and report.keys == len(whole)
+    assert not any(p.requires_grad for p in model.parameters())
     wanted = {"generator": ("generator",), "both": ("generator_ema",), "flat": ()}[nested]
-    assert report.nest == wanted and report.prefix == "model._fsdp_wrapped_module."
-    assert "224 numbers kept of a token and layer, dense 3072" in str(report)
-    assert "bands truncated: assumed" in str(report) and report.sizes.biases == {"o"}
+    assert checkpoint.nest == wanted and checkpoint.prefix == "model._fsdp_wrapped_module."
+    assert "224 numbers kept of a token and layer, dense 3072" in str(checkpoint)
+    assert "bands truncated: assumed" in str(checkpoint) and checkpoint.mla.sizes.biases == {"o"}
     if nested == "both":
-        assert "beside generator, which were left" in str(report)
-        assert load_mla(tmp_path / "model.pt", nest="generator")[0].blocks[0].self_attn.o.weight.sum() == 0
+        assert "from generator_ema (left: generator)" in str(checkpoint)
+        other = open_checkpoint(tmp_path / "model.pt", copy="generator").load()
+        assert other.blocks[0].self_attn.o.weight.sum() == 0
 
 
 def test_our_own_file_says_its_bands(attention, whole, tmp_path):
     layout = RopeLayout(96, *[tuple(0.5 / (i + 1) for i in range(n)) for n in (6, 5, 5)])
     config = {"transformer": {"rope_layout": asdict(layout), "num_heads": HEADS}}
     save_file(whole, tmp_path / "m.safetensors", {"config": json.dumps(config)})
-    model, report = load_mla(tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match=r"has VideoMLA's latent self-attention.*load_mla"):
-        load_wan(tmp_path / "m.safetensors")
-    assert model.rope_layout == layout and report.bands == "of the file" and "assumed" in str(report)
-    derived = load_mla(tmp_path / "m.safetensors", bands="derived")[0]
+    path = tmp_path / "m.safetensors"
+    checkpoint = open_checkpoint(path)
+    with pytest.raises(ValueError, match=r"VideoMLA's attention, and Wan's dense attention is needed here"):
+        open_checkpoint(path, kind=DENSE)
+    assert checkpoint.kind == VIDEO_MLA and checkpoint.load().rope_layout == layout
+    assert checkpoint.mla.bands == "of the file" and "assumed" in str(checkpoint)
+    derived = open_checkpoint(path, bands="derived").load()
     assert derived.rope_layout == RopeLayout.derived(128, 32)
     with pytest.raises(ValueError, match="bands are truncated or derived, not 'wide'"):
-        load_mla(tmp_path / "m.safetensors", bands="wide")
+        open_checkpoint(path, bands="wide")
 
 
 def dropped(name):
@@ -315,25 +318,25 @@ def test_dense_and_mixed_models_are_refused(attention):
 
 
 def test_left_over_and_missing_tensors_elsewhere_are_named(whole, tmp_path):
-    whole["img_emb.proj.0.bias"] = torch.zeros(3)
+    whole["extra.bias"] = torch.zeros(3)
     del whole["blocks.1.ffn.0.bias"]
     torch.save(whole, tmp_path / "model.pt")
     with pytest.raises(
-        ValueError, match=r"lacks 1 of .* \(blocks.1.ffn.0.bias\), has 1 left over \(img_emb.proj.0.bias\)"
+        ValueError, match=r"lacks 1 of .* \(blocks.1.ffn.0.bias\), has 1 left over \(extra.bias\)"
     ):
-        load_mla(tmp_path / "model.pt")
+        open_checkpoint(tmp_path / "model.pt")
 
 
 def test_broken_files_are_refused(whole, tmp_path):
     path = tmp_path / "model.pt"
-    with pytest.raises(FileNotFoundError, match="give the path of a VideoMLA checkpoint"):
-        load_mla(path)
+    with pytest.raises(FileNotFoundError, match=r"give the path of a Wan 2\.1 checkpoint"):
+        open_checkpoint(path)
     torch.save({"generator": whole}, path)
     with pytest.raises(ValueError, match="has no 'ema'; leave `nest` out"):
-        load_mla(path, nest="ema")
+        open_checkpoint(path, copy="ema")
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(ValueError, match=r"is not a whole file of plain tensors.*Copy or download it again"):
-        load_mla(path)
+        open_checkpoint(path)
     torch.save({"critic": whole}, path)
     with pytest.raises(ValueError, match="holds critic; give the one to take as `nest`"):
-        load_mla(path)
+        open_checkpoint(path)

@@ -353,7 +353,7 @@ def test_without_a_grid_only_the_published_tokens_are_understood(load, encoder):
 
 
 def test_a_dtype_that_cannot_be_computed_in_is_refused(load, encoder):
-    with pytest.raises(ValueError, match=r"cannot compute in torch.int8; give dtype as one of torch.float32"):
+    with pytest.raises(ValueError, match=r"cannot compute in torch.int8 .*; give dtype as one of torch.f"):
         load(encoder, dtype=torch.int8)
 
 

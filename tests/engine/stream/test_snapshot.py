@@ -24,11 +24,12 @@ spec = importlib.util.spec_from_file_location(
 sys.modules["rivulet"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["rivulet"])
 import torch
-from rivulet.model_patches.checkpoints._sizes import load_wan
+from pathlib import Path
+from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.stream.step import load, step
 from safetensors.torch import save_file
 torch.set_num_threads(1)
-model = load_wan(folder + "/model.safetensors")
+model = open_checkpoint(Path(folder, "model.safetensors"), channels=4).load()
 made = {}
 for i in range(count):
     state = load(f"{folder}/{i}.safetensors", model)

@@ -8,7 +8,7 @@ import torch
 from rivulet.model_patches.arch.fingerprint import sketch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.basis_file import check_model, load_basis
-from rivulet.model_patches.checkpoints._sizes import load_wan
+from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.pocket.calibrate.command import main, parser, pocket_subject
 from rivulet.pocket.models import DIT_FILE, WEIGHTS, load_pocket
 from safetensors.torch import save_file
@@ -63,7 +63,8 @@ def test_a_checkpoint_and_texts_become_a_basis_of_that_checkpoint(files, capsys)
         row["attention_error_share"] for row in curve
     )
     basis = load_basis(files / "new" / "b.safetensors")
-    assert check_model(basis, sketch(load_wan(files / "model.safetensors"), 64, torch.float32, CPU), 64) == ""
+    model = open_checkpoint(files / "model.safetensors").load()
+    assert check_model(basis, sketch(model, 64, torch.float32, CPU), 64) == ""
     about = basis.provenance
     assert about["checkpoint"] == "model.safetensors" and about["held_out_prompts"] == ["prompt 3"]
     assert (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import plan, preset
-from rivulet.model_patches.checkpoints._mla import load_mla
+from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.checkpoints.lora import Factors, Lora
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.learned import LearnedMemory
@@ -393,10 +393,10 @@ def test_a_taught_model_names_its_memory_and_keeps_what_else_its_file_said(tmp_p
 
 
 def test_a_converted_model_goes_on_from_the_attentions_of_one_that_was_taught_the_same_memory():
-    before = load_mla(models.WEIGHTS / models.MLA_FILE, torch.float32)[0].state_dict()
-    begun = load_mla(models.WEIGHTS / models.MLA_FILE, torch.float32)[0]
+    before = open_checkpoint(models.WEIGHTS / models.MLA_FILE).load(torch.float32).state_dict()
+    begun = open_checkpoint(models.WEIGHTS / models.MLA_FILE).load(torch.float32)
     start = models.WEIGHTS / models.MLA_MEMORY_FILE
-    taught = load_mla(start, torch.float32)[0].state_dict()
+    taught = open_checkpoint(start).load(torch.float32).state_dict()
     fingerprint = load_memory(models.WEIGHTS / models.MEMORY_FILE, models.load_pocket().dit).fingerprint
     take_attentions(begun, start, fingerprint)
     for name, value in begun.state_dict().items():
