@@ -136,10 +136,10 @@ def test_names_of_weights_that_are_no_streams_are_cautioned(file, words):
     assert caution("self_forcing_dmd.pt") == caution("Wan2.1-T2V-14B/krea.safetensors") == ""
 
 
-def test_the_readme_tells_of_every_record(root):
+def test_the_page_of_models_tells_of_every_record(root):
     rows = {
         row.split(" | ")[0].removeprefix("| "): row
-        for row in (root / "README.md").read_text(encoding="utf-8").splitlines()
+        for row in (root / "docs" / "models.md").read_text(encoding="utf-8").splitlines()
         if row.startswith("| ")
     }
     for recipe in RECIPES:
