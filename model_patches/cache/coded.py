@@ -131,32 +131,48 @@ class CodedStore(Store):
     def keys_values(self, layer: int, places: Sequence[Place]) -> KeysValues:
         """Rebuilt, and as they are where those are at hand."""
         parts = [
-            self._rebuilt(layer, tokens) if exact is None else self.exact_kv[layer, :, :, exact]
+            self._rebuilt(layer, self._views(layer, slice(None), tokens))
+            if exact is None
+            else self.exact_kv[layer, :, :, exact]
             for tokens, exact in places
         ]
         keys, values = torch.cat(parts, 2).unbind(0)
         return keys, values
 
-    def _rebuilt(self, layer: int, tokens: slice) -> Tensor:
+    def _rebuilt(self, layer: int, rooms: Rooms) -> Tensor:
         """Keys before RoPE and values [2, R, L, N, D]."""
-        shape, count = self.shape, tokens.stop - tokens.start
+        shape, count = self.shape, next(iter(rooms.values())).shape[1]
         sizes = (2, shape.rows, count, shape.heads, shape.head_dim)
         made = torch.empty(sizes, dtype=self.dtype, device=self.device)
         unturned = torch.zeros(count, shape.head_dim // 2, 2, dtype=self._wide, device=self.device)
         unturned[..., 0] = 1
-        views = self._views(layer, slice(None), tokens)
-        self.codecs[layer].rebuild(views, unturned, made[0], made[1], self.claimed)
+        self.codecs[layer].rebuild(rooms, unturned, made[0], made[1], self.claimed)
         return made
 
-    def fold(self, layer: int, at: slice, other: Place, share: float) -> None:
-        """In place, where frames are kept exactly: keys and values, or numbers that they are linear in."""
+    @property
+    def unrounded(self) -> Mapping[str, Tensor]:
+        """All rooms, or the exact frames."""
+        return self.rooms if self.keeps_exactly else {EXACT: self.exact_kv}
+
+    def parts(self, rooms: Mapping[str, Tensor], layer: int) -> tuple[Tensor, ...]:
+        """What the codec keeps, or keys and values."""
         if self.keeps_exactly:
-            mine, others = (self._views(layer, slice(None), tokens) for tokens in (at, other[0]))
-            for name, room in mine.items():
-                room.lerp_(others[name], share)
-            return
-        for room, given in zip(self.exact_kv[layer].unbind(0), self.keys_values(layer, [other]), strict=True):
-            room[:, at].lerp_(given, share)
+            return tuple(rooms[f"{layer}.{name}"] for name in self._names[layer])
+        return rooms[EXACT][layer].unbind(0)
+
+    def taken_in(self, layer: int, place: Place) -> tuple[Tensor, ...]:
+        """What the codec keeps, or keys and values, rebuilt where they are not at hand."""
+        if self.keeps_exactly:
+            return tuple(self._views(layer, slice(None), place[0]).values())
+        return self.keys_values(layer, [place])
+
+    def read_parts(self, layer: int, parts: tuple[Tensor, ...]) -> KeysValues:
+        """Rebuilt, or as they are."""
+        if self.keeps_exactly:
+            rooms = dict(zip(self._names[layer], parts, strict=True))
+            parts = self._rebuilt(layer, rooms).unbind(0)
+        keys, values = parts
+        return keys, values
 
     def saved(self, slots: Sequence[int], exact_slots: Sequence[int]) -> dict[str, Tensor]:
         """Rooms and exact frames."""

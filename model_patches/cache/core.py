@@ -8,7 +8,8 @@ beginning of the rooms, and one slice of it is what a layer attends to.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ...kernels.rope import rotate
 from ..arch.tree import DiTTree
+from .fold import Fold
 from .format import CacheShape, Call, KeysValues
 from .slots import FREE, Slots, runs
 from .store import Layout, Own, Pairs, Place, Store
@@ -30,6 +32,7 @@ class SlotCache:
     store: Store
     slots: Slots
     exact: Slots  # of frames that are kept as they are besides
+    fold: Fold | None = None  # is written when the next block opens
 
     @staticmethod
     def empty(store: Store) -> SlotCache:
@@ -69,25 +72,31 @@ class SlotCache:
         return self.store.bytes
 
     def begin(self, call: Call) -> SlotDraft:
-        """Room for the block in slots that hold no frame of this cache."""
+        """Room for the block in slots that hold no frame of this cache, once a fold is written."""
         self._check_unspent()
         assert self.frames == call.kept, f"cache holds frames {self.frames}, the block attends to {call.kept}"
         store, exact_frames = self.store, self.store.exact.of(call.own)
         store.reserve(len(call.kept) + len(call.own))
-        slots = self.slots.grown(len(store.claims))
+        if self.fold is not None:
+            with store.lock:
+                self.fold.write(store)
+        slots, exact = self._tables()
+        slots = slots.grown(len(store.claims))
         scratch = slots.free[: len(call.own)]
-        exact_scratch = self.exact.free[: len(exact_frames)]
+        exact_scratch = exact.free[: len(exact_frames)]
         claim = store.claim(scratch, exact_scratch)
         cache = SlotCache(
-            store, slots.put(scratch, call.own, claim), self.exact.put(exact_scratch, exact_frames, claim)
+            store, slots.put(scratch, call.own, claim), exact.put(exact_scratch, exact_frames, claim)
         )
         return SlotDraft(cache, call)
 
     def tensors(self) -> dict[str, Tensor]:
         """What the store keeps of the kept frames, in the order of their slots."""
-        self._check_unspent()
-        exact = self.exact.filled
-        saved = self.store.saved(self.slots.filled, exact)
+        with self._reading():
+            exact = self.exact.filled
+            saved = self.store.saved(self.slots.filled, exact)
+            if self.fold is not None:
+                self.fold.save(self.store, saved, self._unrounded.filled)
         if exact:
             saved[EXACT_FRAMES] = torch.tensor([self.exact.frames[slot] for slot in exact])
         return saved
@@ -95,32 +104,57 @@ class SlotCache:
     def only(self, kept: tuple[int, ...]) -> SlotCache:
         """The cache without any frame but these; `()` forgets all."""
         exact = self.exact.only(self.store.exact.of(tuple(sorted(kept))))
-        return SlotCache(self.store, self.slots.only(kept), exact)
+        made = SlotCache(self.store, self.slots.only(kept), exact)
+        fold = self.fold
+        goes_on = fold is not None and any(made._unrounded.frames[slot] != FREE for slot in fold.at)
+        return replace(made, fold=fold) if goes_on else made
 
     def keys_values(self, layer: int, frames: tuple[int, ...]) -> KeysValues:
         """Keys before RoPE and values [R, L, N, D] of these frames, in their order."""
-        self._check_unspent()
-        return self.store.keys_values(layer, self._places(frames))
+        with self._reading():
+            if self.fold is None:
+                return self.store.keys_values(layer, self._places(frames))
+            folded, table = self.fold.keys_values(self.store, layer), self._unrounded.frames
+            made = {table[slot]: pair for slot, pair in folded.items()}
+            made |= {f: self.store.keys_values(layer, self._places([f])) for f in frames if f not in made}
+        keys, values = (torch.cat([made[frame][side] for frame in frames], 1) for side in (0, 1))
+        return keys, values
 
     def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> SlotCache:
         """The cache in which each first frame holds `share` of the second; they must be kept exactly."""
         self._check_unspent()
-        exactly = self.store.keeps_exactly
-        table = self.slots if exactly else self.exact
+        assert self.fold is None, "frames are folded once between two blocks"
+        table, others = self._unrounded, [other for _, other in pairs]
         lost = [frame for frame, _ in pairs if frame not in table.frames]
         if lost:
             raise ValueError(
                 f"Cache: latent frames {lost} are to take in others little by little, and this format keeps "
                 f"them rounded; keep the sink exact (`exact` sink frames), or take format dense."
             )
-        at, places = [table.frames.index(frame) for frame, _ in pairs], self._places([o for _, o in pairs])
-        claim = self.store.claim(at if exactly else (), () if exactly else at)
-        size = self.shape.frame_tokens
-        for layer in range(self.shape.layers):
-            for slot, other in zip(at, places, strict=True):
-                self.store.fold(layer, slice(slot * size, (slot + 1) * size), other, share)
-        changed = table.put(at, [frame for frame, _ in pairs], claim)
-        return replace(self, slots=changed) if exactly else replace(self, exact=changed)
+        at = tuple(table.frames.index(frame) for frame, _ in pairs)
+        source = self.slots.only(others), self.exact.only(others)
+        fold = Fold(self.store.number_fold(), at, tuple(self._places(others)), share, source)
+        return replace(self, fold=fold)
+
+    @property
+    def _unrounded(self) -> Slots:
+        """The table of frames that are kept unrounded."""
+        return self.slots if self.store.keeps_exactly else self.exact
+
+    def _tables(self) -> tuple[Slots, Slots]:
+        """Both tables, as the store's slots are claimed."""
+        fold = self.fold
+        if fold is None or not fold.has_begun(self.store):
+            return self.slots, self.exact
+        changed = self._unrounded.claimed(fold.at, fold.claim)
+        return (changed, self.exact) if self.store.keeps_exactly else (self.slots, changed)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Checks that the frames are there; no fold is written meanwhile."""
+        with self.store.lock if self.fold is not None else nullcontext():
+            self._check_unspent()
+            yield
 
     def _places(self, frames: Sequence[int]) -> list[Place]:
         size, exact = self.shape.frame_tokens, self.exact.frames
@@ -131,7 +165,9 @@ class SlotCache:
         ]
 
     def _check_unspent(self) -> None:
-        if not (self.slots.current(self.store.claims) and self.exact.current(self.store.exact_claims)):
+        store, (slots, exact) = self.store, self._tables()
+        there = slots.current(store.claims) and exact.current(store.exact_claims)
+        if not (there and (self.fold is None or self.fold.is_possible(store))):
             raise RuntimeError(
                 f"Stream: the state with latent frames up to {self.frames[-1]} is spent: the stream went on "
                 f"from it or from the state before it, in its slots; take the newest state, or load one."

@@ -5,7 +5,7 @@ R batch rows, L tokens, N heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,10 +65,23 @@ class DenseStore(Store):
         keys, values = torch.cat([self.kv[layer, :, :, tokens] for tokens, _ in places], 2).unbind(0)
         return keys, values
 
-    def fold(self, layer: int, at: slice, other: Place, share: float) -> None:
+    @property
+    def unrounded(self) -> Mapping[str, Tensor]:
+        """All."""
+        return self.rooms
+
+    def parts(self, rooms: Mapping[str, Tensor], layer: int) -> tuple[Tensor, ...]:
+        """Keys and values."""
+        return rooms["kv"][layer].unbind(0)
+
+    def taken_in(self, layer: int, place: Place) -> tuple[Tensor, ...]:
         """In place."""
-        for room in self.kv[layer].unbind(0):
-            room[:, at].lerp_(room[:, other[0]], share)
+        return self.kv[layer, :, :, place[0]].unbind(0)
+
+    def read_parts(self, layer: int, parts: tuple[Tensor, ...]) -> KeysValues:
+        """As they are."""
+        keys, values = parts
+        return keys, values
 
     def unturned(self, layer: int, rows: slice, at: Layout) -> tuple[Tensor, Tensor]:
         """Keys before RoPE and values [B, L, N, D] of the filled slots, in place."""

@@ -148,9 +148,8 @@ class Cache(Protocol):
     def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> Cache:
         """The cache in which the first frame of each pair holds `share` of the second's keys and values.
 
-        In what is kept of them, where keys and values are linear in that.
-
-        The first frames must be kept exactly. They are changed in place: the value before is spent.
+        In what is kept of them, where keys and values are linear in that. The first frames must be kept
+        exactly. Their bytes change when the next block begins, and the value before is spent then.
         """
         ...
 

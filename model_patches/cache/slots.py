@@ -51,6 +51,11 @@ class Slots:
             new_frames[slot], claims[slot] = frame, claim
         return Slots(tuple(new_frames), tuple(claims))
 
+    def claimed(self, slots: Sequence[int], claim: int) -> Slots:
+        """The table with these slots as written under this claim."""
+        claims = [claim if slot in slots else old for slot, old in enumerate(self.claims)]
+        return Slots(self.frames, tuple(claims))
+
     def only(self, frames: Iterable[int]) -> Slots:
         """The table without any frame but these."""
         kept = set(frames)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -69,6 +70,15 @@ class Exact:
 NO_EXACT = Exact()
 
 
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """How far the newest fold has been written; see `fold.Fold`."""
+
+    claim: int = 0  # of the fold
+    layer: int = 0  # those before it hold it
+    made: tuple[Tensor, ...] | None = None  # what this layer is being given
+
+
 class Store(ABC):
     """The bytes behind one stream's caches, and the room to read them in, which all layers share.
 
@@ -83,6 +93,9 @@ class Store(ABC):
         """dtype: what keys and values are given in and given back in."""
         self.shape, self.dtype, self.device = shape, dtype, device
         self.claimed = 0
+        self.folds = 0
+        self.settling = Settling()
+        self.lock = Lock()  # while a fold is written, or frames that it changes are read
         self.claims: list[int] = []
         self.exact_claims = [0] * self.exact.slots
         self.rooms: dict[str, Tensor] = {}
@@ -124,12 +137,34 @@ class Store(ABC):
     def keys_values(self, layer: int, places: Sequence[Place]) -> KeysValues:
         """Keys before RoPE and values [R, L, N, D] of the tokens at these places, one after another."""
 
+    @property
     @abstractmethod
-    def fold(self, layer: int, at: slice, other: Place, share: float) -> None:
-        """Let these tokens, all kept exactly, hold so much of those at the other place.
+    def unrounded(self) -> Mapping[str, Tensor]:
+        """Rooms in which frames are kept without rounding, by the names that `saved` has for them."""
 
-        at: in the rooms where they keep all exactly, else in the exact room.
-        """
+    @abstractmethod
+    def parts(self, rooms: Mapping[str, Tensor], layer: int) -> tuple[Tensor, ...]:
+        """One layer's part [R, L, ...] of such rooms: keys and values, or what those are linear in."""
+
+    @abstractmethod
+    def taken_in(self, layer: int, place: Place) -> tuple[Tensor, ...]:
+        """The tokens at a place as `parts` has them."""
+
+    @abstractmethod
+    def read_parts(self, layer: int, parts: tuple[Tensor, ...]) -> KeysValues:
+        """Keys before RoPE and values [R, L, N, D] of what `parts` or `taken_in` gave."""
+
+    @property
+    def unrounded_claims(self) -> list[int]:
+        """Claims of the slots in those rooms."""
+        return self.claims if self.keeps_exactly else self.exact_claims
+
+    @unrounded_claims.setter
+    def unrounded_claims(self, claims: list[int]) -> None:
+        if self.keeps_exactly:
+            self.claims = claims
+        else:
+            self.exact_claims = claims
 
     def place_memory(self, at: Layout, memory: KeysValues, ids: Sequence[int]) -> None:
         """Put a memory behind the filled slots of the workspace, where no layer writes."""
@@ -166,6 +201,11 @@ class Store(ABC):
         for slot in exact_slots:
             self.exact_claims[slot] = self.claimed
         return self.claimed
+
+    def number_fold(self) -> int:
+        """Claim of the next fold; below 0, as no block has it: a codec need not ask for its weights again."""
+        self.folds += 1
+        return -self.folds
 
     def turn_table(self, ids: Sequence[int]) -> Tensor:
         """(cos, sin) of the keys of the first slots, one id a slot; angles are made where the id changed."""

@@ -89,7 +89,7 @@ class MemoryPolicy(Protocol):
         """(memory, cache) once a block is made.
 
         cache: with the frames `left` still in it, which the next block does not attend to; they are dropped
-        afterwards. The value before may be spent.
+        afterwards. The cache before stays as it was.
         """
         ...
 

@@ -71,15 +71,6 @@ def test_single_frames_go_round_the_sink(model, make_text, rewarded):
             torch.testing.assert_close(after[taken], 0.9 * before[taken] + 0.1 * left)
 
 
-def test_a_state_whose_sink_went_on_is_spent(model, make_text, rewarded):
-    state = init(model, make_text(), rewarded, memory=EMA)
-    for _ in range(2):
-        _, state = step(model, state)
-    step(model, state)
-    with pytest.raises(RuntimeError, match="is spent"):
-        step(model, state)
-
-
 @pytest.mark.parametrize("name", LOSSY)
 def test_a_rounded_sink_is_refused_before_the_first_block(model, make_text, rewarded, name):
     with pytest.raises(ValueError, match=r"of its 3 frames rounded; keep 3 sink frames exact"):
