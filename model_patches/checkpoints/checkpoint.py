@@ -24,9 +24,9 @@ from ._mla import MlaFile, read_mla
 from ._mla_keys import FUSED_ORDERS
 from ._sizes import overrides
 from .files import Shapes, compute_dtype, shapes_of, some
-from .kinds import expert_warning
 from .nesting import MEMORY, read_nested
 from .recipes import Choice, choose, recipe_named
+from .wan22 import expert_warning
 
 SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")  # of a file's name, where a model is published in parts
 WANTED = {DENSE: "Wan's dense attention", VIDEO_MLA: "VideoMLA's attention"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...model_patches.checkpoints.checkpoint import open_checkpoint
-from ...model_patches.checkpoints.kinds import expert_warning
+from ...model_patches.checkpoints.wan22 import expert_warning
 from .load_model import WHERE, Source
 
 

@@ -16,7 +16,7 @@ from ...model_patches.arch.tree import BlockTree, HeadTree, Layer
 from ...model_patches.attention.forward import bidirectional
 from ...model_patches.attention.rope import layout_of
 from ...model_patches.attention.sdpa import Attention
-from ...model_patches.checkpoints.kinds import why_not_channels
+from ...model_patches.checkpoints.wan22 import why_not_channels
 
 LATENT_CHANNELS = 16  # of Wan 2.1
 MODEL = (

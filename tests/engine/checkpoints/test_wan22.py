@@ -7,7 +7,7 @@ from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
 from rivulet.model_patches.arch.rotary import BANDS
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
-from rivulet.model_patches.checkpoints.kinds import expert_warning
+from rivulet.model_patches.checkpoints.wan22 import expert_warning
 from safetensors.torch import save_file
 
 SIZES = WanConfig(dim=128, ffn_dim=40, num_layers=1, num_heads=1, text_dim=10)
