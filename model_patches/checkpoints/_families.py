@@ -15,11 +15,11 @@ from ..arch.wan import WanConfig
 from ._sizes import SIGN, read_config
 from .files import Shapes, some
 from .nesting import MEMORY, is_mla
+from .variants import LATENT_CHANNELS, VARIANTS, variant_of
 
 DENSE, VIDEO_MLA = "dense", "video_mla"
 SIZES = {1536: "1.3B", 5120: "14B"}  # by width (Wan 2.1, arXiv 2503.20314, table 2)
 OTHER_SIZE = "another size"
-LATENT_CHANNELS = 16
 QUANTISED = re.compile(
     r"(.+\.)?(scaled_fp8|scale_weight|scale_input|weight_scale(_2)?|input_scale|comfy_quant)$"
 )
@@ -57,22 +57,6 @@ STRANGERS = (
     Stranger("Stable Diffusion 3", re.compile(r"joint_blocks\."), ""),
     Stranger("another video model, such as LTX-Video", re.compile(r"transformer_blocks\."), ""),
 )
-VARIANTS = (  # of Wan, by keys that text to video does not have
-    (re.compile(r"vace_(blocks|patch_embedding)"), "a VACE model, which is made for control videos"),
-    (re.compile(r"control_adapter\."), "a camera model"),
-    (
-        re.compile(r"(audio_proj|casual_audio_encoder|face_adapter|patch_embedding_\w+)\b"),
-        "a model that takes sound, a face or a pose",
-    ),
-    (re.compile(r"img_emb\.|.*\.(k_img|v_img)\."), "an image-to-video model"),
-    (re.compile(r"ref_conv\."), "a model with a reference picture"),
-)
-CHANNELS = {  # of the latents that a model is given
-    36: "an image-to-video model",
-    32: "a control or inpainting model",
-    48: "Wan 2.2 5B or a control model",
-    52: "a control model",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +104,9 @@ def structure_of(
     config = read_config(f"{where}: {name}", shapes, overrides)
     channels = (config.in_channels, config.out_channels)
     if latent_channels is not None and channels != (latent_channels, latent_channels):
-        kind = CHANNELS.get(config.in_channels, "another variant of Wan")
         raise ValueError(
-            f"{where}: {name} is {kind}: it takes {channels[0]} latent channels and gives {channels[1]}, Wan "
-            f"2.1 text to video {LATENT_CHANNELS} and {LATENT_CHANNELS}. {_REMEDY}"
+            f"{where}: {name} is {variant_of(*channels)}; Wan 2.1 text to video takes {LATENT_CHANNELS} and "
+            f"gives {LATENT_CHANNELS}. {_REMEDY}"
         )
     return Structure(
         VIDEO_MLA if is_mla(shapes) else DENSE,

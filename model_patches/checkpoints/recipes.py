@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ..attention.positions import PRESETS, PositionPreset
 from ..sampler.schedule import PUBLISHED_TIMESTEPS
 from ..sampler.schedule import sigmas as sigmas_of
+from . import wan22
 from ._families import DENSE, OTHER_SIZE, VIDEO_MLA, Structure
 
 
@@ -218,8 +219,8 @@ RECIPES = (
 DEFAULTS = {(DENSE, "1.3B"): "self_forcing", (DENSE, "14B"): "krea_realtime", (VIDEO_MLA, "1.3B"): "videomla"}
 CAUTIONS = (  # words of a file's name that speak of weights which few steps or a stream do not suit
     (
-        _names("high~noise|low~noise"),
-        "an expert of Wan 2.2 14B, which is made for half of the steps alone",
+        wan22.EXPERT,
+        f"an expert of {wan22.NAME_14B}, which is made for half of the steps alone",
     ),
     (_names("bidirectional"), "a bidirectional model, which was not trained to go on block by block"),
     (_names("ar~diffusion|stage1"), "weights before distillation, which need tens of steps and guidance"),

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoints import wan22
 from ..checkpoints.files import Shapes, match, open_tensors, shapes_in, some
 from .tiny import CHANNELS, WIDTH_KEYS, TinyDecoder
 from .wan import WanVAE
 
 WIDTH_KEY = "decoder.head.0.gamma"
-WAN22_KEY = "decoder.upsamples.0.upsamples.0.residual.2.weight"
 TINY_KEY = "decoder.22.bias"  # the last layer of the TAEHV family's decoders
-WAN22_VAE = "the VAE of Wan 2.2 5B (48 latent channels, 16 pixels a latent)"
 NEEDED = "a stream needs the VAE of Wan 2.1 (16 channels, 8 pixels), such as wan_2.1_vae.safetensors"
 # whose latents a decoder of the family is for, by their channels
-FAMILY = {24: "MiniMax H3", 32: "HunyuanVideo 1.5", 48: "Wan 2.2 5B", 128: "LTX 2"}
+FAMILY = {24: "MiniMax H3", 32: "HunyuanVideo 1.5", wan22.CHANNELS_5B: wan22.NAME_5B, 128: "LTX 2"}
 
 
 def load_vae(
@@ -97,8 +96,8 @@ def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:
 
 
 def _width(path: Path, shapes: Shapes) -> int:
-    if WAN22_KEY in shapes:
-        raise ValueError(f"load_vae: {path} is {WAN22_VAE}; {NEEDED}.")
+    if wan22.VAE_KEY_5B in shapes:
+        raise ValueError(f"load_vae: {path} is {wan22.VAE_5B}; {NEEDED}.")
     if TINY_KEY in shapes:
         raise ValueError(f"load_vae: {path} is a tiny decoder (TAEHV); read it with load_tiny.")
     if not shapes.get(WIDTH_KEY):

@@ -16,9 +16,8 @@ from ...model_patches.arch.tree import BlockTree, HeadTree, Layer
 from ...model_patches.attention.forward import bidirectional
 from ...model_patches.attention.rope import layout_of
 from ...model_patches.attention.sdpa import Attention
-from ...model_patches.checkpoints.wan22 import why_not_channels
+from ...model_patches.checkpoints.variants import LATENT_CHANNELS, variant_of
 
-LATENT_CHANNELS = 16  # of Wan 2.1
 MODEL = (
     "patch_size",
     "freq_dim",
@@ -91,10 +90,9 @@ def why_not(model: Any) -> str | None:
             )
     channels = (model.in_dim, model.out_dim)
     if channels != (LATENT_CHANNELS, LATENT_CHANNELS):
-        what = why_not_channels(*channels) or f"a model of {channels[0]} latent channels"
         return (
-            f"Rivulet: the loaded model is a {kind}, {what}; a stream needs {LATENT_CHANNELS} in and out, as "
-            f"Wan 2.1 text to video has. Load such a checkpoint."
+            f"Rivulet: the loaded model is a {kind}, {variant_of(*channels)}; a stream needs "
+            f"{LATENT_CHANNELS} in and out, as Wan 2.1 text to video has. Load such a checkpoint."
         )
     return None
 

@@ -13,7 +13,8 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...model_patches.vae.load import NEEDED, WAN22_VAE
+from ...model_patches.checkpoints import wan22
+from ...model_patches.vae.load import NEEDED
 from ...model_patches.vae.wan import SPACE_STRIDE
 
 NEEDS = (
@@ -28,7 +29,6 @@ NEEDS = (
 )
 PIECE_LATENTS = 2  # most that the host's decoder is given at once
 LATENT_CHANNELS = 16  # of Wan 2.1
-WAN22_CHANNELS = 48  # of Wan 2.2 5B
 LAYERS = 64  # slots for what causal layers keep, more than any Wan 2.1 decoder has
 
 
@@ -128,8 +128,8 @@ def why_not_wan(vae: Any) -> str | None:
     lacking = [name for name in NEEDS if not hasattr(vae, name)]
     model, channels = getattr(vae, "first_stage_model", None), getattr(vae, "latent_channels", "unknown")
     lacking += [f"first_stage_model.{name}" for name in ("conv2", "decoder") if not hasattr(model, name)]
-    if channels == WAN22_CHANNELS:
-        return f"Rivulet: the VAE is {WAN22_VAE}; {NEEDED}."
+    if channels == wan22.CHANNELS_5B:
+        return f"Rivulet: the VAE is {wan22.VAE_5B}; {NEEDED}."
     if lacking or channels != LATENT_CHANNELS:
         return (
             f"Rivulet: the VAE is a {type(model).__name__} with {channels} channels"

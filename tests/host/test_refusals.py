@@ -39,9 +39,9 @@ def test_a_wan_model_that_needs_more_than_text_is_refused(load, monkeypatch, par
     ("taken", "given", "words"),
     [
         (48, 48, "a WanModel, Wan 2.2 5B (48 latent channels, 16 pixels a latent), whose VAE cannot"),
-        (36, 16, "a model that takes 36 channels and gives 16, such as image to video"),
-        (16, 32, "a model that takes 16 channels and gives 32"),
-        (8, 8, "a model of 8 latent channels"),
+        (36, 16, "an image-to-video model, which takes 36 latent channels and gives 16"),
+        (16, 32, "another variant of Wan, which takes 16 latent channels and gives 32"),
+        (8, 8, "another variant of Wan, which takes 8 latent channels and gives 8"),
     ],
     ids=["5B", "inputs", "outputs", "others"],
 )

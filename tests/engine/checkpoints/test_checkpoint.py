@@ -246,8 +246,8 @@ VARIANTS = [
     (added("control_adapter.conv.weight"), r"is a camera model"),
     (added("audio_proj.audio_proj_glob_1.layer.bias"), r"takes sound, a face or a pose"),
     (added("ref_conv.weight"), r"with a reference picture"),
-    (given(36), r"is an image-to-video model: it takes 36 latent channels and gives 16"),
-    (given(48), r"is Wan 2.2 5B or a control model"),
+    (given(36), r"is an image-to-video model, which takes 36 latent channels and gives 16"),
+    (given(48), r"is a control model, which takes 48 latent channels and gives 16"),
     (given(20), r"is another variant of Wan"),
 ]
 

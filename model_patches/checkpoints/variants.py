@@ -1,0 +1,33 @@
+"""Variants of Wan that take more than noise and text, or other latents: none of them can be streamed."""
+
+from __future__ import annotations
+
+import re
+
+from . import wan22
+
+LATENT_CHANNELS = 16  # that Wan 2.1 text to video takes and gives
+VARIANTS = (  # by keys that text to video does not have
+    (re.compile(r"vace_(blocks|patch_embedding)"), "a VACE model, which is made for control videos"),
+    (re.compile(r"control_adapter\."), "a camera model"),
+    (
+        re.compile(r"(audio_proj|casual_audio_encoder|face_adapter|patch_embedding_\w+)\b"),
+        "a model that takes sound, a face or a pose",
+    ),
+    (re.compile(r"img_emb\.|.*\.(k_img|v_img)\."), "an image-to-video model"),
+    (re.compile(r"ref_conv\."), "a model with a reference picture"),
+)
+CHANNELS = {  # of the latents that a model takes
+    36: "an image-to-video model",
+    32: "a control or inpainting model",
+    48: "a control model",
+    52: "a control model",
+}
+
+
+def variant_of(taken: int, given: int) -> str:
+    """What a model is that takes and gives so many latent channels, where Wan 2.1 has 16 and 16."""
+    if taken == given == wan22.CHANNELS_5B:
+        return f"{wan22.MODEL_5B}, whose VAE cannot be streamed here"
+    kind = CHANNELS.get(taken, "another variant of Wan")
+    return f"{kind}, which takes {taken} latent channels and gives {given}"
