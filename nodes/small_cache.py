@@ -16,7 +16,7 @@ from ..model_patches.cache.format import CacheFormat
 from ..model_patches.cache.int8 import Int8Format
 from ..model_patches.cache.latent import LatentFormat
 from ..model_patches.cache.mla import MlaFormat
-from ..model_patches.cache.store import Exact
+from ..model_patches.cache.shapes import Exact
 from ..model_patches.stream.state import StreamConfig
 from ..pocket.models import WEIGHTS
 

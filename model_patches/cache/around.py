@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .format import Cache, CacheShape, KeysValues
+from .format import Cache
+from .shapes import CacheShape, KeysValues
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...kernels.rope import rotate
-from .format import CacheShape, KeysValues
+from .shapes import CacheShape, Exact, KeysValues
 from .slots import runs
-from .store import Exact, Layout, Own, Place, Store
+from .store import Layout, Own, Place, Store
 
 EXACT = "exact.kv"  # in a snapshot: keys and values of the frames kept as they are
 

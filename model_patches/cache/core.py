@@ -18,7 +18,8 @@ from torch import Tensor
 from ...kernels.rope import rotate
 from ..arch.tree import DiTTree
 from .fold import Fold
-from .format import CacheShape, Call, KeysValues
+from .format import Call
+from .shapes import CacheShape, KeysValues
 from .slots import FREE, Slots, runs
 from .store import Layout, Own, Pairs, Place, Store
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .format import CacheShape
-from .store import NO_EXACT, Exact
+from .shapes import NO_EXACT, CacheShape, Exact
 
 SCALE_BYTES = 2  # of a group of codes, and of a key's 1/rms: float16
 

@@ -15,7 +15,7 @@ from ...kernels.rope import rotate
 from ..arch.tree import DiTTree
 from .core import StoredFormat
 from .cost import DENSE_COST, CacheCost
-from .format import CacheShape, KeysValues
+from .shapes import CacheShape, KeysValues
 from .store import Layout, Own, Place, Store
 
 

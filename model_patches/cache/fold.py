@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .format import KeysValues
+from .shapes import KeysValues
 from .slots import Slots
 from .store import Place, Settling, Store
 

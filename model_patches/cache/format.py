@@ -12,18 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..arch.rotary import RopeLayout
 from ..arch.tree import DiTTree
 from ..attention.past import Past
 from ..attention.positions import PositionPreset, kept_frames, plan
-
-if TYPE_CHECKING:
-    from .cost import CacheCost
+from .cost import CacheCost
+from .shapes import CacheShape, KeysValues
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,32 +57,6 @@ def recache_call(preset: PositionPreset, start_frame: int, block_frames: int) ->
         return Call(sink, (), (), ())
     positions = plan(preset, window[0], len(window), memory_visible=preset.last_id is None)
     return Call(sink, window, positions.sink + positions.query, positions.query, positions.memory)
-
-
-@dataclass(frozen=True, slots=True)
-class CacheShape:
-    """Sizes that all formats share."""
-
-    layers: int
-    rows: int  # batch rows: streams side by side, times 2 with guidance
-    grid_height: int  # tokens
-    grid_width: int  # tokens
-    heads: int
-    head_dim: int
-    rope: RopeLayout | None = None  # which channels of a head turn; None: all, at Wan's rates
-    memory_tokens: int = 0  # a read has room for, beside the frames
-
-    def __post_init__(self) -> None:
-        if isinstance(self.rope, Mapping):  # as a snapshot has it
-            object.__setattr__(self, "rope", RopeLayout(**self.rope))
-
-    @property
-    def frame_tokens(self) -> int:
-        """Tokens of one latent frame."""
-        return self.grid_height * self.grid_width
-
-
-KeysValues = tuple[Tensor, Tensor]  # keys before RoPE and values [R, L, N, D]
 
 
 class Draft(Protocol):

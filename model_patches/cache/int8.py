@@ -17,8 +17,7 @@ from ..arch.tree import DiTTree
 from .coded import CodedStore, Rooms
 from .core import StoredFormat
 from .cost import CacheCost, coded_cost, int8_layer_bytes
-from .format import CacheShape
-from .store import NO_EXACT, Exact
+from .shapes import NO_EXACT, CacheShape, Exact
 
 GROUP = 64  # channels that share a scale
 

@@ -24,9 +24,8 @@ from .basis import Basis, LayerBasis, LayerPlan, refuse_latents_of_its_own
 from .coded import Codec, CodedStore, PlainCodec, Rooms
 from .core import StoredFormat
 from .cost import CacheCost, coded_cost, dense_layer_bytes, int8_layer_bytes, latent_layer_bytes
-from .format import CacheShape
 from .int8 import Int8Codec
-from .store import NO_EXACT, Exact
+from .shapes import NO_EXACT, CacheShape, Exact
 
 
 class LatentCodec:

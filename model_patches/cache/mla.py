@@ -25,8 +25,7 @@ from ..arch.tree import DiTTree
 from .coded import CodedStore, Rooms
 from .core import StoredFormat
 from .cost import SCALE_BYTES, CacheCost, coded_cost
-from .format import CacheShape
-from .store import NO_EXACT, Exact
+from .shapes import NO_EXACT, CacheShape, Exact
 
 MOST_SHARED = 64  # channels under one int8 scale
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...kernels.rope import rotate
 from ..attention.rope import rope_table
-from .format import CacheShape, KeysValues
+from .shapes import NO_EXACT, CacheShape, KeysValues
 from .slots import runs
 
 Own = tuple[Tensor, Tensor]  # keys before RoPE and values of a call [B, L, N, D]
@@ -40,34 +40,6 @@ class Layout:
     def attended(self) -> slice:
         """In the workspace: the filled slots and the memory."""
         return slice(self.filled.start, self.filled.stop + self.memory)
-
-
-@dataclass(frozen=True, slots=True)
-class Exact:
-    """Frames that a lossy format keeps as they are beside what it keeps of every frame."""
-
-    sink: int = 0  # first latent frames of the stream
-    newest: int = 0  # last latent frames that were committed
-
-    def __post_init__(self) -> None:
-        if min(self.sink, self.newest) < 0:
-            raise ValueError(
-                f"Cache: {self.sink} sink frames and {self.newest} newest frames cannot be kept exact; both "
-                f"are latent frames, 0 or more."
-            )
-
-    @property
-    def slots(self) -> int:
-        """Frames there must be room for: the newest that a block reads, and those it will leave."""
-        return self.sink + 2 * self.newest
-
-    def of(self, frames: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of these frames, rising."""
-        first = max(0, len(frames) - self.newest)
-        return tuple(frame for at, frame in enumerate(frames) if frame < self.sink or at >= first)
-
-
-NO_EXACT = Exact()
 
 
 @dataclass(frozen=True, slots=True)

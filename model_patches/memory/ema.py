@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from ..attention.positions import PositionPreset
 from ..attention.sdpa import Attention, sdpa
 from ..cache.cost import CacheCost
-from ..cache.format import Cache, CacheShape
+from ..cache.format import Cache
+from ..cache.shapes import CacheShape
 from .policy import Memory, Off
 
 

@@ -20,7 +20,8 @@ from ..attention.positions import PositionPreset
 from ..attention.rope import rope_table
 from ..attention.sdpa import Attention, sdpa
 from ..cache.cost import CacheCost
-from ..cache.format import Cache, CacheShape
+from ..cache.format import Cache
+from ..cache.shapes import CacheShape
 from .encoder import MemoryEncoder
 from .policy import Memory, Visible
 

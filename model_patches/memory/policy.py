@@ -14,7 +14,8 @@ from torch import Tensor
 from ..attention.positions import PositionPreset
 from ..attention.sdpa import Attention, sdpa
 from ..cache.cost import CacheCost
-from ..cache.format import Cache, CacheShape, Call, KeysValues
+from ..cache.format import Cache, Call
+from ..cache.shapes import CacheShape, KeysValues
 
 Visible = tuple[KeysValues | None, KeysValues | None]  # to a block's first call, and to its later ones
 

@@ -13,7 +13,7 @@ import torch
 
 from ..arch.wan import WanConfig
 from ..cache.cost import DENSE_COST, CacheCost, dense_layer_bytes
-from ..cache.format import CacheShape
+from ..cache.shapes import CacheShape
 from ..geometry import Geometry
 from ..memory.encoder import EncoderConfig
 from ..stream.pipeline import blocks_for

@@ -17,7 +17,8 @@ from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.attention.forward import forward
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.cache.cost import DENSE_COST
-from ...model_patches.cache.format import CacheShape, call_of
+from ...model_patches.cache.format import call_of
+from ...model_patches.cache.shapes import CacheShape
 from ...model_patches.geometry import Geometry
 from ...model_patches.plan.cost import CallSizes, live_bytes, parameters
 from ...model_patches.plan.probe import free_ram_bytes

@@ -18,7 +18,8 @@ from ...model_patches.attention.sdpa import sdpa
 from ...model_patches.cache.around import Around
 from ...model_patches.cache.cost import CacheCost
 from ...model_patches.cache.dense import DENSE
-from ...model_patches.cache.format import Cache, CacheFormat, CacheShape, Call, Draft, KeysValues
+from ...model_patches.cache.format import Cache, CacheFormat, Call, Draft
+from ...model_patches.cache.shapes import CacheShape, KeysValues
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.int8 import Int8Format
 from ...model_patches.cache.latent import LatentFormat
 from ...model_patches.cache.mla import MlaFormat
-from ...model_patches.cache.store import Exact
+from ...model_patches.cache.shapes import Exact
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.learned import LearnedMemory
 from ...model_patches.memory.policy import MemoryPolicy

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...model_patches.arch.wan import WanConfig
 from ...model_patches.cache.cost import DENSE_COST, CacheCost
-from ...model_patches.cache.format import CacheShape
+from ...model_patches.cache.shapes import CacheShape
 from ...model_patches.checkpoints.checkpoint import VIDEO_MLA, open_checkpoint
 from ...model_patches.geometry import Geometry
 from ...model_patches.stream.step import step

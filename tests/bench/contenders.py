@@ -20,11 +20,11 @@ from ...model_patches.cache.calibration.measure import layer_weights
 from ...model_patches.cache.calibration.record import Recording
 from ...model_patches.cache.cost import CacheCost, latent_layer_bytes
 from ...model_patches.cache.dense import DENSE
-from ...model_patches.cache.format import CacheFormat, CacheShape
+from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.int8 import INT8
 from ...model_patches.cache.latent import LatentFormat
 from ...model_patches.cache.mla import MlaFormat
-from ...model_patches.cache.store import NO_EXACT, Exact
+from ...model_patches.cache.shapes import NO_EXACT, CacheShape, Exact
 from ...model_patches.stream.step import init, take
 from ...pocket import world
 from ...pocket.models import Pocket

@@ -30,10 +30,11 @@ from ...model_patches.cache.basis import Basis, LayerBasis, LayerPlan
 from ...model_patches.cache.core import StoredFormat
 from ...model_patches.cache.cost import DENSE_COST, CacheCost
 from ...model_patches.cache.dense import DENSE, DenseStore
-from ...model_patches.cache.format import CacheFormat, CacheShape
+from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.int8 import INT8
 from ...model_patches.cache.latent import LatentFormat
 from ...model_patches.cache.mla import MlaFormat
+from ...model_patches.cache.shapes import CacheShape
 from ...model_patches.cache.store import Layout, Own
 from ...model_patches.geometry import Geometry
 from ...model_patches.stream.state import StreamConfig, StreamState

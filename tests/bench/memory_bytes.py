@@ -13,7 +13,7 @@ import torch
 from ...model_patches.attention.positions import preset
 from ...model_patches.cache.cost import DENSE_COST
 from ...model_patches.cache.dense import DenseStore
-from ...model_patches.cache.format import CacheShape
+from ...model_patches.cache.shapes import CacheShape
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.learned import MemoryTokens

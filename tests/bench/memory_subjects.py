@@ -19,7 +19,7 @@ from ...model_patches.cache.basis_file import load_basis
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.latent import LatentFormat
-from ...model_patches.cache.store import Exact
+from ...model_patches.cache.shapes import Exact
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.ema import EmaSink
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder

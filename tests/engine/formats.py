@@ -5,7 +5,7 @@ from rivulet.model_patches.cache.basis import Basis, LayerBasis, LayerPlan
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.int8 import Int8Format
 from rivulet.model_patches.cache.latent import LatentFormat
-from rivulet.model_patches.cache.store import Exact
+from rivulet.model_patches.cache.shapes import Exact
 
 GROUP, WIDTH = 8, 24
 

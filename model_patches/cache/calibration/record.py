@@ -21,7 +21,8 @@ from ..around import Around
 from ..basis import refuse_latents_of_its_own
 from ..cost import CacheCost
 from ..dense import DENSE
-from ..format import CacheShape, Call, Draft, KeysValues
+from ..format import Call, Draft
+from ..shapes import CacheShape, KeysValues
 from .moments import Moments
 
 TOKENS_PER_FRAME = 96  # most that a sample takes of a frame

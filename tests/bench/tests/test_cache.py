@@ -12,10 +12,10 @@ from PIL import Image
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.basis import Basis, LayerBasis, LayerPlan
 from rivulet.model_patches.cache.dense import DENSE
-from rivulet.model_patches.cache.format import CacheShape
 from rivulet.model_patches.cache.int8 import INT8, Int8Format
 from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.cache.mla import MlaFormat
+from rivulet.model_patches.cache.shapes import CacheShape
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.step import StreamConfig, init, take
 from rivulet.tests.bench.beside import Beside, Tally

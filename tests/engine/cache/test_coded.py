@@ -10,10 +10,10 @@ from rivulet.model_patches.attention.positions import PRESETS
 from rivulet.model_patches.attention.rope import rope_table
 from rivulet.model_patches.cache.basis import LayerPlan
 from rivulet.model_patches.cache.dense import DENSE
-from rivulet.model_patches.cache.format import CacheShape, call_of
+from rivulet.model_patches.cache.format import call_of
 from rivulet.model_patches.cache.int8 import Int8Format
 from rivulet.model_patches.cache.latent import LatentFormat
-from rivulet.model_patches.cache.store import Exact
+from rivulet.model_patches.cache.shapes import CacheShape, Exact
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..formats import FORMATS, GROUP, LOSSY, basis, latent

@@ -6,9 +6,9 @@ from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.basis import Basis, LayerBasis, LayerPlan
 from rivulet.model_patches.cache.cost import DENSE_COST
 from rivulet.model_patches.cache.dense import DenseStore
-from rivulet.model_patches.cache.format import CacheShape
 from rivulet.model_patches.cache.int8 import INT8
 from rivulet.model_patches.cache.latent import LatentFormat
+from rivulet.model_patches.cache.shapes import CacheShape
 
 META = torch.device("meta")
 WAN = CacheShape(layers=30, rows=1, grid_height=30, grid_width=52, heads=12, head_dim=128)

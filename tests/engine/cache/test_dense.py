@@ -6,7 +6,8 @@ from rivulet.model_patches.attention.rope import rope_table
 from rivulet.model_patches.cache import store
 from rivulet.model_patches.cache.core import SlotCache
 from rivulet.model_patches.cache.dense import DENSE, DenseStore
-from rivulet.model_patches.cache.format import CacheShape, call_of
+from rivulet.model_patches.cache.format import call_of
+from rivulet.model_patches.cache.shapes import CacheShape
 
 SHAPE = CacheShape(layers=2, rows=3, grid_height=2, grid_width=1, heads=2, head_dim=6)
 

@@ -13,10 +13,10 @@ from rivulet.model_patches.attention.rope import rope_table
 from rivulet.model_patches.cache.basis import Basis, LayerPlan
 from rivulet.model_patches.cache.calibration.record import Recorder
 from rivulet.model_patches.cache.dense import DENSE
-from rivulet.model_patches.cache.format import CacheShape, call_of
+from rivulet.model_patches.cache.format import call_of
 from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.cache.mla import MlaFormat
-from rivulet.model_patches.cache.store import NO_EXACT, Exact
+from rivulet.model_patches.cache.shapes import NO_EXACT, CacheShape, Exact
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.stream.step import init, load, save, step
 

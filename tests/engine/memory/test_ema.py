@@ -6,7 +6,7 @@ import pytest
 import torch
 from rivulet.model_patches.attention.positions import PRESETS
 from rivulet.model_patches.cache.int8 import Int8Format
-from rivulet.model_patches.cache.store import Exact
+from rivulet.model_patches.cache.shapes import Exact
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.stream.step import init, step
 

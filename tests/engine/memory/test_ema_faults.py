@@ -13,7 +13,7 @@ from rivulet.model_patches.cache.format import call_of
 from rivulet.model_patches.cache.int8 import Int8Format
 from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.cache.mla import MlaFormat
-from rivulet.model_patches.cache.store import Exact
+from rivulet.model_patches.cache.shapes import Exact
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import evict
 from rivulet.model_patches.stream.step import init, step

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rivulet.model_patches.attention.positions import PRESETS, plan
-from rivulet.model_patches.cache.format import CacheShape
+from rivulet.model_patches.cache.shapes import CacheShape
 from rivulet.model_patches.memory.learned import MemoryTokens
 from rivulet.model_patches.sampler.noise import block_noise
 from rivulet.model_patches.stream.snapshot import load, save

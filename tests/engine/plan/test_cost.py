@@ -11,7 +11,8 @@ from rivulet.model_patches.attention.positions import preset
 from rivulet.model_patches.attention.text import TextRows, read_text
 from rivulet.model_patches.cache.core import SlotCache
 from rivulet.model_patches.cache.dense import DenseStore
-from rivulet.model_patches.cache.format import CacheShape, call_of
+from rivulet.model_patches.cache.format import call_of
+from rivulet.model_patches.cache.shapes import CacheShape
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.plan import cost
 from rivulet.model_patches.plan.cost import CallSizes, Work

@@ -12,7 +12,8 @@ from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.attention.forward import forward, remember
 from rivulet.model_patches.attention.rope import layout_of, rope_table
 from rivulet.model_patches.cache.dense import DENSE
-from rivulet.model_patches.cache.format import CacheShape, call_of
+from rivulet.model_patches.cache.format import call_of
+from rivulet.model_patches.cache.shapes import CacheShape
 from rivulet.model_patches.stream.step import StreamConfig, init, step
 from rivulet.pocket.convert_mla.clip_sources import StreamedClips
 from rivulet.pocket.convert_mla.distil import Conversion, Distiller, student_of
