@@ -116,10 +116,11 @@ def kept() -> Iterator[Scenario]:
     for cache, memory in product(("dense", "int8", "latent", *MLA), ("off", "ema", "learned")):
         exact = memory == "ema" and cache not in ("dense", "mla")  # a thousandth of the sink at a time
         quick = (cache, memory) in (("dense", "off"), ("latent", "learned"), ("mla", "off"))
-        parts = ALONE if exact and cache != "latent" else BOTH
+        parts = BOTH if cache in ("latent", "mla") or memory == "off" else ALONE
         yield Scenario(f"{cache}, {memory}", 8, cache, exact, memory, parts=parts, quick=quick)
     yield Scenario("int8 with an exact sink", cache="int8", exact=True, parts=ALONE)
-    yield Scenario("latent with an exact sink, learned", cache="latent", exact=True, memory="learned")
+    exact = {"cache": "latent", "exact": True}
+    yield Scenario("latent with an exact sink, learned", memory="learned", **exact, parts=ALONE)
     for cache in ("dense", "int8", "latent"):
         yield Scenario(f"{cache} in bfloat16", cache=cache, bfloat16=True, parts=ALONE)
 
@@ -127,7 +128,7 @@ def kept() -> Iterator[Scenario]:
 def switched() -> Iterator[Scenario]:
     """The four ways to another prompt, once the window is full; then all of them, one upon another."""
     for mode, memory in product(MODES, ("off", "ema", "learned")):
-        parts = ALONE if memory == "ema" and mode != "recache" else BOTH
+        parts = BOTH if memory == "learned" or mode in ("cut", "recache") else ALONE
         quick, switches = memory == "learned", {6: mode}
         name = f"{mode}, {memory}"
         yield Scenario(name, 10, memory=memory, switches=switches, parts=parts, quick=quick)
@@ -136,7 +137,7 @@ def switched() -> Iterator[Scenario]:
         yield Scenario(f"{mode}, mla-int8", 10, "mla-int8", memory="learned", switches={6: mode}, parts=ALONE)
         yield Scenario(f"{mode} before the window is full", 6, switches={2: mode}, parts=ALONE)
     yield Scenario("recache without guidance", 10, cfg=1.0, memory="learned", switches={6: "recache"})
-    yield Scenario("recache where ids grow", 8, preset="longlive", switches={5: "recache"})
+    yield Scenario("recache where ids grow", 8, preset="longlive", switches={5: "recache"}, parts=ALONE)
     journey = {2: "blend", 4: "smooth", 6: "blend", 8: "recache", 11: "cut"}
     for memory, parts in (("off", ALONE), ("learned", BOTH)):
         yield Scenario(f"all switches, {memory}", 16, memory=memory, switches=journey, parts=parts)
@@ -174,7 +175,8 @@ def gone_on_with() -> Iterator[Scenario]:
 def guided() -> Iterator[Scenario]:
     """Without guidance, and other strengths of it."""
     yield Scenario("without guidance", cfg=1.0, quick=True)
-    yield Scenario("without guidance, latent, learned", cache="latent", memory="learned", cfg=1.0)
+    small = {"cache": "latent", "memory": "learned"}
+    yield Scenario("without guidance, latent, learned", **small, cfg=1.0, parts=ALONE)
     yield Scenario("strong guidance", cfg=4.5, parts=ALONE)
 
 
