@@ -6,6 +6,8 @@ frames, except the first of a stream, which holds one.
 
 from dataclasses import dataclass
 
+LATENT_CHANNELS = 16  # of Wan 2.1's VAE
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -16,7 +18,7 @@ class Geometry:
     space_stride: int = 8  # pixels per latent, each way
     time_stride: int = 4  # pixel frames per latent frame after the first
     patch: int = 2  # latents per token, each way
-    latent_channels: int = 16
+    latent_channels: int = LATENT_CHANNELS
 
     def __post_init__(self) -> None:
         for name in ("space_stride", "time_stride", "patch", "latent_channels"):

@@ -21,6 +21,7 @@ from ..model_patches.cache.calibration.calibrate import Calibration, Goal, calib
 from ..model_patches.cache.calibration.measure import LayerWeights, layer_weights
 from ..model_patches.cache.calibration.record import Recording
 from ..model_patches.stream.state import StreamConfig
+from .host.inputs import height_input, width_input
 from .host.recipe import block_input, cfg_input, configured, preset_input
 from .host.stream import HostStream
 from .small_cache import FOLDER, SUFFIX, BasisType
@@ -70,12 +71,8 @@ class RivuletCalibrate(io.ComfyNode):
                     default="basis",
                     tooltip="Of the file in models/rivulet; a number is added where it is taken.",
                 ),
-                io.Int.Input(
-                    "width", default=832, min=16, max=8192, step=16, tooltip="Of the streams, in pixels."
-                ),
-                io.Int.Input(
-                    "height", default=480, min=16, max=8192, step=16, tooltip="Of the streams, in pixels."
-                ),
+                width_input("Of the streams, in pixels."),
+                height_input("Of the streams, in pixels."),
                 io.Int.Input(
                     "bytes_per_token",
                     default=0,

@@ -25,6 +25,7 @@ from ..model_patches.vae.decoder import MAX_LATENTS
 from ..model_patches.vae.tiny_cost import TinyCost
 from .host.decoder import decoder_cost, why_not_vae
 from .host.file import expert_of
+from .host.inputs import fps_input, height_input, seconds_input, width_input
 from .host.recipe import block_input, cfg_input, configured, overridden, preset_input, switch_of
 from .host.recipe import of as recipe_of
 from .host.tree import why_not
@@ -52,17 +53,15 @@ class RivuletPlan(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="Is measured, and passed on as it came."),
-                io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="In pixels."),
-                io.Int.Input("height", default=480, min=16, max=8192, step=16, tooltip="In pixels."),
-                io.Float.Input(
+                width_input(),
+                height_input(),
+                seconds_input(
                     "seconds",
-                    default=10.0,
-                    min=0.0,
-                    max=86400.0,
-                    step=0.5,
-                    tooltip="Length of the video in seconds; 0: without end, with the disk space of an hour.",
+                    10.0,
+                    0.0,
+                    "Length of the video in seconds; 0: without end, with the disk space of an hour.",
                 ),
-                io.Float.Input("fps", default=16.0, min=1.0, max=120.0, tooltip="Pictures a second."),
+                fps_input(),
                 preset_input("Which latent frames a block sees, and so how many are kept."),
                 block_input("Latent frames per block. 0: as the model says, else 3."),
                 cfg_input(

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from ..model_patches.stream.timeline import DEFAULT_MODE, MODES, Timeline, read_timeline
+from .host.inputs import seconds_input
 from .run.switch import SWITCHES
 
 PromptsType = io.Custom("RIVULET_PROMPTS")
@@ -81,13 +82,11 @@ class RivuletPrompts(io.ComfyNode):
                     f"{FROM_RECIPE}: as the recipe of the model says, {DEFAULT_MODE} where it says nothing. "
                     + " ".join(f"{name}: {MODES[name]}." for name in SWITCHES),
                 ),
-                io.Float.Input(
+                seconds_input(
                     "seconds_each",
-                    default=5.0,
-                    min=0.1,
-                    max=86400.0,
-                    step=0.5,
-                    tooltip="Seconds that each prompt of a --- list is shown; timed lines say it themselves.",
+                    5.0,
+                    0.1,
+                    "Seconds that each prompt of a --- list is shown; timed lines say it themselves.",
                 ),
             ],
             outputs=[PromptsType.Output(display_name="prompts", tooltip="For Stream Video.")],

@@ -20,6 +20,7 @@ from ..model_patches.stream.state import StreamConfig
 from ..model_patches.viewers.live import LiveStream
 from ..model_patches.writer.video import Mp4Writer
 from .host.decoder import decoder_for
+from .host.inputs import fps_input, height_input, seconds_input, width_input
 from .host.recipe import block_input, cfg_input, configured, preset_input, switch_of
 from .host.stream import HostStream
 from .memory import of as memory_of
@@ -59,17 +60,12 @@ class RivuletStream(io.ComfyNode):
                     tooltip="The VAE of Wan 2.1; or lighttaew2_1 or taew2_1, tiny decoders for it; or the "
                     "Pocket Model's.",
                 ),
-                io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="In pixels."),
-                io.Int.Input("height", default=480, min=16, max=8192, step=16, tooltip="In pixels."),
-                io.Float.Input(
-                    "seconds",
-                    default=10.0,
-                    min=0.1,
-                    max=86400.0,
-                    step=0.5,
-                    tooltip="Length of the video in seconds; rounded up to whole blocks.",
+                width_input(),
+                height_input(),
+                seconds_input(
+                    "seconds", 10.0, 0.1, "Length of the video in seconds; rounded up to whole blocks."
                 ),
-                io.Float.Input("fps", default=16.0, min=1.0, max=120.0, tooltip="Pictures a second."),
+                fps_input(),
                 io.Int.Input(
                     "seed",
                     default=0,

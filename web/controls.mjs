@@ -3,7 +3,6 @@
 import { hasEnded } from "./session.mjs";
 
 export const MODES = ["recache", "smooth", "blend", "cut"]; // in the order they are offered in
-export const LONGEST_PROMPT = 500; // letters
 const RESEND_SECONDS = [1, 2, 4, 8];
 const REMEMBERED = 20;
 
@@ -18,9 +17,9 @@ export function newViewer() {
 }
 
 /** Why a prompt cannot be sent, as the name of a sentence, or an empty string. */
-export function promptProblem(text) {
+export function promptProblem(text, state) {
   if (text.trim() === "") return "promptEmpty";
-  return text.length > LONGEST_PROMPT ? "promptLong" : "";
+  return text.length > state.longest_prompt ? "promptLong" : "";
 }
 
 /** The modes that this run can do, its usual one first, then best first. */

@@ -1,7 +1,7 @@
 // The numbers and sentences about a stream, as texts. No DOM.
 
 import { clock } from "./clock.mjs";
-import { LONGEST_PROMPT, newestFailure, newestPrompt, othersPending } from "./controls.mjs";
+import { newestFailure, newestPrompt, othersPending } from "./controls.mjs";
 import { hasEnded } from "./session.mjs";
 import { secondsMade } from "./timeline.mjs";
 
@@ -39,8 +39,8 @@ export function failureWords(book, state, say) {
 }
 
 /** The sentence for a prompt that cannot be sent; `problem` is its name. */
-export function problemWords(problem, text, say) {
-  return say(problem, { letters: text.length, most: LONGEST_PROMPT });
+export function problemWords(problem, text, state, say) {
+  return say(problem, { letters: text.length, most: state.longest_prompt });
 }
 
 function standingWords({ message, standing, sentence, frame }, state, say) {

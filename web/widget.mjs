@@ -180,8 +180,8 @@ class Widget {
   submit(event) {
     event.preventDefault();
     const { prompt, mode } = this.parts;
-    const problem = promptProblem(prompt.value);
-    this.problem = problem && problemWords(problem, prompt.value, this.say);
+    const problem = promptProblem(prompt.value, this.state);
+    this.problem = problem && problemWords(problem, prompt.value, this.state, this.say);
     if (problem) this.show();
     else this.wish({ do: "prompt", prompt: prompt.value.trim(), mode: mode.value });
   }

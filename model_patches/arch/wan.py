@@ -13,6 +13,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from ..geometry import LATENT_CHANNELS
+
+TEXT_TOKENS = 512  # that Wan's text encoder, umT5, makes of a prompt, padding included
+
 
 @dataclass(frozen=True, slots=True)
 class WanConfig:
@@ -23,8 +27,8 @@ class WanConfig:
     num_layers: int
     num_heads: int = 0
     text_dim: int = 4096
-    in_channels: int = 16
-    out_channels: int = 16
+    in_channels: int = LATENT_CHANNELS
+    out_channels: int = LATENT_CHANNELS
     patch: tuple[int, int, int] = (1, 2, 2)  # latent frames, rows, columns of one token
     freq_dim: int = 256  # channels of the sinusoid that stands for a timestep
     eps: float = 1e-6

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..arch.wan import WanConfig
+from ..geometry import LATENT_CHANNELS
 from ._sizes import SIGN, read_config
 from .files import Shapes, some
 from .nesting import MEMORY, is_mla
-from .variants import LATENT_CHANNELS, VARIANTS, variant_of
+from .variants import VARIANTS, variant_of
 
 DENSE, VIDEO_MLA = "dense", "video_mla"
 SIZES = {1536: "1.3B", 5120: "14B"}  # by width (Wan 2.1, arXiv 2503.20314, table 2)

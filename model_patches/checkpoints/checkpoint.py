@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..arch.mla import MlaModel
 from ..arch.wan import WanConfig, WanModel
+from ..geometry import LATENT_CHANNELS
 from ._diffusers_keys import is_diffusers, wan_key
 from ._families import DENSE, VIDEO_MLA, Structure, own_keys, structure_of
 from ._mla import MlaFile, read_mla
@@ -26,7 +27,6 @@ from ._sizes import overrides
 from .files import Shapes, compute_dtype, shapes_of, some
 from .nesting import MEMORY, read_nested
 from .recipes import Choice, choose, recipe_named
-from .variants import LATENT_CHANNELS
 from .wan22 import expert_warning
 
 SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")  # of a file's name, where a model is published in parts

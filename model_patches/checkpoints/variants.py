@@ -6,7 +6,6 @@ import re
 
 from . import wan22
 
-LATENT_CHANNELS = 16  # that Wan 2.1 text to video takes and gives
 VARIANTS = (  # by keys that text to video does not have
     (re.compile(r"vace_(blocks|patch_embedding)"), "a VACE model, which is made for control videos"),
     (re.compile(r"control_adapter\."), "a camera model"),
@@ -26,7 +25,7 @@ CHANNELS = {  # of the latents that a model takes
 
 
 def variant_of(taken: int, given: int) -> str:
-    """What a model is that takes and gives so many latent channels, where Wan 2.1 has 16 and 16."""
+    """What a model is that takes and gives so many latent channels, where Wan 2.1 has LATENT_CHANNELS."""
     if taken == given == wan22.CHANNELS_5B:
         return f"{wan22.MODEL_5B}, whose VAE cannot be streamed here"
     kind = CHANNELS.get(taken, "another variant of Wan")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..arch.wan import WanConfig
+from ..arch.wan import TEXT_TOKENS, WanConfig
 from ..cache.cost import DENSE_COST, CacheCost, dense_layer_bytes
 from ..cache.shapes import CacheShape
 from ..geometry import Geometry
@@ -44,7 +44,7 @@ class Request:
     stream: StreamConfig
     fps: float  # pictures per second
     seconds: float | None = None  # planned length; None: endless, and disk is told per hour
-    text_tokens: int = 512  # of the encoded prompt; umT5 gives 512
+    text_tokens: int = TEXT_TOKENS  # of the encoded prompt
     decoder: DecoderCost = WAN_VAE
     vae_dtype: torch.dtype = torch.bfloat16
     cache: CacheCost = DENSE_COST

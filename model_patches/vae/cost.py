@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..geometry import LATENT_CHANNELS
+
 
 class DecoderCost(Protocol):
     """What a plan asks of a decoder; in numbers, which the dtype makes bytes of."""
@@ -107,7 +109,7 @@ def stages(dim: int, latents: int, places: int) -> tuple[Stage, ...]:
     )
 
 
-def decoder_parameters(dim: int, latent_channels: int = 16) -> int:
+def decoder_parameters(dim: int, latent_channels: int = LATENT_CHANNELS) -> int:
     """Numbers in the weights that decoding uses (Wan 2.1, arXiv 2503.20314, section 4.1)."""
     wide = 4 * dim
     middle = 2 * _residual_parameters(wide, wide) + wide + wide * 3 * wide + 3 * wide + wide * wide + wide
@@ -115,7 +117,7 @@ def decoder_parameters(dim: int, latent_channels: int = 16) -> int:
     return middle + edges + sum(_stage_parameters(stage) for stage in stages(dim, 1, 1))
 
 
-def vae_parameters(dim: int, latent_channels: int = 16) -> int:
+def vae_parameters(dim: int, latent_channels: int = LATENT_CHANNELS) -> int:
     """Numbers in all weights, the encoder's included, which a loaded VAE holds though decoding needs none."""
     wide, moments = 4 * dim, 2 * latent_channels
     total = _conv(3, dim) + wide + _conv(wide, moments) + moments * (moments + 1)
@@ -129,7 +131,7 @@ def vae_parameters(dim: int, latent_channels: int = 16) -> int:
     return total + decoder_parameters(dim, latent_channels)
 
 
-def past_numbers(dim: int, places: int, latent_channels: int = 16) -> int:
+def past_numbers(dim: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
     """Numbers that every layer's two newest frames come to, kept from piece to piece."""
     kept = [2 * latent_channels * places, 2 * 4 * 4 * dim * places]  # conv1; the middle's two residual blocks
     for stage in stages(dim, 1, places):
@@ -138,7 +140,7 @@ def past_numbers(dim: int, places: int, latent_channels: int = 16) -> int:
     return sum(kept) + 2 * dim * 64 * places
 
 
-def live_numbers(dim: int, latents: int, places: int, latent_channels: int = 16) -> int:
+def live_numbers(dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
     """Most numbers one piece holds at once beside its weights and the past it came with.
 
     In the second convolution of the last residual block: the block's input, the activation, the same with two
@@ -151,7 +153,7 @@ def live_numbers(dim: int, latents: int, places: int, latent_channels: int = 16)
     return 4 * last.volume + 2 * frame + fresh + latent_channels * latents * places
 
 
-def decode_flops(dim: int, latents: int, places: int, latent_channels: int = 16) -> int:
+def decode_flops(dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
     """FLOPs of a piece in the middle of a stream: convolutions, and attention over the places of a frame."""
     wide, tokens = 4 * dim, latents * places
     products = tokens * (latent_channels**2 + 27 * latent_channels * wide)

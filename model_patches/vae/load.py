@@ -8,12 +8,16 @@ import torch
 
 from ..checkpoints import wan22
 from ..checkpoints.files import Shapes, match, open_tensors, shapes_in, some
-from .tiny import CHANNELS, WIDTH_KEYS, TinyDecoder
+from ..geometry import LATENT_CHANNELS
+from .tiny import WIDTH_KEYS, TinyDecoder
 from .wan import WanVAE
 
 WIDTH_KEY = "decoder.head.0.gamma"
 TINY_KEY = "decoder.22.bias"  # the last layer of the TAEHV family's decoders
-NEEDED = "a stream needs the VAE of Wan 2.1 (16 channels, 8 pixels), such as wan_2.1_vae.safetensors"
+NEEDED = (
+    f"a stream needs the VAE of Wan 2.1 ({LATENT_CHANNELS} channels, 8 pixels), such as "
+    f"wan_2.1_vae.safetensors"
+)
 # whose latents a decoder of the family is for, by their channels
 FAMILY = {24: "MiniMax H3", 32: "HunyuanVideo 1.5", wan22.CHANNELS_5B: wan22.NAME_5B, 128: "LTX 2"}
 
@@ -88,10 +92,10 @@ def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:
             f"taew2_1 or lighttaew2_1."
         )
     channels = shapes[WIDTH_KEYS[0]][1]
-    if channels != CHANNELS:
+    if channels != LATENT_CHANNELS:
         raise ValueError(
             f"load_tiny: {path} is a tiny decoder for {FAMILY.get(channels, 'another model')} ({channels} "
-            f"latent channels); a stream has Wan 2.1's {CHANNELS}. Take taew2_1 or lighttaew2_1."
+            f"latent channels); a stream has Wan 2.1's {LATENT_CHANNELS}. Take taew2_1 or lighttaew2_1."
         )
 
 

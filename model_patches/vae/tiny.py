@@ -14,9 +14,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from ..geometry import LATENT_CHANNELS
 from .wan import VaePast, in_vae_units
 
-CHANNELS = 16  # latent channels of Wan 2.1
 WIDTHS = (256, 128, 64, 64)  # of the published decoders
 LEAD_FRAMES = 3  # pictures of a stream's first latent that stand before its first frame
 WIDTH_KEYS = ("decoder.1.weight", "decoder.8.weight", "decoder.14.weight", "decoder.20.weight")
@@ -66,12 +66,12 @@ class TinyDecoder(nn.Module):
     def __init__(self, widths: Sequence[int] = WIDTHS, takes_vae_units: bool = False) -> None:
         """takes_vae_units: the layers were trained on the VAE's own units, as lighttaew2_1 was."""
         super().__init__()
-        layers: list[nn.Module] = [Clamp(), _conv(CHANNELS, widths[0]), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [Clamp(), _conv(LATENT_CHANNELS, widths[0]), nn.ReLU(inplace=True)]
         for width, finer, stride in zip(widths[:3], widths[1:], (1, 2, 2), strict=True):
             layers += [MemoryBlock(width) for _ in range(3)]
             layers += [nn.Upsample(scale_factor=2), FrameGrowth(width, stride), _conv(width, finer, False)]
         self.decoder = nn.Sequential(*layers, nn.ReLU(inplace=True), _conv(widths[3], 3))
-        self.latent_channels, self.takes_vae_units = CHANNELS, takes_vae_units
+        self.latent_channels, self.takes_vae_units = LATENT_CHANNELS, takes_vae_units
 
     def decode(self, latents_BCTHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]:
         """(pixels [B, 3, F, 8H, 8W] in about [-1, 1], past).

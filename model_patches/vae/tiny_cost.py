@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .tiny import CHANNELS, WIDTHS
+from ..geometry import LATENT_CHANNELS
+from .tiny import WIDTHS
 
 RGB = 3
 
@@ -45,7 +46,7 @@ class TinyCost:
     def loaded(self) -> int:
         """The decoder's, and what lies beside it."""
         first, last = self.widths[0], self.widths[3]
-        total = 9 * CHANNELS * first + first + 9 * last * RGB + RGB + self.beside
+        total = 9 * LATENT_CHANNELS * first + first + 9 * last * RGB + RGB + self.beside
         for stage in self.stages:
             total += _memory_weights(stage) + stage.grows * stage.width**2 + 9 * stage.width * stage.finer
         return total
@@ -53,7 +54,7 @@ class TinyCost:
     def weight_reads(self, latents: int) -> int:
         """A layer's are read once for each of its pictures."""
         first, last = self.widths[0], self.widths[3]
-        total = 9 * CHANNELS * first + first + 4 * (9 * last * RGB + RGB)
+        total = 9 * LATENT_CHANNELS * first + first + 4 * (9 * last * RGB + RGB)
         for stage in self.stages:
             total += stage.pictures * (_memory_weights(stage) + stage.grows * stage.width**2)
             total += stage.pictures * stage.grows * 9 * stage.width * stage.finer
@@ -74,7 +75,7 @@ class TinyCost:
     def flops(self, latents: int, places: int) -> int:
         """Convolutions; one multiplication with its addition is 2."""
         first, last = self.widths[0], self.widths[3]
-        products = 9 * CHANNELS * first + 64 * 4 * 9 * last * RGB
+        products = 9 * LATENT_CHANNELS * first + 64 * 4 * 9 * last * RGB
         for stage in self.stages:
             fine = 4 * stage.scale * stage.pictures * stage.grows
             products += stage.scale * stage.pictures * 3 * 36 * stage.width**2
@@ -86,7 +87,7 @@ class TinyCost:
         with the picture before 4, three activations 6, the sum 3; doubling 5 of its inputs."""
         first, last = self.widths[0], self.widths[3]
         # tanh and its two scalings, the first convolution and activation
-        total = 6 * CHANNELS + CHANNELS + 3 * first
+        total = 6 * LATENT_CHANNELS + LATENT_CHANNELS + 3 * first
         # the last activation and convolution, then stacking the pictures and bringing them to [-1, 1]
         total += 64 * 4 * (3 * last + RGB + 2 * RGB + 4 * RGB)
         for stage in self.stages:

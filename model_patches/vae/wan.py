@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..geometry import LATENT_CHANNELS
+
 TIME_STRIDE = 4
 SPACE_STRIDE = 8
 # Per-channel statistics of Wan 2.1's latents, as published with the checkpoint.
@@ -308,7 +310,7 @@ class Decoder(Coder):
 class WanVAE(nn.Module):
     """The VAE of Wan 2.1. Latents are in the diffusion model's units: zero mean, unit spread per channel."""
 
-    def __init__(self, dim: int = 96, latent_channels: int = 16) -> None:
+    def __init__(self, dim: int = 96, latent_channels: int = LATENT_CHANNELS) -> None:
         super().__init__()
         self.encoder = Encoder(dim, 2 * latent_channels)
         self.conv1 = CausalConv3d(2 * latent_channels, 2 * latent_channels, 1)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..writer.video import Mp4Writer
-from .mailbox import Mailbox, Message
+from .mailbox import LONGEST_PROMPT, Mailbox, Message
 from .pictures import Pictures
 from .segments import Segments
 
@@ -156,6 +156,7 @@ class LiveStream:
                 "media": self._media(),
                 **told,
                 "prompt_count": self._prompt_count,
+                "longest_prompt": LONGEST_PROMPT,
                 "modes": list(self.modes),
                 "switch": self.switch,
                 "pending": self.mailbox.pending,

@@ -13,12 +13,13 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
+from ...model_patches.geometry import LATENT_CHANNELS
 from ...model_patches.vae.decoder import MAX_LATENTS
 from ...model_patches.vae.load import FAMILY, units_by_name
 from ...model_patches.vae.tiny import decode_pictures, has_memory
 from ...model_patches.vae.wan import SPACE_STRIDE, in_model_units, in_vae_units
 from .file import file_of
-from .vae import LATENT_CHANNELS, NEEDS, HostVaePast, refuse_foreign
+from .vae import NEEDS, HostVaePast, refuse_foreign
 
 TINY_NEEDS = (
     "first_stage_model.process_in",

@@ -16,7 +16,8 @@ from ...model_patches.arch.tree import BlockTree, HeadTree, Layer
 from ...model_patches.attention.forward import bidirectional
 from ...model_patches.attention.rope import layout_of
 from ...model_patches.attention.sdpa import Attention
-from ...model_patches.checkpoints.variants import LATENT_CHANNELS, variant_of
+from ...model_patches.checkpoints.variants import variant_of
+from ...model_patches.geometry import LATENT_CHANNELS
 
 MODEL = (
     "patch_size",

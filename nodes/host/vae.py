@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...model_patches.checkpoints import wan22
+from ...model_patches.geometry import LATENT_CHANNELS
 from ...model_patches.vae.load import NEEDED
 from ...model_patches.vae.wan import SPACE_STRIDE
 
@@ -28,7 +29,6 @@ NEEDS = (
     "output_device",
 )
 PIECE_LATENTS = 2  # most that the host's decoder is given at once
-LATENT_CHANNELS = 16  # of Wan 2.1
 LAYERS = 64  # slots for what causal layers keep, more than any Wan 2.1 decoder has
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...model_patches.arch.mla import MlaModel
 from ...model_patches.arch.rotary import RopeLayout
-from ...model_patches.arch.wan import WanModel
+from ...model_patches.arch.wan import TEXT_TOKENS, WanModel
 from ...model_patches.attention.positions import preset as positions_of
 from ...model_patches.checkpoints.checkpoint import DENSE, open_checkpoint
 from ...model_patches.checkpoints.files import open_tensors, save_tensors
@@ -135,7 +135,7 @@ def _check_sizes(preset: Preset, dense: WanModel) -> None:
 def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: torch.device) -> str | None:
     """Print the memory plan; a sentence if it does not fit."""
     dtype = dense.patch_embedding.weight.dtype
-    tokens = 512 if chosen.preset == "wan" else 6
+    tokens = TEXT_TOKENS if chosen.preset == "wan" else 6
     geometry = Geometry(*preset.size, latent_channels=dense.config.in_channels, patch=dense.config.patch[1])
     recipe, positions = preset.recipe, positions_of(preset.positions)
     rows = 2 if chosen.texts is None else 1  # of a stream: guidance needs a second

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...model_patches.arch.wan import WanModel
+from ...model_patches.arch.wan import TEXT_TOKENS, WanModel
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.attention.positions import preset as positions_of
 from ...model_patches.attention.sdpa import sdpa
@@ -36,7 +36,6 @@ from .trainer import MemoryTraining, Trainer
 BLOCK_FRAMES = 3
 STREAMS = 64  # clips that the model streams itself
 SIZE = (832, 480)  # pixels, of those
-TEXT_TOKENS = 512  # of Wan's text encoder
 RANK = 256  # of the published changes
 # not tried on a checkpoint
 TRAINING = MemoryTraining(steps=3000, matrix_rate=2e-3, encoder_rate=2e-4, model_rate=1e-4)

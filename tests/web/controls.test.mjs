@@ -105,8 +105,8 @@ test("every widget is a viewer of its own, also one of a duplicated tab", () => 
 });
 
 test("an empty or endless prompt is not sent", () => {
-  assert.equal(promptProblem("a red circle"), "");
-  assert.equal(promptProblem("  "), "promptEmpty");
-  assert.equal(promptProblem("x".repeat(500)), "");
-  assert.equal(promptProblem("x".repeat(501)), "promptLong");
+  const running = state({ longest_prompt: 12 });
+  assert.equal(promptProblem("a red circle", running), "");
+  assert.equal(promptProblem("  ", running), "promptEmpty");
+  assert.equal(promptProblem("a red circle.", running), "promptLong");
 });

@@ -55,7 +55,7 @@ test("failures and problems are sentences", () => {
   assert.equal(failureWords(refused, state(), say), "It ended.");
   assert.equal(failureWords(refused, state({ phase: "ended" }), say), "");
   assert.equal(failureWords(newBook("me"), state(), say), "");
-  assert.match(problemWords("promptLong", "x".repeat(501), say), /501 letters; at most 500/);
+  assert.match(problemWords("promptLong", "x".repeat(13), state({ longest_prompt: 12 }), say), /13 letters; at most 12/);
 });
 
 test("every language has every sentence, with the same names in it", () => {

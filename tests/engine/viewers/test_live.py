@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from rivulet.model_patches.viewers.live import EndedError, LiveStream, Told
-from rivulet.model_patches.viewers.mailbox import Message
+from rivulet.model_patches.viewers.mailbox import Message, read_message
 from rivulet.model_patches.writer.video import Mp4Writer
 
 
@@ -88,3 +88,11 @@ def test_prompts_are_counted_beyond_those_told(live):
         live.note_prompt(Told(str(block), "cut", block, block))
     state = live.state()
     assert (state["prompt_count"], len(state["prompts"]), state["prompts"][-1]["prompt"]) == (600, 500, "599")
+
+
+def test_the_state_says_how_long_a_prompt_may_be(live):
+    most = live.state()["longest_prompt"]
+    message = {"viewer": "v", "number": 1, "do": "prompt", "mode": "cut"}
+    assert read_message({**message, "prompt": "a" * most}).prompt == "a" * most
+    with pytest.raises(ValueError, match=f"{most + 1} letters, at most {most}"):
+        read_message({**message, "prompt": "a" * (most + 1)})

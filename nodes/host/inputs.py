@@ -1,0 +1,28 @@
+"""Widgets that several nodes have, each with one range for all of them."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+SIDE = {"min": 16, "max": 8192, "step": 16}  # pixels
+LONGEST_SECONDS = 86400.0  # of a video, and of one prompt in it
+
+
+def width_input(tooltip: str = "In pixels.") -> io.Int.Input:
+    """The widget of a stream's width."""
+    return io.Int.Input("width", default=832, tooltip=tooltip, **SIDE)
+
+
+def height_input(tooltip: str = "In pixels.") -> io.Int.Input:
+    """The widget of a stream's height."""
+    return io.Int.Input("height", default=480, tooltip=tooltip, **SIDE)
+
+
+def seconds_input(name: str, default: float, least: float, tooltip: str) -> io.Float.Input:
+    """The widget of a length in seconds of the video."""
+    return io.Float.Input(name, default=default, min=least, max=LONGEST_SECONDS, step=0.5, tooltip=tooltip)
+
+
+def fps_input() -> io.Float.Input:
+    """The widget of the video's speed."""
+    return io.Float.Input("fps", default=16.0, min=1.0, max=120.0, tooltip="Pictures a second.")
