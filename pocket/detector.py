@@ -52,13 +52,13 @@ def detect(pixels_FHWC: Tensor) -> list[Frame]:
     label = label.masked_fill(distance > FARTHEST, len(plain)).view(F, H, W)
     K = len(COLOURS)
     share = torch.stack([(label == k).flatten(1).float().mean(1) for k in range(len(plain))], 1)
-    found: list[list[Object]] = [[] for _ in range(F)]
+    objects_by_frame: list[list[Object]] = [[] for _ in range(F)]
     least = LEAST_AREA * torch.pi * world.RADIUS[0] ** 2
     for f, k in (share[:, :K] > least).nonzero().tolist():
-        found[f].append(_describe(label[f] == k, COLOURS[k]))
+        objects_by_frame[f].append(_describe(label[f] == k, COLOURS[k]))
     grounds = share[:, K : 2 * K].argmax(1).tolist()
     band = (share[:, 2 * K] > world.BAND_WIDTH[0] / 2).tolist()
-    return [Frame(COLOURS[g], b, tuple(o)) for g, b, o in zip(grounds, band, found, strict=True)]
+    return [Frame(COLOURS[g], b, tuple(o)) for g, b, o in zip(grounds, band, objects_by_frame, strict=True)]
 
 
 def _describe(mask_HW: Tensor, colour: str) -> Object:

@@ -1,6 +1,6 @@
 """Stories of hiding: a band comes down over an object and is lifted again, so that it must be remembered.
 
-A story is told by blocks: the bare ground (the sink must not hold the object), the object in sight, the band
+A story is made of blocks: the bare ground (the sink must not hold the object), the object in sight, the band
 over it, the band lifted. When the band is lifted the prompt says "an object": colour and shape must come from
 the past. Scenes are encoded once; a hidden block shows nothing that moves, so a longer wait repeats the last
 one. B clips, C latent channels, T latent frames, L text tokens, E text width.
@@ -17,6 +17,7 @@ from torch import Tensor
 from ..model_patches.vae.wan import TIME_STRIDE, WanVAE
 from . import text, world
 from .train_pocket.clips import encode_pictures
+from .train_pocket.pool import Pool
 
 BARE, VISIBLE, HIDDEN, LIFTED = range(4)  # the parts of a story
 ENCODED = (1, 2, 3, 2)  # blocks of each part in an encoded clip
@@ -41,7 +42,7 @@ class Story:
                 f"{ENCODED[VISIBLE]} and 1 to {ENCODED[LIFTED]}."
             )
         if self.hidden < 0:
-            raise ValueError(f"Story: {self.hidden} hidden blocks; 0 or more can be told.")
+            raise ValueError(f"Story: {self.hidden} hidden blocks; it must be 0 or more.")
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -62,30 +63,14 @@ class Story:
 
 
 @dataclass(slots=True)
-class Hidings:
+class HidingClips(Pool):
     """B encoded clips with `sum(ENCODED)` blocks each."""
 
     latents_BCTHW: Tensor  # float16, in the diffusion model's units
     texts_BPLE: Tensor  # of each part
     look_B3: Tensor  # int64: colour, shape and ground, as indices of the world's tables
 
-    def __len__(self) -> int:
-        return len(self.latents_BCTHW)
-
-    def pick(self, rows: Tensor) -> Hidings:
-        """The clips of these rows."""
-        return Hidings(self.latents_BCTHW[rows], self.texts_BPLE[rows], self.look_B3[rows])
-
-    def joined(self, more: Hidings, limit: int) -> Hidings:
-        """Both, the oldest dropped beyond `limit` clips."""
-        return Hidings(
-            *(
-                torch.cat([getattr(self, name), getattr(more, name)])[-limit:]
-                for name in self.__dataclass_fields__
-            )
-        )
-
-    def told(self, story: Story, block_frames: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def assemble(self, story: Story, block_frames: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(latents [B, C, T, H, W], float32, and the text [B, L, E] of each block) of a story."""
         blocks = self.latents_BCTHW.unflatten(2, (-1, block_frames))
         latents = blocks[:, :, list(story.blocks)].flatten(2, 3).float()
@@ -107,7 +92,7 @@ def sample(count: int, generator: torch.Generator) -> world.Scenes:
     scenes = replace(
         scenes, colour_BN=colour_BN, radius_BN=radius_BN, band_B2=torch.stack([left, left + width], 1)
     )
-    low_B2, high_B2 = _room(scenes)
+    low_B2, high_B2 = _centre_range(scenes)
     places = low_B2 + (high_B2 - low_B2) * torch.rand(count, 2, generator=generator)
     return replace(scenes, place_BN2=torch.stack([places, torch.full_like(places, 0.5)], 1))
 
@@ -117,10 +102,10 @@ def fly(scenes: world.Scenes, times_BF: Tensor) -> Tensor:
 
     Straight flight, folded at the column's walls; unused objects stay in the middle.
     """
-    low_B2, high_B2 = _room(scenes)
+    low_B2, high_B2 = _centre_range(scenes)
     straight = scenes.place_BN2[:, 0, None] + times_BF[..., None] * scenes.velocity_BN2[:, 0, None]
-    low, room = low_B2[:, None], (high_B2 - low_B2)[:, None]
-    folded = low + room - ((straight - low) % (2 * room) - room).abs()
+    low, width = low_B2[:, None], (high_B2 - low_B2)[:, None]
+    folded = low + width - ((straight - low) % (2 * width) - width).abs()
     return torch.stack([folded, torch.full_like(folded, 0.5)], 2)
 
 
@@ -158,17 +143,17 @@ def prompts(colour: int, shape: int, ground: int) -> tuple[str, ...]:
     return bare, named, world.unnamed(hidden), world.unnamed(named)
 
 
-def draw(vae: WanVAE, count: int, block_frames: int, size: int, generator: torch.Generator) -> Hidings:
+def draw(vae: WanVAE, count: int, block_frames: int, size: int, generator: torch.Generator) -> HidingClips:
     """New clips, encoded."""
     scenes = sample(count, generator)
     look = torch.stack([scenes.colour_BN[:, 0], scenes.shape_BN[:, 0], scenes.ground_B], 1)
-    said = [torch.cat([text.encode(p) for p in prompts(*row)]) for row in look.tolist()]
+    texts = [torch.cat([text.encode(p) for p in prompts(*row)]) for row in look.tolist()]
     longer = torch.randint(LONGEST, (count,), generator=generator)
     latents = encode_pictures(vae, render(scenes, block_frames, size, longer))
-    return Hidings(latents.half(), torch.stack(said), look)
+    return HidingClips(latents.half(), torch.stack(texts), look)
 
 
-def _room(scenes: world.Scenes) -> tuple[Tensor, Tensor]:
+def _centre_range(scenes: world.Scenes) -> tuple[Tensor, Tensor]:
     """Lowest and highest centre [B, 2] of the first object."""
     extent = scenes.extent_BN()[:, 0]
     side = extent + MARGIN

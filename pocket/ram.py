@@ -16,10 +16,10 @@ def resident_bytes() -> int:
     status = Path("/proc/self/statm")
     if status.exists():
         return int(status.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    asked = subprocess.run(
+    listing = subprocess.run(
         ["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=True
     )
-    return int(asked.stdout) * 1024
+    return int(listing.stdout) * 1024
 
 
 def peak_bytes() -> int:

@@ -120,9 +120,9 @@ def _place_apart(scenes: Scenes, generator: torch.Generator) -> None:
     extent = scenes.extent_BN()
     todo = torch.ones(len(scenes), dtype=torch.bool)
     while todo.any():
-        room = (1 - 2 * extent[todo])[..., None]
+        free = (1 - 2 * extent[todo])[..., None]
         drawn = torch.rand((int(todo.sum()), MAX_OBJECTS, 2), generator=generator)
-        scenes.place_BN2[todo] = extent[todo][..., None] + room * drawn
+        scenes.place_BN2[todo] = extent[todo][..., None] + free * drawn
         gap = (scenes.place_BN2[:, 0] - scenes.place_BN2[:, 1]).norm(dim=-1)
         todo = gap < extent.sum(1)
 
@@ -154,7 +154,7 @@ def fly(scenes: Scenes, frames: int) -> tuple[Tensor, Scenes]:
     return torch.stack(track, 1), replace(scenes, place_BN2=place, velocity_BN2=velocity)
 
 
-def redress(scenes: Scenes, generator: torch.Generator) -> Scenes:
+def change_looks(scenes: Scenes, generator: torch.Generator) -> Scenes:
     """The same flights in other colours, shapes and grounds, now and then with one object more or less.
 
     That is what a new prompt asks for.

@@ -1,10 +1,4 @@
-"""`python run.py calibrate`: learns in which basis a model's cache can be kept small; writes it to a file.
-
-Without arguments it calibrates the built-in model. Another Wan 2.1 checkpoint needs encoded prompts beside
-it: a safetensors file whose keys are the prompts and whose tensors [tokens, text_dim], or [1, tokens,
-text_dim], are what its text encoder makes of them; the empty prompt is the negative one. Rows of the
-trade-off go to stdout as JSON.
-"""
+"""The command: calibrate, print the trade-off as rows of JSON, write the basis."""
 
 from __future__ import annotations
 
@@ -12,40 +6,25 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+import torch
 
-    from ...model_patches.cache.calibration.allocate import Point
-    from ...model_patches.cache.calibration.calibrate import Calibration
-    from ...model_patches.stream.state import StreamConfig
+from ...model_patches.cache.basis_file import about_model, save_basis
+from ...model_patches.cache.calibration.allocate import Point, mean_bytes
+from ...model_patches.cache.calibration.calibrate import Calibration, Goal, calibrate, overall
+from ...model_patches.cache.calibration.measure import layer_weights
+from .subjects import pocket_subject, subject_blocks, wan_subject
 
 RATIOS = (3, 4, 6, 8, 10, 12, 14, 16)  # of the rows, against keys and values of two bytes a number
 DEFAULT_RATIO = 8
-POCKET_PROMPTS = 12
-POCKET_SEED = 7_000_000  # of the scenes; training and benchmarks draw from others
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model and what it is to be watched on."""
-
-    name: str
-    dit: nn.Module
-    config: StreamConfig  # its seed is the first prompt's, the others count on
-    texts: dict[str, Tensor]  # prompt -> [1, L, E]
-    negative: Tensor | None
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, 130 after Ctrl+C, 2 where something cannot work."""
-    options = parser().parse_args(arguments)
+def calibrate_model(options: argparse.Namespace) -> int:
+    """The exit status: 0, 130 after Ctrl+C, 2 where something cannot work."""
     try:
-        run(options)
+        _calibrate(options)
     except KeyboardInterrupt:
         print("calibrate: interrupted, nothing was written", file=sys.stderr)
         return 130
@@ -55,43 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """Returns the options."""
-    options = argparse.ArgumentParser(
-        prog="run.py calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument(
-        "--model", type=Path, metavar="FILE", help="a causal Wan 2.1 checkpoint; default: built-in"
-    )
-    options.add_argument("--out", type=Path, default=Path("out/basis.safetensors"), metavar="FILE")
-    goal = options.add_mutually_exclusive_group()
-    goal.add_argument(
-        "--bytes", type=float, metavar="N", help="kept per token and layer, on average; default: an eighth"
-    )
-    goal.add_argument("--error", type=float, metavar="E", help="of attention's output, for instance 0.02")
-    options.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line")
-    options.add_argument("--texts", type=Path, metavar="FILE", help="encoded prompts, with --model")
-    options.add_argument("--blocks", type=int, default=8, help="of each stream; default 8")
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--device", default=None, help="default: cuda where there is one, else cpu")
-    options.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    options.add_argument("--size", default="832x480", metavar="WxH", help="pixels, with --model")
-    options.add_argument("--preset", default="infinity_rope", help="which frames a block sees, with --model")
-    options.add_argument("--block-frames", type=int, default=3, help="latent frames, with --model")
-    options.add_argument("--cfg", type=float, default=1.0, help="guidance, with --model")
-    options.add_argument("--no-rows", action="store_true", help="write the file, leave out the other sizes")
-    return options
-
-
-def run(options: argparse.Namespace) -> None:
+def _calibrate(options: argparse.Namespace) -> None:
     """Calibrate, print the rows, write the file."""
-    import torch
-
-    from ...model_patches.cache.basis_file import about_model, save_basis
-    from ...model_patches.cache.calibration.calibrate import Goal, calibrate
-    from ...model_patches.cache.calibration.measure import layer_weights
-
-    check_out(options.out)
+    _check_out(options.out)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     subject = wan_subject(options, device) if options.model else pocket_subject(options, device)
     channels, dtype = subject.dit.dim, subject.config.dtype
@@ -101,28 +46,28 @@ def run(options: argparse.Namespace) -> None:
         goal = Goal(error=options.error)
     goal.check()
     prompts = tuple(subject.texts)
-    made = calibrate(
-        lambda recording, index: blocks(subject, recording, prompts[index], index, options.blocks),
+    calibration = calibrate(
+        lambda recording, index: subject_blocks(subject, recording, prompts[index], index, options.blocks),
         prompts,
         lambda layer: layer_weights(subject.dit.blocks[layer], channels, dtype, device),
         blocks=options.blocks,
         device=device,
-        report=say,
+        report=_report_progress,
     )
     print(file=sys.stderr)
-    chosen = made.choose(goal)
+    chosen = calibration.choose(goal)
     about = {"checkpoint": subject.name, **about_model(subject.dit, channels, dtype, device)}
-    basis = made.basis(chosen, about)
+    basis = calibration.basis(chosen, about)
     if not options.no_rows:
         for ratio in RATIOS:
-            curve_row(made, 4 * channels / ratio)
-    row("layers", layers(chosen))
-    tell("basis", made, chosen, prompts=len(prompts), tokens=made.tokens)
+            _print_size(calibration, 4 * channels / ratio)
+    _print_row("layers", _layers(chosen))
+    _print_choice("basis", calibration, chosen, prompts=len(prompts), tokens=calibration.tokens)
     save_basis(basis, options.out)
     print(f"calibrate: wrote {options.out} ({options.out.stat().st_size:,} bytes)", file=sys.stderr)
 
 
-def check_out(path: Path) -> None:
+def _check_out(path: Path) -> None:
     """Makes the file's folder; refuses a place that cannot be written to, before anything is calculated."""
     if path.suffix != ".safetensors" or path.is_dir():
         raise ValueError(f"--out must be a file that ends in .safetensors, got {path}.")
@@ -131,114 +76,28 @@ def check_out(path: Path) -> None:
         raise ValueError(f"cannot write into {path.parent}; choose a folder that may be written to.")
 
 
-def pocket_subject(options: argparse.Namespace, device: object) -> Subject:
-    """The built-in model, on prompts of its world."""
-    import torch
-
-    from .. import world
-    from ..models import DIT_FILE, load_pocket
-
-    pocket = load_pocket()
-    draw = torch.Generator().manual_seed(POCKET_SEED)
-    scenes = world.sample_scenes(2 * POCKET_PROMPTS, draw, band_share=0.0)
-    drawn = list(dict.fromkeys(scenes.prompts()))[:POCKET_PROMPTS]
-    prompts = read_prompts(options.prompts) if options.prompts else drawn
-    config = pocket.config(options.seed)
-    texts = {prompt: pocket.encode(prompt).to(device) for prompt in prompts}
-    negative = pocket.no_text().to(device) if config.guided else None
-    return Subject(DIT_FILE, pocket.dit.to(device), config, texts, negative)
-
-
-def wan_subject(options: argparse.Namespace, device: object) -> Subject:
-    """A checkpoint file, on encoded prompts."""
-    import torch
-
-    from ...model_patches.checkpoints.checkpoint import open_checkpoint
-    from ...model_patches.checkpoints.files import open_tensors, shapes_in
-    from ...model_patches.geometry import Geometry
-    from ...model_patches.stream.step import StreamConfig
-
-    if options.texts is None:
-        raise ValueError("--model needs --texts, a file of encoded prompts; `--help` says what it holds.")
-    dtype = getattr(torch, options.dtype)
-    with open_tensors("calibrate", options.texts, "a .safetensors file of encoded prompts") as file:
-        texts = {prompt: file.get_tensor(prompt).to(device, dtype) for prompt in shapes_in(file)}
-    texts = {prompt: text if text.ndim == 3 else text[None] for prompt, text in texts.items()}
-    negative = texts.pop("", None)
-    if options.prompts:
-        texts = chosen_texts(texts, read_prompts(options.prompts))
-    width, _, height = options.size.partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise ValueError(f"--size must be WIDTHxHEIGHT in pixels, such as 832x480, got {options.size!r}.")
-    config = StreamConfig(
-        Geometry(int(width), int(height)),
-        options.preset,
-        options.block_frames,
-        cfg=options.cfg,
-        seed=options.seed,
-        dtype=dtype,
-    )
-    dit = open_checkpoint(options.model, caller="calibrate").load(dtype, device)
-    return Subject(options.model.name, dit, config, texts, negative if config.guided else None)
-
-
-def read_prompts(path: Path) -> list[str]:
-    """Prompts of a text file, one a line; empty lines are passed over, doubles count once."""
-    if not path.is_file():
-        raise ValueError(f"no file at {path}; --prompts takes a text file with one prompt a line.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-
-
-def chosen_texts(texts: dict[str, Tensor], prompts: Sequence[str]) -> dict[str, Tensor]:
-    """The texts of these prompts."""
-    absent = [prompt for prompt in prompts if prompt not in texts]
-    if absent:
-        raise ValueError(
-            f"--prompts names {len(absent)} prompts that --texts does not hold, the first is {absent[0]!r}; "
-            f"encode them, or leave --prompts out."
-        )
-    return {prompt: texts[prompt] for prompt in prompts}
-
-
-def blocks(subject: Subject, recording: object, prompt: str, index: int, count: int) -> Iterator[None]:
-    """Makes the blocks of one stream in the calibration's format, one an item."""
-    from dataclasses import replace
-
-    from ...model_patches.stream.step import init, take
-
-    config = replace(subject.config, seed=subject.config.seed + index)
-    state = init(subject.dit, subject.texts[prompt], config, subject.negative, cache=recording)
-    for _ in take(subject.dit, state, count):
-        yield
-
-
-def curve_row(made: Calibration, token_bytes: float) -> None:
+def _print_size(calibration: Calibration, token_bytes: float) -> None:
     """Rows of one size: as allocated, and the best that the same for every layer reaches with no more."""
-    from ...model_patches.cache.calibration.calibrate import Goal, overall
-
     try:
-        chosen = made.choose(Goal(token_bytes=token_bytes))
+        chosen = calibration.choose(Goal(token_bytes=token_bytes))
     except ValueError:
         return  # smaller than the smallest basis
-    tell("allocated", made, chosen)
-    offers = {(p.rank, p.wide): p for curve in made.fitted.curves for p in curve if p.bytes <= token_bytes}
+    _print_choice("allocated", calibration, chosen)
+    fitted = calibration.fitted
+    offers = {(p.rank, p.wide): p for curve in fitted.curves for p in curve if p.bytes <= token_bytes}
     largest = sorted(offers.values(), key=lambda point: point.bytes)[-2:]
-    same = [[point] * len(made.fitted.curves) for point in largest]
+    same = [[point] * len(fitted.curves) for point in largest]
     if same:
-        best = min(same, key=lambda points: overall(error.total for error in made.fitted.errors(points)))
-        tell("uniform", made, best)
+        best = min(same, key=lambda points: overall(error.total for error in fitted.errors(points)))
+        _print_choice("uniform", calibration, best)
 
 
-def tell(case: str, made: Calibration, points: Sequence[Point], **more: float) -> None:
+def _print_choice(case: str, calibration: Calibration, points: Sequence[Point], **more: float) -> None:
     """One row: bytes, and errors of attention on prompts that were held out."""
-    from ...model_patches.cache.calibration.allocate import mean_bytes
-    from ...model_patches.cache.calibration.calibrate import overall
-
-    errors = made.fitted.errors(points)
+    errors = calibration.fitted.errors(points)
     size = mean_bytes(points)
-    dense = 4 * len(made.fitted.layers[0].basis.mu_C)
-    row(
+    dense = 4 * len(calibration.fitted.layers[0].basis.mu_C)
+    _print_row(
         case,
         {
             "bytes_per_token_layer": size,
@@ -251,17 +110,17 @@ def tell(case: str, made: Calibration, points: Sequence[Point], **more: float) -
     )
 
 
-def layers(points: Sequence[Point]) -> dict[str, object]:
-    """What each layer was given."""
+def _layers(points: Sequence[Point]) -> dict[str, object]:
+    """Rank, int8 channels and bytes of each layer."""
     names = ("rank", "wide", "bytes")
     return {name: [getattr(point, name) for point in points] for name in names}
 
 
-def row(case: str, fields: dict[str, object]) -> None:
+def _print_row(case: str, fields: dict[str, object]) -> None:
     """Prints one row as JSON."""
     print(json.dumps({"calibrate": case, **fields}), flush=True)
 
 
-def say(what: str, share: float) -> None:
-    """Tells the person at the keyboard how far it is."""
+def _report_progress(what: str, share: float) -> None:
+    """Progress, on one line of stderr."""
     print(f"\rcalibrate: {100 * share:3.0f} % {what:<30}", end="", file=sys.stderr, flush=True)

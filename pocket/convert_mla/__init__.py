@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--texts",
         type=Path,
-        help="safetensors with `texts` [prompts, tokens, text_dim]: walk along what the dense model streams",
+        help="safetensors with `texts` [prompts, tokens, text_dim]: clips are what the model streams",
     )
     parser.add_argument("--run", type=Path, help="folder of checkpoints and logs; default pocket/runs/mla")
     parser.add_argument("--out", type=Path, help="folder of the exported file; default <run>/export")
@@ -55,14 +55,14 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--own",
         type=float,
         metavar="SHARE",
-        help="of the walks in the second half of the second phase, along what the converted model streams "
+        help="of the rollouts in the second half of the second phase, along what the converted model streams "
         "itself; default the preset's, 0: none",
     )
     parser.add_argument(
         "--beginnings",
         type=float,
         metavar="SHARE",
-        help="of the walks of the second phase, along streams' first blocks alone; default the preset's",
+        help="of the rollouts of the second phase, along streams' first blocks alone; default the preset's",
     )
     parser.add_argument(
         "--shift", type=float, help="of the noise levels along clips: less is more of little noise; default 8"

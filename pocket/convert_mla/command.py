@@ -22,17 +22,17 @@ from ...model_patches.checkpoints.files import open_tensors, save_tensors
 from ...model_patches.geometry import Geometry
 from ...model_patches.stream.state import StreamConfig
 from .. import models, text
-from ..train_pocket import distributed as processes
-from ..train_pocket.clips import FIRST_BATCH, kept_clips
-from ..train_pocket.clips import Clips as Dressed
+from ..train_pocket import distributed
+from ..train_pocket.clips import FIRST_BATCH, PairedClips, load_or_draw
 from ..train_pocket.dit import PocketTraining
 from .clip_sources import PocketClips, StreamedClips
-from .distil import Distiller, Source, student_of
-from .memory_estimate import Job, room_of, why_not
+from .distil import ClipSource, Distiller, build_student
+from .memory_estimate import Job, estimate, why_not
 from .presets import PRESETS, Preset
-from .rollout import Walker
-from .student_rollouts import HELD, UNGUIDED, OwnStreams
-from .student_states import SampledStreams
+from .prompts import Prompts
+from .rollout import PairedRollout
+from .student_rollouts import BATCHES, UNPROMPTED_SHARE, StudentRollouts
+from .student_states import StudentSampling
 
 DRAWN, FIRST_DRAWN = 96, 768  # clips of a pool that is drawn, and first blocks
 
@@ -48,17 +48,17 @@ def convert(chosen: argparse.Namespace) -> int:
         dtype = torch.bfloat16 if preset.recipe.half else torch.float32
         dense, metadata = load_dense("--dense", path, chosen.nest, dtype)
         _check_sizes(preset, dense)
-        refusal = _room(chosen, preset, dense, device)
+        refusal = _check_memory(chosen, preset, dense, device)
         if chosen.plan or refusal:
             print(refusal or "convert-mla: it fits", file=sys.stderr)
             return 1 if refusal else 0
-        if chosen.processes > 1 and not processes.is_worker():
+        if chosen.processes > 1 and not distributed.is_worker():
             if not chosen.texts:
-                _pool(chosen.clips, folder, preset)  # drawn once, by one
+                _load_pool(chosen.clips, folder, preset)  # drawn once, by one
                 if preset.recipe.beginnings:
                     _first_blocks(folder, preset)
-            return processes.run_workers(chosen.processes, processes.again())
-        with processes.together():
+            return distributed.run_workers(chosen.processes, distributed.same_command())
+        with distributed.process_group():
             _convert(chosen, preset, dense.to(device), metadata, folder)
     except (ValueError, OSError) as error:
         print(f"convert-mla: {error}", file=sys.stderr)
@@ -74,8 +74,8 @@ def load_dense(
     return checkpoint.load(dtype), checkpoint.metadata
 
 
-def export(student: MlaModel, out: Path, metadata: Mapping[str, str], said: dict[str, object]) -> Path:
-    """Write the converted model, and what is known of it, as half-precision safetensors."""
+def export(student: MlaModel, out: Path, metadata: Mapping[str, str], results: dict[str, object]) -> Path:
+    """Write the converted model, with the results of the conversion, as half-precision safetensors."""
     out.mkdir(parents=True, exist_ok=True)
     dtype = torch.float16 if "recipe" in metadata else torch.bfloat16
     stored = json.loads(metadata.get("config", "{}")).get("transformer", {})
@@ -83,7 +83,7 @@ def export(student: MlaModel, out: Path, metadata: Mapping[str, str], said: dict
     tensors = {
         key: value.detach().cpu().to(dtype).contiguous() for key, value in student.state_dict().items()
     }
-    about = {"config": json.dumps({"transformer": stored}), "converted": json.dumps(said)}
+    about = {"config": json.dumps({"transformer": stored}), "converted": json.dumps(results)}
     if "recipe" in metadata:
         recipe = json.loads(metadata["recipe"])
         trained = f"{recipe['trained']}; converted to {student.sizes.kept} numbers a token"
@@ -106,16 +106,16 @@ def _preset(chosen: argparse.Namespace) -> Preset:
     for name in ("own", "beginnings"):
         share = getattr(chosen, name)
         if share is not None and not 0 <= share <= 1:
-            raise ValueError(f"--{name} {share}: a share of the walks, from 0 to 1.")
+            raise ValueError(f"--{name} {share}: a share of the rollouts, from 0 to 1.")
     if chosen.shift is not None and (chosen.texts or not chosen.shift > 0):
         raise ValueError(
             f"--shift {chosen.shift}: more than 0, and for clips alone; along --texts noise levels are those "
             f"of the model's steps."
         )
     names = ("local_steps", "flow_steps", "sampled_steps", "minutes", "whole", "beginnings")
-    changes = {name: getattr(chosen, name) for name in names} | {"own_share": chosen.own}
-    given = {key: value for key, value in changes.items() if value is not None}
-    recipe = replace(recipe, offload=chosen.offload, half=recipe.half or chosen.half, **given)
+    changes = {name: getattr(chosen, name) for name in names} | {"student_share": chosen.own}
+    changed = {key: value for key, value in changes.items() if value is not None}
+    recipe = replace(recipe, offload=chosen.offload, half=recipe.half or chosen.half, **changed)
     size = tuple(chosen.size) if chosen.size else preset.size
     return replace(preset, sizes=sizes, recipe=recipe, batch=chosen.batch or preset.batch, size=size)
 
@@ -132,7 +132,9 @@ def _check_sizes(preset: Preset, dense: WanModel) -> None:
         raise ValueError(f"the model's heads have {config.head_dim} channels, converted ones 128.")
 
 
-def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: torch.device) -> str | None:
+def _check_memory(
+    chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: torch.device
+) -> str | None:
     """Print the memory plan; a sentence if it does not fit."""
     dtype = dense.patch_embedding.weight.dtype
     tokens = TEXT_TOKENS if chosen.preset == "wan" else 6
@@ -150,46 +152,46 @@ def _room(chosen: argparse.Namespace, preset: Preset, dense: WanModel, device: t
         dtype,
         recipe.whole,
         recipe.offload,
-        HELD * preset.batch * rows if recipe.own_share else 0,
-        HELD if recipe.sampled_steps else 1,
+        BATCHES * preset.batch * rows if recipe.student_share else 0,
+        BATCHES if recipe.sampled_steps else 1,
     )
-    room = room_of(job)
-    if processes.rank() == 0:
-        kept, before = preset.sizes.kept, 2 * dense.config.dim
+    needed = estimate(job)
+    if distributed.rank() == 0:
+        latent, full = preset.sizes.kept, 2 * dense.config.dim
         print(
-            f"{before} -> {kept} numbers of a token and layer: {before / kept:.1f} times fewer",
+            f"{full} -> {latent} numbers of a token and layer: {full / latent:.1f} times fewer",
             file=sys.stderr,
         )
-        print(room, file=sys.stderr)
-    return why_not(room, device)
+        print(needed, file=sys.stderr)
+    return why_not(needed, device)
 
 
 def _convert(
     chosen: argparse.Namespace, preset: Preset, dense: WanModel, metadata: Mapping[str, str], folder: Path
 ) -> None:
-    student = student_of(dense, preset.sizes, preset.recipe.whole)
-    walker = Walker(dense, positions_of(preset.positions), preset.block_frames)
-    source = _source(chosen, preset, dense, folder)
+    student = build_student(dense, preset.sizes, preset.recipe.whole)
+    rollout = PairedRollout(dense, positions_of(preset.positions), preset.block_frames)
+    source = _clip_source(chosen, preset, dense, folder)
     recipe = preset.recipe
-    own = _own(source, student, metadata) if recipe.own_share else None
+    student_clips = _student_rollouts(source, student, metadata) if recipe.student_share else None
     beginnings = _beginnings(source, preset, folder) if recipe.beginnings else None
-    sampled = None
+    sampling = None
     if recipe.sampled_steps:
-        texts_PLE, config, negative = _streamed(source, metadata, "--sampled-steps")
-        sampled = SampledStreams(walker, student, texts_PLE, config, preset.batch, negative)
-    distiller = Distiller(walker, student, source, recipe, folder, own, beginnings, sampled)
-    begun, figures = time.monotonic(), folder / "figures.json"
+        prompts, config = _stream_setup(source, metadata, "--sampled-steps")
+        sampling = StudentSampling(rollout, student, prompts, config, preset.batch)
+    distiller = Distiller(rollout, student, source, recipe, folder, student_clips, beginnings, sampling)
+    started, figures = time.monotonic(), folder / "figures.json"
     if not (folder / "local.pt").exists():
-        distiller.start()
-        figures.write_text(json.dumps({"start": distiller.held_out()}))
+        distiller.initialize()
+        figures.write_text(json.dumps({"start": distiller.evaluate()}))
     distiller.train()
-    if processes.rank():
+    if distributed.rank():
         return
-    said = json.loads(figures.read_text()) | {"end": distiller.held_out()}
-    said |= {"seconds": round(time.monotonic() - begun), "sizes": _plain_sizes(student)}
-    figures.write_text(json.dumps(said))
-    print(json.dumps(said))
-    print(export(student, chosen.out or folder / "export", metadata, said))
+    results = json.loads(figures.read_text()) | {"end": distiller.evaluate()}
+    results |= {"seconds": round(time.monotonic() - started), "sizes": _plain_sizes(student)}
+    figures.write_text(json.dumps(results))
+    print(json.dumps(results))
+    print(export(student, chosen.out or folder / "export", metadata, results))
 
 
 def _plain_sizes(student: MlaModel) -> dict[str, object]:
@@ -197,23 +199,23 @@ def _plain_sizes(student: MlaModel) -> dict[str, object]:
     return {"kv_latent": sizes.kv_latent, "query_latent": sizes.query_latent, "turned": sizes.rope.turned}
 
 
-def _own(source: Source, student: MlaModel, metadata: Mapping[str, str]) -> OwnStreams:
-    """The student's own streams, told and run as the clips beside them are."""
-    texts_PLE, config, negative = _streamed(source, metadata, "--own")
+def _student_rollouts(source: ClipSource, student: MlaModel, metadata: Mapping[str, str]) -> StudentRollouts:
+    """Clips that the student streams, prompted and run as those beside them are."""
+    prompts, config = _stream_setup(source, metadata, "--own")
     if isinstance(source, PocketClips):
         blocks = source.pool.latents_BVCTHW.shape[3] // config.block_frames
     else:
         assert isinstance(source, StreamedClips)
         blocks = source.blocks
-    return OwnStreams(student, texts_PLE, config, source.levels, blocks, source.batch, negative)
+    return StudentRollouts(student, prompts, config, source.levels, blocks, source.batch)
 
 
-def _streamed(
-    source: Source, metadata: Mapping[str, str], option: str
-) -> tuple[Tensor, StreamConfig, Tensor | None]:
-    """Prompts, how streams of the student are run, and the negative where they are guided."""
+def _stream_setup(
+    source: ClipSource, metadata: Mapping[str, str], option: str
+) -> tuple[Prompts, StreamConfig]:
+    """Prompts, and how streams of the student are run."""
     if isinstance(source, StreamedClips):
-        return source.texts_PLE, replace(source.config, dtype=torch.float32), None  # of what is trained
+        return source.prompts, replace(source.config, dtype=torch.float32)  # of what is trained
     assert isinstance(source, PocketClips)
     recipe = models.recipe_of(metadata)
     if recipe is None:
@@ -222,18 +224,21 @@ def _streamed(
             f"give one that `python run.py train-pocket` exported, or {option} 0."
         )
     config = recipe.config()
-    return source.pool.texts_BVLC.flatten(0, 1), config, text.no_text() if config.guided else None
+    negative = text.no_text() if config.guided else None
+    return Prompts(source.pool.texts_BVLC.flatten(0, 1), negative), config
 
 
-def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder: Path) -> Source:
+def _clip_source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder: Path) -> ClipSource:
     if chosen.texts is None:
         if chosen.preset != "pocket":
             raise ValueError(
                 "a model other than the pocket one is converted along its own streams: give --texts, encoded "
                 "prompts as safetensors with `texts` [prompts, tokens, text_dim]."
             )
-        return PocketClips(_pool(chosen.clips, folder, preset), _training(chosen, preset), preset.batch)
-    texts_PLE = read_texts("convert-mla", chosen.texts, dense)
+        return PocketClips(
+            _load_pool(chosen.clips, folder, preset), _clip_training(chosen, preset), preset.batch
+        )
+    prompts = Prompts(read_texts("convert-mla", chosen.texts, dense))
     positions = positions_of(preset.positions)
     config = StreamConfig(
         Geometry(*preset.size, latent_channels=dense.config.in_channels, patch=dense.config.patch[1]),
@@ -242,21 +247,21 @@ def _source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder:
         dtype=dense.patch_embedding.weight.dtype,
     )
     frames = (positions.capacity_frames or positions.trained_frames) + 2 * preset.block_frames
-    return StreamedClips(dense, texts_PLE, config, frames // preset.block_frames, preset.batch)
+    return StreamedClips(dense, prompts, config, frames // preset.block_frames, preset.batch)
 
 
-def _training(chosen: argparse.Namespace, preset: Preset) -> PocketTraining:
+def _clip_training(chosen: argparse.Namespace, preset: Preset) -> PocketTraining:
     """What clips and their noise are drawn by."""
     training = PocketTraining(size=preset.size[0])
     return training if chosen.shift is None else replace(training, shift=chosen.shift)
 
 
-def _beginnings(source: Source, preset: Preset, folder: Path) -> Source:
+def _beginnings(source: ClipSource, preset: Preset, folder: Path) -> ClipSource:
     """Streams' first blocks alone, as the clips beside them are; more rows without a prompt."""
     if isinstance(source, StreamedClips):
-        return StreamedClips(source.dense, source.texts_PLE, source.config, 1, source.batch)
+        return StreamedClips(source.dense, source.prompts, source.config, 1, source.batch)
     assert isinstance(source, PocketClips)
-    training = replace(source.training, no_text_share=UNGUIDED)
+    training = replace(source.training, no_text_share=UNPROMPTED_SHARE)
     return PocketClips(_first_blocks(folder, preset), training, FIRST_BATCH * preset.batch)
 
 
@@ -274,15 +279,15 @@ def read_texts(caller: str, path: Path, dense: WanModel) -> Tensor:
     return texts_PLE
 
 
-def _pool(given: Path | None, folder: Path, preset: Preset) -> Dressed:
-    """The pool given, or one in the folder, drawn when first asked for."""
-    if given and not given.exists():
-        raise FileNotFoundError(f"no pool of clips at {given}; leave --clips out to have one drawn.")
+def _load_pool(path: Path | None, folder: Path, preset: Preset) -> PairedClips:
+    """The pool of this file, or one in the folder, drawn when first changed for."""
+    if path and not path.exists():
+        raise FileNotFoundError(f"no pool of clips at {path}; leave --clips out to have one drawn.")
     sizes = (PocketTraining().short_blocks, preset.block_frames, preset.size[0])
-    return kept_clips(given or folder / "clips.pt", DRAWN, *sizes, seed=5)
+    return load_or_draw(path or folder / "clips.pt", DRAWN, *sizes, seed=5)
 
 
-def _first_blocks(folder: Path, preset: Preset) -> Dressed:
-    """Streams' first blocks in the folder, drawn when first asked for."""
+def _first_blocks(folder: Path, preset: Preset) -> PairedClips:
+    """Streams' first blocks in the folder, drawn when first changed for."""
     sizes = (1, preset.block_frames, preset.size[0])
-    return kept_clips(folder / "clips_first.pt", FIRST_DRAWN, *sizes, seed=6)
+    return load_or_draw(folder / "clips_first.pt", FIRST_DRAWN, *sizes, seed=6)

@@ -1,4 +1,4 @@
-"""What a conversion needs in memory, found before it starts, by running it on shapes alone.
+"""What a conversion needs in memory, estimated before it starts by running it on shapes alone.
 
 R rows, L tokens, N heads.
 """
@@ -22,8 +22,8 @@ from ...model_patches.cache.shapes import CacheShape
 from ...model_patches.geometry import Geometry
 from ...model_patches.plan.cost import CallSizes, live_bytes, parameters
 from ...model_patches.plan.probe import free_ram_bytes
-from .rollout import embed_time, read_rows
-from .trainable_context import Grid, Inputs, TaughtPast
+from .rollout import embed_time, read_text_rows
+from .trainable_context import ContextInputs, Grid, TrainableContext
 
 FLOAT = 4  # bytes of a number that is trained, and of each that its training keeps
 PER_TRAINED = 5  # weight, gradient, two moments of AdamW, average
@@ -43,27 +43,27 @@ class Job:
     dtype: torch.dtype  # of the dense model, and of products
     whole: bool
     offload: bool
-    own_rows: int = 0  # of streams that go on beside the walks
-    walks: int = 1  # that both models hold at a time
+    rollout_rows: int = 0  # of streams that go on beside the clips
+    contexts: int = 1  # that both models hold at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class MemoryEstimate:
     """Bytes by purpose, where the model lies; `saved` goes to RAM where it is offloaded."""
 
     dense: int
     trained: int  # weights, gradients, moments, average
-    inputs: int  # of the frames that both models keep
+    inputs: int  # of the frames in both models' contexts
     live: int  # most that a call holds
-    saved: int  # what gradients are made from
-    own: int  # kept frames of the student's own streams
+    saved: int  # for the backward pass
+    rollouts: int  # cached frames of the student's streams
     offloaded: bool
 
     @property
     def device_bytes(self) -> int:
         """All that lies beside the model."""
-        kept = 0 if self.offloaded else self.saved
-        return self.dense + self.trained + self.inputs + self.live + self.own + kept
+        saved = 0 if self.offloaded else self.saved
+        return self.dense + self.trained + self.inputs + self.live + self.rollouts + saved
 
     def __str__(self) -> str:
         rows = [
@@ -71,7 +71,7 @@ class Room:
             (self.trained, "trained weights, gradients, moments, average"),
             (self.inputs, "inputs of the kept frames, both models"),
             (self.live, "activations of a call"),
-            (self.own, "kept frames of its own streams"),
+            (self.rollouts, "kept frames of its own streams"),
             (self.saved, "kept for gradients" + (", in RAM" if self.offloaded else "")),
             (self.device_bytes, "in all on the device"),
         ]
@@ -83,7 +83,7 @@ def table(rows: Sequence[tuple[int, str]]) -> str:
     return "\n".join(f"{size / 1e9:9.3f} GB  {what}" for size, what in rows)
 
 
-def room_of(job: Job) -> Room:
+def estimate(job: Job) -> MemoryEstimate:
     """Bytes of a conversion; nothing is allocated."""
     with torch.device("meta"):
         student = MlaModel(job.config, job.sizes).to(job.dtype)
@@ -98,54 +98,54 @@ def room_of(job: Job) -> Room:
         job.text_tokens,
         job.dtype,
     )
-    return Room(
+    return MemoryEstimate(
         parameters(job.config) * job.dtype.itemsize,
         trained * FLOAT * PER_TRAINED,
-        2 * job.walks * tokens * job.config.num_layers * job.config.dim * job.dtype.itemsize,
+        2 * job.contexts * tokens * job.config.num_layers * job.config.dim * job.dtype.itemsize,
         live_bytes(job.config, call),
-        saved_bytes(student, job, frames),
-        own_bytes(job, frames),
+        call_bytes(student, job, frames),
+        rollout_bytes(job, frames),
         job.offload,
     )
 
 
-def own_bytes(job: Job, frames: int) -> int:
-    """Bytes that the student's own streams keep, dense, in the numbers that are trained."""
+def rollout_bytes(job: Job, frames: int) -> int:
+    """Bytes that the student's streams keep in a dense cache, in the dtype that is trained."""
     config, geometry = job.config, job.geometry
     grid = (geometry.grid_height, geometry.grid_width)
-    shape = CacheShape(config.num_layers, job.own_rows, *grid, config.num_heads, config.head_dim)
+    shape = CacheShape(config.num_layers, job.rollout_rows, *grid, config.num_heads, config.head_dim)
     return DENSE_COST.kept_bytes(shape, frames, torch.float32)
 
 
-def why_not(room: Room, device: torch.device) -> str | None:
+def why_not(needed: MemoryEstimate, device: torch.device) -> str | None:
     """A sentence if the device has less free, else None; also None where that is not known."""
     on_cpu = device.type == "cpu"
     free = free_ram_bytes() if on_cpu else torch.cuda.mem_get_info(device)[0]
     ram = free_ram_bytes()
-    if free is not None and room.device_bytes > free:
+    if free is not None and needed.device_bytes > free:
         return (
-            f"convert-mla: it needs {room.device_bytes / 1e9:.2f} GB on {device} and {free / 1e9:.2f} GB are "
-            f"free. Take a smaller --batch or --size, --offload, leave --whole out, or take a larger device."
+            f"convert-mla: it needs {needed.device_bytes / 1e9:.2f} GB on {device} and {free / 1e9:.2f} GB "
+            f"are free. Take a smaller --batch or --size, --offload, leave --whole out, or a larger device."
         )
-    if room.offloaded and not on_cpu and ram is not None and room.saved > ram:
+    if needed.offloaded and not on_cpu and ram is not None and needed.saved > ram:
         return (
-            f"convert-mla: --offload needs {room.saved / 1e9:.2f} GB of RAM and {ram / 1e9:.2f} GB are free; "
-            f"take a smaller --batch or --size."
+            f"convert-mla: --offload needs {needed.saved / 1e9:.2f} GB of RAM and {ram / 1e9:.2f} GB are "
+            f"free; take a smaller --batch or --size."
         )
     return None
 
 
-def saved_bytes(student: WanModel, job: Job, frames: int) -> int:
-    """Bytes that a call of the student over a full window keeps for its gradients."""
+def call_bytes(student: WanModel, job: Job, frames: int) -> int:
+    """Bytes that a call of the student over a full window keeps for its backward pass."""
     geometry, meta = job.geometry, torch.device("meta")
     start = frames - job.block_frames
     call = call_of(job.preset, start, job.block_frames)
-    context, width = job.batch * geometry.frame_tokens, job.config.dim
-    inputs = Inputs()
-    like = torch.empty(job.batch, context // job.batch, width, dtype=job.dtype, device=meta)
+    width = job.config.dim
+    inputs = ContextInputs()
+    like = torch.empty(job.batch, geometry.frame_tokens, width, dtype=job.dtype, device=meta)
     inputs.frames = {frame: [like] * job.config.num_layers for frame in call.kept}
     grid = Grid(geometry.grid_height, geometry.grid_width, job.config.head_dim, meta)
-    past = TaughtPast(student, inputs, call, grid)
+    context = TrainableContext(student, inputs, call, grid)
     shape = geometry.latent_shape(job.block_frames, job.batch)
     noisy = torch.empty(shape, dtype=job.dtype, device=meta)
     text = torch.empty(job.batch, job.text_tokens, job.config.text_dim, dtype=job.dtype, device=meta)
@@ -154,26 +154,26 @@ def saved_bytes(student: WanModel, job: Job, frames: int) -> int:
 
     def call() -> None:
         time = embed_time(student, torch.zeros(job.batch, 1, dtype=torch.float64, device=meta), job.dtype)
-        forward(student, noisy, time, read_rows(student, text), past, Fused.apply)
+        forward(student, noisy, time, read_text_rows(student, text), context, Fused.apply)
 
-    return kept_bytes(call)
+    return bytes_for_backward(call)
 
 
-def kept_bytes(call: Callable[[], object], beside: Collection[Tensor] = ()) -> int:
-    """Bytes that a call keeps for its gradients, weights and the tensors `beside` left out."""
-    own = {id(tensor) for tensor in beside}
-    seen: dict[int, tuple[Tensor, int]] = {}
+def bytes_for_backward(call: Callable[[], object], beside: Collection[Tensor] = ()) -> int:
+    """Bytes that a call keeps for its backward pass, weights and the tensors `beside` left out."""
+    left_out = {id(tensor) for tensor in beside}
+    stores: dict[int, tuple[Tensor, int]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if id(tensor) not in own and not isinstance(tensor, torch.nn.Parameter):
-            seen[storage._cdata] = (tensor, storage.nbytes())  # kept alive, so that no number comes twice
+        if id(tensor) not in left_out and not isinstance(tensor, torch.nn.Parameter):
+            stores[storage._cdata] = (tensor, storage.nbytes())  # kept alive, so that no number comes twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = call()
     del result
-    return sum(size for _, size in seen.values())
+    return sum(size for _, size in stores.values())
 
 
 class Fused(torch.autograd.Function):

@@ -11,11 +11,11 @@ from .distil import Conversion
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """All that a conversion is given beside files."""
+    """All that defines a conversion beside files."""
 
     sizes: MlaSizes
     recipe: Conversion
-    batch: int  # clips of a walk
+    batch: int  # clips of a rollout
     positions: str  # position preset
     size: tuple[int, int]  # pixels, width and height
     block_frames: int = 3
@@ -26,7 +26,12 @@ PRESETS = {
     "pocket": Preset(
         MlaSizes(28, 128, RopeLayout.truncated(128, 8), frozenset(PROJECTIONS)),
         Conversion(
-            local_steps=400, flow_steps=12000, sampled_steps=6000, minutes=120.0, whole=True, own_share=0.5
+            local_steps=400,
+            flow_steps=12000,
+            sampled_steps=6000,
+            minutes=120.0,
+            whole=True,
+            student_share=0.5,
         ),
         batch=8,
         positions="pocket",
@@ -35,7 +40,9 @@ PRESETS = {
     # the published sizes; biases cost no byte of cache
     "wan": Preset(
         MlaSizes(biases=frozenset(PROJECTIONS)),
-        Conversion(walks=8, local_steps=2000, flow_steps=20000, local_rate=2e-4, flow_rate=2e-5, half=True),
+        Conversion(
+            moment_rollouts=8, local_steps=2000, flow_steps=20000, local_rate=2e-4, flow_rate=2e-5, half=True
+        ),
         batch=1,
         positions="videomla_7",
         size=(832, 480),

@@ -30,8 +30,9 @@ class Moments:
     @torch.no_grad()
     def add(self, attention: AttentionTree, x_BLC: Tensor) -> None:
         """Count tokens, and the queries, keys and values made of them."""
-        made = project_qkv(attention, x_BLC)
-        x, q, k, v = (t.reshape(-1, x_BLC.shape[-1]).float() for t in (x_BLC, *(m.flatten(2) for m in made)))
+        heads = project_qkv(attention, x_BLC)
+        rows = (x_BLC, *(each.flatten(2) for each in heads))
+        x, q, k, v = (each.reshape(-1, x_BLC.shape[-1]).float() for each in rows)
         x = torch.cat([x, x.new_ones(len(x), 1)], 1)
         self.count += len(x)
         for name, value in (("xx", x.mT @ x), ("qx", q.mT @ x), ("kx", k.mT @ x), ("vx", v.mT @ x)):
@@ -48,7 +49,7 @@ class Moments:
         return self.sums[name] / self.count
 
 
-class Tokens:
+class TokenMoments:
     """Moments of the tokens as a start needs them; `affine`: whether layers may have biases.
 
     With biases a map is [out, C + 1], for (x, 1), and a basis is of what tokens have beside their mean.
@@ -91,30 +92,34 @@ class Tokens:
 
 
 @torch.no_grad()
-def start(student: MlaAttention, dense: AttentionTree, moments: Moments, key_weight: float = 1.0) -> None:
-    """Give the student's layers their start.
+def initialize_attention(
+    student: MlaAttention, dense: AttentionTree, moments: Moments, key_weight: float = 1.0
+) -> None:
+    """Set the student's projections.
 
     key_weight: how much a loss of scores counts beside one of values; 0 leaves activations' needs out and
     takes the plain stack of both.
     """
     heads, head_dim = student.num_heads, student.sizes.rope.head_dim
-    tokens = Tokens(moments, "kv_down" in student.sizes.biases)
+    tokens = TokenMoments(moments, "kv_down" in student.sizes.biases)
     q, k, v = (tokens.fit(moments.mean(name)).unflatten(0, (heads, head_dim)) for name in ("qx", "kx", "vx"))
     turns = turned_channels(student.sizes.rope, head_dim)
     stays = [channel for channel in range(head_dim) if channel not in turns]
-    seen, still = moments.mean("qq"), heads * len(stays)
-    shared, q_turned = _share(q[:, turns], k[:, turns], seen[:, turns][:, :, turns], tokens)
-    _give(student.k_rope, shared)
-    needs = _needs(dense, seen[:, stays][:, :, stays], v, key_weight)
+    query_moments, still = moments.mean("qq"), heads * len(stays)
+    shared, q_turned = _share_rotary_key(
+        q[:, turns], k[:, turns], query_moments[:, turns][:, :, turns], tokens
+    )
+    _set_rows(student.k_rope, shared)
+    needs = _sensitivity(dense, query_moments[:, stays][:, :, stays], v, key_weight)
     down = tokens.basis((needs @ torch.cat([k[:, stays], v], 1)).flatten(0, 1), student.sizes.kv_latent)
     up = tokens.refit(torch.cat([k[:, stays].flatten(0, 1), v.flatten(0, 1)]), down)
     for layer, rows in ((student.kv_down, down), (student.k_up, up[:still]), (student.v_up, up[still:])):
-        _give(layer, rows)
-    asked = torch.cat([q[:, stays].flatten(0, 1), q_turned.flatten(0, 1)])
-    down = tokens.basis(asked, student.sizes.query_latent)
-    up = tokens.refit(asked, down)
+        _set_rows(layer, rows)
+    queries = torch.cat([q[:, stays].flatten(0, 1), q_turned.flatten(0, 1)])
+    down = tokens.basis(queries, student.sizes.query_latent)
+    up = tokens.refit(queries, down)
     for layer, rows in ((student.q_down, down), (student.q_up, up[:still]), (student.q_rope, up[still:])):
-        _give(layer, rows)
+        _set_rows(layer, rows)
     nn.init.ones_(student.norm_q_latent.weight)
     nn.init.ones_(student.norm_kv_latent.weight)
     student.o.load_state_dict(dense.o.state_dict())
@@ -131,7 +136,9 @@ def _roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return (vectors * values) @ vectors.mT, (vectors / values) @ vectors.mT
 
 
-def _share(q: Tensor, k: Tensor, seen: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+def _share_rotary_key(
+    q: Tensor, k: Tensor, query_moments: Tensor, tokens: TokenMoments
+) -> tuple[Tensor, Tensor]:
     """(one key for all heads [turned, width], queries [N, turned, width] that fit it).
 
     A pair of channels is a complex number and turning multiplies it, so heads may differ by a factor: of each
@@ -139,7 +146,7 @@ def _share(q: Tensor, k: Tensor, seen: Tensor, tokens: Tokens) -> tuple[Tensor, 
     queries are, and the factors' conjugates go into the queries.
     """
     keys, queries = (torch.complex(t[:, 0::2], t[:, 1::2]) for t in (k, q))
-    size = seen.diagonal(dim1=1, dim2=2).unflatten(-1, (-1, 2)).sum(-1).clamp_min(1e-12).sqrt()
+    size = query_moments.diagonal(dim1=1, dim2=2).unflatten(-1, (-1, 2)).sum(-1).clamp_min(1e-12).sqrt()
     shared, fitted = [], []
     for pair in range(keys.shape[1]):
         weigh = size[:, pair, None]
@@ -150,15 +157,15 @@ def _share(q: Tensor, k: Tensor, seen: Tensor, tokens: Tokens) -> tuple[Tensor, 
     return key.movedim(-1, 1).flatten(0, 1), query.movedim(-1, 2).flatten(1, 2)
 
 
-def _needs(dense: AttentionTree, seen: Tensor, v: Tensor, key_weight: float) -> Tensor:
+def _sensitivity(dense: AttentionTree, query_moments: Tensor, v: Tensor, key_weight: float) -> Tensor:
     """What a loss of each head's keys and values does to the output: matrices [N, still + D, still + D]."""
-    heads, still, head_dim = len(seen), seen.shape[-1], v.shape[1]
+    heads, still, head_dim = len(query_moments), query_moments.shape[-1], v.shape[1]
     needs = torch.eye(still + head_dim, dtype=torch.double).repeat(heads, 1, 1)
     if not key_weight:
         return needs
     output = dense.o.weight.double().cpu().unflatten(1, (heads, head_dim)).movedim(1, 0)
     for head in range(heads):
-        score, _ = _roots(seen[head])
+        score, _ = _roots(query_moments[head])
         value, _ = _roots(output[head].mT @ output[head])
         # a score's loss moves the output by as much as the values differ
         needs[head, :still, :still] = score * key_weight * head_dim**-0.5 * value.diagonal().norm()
@@ -166,7 +173,7 @@ def _needs(dense: AttentionTree, seen: Tensor, v: Tensor, key_weight: float) -> 
     return needs
 
 
-def _give(layer: nn.Linear, rows: Tensor) -> None:
+def _set_rows(layer: nn.Linear, rows: Tensor) -> None:
     """Weights [out, in], and the last column as bias where the layer has one."""
     layer.weight.copy_(rows[:, :-1])
     if layer.bias is not None:

@@ -1,4 +1,4 @@
-"""A past made of inputs: context keys and values are projected anew in each call, so that they can be learnt.
+"""A context of inputs: its keys and values are projected anew in each call, so that they can be learnt.
 
 R rows, S tokens per latent frame, K context tokens, L tokens of a call, C channels, N heads, D head width.
 """
@@ -30,72 +30,73 @@ class Grid:
     device: torch.device
 
 
-class Inputs:
+class ContextInputs:
     """What the self-attentions' projections were given for the frames a stream keeps."""
 
     def __init__(self) -> None:
         self.frames: dict[int, list[Tensor]] = {}  # latent frame -> by layer [R, S, C]
 
-    def window(self, frames: Sequence[int], layer: int) -> Tensor | None:
+    def tokens(self, frames: Sequence[int], layer: int) -> Tensor | None:
         """Tokens [R, K, C] of these frames, None for none."""
         return torch.cat([self.frames[f][layer] for f in frames], 1) if frames else None
 
-    def take(self, call: Call, own: Sequence[Tensor], kept: Sequence[int]) -> None:
-        """Add the call's own frames, whose tokens [R, L, C] are given by layer; keep only `kept`."""
-        split = [x.detach().chunk(len(call.own), 1) for x in own]
+    def append(self, call: Call, by_layer: Sequence[Tensor], keep: Sequence[int]) -> None:
+        """Add the call's frames, their tokens [R, L, C] listed by layer; drop all frames but `keep`."""
+        split = [x.detach().chunk(len(call.own), 1) for x in by_layer]
         self.frames |= {frame: [x[i] for x in split] for i, frame in enumerate(call.own)}
-        self.frames = {frame: self.frames[frame] for frame in kept}
+        self.frames = {frame: self.frames[frame] for frame in keep}
 
 
-class TaughtPast:
+class TrainableContext:
     """See `attention.past.Past`; gradients reach the projections of the context, not what made its inputs."""
 
-    def __init__(self, dit: DiTTree, inputs: Inputs, call: Call, grid: Grid) -> None:
+    def __init__(self, dit: DiTTree, inputs: ContextInputs, call: Call, grid: Grid) -> None:
         self.dit, self.inputs, self.call, self.grid = dit, inputs, call, grid
         layout = layout_of(dit)
         place = (grid.rows, grid.columns, grid.head_dim, grid.device)
         self.key_table = rope_table(call.ids, *place, layout=layout)
         self.query_table = rope_table(call.query_ids, *place, layout=layout)
-        self.own: list[Tensor] = []  # by layer, what was projected
+        self.projected: list[Tensor] = []  # the call's tokens [R, L, C] by layer
 
     def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
-        """Take the call's own."""
-        self.own.append(x_BLC)
-        self.made = (k_BLND, v_BLND)
+        self.projected.append(x_BLC)
+        self.new = (k_BLND, v_BLND)
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Turned keys and values, context first."""
-        return self.joined(self.dit.blocks[layer].self_attn, layer, *self.made)
+        return self.keys_values(self.dit.blocks[layer].self_attn, layer, *self.new)
 
     def turn(self, q_BLND: Tensor) -> Tensor:
-        """The call's queries at their positions."""
         return rotate(q_BLND, self.query_table)
 
-    def joined(self, attention: AttentionTree, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Turned keys and values [R, K + L, N, D], the context's made by the given attention's layers."""
-        context = self.inputs.window(self.call.kept, layer)
+    def keys_values(
+        self, attention: AttentionTree, layer: int, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Rotated keys and values [R, K + L, N, D], context first, by the layers of `attention`."""
+        context = self.inputs.tokens(self.call.kept, layer)
         if context is not None:
-            past_k, past_v = project_kv(attention, context)
-            k, v = torch.cat([past_k, k], 1), torch.cat([past_v, v], 1)
+            context_k, context_v = project_kv(attention, context)
+            k, v = torch.cat([context_k, k], 1), torch.cat([context_v, v], 1)
         return rotate(k, self.key_table), v
 
 
-def attend(attention: AttentionTree, past: TaughtPast, layer: int, attention_of: Attention = sdpa) -> Tensor:
-    """What an attention makes [R, L, C] of the inputs that `past` holds of a layer, whosever they were."""
-    q, k, v = project_qkv(attention, past.own[layer])
-    return attention.o(attention_of(past.turn(q), *past.joined(attention, layer, k, v)).flatten(2))
+def run_attention(
+    attention: AttentionTree, context: TrainableContext, layer: int, product: Attention = sdpa
+) -> Tensor:
+    """What an attention makes [R, L, C] of the inputs that a context holds of a layer, whosever they were."""
+    q, k, v = project_qkv(attention, context.projected[layer])
+    return attention.o(product(context.turn(q), *context.keys_values(attention, layer, k, v)).flatten(2))
 
 
 @contextmanager
-def outputs_of(dit: torch.nn.Module) -> Iterator[list[Tensor]]:
+def record_outputs(dit: torch.nn.Module) -> Iterator[list[Tensor]]:
     """Collects what every self-attention gives, layer by layer, while it lasts."""
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     hooks = [
-        block.self_attn.o.register_forward_hook(lambda _layer, _given, out: found.append(out))
+        block.self_attn.o.register_forward_hook(lambda _layer, _inputs, out: outputs.append(out))
         for block in dit.blocks
     ]
     try:
-        yield found
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()

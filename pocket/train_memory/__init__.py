@@ -34,9 +34,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", choices=("train", "export"), help="one part; default both")
     _add_checkpoint(parser)
     chosen = parser.parse_args(arguments)
-    from .command import remember
+    from .command import train
 
-    return remember(chosen)
+    return train(chosen)
 
 
 def _add_lessons(parser: argparse.ArgumentParser) -> None:

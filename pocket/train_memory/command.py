@@ -25,17 +25,17 @@ from ...model_patches.memory.reorder import for_layout
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import hiding, models
-from ..hiding import Hidings
-from ..train_pocket import distributed as processes
-from ..train_pocket.clips import Clips as Dressed
-from ..train_pocket.clips import kept_clips
+from ..hiding import HidingClips
+from ..train_pocket import distributed
+from ..train_pocket.clips import PairedClips, load_or_draw
 from ..train_pocket.dit import PocketTraining
+from ..train_pocket.pool import draw_pool
 from ..train_pocket.vae import channels_last
-from . import other_checkpoint as checkpoint
+from . import other_checkpoint
 from .export import export
 from .lessons import CONVERTED, MEMORY, Lessons, Shares
 from .lora import Adapters
-from .memory_rollout import MemoryWalker
+from .memory_rollout import MemoryRollout
 from .trainer import MemoryTraining, Trainer
 
 ORDINARY_CLIPS, ORDINARY_BLOCKS, FIRST_BLOCKS = 48, 7, 768
@@ -44,19 +44,19 @@ CONVERTED_RATE = 1e-3  # AdamW, of a converted model's attentions
 AFTER = "; with a memory, "  # what stands between a model's training and its lessons
 
 
-def remember(chosen: argparse.Namespace) -> int:
+def train(chosen: argparse.Namespace) -> int:
     """Run the command; the exit status."""
     folder = chosen.run or models.RUNS / "memory"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if chosen.texts or chosen.clips or chosen.plan:
-            return checkpoint.remember(chosen, folder)
-        dit, pocket = _model(chosen.dit)
-        if chosen.processes > 1 and not processes.is_worker():
+            return other_checkpoint.train(chosen, folder)
+        dit, pocket = _load_model(chosen.dit)
+        if chosen.processes > 1 and not distributed.is_worker():
             _pools(folder, chosen.stories, chosen.beginnings > 0)  # drawn once, by one
-            return processes.run_workers(chosen.processes, processes.again())
-        with processes.together():
-            if chosen.threads and not processes.is_worker():
+            return distributed.run_workers(chosen.processes, distributed.same_command())
+        with distributed.process_group():
+            if chosen.threads and not distributed.is_worker():
                 torch.set_num_threads(chosen.threads)
             _train(chosen, dit, pocket, folder)
     except (ValueError, OSError) as error:
@@ -65,15 +65,15 @@ def remember(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _model(given: Path | None) -> tuple[WanModel, models.Pocket]:
+def _load_model(path: Path | None) -> tuple[WanModel, models.Pocket]:
     """The model to be taught, and the pocket's own parts."""
     pocket = models.load_pocket()
-    if given is None:
+    if path is None:
         return pocket.dit, pocket
-    dit = open_checkpoint(given, caller="--dit").load(torch.float32)
+    dit = open_checkpoint(path, caller="--dit").load(torch.float32)
     if (dit.text_dim, dit.config.in_channels) != (pocket.dit.text_dim, pocket.dit.config.in_channels):
         raise ValueError(
-            f"{given} reads texts {dit.text_dim} wide; stories are told in the pocket world's, "
+            f"{path} reads texts {dit.text_dim} wide; stories are told in the pocket world's, "
             f"{pocket.dit.text_dim} wide. Give a pocket model, or --texts or --clips of this one."
         )
     return dit, pocket
@@ -83,7 +83,7 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     converted = isinstance(dit, MlaModel)
     changes = {"model_rate": CONVERTED_RATE} if converted else {"encoder": not chosen.keep_encoder}
     recipe = MemoryTraining(**changes)
-    recipe = recipe.told(chosen.steps, chosen.minutes, chosen.rate, chosen.kept_weight)
+    recipe = recipe.with_options(chosen.steps, chosen.minutes, chosen.rate, chosen.kept_weight)
     shares = CONVERTED if converted else Shares()
     for kind in ("ordinary", "beginnings", "full"):
         if (share := getattr(chosen, kind)) is not None:
@@ -92,56 +92,56 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
         raise ValueError(f"--sampled {chosen.sampled}: a share of the ordinary lessons, from 0 to 1.")
     shares = replace(shares, sampled=chosen.sampled)
     torch.manual_seed(3)
-    found = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
-    walker, adapters = _learners(chosen, dit, pocket, found)
+    memory = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
+    rollout, adapters = _learners(chosen, dit, pocket, memory)
     training = PocketTraining(size=pocket.recipe.size)
     pools = _pools(folder, chosen.stories, chosen.beginnings > 0)
     lessons = Lessons(_vae(), *pools, training, shares, chosen.batch or BATCH)
-    trainer = Trainer(walker, lessons, recipe, folder, adapters)
+    trainer = Trainer(rollout, lessons, recipe, folder, adapters)
     if chosen.only == "export":
         trainer.learner.load_state_dict(trainer.average.weights())
     else:
         trainer.train()
-    if processes.rank() or chosen.only == "train":
+    if distributed.rank() or chosen.only == "train":
         return
     rows = (chosen.batch or BATCH) * chosen.processes
-    said = f"{trainer.run.step} lessons of {rows}, {time.strftime('%Y-%m-%d')}"
+    trained = f"{trainer.run.step} lessons of {rows}, {time.strftime('%Y-%m-%d')}"
     out = chosen.out or folder / "export"
-    if found is not None and adapters is None:
+    if memory is not None and adapters is None:
         if chosen.start:
-            start = open_checkpoint(chosen.start, caller="--start")
-            said = f"{models.recipe_in('--start', start).trained.rpartition(AFTER)[2]}, then {said}"
-        print(export_model(chosen.dit, walker.dit, out, said, found.fingerprint))
+            start = models.recipe_in("--start", open_checkpoint(chosen.start, caller="--start"))
+            trained = f"{start.trained.rpartition(AFTER)[2]}, then {trained}"
+        print(export_model(chosen.dit, rollout.dit, out, trained, memory.fingerprint))
         return
     assert adapters is not None
     if chosen.go_back:
         adapters.go_back(chosen.go_back)
-        said += f", {chosen.go_back:g} of the way back"
-    if found is not None:
-        said = f"{found.metadata.get('trained', found.path.name)}, then {said}"
-    print(export(walker.encoder, adapters, out / models.MEMORY_FILE, MEMORY.name, said))
+        trained += f", {chosen.go_back:g} of the way back"
+    if memory is not None:
+        trained = f"{memory.metadata.get('trained', memory.path.name)}, then {trained}"
+    print(export(rollout.encoder, adapters, out / models.MEMORY_FILE, MEMORY.name, trained))
 
 
-def export_model(given: Path, dit: WanModel, out: Path, said: str, taught: str) -> Path:
-    """Write a model whose attentions were trained, under the name it came with and `_memory`.
+def export_model(source: Path, dit: WanModel, out: Path, trained: str, fingerprint: str) -> Path:
+    """Write a model whose attentions were trained, under its source's name and `_memory`.
 
-    Its memory is a file apart. taught: that one's fingerprint.
+    fingerprint: of its memory, which lies in another file.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with safe_open(given, framework="pt") as file:
+    with safe_open(source, framework="pt") as file:
         metadata = dict(file.metadata() or {})
     recipe = json.loads(metadata["recipe"])
-    trained = f"{recipe['trained']}{AFTER}{said}"
-    metadata["recipe"] = json.dumps(recipe | {"trained": trained, "taught": taught})
+    history = f"{recipe['trained']}{AFTER}{trained}"
+    metadata["recipe"] = json.dumps(recipe | {"trained": history, "taught": fingerprint})
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in dit.state_dict().items()}
-    path = out / f"{given.stem}_memory.safetensors"
+    path = out / f"{source.stem}_memory.safetensors"
     save_tensors(tensors, path, metadata)
     return path
 
 
 def _learners(
-    chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, found: MemoryFile | None
-) -> tuple[MemoryWalker, Adapters | None]:
+    chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, memory: MemoryFile | None
+) -> tuple[MemoryRollout, Adapters | None]:
     """The model with its encoder, and its low-rank changes; a converted model has none.
 
     It is trained itself, after the dense model that reads the same memory.
@@ -150,40 +150,40 @@ def _learners(
         raise ValueError(f"--go-back {chosen.go_back}: a share of the way, at least 0 and less than 1.")
     frames = pocket.recipe.block_frames
     if isinstance(dit, MlaModel):
-        if found is None or found.lora is None:
+        if memory is None or memory.lora is None:
             raise ValueError(
                 "a converted model learns to read a memory that is there: train one with the dense model "
                 "first, and give its file as --encoder."
             )
         if chosen.go_back:
             raise ValueError("--go-back is for the dense model's low-rank changes; a converted one has none.")
-        teacher = MemoryWalker(found.lora.merged(pocket.dit).requires_grad_(False), found.encoder, frames)
-        begun = outside_attention(found.lora).merged(dit)
+        teacher = MemoryRollout(memory.lora.merged(pocket.dit).requires_grad_(False), memory.encoder, frames)
+        student = shared_layers(memory.lora).merged(dit)
         if chosen.start:
-            take_attentions(begun, chosen.start, found.fingerprint)
-        was = MemoryWalker(pocket.dit, found.encoder, frames)
-        own = for_layout(found.encoder, dit.rope_layout)
-        return MemoryWalker(begun, own, frames, teacher, was, sampler=pocket.config()), None
+            load_attentions(student, chosen.start, memory.fingerprint)
+        unchanged = MemoryRollout(pocket.dit, memory.encoder, frames)
+        encoder = for_layout(memory.encoder, dit.rope_layout)
+        return MemoryRollout(student, encoder, frames, teacher, unchanged, sampler=pocket.config()), None
     if chosen.start:
         raise ValueError(
             "--start is for a converted model; a dense one goes on from its --encoder's changes."
         )
-    if (found is None or found.lora is None) and (chosen.keep_encoder or chosen.go_back):
+    if (memory is None or memory.lora is None) and (chosen.keep_encoder or chosen.go_back):
         raise ValueError(
             "--keep-encoder and --go-back leave more or less of a trained memory as it is; give its file as "
             "--encoder."
         )
     grid = Geometry(pocket.recipe.size, pocket.recipe.size)
     places = (MEMORY.memory_frames, grid.grid_height, grid.grid_width)
-    encoder = found.encoder if found else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
-    was = MemoryWalker(copy.deepcopy(dit), encoder, frames)
-    lora = found.lora if found else None
+    encoder = memory.encoder if memory else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
+    unchanged = MemoryRollout(copy.deepcopy(dit), encoder, frames)
+    lora = memory.lora if memory else None
     rank = chosen.rank or (lora.ranks[0] if lora else RANK)
-    adapters = Adapters.going_on(dit, lora, rank)
-    return MemoryWalker(dit, encoder, frames, before=was, sampler=pocket.config()), adapters
+    adapters = Adapters.resumed(dit, lora, rank)
+    return MemoryRollout(dit, encoder, frames, unchanged=unchanged, sampler=pocket.config()), adapters
 
 
-def take_attentions(dit: MlaModel, start: Path, fingerprint: str) -> None:
+def load_attentions(dit: MlaModel, start: Path, fingerprint: str) -> None:
     """Give a converted model the self-attentions of a file that was taught the memory of this fingerprint."""
     checkpoint = open_checkpoint(start, caller="--start", kind=VIDEO_MLA)
     other = checkpoint.load(torch.float32)
@@ -198,7 +198,7 @@ def take_attentions(dit: MlaModel, start: Path, fingerprint: str) -> None:
         ours.self_attn.load_state_dict(theirs.self_attn.state_dict())
 
 
-def outside_attention(lora: Lora) -> Lora:
+def shared_layers(lora: Lora) -> Lora:
     """The changes a converted model can take over: of the layers it has in common with the dense one."""
     return Lora(
         {
@@ -209,31 +209,27 @@ def outside_attention(lora: Lora) -> Lora:
     )
 
 
-def _pools(folder: Path, stories: int, beginnings: bool) -> tuple[Hidings, Dressed, Dressed | None]:
+def _pools(
+    folder: Path, stories: int, beginnings: bool
+) -> tuple[HidingClips, PairedClips, PairedClips | None]:
     """The folder's stories, ordinary clips and, if wanted, first blocks, drawn when first asked for."""
-    told, training = folder / "stories.pt", PocketTraining()
-    if not told.exists():
-        pool = _stories(stories)
-        torch.save([pool.latents_BCTHW, pool.texts_BPLE, pool.look_B3], told)
+    path, training = folder / "stories.pt", PocketTraining()
+    if not path.exists():
+        _draw_stories(stories).save(path)
     sizes = (training.block_frames, training.size)
     return (
-        Hidings(*torch.load(told, weights_only=True)),
-        kept_clips(folder / "clips.pt", ORDINARY_CLIPS, ORDINARY_BLOCKS, *sizes, seed=77),
-        kept_clips(folder / "clips_first.pt", FIRST_BLOCKS, 1, *sizes, seed=78) if beginnings else None,
+        HidingClips.load(path),
+        load_or_draw(folder / "clips.pt", ORDINARY_CLIPS, ORDINARY_BLOCKS, *sizes, seed=77),
+        load_or_draw(folder / "clips_first.pt", FIRST_BLOCKS, 1, *sizes, seed=78) if beginnings else None,
     )
 
 
-def _stories(count: int) -> Hidings:
-    training, generator, vae = PocketTraining(), torch.Generator().manual_seed(41), _vae()
-    pool: Hidings | None = None
-    for done in range(0, count, 16):
-        some = min(16, count - done)
-        new = hiding.draw(vae, some, training.block_frames, training.size, generator)
-        pool = new if pool is None else pool.joined(new, count)
-        print(f"{len(pool)} of {count} stories drawn", file=sys.stderr, flush=True)
-    if pool is None:
+def _draw_stories(count: int) -> HidingClips:
+    if count < 1:
         raise ValueError(f"--stories {count}: a memory is trained on at least 1.")
-    return pool
+    training, generator, vae = PocketTraining(), torch.Generator().manual_seed(41), _vae()
+    sizes = (training.block_frames, training.size)
+    return draw_pool(lambda rows: hiding.draw(vae, rows, *sizes, generator), count, "stories")
 
 
 def _vae() -> WanVAE:

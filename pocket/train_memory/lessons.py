@@ -12,11 +12,10 @@ from ...model_patches.attention.positions import preset as preset_of
 from ...model_patches.vae.wan import WanVAE
 from .. import text
 from ..convert_mla.clip_sources import PocketClips
-from ..convert_mla.rollout import Clips
-from ..convert_mla.student_rollouts import UNGUIDED
-from ..hiding import LIFTED, Hidings, Story, draw
-from ..train_pocket.clips import FIRST_BATCH
-from ..train_pocket.clips import Clips as Dressed
+from ..convert_mla.rollout import RolloutClips
+from ..convert_mla.student_rollouts import UNPROMPTED_SHARE
+from ..hiding import LIFTED, HidingClips, Story, draw
+from ..train_pocket.clips import FIRST_BATCH, PairedClips
 from ..train_pocket.dit import PocketTraining, damage, draw_sigma
 from .memory_rollout import Lesson
 
@@ -44,7 +43,7 @@ class Shares:
     beginnings: float = 0.0  # streams' first blocks alone
     sampled: float = 0.0  # of the ordinary ones and first blocks, graded where the model's own sampler leads
     first: float = 1 / 3  # of graded calls that are a block's first
-    silent: float = 0.08  # rows without a prompt, as guidance has them
+    unprompted: float = 0.08  # rows without a prompt, as guidance has them
     easy: float = 0.12  # of the training, in which things are hidden just long enough to leave the window
     growing: float = 0.4  # of the training after that, in which waits grow to the longest
     easy_full: float = 0.52  # the same for a cache that keeps all, which begins with what the window holds
@@ -60,7 +59,7 @@ class Shares:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LessonPlan:
     """What one lesson shall be, the same for every process."""
 
     kind: str
@@ -93,73 +92,73 @@ class Lessons:
     def __init__(
         self,
         vae: WanVAE,
-        hidings: Hidings,
-        dressed: Dressed,
-        first_blocks: Dressed | None,
+        stories: HidingClips,
+        clips: PairedClips,
+        first_blocks: PairedClips | None,
         training: PocketTraining,
         shares: Shares,
         batch: int,
     ) -> None:
         """first_blocks: needed where there is a share of them."""
-        self.vae, self.hidings, self.training, self.shares, self.batch = vae, hidings, training, shares, batch
-        self.ordinary = PocketClips(dressed, training, batch)
-        guided = replace(training, no_text_share=UNGUIDED)
+        self.vae, self.stories, self.training, self.shares, self.batch = vae, stories, training, shares, batch
+        self.ordinary = PocketClips(clips, training, batch)
+        guided = replace(training, no_text_share=UNPROMPTED_SHARE)
         self.beginnings = PocketClips(first_blocks, guided, FIRST_BATCH * batch) if first_blocks else None
-        self.ordinary_blocks = dressed.latents_BVCTHW.shape[3] // training.block_frames
+        self.ordinary_blocks = clips.latents_BVCTHW.shape[3] // training.block_frames
 
     def refresh(self, count: int, limit: int, generator: torch.Generator) -> None:
         """Draw new stories beside those at hand."""
         training = self.training
         new = draw(self.vae, count, training.block_frames, training.size, generator)
-        self.hidings = self.hidings.joined(new, limit)
+        self.stories = self.stories.concat(new, limit)
 
-    def plan(self, done: float, generator: torch.Generator) -> Place:
+    def plan(self, done: float, generator: torch.Generator) -> LessonPlan:
         """What comes next."""
         weights = torch.tensor([getattr(self.shares, kind) for kind in KINDS])
         kind = KINDS[int(torch.multinomial(weights, 1, generator=generator))]
         first = float(torch.rand((), generator=generator)) < self.shares.first
         sampled = self.shares.sampled > 0 and float(torch.rand((), generator=generator)) < self.shares.sampled
         if kind == "beginnings":
-            return Place(kind, PLAIN, None, (0,), first, sampled)
+            return LessonPlan(kind, PLAIN, None, (0,), first, sampled)
         if kind == "ordinary":
-            chosen = torch.randperm(self.ordinary_blocks, generator=generator)[: 1 if sampled else 3]
-            remembered = float(torch.rand((), generator=generator)) < 0.5
-            positions = MEMORY if remembered else PLAIN
-            return Place(kind, positions, None, tuple(sorted(chosen.tolist())), first, sampled)
+            blocks = torch.randperm(self.ordinary_blocks, generator=generator)[: 1 if sampled else 3]
+            with_memory = float(torch.rand((), generator=generator)) < 0.5
+            positions = MEMORY if with_memory else PLAIN
+            return LessonPlan(kind, positions, None, tuple(sorted(blocks.tolist())), first, sampled)
         hidden = self._hidden(kind, generator, done)
         visible = 2 if hidden < 3 else int(torch.randint(1, 3, (), generator=generator))
         story = Story(visible, hidden, 2)
         lifted = story.parts.index(LIFTED)
         other = int(torch.randint(0, lifted + 2, (), generator=generator))
-        return Place(kind, POSITIONS[kind], story, (lifted, lifted, other), first)
+        return LessonPlan(kind, POSITIONS[kind], story, (lifted, lifted, other), first)
 
-    def lesson(self, place: Place, generator: torch.Generator) -> Lesson:
+    def lesson(self, plan: LessonPlan, generator: torch.Generator) -> Lesson:
         """The lesson, on clips and noise of this process's own."""
-        if place.kind == "beginnings":
+        if plan.kind == "beginnings":
             assert self.beginnings is not None
             clips = self.beginnings.draw(generator)
             graded = ((0, clips.sigmas[0]),)
-            return self._kept(clips, graded, place, SAMPLED_FIRST * self.batch)
-        graded = tuple((block, self._noise(block, place.first, generator)) for block in place.graded)
-        if place.story is None:
-            return self._kept(self.ordinary.draw(generator), graded, place, self.batch)
-        rows = torch.randint(len(self.hidings), (self.batch,), generator=generator)
-        clean, texts = self.hidings.pick(rows).told(place.story, self.training.block_frames)
+            return self._unchanged_lesson(clips, graded, plan, SAMPLED_FIRST * self.batch)
+        graded = tuple((block, self._noise(block, plan.first, generator)) for block in plan.graded)
+        if plan.story is None:
+            return self._unchanged_lesson(self.ordinary.draw(generator), graded, plan, self.batch)
+        rows = torch.randint(len(self.stories), (self.batch,), generator=generator)
+        clean, texts = self.stories.select(rows).assemble(plan.story, self.training.block_frames)
         context = damage(clean, self.training.block_frames, generator)
-        silent = torch.rand(self.batch, generator=generator) < self.shares.silent
-        said = tuple(torch.where(silent[:, None, None], text.no_text(), each) for each in texts)
-        return Lesson(clean, context, said, graded, place.positions)
+        unprompted = torch.rand(self.batch, generator=generator) < self.shares.unprompted
+        prompts = tuple(torch.where(unprompted[:, None, None], text.no_text(), each) for each in texts)
+        return Lesson(clean, context, prompts, graded, plan.positions)
 
-    def _kept(
-        self, clips: Clips, graded: tuple[tuple[int, Tensor], ...], place: Place, streams: int
+    def _unchanged_lesson(
+        self, clips: RolloutClips, graded: tuple[tuple[int, Tensor], ...], plan: LessonPlan, streams: int
     ) -> Lesson:
-        """A lesson in which the model is to stay as it was; of sampled ones so many streams, each guided."""
+        """A lesson that holds the model to what it was; of sampled ones so many streams, each guided."""
         clean, context, texts = clips.clean_RCTHW, clips.context_RCTHW, clips.texts
-        if place.sampled:
+        if plan.sampled:
             clean, context = (each[:streams].repeat(2, 1, 1, 1, 1) for each in (clean, context))
-            nothing = text.no_text()
-            texts = tuple(torch.cat([t[:streams], nothing.expand_as(t[:streams])]) for t in texts)
-        return Lesson(clean, context, texts, graded, place.positions, PLAIN, place.sampled)
+            negative = text.no_text()
+            texts = tuple(torch.cat([t[:streams], negative.expand_as(t[:streams])]) for t in texts)
+        return Lesson(clean, context, texts, graded, plan.positions, PLAIN, plan.sampled)
 
     def _hidden(self, kind: str, generator: torch.Generator, done: float) -> int:
         """Blocks hidden: at first few, then up to more and more, short waits oftener than long ones."""
@@ -175,7 +174,11 @@ class Lessons:
     def _noise(self, block: int, first: bool, generator: torch.Generator) -> Tensor:
         """Each row's share of noise; in the block of the memory's first update all rows are alike."""
         sigma = draw_sigma((self.batch,), self.training, generator).clamp_max(0.999)
-        firsts = torch.rand(self.batch, generator=generator) < self.shares.first
-        if block * self.training.block_frames == MEMORY.capacity_frames:
-            firsts = torch.full_like(firsts, first)
-        return torch.where(firsts, 1.0, sigma)
+        alike = first if block * self.training.block_frames == MEMORY.capacity_frames else None
+        return torch.where(draw_first_calls(self.batch, self.shares.first, alike, generator), 1.0, sigma)
+
+
+def draw_first_calls(rows: int, share: float, alike: bool | None, generator: torch.Generator) -> Tensor:
+    """Which rows [R] make a block's first call: so many of them, or where `alike` is given all or none."""
+    firsts = torch.rand(rows, generator=generator) < share
+    return firsts if alike is None else torch.full_like(firsts, alike)

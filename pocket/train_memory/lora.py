@@ -47,14 +47,14 @@ class Adapters(nn.Module):
         self.rank, self.alpha = rank, alpha
         dit.requires_grad_(False)
         self.names = tuple(_targets(dit))
-        self.taken: dict[str, tuple[Tensor, Tensor]] = {}
+        self.initial: dict[str, tuple[Tensor, Tensor]] = {}
         self.layers = nn.ModuleList()
         for name in self.names:
-            above, _, own = name.rpartition(".")
-            parent = dit.get_submodule(above)
-            layer = getattr(parent, own)
+            path, _, child = name.rpartition(".")
+            parent = dit.get_submodule(path)
+            layer = getattr(parent, child)
             self.layers.append(Adapted(layer, rank, alpha))
-            setattr(parent, own, self.layers[-1])
+            setattr(parent, child, self.layers[-1])
 
     def fold(self) -> None:
         """Let all layers take their newest A and B."""
@@ -62,15 +62,15 @@ class Adapters(nn.Module):
             layer.fold()
 
     @classmethod
-    def going_on(cls, dit: WanModel, lora: Lora | None, rank: int) -> Adapters:
+    def resumed(cls, dit: WanModel, lora: Lora | None, rank: int) -> Adapters:
         """Changes of a rank, begun with those of a file where there is one, at its scale."""
         adapters = cls(dit, rank, rank * (lora.scales[0] if lora else 1.0))
         if lora:
-            adapters.take(lora.layers)
+            adapters.load(lora.layers)
         return adapters
 
     @torch.no_grad()
-    def take(self, layers: Mapping[str, Factors]) -> None:
+    def load(self, layers: Mapping[str, Factors]) -> None:
         """Go on from the A and B of each layer; what the rank is above theirs changes nothing yet.
 
         Raises ValueError if their rank is above this one.
@@ -82,18 +82,18 @@ class Adapters(nn.Module):
             )
         for name, layer in zip(self.names, self.layers, strict=True):
             layer.lora_A[:rank], layer.lora_B[:, :rank] = layers[name].down, layers[name].up
-            self.taken[name] = layer.lora_A.clone(), layer.lora_B.clone()
+            self.initial[name] = layer.lora_A.clone(), layer.lora_B.clone()
 
     @torch.no_grad()
     def go_back(self, share: float) -> None:
-        """Move every A and B that share of the way back to what was taken.
+        """Move every A and B that share of the way back to what was loaded.
 
         Between a start and what was trained from it lie weights that can do nearly all of both (WiSE-FT,
         arXiv 2109.01903).
         """
         for name, layer in zip(self.names, self.layers, strict=True):
-            for now, taken in zip((layer.lora_A, layer.lora_B), self.taken[name], strict=True):
-                now.lerp_(taken.to(now), share)
+            for weight, initial in zip((layer.lora_A, layer.lora_B), self.initial[name], strict=True):
+                weight.lerp_(initial.to(weight), share)
 
     def parts(self) -> list[nn.Parameter]:
         """What is trained."""

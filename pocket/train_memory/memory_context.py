@@ -1,4 +1,4 @@
-"""What a call of a walk attends to: kept frames, the memory between them and the window, and itself.
+"""What a call of a rollout attends to: cached frames, the memory between them and the window, and itself.
 
 R rows, S tokens per latent frame, K context tokens, L tokens of a call, M memory tokens, C channels, N heads,
 D head width.
@@ -18,11 +18,11 @@ from ...model_patches.arch.tree import DiTTree
 from ...model_patches.attention.rope import layout_of, rope_table
 from ...model_patches.cache.format import Call
 from ..convert_mla.trainable_context import Grid
-from ..train_pocket.teacher_forcing import attend
+from ..train_pocket.teacher_forcing import unfused_attention
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class FrameTokens:
     """One latent frame in one layer: what was projected [R, S, C], and keys and values [R, S, N, D] of it."""
 
     x: Tensor
@@ -31,85 +31,82 @@ class Tokens:
 
 
 @dataclass(slots=True)
-class Kept:
-    """The frames a walk keeps, by layer."""
+class FrameCache:
+    """The frames a rollout keeps, by layer."""
 
-    frames: dict[int, list[Tokens]] = field(default_factory=dict)
+    frames: dict[int, list[FrameTokens]] = field(default_factory=dict)
 
-    def window(self, frames: Sequence[int], layer: int, part: str) -> Tensor:
-        """One part of these frames' tokens, joined [R, K, ...]."""
+    def concat(self, frames: Sequence[int], layer: int, part: str) -> Tensor:
+        """One part of these frames' tokens, one after the other [R, K, ...]."""
         return torch.cat([getattr(self.frames[frame][layer], part) for frame in frames], 1)
 
-    def take(self, own: Sequence[int], made: Sequence[Tokens]) -> None:
-        """Add the frames of a clean pass, whose tokens are given by layer."""
-        for index, frame in enumerate(own):
+    def append(self, frames: Sequence[int], by_layer: Sequence[FrameTokens]) -> None:
+        """Add the frames of a clean pass, their tokens listed by layer."""
+        for index, frame in enumerate(frames):
             self.frames[frame] = [
-                Tokens(*(part.chunk(len(own), 1)[index] for part in (each.x, each.k, each.v)))
-                for each in made
+                FrameTokens(*(part.chunk(len(frames), 1)[index] for part in (tokens.x, tokens.k, tokens.v)))
+                for tokens in by_layer
             ]
 
-    def leave(self, kept: Sequence[int]) -> Tokens | None:
+    def evict(self, keep: Sequence[int]) -> FrameTokens | None:
         """Drop all frames but these; the last layer's tokens of those dropped, None for none."""
-        gone = sorted(set(self.frames) - set(kept))
+        gone = sorted(set(self.frames) - set(keep))
         if not gone:
             return None
         last = len(self.frames[gone[0]]) - 1
-        evicted = Tokens(*(self.window(gone, last, part) for part in ("x", "k", "v")))
+        evicted = FrameTokens(*(self.concat(gone, last, part) for part in ("x", "k", "v")))
         for frame in gone:
             del self.frames[frame]
         return evicted
 
 
-class WalkPast:
-    """See `attention.past.Past`. taught: the context is projected anew, so that its layers can learn."""
+class MemoryContext:
+    """See `attention.past.Past`. trainable: context tokens are projected anew, so that layers can learn."""
 
     def __init__(
         self,
         dit: DiTTree,
-        kept: Kept,
+        cache: FrameCache,
         call: Call,
         grid: Grid,
         memory: tuple[Tensor, Tensor] | None = None,
         memory_ids: Sequence[int] = (),
-        taught: bool = False,
+        trainable: bool = False,
     ) -> None:
         """memory: keys before RoPE and values [R, M, N, D], the same for every layer."""
-        self.dit, self.kept, self.call, self.taught = dit, kept, call, taught
+        self.dit, self.cache, self.call, self.trainable = dit, cache, call, trainable
         self.memory = memory if memory_ids else None
         ids = (*call.ids[: len(call.kept)], *memory_ids, *call.ids[len(call.kept) :])
         place = (grid.rows, grid.columns, grid.head_dim, grid.device)
         layout = layout_of(dit)
         self.key_table = rope_table(ids, *place, layout=layout)
         self.query_table = rope_table(call.query_ids, *place, layout=layout)
-        self.made: list[Tokens] = []
+        self.by_layer: list[FrameTokens] = []  # the call's tokens, of a pass that is kept
 
     def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
-        """Take the call's own."""
-        self.own = (k_BLND, v_BLND)
+        self.new = (k_BLND, v_BLND)
         if keep:
-            self.made.append(Tokens(x_BLC, k_BLND, v_BLND))
+            self.by_layer.append(FrameTokens(x_BLC, k_BLND, v_BLND))
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Turned keys and values: context, memory, the call's own."""
-        parts = [self.own]
+        parts = [self.new]
         if self.memory is not None:
             parts.insert(0, self.memory)
         if self.call.kept:
-            parts.insert(0, self._context(layer))
-        keys, values = (torch.cat([part[i].to(self.own[i].dtype) for part in parts], 1) for i in (0, 1))
+            parts.insert(0, self._cached(layer))
+        keys, values = (torch.cat([part[i].to(self.new[i].dtype) for part in parts], 1) for i in (0, 1))
         return rotate(keys, self.key_table), values
 
     def turn(self, q_BLND: Tensor) -> Tensor:
-        """The call's queries at their positions."""
         return rotate(q_BLND, self.query_table)
 
-    def _context(self, layer: int) -> tuple[Tensor, Tensor]:
+    def _cached(self, layer: int) -> tuple[Tensor, Tensor]:
         frames = self.call.kept
-        if self.taught:
-            return project_kv(self.dit.blocks[layer].self_attn, self.kept.window(frames, layer, "x"))
-        return self.kept.window(frames, layer, "k"), self.kept.window(frames, layer, "v")
+        if self.trainable:
+            return project_kv(self.dit.blocks[layer].self_attn, self.cache.concat(frames, layer, "x"))
+        return self.cache.concat(frames, layer, "k"), self.cache.concat(frames, layer, "v")
 
 
-def written_out(q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
-    """Attention as `pocket.train_pocket.teacher` writes it, for the engine's layout."""
-    return attend(*(t.transpose(1, 2) for t in (q_BLND, k_BLND, v_BLND))).transpose(1, 2)
+def unfused_sdpa(q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+    """`unfused_attention` for the engine's layout."""
+    return unfused_attention(*(t.transpose(1, 2) for t in (q_BLND, k_BLND, v_BLND))).transpose(1, 2)

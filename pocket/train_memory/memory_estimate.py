@@ -1,4 +1,4 @@
-"""What the training of a memory needs in device memory, found before it starts, on shapes alone."""
+"""What the training of a memory needs in bytes, estimated before it starts on shapes alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.plan.cost import parameters
 from ...model_patches.plan.probe import free_ram_bytes
-from ..convert_mla.memory_estimate import FLOAT, PER_TRAINED, Fused, kept_bytes, table
+from ..convert_mla.memory_estimate import FLOAT, PER_TRAINED, Fused, bytes_for_backward, table
 from .lora import Adapted, Adapters
-from .memory_context import Kept, Tokens
-from .memory_rollout import Found, Lesson, MemoryWalker, States
+from .memory_context import FrameCache, FrameTokens
+from .memory_rollout import BlockInputs, Lesson, MemoryRollout, MemoryStates
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,15 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class MemoryEstimate:
     """Bytes by purpose, where the model lies."""
 
     weights: int
     folded: int  # weights with their low-rank changes, and those weights' gradients
     trained: int  # low-rank changes and encoder: weights, gradients, moments, average
-    frames: int  # inputs, keys and values of the frames that the walk and its graded calls hold
-    updates: int  # what the chain of updates keeps for gradients
-    call: int  # what one graded call keeps, made again
+    frames: int  # inputs, keys and values of the frames that the rollout and its graded calls hold
+    updates: int  # what the chain of updates keeps for the backward pass
+    call: int  # what one graded call keeps, recomputed
 
     @property
     def device_bytes(self) -> int:
@@ -70,7 +70,7 @@ class Room:
         return table(rows)
 
 
-def room_of(job: Job) -> Room:
+def estimate(job: Job) -> MemoryEstimate:
     """Bytes of a training; nothing is allocated."""
     with torch.device("meta"):
         dit = WanModel(job.config).to(job.dtype)
@@ -78,30 +78,29 @@ def room_of(job: Job) -> Room:
     adapters = Adapters(dit, job.rank, float(job.rank))
     adapters.fold()
     changed = sum(layer.layer.weight.numel() for layer in adapters.layers if isinstance(layer, Adapted))
-    learnt = sum(p.numel() for p in (*adapters.parts(), *encoder.parameters()))
+    trained = sum(p.numel() for p in (*adapters.parts(), *encoder.parameters()))
     frame = job.batch * job.geometry.frame_tokens * job.config.dim * job.dtype.itemsize
-    held = (
-        job.capacity + job.graded * job.block_frames
-    )  # windows of graded calls overlap, but for a block each
-    walker = MemoryWalker(dit, encoder, job.block_frames, attention=Fused.apply)
+    # windows of graded calls overlap, but for a block each
+    frames = job.capacity + job.graded * job.block_frames
+    rollout = MemoryRollout(dit, encoder, job.block_frames, attention=Fused.apply)
     updates = job.blocks - job.capacity // job.block_frames
-    return Room(
+    return MemoryEstimate(
         weights=parameters(job.config) * job.dtype.itemsize,
         folded=2 * changed * job.dtype.itemsize,
-        trained=learnt * FLOAT * PER_TRAINED,
-        frames=3 * held * job.config.num_layers * frame,
+        trained=trained * FLOAT * PER_TRAINED,
+        frames=3 * frames * job.config.num_layers * frame,
         updates=updates * _update_bytes(job, encoder),
-        call=_call_bytes(job, walker),
+        call=_call_bytes(job, rollout),
     )
 
 
-def why_not(room: Room, device: torch.device) -> str | None:
+def why_not(needed: MemoryEstimate, device: torch.device) -> str | None:
     """A sentence if the device has less free, else None; also None where that is not known."""
     free = free_ram_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-    if free is None or room.device_bytes <= free:
+    if free is None or needed.device_bytes <= free:
         return None
     return (
-        f"train-memory: it needs {room.device_bytes / 1e9:.2f} GB on {device} and {free / 1e9:.2f} GB are "
+        f"train-memory: it needs {needed.device_bytes / 1e9:.2f} GB on {device} and {free / 1e9:.2f} GB are "
         f"free. Take a smaller --size, --batch, --rank or --blocks, or a larger device."
     )
 
@@ -117,21 +116,22 @@ def _update_bytes(job: Job, encoder: MemoryEncoder) -> int:
     keys, values = (
         torch.empty(_tokens(job, job.block_frames), dtype=job.dtype, device=meta) for _ in range(2)
     )
-    return kept_bytes(lambda: encoder.update(encoder.fresh(job.batch), keys, values, Fused.apply))
+    return bytes_for_backward(lambda: encoder.update(encoder.fresh(job.batch), keys, values, Fused.apply))
 
 
-def _call_bytes(job: Job, walker: MemoryWalker) -> int:
+def _call_bytes(job: Job, rollout: MemoryRollout) -> int:
     """What a graded call over a full window and the memory keeps."""
     meta = torch.device("meta")
     call = call_of(job.positions, job.block_frames * -(-job.capacity // job.block_frames), job.block_frames)
     pair = torch.empty(_tokens(job, 1), dtype=job.dtype, device=meta)
-    token = Tokens(pair.flatten(2), pair, pair)
-    found = Found(call, Kept({frame: [token] * job.config.num_layers for frame in call.kept}), States())
+    token = FrameTokens(pair.flatten(2), pair, pair)
+    cache = FrameCache({frame: [token] * job.config.num_layers for frame in call.kept})
+    inputs = BlockInputs(call, cache, MemoryStates())
     shape = job.geometry.latent_shape(job.block_frames, job.batch)
     noisy = torch.empty(shape, dtype=job.dtype, device=meta)
     text = torch.empty(job.batch, job.text_tokens, job.config.text_dim, dtype=job.dtype, device=meta)
     lesson = Lesson(noisy, noisy, (text,) * (call.own[0] // job.block_frames + 1), (), job.positions)
-    state = walker.encoder.fresh(job.batch)
-    folded = [layer.folded for layer in walker.dit.modules() if isinstance(layer, Adapted)]
+    state = rollout.encoder.fresh(job.batch)
+    folded = [layer.folded for layer in rollout.dit.modules() if isinstance(layer, Adapted)]
     sigma_R = torch.zeros(job.batch, device=meta)
-    return kept_bytes(lambda: walker.flow(lesson, found, state, noisy, sigma_R), folded)
+    return bytes_for_backward(lambda: rollout.flow(lesson, inputs, state, noisy, sigma_R), folded)

@@ -1,4 +1,4 @@
-"""A walk along clips with a memory, block by block, in the order a stream makes its calls.
+"""A rollout along clips with a memory, block by block, in the order a stream makes its calls.
 
 Each block: frames that leave the window are read into the memory's state; noisy calls are graded where the
 lesson says so; one clean pass leaves the block's keys and values. The first noisy call of a block still sees
@@ -26,35 +26,35 @@ from ...model_patches.cache.format import Call, call_of
 from ...model_patches.memory.encoder import MemoryEncoder
 from ...model_patches.sampler.noise import KeyedNoise
 from ...model_patches.stream.state import StreamConfig
-from ..convert_mla.rollout import read_rows
-from ..convert_mla.student_states import sampled
+from ..convert_mla.rollout import read_text_rows
+from ..convert_mla.student_states import grade_sampling
 from ..convert_mla.trainable_context import Grid
-from .memory_context import Kept, Tokens, WalkPast, written_out
+from .memory_context import FrameCache, FrameTokens, MemoryContext, unfused_sdpa
 
-STATE_WEIGHT = 0.1  # of a pupil's relative error in the memory's state, beside that of its flow
+STATE_WEIGHT = 0.1  # of a student's relative error in the memory's state, beside that of its flow
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What one walk goes along, and where it is graded."""
+    """What one rollout goes along, and where it is graded."""
 
     clean_RCTHW: Tensor  # what noise is added to
-    context_RCTHW: Tensor  # what the past is made of
+    context_RCTHW: Tensor  # what the context is made of
     texts: tuple[Tensor, ...]  # of each block, [R, L, E]
     graded: tuple[tuple[int, Tensor], ...]  # block, and each row's share of noise [R]; 1 is a first call
     positions: PositionPreset  # its memory frames say whether there is a memory
-    kept: PositionPreset | None = None  # of the model as it was: its flow is wanted, not the clip's
+    unchanged: PositionPreset | None = None  # of the model before training, whose flow is wanted then
     sampled: bool = False  # graded where the model's own sampler leads; rows: prompts, then negatives
 
 
 @dataclass(slots=True)
-class States:
-    """The memory as a block finds it and as it leaves it; None before anything was read into it."""
+class MemoryStates:
+    """The memory before and after a block's update; None before anything was read into it."""
 
     before: Tensor | None = None  # [R, M, C]
     after: Tensor | None = None
 
-    def seen(self, first_R: Tensor) -> Tensor | None:
+    def visible(self, first_R: Tensor) -> Tensor | None:
         """The state each row's noisy call sees."""
         if self.before is not None and self.after is not None:
             return torch.where(first_R[:, None, None].to(self.after.device), self.before, self.after)
@@ -69,25 +69,25 @@ class States:
 
 
 @dataclass(slots=True)
-class Found:
-    """What a block finds before it."""
+class BlockInputs:
+    """What a block starts from."""
 
     call: Call
-    kept: Kept
-    states: States
+    cache: FrameCache
+    states: MemoryStates
 
-    def at_call(self) -> Found:
-        """The same when frames have left since: a call may be made again later."""
-        return Found(self.call, Kept(dict(self.kept.frames)), self.states)
+    def snapshot(self) -> BlockInputs:
+        """The same when frames have left the cache since: a call may be repeated later."""
+        return BlockInputs(self.call, FrameCache(dict(self.cache.frames)), self.states)
 
 
-class MemoryWalker:
-    """Walks a model and its memory along lessons; gradients reach what made the graded calls.
+class MemoryRollout:
+    """Runs a model and its memory along lessons; gradients reach what made the graded calls.
 
-    teacher: whose flow for the same call, over a past and a memory of its own, is wanted in place of the
-    clip's; nothing of it is trained. before: the dense model as it was, for lessons that are to keep it so;
-    without one they are graded as all others. attention: what runs it. again: graded calls are made a second
-    time for their gradients, so that the activations of one call at most lie in memory.
+    teacher: whose flow for the same call, over a context and a memory of its own, is wanted in place of the
+    clip's; nothing of it is trained. unchanged: the dense model before training, for lessons that hold the
+    model to it; without one they are graded as all others. attention: what runs it. recompute: graded calls
+    run a second time for their gradients, so that the activations of one call at most lie in memory.
     sampler: how the model's streams are run, for lessons that are graded where that leads.
     """
 
@@ -96,84 +96,92 @@ class MemoryWalker:
         dit: WanModel,
         encoder: MemoryEncoder,
         block_frames: int,
-        teacher: MemoryWalker | None = None,
-        before: MemoryWalker | None = None,
-        attention: Attention = written_out,
-        again: bool = False,
+        teacher: MemoryRollout | None = None,
+        unchanged: MemoryRollout | None = None,
+        attention: Attention = unfused_sdpa,
+        recompute: bool = False,
         sampler: StreamConfig | None = None,
     ) -> None:
         self.dit, self.encoder, self.block_frames = dit, encoder, block_frames
-        self.teacher, self.before, self.attention, self.again = teacher, before, attention, again
-        self.sampler = sampler
+        self.teacher, self.unchanged, self.attention = teacher, unchanged, attention
+        self.recompute, self.sampler = recompute, sampler
 
-    def along(self, lesson: Lesson, generator: torch.Generator) -> list[tuple[int, Tensor, Tensor]]:
+    def graded(self, lesson: Lesson, generator: torch.Generator) -> list[tuple[int, Tensor, Tensor]]:
         """(block, squared error of the flow [R], the rows' noise levels [R]) of every graded call."""
-        blocks = max(block for block, _ in lesson.graded) + 1
-        asked, lesson_there = self._asked(lesson)
-        others = asked.blocks(lesson_there, blocks) if asked else repeat(None, blocks)
+        count = max(block for block, _ in lesson.graded) + 1
+        target, its_lesson = self._target(lesson)
+        its_blocks = target.blocks(its_lesson, count) if target else repeat(None, count)
         results: list[tuple[int, Tensor, Tensor]] = []
-        for block, (found, other) in enumerate(zip(self.blocks(lesson, blocks), others, strict=True)):
+        for block, (inputs, its_inputs) in enumerate(
+            zip(self.blocks(lesson, count), its_blocks, strict=True)
+        ):
             for at, sigma_R in lesson.graded:
                 if at != block:
                     continue
-                if lesson.sampled and asked is not None and other is not None:
+                if lesson.sampled and target is not None and its_inputs is not None:
                     keyed = KeyedNoise(int(torch.randint(1 << 30, (), generator=generator)))
-                    error_R = self.grade_sampled(lesson, found, keyed, asked, other).expand(len(sigma_R))
+                    error_R = self.grade_sampled(lesson, inputs, keyed, target, its_inputs)
+                    error_R = error_R.expand(len(sigma_R))
                 else:
-                    clean = lesson.clean_RCTHW[:, :, found.call.own]
+                    clean = lesson.clean_RCTHW[:, :, inputs.call.own]
                     noise = torch.randn(clean.shape, generator=generator).to(clean)
-                    error_R = self.grade(lesson, found, sigma_R, noise, asked, other)
+                    error_R = self.grade(lesson, inputs, sigma_R, noise, target, its_inputs)
                 results.append((block, error_R, sigma_R))
         return results
 
-    def blocks(self, lesson: Lesson, count: int) -> Iterator[Found]:
-        """What each block finds; its clean pass is made when the next one is asked for."""
-        kept, states = Kept(), States()
+    def blocks(self, lesson: Lesson, count: int) -> Iterator[BlockInputs]:
+        """What each block starts from; its clean pass is made when the next one is asked for."""
+        cache, states = FrameCache(), MemoryStates()
         for block in range(count):
             call = call_of(lesson.positions, block * self.block_frames, self.block_frames)
-            states = self._updated(lesson, states, kept.leave(call.kept))
-            found = Found(call, kept, states)
-            yield found
+            states = self._update(lesson, states, cache.evict(call.kept))
+            inputs = BlockInputs(call, cache, states)
+            yield inputs
             if block + 1 < count:
-                self.remember(lesson, found)
+                self.append_block(lesson, inputs)
 
     def grade(
         self,
         lesson: Lesson,
-        found: Found,
+        inputs: BlockInputs,
         sigma_R: Tensor,
         noise: Tensor,
-        asked: MemoryWalker | None = None,
-        other: Found | None = None,
+        target: MemoryRollout | None = None,
+        its_inputs: BlockInputs | None = None,
     ) -> Tensor:
         """Squared error of the flow of each row [R].
 
-        asked: who says what is wanted, and other: what it finds; a memory of its own is to be copied too.
+        target: whose flow is wanted, from its inputs; a memory of its own is to be matched too.
         """
-        clean = lesson.clean_RCTHW[:, :, found.call.own]
+        clean = lesson.clean_RCTHW[:, :, inputs.call.own]
         sigma, first_R = sigma_R[:, None, None, None, None].to(clean), sigma_R == 1
         noisy, wanted = (1 - sigma) * clean + sigma * noise, noise - clean
-        seen, apart_R = found.states.seen(first_R), torch.zeros(len(clean))
-        if asked is not None and other is not None:
+        state, state_error_R = inputs.states.visible(first_R), torch.zeros(len(clean))
+        if target is not None and its_inputs is not None:
             with torch.no_grad():
-                state = other.states.seen(first_R)
-                wanted = asked.flow(lesson, other, state, noisy, sigma_R).float()
-            if seen is not None and state is not None:
-                square = (seen - state).float().square().mean((1, 2))
-                apart_R = STATE_WEIGHT * square / state.float().square().mean((1, 2))
-        if self.again:
-            given = lesson, found.at_call(), seen, noisy, sigma_R
-            flow = checkpoint(self.flow, *given, use_reentrant=False)
+                its_state = its_inputs.states.visible(first_R)
+                wanted = target.flow(lesson, its_inputs, its_state, noisy, sigma_R).float()
+            if state is not None and its_state is not None:
+                square = (state - its_state).float().square().mean((1, 2))
+                state_error_R = STATE_WEIGHT * square / its_state.float().square().mean((1, 2))
+        if self.recompute:
+            arguments = lesson, inputs.snapshot(), state, noisy, sigma_R
+            flow = checkpoint(self.flow, *arguments, use_reentrant=False)
         else:
-            flow = self.flow(lesson, found, seen, noisy, sigma_R)
-        return (flow.float() - wanted).square().mean((1, 2, 3, 4)) + apart_R.to(clean.device)
+            flow = self.flow(lesson, inputs, state, noisy, sigma_R)
+        return (flow.float() - wanted).square().mean((1, 2, 3, 4)) + state_error_R.to(clean.device)
 
     def grade_sampled(
-        self, lesson: Lesson, found: Found, noise: KeyedNoise, asked: MemoryWalker, other: Found
+        self,
+        lesson: Lesson,
+        inputs: BlockInputs,
+        noise: KeyedNoise,
+        target: MemoryRollout,
+        its_inputs: BlockInputs,
     ) -> Tensor:
-        """Weighed relative error of the flows at the states to which the model's own sampler comes.
+        """Weighed relative error of the flows at the states to which the model's own sampler leads.
 
-        See `convert.sampled`; the latents that are made of the block are not gone on from.
+        See `convert_mla.student_states`; the latents that are made of the block are not gone on from.
         """
         assert self.sampler is not None, "a sampled lesson needs to know how"
         rows, errors = len(lesson.clean_RCTHW), []
@@ -182,69 +190,71 @@ class MemoryWalker:
         def flows(x_RCTHW: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
             sigma_R = torch.full((rows,), sigma)
             with torch.no_grad():
-                wanted = asked.flow(lesson, other, other.states.seen(sigma_R == 1), x_RCTHW, sigma_R)
-            return self.flow(lesson, found, found.states.seen(sigma_R == 1), x_RCTHW, sigma_R), wanted
+                its_state = its_inputs.states.visible(sigma_R == 1)
+                wanted = target.flow(lesson, its_inputs, its_state, x_RCTHW, sigma_R)
+            return self.flow(lesson, inputs, inputs.states.visible(sigma_R == 1), x_RCTHW, sigma_R), wanted
 
-        like = torch.empty_like(lesson.clean_RCTHW[:streams, :, found.call.own])
-        block = found.call.own[0] // self.block_frames
-        sampled(self.sampler, noise, block, like, rows, flows, errors.append)
+        like = torch.empty_like(lesson.clean_RCTHW[:streams, :, inputs.call.own])
+        block = inputs.call.own[0] // self.block_frames
+        grade_sampling(self.sampler, noise, block, like, rows, flows, errors.append)
         return torch.stack(errors).sum()
 
-    def _asked(self, lesson: Lesson) -> tuple[MemoryWalker | None, Lesson]:
-        """Who says what is wanted in place of the clip's flow, and the lesson as that one sees it."""
-        if self.before is not None and lesson.kept is not None:
-            return self.before, replace(lesson, positions=lesson.kept)
+    def _target(self, lesson: Lesson) -> tuple[MemoryRollout | None, Lesson]:
+        """Whose flow is wanted in place of the clip's, and the lesson as that one runs it."""
+        if self.unchanged is not None and lesson.unchanged is not None:
+            return self.unchanged, replace(lesson, positions=lesson.unchanged)
         return self.teacher, lesson
 
     def flow(
         self,
         lesson: Lesson,
-        found: Found,
+        inputs: BlockInputs,
         state_RMC: Tensor | None,
         noisy_RCTHW: Tensor,
         sigma_R: Tensor,
     ) -> Tensor:
-        """Flow of a noisy call that sees the given state."""
-        past = self._past(lesson, found, state_RMC, taught=torch.is_grad_enabled())
+        """Flow of a noisy call that sees this state of the memory."""
+        context = self._context(lesson, inputs, state_RMC, trainable=torch.is_grad_enabled())
         noisy = noisy_RCTHW.to(self.dit.patch_embedding.weight.dtype)
         time = embed_time(self.dit, 1000 * sigma_R[:, None].to(noisy.device), noisy.dtype)
-        text = read_rows(self.dit, self._text(lesson, found.call))
-        return forward(self.dit, noisy, time, text, past, self.attention)
+        text = read_text_rows(self.dit, self._text(lesson, inputs.call))
+        return forward(self.dit, noisy, time, text, context, self.attention)
 
     @torch.no_grad()
-    def remember(self, lesson: Lesson, found: Found) -> None:
-        """The clean pass of a block."""
-        call = found.call
-        past = self._past(lesson, found, found.states.after)
-        context = lesson.context_RCTHW[:, :, call.own].to(self.dit.patch_embedding.weight.dtype)
-        time = embed_time(self.dit, torch.zeros(len(context), 1, device=context.device), context.dtype)
-        text = read_rows(self.dit, self._text(lesson, call))
-        remember(self.dit, context, time, text, past, self.attention)
-        found.kept.take(call.own, past.made)
+    def append_block(self, lesson: Lesson, inputs: BlockInputs) -> None:
+        """The clean pass of a block, whose frames go into the cache."""
+        call = inputs.call
+        context = self._context(lesson, inputs, inputs.states.after)
+        clean = lesson.context_RCTHW[:, :, call.own].to(self.dit.patch_embedding.weight.dtype)
+        time = embed_time(self.dit, torch.zeros(len(clean), 1, device=clean.device), clean.dtype)
+        text = read_text_rows(self.dit, self._text(lesson, call))
+        remember(self.dit, clean, time, text, context, self.attention)
+        inputs.cache.append(call.own, context.by_layer)
 
-    def _updated(self, lesson: Lesson, states: States, evicted: Tokens | None) -> States:
-        """The states of the block that finds these frames gone from its window.
+    def _update(self, lesson: Lesson, states: MemoryStates, evicted: FrameTokens | None) -> MemoryStates:
+        """The states of the block before which these frames left the window.
 
-        A pupil's keys and values are made anew, so that it learns to write what the encoder can read.
+        A student's keys and values are projected anew, so that it learns to write what the encoder can read.
         """
         state = states.after
         if evicted is None or not lesson.positions.memory_frames:
-            return States(state, state)
+            return MemoryStates(state, state)
         start = self.encoder.fresh(len(lesson.clean_RCTHW)) if state is None else state
         pair = evicted.k, evicted.v
         if self.teacher is not None:
             pair = project_kv(self.dit.blocks[-1].self_attn, evicted.x)
-        return States(state, self.encoder.update(start, *pair, self.attention))
+        return MemoryStates(state, self.encoder.update(start, *pair, self.attention))
 
     def _text(self, lesson: Lesson, call: Call) -> Tensor:
         return lesson.texts[call.own[0] // self.block_frames].to(self.dit.patch_embedding.weight.dtype)
 
-    def _past(self, lesson: Lesson, found: Found, state_RMC: Tensor | None, taught: bool = False) -> WalkPast:
-        kept, call = found.kept, found.call
-        config, device = self.encoder.config, lesson.clean_RCTHW.device
-        head_dim = config.dim // config.num_heads
-        grid = Grid(config.grid_height, config.grid_width, head_dim, device)
+    def _context(
+        self, lesson: Lesson, inputs: BlockInputs, state_RMC: Tensor | None, trainable: bool = False
+    ) -> MemoryContext:
+        call, config, device = inputs.call, self.encoder.config, lesson.clean_RCTHW.device
+        grid = Grid(config.grid_height, config.grid_width, config.dim // config.num_heads, device)
         if state_RMC is None:
-            return WalkPast(self.dit, kept, call, grid, taught=taught)
+            return MemoryContext(self.dit, inputs.cache, call, grid, trainable=trainable)
         ids = plan(lesson.positions, call.own[0], self.block_frames, memory_visible=True).memory
-        return WalkPast(self.dit, kept, call, grid, self.encoder.read(state_RMC), ids, taught)
+        memory = self.encoder.read(state_RMC)
+        return MemoryContext(self.dit, inputs.cache, call, grid, memory, ids, trainable)

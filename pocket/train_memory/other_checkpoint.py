@@ -26,11 +26,19 @@ from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.resize import for_grid
 from ...model_patches.stream.state import StreamConfig
 from ..convert_mla.command import load_dense, read_texts
-from .clip_lessons import GRADED_LATE, GROUP, ClipLessons, Clips, least_blocks, read_clips, stream_clips
+from .clip_lessons import (
+    COMMAND,
+    GRADED_LATE,
+    ClipLessons,
+    EncodedClips,
+    least_blocks,
+    read_clips,
+    stream_clips,
+)
 from .export import export
 from .lora import Adapters
-from .memory_estimate import Job, Room, room_of, why_not
-from .memory_rollout import MemoryWalker
+from .memory_estimate import Job, MemoryEstimate, estimate, why_not
+from .memory_rollout import MemoryRollout
 from .trainer import MemoryTraining, Trainer
 
 BLOCK_FRAMES = 3
@@ -54,13 +62,13 @@ class Task:
     rank: int
     batch: int
     blocks: int  # of the longest lesson
-    clips: Clips | None  # None: to be streamed
+    clips: EncodedClips | None  # None: to be streamed
     texts_PLE: Tensor | None
 
-    def room(self) -> Room:
+    def estimate(self) -> MemoryEstimate:
         """What it needs in memory, counted by running it on shapes."""
         texts = self.texts_PLE if self.clips is None else self.clips.texts_RLE
-        return room_of(
+        return estimate(
             Job(
                 self.dit.config,
                 self.encoder,
@@ -77,35 +85,35 @@ class Task:
         )
 
 
-def remember(chosen: argparse.Namespace, folder: Path) -> int:
-    """Plan, draw clips where none are given, train, export; the exit status. Raises ValueError, OSError."""
+def train(chosen: argparse.Namespace, folder: Path) -> int:
+    """Plan, stream clips where none are named, train, export; the exit status. Raises ValueError, OSError."""
     task = _task(chosen)
-    room = task.room()
-    print(room, file=sys.stderr)
-    refusal = why_not(room, task.device)
+    needed = task.estimate()
+    print(needed, file=sys.stderr)
+    refusal = why_not(needed, task.device)
     if chosen.plan or refusal:
         print(refusal or "train-memory: it fits", file=sys.stderr)
         return 1 if refusal else 0
     task.dit.to(task.device)
     clips = task.clips or _streamed(task, folder / "clips.safetensors")
-    walker, adapters = _learners(chosen.encoder, task)
+    rollout, adapters = _learners(chosen.encoder, task)
     sigmas = StreamConfig(task.geometry, task.positions, BLOCK_FRAMES).sigmas
     lessons = ClipLessons(clips, task.positions, BLOCK_FRAMES, sigmas, task.batch, task.device)
-    recipe = TRAINING.told(chosen.steps, chosen.minutes, chosen.rate)
+    recipe = TRAINING.with_options(chosen.steps, chosen.minutes, chosen.rate)
     recipe = replace(recipe, half=task.device.type == "cuda")
-    trainer = Trainer(walker, lessons, recipe, folder, adapters)
+    trainer = Trainer(rollout, lessons, recipe, folder, adapters)
     if chosen.only == "export":
         trainer.learner.load_state_dict(trainer.average.weights())
     else:
         trainer.train()
     if chosen.only != "train":
-        said = f"{trainer.run.step} lessons of {task.batch}, {time.strftime('%Y-%m-%d')}"
+        trained = f"{trainer.run.step} lessons of {task.batch}, {time.strftime('%Y-%m-%d')}"
         path = (chosen.out or folder / "export") / FILE
-        print(export(walker.encoder, adapters, path, task.positions.name, said))
+        print(export(rollout.encoder, adapters, path, task.positions.name, trained))
     return 0
 
 
-def fused(q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+def fused_attention(q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
     """torch's own attention, in the dtype of the values: mixed precision leaves normed queries in float32."""
     return sdpa(q_BLND.to(v_BLND.dtype), k_BLND.to(v_BLND.dtype), v_BLND)
 
@@ -128,9 +136,9 @@ def _task(chosen: argparse.Namespace) -> Task:
         "start": None,
         "full": 0.0,
     }
-    if given := [name for name, default in pocket_alone.items() if getattr(chosen, name) != default]:
+    if options := [name for name, default in pocket_alone.items() if getattr(chosen, name) != default]:
         raise ValueError(
-            f"--{given[0].replace('_', '-')} is for the pocket model's lessons; other checkpoints have "
+            f"--{options[0].replace('_', '-')} is for the pocket model's lessons; other checkpoints have "
             f"their own."
         )
     if chosen.processes > 1:
@@ -142,7 +150,7 @@ def _task(chosen: argparse.Namespace) -> Task:
     dit, _ = load_dense("--dit", chosen.dit, chosen.nest, dtype)
     positions = positions_of(chosen.positions)
     clips = read_clips(chosen.clips, dit, positions, BLOCK_FRAMES) if chosen.clips else None
-    texts_PLE = read_texts(GROUP, chosen.texts, dit) if chosen.texts else None
+    texts_PLE = read_texts(COMMAND, chosen.texts, dit) if chosen.texts else None
     geometry = _geometry(chosen.size, dit, clips)
     blocks = clips.latents_RCTHW.shape[2] // BLOCK_FRAMES if clips else chosen.blocks
     if blocks < (least := least_blocks(positions, BLOCK_FRAMES)):
@@ -153,7 +161,7 @@ def _task(chosen: argparse.Namespace) -> Task:
     return Task(dit, device, positions, geometry, encoder, *sizes, clips, texts_PLE)
 
 
-def _geometry(size: list[int] | None, dit: WanModel, clips: Clips | None) -> Geometry:
+def _geometry(size: list[int] | None, dit: WanModel, clips: EncodedClips | None) -> Geometry:
     if clips is not None:
         if size is not None:
             raise ValueError("--size is for clips that are streamed; those of --clips have theirs.")
@@ -162,7 +170,7 @@ def _geometry(size: list[int] | None, dit: WanModel, clips: Clips | None) -> Geo
     return Geometry(width, height, latent_channels=dit.config.in_channels, patch=dit.config.patch[1])
 
 
-def _streamed(task: Task, path: Path) -> Clips:
+def _streamed(task: Task, path: Path) -> EncodedClips:
     """The folder's clips, streamed by the model without a memory when first asked for."""
     assert task.texts_PLE is not None
     positions = replace(task.positions, memory_frames=0)
@@ -173,13 +181,15 @@ def _streamed(task: Task, path: Path) -> Clips:
     return read_clips(path, task.dit, task.positions, BLOCK_FRAMES)
 
 
-def _learners(file: Path | None, task: Task) -> tuple[MemoryWalker, Adapters]:
-    """The model with its changes, and the encoder; gone on from a file, or fresh."""
-    found = load_memory(file, task.dit, torch.float32) if file else None
-    if found is None:
+def _learners(file: Path | None, task: Task) -> tuple[MemoryRollout, Adapters]:
+    """The model with its changes, and the encoder; those of a file, or fresh."""
+    loaded = load_memory(file, task.dit, torch.float32) if file else None
+    if loaded is None:
         encoder = MemoryEncoder(task.encoder)
     else:
-        encoder = for_grid(found.encoder, task.encoder.grid_height, task.encoder.grid_width)
-    adapters = Adapters.going_on(task.dit, found.lora if found else None, task.rank)
-    walker = MemoryWalker(task.dit, encoder.to(task.device), BLOCK_FRAMES, attention=fused, again=True)
-    return walker, adapters
+        encoder = for_grid(loaded.encoder, task.encoder.grid_height, task.encoder.grid_width)
+    adapters = Adapters.resumed(task.dit, loaded.lora if loaded else None, task.rank)
+    rollout = MemoryRollout(
+        task.dit, encoder.to(task.device), BLOCK_FRAMES, attention=fused_attention, recompute=True
+    )
+    return rollout, adapters

@@ -1,7 +1,7 @@
 """Trains a memory encoder and, beside it, low-rank changes of the model, or its attentions.
 
 The frames that leave the window reach the encoder as the clean pass left them, without gradients; the chain
-of updates is followed back whole.
+of updates is differentiated whole.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.memory.encoder import MemoryEncoder
-from ..train_pocket.checkpointing import Average, Run, hash_seed, learning_rate
-from ..train_pocket.distributed import agreed, average_gradients, rank
-from .lessons import Lessons, Place
+from ..train_pocket.checkpointing import Run, WeightAverage, hash_seed, learning_rate
+from ..train_pocket.distributed import average_gradients, broadcast, rank
+from .lessons import LessonPlan, Lessons
 from .lora import Adapters
-from .memory_rollout import MemoryWalker
+from .memory_rollout import MemoryRollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class MemoryTraining:
     most_clips: int = 2000
     half: bool = True  # bfloat16 products
     encoder: bool = True  # trained with the changes of the model; else left as it is
-    kept_weight: float = 1.0  # of lessons that keep the model what it was: their errors are small
+    kept_weight: float = 1.0  # of lessons that hold the model to what it was: their errors are small
 
-    def told(
+    def with_options(
         self, steps: int | None, minutes: float | None, rate: float, kept_weight: float = 1.0
     ) -> MemoryTraining:
-        """The same for so many lessons or minutes, where they are given, at so many times the rates."""
+        """The same for so many lessons or minutes, None: as it is, at so many times the rates."""
         if not kept_weight > 0:
             raise ValueError(f"--kept-weight {kept_weight}: more than 0.")
         if not 0 < rate <= 10:
@@ -58,20 +58,20 @@ class MemoryTraining:
         )
 
 
-def optimizers(
+def build_optimizers(
     encoder: MemoryEncoder | None, changes: list[nn.Parameter], recipe: MemoryTraining
 ) -> dict[str, torch.optim.Optimizer]:
     """Muon for the matrices of an encoder that is trained, AdamW for the rest."""
     adamw = [{"params": changes, "peak": recipe.model_rate}]
-    found: dict[str, torch.optim.Optimizer] = {}
+    optimizers: dict[str, torch.optim.Optimizer] = {}
     if encoder is not None:
         matrices = [p for p in encoder.parameters() if p.ndim == 2]
         adamw.insert(
             0, {"params": [p for p in encoder.parameters() if p.ndim != 2], "peak": recipe.encoder_rate}
         )
         muon = [{"params": matrices, "peak": recipe.matrix_rate}]
-        found["muon"] = torch.optim.Muon(muon, lr=0.0, momentum=0.95, weight_decay=0.0)
-    return found | {"adamw": torch.optim.AdamW(adamw, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)}
+        optimizers["muon"] = torch.optim.Muon(muon, lr=0.0, momentum=0.95, weight_decay=0.0)
+    return optimizers | {"adamw": torch.optim.AdamW(adamw, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)}
 
 
 class Trainer:
@@ -79,7 +79,7 @@ class Trainer:
 
     def __init__(
         self,
-        walker: MemoryWalker,
+        rollout: MemoryRollout,
         lessons: Lessons,
         recipe: MemoryTraining,
         folder: Path,
@@ -87,30 +87,30 @@ class Trainer:
     ) -> None:
         """adapters: the model's low-rank changes, trained with the encoder where the recipe says so; without,
         the encoder stays as it is and the model's self-attentions are trained whole."""
-        self.walker, self.lessons, self.recipe, self.adapters = walker, lessons, recipe, adapters
-        encoder = walker.encoder.requires_grad_(adapters is not None and recipe.encoder)
-        changes = _changes(walker.dit, adapters)
-        learns = encoder if adapters is not None and recipe.encoder else None
+        self.rollout, self.lessons, self.recipe, self.adapters = rollout, lessons, recipe, adapters
+        encoder = rollout.encoder.requires_grad_(adapters is not None and recipe.encoder)
+        changes = _trained_layers(rollout.dit, adapters)
+        trained = encoder if adapters is not None and recipe.encoder else None
         self.learner = nn.ModuleDict(
-            {"model": changes} if learns is None else {"encoder": learns, "model": changes}
+            {"model": changes} if trained is None else {"encoder": trained, "model": changes}
         )
-        made = optimizers(learns, [*changes.parameters()], recipe)
-        self.optimizers = list(made.values())
-        self.average = Average(self.learner, 0.995)
-        parts = {"learner": self.learner, "average": self.average, **made}
+        optimizers = build_optimizers(trained, [*changes.parameters()], recipe)
+        self.optimizers = list(optimizers.values())
+        self.average = WeightAverage(self.learner, 0.995)
+        parts = {"learner": self.learner, "average": self.average, **optimizers}
         self.run = Run(folder, "memory", parts, writes=rank() == 0)
         seed = hash_seed("memory", self.run.step)
         self.shared = torch.Generator().manual_seed(seed)
-        self.own = torch.Generator().manual_seed(seed + 1 + rank())
+        self.local = torch.Generator().manual_seed(seed + 1 + rank())
         self.figures: dict[str, float] = {}
 
     def train(self) -> None:
         """Train to the last step or the end of the time; the learner is left with its averaged weights."""
         recipe = self.recipe
         seconds = 60 * recipe.minutes if recipe.minutes else float("inf")
-        while (done := agreed(max(self.run.step / recipe.steps, self.run.elapsed() / seconds))) < 1:
+        while (done := broadcast(max(self.run.step / recipe.steps, self.run.elapsed() / seconds))) < 1:
             if self.run.step % recipe.more_every == recipe.more_every - 1:
-                self.lessons.refresh(recipe.more_clips, recipe.most_clips, self.own)
+                self.lessons.refresh(recipe.more_clips, recipe.most_clips, self.local)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(done, group["peak"])
@@ -122,21 +122,21 @@ class Trainer:
 
     def step(self, done: float) -> float:
         """One lesson; its loss."""
-        place = self.lessons.plan(done, self.shared)
-        lesson = self.lessons.lesson(place, self.own)
+        plan = self.lessons.plan(done, self.shared)
+        lesson = self.lessons.lesson(plan, self.local)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         with self._precision():
             if self.adapters is not None:
                 self.adapters.fold()
-            found = self.walker.along(lesson, self.own)
-        loss = torch.stack([error_R.mean() for _, error_R, _ in found]).mean()
-        (loss * (self.recipe.kept_weight if lesson.kept else 1.0)).backward()
-        self._descend()
-        self._note(place, found)
+            errors = self.rollout.graded(lesson, self.local)
+        loss = torch.stack([error_R.mean() for _, error_R, _ in errors]).mean()
+        (loss * (self.recipe.kept_weight if lesson.unchanged else 1.0)).backward()
+        self._update()
+        self._log_errors(plan, errors)
         return float(loss.detach())
 
-    def _descend(self) -> None:
+    def _update(self) -> None:
         for parameter in self.learner.parameters():
             if parameter.grad is None and torch.distributed.is_initialized():
                 parameter.grad = torch.zeros_like(parameter)  # all share equally many numbers
@@ -145,18 +145,18 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
 
-    def _note(self, place: Place, found: list[tuple[int, Tensor, Tensor]]) -> None:
+    def _log_errors(self, plan: LessonPlan, errors: list[tuple[int, Tensor, Tensor]]) -> None:
         """Running means of first calls' errors at the lifted block, by how long it was hidden."""
         with torch.no_grad():
-            for block, error_R, sigma_R in found:
+            for block, error_R, sigma_R in errors:
                 first = sigma_R == 1
-                name = f"{place.kind}_{_length(place.hidden)}" if block == place.lifted else "elsewhere"
-                name = name if place.story else place.kind
+                name = f"{plan.kind}_{_length(plan.hidden)}" if block == plan.lifted else "elsewhere"
+                name = name if plan.story else plan.kind
                 for suffix, rows in (("first", first), ("later", ~first)):
                     if bool(rows.any()):
                         key, value = f"{name}_{suffix}", float(error_R[rows].mean())
                         self.figures[key] = 0.95 * self.figures.get(key, value) + 0.05 * value
-        gate = self.walker.encoder.gate_linear.bias
+        gate = self.rollout.encoder.gate_linear.bias
         self.figures["gate_bias"] = float(gate.detach().mean())
 
     def _precision(self) -> torch.autocast | nullcontext[None]:
@@ -164,7 +164,7 @@ class Trainer:
         return torch.autocast(device, torch.bfloat16) if self.recipe.half else nullcontext()
 
 
-def _changes(dit: WanModel, adapters: Adapters | None) -> nn.Module:
+def _trained_layers(dit: WanModel, adapters: Adapters | None) -> nn.Module:
     if adapters is not None:
         return nn.ParameterList(adapters.parts())
     return nn.ModuleList(block.self_attn for block in dit.blocks).requires_grad_(True)

@@ -1,15 +1,7 @@
 """Trains the pocket models: `python run.py train-pocket --preset nano|small`."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .dit import PocketTraining
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str]) -> int:
@@ -48,66 +40,6 @@ def main(arguments: list[str]) -> int:
         help="train the transformer in so many processes of one thread: on two cores, two beat one of two",
     )
     chosen = parser.parse_args(arguments)
-    return _train(chosen)
+    from .command import train
 
-
-def _train(chosen: argparse.Namespace) -> int:
-    import torch
-
-    from . import distributed as processes
-    from .presets import PRESETS
-    from .stages import export, polished, settle_told_apart, settled_vae, train_dit
-
-    if chosen.threads:
-        torch.set_num_threads(chosen.threads)
-    preset = PRESETS[chosen.preset]
-    folder = chosen.run or ROOT / "runs" / chosen.preset
-    device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.only == "apart":
-        if chosen.start is None:
-            raise SystemExit(
-                "train-pocket --only apart tunes a trained encoder: name its folder with --start."
-            )
-        settle_told_apart(preset, folder, device, chosen.start)
-        return 0
-    vae = settled_vae(preset, folder, device, chosen.start, train=chosen.only in (None, "vae"))
-    if chosen.only in (None, "dit"):
-        changes = _changes(chosen, preset.recipe)
-        if chosen.processes > 1 and not processes.is_worker():
-            status = processes.run_workers(chosen.processes, processes.again("--only", "dit"))
-            if status:
-                return status
-        else:
-            with processes.together():
-                train_dit(preset, vae, folder, device, chosen.start, chosen.compile, changes)
-    if chosen.only in (None, "polish"):
-        vae = polished(preset, vae, folder, device, train=True, afresh=chosen.start is None)
-    if chosen.only in (None, "export"):
-        for path in export(preset, chosen.preset, vae, folder, chosen.out or folder / "export", chosen.start):
-            print(path)
-    return 0
-
-
-def _changes(chosen: argparse.Namespace, recipe: PocketTraining) -> dict[str, object]:
-    """What the transformer's training is told beside the preset."""
-    beginnings, rate = chosen.beginnings or 0.0, 1.0 if chosen.rate is None else chosen.rate
-    if not 0 <= beginnings < 1:
-        raise SystemExit(
-            f"train-pocket --beginnings {beginnings}: a share of the steps, at least 0, below 1."
-        )
-    if not 0 < rate <= 10:
-        raise SystemExit(f"train-pocket --rate {rate}: times the preset's rates, more than 0, at most 10.")
-    changes: dict[str, object] = {
-        "steps": chosen.steps or recipe.steps,
-        "batch": recipe.batch // chosen.processes,
-        "more_clips": recipe.more_clips // chosen.processes,
-    }
-    if beginnings:  # of a model that is finished otherwise: contexts are its own from the first step on
-        changes |= {"beginnings": beginnings, "own_context_from": 0.0}
-    if chosen.shift is not None:
-        if not chosen.shift > 0:
-            raise SystemExit(f"train-pocket --shift {chosen.shift}: more than 0.")
-        changes["shift"] = chosen.shift
-    for name in ("matrix_rate", "other_rate", "text_rate"):
-        changes[name] = rate * getattr(recipe, name)
-    return changes
+    return train(chosen)

@@ -61,7 +61,7 @@ class Run:
         self._saved = time.monotonic()
 
 
-class Average(nn.Module):
+class WeightAverage(nn.Module):
     """Exponential average of a model's weights."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -1,11 +1,10 @@
 """Clips for training the pocket model: latents of freshly drawn scenes and the text that goes with them.
 
-B clips, V = 2 dressings of a clip (the same flight with other colours, shapes and ground), N blocks of
-`block_frames` latent frames. With both dressings at hand a training can let the prompt change at any block,
-or show a block a past of the other look.
+B clips, V = 2 looks of a clip (the same flight with other colours, shapes and ground), N blocks of
+`block_frames` latent frames. With both looks at hand a training can let the prompt change at any block, or
+show a block a past of the other look.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,47 +14,29 @@ from torch import Tensor
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
 from .. import models, text, world
+from .pool import Pool, draw_pool
 
 SWITCH_SHARE = 0.3  # clips whose prompt changes at a block border, and the picture with it
-OTHER_PAST_SHARE = 0.35  # clips whose past wears the other look: what is wanted must be read
+OTHER_PAST_SHARE = 0.35  # clips whose past has the other look: the prompt must be read
 FIRST_BATCH = 8  # times as many first blocks side by side as clips
 UNNAMED_SHARE = 0.1  # clips whose prompt says "object": colour and shape must come from the past
 
 
 @dataclass(slots=True)
-class Clips:
-    """B clips in both dressings; what a training draws its batches from."""
+class PairedClips(Pool):
+    """B clips in both looks; what a training draws its batches from."""
 
     latents_BVCTHW: Tensor  # float16, in the diffusion model's units
     texts_BVLC: Tensor
     named_B: Tensor  # bool, False where the prompt says "object"
 
-    def __len__(self) -> int:
-        return len(self.latents_BVCTHW)
-
-    def pick(self, rows: Tensor) -> "Clips":
-        return Clips(self.latents_BVCTHW[rows], self.texts_BVLC[rows], self.named_B[rows])
-
-    def joined(self, more: "Clips", limit: int) -> "Clips":
-        """Both, the oldest dropped beyond `limit` clips."""
-        return Clips(
-            *(
-                torch.cat([getattr(self, name), getattr(more, name)])[-limit:]
-                for name in self.__dataclass_fields__
-            )
-        )
-
-    def save(self, path: Path) -> None:
-        """Write them; `Clips(*torch.load(path))` reads them."""
-        torch.save([self.latents_BVCTHW, self.texts_BVLC, self.named_B], path)
-
-    def worn(self, dressing_BN: Tensor, block_frames: int) -> Tensor:
-        """Latents [B, C, T, H, W], float32, each block in the dressing it is given."""
-        second = dressing_BN.repeat_interleave(block_frames, 1)[:, None, :, None, None] == 1
+    def with_looks(self, look_BN: Tensor, block_frames: int) -> Tensor:
+        """Latents [B, C, T, H, W], float32, each block in its own look."""
+        second = look_BN.repeat_interleave(block_frames, 1)[:, None, :, None, None] == 1
         return torch.where(second, self.latents_BVCTHW[:, 1], self.latents_BVCTHW[:, 0]).float()
 
-    def dressings(self, blocks: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Which dressing each block [B, N] shall show, and which its past wears, by the shares above."""
+    def draw_looks(self, blocks: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Which look each block [B, N] shall have, and which its past has, by the shares above."""
         count = len(self)
         kind = torch.rand(count, generator=generator)
         start = torch.randint(2, (count, 1), generator=generator)
@@ -68,36 +49,25 @@ class Clips:
 
 def draw_clips(
     vae: WanVAE, count: int, blocks: int, block_frames: int, size: int, generator: torch.Generator
-) -> Clips:
+) -> PairedClips:
     """New clips of `blocks` blocks, encoded."""
     frames = 1 + TIME_STRIDE * (blocks * block_frames - 1)
     scenes = world.sample_scenes(count, generator)
-    other = world.redress(scenes, generator)
+    other = world.change_looks(scenes, generator)
     either = replace(scenes, colour_BN=torch.maximum(scenes.colour_BN, other.colour_BN))
     places = world.simulate(either, frames)
-    latents = [encode_pictures(vae, world.render(worn, places, size)) for worn in (scenes, other)]
+    latents = [encode_pictures(vae, world.render(looks, places, size)) for looks in (scenes, other)]
     named = torch.rand(count, generator=generator) >= UNNAMED_SHARE
-    return Clips(torch.stack(latents, 1).half(), _texts(scenes, other, named), named)
+    return PairedClips(torch.stack(latents, 1).half(), _texts(scenes, other, named), named)
 
 
-def draw_pool(
-    vae: WanVAE, count: int, blocks: int, block_frames: int, size: int, generator: torch.Generator
-) -> Clips:
-    """As `draw_clips`, sixteen at a time, so that memory does not grow with the count."""
-    pool = draw_clips(vae, min(16, count), blocks, block_frames, size, generator)
-    while len(pool) < count:
-        new = draw_clips(vae, min(16, count - len(pool)), blocks, block_frames, size, generator)
-        pool = pool.joined(new, count)
-        print(f"{len(pool)} of {count} clips drawn", file=sys.stderr, flush=True)
-    return pool
-
-
-def kept_clips(path: Path, count: int, blocks: int, block_frames: int, size: int, seed: int) -> Clips:
+def load_or_draw(path: Path, count: int, blocks: int, block_frames: int, size: int, seed: int) -> PairedClips:
     """The clips of a file, drawn with the built-in VAE and written there first where there is none."""
     if not path.exists():
         vae, generator = load_vae(models.WEIGHTS / models.VAE_FILE), torch.Generator().manual_seed(seed)
-        draw_pool(vae, count, blocks, block_frames, size, generator).save(path)
-    return Clips(*torch.load(path, weights_only=True))
+        sizes = (blocks, block_frames, size)
+        draw_pool(lambda rows: draw_clips(vae, rows, *sizes, generator), count, "clips").save(path)
+    return PairedClips.load(path)
 
 
 def _texts(scenes: world.Scenes, other: world.Scenes, named: Tensor) -> Tensor:
@@ -112,8 +82,8 @@ def encode_pictures(vae: WanVAE, pictures_BFHWC: Tensor, batch: int = 4) -> Tens
     """Latents of uint8 clips, float32, a few clips at a time."""
     device = next(vae.parameters()).device
     parts = []
-    for some in pictures_BFHWC.split(batch):
-        pixels = (some.to(device).float() / 127.5 - 1).permute(0, 4, 1, 2, 3)
+    for clips in pictures_BFHWC.split(batch):
+        pixels = (clips.to(device).float() / 127.5 - 1).permute(0, 4, 1, 2, 3)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             parts.append(vae.encode(pixels.contiguous(memory_format=torch.channels_last_3d))[0].float().cpu())
     return torch.cat(parts)

@@ -1,7 +1,7 @@
 """Several processes that train one model: each has clips of its own, gradients are averaged.
 
 On a CPU two processes of one thread each do more than one of two threads. The processes are this command
-again, so that they find the pack as it did, told by three variables which of them they are.
+again, so that they find the pack as it did; three variables say which of them they are.
 """
 
 import os
@@ -35,8 +35,10 @@ def run_workers(count: int, command: Sequence[str]) -> int:
     When one fails the others are stopped.
     """
     with tempfile.TemporaryDirectory() as folder:
-        known = os.environ | {COUNT: str(count), MEETING: str(Path(folder) / "meeting")}
-        workers = [subprocess.Popen(command, env=known | {RANK: str(number)}) for number in range(count)]
+        environment = os.environ | {COUNT: str(count), MEETING: str(Path(folder) / "meeting")}
+        workers = [
+            subprocess.Popen(command, env=environment | {RANK: str(number)}) for number in range(count)
+        ]
         try:
             while any(worker.poll() is None for worker in workers):
                 failed = [worker.returncode for worker in workers if worker.returncode]
@@ -54,14 +56,14 @@ def run_workers(count: int, command: Sequence[str]) -> int:
                 worker.wait()
 
 
-def again(*more: str) -> list[str]:
+def same_command(*more: str) -> list[str]:
     """The command this process was started with, and more arguments."""
     return [sys.executable, *sys.orig_argv[1:], *more]
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Meet the other processes and share gradients with them; alone, nothing changes.
+def process_group() -> Iterator[None]:
+    """Join the other processes and share gradients with them; alone, nothing changes.
 
     At the end all wait for the last one and the group is taken down: a process that exits while gloo's
     threads still run may be aborted ("terminate called without an active exception").
@@ -80,13 +82,13 @@ def together() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def agreed(value: float) -> float:
+def broadcast(value: float) -> float:
     """The first process's value, for all of them."""
     if not dist.is_initialized():
         return value
-    told = torch.tensor(value, dtype=torch.double)
-    dist.broadcast(told, 0)
-    return float(told)
+    shared = torch.tensor(value, dtype=torch.double)
+    dist.broadcast(shared, 0)
+    return float(shared)
 
 
 def average_gradients(model: nn.Module) -> None:

@@ -1,8 +1,8 @@
-"""Trains the pocket diffusion transformer: block-causal teacher forcing, then on contexts of its own making.
+"""Trains the pocket diffusion transformer: block-causal teacher forcing, then on contexts it predicts itself.
 
 Two things keep a long rollout from falling apart. The context is damaged on purpose (noise, offsets, and in
 the second phase the model's own predictions in place of the truth), while the target stays exact. And in most
-clips the prompt changes at a block or the context wears another look, so that looks must be read from the
+clips the prompt changes at a block or the context has another look, so that looks must be read from the
 text and only places and motion from the context.
 """
 
@@ -16,10 +16,11 @@ from ...model_patches.arch.wan import WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.vae.wan import WanVAE
 from .. import text
-from .checkpointing import Average, Run, learning_rate
-from .clips import FIRST_BATCH, Clips, draw_pool
+from .checkpointing import Run, WeightAverage, learning_rate
+from .clips import FIRST_BATCH, PairedClips, draw_clips
 from .distributed import average_gradients, rank
-from .teacher_forcing import Teacher
+from .pool import draw_pool
+from .teacher_forcing import TeacherForcing
 
 # kinds of clips: a stream's first block alone ("first"), short and long ones
 BATCHES = {"first": FIRST_BATCH, "short": 2, "long": 1}  # so many times the batch
@@ -37,7 +38,7 @@ class PocketTraining:
     streams: int = 2  # noisy copies per clean clip
     batch: int = 8  # long clips; twice as many short ones, eight times as many beginnings
     steps: int = 3000
-    own_context_from: float = 0.75  # share of the steps after which contexts are the model's own
+    predicted_context_from: float = 0.75  # share of the steps after which the model predicts contexts
     long_from: float = 0.9  # share of the steps after which clips are long: the sink lies far back
     beginnings: float = 0.0  # share of the steps on streams' first blocks alone, each of another scene
     first_clips: int = 256
@@ -47,9 +48,8 @@ class PocketTraining:
     matrix_rate: float = 1.5e-2  # Muon
     other_rate: float = 1e-3  # AdamW
     text_rate: float = 4e-3  # AdamW, text embedding: Wan starts it so small that text would be learnt last
-    shift: float = (
-        8.0  # a thing in sight fills hundreds of latent numbers: it is decided at sigma 0.9 and above
-    )
+    # an object fills hundreds of latent numbers: it is decided at sigma 0.9 and above
+    shift: float = 8.0
     no_text_share: float = 0.06
 
 
@@ -83,7 +83,7 @@ def draw_sigma(shape: tuple[int, ...], recipe: PocketTraining, generator: torch.
 
 
 def damage(clean_BCTHW: Tensor, block_frames: int, generator: torch.Generator) -> Tensor:
-    """A context as a worn rollout would have it.
+    """A context as a long rollout would have it.
 
     Noise, and an offset and gain per channel that stay for a block.
     """
@@ -116,21 +116,21 @@ class Trainer:
         self.dit, self.vae, self.recipe = dit, vae, recipe
         self.device = next(dit.parameters()).device
         grid = Geometry(recipe.size, recipe.size).grid_width
-        self.teacher = Teacher(dit, recipe.blocks, recipe.block_frames, grid)
+        self.teacher = TeacherForcing(dit, recipe.blocks, recipe.block_frames, grid)
         self.optimizers = optimizers(dit, recipe)
-        self.average = Average(dit, 0.998)
+        self.average = WeightAverage(dit, 0.998)
         parts = {"dit": dit, "average": self.average, "muon": self.optimizers[0], "adamw": self.optimizers[1]}
         self.run = Run(folder, "dit", parts, writes=rank() == 0)
         self.generator = torch.Generator().manual_seed(seed + self.run.step + (rank() << 32))
         self.folder = folder
-        self.pools: dict[str, Clips] = {}  # by kind, drawn when first asked for
+        self.pools: dict[str, PairedClips] = {}  # by kind, drawn when first asked for
 
-    def pool(self, kind: str) -> Clips:
+    def pool(self, kind: str) -> PairedClips:
         """The clips of one kind, read from the folder or drawn when first asked for."""
         if kind not in self.pools:
             path = self._path(kind)
             if path.exists():
-                self.pools[kind] = Clips(*torch.load(path, weights_only=True))
+                self.pools[kind] = PairedClips.load(path)
             else:
                 count = self.recipe.first_clips * (MORE_BEGINNINGS if kind == "first" else 1)
                 self._store(kind, self._new_clips(count, kind))
@@ -139,7 +139,7 @@ class Trainer:
     def _path(self, kind: str) -> Path:
         return self.folder / f"clips_{kind}{rank() or ''}.pt"
 
-    def _store(self, kind: str, clips: Clips) -> None:
+    def _store(self, kind: str, clips: PairedClips) -> None:
         self.pools[kind] = clips
         clips.save(self._path(kind))
 
@@ -147,14 +147,14 @@ class Trainer:
         """Add new clips of the kind in use."""
         more = {"first": MORE_BEGINNINGS * self.recipe.more_clips, "long": self.recipe.more_clips // 2}
         new = self._new_clips(more.get(kind, self.recipe.more_clips), kind)
-        self._store(kind, self.pool(kind).joined(new, self.recipe.most_clips))
+        self._store(kind, self.pool(kind).concat(new, self.recipe.most_clips))
 
     def _blocks(self, kind: str) -> int:
         return {"first": 1, "short": self.recipe.short_blocks, "long": self.recipe.blocks}[kind]
 
-    def _new_clips(self, count: int, kind: str) -> Clips:
+    def _new_clips(self, count: int, kind: str) -> PairedClips:
         sizes = (self._blocks(kind), self.recipe.block_frames, self.recipe.size)
-        return draw_pool(self.vae, count, *sizes, self.generator)
+        return draw_pool(lambda rows: draw_clips(self.vae, rows, *sizes, self.generator), count, "clips")
 
     def train(self) -> None:
         """Train to the recipe's last step."""
@@ -167,7 +167,7 @@ class Trainer:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(share, group["peak"])
-            figures = self.step(kind, own_context=share >= recipe.own_context_from)
+            figures = self.step(kind, predicted_context=share >= recipe.predicted_context_from)
             self.average.update(self.dit, self.run.step)
             self.run.tick(every=25, **figures)
         self.run.save()
@@ -179,20 +179,20 @@ class Trainer:
             return "first"
         return "long" if share >= self.recipe.long_from else "short"
 
-    def step(self, kind: str, own_context: bool) -> dict[str, float]:
+    def step(self, kind: str, predicted_context: bool) -> dict[str, float]:
         """One step on a random batch; the loss of the flow, all blocks and the first alone."""
         recipe, generator, blocks = self.recipe, self.generator, self._blocks(kind)
         pool, batch = self.pool(kind), recipe.batch * BATCHES[kind]
-        clips = pool.pick(torch.randint(len(pool), (batch,), generator=generator))
-        shown_BN, past_BN = clips.dressings(blocks, generator)
-        clean = clips.worn(shown_BN, recipe.block_frames)
-        past = clips.worn(past_BN, recipe.block_frames)
+        clips = pool.select(torch.randint(len(pool), (batch,), generator=generator))
+        shown_BN, past_BN = clips.draw_looks(blocks, generator)
+        clean = clips.with_looks(shown_BN, recipe.block_frames)
+        past = clips.with_looks(past_BN, recipe.block_frames)
         silent = torch.rand(batch, generator=generator) < recipe.no_text_share
         texts = torch.where(silent[:, None, None, None], text.no_text()[0], clips.texts_BVLC).to(self.device)
         of_block = shown_BN.to(self.device)
         context = None if kind == "first" else damage(past, recipe.block_frames, generator).to(self.device)
-        if own_context and context is not None:
-            context = self._own(clean, context, texts, of_block)
+        if predicted_context and context is not None:
+            context = self._predict_context(clean, context, texts, of_block)
         target = clean[:, None].expand(-1, recipe.streams, -1, -1, -1, -1)
         noise = torch.randn(target.shape, generator=generator)
         sigma = draw_sigma((batch, recipe.streams, of_block.shape[1]), recipe, generator)
@@ -218,18 +218,18 @@ class Trainer:
             optimizer.step()
 
     @torch.no_grad()
-    def _own(self, clean: Tensor, context: Tensor, texts: Tensor, of_block: Tensor) -> Tensor:
+    def _predict_context(self, clean: Tensor, context: Tensor, texts: Tensor, of_block: Tensor) -> Tensor:
         """Three quarters of the blocks replaced by what the model makes of them from noise, in two calls."""
         recipe, generator = self.recipe, self.generator
-        made = clean
+        predicted = clean
         for low, high in ((0.9, 1.0), (0.6, 0.9)):
             sigma = low + (high - low) * torch.rand(len(clean), 1, of_block.shape[1], generator=generator)
             noise = torch.randn(clean[:, None].shape, generator=generator)
-            noisy = mix(made[:, None], noise, sigma, recipe.block_frames)
+            noisy = mix(predicted[:, None], noise, sigma, recipe.block_frames)
             with torch.autocast(self.device.type, dtype=torch.bfloat16):
                 flow = self.teacher(context, noisy.to(self.device), sigma.to(self.device), texts, of_block)
             removed = mix(torch.zeros_like(noisy), flow.float().cpu(), sigma, recipe.block_frames)
-            made = (noisy - removed)[:, 0]
+            predicted = (noisy - removed)[:, 0]
         keep = torch.rand(len(clean), 1, of_block.shape[1], 1, 1, generator=generator) < 0.25
         keep = keep.repeat_interleave(recipe.block_frames, 2).to(self.device)
-        return torch.where(keep, context, made.to(self.device))
+        return torch.where(keep, context, predicted.to(self.device))

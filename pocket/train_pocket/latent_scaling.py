@@ -1,11 +1,11 @@
-"""The units of the pocket VAE's latents: what the diffusion model sees of a thing decides what it learns.
+"""A linear map of the pocket VAE's latents: how large a thing is in them decides whether it is learnt.
 
 A VAE may say the colour of an object in a direction of its latents that hardly moves, while the ground fills
 two others. Decoded, both look right; but the diffusion model is taught by the squared error of latents under
 noise, and would learn that colour last or never. So, when training of the encoder ends, its latents are
-turned and stretched: what tells two objects apart gets the room. The map is linear and is folded into the two
-1x1 convolutions at the latents; the VAE makes the same pictures as before, and the shipped file has the
-per-channel statistics Wan 2.1 publishes, so that core's fixed numbers fit it.
+rotated and scaled: what distinguishes two objects gets most of the variance. The map is linear and is folded
+into the two 1x1 convolutions at the latents; the VAE makes the same pictures as before, and the shipped file
+has the per-channel statistics Wan 2.1 publishes, so that core's fixed numbers fit it.
 """
 
 from dataclasses import replace
@@ -20,12 +20,12 @@ from .clips import encode_pictures
 from .vae_batches import clip_batch
 
 LEAST_VARIANCE = 0.03  # of a direction that may be stretched to full size; the decoder ignores smaller ones
-LEAST_SHARE = 0.08  # of the room of the direction that tells most
+LEAST_SHARE = 0.08  # of the variance of the direction that distinguishes most
 ROUNDS = 40
 
 
 @torch.no_grad()
-def latents_of_clips(vae: WanVAE, size: int, clips: int = 48, frames: int = 33) -> Tensor:
+def sample_latents(vae: WanVAE, size: int, clips: int = 48, frames: int = 33) -> Tensor:
     """Latents of fresh clips [C, cells].
 
     The first latent of a clip is left out, it is of another kind.
@@ -40,17 +40,17 @@ def latents_of_clips(vae: WanVAE, size: int, clips: int = 48, frames: int = 33) 
     return torch.cat(latents).movedim(1, 0).flatten(1)
 
 
-def even_units(latents_CN: Tensor) -> tuple[Tensor, Tensor]:
+def standardizing_map(latents_CN: Tensor) -> tuple[Tensor, Tensor]:
     """(offset [C], matrix [C, C]) that give each channel mean 0 and spread 1, each by itself."""
     return latents_CN.mean(1), torch.diag(1 / latents_CN.std(1))
 
 
-def telling_units(latents_CN: Tensor, scatters_PCC: Tensor) -> tuple[Tensor, Tensor]:
-    """(offset [C], matrix [C, C]) under which what the scatters tell apart fills the latents.
+def separating_map(latents_CN: Tensor, scatters_PCC: Tensor) -> tuple[Tensor, Tensor]:
+    """(offset [C], matrix [C, C]) under which the differences of the scatters fill the latents.
 
-    latents_CN: latents of common clips. scatters_PCC: for each pair of looks to be told apart, the scatter of
-    the difference, as from `look_scatters`. Directions get room by how much they tell, weighed towards the
-    pairs that are told apart least; the sum of variances stays C, shared evenly by the channels.
+    latents_CN: latents of common clips. scatters_PCC: for each pair of looks to be distinguished, the scatter
+    of their difference, as from `look_scatters`. Directions get variance by how much they distinguish,
+    weighed towards the nearest pairs; the sum of variances stays C, shared evenly by the channels.
     """
     covariance = torch.cov(latents_CN.double())
     variances, directions = torch.linalg.eigh(covariance)
@@ -58,11 +58,11 @@ def telling_units(latents_CN: Tensor, scatters_PCC: Tensor) -> tuple[Tensor, Ten
     channels = len(covariance)
     metric = whiten @ whiten
     for _ in range(ROUNDS):
-        told = (scatters_PCC * metric).sum((1, 2))
-        weighed = (scatters_PCC / told.square()[:, None, None]).sum(0)
+        distances = (scatters_PCC * metric).sum((1, 2))
+        weighed = (scatters_PCC / distances.square()[:, None, None]).sum(0)
         shares, rotation = torch.linalg.eigh(whiten @ weighed @ whiten)
-        room = torch.diag((shares / shares.max()).clamp_min(LEAST_SHARE))
-        wanted = whiten @ rotation @ room @ rotation.T @ whiten
+        variance = torch.diag((shares / shares.max()).clamp_min(LEAST_SHARE))
+        wanted = whiten @ rotation @ variance @ rotation.T @ whiten
         metric = (metric + wanted * channels / (wanted * covariance).sum()) / 2
     stretch = _root(metric)
     _, axes = torch.linalg.eigh(stretch @ covariance @ stretch)
@@ -90,7 +90,7 @@ def look_scatters(vae: WanVAE, size: int, scenes: int = 24, frames: int = 9) -> 
 
 
 @torch.no_grad()
-def fold_units(vae: WanVAE, offset_C: Tensor, matrix_CC: Tensor) -> None:
+def fold_map(vae: WanVAE, offset_C: Tensor, matrix_CC: Tensor) -> None:
     """Fold z -> matrix (z - offset), z in the diffusion model's units, into the 1x1 convolutions."""
     C = vae.latent_channels
     mean, std = torch.tensor(LATENTS_MEAN).double(), torch.tensor(LATENTS_STD).double()

@@ -1,4 +1,4 @@
-"""The VAE on pictures alone, at a fraction of a clip's cost: a video that stands still needs no time.
+"""The VAE on single frames, at a fraction of a clip's cost: a video in which nothing moves needs no time.
 
 Where nothing moves, a causal convolution over time is a convolution of one picture with the sum of its
 frames' kernels; on the first frame of a stream, whose past is zero, with the kernel of the newest frame.
@@ -22,7 +22,7 @@ from ...model_patches.vae.wan import (
 )
 
 
-def encode_still(vae: WanVAE, pixels_BCHW: Tensor, first: bool) -> Tensor:
+def encode_frame(vae: WanVAE, pixels_BCHW: Tensor, first: bool) -> Tensor:
     """Latents [B, 16, 1, H/8, W/8] of pictures, in the diffusion model's units.
 
     first: as the first frame of a stream, else as any later one of a stream that stands still.
@@ -32,7 +32,7 @@ def encode_still(vae: WanVAE, pixels_BCHW: Tensor, first: bool) -> Tensor:
     return vae.normalized(_run(layers, pixels_BCHW[:, :, None], first))
 
 
-def decode_first(vae: WanVAE, latents_BCHW: Tensor) -> Tensor:
+def decode_first_frame(vae: WanVAE, latents_BCHW: Tensor) -> Tensor:
     """Pixels [B, 3, 1, 8H, 8W] of latents [B, 16, 1, H, W], each as the first of a stream."""
     decoder = vae.decoder
     layers = (decoder.conv1, *decoder.middle, *decoder.upsamples, *decoder.head)

@@ -1,4 +1,4 @@
-"""The parts of a training in a folder: what each needs, and how it goes on from what is there."""
+"""The stages of a training in a folder: what each needs, and how it goes on from what is there."""
 
 import time
 from dataclasses import replace
@@ -11,37 +11,37 @@ from ...model_patches.checkpoints.checkpoint import DENSE, open_checkpoint
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import models
-from .checkpointing import Average
+from .checkpointing import WeightAverage
 from .dit import Trainer, enlarge_text
-from .latent_separation import tell_apart
+from .latent_separation import separate_latents
 from .presets import Preset
-from .vae import SETTLED, channels_last, restart_decoder, train_vae
+from .vae import FINAL_FILE, channels_last, restart_decoder, train_vae
 from .vae_streaming import polish_decoder
 
 
-def settled_vae(
+def load_or_train_vae(
     preset: Preset, folder: Path, device: torch.device, start: Path | None = None, train: bool = True
 ) -> WanVAE:
-    """The VAE whose latents the transformer learns: the folder's, where one is settled there.
+    """The VAE whose latents the transformer learns: the folder's, where one is final there.
 
     start: a folder of exported files, to train on from, or without `train` to take as they are.
     """
-    if start is None or train or (folder / SETTLED).exists():
+    if start is None or train or (folder / FINAL_FILE).exists():
         file = None if start is None else start / models.VAE_FILE
-        phases = (preset.vae_phases, preset.vae_reading, preset.vae_along, preset.vae_apart)
+        phases = (preset.vae_phases, preset.vae_probing, preset.vae_streaming, preset.latent_separation)
         vae = train_vae(folder, preset.size, preset.vae_dim, *phases, device, file)
     else:
         vae = load_vae(start / models.VAE_FILE, device=device)
     return channels_last(vae.requires_grad_(False).eval())
 
 
-def settle_told_apart(preset: Preset, folder: Path, device: torch.device, start: Path) -> None:
-    """Settle the VAE of exported files in the folder, its encoder tuned, unless one is settled there."""
-    settled = folder / SETTLED
-    if not settled.exists():
+def tune_encoder(preset: Preset, folder: Path, device: torch.device, start: Path) -> None:
+    """Make the VAE of exported files the folder's, its encoder tuned, unless there is one already."""
+    final = folder / FINAL_FILE
+    if not final.exists():
         vae = channels_last(load_vae(start / models.VAE_FILE, device=device).requires_grad_(False))
-        tell_apart(vae, folder, preset.vae_apart, preset.size, device)
-        torch.save(vae.state_dict(), settled)
+        separate_latents(vae, folder, preset.latent_separation, preset.size, device)
+        torch.save(vae.state_dict(), final)
 
 
 def new_trainer(
@@ -82,32 +82,32 @@ def train_dit(
     trainer.train()
 
 
-def polished(
-    preset: Preset, vae: WanVAE, folder: Path, device: torch.device, train: bool, afresh: bool = True
-) -> WanVAE:
-    """The VAE with its decoder trained on, or with the newest state of that training if there is one.
+def polish(preset: Preset, vae: WanVAE, folder: Path, device: torch.device, fresh: bool) -> WanVAE:
+    """The VAE with its decoder trained on. fresh: from a new decoder, not from the VAE's own."""
+    if fresh:
+        restart_decoder(vae, folder, preset.decoder_pictures, preset.size, device)
+    polish_decoder(vae, folder, preset.decoder_streaming, preset.size, device)
+    return with_newest_decoder(vae, folder)
 
-    afresh: the training begins with a fresh decoder, not with the VAE's own.
-    """
-    if train:
-        if afresh:
-            restart_decoder(vae, folder, preset.decoder_pictures, preset.size, device)
-        polish_decoder(vae, folder, preset.decoder_along, preset.size, device)
+
+def with_newest_decoder(vae: WanVAE, folder: Path) -> WanVAE:
+    """The VAE with the decoder of the folder's newest checkpoint of that training, or with its own."""
+    device = next(vae.parameters()).device
     for name in ("vae_polish", "vae_decoder"):
         stored = folder / f"{name}.pt"
         if stored.exists():
-            average = Average(vae.decoder, 0.0)
+            average = WeightAverage(vae.decoder, 0.0)
             average.load_state_dict(torch.load(stored, weights_only=True, map_location=device)["average"])
             vae.decoder.load_state_dict(average.weights())
             return vae
     return vae
 
 
-def averaged(preset: Preset, folder: Path) -> tuple[WanModel, int, int]:
+def load_averaged(preset: Preset, folder: Path) -> tuple[WanModel, int, int]:
     """The transformer with its averaged weights, the steps it was trained and the clips of its pools."""
     stored = torch.load(folder / "dit.pt", weights_only=True, map_location="cpu")
     dit = WanModel(preset.dit)
-    average = Average(dit, 0.0)
+    average = WeightAverage(dit, 0.0)
     average.load_state_dict(stored["average"])
     dit.load_state_dict(average.weights())
     pools = (torch.load(path, weights_only=True) for path in folder.glob("clips_*.pt"))
@@ -121,7 +121,7 @@ def export(
 
     start: the exported files the training began at, whose own training the recipe tells first.
     """
-    dit, steps, clips = averaged(preset, folder)
+    dit, steps, clips = load_averaged(preset, folder)
     before = f"{name}:" if start is None else f"{models.load_pocket(start).recipe.trained}, then"
     recipe = models.PocketRecipe(
         preset.size,
@@ -135,5 +135,4 @@ def export(
         preset.fresh_noise,
         preset.first_timesteps,
     )
-    newest = polished(preset, vae, folder, next(vae.parameters()).device, train=False)
-    return models.save_dit(dit, recipe, out), models.save_vae(newest, out)
+    return models.save_dit(dit, recipe, out), models.save_vae(with_newest_decoder(vae, folder), out)

@@ -15,7 +15,7 @@ from ...model_patches.attention.rope import layout_of, rope_table
 PAST_BLOCKS = 2
 
 
-def slots(blocks: int, block_frames: int) -> tuple[Tensor, Tensor, Tensor]:
+def context_slots(blocks: int, block_frames: int) -> tuple[Tensor, Tensor, Tensor]:
     """For each block: which blocks it sees [N, 1 + PAST], whether they are there, the first id of its slots.
 
     Slots are the sink, the past blocks from old to new, and the block itself; ids are [N, 1 + PAST + 1] in
@@ -33,7 +33,7 @@ def slots(blocks: int, block_frames: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.tensor(source), torch.tensor(there), torch.tensor(ids)
 
 
-def attend(q_BHLE: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
+def unfused_attention(q_BHLE: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
     """Attention written out; on a CPU torch's fused one takes twice to seven times as long at these sizes."""
     scores = (q_BHLE @ k.transpose(-1, -2)) * q_BHLE.shape[-1] ** -0.5
     if seen is not None:
@@ -41,13 +41,13 @@ def attend(q_BHLE: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> 
     return scores.float().softmax(-1).to(v.dtype) @ v if v.dtype == torch.bfloat16 else scores.softmax(-1) @ v
 
 
-class Teacher(nn.Module):
+class TeacherForcing(nn.Module):
     """Runs a WanModel's layers over all blocks of a clip at once."""
 
     def __init__(self, dit: WanModel, blocks: int, block_frames: int, grid: int) -> None:
         super().__init__()
         self.dit, self.block_frames, self.grid = dit, block_frames, grid
-        source, there, ids = slots(blocks, block_frames)
+        source, there, ids = context_slots(blocks, block_frames)
         tokens = block_frames * grid * grid
         head = dit.dim // dit.num_heads
         device = next(dit.parameters()).device
@@ -111,14 +111,14 @@ class Teacher(nn.Module):
         if last:  # of the clean stream only keys and values are needed
             x, h, m = x[:, 1:], h[:, 1:], [each[:, 1:] for each in m]
         q = self._heads(a.norm_q(a.q(h)))
-        x = x + a.o(self._attend(q, k, v)) * m[2]
-        x = x + self._read_text(block, x, text, text_of_block)
+        x = x + a.o(self._self_attention(q, k, v)) * m[2]
+        x = x + self._cross_attention(block, x, text, text_of_block)
         return x + block.ffn(block.norm2(x) * (1 + m[4]) + m[3]) * m[5]
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.dit.num_heads, -1))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _self_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Every stream's block looks at the clean past and at itself."""
         (B, S, N), streams = q.shape[:3], k.shape[1]
         rope, source = self.rope[:N].to(q.dtype), self.source[:N]
@@ -133,7 +133,7 @@ class Teacher(nn.Module):
             values = torch.cat([past_v[:, None].expand(-1, S, -1, -1, -1, -1), values], 3)
             mask = self.seen[:N].expand(B, S, -1, -1, -1, -1).flatten(0, 2)
         q, keys, values = (t.flatten(0, 2).transpose(1, 2) for t in (q, keys, values))
-        y = attend(q, keys, values, mask)
+        y = unfused_attention(q, keys, values, mask)
         return y.transpose(1, 2).flatten(2).unflatten(0, (B, S, N))
 
     @staticmethod
@@ -143,12 +143,14 @@ class Teacher(nn.Module):
         even, odd = x[..., 0::2], x[..., 1::2]
         return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
-    def _read_text(self, block: nn.Module, x: Tensor, text_BVLD: Tensor, text_of_block_BN: Tensor) -> Tensor:
+    def _cross_attention(
+        self, block: nn.Module, x: Tensor, text_BVLD: Tensor, text_of_block_BN: Tensor
+    ) -> Tensor:
         c, (B, S, N, L, D) = block.cross_attn, x.shape
         rows = torch.arange(B, device=x.device)[:, None]
         k, v = self._heads(c.norm_k(c.k(text_BVLD))), self._heads(c.v(text_BVLD))
         k, v = (t[rows, text_of_block_BN].flatten(0, 1).transpose(1, 2) for t in (k, v))  # [B N, H, Ltext, E]
         q = self._heads(c.norm_q(c.q(block.norm3(x))))
         q = q.transpose(1, 2).reshape(B * N, S * L, self.dit.num_heads, -1).transpose(1, 2)
-        y = attend(q, k, v).transpose(1, 2)
+        y = unfused_attention(q, k, v).transpose(1, 2)
         return c.o(y.reshape(B, N, S, L, D).transpose(1, 2))

@@ -1,6 +1,6 @@
-"""Trains the pocket VAE: on whole short clips, then to be read, then along longer clips; at last its decoder.
+"""Trains the pocket VAE: on whole short clips, with a probe, piece by piece along clips; at last its decoder.
 
-The encoder is settled before the transformer sees a latent. The decoder may be trained on at any time: it
+The encoder is final before the transformer sees a latent. The decoder may be trained on at any time: it
 starts afresh on pictures in large batches, which teach edges and colours, and goes on along clips.
 """
 
@@ -12,19 +12,19 @@ from torch import nn
 
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import CausalConv3d, Downsample, Upsample, WanVAE
-from .checkpointing import Average, Run, hash_seed
-from .latent_probe import Reader, learn_to_be_read
-from .latent_scaling import fold_units, latents_of_clips, look_scatters, telling_units
-from .latent_separation import tell_apart
-from .single_frame import decode_first, encode_still
+from .checkpointing import Run, WeightAverage, hash_seed
+from .latent_probe import LatentProbe, train_probe
+from .latent_scaling import fold_map, look_scatters, sample_latents, separating_map
+from .latent_separation import separate_latents
+from .single_frame import decode_first_frame, encode_frame
 from .vae_batches import Phase, clip_batch
-from .vae_streaming import train_along
-from .vae_update import descend, noisy, optimizer_of, set_rates
+from .vae_streaming import train_streaming
+from .vae_update import adamw, add_noise, set_rates, update_vae
 
-SETTLED = "vae_settled.pt"  # in a training's folder: the VAE whose latents the transformer learns
+FINAL_FILE = "vae_settled.pt"  # in a training's folder: the VAE whose latents the transformer learns
 
 
-def start_as_pictures(vae: WanVAE) -> None:
+def start_per_frame(vae: WanVAE) -> None:
     """Make a fresh VAE treat each frame alone and repeat it in time.
 
     So what pictures teach holds for clips.
@@ -47,43 +47,43 @@ def train_vae(
     size: int,
     dim: int,
     phases: Sequence[Phase],
-    reading: Phase,
-    along: Phase,
-    apart: Phase,
+    probing: Phase,
+    streaming: Phase,
+    separation: Phase,
     device: torch.device,
     start: Path | None = None,
 ) -> WanVAE:
-    """The trained VAE, its latents in the diffusion model's units; goes on from the folder's checkpoints.
+    """The trained VAE, its latents standardized; goes on from the folder's checkpoints.
 
     start: a VAE file to train on from, without the phases on whole short clips.
     """
-    settled = folder / SETTLED
-    if settled.exists():
+    final = folder / FINAL_FILE
+    if final.exists():
         vae = WanVAE(dim)
-        vae.load_state_dict(torch.load(settled, weights_only=True, map_location="cpu"))
+        vae.load_state_dict(torch.load(final, weights_only=True, map_location="cpu"))
         return vae.to(device)
     torch.manual_seed(1)
     if start is None:
         vae = WanVAE(dim)
-        start_as_pictures(vae)
+        start_per_frame(vae)
     else:
         vae = load_vae(start).requires_grad_(True)
-    reader = Reader(vae.latent_channels).to(device)
+    probe = LatentProbe(vae.latent_channels).to(device)
     channels_last(vae.to(device))
     for index, phase in enumerate(phases if start is None else ()):
         _whole_clips(vae, folder, f"vae{index}", phase, size, device)
-    learn_to_be_read(vae, reader, folder, reading, size, device)
-    train_along(vae, reader, folder, along, size, device)
+    train_probe(vae, probe, folder, probing, size, device)
+    train_streaming(vae, probe, folder, streaming, size, device)
     vae.requires_grad_(False)
-    fold_units(vae, *telling_units(latents_of_clips(vae, size), look_scatters(vae, size)))
-    tell_apart(vae, folder, apart, size, device)
-    torch.save(vae.state_dict(), settled)
+    fold_map(vae, *separating_map(sample_latents(vae, size), look_scatters(vae, size)))
+    separate_latents(vae, folder, separation, size, device)
+    torch.save(vae.state_dict(), final)
     return vae
 
 
 def _whole_clips(vae: WanVAE, folder: Path, name: str, phase: Phase, size: int, device: torch.device) -> None:
     """One stretch on whole short clips."""
-    optimizer = optimizer_of({"peak": phase.peak_rate, "params": [*vae.parameters()]})
+    optimizer = adamw({"peak": phase.peak_rate, "params": [*vae.parameters()]})
     run = Run(folder, name, {"vae": vae, "optimizer": optimizer})
     generator = torch.Generator().manual_seed(hash_seed(name, run.step))
     if run.step >= phase.steps:
@@ -93,24 +93,24 @@ def _whole_clips(vae: WanVAE, folder: Path, name: str, phase: Phase, size: int, 
         batch = clip_batch(phase.batch, phase.frames, size, generator).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             latents, _ = vae.encode(batch.pixels.contiguous(memory_format=torch.channels_last_3d))
-            rebuilt, _ = vae.decode(noisy(latents, generator))
-        run.tick(every=20, **descend(optimizer, rebuilt, batch))
+            rebuilt, _ = vae.decode(add_noise(latents, generator))
+        run.tick(every=20, **update_vae(optimizer, rebuilt, batch))
     run.save()
 
 
 def restart_decoder(vae: WanVAE, folder: Path, phase: Phase, size: int, device: torch.device) -> None:
     """Train a fresh decoder on pictures, each as the first of a stream; it is left with its averaged weights.
 
-    The encoder must be settled. A fresh decoder repeats in time what it does to one picture, so what it
+    The encoder must be final. A fresh decoder repeats in time what it does to one picture, so what it
     learns here holds for clips, but for motion within a latent.
     """
     torch.manual_seed(3)
     fresh = WanVAE(vae.encoder.conv1.out_channels, vae.latent_channels)
-    start_as_pictures(fresh)
+    start_per_frame(fresh)
     vae.requires_grad_(False)
     vae.decoder = channels_last(fresh.decoder.to(device))
-    optimizer = optimizer_of({"peak": phase.peak_rate, "params": [*vae.decoder.parameters()]})
-    average = Average(vae.decoder, 0.99)
+    optimizer = adamw({"peak": phase.peak_rate, "params": [*vae.decoder.parameters()]})
+    average = WeightAverage(vae.decoder, 0.99)
     run = Run(folder, "vae_decoder", {"decoder": vae.decoder, "optimizer": optimizer, "average": average})
     generator = torch.Generator().manual_seed(hash_seed("vae_decoder", run.step))
     while run.step < phase.steps:
@@ -119,9 +119,9 @@ def restart_decoder(vae: WanVAE, folder: Path, phase: Phase, size: int, device: 
         pixels = batch.pixels[:, :, 0].contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             with torch.no_grad():
-                latents = encode_still(vae, pixels, first=run.step % 2 == 0)
-            rebuilt = decode_first(vae, noisy(latents.float(), generator))
-        figures = descend(optimizer, rebuilt, batch)
+                latents = encode_frame(vae, pixels, first=run.step % 2 == 0)
+            rebuilt = decode_first_frame(vae, add_noise(latents.float(), generator))
+        figures = update_vae(optimizer, rebuilt, batch)
         average.update(vae.decoder, run.step)
         run.tick(every=20, **figures)
     run.save()

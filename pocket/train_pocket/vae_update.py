@@ -11,7 +11,7 @@ from .vae_batches import Batch
 NOISE = 0.25  # largest spread of the noise on latents while training: the decoder must forgive a denoiser
 
 
-def optimizer_of(*groups: dict[str, Any]) -> torch.optim.Optimizer:
+def adamw(*groups: dict[str, Any]) -> torch.optim.Optimizer:
     """AdamW over groups of `params`, each with its `peak` rate."""
     return torch.optim.AdamW(list(groups), lr=0.0, betas=(0.9, 0.98), weight_decay=1e-4)
 
@@ -22,13 +22,13 @@ def set_rates(optimizer: torch.optim.Optimizer, share_done: float) -> None:
         group["lr"] = learning_rate(share_done, group["peak"])
 
 
-def noisy(latents: Tensor, generator: torch.Generator) -> Tensor:
+def add_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
     """Latents with noise, as much of it for a whole clip: up to `NOISE`."""
     spread = NOISE * torch.rand(len(latents), 1, 1, 1, 1, generator=generator).to(latents.device)
     return latents + spread * torch.randn(latents.shape, generator=generator).to(latents.device)
 
 
-def descend(
+def update_vae(
     optimizer: torch.optim.Optimizer, rebuilt: Tensor, batch: Batch, more: Tensor | float = 0.0
 ) -> dict[str, float]:
     """One update towards the pixels of a batch, and less of `more`; the error before it."""

@@ -31,7 +31,7 @@ from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream.step import StreamState, init, set_text, step
 from ...model_patches.vae.wan import VaePast, WanVAE
 from ...pocket import detector, hiding, models, world
-from ...pocket.hiding import ENCODED, HIDDEN, VISIBLE, Hidings, Story
+from ...pocket.hiding import ENCODED, HIDDEN, VISIBLE, HidingClips, Story
 from ...pocket.models import Pocket, load_pocket
 from ...pocket.train_memory.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
 from ...pocket.train_pocket.vae import channels_last
@@ -64,7 +64,7 @@ class Stage:
     """What all contestants are given."""
 
     pocket: Pocket
-    told: Hidings  # of all trials
+    told: HidingClips  # of all trials
     lengths: tuple[int, ...]
     batch: int
     decoder: WanVAE  # in bfloat16, in half the time
@@ -115,13 +115,13 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     return 0
 
 
-def stories(pocket: Pocket, trials: int, kept: Path | None) -> Hidings:
+def stories(pocket: Pocket, trials: int, kept: Path | None) -> HidingClips:
     """The trials' stories, from the file if there is one."""
     if kept is not None and kept.exists():
-        told = Hidings(*torch.load(kept, weights_only=True))
+        told = HidingClips.load(kept)
         if len(told) < trials:
             raise SystemExit(f"bench recall: {kept} holds {len(told)} stories, {trials} are asked for.")
-        return told.pick(torch.arange(trials))
+        return told.select(torch.arange(trials))
     generator = torch.Generator().manual_seed(SEED)
     recipe = pocket.recipe
     parts = [
@@ -130,7 +130,7 @@ def stories(pocket: Pocket, trials: int, kept: Path | None) -> Hidings:
     ]
     told = parts[0]
     for part in parts[1:]:
-        told = told.joined(part, trials)
+        told = told.concat(part, trials)
     if kept is not None:
         torch.save([told.latents_BCTHW, told.texts_BPLE, told.look_B3], kept)
     return told
@@ -172,7 +172,7 @@ def measure(stage: Stage, contestants: Sequence[Contestant]) -> dict[str, dict[i
         each.name: {length: [] for length in stage.lengths} for each in contestants
     }
     for rows in torch.arange(len(stage.told)).split(stage.batch):
-        told = stage.told.pick(rows)
+        told = stage.told.select(rows)
         warm = {length: decoded(stage, told, length) for length in {*map(_encoded, stage.lengths)}}
         for each in contestants:
             for length, latents in lifted(stage, each, told, seed=int(rows[0])).items():
@@ -185,7 +185,7 @@ def measure(stage: Stage, contestants: Sequence[Contestant]) -> dict[str, dict[i
     }
 
 
-def lifted(stage: Stage, contestant: Contestant, told: Hidings, seed: int) -> Mapping[int, Tensor]:
+def lifted(stage: Stage, contestant: Contestant, told: HidingClips, seed: int) -> Mapping[int, Tensor]:
     """Latents [B, C, T, H, W] of the block in which the band is lifted, for each number of hidden blocks.
 
     One walk serves all: whenever it has seen enough hidden blocks the next one is made and thrown away. An
@@ -198,11 +198,11 @@ def lifted(stage: Stage, contestant: Contestant, told: Hidings, seed: int) -> Ma
 
 
 def _walk(
-    stage: Stage, contestant: Contestant, told: Hidings, lengths: tuple[int, ...], seed: int
+    stage: Stage, contestant: Contestant, told: HidingClips, lengths: tuple[int, ...], seed: int
 ) -> dict[int, Tensor]:
     pocket, frames, dit = stage.pocket, stage.pocket.recipe.block_frames, contestant.dit
     story = Story(ENCODED[VISIBLE], max(lengths), 1)
-    latents, texts = told.told(story, frames)
+    latents, texts = told.assemble(story, frames)
     state = init(
         dit,
         texts[0],
@@ -229,10 +229,10 @@ def generate(dit: WanModel, state: StreamState, text_BLE: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def decoded(stage: Stage, told: Hidings, length: int) -> VaePast:
+def decoded(stage: Stage, told: HidingClips, length: int) -> VaePast:
     """The decoder's past after the two blocks of truth before the band is lifted."""
     frames = stage.pocket.recipe.block_frames
-    truth, _ = told.told(Story(ENCODED[VISIBLE], length, 1), frames)
+    truth, _ = told.assemble(Story(ENCODED[VISIBLE], length, 1), frames)
     return stage.decoder.decode(truth[:, :, -3 * frames : -frames].bfloat16())[1]
 
 
@@ -246,12 +246,12 @@ def last_picture(stage: Stage, latents: Tensor, past: VaePast) -> Tensor:
 
 def ceiling(stage: Stage, trials: int = 50) -> dict[int, dict[str, float]]:
     """What the detector reads in the truth after the VAE: nobody can do better."""
-    told = stage.told.pick(torch.arange(min(trials, len(stage.told))))
+    told = stage.told.select(torch.arange(min(trials, len(stage.told))))
     length, frames = ENCODED[HIDDEN], stage.pocket.recipe.block_frames
     found: list[tuple[bool, bool]] = []
     for rows in torch.arange(len(told)).split(stage.batch):
-        some = told.pick(rows)
-        truth, _ = some.told(Story(ENCODED[VISIBLE], length, 1), frames)
+        some = told.select(rows)
+        truth, _ = some.assemble(Story(ENCODED[VISIBLE], length, 1), frames)
         seen = last_picture(stage, truth[:, :, -frames:], decoded(stage, some, length))
         found += judge(seen, some.look_B3)
     return {length: figures(found)}

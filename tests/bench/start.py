@@ -172,7 +172,7 @@ def judged(
 def followed(pocket: Pocket, truth: Truth, strength: float, blocks: int, seed: int) -> dict[str, float]:
     """A video in other colours and shapes is followed: are the objects where it has them?"""
     frames = 1 + 4 * (blocks * pocket.recipe.block_frames - 1)
-    scenes = world.redress(truth.scenes, torch.Generator().manual_seed(3_000_000 + seed))
+    scenes = world.change_looks(truth.scenes, torch.Generator().manual_seed(3_000_000 + seed))
     config = pocket.config(seed)
     size = pocket.recipe.size
     follows = [

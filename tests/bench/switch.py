@@ -96,7 +96,7 @@ def prompts(streams: int, seed: int) -> tuple[list[str], list[str]]:
     new: list[str] = []
     while len(old) < streams:
         scenes = world.sample_scenes(streams, generator, band_share=0.0)
-        for pair in zip(scenes.prompts(), world.redress(scenes, generator).prompts(), strict=True):
+        for pair in zip(scenes.prompts(), world.change_looks(scenes, generator).prompts(), strict=True):
             if detector.wanted(pair[0]) != detector.wanted(pair[1]) and len(old) < streams:
                 old.append(pair[0])
                 new.append(pair[1])

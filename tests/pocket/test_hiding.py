@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from rivulet.pocket import detector, hiding, text, world
-from rivulet.pocket.hiding import ENCODED, HIDDEN, LIFTED, VISIBLE, Hidings, Story
+from rivulet.pocket.hiding import ENCODED, HIDDEN, LIFTED, VISIBLE, HidingClips, Story
 
 BORDERS = (0, 9, 33, 69, 93)  # pixel frames at which the parts begin, at blocks of three latents
 
@@ -97,10 +97,10 @@ def test_a_story_that_cannot_be_told_is_refused(counts):
 def test_a_told_story_has_the_latents_and_texts_of_its_blocks():
     latents = torch.arange(8.0).repeat_interleave(3).expand(2, 4, 1, 1, -1).movedim(-1, 2).half()
     texts = torch.arange(4.0)[None, :, None, None].expand(2, 4, 6, 5)
-    clips = Hidings(latents, texts, torch.zeros(2, 3, dtype=torch.int64))
+    clips = HidingClips(latents, texts, torch.zeros(2, 3, dtype=torch.int64))
     story = Story(1, 4, 1)
-    told, said = clips.told(story, 3)
+    told, said = clips.assemble(story, 3)
     assert told.dtype == torch.float32 and told[0, 0, ::3, 0, 0].tolist() == list(story.blocks)
     assert [float(each[0, 0, 0]) for each in said] == [float(part) for part in story.parts]
-    joined = clips.joined(clips.pick(torch.tensor([1])), 2)
+    joined = clips.concat(clips.select(torch.tensor([1])), 2)
     assert len(joined) == 2

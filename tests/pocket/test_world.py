@@ -90,7 +90,7 @@ def test_band_hides_and_is_seen():
 
 def test_a_new_dress_keeps_the_flight():
     scenes = world.sample_scenes(200, generator(5))
-    fresh = world.redress(scenes, generator(6))
+    fresh = world.change_looks(scenes, generator(6))
     assert torch.equal(scenes.place_BN2, fresh.place_BN2)
     assert torch.equal(scenes.velocity_BN2, fresh.velocity_BN2)
     assert (scenes.ground_B != fresh.ground_B).any() and (scenes.shape_BN != fresh.shape_BN).any()

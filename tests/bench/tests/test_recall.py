@@ -15,7 +15,7 @@ from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.policy import OFF
 from rivulet.model_patches.stream.step import StreamConfig, init, step
 from rivulet.pocket import hiding, world
-from rivulet.pocket.hiding import ENCODED, Hidings
+from rivulet.pocket.hiding import ENCODED, HidingClips
 from rivulet.pocket.train_memory.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
 from rivulet.tests.bench.recall import Contestant, Stage, figures, judge, lifted
 from rivulet.tests.bench.recall_picture import COLOURS, draw, read
@@ -57,7 +57,7 @@ def stage(lengths):
     """Returns a stage for two stories of noise."""
     generator = torch.Generator().manual_seed(4)
     latents = torch.randn(2, 16, 3 * sum(ENCODED), 4, 4, generator=generator).half()
-    told = Hidings(
+    told = HidingClips(
         latents, torch.randn(2, 4, 6, 64, generator=generator), torch.zeros(2, 3, dtype=torch.int64)
     )
     config = StreamConfig(Geometry(32, 32), "pocket", sigmas=(1.0, 0.5), cfg=2.0)

@@ -37,7 +37,7 @@ def test_a_jump_and_a_colour_step_show(truth):
 
 
 def test_following_is_judged_by_places_whatever_the_colours(truth):
-    scenes = world.redress(truth.scenes, torch.Generator().manual_seed(1))
+    scenes = world.change_looks(truth.scenes, torch.Generator().manual_seed(1))
     scenes = replace(scenes, colour_BN=scenes.colour_BN.where(truth.scenes.colour_BN >= 0, torch.tensor(-1)))
     both = replace(truth, scenes=replace(truth.scenes, colour_BN=scenes.colour_BN))
     seen = [detector.detect(clip) for clip in world.render(scenes, truth.places_BFN2, 64)]

@@ -65,7 +65,7 @@ def truth(frames: int):
     """Pictures and prompts of two scenes before and after they are dressed anew."""
     generator = torch.Generator().manual_seed(3)
     scenes = world.sample_scenes(2, generator, band_share=0.0)
-    dressed = world.redress(scenes, generator)
+    dressed = world.change_looks(scenes, generator)
     flown = world.simulate(scenes, frames)
     return [(each.prompts(), world.render(each, flown, 64)) for each in (scenes, dressed)]
 

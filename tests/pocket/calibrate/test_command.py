@@ -9,7 +9,8 @@ from rivulet.model_patches.arch.fingerprint import sketch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.basis_file import check_model, load_basis
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
-from rivulet.pocket.calibrate.command import main, parser, pocket_subject
+from rivulet.pocket.calibrate import main, parser
+from rivulet.pocket.calibrate.subjects import pocket_subject
 from rivulet.pocket.models import DIT_FILE, WEIGHTS, load_pocket
 from safetensors.torch import save_file
 

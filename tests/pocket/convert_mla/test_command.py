@@ -1,4 +1,4 @@
-"""The conversion's command: files in, walks of every kind, a file that streams, refusals."""
+"""The conversion's command: files in, rollouts of every kind, a file that streams, refusals."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from rivulet.model_patches.stream.step import init, step
 from rivulet.pocket import models
 from rivulet.pocket.convert_mla import main
 from rivulet.pocket.convert_mla.clip_sources import PocketClips
-from rivulet.pocket.convert_mla.student_rollouts import OwnStreams
+from rivulet.pocket.convert_mla.student_rollouts import StudentRollouts
 from safetensors.torch import save_file
 
 
@@ -54,14 +54,14 @@ def test_the_command_makes_a_file_that_the_pocket_loader_streams(pool, tmp_path,
     assert latents.isfinite().all()
 
 
-def test_the_command_walks_along_own_streams(pool, tmp_path, monkeypatch):
-    drawn, draw = [], OwnStreams.draw
-    monkeypatch.setattr(OwnStreams, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+def test_the_command_goes_along_student_rollouts(pool, tmp_path, monkeypatch):
+    drawn, draw = [], StudentRollouts.draw
+    monkeypatch.setattr(StudentRollouts, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
     assert main([*steps(pool, 1, 9, 0), "--own", "1", "--beginnings", "0"]) == 0
-    assert len(drawn) == 1 and drawn[0].clean_RCTHW.shape == (1, 16, 12, 8, 8)  # from the third walk on
+    assert len(drawn) == 1 and drawn[0].clean_RCTHW.shape == (1, 16, 12, 8, 8)  # from the third rollout on
 
 
-def test_the_command_walks_along_first_blocks_of_its_folder(pool, tmp_path, monkeypatch):
+def test_the_command_goes_along_first_blocks_of_its_folder(pool, tmp_path, monkeypatch):
     drawn, draw = [], PocketClips.draw
     monkeypatch.setattr(PocketClips, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
     assert main([*steps(pool, 1, 2, 0), "--beginnings", "1", "--shift", "0.01"]) == 0
@@ -79,10 +79,10 @@ def test_the_command_refuses_with_words(pool, tmp_path, capsys):
     assert main([*run, "--texts", str(tmp_path / "texts.safetensors")]) == 2
     assert "texts are 3 wide, the model reads 64" in capsys.readouterr().err
     assert main([*run, "--clips", str(pool), "--own", "2"]) == 2
-    assert "--own 2.0: a share of the walks, from 0 to 1" in capsys.readouterr().err
+    assert "--own 2.0: a share of the rollouts, from 0 to 1" in capsys.readouterr().err
     assert main([*run, "--texts", str(tmp_path / "texts.safetensors"), "--shift", "3"]) == 2
     assert "--shift 3.0: more than 0, and for clips alone" in capsys.readouterr().err
     assert main([*run, "--clips", str(pool), "--beginnings", "-1"]) == 2
-    assert "--beginnings -1.0: a share of the walks, from 0 to 1" in capsys.readouterr().err
+    assert "--beginnings -1.0: a share of the rollouts, from 0 to 1" in capsys.readouterr().err
     assert main([*run, "--clips", str(pool), "--latent", "300", "--local-steps", "1"]) == 2
     assert "latents of 300 and 128 channels are wider than the model's 256" in capsys.readouterr().err

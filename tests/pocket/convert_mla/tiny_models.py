@@ -1,4 +1,4 @@
-"""A tiny dense model to convert, and clips of noise to walk along."""
+"""A tiny dense model to convert, and clips of noise to roll out along."""
 
 import torch
 from rivulet.model_patches.arch.mla import PROJECTIONS, MlaSizes
@@ -6,7 +6,7 @@ from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import PRESETS
 from rivulet.model_patches.geometry import Geometry
-from rivulet.pocket.convert_mla.rollout import Clips
+from rivulet.pocket.convert_mla.rollout import RolloutClips
 
 CONFIG = WanConfig(32, 48, 2, num_heads=2, text_dim=6, in_channels=4, out_channels=4)
 LAYOUT = RopeLayout.truncated(16, 8)
@@ -36,4 +36,4 @@ class RandomClips:
         )
         texts = torch.randn(blocks, batch, 5, 6, generator=generator, dtype=self.dtype).unbind(0)
         sigmas = torch.rand(blocks, batch, generator=generator).unbind(0)
-        return Clips(clean, context, texts, sigmas)
+        return RolloutClips(clean, context, texts, sigmas)

@@ -10,14 +10,13 @@ from rivulet.model_patches.attention.positions import preset
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.memory.load import load_memory
-from rivulet.pocket.convert_mla.memory_estimate import Fused, kept_bytes
-from rivulet.pocket.train_memory import main
-from rivulet.pocket.train_memory import memory_estimate as rooms
+from rivulet.pocket.convert_mla.memory_estimate import Fused, bytes_for_backward
+from rivulet.pocket.train_memory import main, memory_estimate
 from rivulet.pocket.train_memory import other_checkpoint as checkpoint
 from rivulet.pocket.train_memory.clip_lessons import ClipLessons, least_blocks, read_clips
 from rivulet.pocket.train_memory.lora import Adapted, Adapters
-from rivulet.pocket.train_memory.memory_estimate import Job, room_of, why_not
-from rivulet.pocket.train_memory.memory_rollout import Lesson, MemoryWalker
+from rivulet.pocket.train_memory.memory_estimate import Job, estimate, why_not
+from rivulet.pocket.train_memory.memory_rollout import Lesson, MemoryRollout
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -94,22 +93,20 @@ def test_lessons_grow_and_are_graded_where_the_memory_is_seen(files):
     generator = torch.Generator().manual_seed(0)
     for done, longest in ((0.0, least_blocks(ECHO, FRAMES)), (1.0, BLOCKS)):
         places = [lessons.plan(done, generator) for _ in range(60)]
-        assert max(max(place.graded) for place in places) == longest - 1
-        assert {place.kind for place in places} == {"memory", "sink_and_window"}
-        for place in places:
-            assert sum(block >= 4 for block in place.graded) >= 2
-            assert (place.positions.memory_frames == 3) == (place.kind == "memory")
-            lesson = lessons.lesson(place, generator)
-            assert (
-                lesson.clean_RCTHW.shape[2] == FRAMES * len(lesson.texts) == FRAMES * (place.graded[-1] + 1)
-            )
+        assert max(max(plan.graded) for plan in places) == longest - 1
+        assert {plan.kind for plan in places} == {"memory", "sink_and_window"}
+        for plan in places:
+            assert sum(block >= 4 for block in plan.graded) >= 2
+            assert (plan.positions.memory_frames == 3) == (plan.kind == "memory")
+            lesson = lessons.lesson(plan, generator)
+            assert lesson.clean_RCTHW.shape[2] == FRAMES * len(lesson.texts) == FRAMES * (plan.graded[-1] + 1)
             for block, sigma in lesson.graded:
                 assert set(sigma.tolist()) <= set(torch.tensor(sigmas).tolist())
                 if block == 4:
                     assert len({level == 1 for level in sigma.tolist()}) == 1
 
 
-def walked(dtype, again):
+def rolled_out(dtype, recompute):
     """Returns errors and gradients of one lesson."""
     dit = tiny(dtype)
     torch.manual_seed(4)
@@ -122,14 +119,14 @@ def walked(dtype, again):
     latents, text = tensors["latents"].to(dtype), tensors["texts"]
     sigma = torch.tensor([0.9])
     lesson = Lesson(latents, latents, (text,) * BLOCKS, ((5, sigma), (6, sigma)), ECHO)
-    walker = MemoryWalker(dit, encoder, FRAMES, again=again)
-    errors = [error for _, error, _ in walker.along(lesson, torch.Generator().manual_seed(1))]
+    rollout = MemoryRollout(dit, encoder, FRAMES, recompute=recompute)
+    errors = [error for _, error, _ in rollout.graded(lesson, torch.Generator().manual_seed(1))]
     torch.stack(errors).sum().backward()
     return errors, [p.grad for p in (*adapters.parts(), *encoder.parameters())]
 
 
 def test_a_call_that_is_made_again_has_the_same_gradients():
-    (errors, wanted), (same, made) = walked(torch.float64, False), walked(torch.float64, True)
+    (errors, wanted), (same, made) = rolled_out(torch.float64, False), rolled_out(torch.float64, True)
     for one, other in zip((*errors, *wanted), (*same, *made), strict=True):
         assert one is other is None or torch.equal(one, other)
 
@@ -159,35 +156,37 @@ def job(dtype=torch.float32, **changes):
 
 
 def test_the_plan_counts_what_a_call_and_an_update_keep():
-    """Against a real walk, with attention as fused kernels keep it."""
-    room, dit = room_of(job()), tiny()
+    """Against a real rollout, with attention as fused kernels keep it."""
+    needed, dit = estimate(job()), tiny()
     adapters = Adapters(dit, 2, 2.0)
     adapters.fold()
     encoder = MemoryEncoder(EncoderConfig(24, 2, 3, 2, 3))
-    walker = MemoryWalker(dit, encoder, FRAMES, attention=Fused.apply)
+    rollout = MemoryRollout(dit, encoder, FRAMES, attention=Fused.apply)
     latents, text = clips_of(1)["latents"].float(), clips_of(1)["texts"]
     lesson = Lesson(latents, latents, (text,) * BLOCKS, (), ECHO)
-    found = list(walker.blocks(lesson, BLOCKS))[-1]
+    inputs = list(rollout.blocks(lesson, BLOCKS))[-1]
     folded = [layer.folded for layer in dit.modules() if isinstance(layer, Adapted)]
     state, noisy = encoder.fresh(1), latents[:, :, -3:]
-    real = kept_bytes(lambda: walker.flow(lesson, found, state, noisy, torch.zeros(1)), folded)
-    assert room.call == real
+    real = bytes_for_backward(lambda: rollout.flow(lesson, inputs, state, noisy, torch.zeros(1)), folded)
+    assert needed.call == real
     shapes = (1, FRAMES * 6, 2, 12)
-    update = kept_bytes(lambda: encoder.update(state, torch.zeros(shapes), torch.zeros(shapes), Fused.apply))
-    assert room.updates == (BLOCKS - 4) * update
+    update = bytes_for_backward(
+        lambda: encoder.update(state, torch.zeros(shapes), torch.zeros(shapes), Fused.apply)
+    )
+    assert needed.updates == (BLOCKS - 4) * update
 
 
 def test_the_plan_grows_with_each_size_and_says_what_does_not_fit(monkeypatch):
-    small = room_of(job())
+    small = estimate(job())
     for changes in (
         {"batch": 2}, {"rank": 4}, {"blocks": 9}, {"graded": 5},
         {"geometry": Geometry(64, 32), "encoder": EncoderConfig(24, 2, 3, 2, 4)},
     ):  # fmt: skip
-        assert room_of(job(**changes)).device_bytes > small.device_bytes, changes
-    monkeypatch.setattr(rooms, "free_ram_bytes", lambda: small.device_bytes - 1)
+        assert estimate(job(**changes)).device_bytes > small.device_bytes, changes
+    monkeypatch.setattr(memory_estimate, "free_ram_bytes", lambda: small.device_bytes - 1)
     said = why_not(small, torch.device("cpu"))
     assert "smaller --size" in said and "GB are free" in said
-    monkeypatch.setattr(rooms, "free_ram_bytes", lambda: small.device_bytes)
+    monkeypatch.setattr(memory_estimate, "free_ram_bytes", lambda: small.device_bytes)
     assert why_not(small, torch.device("cpu")) is None
 
 

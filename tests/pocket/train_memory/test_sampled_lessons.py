@@ -9,12 +9,11 @@ from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.stream import step as stream
 from rivulet.model_patches.stream.state import StreamConfig
 from rivulet.pocket import text
-from rivulet.pocket.train_memory import main
-from rivulet.pocket.train_memory import memory_rollout as walk
+from rivulet.pocket.train_memory import main, memory_rollout
 from rivulet.pocket.train_memory.lessons import MEMORY, PLAIN, Lessons, Shares
 from rivulet.pocket.train_memory.lora import Adapters
-from rivulet.pocket.train_memory.memory_rollout import MemoryWalker
-from rivulet.pocket.train_pocket.clips import Clips as Dressed
+from rivulet.pocket.train_memory.memory_rollout import MemoryRollout
+from rivulet.pocket.train_pocket.clips import PairedClips
 from rivulet.pocket.train_pocket.dit import PocketTraining
 from rivulet.tests.bench.replay import replay
 from rivulet.tests.pocket.train_memory.tiny_memory import BLOCKS, FRAMES, ROWS, lesson_of, tiny
@@ -29,18 +28,22 @@ def sampled_lesson(block, positions=MEMORY):
     lesson = lesson_of(torch.float32, graded=((block, torch.ones(ROWS)),), positions=positions)
     clean = lesson.clean_RCTHW.repeat(2, 1, 1, 1, 1)
     texts = tuple(torch.cat([t, text.no_text().expand_as(t)]) for t in lesson.texts)
-    return replace(lesson, clean_RCTHW=clean, context_RCTHW=clean, texts=texts, kept=PLAIN, sampled=True)
+    return replace(lesson, clean_RCTHW=clean, context_RCTHW=clean, texts=texts, unchanged=PLAIN, sampled=True)
 
 
 @pytest.mark.parametrize("block", [0, 2, 4, BLOCKS - 1])  # the memory is first written before block 4
 def test_it_comes_to_what_the_engines_stream_makes(monkeypatch, block):
     dit, encoder = tiny()
-    made, sample = [], walk.sampled
-    monkeypatch.setattr(walk, "sampled", lambda *given: made.append(sample(*given)) or made[-1])
+    made, sample = [], memory_rollout.grade_sampling
+    monkeypatch.setattr(
+        memory_rollout, "grade_sampling", lambda *given: made.append(sample(*given)) or made[-1]
+    )
     lesson = sampled_lesson(block)
-    walker = MemoryWalker(dit, encoder, FRAMES, before=MemoryWalker(dit, encoder, FRAMES), sampler=CONFIG)
+    rollout = MemoryRollout(
+        dit, encoder, FRAMES, unchanged=MemoryRollout(dit, encoder, FRAMES), sampler=CONFIG
+    )
     generator = torch.Generator().manual_seed(2)
-    walker.along(lesson, generator)
+    rollout.graded(lesson, generator)
     seed = int(torch.randint(1 << 30, (), generator=generator.manual_seed(2)))
     words = [(t[:ROWS], t[ROWS:].contiguous()) for t in lesson.texts]
     config = replace(CONFIG, seed=seed)
@@ -58,19 +61,19 @@ def test_it_comes_to_what_the_engines_stream_makes(monkeypatch, block):
 @pytest.mark.parametrize("block", [0, 2, BLOCKS - 1])
 def test_no_change_is_no_error_and_a_change_is_taught(block, converted):
     dit, encoder = tiny()
-    was = MemoryWalker(tiny()[0], encoder, FRAMES)
+    was = MemoryRollout(tiny()[0], encoder, FRAMES)
     # a converted model's stories are its teacher's; what keeps it what it was is not
-    teacher = MemoryWalker(tiny(5)[0], encoder, FRAMES) if converted else None
+    teacher = MemoryRollout(tiny(5)[0], encoder, FRAMES) if converted else None
     adapters = Adapters(dit, 2, 2.0)
     adapters.fold()
-    walker = MemoryWalker(dit, encoder, FRAMES, teacher, before=was, sampler=CONFIG)
+    rollout = MemoryRollout(dit, encoder, FRAMES, teacher, unchanged=was, sampler=CONFIG)
     lesson = sampled_lesson(block, PLAIN)
-    ((at, error_R, _),) = walker.along(lesson, torch.Generator().manual_seed(2))
+    ((at, error_R, _),) = rollout.graded(lesson, torch.Generator().manual_seed(2))
     assert at == block and float(error_R.detach().max()) < 1e-9
     for layer in adapters.layers:
         torch.nn.init.normal_(layer.lora_B, std=0.1)
     adapters.fold()
-    ((_, error_R, _),) = walker.along(lesson, torch.Generator().manual_seed(2))
+    ((_, error_R, _),) = rollout.graded(lesson, torch.Generator().manual_seed(2))
     error_R.mean().backward()
     assert float(error_R.detach().mean()) > 1e-3
     assert all(matrix.grad is not None and matrix.grad.any() for matrix in adapters.parts())
@@ -78,7 +81,7 @@ def test_no_change_is_no_error_and_a_change_is_taught(block, converted):
 
 def test_so_many_of_the_lessons_that_keep_the_model_are_sampled():
     clips, first = (
-        Dressed(
+        PairedClips(
             torch.randn(20, 2, 16, FRAMES * n, 4, 4).half(), torch.randn(20, 2, 6, 64), torch.ones(20) > 0
         )
         for n in (BLOCKS, 1)
@@ -87,12 +90,12 @@ def test_so_many_of_the_lessons_that_keep_the_model_are_sampled():
     lessons = Lessons(None, None, clips, first, PocketTraining(size=32), keeping, 3)
     generator, seen = torch.Generator().manual_seed(3), []
     for _ in range(100):
-        place = lessons.plan(0.5, generator)
-        lesson = lessons.lesson(place, generator)
-        seen.append((place.kind, place.sampled))
-        assert lesson.sampled == place.sampled and lesson.kept is PLAIN
-        if place.sampled:
-            streams = {"ordinary": 3, "beginnings": 6}[place.kind]
+        plan = lessons.plan(0.5, generator)
+        lesson = lessons.lesson(plan, generator)
+        seen.append((plan.kind, plan.sampled))
+        assert lesson.sampled == plan.sampled and lesson.unchanged is PLAIN
+        if plan.sampled:
+            streams = {"ordinary": 3, "beginnings": 6}[plan.kind]
             assert len(lesson.clean_RCTHW) == len(lesson.texts[0]) == 2 * streams
             assert torch.equal(lesson.clean_RCTHW[:streams], lesson.clean_RCTHW[streams:])
             assert all((t[streams:] == text.no_text()).all() for t in lesson.texts)

@@ -1,4 +1,4 @@
-"""The memory's training walks as a stream does, learns, goes on where it was, and its file is the model."""
+"""The memory's training runs as a stream does, learns, goes on where it was, and its file is the model."""
 
 import json
 from dataclasses import replace
@@ -15,15 +15,15 @@ from rivulet.model_patches.memory.load import load_memory
 from rivulet.model_patches.stream import step as stream
 from rivulet.model_patches.stream.state import StreamConfig
 from rivulet.pocket import models
-from rivulet.pocket.hiding import ENCODED, LIFTED, Hidings
+from rivulet.pocket.hiding import ENCODED, LIFTED, HidingClips
 from rivulet.pocket.train_memory import main
-from rivulet.pocket.train_memory.command import export_model, outside_attention, take_attentions
+from rivulet.pocket.train_memory.command import export_model, load_attentions, shared_layers
 from rivulet.pocket.train_memory.export import export
-from rivulet.pocket.train_memory.lessons import FULL, MEMORY, PLAIN, POSITIONS, Lessons, Place, Shares
+from rivulet.pocket.train_memory.lessons import FULL, MEMORY, PLAIN, POSITIONS, LessonPlan, Lessons, Shares
 from rivulet.pocket.train_memory.lora import Adapters
-from rivulet.pocket.train_memory.memory_rollout import MemoryWalker, States
+from rivulet.pocket.train_memory.memory_rollout import MemoryRollout, MemoryStates
 from rivulet.pocket.train_memory.trainer import MemoryTraining, Trainer
-from rivulet.pocket.train_pocket.clips import Clips as Dressed
+from rivulet.pocket.train_pocket.clips import PairedClips
 from rivulet.pocket.train_pocket.dit import PocketTraining
 from rivulet.tests.bench.replay import replay
 from rivulet.tests.pocket.train_memory.tiny_memory import (
@@ -55,23 +55,23 @@ def noisy_calls(dit, state, monkeypatch):
 
 
 @pytest.mark.parametrize("positions", [MEMORY, POSITIONS["sink_and_window"], POSITIONS["window"], FULL])
-def test_the_walk_is_the_stream_call_by_call(monkeypatch, positions):
-    # in float64 the walk differs by its table of turns, which it rounds to float32
+def test_the_rollout_is_the_stream_call_by_call(monkeypatch, positions):
+    # in float64 the rollout differs by its table of turns, which it rounds to float32
     dit, encoder = tiny(dtype=torch.float64)
     encoder.requires_grad_(False)
-    lesson, walker = lesson_of(torch.float64, positions=positions), MemoryWalker(dit, encoder, FRAMES)
+    lesson, rollout = lesson_of(torch.float64, positions=positions), MemoryRollout(dit, encoder, FRAMES)
     memory = {"memory": LearnedMemory(encoder, "tiny")} if positions.memory_frames else {}
     config = StreamConfig(Geometry(32, 32), positions, FRAMES, (1.0, 0.5), dtype=torch.float64)
     state = stream.init(dit, lesson.texts[0], config, reserve_frames=FRAMES * BLOCKS, **memory)
-    for block, found in enumerate(walker.blocks(lesson, BLOCKS)):
+    for block, inputs in enumerate(rollout.blocks(lesson, BLOCKS)):
         state = stream.set_text(dit, state, lesson.texts[block])
         calls = noisy_calls(dit, state, monkeypatch)
-        seen = (found.states.before, found.states.after)
-        for (noisy, wanted), sigma, shown in zip(calls, config.sigmas, seen, strict=True):
-            made = walker.flow(lesson, found, shown, noisy, torch.full((ROWS,), sigma))
-            off = float((made - wanted).abs().max() / wanted.abs().max())
+        states = (inputs.states.before, inputs.states.after)
+        for (noisy, wanted), sigma, shown in zip(calls, config.sigmas, states, strict=True):
+            flow = rollout.flow(lesson, inputs, shown, noisy, torch.full((ROWS,), sigma))
+            off = float((flow - wanted).abs().max() / wanted.abs().max())
             assert off < torch.finfo(torch.float32).eps, (block, sigma)
-        state = replay(dit, state, lesson.clean_RCTHW[:, :, found.call.own])
+        state = replay(dit, state, lesson.clean_RCTHW[:, :, inputs.call.own])
 
 
 def test_the_memory_is_read_and_written_in_the_published_order():
@@ -80,9 +80,9 @@ def test_the_memory_is_read_and_written_in_the_published_order():
     updates = []
     encoder.update, whole = lambda s, k, v, a: updates.append(k.shape[1]) or whole(s, k, v, a), encoder.update
     counts, seen = [], []
-    for found in MemoryWalker(dit, encoder, FRAMES).blocks(lesson_of(torch.float32), BLOCKS):
+    for inputs in MemoryRollout(dit, encoder, FRAMES).blocks(lesson_of(torch.float32), BLOCKS):
         counts.append(len(updates))
-        call, states = found.call, found.states
+        call, states = inputs.call, inputs.states
         shown = plan(MEMORY, call.own[0], FRAMES, memory_visible=True).memory
         seen.append((states.before is not None, states.after is not None, shown, call.query_ids))
     assert counts == [0, 0, 0, 0, 1, 2, 3], "one update as each block leaves, the sink never"
@@ -95,11 +95,11 @@ def test_the_memory_is_read_and_written_in_the_published_order():
 def test_a_graded_call_sees_the_state_of_its_noise():
     before, after = torch.zeros(2, 1, 1), torch.ones(2, 1, 1)
     first = torch.tensor([True, False])
-    assert States(before, after).seen(first).flatten().tolist() == [0, 1]
-    assert States(None, after).seen(~(first | True)) is after
-    assert States(None, after).seen(first | True) is None and States().seen(first) is None
+    assert MemoryStates(before, after).visible(first).flatten().tolist() == [0, 1]
+    assert MemoryStates(None, after).visible(~(first | True)) is after
+    assert MemoryStates(None, after).visible(first | True) is None and MemoryStates().visible(first) is None
     with pytest.raises(ValueError, match="some rows make their first call"):
-        States(None, after).seen(first)
+        MemoryStates(None, after).visible(first)
 
 
 def test_gradients_reach_the_whole_chain_of_updates_and_the_projections_of_the_past():
@@ -110,8 +110,8 @@ def test_gradients_reach_the_whole_chain_of_updates_and_the_projections_of_the_p
     adapters.fold()
     sigma = torch.full((ROWS,), 0.9)
     lesson = lesson_of(torch.float32, graded=((BLOCKS - 1, sigma),))
-    walker = MemoryWalker(dit, encoder, FRAMES)
-    ((block, error_R, _),) = walker.along(lesson, torch.Generator().manual_seed(2))
+    rollout = MemoryRollout(dit, encoder, FRAMES)
+    ((block, error_R, _),) = rollout.graded(lesson, torch.Generator().manual_seed(2))
     error_R.sum().backward()
     assert block == BLOCKS - 1
     silent = [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.any()]
@@ -119,14 +119,14 @@ def test_gradients_reach_the_whole_chain_of_updates_and_the_projections_of_the_p
     assert all(matrix.grad is not None and matrix.grad.any() for matrix in adapters.parts()[:-2])
 
 
-def test_a_pupil_that_is_its_teacher_has_nothing_to_learn():
+def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     (dit, encoder), (other, _) = tiny(), tiny(seed=4)
     sigma = torch.tensor([1.0, 0.7])
     lesson = lesson_of(torch.float32, graded=((2, sigma), (BLOCKS - 1, sigma)))
-    teacher = MemoryWalker(dit, encoder, FRAMES)
-    for pupil, alike in ((dit, True), (other, False)):
-        walker = MemoryWalker(pupil, encoder, FRAMES, teacher)
-        for _, error_R, _ in walker.along(lesson, torch.Generator().manual_seed(2)):
+    teacher = MemoryRollout(dit, encoder, FRAMES)
+    for student, alike in ((dit, True), (other, False)):
+        rollout = MemoryRollout(student, encoder, FRAMES, teacher)
+        for _, error_R, _ in rollout.graded(lesson, torch.Generator().manual_seed(2)):
             assert bool((error_R < 1e-9).all()) == alike
 
 
@@ -135,17 +135,17 @@ def test_a_lesson_that_keeps_the_model_asks_for_its_flow_without_a_memory():
     (dit, encoder), (other, _) = tiny(), tiny(seed=4)
     sigma = torch.tensor([1.0, 0.7])
     graded = ((2, sigma), (BLOCKS - 1, sigma))
-    was = MemoryWalker(dit, encoder, FRAMES)
-    for pupil, positions, alike in ((dit, PLAIN, True), (other, PLAIN, False), (dit, MEMORY, False)):
-        lesson = replace(lesson_of(torch.float32, graded=graded, positions=positions), kept=PLAIN)
-        for walker in (
-            MemoryWalker(pupil, encoder, FRAMES, None, was),
-            MemoryWalker(pupil, encoder, FRAMES, was, was),
+    was = MemoryRollout(dit, encoder, FRAMES)
+    for student, positions, alike in ((dit, PLAIN, True), (other, PLAIN, False), (dit, MEMORY, False)):
+        lesson = replace(lesson_of(torch.float32, graded=graded, positions=positions), unchanged=PLAIN)
+        for rollout in (
+            MemoryRollout(student, encoder, FRAMES, None, was),
+            MemoryRollout(student, encoder, FRAMES, was, was),
         ):
-            *_, (_, error_R, _) = walker.along(lesson, torch.Generator().manual_seed(2))
+            *_, (_, error_R, _) = rollout.graded(lesson, torch.Generator().manual_seed(2))
             assert bool((error_R < 1e-9).all()) == alike
     free = lesson_of(torch.float32, graded=graded, positions=PLAIN)
-    *_, (_, error_R, _) = MemoryWalker(dit, encoder, FRAMES, None, was).along(free, torch.Generator())
+    *_, (_, error_R, _) = MemoryRollout(dit, encoder, FRAMES, None, was).graded(free, torch.Generator())
     assert bool((error_R > 1e-3).all()), "the clip's flow is wanted"
 
 
@@ -154,9 +154,9 @@ def test_the_ordinary_lessons_keep_the_model_and_no_others():
     lessons = Lessons(None, *pools(), PocketTraining(size=32), shares, batch=2)
     generator = torch.Generator().manual_seed(5)
     places = [lessons.plan(0.9, generator) for _ in range(120)]
-    kept = {(place.kind, lessons.lesson(place, generator).kept) for place in places}
+    graded = {(plan.kind, lessons.lesson(plan, generator).unchanged) for plan in places}
     keeping = {("ordinary", PLAIN), ("beginnings", PLAIN)}
-    assert keeping < kept and {preset for _, preset in kept - keeping} == {None}
+    assert keeping < graded and {preset for _, preset in graded - keeping} == {None}
     assert Shares().with_share("ordinary", 0.5).ordinary == pytest.approx(0.65)
     with pytest.raises(ValueError, match=r"--ordinary 1\.0: a share"):
         Shares().with_share("ordinary", 1.0)
@@ -165,16 +165,16 @@ def test_the_ordinary_lessons_keep_the_model_and_no_others():
 def test_lessons_that_keep_the_model_weigh_more(tmp_path):
     """The same lesson moves the model as much further as its weight says."""
     moved = []
-    for kept in (None, PLAIN):
-        made = trainer(tmp_path / str(kept), 1)
-        made.recipe = made.recipe.told(1, None, 1.0, kept_weight=4.0)
-        made.walker.before = None  # graded against the clip both times
-        place = Place("ordinary", PLAIN, None, (1,), False)
-        made.lessons.plan = lambda done, generator, place=place: place
-        lesson = replace(made.lessons.lesson(place, torch.Generator().manual_seed(1)), kept=kept)
-        made.lessons.lesson = lambda place, generator, lesson=lesson: lesson
-        made.own = torch.Generator().manual_seed(6)
-        made._descend = lambda made=made: moved.append(
+    for unchanged in (None, PLAIN):
+        made = trainer(tmp_path / str(unchanged), 1)
+        made.recipe = made.recipe.with_options(1, None, 1.0, kept_weight=4.0)
+        made.rollout.unchanged = None  # graded against the clip both times
+        plan = LessonPlan("ordinary", PLAIN, None, (1,), False)
+        made.lessons.plan = lambda done, generator, plan=plan: plan
+        lesson = replace(made.lessons.lesson(plan, torch.Generator().manual_seed(1)), unchanged=unchanged)
+        made.lessons.lesson = lambda plan, generator, lesson=lesson: lesson
+        made.local = torch.Generator().manual_seed(6)
+        made._update = lambda made=made: moved.append(
             torch.cat([p.grad.flatten() for p in made.adapters.parts() if p.grad is not None])
         )
         made.step(0.5)
@@ -190,20 +190,20 @@ def test_an_encoder_that_is_to_stay_is_not_trained(tmp_path):
     recipe = MemoryTraining(steps=1, more_every=10**6, half=False, model_rate=0.02, encoder=False)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     adapters = Adapters(dit, 2, 2.0)
-    walker = MemoryWalker(dit, encoder, FRAMES)
-    alone = Trainer(walker, made.lessons, recipe, tmp_path / "alone", adapters)
+    rollout = MemoryRollout(dit, encoder, FRAMES)
+    alone = Trainer(rollout, made.lessons, recipe, tmp_path / "alone", adapters)
     alone.train()
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert [*alone.learner] == ["model"] and any(layer.lora_B.any() for layer in adapters.layers)
 
 
-def test_a_pupil_learns_to_write_what_the_encoder_reads():
+def test_a_student_learns_to_write_what_the_encoder_reads():
     (dit, encoder), (other, _) = tiny(), tiny(seed=4)
     encoder.requires_grad_(False)
     last = other.blocks[-1].self_attn.requires_grad_(True)
-    teacher = MemoryWalker(dit, encoder, FRAMES)
-    for walker, learns in ((MemoryWalker(other, encoder, FRAMES, teacher), True), (teacher, False)):
-        state = [found.states.after for found in walker.blocks(lesson_of(torch.float32), BLOCKS)][-1]
+    teacher = MemoryRollout(dit, encoder, FRAMES)
+    for rollout, learns in ((MemoryRollout(other, encoder, FRAMES, teacher), True), (teacher, False)):
+        state = [inputs.states.after for inputs in rollout.blocks(lesson_of(torch.float32), BLOCKS)][-1]
         assert state.requires_grad == learns
         if learns:
             state.sum().backward()
@@ -215,9 +215,9 @@ def test_adapters_stand_in_for_ten_layers_a_block_and_begin_with_no_change():
     lesson = lesson_of(torch.float32, blocks=1)
 
     def flow():
-        walker = MemoryWalker(dit, encoder, FRAMES)
-        (found,) = walker.blocks(lesson, 1)
-        return walker.flow(lesson, found, None, lesson.clean_RCTHW[:, :, :3], torch.ones(ROWS))
+        rollout = MemoryRollout(dit, encoder, FRAMES)
+        (inputs,) = rollout.blocks(lesson, 1)
+        return rollout.flow(lesson, inputs, None, lesson.clean_RCTHW[:, :, :3], torch.ones(ROWS))
 
     plain = flow()
     adapters = Adapters(dit, 2, 2.0)
@@ -234,12 +234,14 @@ def pools():
         return torch.randn(shape, generator=generator)
 
     blocks = sum(ENCODED)
-    told = Hidings(
+    with_options = HidingClips(
         normal(4, 16, 3 * blocks, 4, 4).half(), normal(4, 4, 6, 64), torch.zeros(4, 3, dtype=torch.int64)
     )
-    dressed = Dressed(normal(4, 2, 16, 15, 4, 4).half(), normal(4, 2, 6, 64), torch.ones(4, dtype=torch.bool))
-    first = Dressed(dressed.latents_BVCTHW[:, :, :, :3], dressed.texts_BVLC, dressed.named_B)
-    return told, dressed, first
+    dressed = PairedClips(
+        normal(4, 2, 16, 15, 4, 4).half(), normal(4, 2, 6, 64), torch.ones(4, dtype=torch.bool)
+    )
+    first = PairedClips(dressed.latents_BVCTHW[:, :, :, :3], dressed.texts_BVLC, dressed.named_B)
+    return with_options, dressed, first
 
 
 def trainer(folder, steps, **shares):
@@ -248,7 +250,7 @@ def trainer(folder, steps, **shares):
     rates = {"matrix_rate": 0.05, "encoder_rate": 0.02, "model_rate": 0.02}
     recipe = MemoryTraining(steps=steps, more_every=10**6, half=False, **rates)
     lessons = Lessons(None, *pools(), PocketTraining(size=32), replace(Shares(), **shares), batch=3)
-    return Trainer(MemoryWalker(dit, encoder, FRAMES), lessons, recipe, folder, adapters)
+    return Trainer(MemoryRollout(dit, encoder, FRAMES), lessons, recipe, folder, adapters)
 
 
 def test_lessons_are_of_every_kind_and_waits_grow():
@@ -256,17 +258,17 @@ def test_lessons_are_of_every_kind_and_waits_grow():
     lessons = Lessons(None, *pools(), PocketTraining(size=32), shares, batch=3)
     generator = torch.Generator().manual_seed(0)
     early, late = ([lessons.plan(done, generator) for _ in range(250)] for done in (0.0, 1.0))
-    assert {place.kind for place in late} == {*POSITIONS, "ordinary", "beginnings"}
-    assert 70 < sum(place.kind == "full" for place in late) < 130
+    assert {chosen.kind for chosen in late} == {*POSITIONS, "ordinary", "beginnings"}
+    assert 70 < sum(chosen.kind == "full" for chosen in late) < 130
     waits = [[p.hidden for p in places if p.kind in ("memory", "full")] for places in (early, late)]
     assert set(waits[0]) == {1, 2} and max(waits[1]) > 20
-    for place in (*early[:20], *late[:20]):
-        lesson = lessons.lesson(place, generator)
-        assert len(lesson.texts) * FRAMES == lesson.clean_RCTHW.shape[2] > FRAMES * max(place.graded)
-        assert len(lesson.clean_RCTHW) == (24 if place.kind == "beginnings" else 3)
-        assert lesson.positions is POSITIONS.get(place.kind, place.positions)
-        if place.story:
-            assert place.graded[:2] == (place.lifted,) * 2 and place.story.parts[place.lifted] == LIFTED
+    for chosen in (*early[:20], *late[:20]):
+        lesson = lessons.lesson(chosen, generator)
+        assert len(lesson.texts) * FRAMES == lesson.clean_RCTHW.shape[2] > FRAMES * max(chosen.graded)
+        assert len(lesson.clean_RCTHW) == (24 if chosen.kind == "beginnings" else 3)
+        assert lesson.positions is POSITIONS.get(chosen.kind, chosen.positions)
+        if chosen.story:
+            assert chosen.graded[:2] == (chosen.lifted,) * 2 and chosen.story.parts[chosen.lifted] == LIFTED
         for block, sigma in lesson.graded:
             if block == 4:
                 assert bool((sigma == 1).all()) or not bool((sigma == 1).any())
@@ -281,8 +283,8 @@ def test_a_training_lowers_its_loss(tmp_path):
     def error():
         made.adapters.fold()
         with torch.no_grad():
-            found = made.walker.along(lesson, torch.Generator().manual_seed(9))
-        return float(torch.stack([error_R.mean() for _, error_R, _ in found]).mean())
+            errors = made.rollout.graded(lesson, torch.Generator().manual_seed(9))
+        return float(torch.stack([error_R.mean() for _, error_R, _ in errors]).mean())
 
     before = error()
     made.train()
@@ -311,7 +313,7 @@ def test_a_converted_model_is_trained_whole_and_its_encoder_is_left(tmp_path):
     recipe = MemoryTraining(steps=1, more_every=10**6, half=False)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     own = [block.self_attn.v.weight.clone() for block in dit.blocks]
-    made = Trainer(MemoryWalker(dit, encoder, FRAMES), lessons, recipe, tmp_path, None)
+    made = Trainer(MemoryRollout(dit, encoder, FRAMES), lessons, recipe, tmp_path, None)
     made.step(0.0)
     for group in made.optimizers[0].param_groups:
         group["lr"] = 0.1
@@ -337,7 +339,7 @@ def test_an_exported_memory_is_the_trained_one(tmp_path):
     merged = found.lora.merged(plain)
     for name, layer in zip(adapters.names, adapters.layers, strict=True):
         torch.testing.assert_close(merged.get_submodule(name).weight, layer.folded, rtol=0, atol=1e-6)
-    again = Adapters.going_on(tiny()[0], found.lora, found.lora.ranks[0])
+    again = Adapters.resumed(tiny()[0], found.lora, found.lora.ranks[0])
     again.fold()
     for layer, other in zip(adapters.layers, again.layers, strict=True):
         assert again.alpha == 3.0 and torch.equal(layer.folded, other.folded)
@@ -348,7 +350,7 @@ def test_an_exported_memory_is_the_trained_one(tmp_path):
         torch.testing.assert_close(part, begun + 0.25, rtol=0, atol=1e-6)
     assert found.metadata["preset"] == "pocket_memory" and found.metadata["trained"] == "once"
     assert preset(found.metadata["preset"]) is MEMORY
-    shared = outside_attention(found.lora).layers
+    shared = shared_layers(found.lora).layers
     assert len(shared) == 2 * 7 and "blocks.1.self_attn.o" in shared and "blocks.1.self_attn.q" not in shared
 
 
@@ -363,7 +365,7 @@ def test_more_rank_begins_with_no_change_and_can_be_learnt_and_gone_back_from():
             for name, layer in zip(adapters.names, adapters.layers, strict=True)
         }
     )
-    wider = Adapters.going_on(tiny()[0], lora, 5)
+    wider = Adapters.resumed(tiny()[0], lora, 5)
     wider.fold()
     assert wider.rank == 5 and wider.alpha == 7.5
     for layer, other in zip(wider.layers, adapters.layers, strict=True):
@@ -375,7 +377,7 @@ def test_more_rank_begins_with_no_change_and_can_be_learnt_and_gone_back_from():
     wider.go_back(1.0)
     assert all(torch.equal(part, was) for part, was in zip(wider.parts(), begun, strict=True))
     with pytest.raises(ValueError, match="--rank 1: the changes to go on from have rank 2"):
-        Adapters.going_on(tiny()[0], lora, 1)
+        Adapters.resumed(tiny()[0], lora, 1)
 
 
 def test_a_taught_model_names_its_memory_and_keeps_what_else_its_file_said(tmp_path):
@@ -398,13 +400,13 @@ def test_a_converted_model_goes_on_from_the_attentions_of_one_that_was_taught_th
     start = models.WEIGHTS / models.MLA_MEMORY_FILE
     taught = open_checkpoint(start).load(torch.float32).state_dict()
     fingerprint = load_memory(models.WEIGHTS / models.MEMORY_FILE, models.load_pocket().dit).fingerprint
-    take_attentions(begun, start, fingerprint)
+    load_attentions(begun, start, fingerprint)
     for name, value in begun.state_dict().items():
         assert torch.equal(value, (taught if ".self_attn." in name else before)[name]), name
     with pytest.raises(ValueError, match="was not taught the memory of --encoder"):
-        take_attentions(begun, start, "another")
+        load_attentions(begun, start, "another")
     with pytest.raises(ValueError, match="was not taught the memory of --encoder"):
-        take_attentions(begun, models.WEIGHTS / models.MLA_FILE, fingerprint)
+        load_attentions(begun, models.WEIGHTS / models.MLA_FILE, fingerprint)
 
 
 def test_a_file_says_what_it_is(tmp_path):

@@ -10,7 +10,7 @@ from rivulet.model_patches.cache.format import call_of
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.step import StreamConfig, init
 from rivulet.pocket.text import TEXT_DIM, encode
-from rivulet.pocket.train_pocket.teacher_forcing import Teacher
+from rivulet.pocket.train_pocket.teacher_forcing import TeacherForcing
 
 BLOCKS, BLOCK_FRAMES = 6, 3  # one more than the sink, the window and the block that first evicts
 
@@ -42,7 +42,7 @@ def test_teacher_forcing_sees_what_the_stream_sees():
     clean, noisy = torch.randn(2, 1, 16, BLOCKS * BLOCK_FRAMES, 8, 8, dtype=torch.float64)
     sigma_N = torch.rand(BLOCKS, dtype=torch.float64)
     text = encode("a red circle and a blue square on a green ground").double()
-    teacher = Teacher(dit, BLOCKS, BLOCK_FRAMES, grid=4)
+    teacher = TeacherForcing(dit, BLOCKS, BLOCK_FRAMES, grid=4)
     taught = teacher(
         clean,
         noisy[:, None],
@@ -63,7 +63,7 @@ def test_a_first_block_alone_is_what_it_is_before_others():
     clean, noisy = torch.randn(2, 3, 16, 2 * BLOCK_FRAMES, 8, 8, dtype=torch.float64)
     text = encode("a red circle and a blue square on a green ground").double()[:, None].expand(3, 2, -1, -1)
     sigma = torch.rand(3, 1, 2, dtype=torch.float64)
-    teacher, shown = Teacher(dit, BLOCKS, BLOCK_FRAMES, grid=4), torch.zeros(3, 2, dtype=torch.long)
+    teacher, shown = TeacherForcing(dit, BLOCKS, BLOCK_FRAMES, grid=4), torch.zeros(3, 2, dtype=torch.long)
     whole = teacher(clean, noisy[:, None], sigma, text, shown)[:, :, :, :BLOCK_FRAMES]
     alone = teacher(None, noisy[:, None, :, :BLOCK_FRAMES], sigma[..., :1], text, shown[:, :1])
     assert (alone - whole).abs().max().item() < 64 * torch.finfo(torch.float64).eps * whole.abs().max().item()

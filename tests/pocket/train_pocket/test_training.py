@@ -12,27 +12,27 @@ from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.pocket.models import PocketRecipe, load_pocket, save_dit, save_vae
 from rivulet.pocket.text import TEXT_DIM
-from rivulet.pocket.train_pocket import _changes
-from rivulet.pocket.train_pocket import distributed as processes
+from rivulet.pocket.train_pocket import distributed
 from rivulet.pocket.train_pocket import dit as dit_training
 from rivulet.pocket.train_pocket.checkpointing import Run, learning_rate
 from rivulet.pocket.train_pocket.clips import draw_clips
+from rivulet.pocket.train_pocket.command import recipe_changes
 from rivulet.pocket.train_pocket.dit import Trainer, damage, draw_sigma
-from rivulet.pocket.train_pocket.latent_probe import Reader, learn_to_be_read
+from rivulet.pocket.train_pocket.latent_probe import LatentProbe, train_probe
 from rivulet.pocket.train_pocket.latent_scaling import (
-    even_units,
-    fold_units,
-    latents_of_clips,
+    fold_map,
     look_scatters,
-    telling_units,
+    sample_latents,
+    separating_map,
+    standardizing_map,
 )
-from rivulet.pocket.train_pocket.latent_separation import tell_apart
+from rivulet.pocket.train_pocket.latent_separation import separate_latents
 from rivulet.pocket.train_pocket.presets import PRESETS
-from rivulet.pocket.train_pocket.single_frame import decode_first, encode_still
-from rivulet.pocket.train_pocket.stages import averaged, export, new_trainer, settled_vae
-from rivulet.pocket.train_pocket.vae import restart_decoder, start_as_pictures
+from rivulet.pocket.train_pocket.single_frame import decode_first_frame, encode_frame
+from rivulet.pocket.train_pocket.stages import export, load_averaged, load_or_train_vae, new_trainer
+from rivulet.pocket.train_pocket.vae import restart_decoder, start_per_frame
 from rivulet.pocket.train_pocket.vae_batches import Phase, clip_batch
-from rivulet.pocket.train_pocket.vae_streaming import polish_decoder, train_along
+from rivulet.pocket.train_pocket.vae_streaming import polish_decoder, train_streaming
 
 TINY = dit_training.PocketTraining(
     size=32,
@@ -50,7 +50,7 @@ TINY = dit_training.PocketTraining(
 @pytest.fixture
 def vae() -> WanVAE:
     vae = WanVAE(4)
-    start_as_pictures(vae)
+    start_per_frame(vae)
     return vae.requires_grad_(False)
 
 
@@ -63,36 +63,36 @@ def test_a_fresh_vae_treats_a_still_clip_as_pictures(vae):
         torch.testing.assert_close(moments, moments[:, :, :1].expand_as(moments), rtol=0, atol=1e-5 * scale)
 
 
-def test_folding_changes_the_units_and_nothing_else(vae):
+def test_folding_a_map_changes_latents_and_no_picture(vae):
     pixels = clip_batch(2, 9, 32, torch.Generator().manual_seed(0)).pixels
     before, _ = vae.decode(vae.encode(pixels)[0])
     raw, _ = vae.encode(pixels)
     generator = torch.Generator().manual_seed(1)
     offset = torch.randn(16, generator=generator)
     matrix = torch.eye(16) + 0.2 * torch.randn(16, 16, generator=generator)
-    fold_units(vae, offset, matrix)
+    fold_map(vae, offset, matrix)
     folded, _ = vae.encode(pixels)
     wanted = torch.einsum("dc,bcthw->bdthw", matrix, raw - offset.view(1, -1, 1, 1, 1))
     torch.testing.assert_close(folded, wanted, rtol=1e-4, atol=1e-4 * raw.abs().max().item())
     torch.testing.assert_close(vae.decode(folded)[0], before, rtol=0, atol=1e-4 * before.abs().max().item())
 
 
-def test_even_units_give_each_channel_mean_0_and_spread_1(vae):
-    latents = latents_of_clips(vae, 32, clips=4, frames=9)
-    offset, matrix = even_units(latents)
+def test_the_standardizing_map_gives_each_channel_mean_0_and_spread_1(vae):
+    latents = sample_latents(vae, 32, clips=4, frames=9)
+    offset, matrix = standardizing_map(latents)
     folded = matrix.double() @ (latents - offset[:, None]).double()
     torch.testing.assert_close(folded.std(1), torch.ones(16).double(), rtol=1e-4, atol=0)
     torch.testing.assert_close(folded.mean(1), torch.zeros(16).double(), rtol=0, atol=1e-4)
 
 
-def test_telling_units_give_room_to_what_tells_things_apart():
+def test_the_separating_map_gives_variance_to_what_distinguishes_looks():
     generator = torch.Generator().manual_seed(0)
     spreads = torch.tensor([2.0] * 3 + [1.0] * 8 + [0.3] * 5)
     turn, _ = torch.linalg.qr(torch.randn(16, 16, generator=generator))
     latents = turn @ (spreads[:, None] * torch.randn(16, 4000, generator=generator))
     colour, shape = turn[:, 12].double(), turn[:, 4].double()  # the colour says itself in a faint direction
     scatters = torch.stack([0.09 * torch.outer(colour, colour), torch.outer(shape, shape)])
-    offset, matrix = telling_units(latents, scatters)
+    offset, matrix = separating_map(latents, scatters)
     folded = matrix @ (latents - offset[:, None])
     torch.testing.assert_close(folded.std(1), torch.ones(16), rtol=1e-3, atol=0)
     metric = (matrix.T @ matrix).double()
@@ -138,11 +138,11 @@ def test_blocks_often_start_from_pure_noise():
 
 # under autocast a norm's weight stays float32, which is slower and not wrong
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-@pytest.mark.parametrize("own_context", [False, True], ids=["damaged", "own"])
-def test_training_teaches_and_resumes(tmp_path, vae, own_context, monkeypatch):
+@pytest.mark.parametrize("predicted_context", [False, True], ids=["damaged", "predicted"])
+def test_training_teaches_and_resumes(tmp_path, vae, predicted_context, monkeypatch):
     preset = replace(PRESETS["nano"], dit=WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM), recipe=TINY)
     torch.manual_seed(0)
-    recipe = replace(TINY, own_context_from=0.0 if own_context else 1.0)
+    recipe = replace(TINY, predicted_context_from=0.0 if predicted_context else 1.0)
     dit = WanModel(preset.dit)
     untrained = {name: value.clone() for name, value in dit.state_dict().items()}
     Trainer(dit, vae, replace(recipe, steps=2), tmp_path).train()
@@ -158,7 +158,7 @@ def test_training_teaches_and_resumes(tmp_path, vae, own_context, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 def test_beginnings_are_trained_beside_the_rest(tmp_path, vae):
-    recipe = replace(TINY, steps=12, beginnings=0.5, own_context_from=0.0)
+    recipe = replace(TINY, steps=12, beginnings=0.5, predicted_context_from=0.0)
     dit = WanModel(WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM))
     trainer = Trainer(dit, vae, recipe, tmp_path)
     kinds = {trainer._kind(0.0) for _ in range(40)} | {trainer._kind(0.6) for _ in range(40)}
@@ -166,20 +166,20 @@ def test_beginnings_are_trained_beside_the_rest(tmp_path, vae):
     trainer.train()
     first = trainer.pool("first")
     assert first.latents_BVCTHW.shape[3] == recipe.block_frames and len(first) == recipe.most_clips
-    shown, past = first.dressings(1, torch.Generator().manual_seed(0))
+    shown, past = first.draw_looks(1, torch.Generator().manual_seed(0))
     assert shown.shape == past.shape == (len(first), 1)
 
 
 def test_what_is_asked_of_a_tuning_reaches_its_recipe():
     asked = {"beginnings": 0.5, "rate": 0.5, "shift": 3.0, "steps": 7, "processes": 2}
-    changes = _changes(argparse.Namespace(**asked), TINY)
-    assert changes["matrix_rate"] == TINY.matrix_rate / 2 and changes["own_context_from"] == 0.0
+    changes = recipe_changes(argparse.Namespace(**asked), TINY)
+    assert changes["matrix_rate"] == TINY.matrix_rate / 2 and changes["predicted_context_from"] == 0.0
     assert replace(TINY, **changes).shift == 3.0
     plain = {"beginnings": None, "rate": None, "shift": None, "steps": None, "processes": 1}
-    assert replace(TINY, **_changes(argparse.Namespace(**plain), TINY)) == TINY
+    assert replace(TINY, **recipe_changes(argparse.Namespace(**plain), TINY)) == TINY
     for name, wrong in (("beginnings", 1.0), ("rate", 0.0), ("shift", -1.0)):
         with pytest.raises(SystemExit, match=f"--{name} {wrong}"):
-            _changes(argparse.Namespace(**{**asked, name: wrong}), TINY)
+            recipe_changes(argparse.Namespace(**{**asked, name: wrong}), TINY)
 
 
 def test_exported_files_load_as_they_were_saved(tmp_path, vae):
@@ -209,7 +209,7 @@ def test_average_is_what_is_exported(tmp_path, vae):
     preset = replace(PRESETS["nano"], dit=WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM), recipe=TINY)
     trainer = Trainer(WanModel(preset.dit), vae, replace(TINY, steps=1), tmp_path)
     trainer.train()
-    dit, steps, clips = averaged(preset, tmp_path)
+    dit, steps, clips = load_averaged(preset, tmp_path)
     assert (steps, clips) == (1, TINY.first_clips)
     for name, value in trainer.average.weights().items():
         assert torch.equal(dit.state_dict()[name], value)
@@ -221,7 +221,7 @@ def test_training_can_start_from_exported_files(tmp_path, vae):
     save_dit(dit, PocketRecipe(32, 16, "pocket", 3, (1000.0, 500.0), 3.0, 1.0, "a test"), tmp_path)
     save_vae(vae, tmp_path)
     device = torch.device("cpu")
-    taken = settled_vae(preset, tmp_path / "run", device, tmp_path, train=False)
+    taken = load_or_train_vae(preset, tmp_path / "run", device, tmp_path, train=False)
     trainer = new_trainer(preset, taken, tmp_path / "run", device, tmp_path, steps=1)
     for name, value in trainer.dit.state_dict().items():
         assert torch.equal(value, dit.state_dict()[name].half().float())
@@ -259,76 +259,76 @@ def test_a_new_decoder_leaves_the_encoder_and_goes_on_where_it_stopped(tmp_path,
     assert not moved(whole(vae), again)
 
 
-def test_training_along_moves_encoder_and_decoder(tmp_path, vae):
+def test_training_piece_by_piece_moves_encoder_and_decoder(tmp_path, vae):
     vae.requires_grad_(True)
-    before, reader = whole(vae), Reader(16)
-    train_along(vae, reader, tmp_path, Phase(9, 1, 4, 1e-3), 32, torch.device("cpu"))
+    before, probe = whole(vae), LatentProbe(16)
+    train_streaming(vae, probe, tmp_path, Phase(9, 1, 4, 1e-3), 32, torch.device("cpu"))
     parts = {name.split(".")[0] for name in moved(before, vae)}
     assert parts == {"encoder", "decoder", "conv1", "conv2"}
 
 
-def test_telling_apart_moves_the_encoder_alone_and_keeps_the_units(tmp_path, vae):
+def test_separating_latents_moves_the_encoder_alone_and_keeps_them_standardized(tmp_path, vae):
     torch.manual_seed(0)
     for parameter in vae.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     before = whole(vae)
-    tell_apart(vae, tmp_path, Phase(9, 2, 4, 1e-3), 32, torch.device("cpu"))
+    separate_latents(vae, tmp_path, Phase(9, 2, 4, 1e-3), 32, torch.device("cpu"))
     assert {name.split(".")[0] for name in moved(before, vae)} == {"encoder", "conv1", "conv2"}
     rows = [json.loads(line) for line in (tmp_path / "vae_apart.jsonl").read_text().splitlines()]
     assert rows[0]["anchor"] < 1e-6, "it did not begin at the old latents"
     assert rows[1]["anchor"] > 0
-    spread = latents_of_clips(vae, 32)
+    spread = sample_latents(vae, 32)
     torch.testing.assert_close(spread.mean(1), torch.zeros(16), rtol=0, atol=0.02)
     torch.testing.assert_close(spread.std(1), torch.ones(16), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
-def test_a_picture_is_encoded_as_a_still_stream(vae, first):
+def test_a_frame_is_encoded_as_a_stream_in_which_nothing_moves(vae, first):
     torch.manual_seed(0)
     for parameter in vae.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     picture = torch.rand(2, 3, 1, 32, 32) * 2 - 1
     # each layer sees 2 frames back, deeper ones of 2 or 4 pixel frames: about 110 until all stand still
     stream, _ = vae.encode(picture.expand(-1, -1, 1 if first else 129, -1, -1))
-    latents = encode_still(vae, picture[:, :, 0], first)
+    latents = encode_frame(vae, picture[:, :, 0], first)
     torch.testing.assert_close(latents, stream[:, :, -1:], rtol=0, atol=2e-5 * stream.abs().max().item())
     if first:
         pixels, _ = vae.decode(latents)
         torch.testing.assert_close(
-            decode_first(vae, latents), pixels, rtol=0, atol=2e-5 * pixels.abs().max().item()
+            decode_first_frame(vae, latents), pixels, rtol=0, atol=2e-5 * pixels.abs().max().item()
         )
 
 
-def test_latents_learn_to_be_read_and_keep_the_units(tmp_path, vae):
+def test_a_probe_learns_to_read_latents_that_stay_standardized(tmp_path, vae):
     torch.manual_seed(0)
     vae.requires_grad_(True)
-    reader = Reader(16)
-    learn_to_be_read(vae, reader, tmp_path, Phase(1, 16, 40, 3e-3), 32, torch.device("cpu"))
+    probe = LatentProbe(16)
+    train_probe(vae, probe, tmp_path, Phase(1, 16, 40, 3e-3), 32, torch.device("cpu"))
     rows = [json.loads(line) for line in (tmp_path / "vae_read.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 40 and rows[-1]["kinds"] < 0.7 * rows[0]["kinds"]
     batch = clip_batch(8, 9, 32, torch.Generator().manual_seed(1))
     latents, _ = vae.encode(batch.pixels)
     assert 0.6 < latents[:, :, 1:].std() < 1.6
-    kinds, _ = reader.losses(latents, batch.contents, torch.Generator().manual_seed(0))
-    assert kinds < 0.7 * rows[0]["kinds"], "the reader was not moved to the new units"
+    kinds, _ = probe.losses(latents, batch.contents, torch.Generator().manual_seed(0))
+    assert kinds < 0.7 * rows[0]["kinds"], "the probe was not mapped with the latents"
 
 
-def test_clips_show_what_their_text_says_in_either_dressing(vae):
+def test_clips_show_what_their_text_says_in_either_look(vae):
     generator = torch.Generator().manual_seed(3)
     clips = draw_clips(vae, 40, 2, 3, 32, generator)
     assert clips.latents_BVCTHW.shape == (40, 2, 16, 6, 4, 4)
-    shown, past = clips.dressings(6, generator)
+    shown, past = clips.draw_looks(6, generator)
     hidden = ~clips.named_B
     assert hidden.any() and torch.equal(shown[hidden], past[hidden])
     assert (shown[hidden] == shown[hidden][:, :1]).all(), "the look of a thing without a name changed"
     switched, other = (shown != shown[:, :1]).any(1), (shown != past).all(1)
     assert switched.any() and other.any() and not (switched & other).any()
-    worn = clips.worn(shown[:, :2], 3)
+    chosen = clips.with_looks(shown[:, :2], 3)
     for b in range(40):
         for n in range(2):
             frames = slice(3 * n, 3 * n + 3)
             wanted = clips.latents_BVCTHW[b, shown[b, n], :, frames].float()
-            assert torch.equal(worn[b, :, frames], wanted)
+            assert torch.equal(chosen[b, :, frames], wanted)
 
 
 WORKER = """
@@ -336,19 +336,19 @@ import sys
 sys.path.insert(0, {tests!r})
 import conftest, torch
 from pathlib import Path
-from rivulet.pocket.train_pocket import _changes, distributed as processes
+from rivulet.pocket.train_pocket import distributed
 layer = torch.nn.Linear(1, 1)
-with processes.together():
-    number = processes.rank()
+with distributed.process_group():
+    number = distributed.rank()
     layer.weight.grad, layer.bias.grad = torch.tensor([[1.0 + 2 * number]]), torch.tensor([10.0 * number])
-    processes.average_gradients(layer)
+    distributed.average_gradients(layer)
 Path({folder!r}, str(number)).write_text(f"{{layer.weight.grad.item()}} {{layer.bias.grad.item()}}")
 """
 
 
 def test_processes_share_the_mean_gradient(tmp_path):
     code = WORKER.format(tests=str(Path(__file__).parents[2]), folder=str(tmp_path))
-    assert processes.run_workers(2, [sys.executable, "-B", "-c", code]) == 0
+    assert distributed.run_workers(2, [sys.executable, "-B", "-c", code]) == 0
     assert [(tmp_path / name).read_text() for name in "01"] == ["2.0 5.0", "2.0 5.0"]
 
 
@@ -356,4 +356,4 @@ def test_when_one_process_fails_the_others_are_stopped():
     code = (
         "import os, time; time.sleep(600 * (1 - int(os.environ['RIVULET_TRAIN_RANK']))); raise SystemExit(3)"
     )
-    assert processes.run_workers(2, [sys.executable, "-c", code]) == 3
+    assert distributed.run_workers(2, [sys.executable, "-c", code]) == 3

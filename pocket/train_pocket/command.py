@@ -1,0 +1,70 @@
+"""The command: one stage after the other, each going on from what is in the folder."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from .. import models
+from . import distributed
+from .dit import PocketTraining
+from .presets import PRESETS
+from .stages import export, load_or_train_vae, polish, train_dit, tune_encoder
+
+
+def train(chosen: argparse.Namespace) -> int:
+    """Run the command; the exit status."""
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    preset = PRESETS[chosen.preset]
+    folder = chosen.run or models.RUNS / chosen.preset
+    device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.only == "apart":
+        if chosen.start is None:
+            raise SystemExit(
+                "train-pocket --only apart tunes a trained encoder: name its folder with --start."
+            )
+        tune_encoder(preset, folder, device, chosen.start)
+        return 0
+    vae = load_or_train_vae(preset, folder, device, chosen.start, train=chosen.only in (None, "vae"))
+    if chosen.only in (None, "dit"):
+        changes = recipe_changes(chosen, preset.recipe)
+        if chosen.processes > 1 and not distributed.is_worker():
+            status = distributed.run_workers(chosen.processes, distributed.same_command("--only", "dit"))
+            if status:
+                return status
+        else:
+            with distributed.process_group():
+                train_dit(preset, vae, folder, device, chosen.start, chosen.compile, changes)
+    if chosen.only in (None, "polish"):
+        vae = polish(preset, vae, folder, device, fresh=chosen.start is None)
+    if chosen.only in (None, "export"):
+        for path in export(preset, chosen.preset, vae, folder, chosen.out or folder / "export", chosen.start):
+            print(path)
+    return 0
+
+
+def recipe_changes(chosen: argparse.Namespace, recipe: PocketTraining) -> dict[str, object]:
+    """Fields of the transformer's training that the options change."""
+    beginnings, rate = chosen.beginnings or 0.0, 1.0 if chosen.rate is None else chosen.rate
+    if not 0 <= beginnings < 1:
+        raise SystemExit(
+            f"train-pocket --beginnings {beginnings}: a share of the steps, at least 0, below 1."
+        )
+    if not 0 < rate <= 10:
+        raise SystemExit(f"train-pocket --rate {rate}: times the preset's rates, more than 0, at most 10.")
+    changes: dict[str, object] = {
+        "steps": chosen.steps or recipe.steps,
+        "batch": recipe.batch // chosen.processes,
+        "more_clips": recipe.more_clips // chosen.processes,
+    }
+    if beginnings:  # of a model that is finished otherwise: it predicts contexts from the first step on
+        changes |= {"beginnings": beginnings, "predicted_context_from": 0.0}
+    if chosen.shift is not None:
+        if not chosen.shift > 0:
+            raise SystemExit(f"train-pocket --shift {chosen.shift}: more than 0.")
+        changes["shift"] = chosen.shift
+    for name in ("matrix_rate", "other_rate", "text_rate"):
+        changes[name] = rate * getattr(recipe, name)
+    return changes
