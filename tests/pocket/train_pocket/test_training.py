@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.vae.wan import WanVAE
+from rivulet.model_patches.vae.wan import LATENTS_STD, WanVAE
 from rivulet.pocket.models import PocketRecipe, load_pocket, save_dit, save_vae
 from rivulet.pocket.text import TEXT_DIM
 from rivulet.pocket.train_pocket import distributed
@@ -267,6 +267,22 @@ def test_training_piece_by_piece_moves_encoder_and_decoder(tmp_path, vae):
     assert parts == {"encoder", "decoder", "conv1", "conv2"}
 
 
+def bfloat16_bound(vae) -> torch.Tensor:
+    """Returns by how much a mean or a spread of `sample_latents` may differ before and after a map is folded.
+
+    The convolution at the latents rounds its weights and its result in bfloat16, both times.
+    """
+    sizes = []
+    hook = vae.conv1.register_forward_hook(
+        lambda layer, inputs, out: sizes.append(inputs[0].float().abs().mean((0, 2, 3, 4)))
+    )
+    sample_latents(vae, 32)
+    hook.remove()
+    weight, bias = vae.conv1.weight[:16, :, 0, 0, 0].abs(), vae.conv1.bias[:16].abs()
+    largest = weight @ torch.stack(sizes).mean(0) + bias
+    return 4 * torch.finfo(torch.bfloat16).eps / 2 * largest / torch.tensor(LATENTS_STD)
+
+
 def test_separating_latents_moves_the_encoder_alone_and_keeps_them_standardized(tmp_path, vae):
     torch.manual_seed(0)
     for parameter in vae.parameters():
@@ -277,9 +293,8 @@ def test_separating_latents_moves_the_encoder_alone_and_keeps_them_standardized(
     rows = [json.loads(line) for line in (tmp_path / "vae_apart.jsonl").read_text().splitlines()]
     assert rows[0]["anchor"] < 1e-6, "it did not begin at the old latents"
     assert rows[1]["anchor"] > 0
-    spread = sample_latents(vae, 32)
-    torch.testing.assert_close(spread.mean(1), torch.zeros(16), rtol=0, atol=0.02)
-    torch.testing.assert_close(spread.std(1), torch.ones(16), rtol=0, atol=0.02)
+    latents, bound = sample_latents(vae, 32), bfloat16_bound(vae)
+    assert (latents.mean(1).abs() <= bound).all() and ((latents.std(1) - 1).abs() <= bound).all()
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
