@@ -15,11 +15,11 @@ from ...model_patches.arch.parts import project_qkv
 from ...model_patches.arch.tree import DiTTree
 from ...model_patches.attention.past import Past
 from ...model_patches.attention.sdpa import sdpa
-from ...model_patches.cache.around import Around
 from ...model_patches.cache.cost import CacheCost
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import Cache, CacheFormat, Call, Draft
 from ...model_patches.cache.shapes import CacheShape, KeysValues
+from ...model_patches.cache.watched import Around
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from ....kernels.rope import rotate
 from ...arch.tree import DiTTree
 from ...attention.past import Past
 from ...attention.rope import rope_table
-from ..around import Around
 from ..basis import refuse_latents_of_its_own
 from ..cost import CacheCost
 from ..dense import DENSE
 from ..format import Call, Draft
 from ..shapes import CacheShape, KeysValues
+from ..watched import Around
 from .moments import Moments
 
 TOKENS_PER_FRAME = 96  # most that a sample takes of a frame
