@@ -19,7 +19,7 @@ from ..model_patches.cache.basis import Basis
 from ..model_patches.cache.basis_file import about_model, save_basis
 from ..model_patches.cache.calibration.calibrate import Calibration, Goal, calibrate, split
 from ..model_patches.cache.calibration.measure import LayerWeights, layer_weights
-from ..model_patches.cache.calibration.record import Recording
+from ..model_patches.cache.format import CacheFormat
 from ..model_patches.stream.state import StreamConfig
 from .host.inputs import height_input, width_input
 from .host.recipe import block_input, cfg_input, configured, preset_input
@@ -164,7 +164,7 @@ class Watched:
         negative = self._encoded("") if self.config.guided else []
         bar = comfy.utils.ProgressBar(SHARES)
 
-        def streams(recording: Recording, index: int) -> Iterator[None]:
+        def streams(recording: CacheFormat, index: int) -> Iterator[None]:
             config = replace(self.config, seed=self.config.seed + index)
             stream = HostStream(self.model, texts[index], negative, config, cache=recording)
             state = stream.begin()

@@ -5,7 +5,7 @@ B batch rows, L tokens, N heads, D head width, C channels of the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,11 +15,9 @@ from ...model_patches.arch.parts import project_qkv
 from ...model_patches.arch.tree import DiTTree
 from ...model_patches.attention.past import Past
 from ...model_patches.attention.sdpa import sdpa
-from ...model_patches.cache.cost import CacheCost
-from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import Cache, CacheFormat, Call, Draft
 from ...model_patches.cache.shapes import CacheShape, KeysValues
-from ...model_patches.cache.watched import Around
+from ...model_patches.cache.watched import WatchedFormat
 
 
 @dataclass(frozen=True)
@@ -80,110 +78,76 @@ class Tally:
         return Errors(tuple(share[0] for share in shares), heads)
 
 
-@dataclass(frozen=True, slots=True)
-class Beside:
+def beside(other: CacheFormat, tally: Tally) -> WatchedFormat:
     """The format of a stream that is made with the dense cache and measured with another."""
 
-    made: CacheFormat
-    tally: Tally
-    name: str = "beside"
-    cost: CacheCost = DENSE.cost
+    def start(
+        model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
+    ) -> Beside:
+        return Beside(other.empty(tally.other or model, shape, frames, dtype, device), tally)
 
-    def empty(
-        self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
-    ) -> BesideCache:
-        """Both caches with nothing in them."""
-        sizes = shape, frames, dtype, device
-        other = self.made.empty(self.tally.other or model, *sizes)
-        return BesideCache(DENSE.empty(model, *sizes), other, self.tally)
-
-    def restored(
-        self,
-        model: DiTTree,
-        shape: CacheShape,
-        table: tuple[int, ...],
-        tensors: Mapping[str, Tensor],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> BesideCache:
-        """Refuse: the other cache's past is not in the file."""
-        raise ValueError("Bench: a stream that is measured cannot be resumed; begin a new one.")
-
-    def spec(self) -> dict[str, object]:
-        """Its name says all."""
-        return {"name": self.name}
+    return WatchedFormat(start, "beside")
 
 
 @dataclass(frozen=True, slots=True)
-class BesideCache(Around):
-    """The dense cache and another of the same frames; see `format.Cache`."""
+class Beside:
+    """Another cache of the same frames; see `watched.Watcher`."""
 
-    other: Cache
+    cache: Cache
     tally: Tally
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of both."""
-        return self.inner.bytes + self.other.bytes
+    def begin(self, call: Call) -> BlockBeside:
+        """Room for the block."""
+        return BlockBeside(self.cache.begin(call), self.tally)
 
-    def begin(self, call: Call) -> BesideDraft:
-        """Room for the block in both."""
-        return BesideDraft(self.inner.begin(call), self.other.begin(call), self.tally)
+    def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> Beside:
+        """The cache, folded."""
+        return Beside(self.cache.folded(pairs, share), self.tally)
 
-    def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> BesideCache:
-        """Both, folded."""
-        return BesideCache(self.inner.folded(pairs, share), self.other.folded(pairs, share), self.tally)
-
-    def only(self, kept: tuple[int, ...]) -> BesideCache:
-        """Both without any frame but these."""
-        return BesideCache(self.inner.only(kept), self.other.only(kept), self.tally)
+    def only(self, kept: tuple[int, ...]) -> Beside:
+        """The cache without any frame but these."""
+        return Beside(self.cache.only(kept), self.tally)
 
 
 @dataclass(frozen=True, slots=True)
-class BesideDraft:
-    """A block in both caches."""
+class BlockBeside:
+    """A block in the other cache; see `watched.BlockWatcher`."""
 
-    dense: Draft
-    other: Draft
+    draft: Draft
     tally: Tally
 
-    def past(self, rows: slice) -> BesidePast:
+    def past(self, rows: slice) -> CallBeside:
         """What these rows attend to."""
-        return BesidePast(self.dense.past(rows), self.other.past(rows), self.tally)
+        return CallBeside(self.draft.past(rows), self.tally)
 
     def show(self, memory: KeysValues | None) -> None:
-        """Both show it."""
-        self.dense.show(memory)
-        self.other.show(memory)
+        """Show it to the other cache too."""
+        self.draft.show(memory)
 
-    def commit(self, kept: tuple[int, ...]) -> BesideCache:
-        """Both caches with the block in them."""
-        return BesideCache(self.dense.commit(kept), self.other.commit(kept), self.tally)
+    def commit(self, kept: tuple[int, ...]) -> Beside:
+        """The cache with the block in it."""
+        return Beside(self.draft.commit(kept), self.tally)
 
 
 @dataclass(slots=True)
-class BesidePast:
-    """Two pasts; the dense one answers."""
+class CallBeside:
+    """The other past of some rows; see `watched.CallWatcher`."""
 
-    dense: Past
-    other: Past
+    past: Past
     tally: Tally
     queries: Tensor | None = None  # of another model, at their positions
 
-    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
-        """Both take the tokens; another model makes its own keys and values of them."""
-        self.dense.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
+    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, keep: bool) -> None:
+        """Take the tokens; another model makes its own keys and values of them."""
         if self.tally.other is not None:
             attention = self.tally.other.blocks[layer].self_attn
             q_BLND, k_BLND, v_BLND = project_qkv(attention, x_BLC)
-            self.queries = self.other.turn(q_BLND)
-        self.other.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
+            self.queries = self.past.turn(q_BLND)
+        self.past.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
 
-    def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The dense keys and values; the tally gets the others."""
-        self.tally.asked = layer, self.queries, *self.other.read(layer)
-        return self.dense.read(layer)
+    def read(self, layer: int) -> None:
+        """The tally gets what the other past has."""
+        self.tally.asked = layer, self.queries, *self.past.read(layer)
 
-    def turn(self, q_BLND: Tensor) -> Tensor:
-        """As the dense past does."""
-        return self.dense.turn(q_BLND)
+    def turn(self, q_BLND: Tensor, turned_BLND: Tensor) -> None:
+        """The queries are the dense model's."""

@@ -17,7 +17,6 @@ from ...model_patches.cache.basis import Basis, LayerBasis, LayerPlan
 from ...model_patches.cache.calibration.allocate import Point
 from ...model_patches.cache.calibration.calibrate import Calibration, Goal, calibrate, overall
 from ...model_patches.cache.calibration.measure import layer_weights
-from ...model_patches.cache.calibration.record import Recording
 from ...model_patches.cache.cost import CacheCost, latent_layer_bytes
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
@@ -28,7 +27,7 @@ from ...model_patches.cache.shapes import NO_EXACT, CacheShape, Exact
 from ...model_patches.stream.step import init, take
 from ...pocket import world
 from ...pocket.models import Pocket
-from .beside import Beside, Errors, Tally
+from .beside import Errors, Tally, beside
 
 DENSE_TOKEN_BYTES = 4  # of a key and a value, per channel, in bfloat16
 LEARN_SEED, JUDGE_SEED = 8_000_000, 9_000_000  # scenes of the prompts; training draws from others
@@ -70,7 +69,7 @@ def errors_beside(trial: Trial, contender: Contender) -> Errors:
     text = torch.cat([pocket.encode(prompt) for prompt in scenes.prompts()])
     config = pocket.config(seed=3)
     negative = pocket.no_text().expand_as(text).contiguous() if config.guided else None
-    state = init(pocket.dit, text, config, negative, cache=Beside(contender.made, tally))
+    state = init(pocket.dit, text, config, negative, cache=beside(contender.made, tally))
     for block, _ in enumerate(take(pocket.dit, state, trial.blocks, attention=tally.attend), 1):
         tally.counts = block >= FULL_BLOCKS
     return tally.errors()
@@ -81,7 +80,7 @@ def learned(pocket: Pocket, prompts: int, blocks: int) -> Calibration:
     scenes = world.sample_scenes(2 * prompts, torch.Generator().manual_seed(LEARN_SEED), band_share=0.0)
     chosen = list(dict.fromkeys(scenes.prompts()))[:prompts]
 
-    def streams(recording: Recording, index: int) -> Iterator[object]:
+    def streams(recording: CacheFormat, index: int) -> Iterator[object]:
         config = pocket.config(seed=index)
         text = pocket.encode(chosen[index])
         negative = pocket.no_text() if config.guided else None

@@ -12,17 +12,18 @@ import torch
 
 from ..basis import Basis
 from ..cost import latent_layer_bytes
+from ..format import CacheFormat
 from .allocate import Point, mean_bytes, reach, spend
 from .fit import Fitted, fit
 from .measure import LayerWeights
-from .record import Recorder, Recording
+from .record import Recorder
 
 GROUP = 32  # channels that share a scale
 HELD_OUT_EVERY = 4  # of four prompts one is not learned from and tells the error
 SAMPLED_PROMPTS = 4  # of each kind
 TOKENS_PER_CHANNEL = 4  # fewer, and the basis fits the prompts and not the model
 
-Streams = Callable[[Recording, int], Iterable[object]]  # format, index of the prompt -> one item a block
+Streams = Callable[[CacheFormat, int], Iterable[object]]  # format, index of the prompt -> one item a block
 Report = Callable[[str, float], None]  # what is being done, share of all that is done
 
 

@@ -1,4 +1,4 @@
-"""A cache that lets a calibration watch: it wraps the dense one and changes nothing of what a stream makes.
+"""What a calibration writes down of a stream that it watches.
 
 B rows of a call, T tokens of the frames kept, Q tokens that ask, N heads, D head width, C channels of the
 model, P rotary pairs of a head. Of every layer's tokens only their running moments are kept; a few blocks are
@@ -8,21 +8,18 @@ sampled, with some tokens of each frame, so that errors can be measured later.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ....kernels.rope import rotate
 from ...arch.tree import DiTTree
-from ...attention.past import Past
 from ...attention.rope import rope_table
 from ..basis import refuse_latents_of_its_own
-from ..cost import CacheCost
-from ..dense import DENSE
-from ..format import Call, Draft
+from ..format import Call
 from ..shapes import CacheShape, KeysValues
-from ..watched import Around
+from ..watched import WatchedFormat
 from .moments import Moments
 
 TOKENS_PER_FRAME = 96  # most that a sample takes of a frame
@@ -61,9 +58,17 @@ class Recorder:
     samples: list[tuple[LayerSample, ...]] = field(default_factory=list)  # of streams that are learned from
     held_out: list[tuple[LayerSample, ...]] = field(default_factory=list)  # of those that are not
 
-    def watch(self, sample_blocks: tuple[int, ...], held_out: bool = False) -> Recording:
-        """The format of one stream; of a stream that is held out, only the samples are kept."""
-        return Recording(self, sample_blocks, held_out)
+    def watch(self, sample_blocks: tuple[int, ...], held_out: bool = False) -> WatchedFormat:
+        """The format of one stream; of a stream that is held out, only the samples are kept.
+
+        It refuses a model that no basis can be calibrated for.
+        """
+
+        def start(model: DiTTree, shape: CacheShape, *_: object) -> Recording:
+            refuse_latents_of_its_own(model)
+            return Recording(self, sample_blocks, held_out, shape)
+
+        return WatchedFormat(start, "calibration")
 
     def take_tokens(self, shape: CacheShape, layer: int, x_BLC: Tensor) -> None:
         """Add a clean call's tokens to the layer's moments."""
@@ -84,89 +89,55 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """The format of a stream that is watched; see `format.CacheFormat`."""
+    """What is written down of one stream; see `watched.Watcher`."""
 
     recorder: Recorder
     sample_blocks: tuple[int, ...]
     held_out: bool
-    name: str = "calibration"
-    cost: CacheCost = DENSE.cost
+    shape: CacheShape
+    block: int = 0  # that is made next
+    kept: Kept = field(default_factory=dict)
 
-    def empty(
-        self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
-    ) -> RecordingCache:
-        """A dense cache with nothing in it; refuses a model that no basis can be calibrated for."""
-        refuse_latents_of_its_own(model)
-        return RecordingCache(DENSE.empty(model, shape, frames, dtype, device), self, 0, {})
+    def begin(self, call: Call) -> BlockRecording:
+        """What writes down the block of this call."""
+        return BlockRecording(self, call)
 
-    def restored(
-        self,
-        model: DiTTree,
-        shape: CacheShape,
-        table: tuple[int, ...],
-        tensors: Mapping[str, Tensor],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> RecordingCache:
-        """Refuse: what the stream saw before cannot be watched any more."""
-        raise ValueError("Calibration: a saved stream cannot be calibrated on; begin a new one.")
-
-    def spec(self) -> dict[str, object]:
-        """Its name says all."""
-        return {"name": self.name}
-
-
-@dataclass(frozen=True, slots=True)
-class RecordingCache(Around):
-    """A dense cache, and some tokens of each of its frames; see `format.Cache`."""
-
-    recording: Recording
-    block: int
-    kept: Kept
-
-    def begin(self, call: Call) -> RecordingDraft:
-        """Room for the block."""
-        return RecordingDraft(self, self.inner.begin(call), call)
-
-    def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> RecordingCache:
+    def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> Recording:
         """Refuse: what is folded was not one token of the stream."""
         raise ValueError("Calibration: a sink that takes in frames cannot be calibrated on; take memory off.")
 
-    def only(self, kept: tuple[int, ...]) -> RecordingCache:
-        """The cache without any frame but these."""
-        tokens = {place: x for place, x in self.kept.items() if place[0] in kept}
-        return RecordingCache(self.inner.only(kept), self.recording, self.block, tokens)
+    def only(self, kept: tuple[int, ...]) -> Recording:
+        """The recording of a stream that has forgotten all but these frames."""
+        return replace(self, kept={place: x for place, x in self.kept.items() if place[0] in kept})
 
 
-class RecordingDraft:
-    """A block that is watched; see `format.Draft`."""
+class BlockRecording:
+    """What is written down of one block; see `watched.BlockWatcher`."""
 
-    def __init__(self, cache: RecordingCache, inner: Draft, call: Call) -> None:
-        self.cache, self.inner, self.call = cache, inner, call
-        recording, shape = cache.recording, cache.shape
-        self.recorder, self.shape = recording.recorder, shape
-        self.sampled = cache.block in recording.sample_blocks and bool(call.kept)
+    def __init__(self, recording: Recording, call: Call) -> None:
+        self.recording, self.call = recording, call
+        self.recorder, shape = recording.recorder, recording.shape
+        self.sampled = recording.block in recording.sample_blocks and bool(call.kept)
         count = min(shape.frame_tokens, TOKENS_PER_FRAME)
         self.picks = torch.linspace(0, shape.frame_tokens - 1, count).round().long()
         self.own: dict[tuple[int, int], list[Tensor]] = {}
         self.asks: dict[tuple[int, int], list[Ask]] = {}  # (first row, layer) -> calls
 
-    def past(self, rows: slice) -> RecordingPast:
-        """What the calls of these rows attend to."""
-        return RecordingPast(self, self.inner.past(rows), rows)
+    def past(self, rows: slice) -> CallRecording:
+        """What writes down the calls of these rows."""
+        return CallRecording(self, rows.start)
 
     def show(self, memory: KeysValues | None) -> None:
-        """As the dense draft does."""
-        self.inner.show(memory)
+        """A memory is no token of the stream: nothing is written down of it."""
 
-    def commit(self, kept: tuple[int, ...]) -> RecordingCache:
-        """The cache with this block in it."""
-        cache, own = self.cache, {place: tuple(layers) for place, layers in self.own.items()}
+    def commit(self, kept: tuple[int, ...]) -> Recording:
+        """The recording with this block in it; samples go to the recorder."""
+        recording, own = self.recording, {place: tuple(layers) for place, layers in self.own.items()}
         if self.sampled:
-            found = self.recorder.held_out if cache.recording.held_out else self.recorder.samples
+            found = self.recorder.held_out if recording.held_out else self.recorder.samples
             found += [self._sample(row) for row in sorted({row for row, _ in self.asks})]
-        tokens = {place: x for place, x in {**cache.kept, **own}.items() if place[0] in kept}
-        return RecordingCache(self.inner.commit(kept), cache.recording, cache.block + 1, tokens)
+        tokens = {place: x for place, x in {**recording.kept, **own}.items() if place[0] in kept}
+        return replace(recording, block=recording.block + 1, kept=tokens)
 
     def picked(self, x: Tensor) -> Tensor:
         """The sampled tokens of a call's frames, [B, frames, S, ...]."""
@@ -178,55 +149,52 @@ class RecordingDraft:
         table = self.turns(call.ids[: len(call.kept)]).to(device)
         return tuple(
             LayerSample(
-                torch.cat([self.cache.kept[frame, row][layer] for frame in call.kept], 1),
+                torch.cat([self.recording.kept[frame, row][layer] for frame in call.kept], 1),
                 table,
                 tuple(self.asks[row, layer]),
             )
-            for layer in range(self.shape.layers)
+            for layer in range(self.recording.shape.layers)
         )
 
     def turns(self, ids: tuple[int, ...]) -> Tensor:
         """(cos, sin) of the sampled tokens of frames at these ids."""
-        shape = self.shape
+        shape = self.recording.shape
         table = rope_table(ids, shape.grid_height, shape.grid_width, shape.head_dim)
         return table.unflatten(0, (len(ids), -1))[:, self.picks].flatten(0, 1)
 
 
-class RecordingPast:
-    """A dense past that is watched; see `attention.past.Past`."""
+class CallRecording:
+    """What is written down of the calls of some rows; see `watched.CallWatcher`."""
 
-    def __init__(self, draft: RecordingDraft, inner: Past, rows: slice) -> None:
-        self.draft, self.inner, self.row = draft, inner, rows.start
+    def __init__(self, block: BlockRecording, row: int) -> None:
+        self.block, self.row = block, row
         self.layer = 0
         self.brought: tuple[Tensor, Tensor] | None = None  # keys and values of a sampled call
 
-    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
+    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, keep: bool) -> None:
         """Note the call's tokens where later blocks are to find them, else what the call brings itself."""
-        self.inner.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
-        self.layer, draft = layer, self.draft
-        self.brought = (k_BLND, v_BLND) if draft.sampled and not keep else None
+        self.layer, block = layer, self.block
+        self.brought = (k_BLND, v_BLND) if block.sampled and not keep else None
         if not keep:
             return
-        if not draft.cache.recording.held_out:
-            draft.recorder.take_tokens(draft.shape, layer, x_BLC)
-        frames = draft.picked(x_BLC).to(draft.recorder.device).unbind(1)
-        for frame, x_BSC in zip(draft.call.own, frames, strict=True):
-            draft.own.setdefault((frame, self.row), []).append(x_BSC.clone())
+        if not block.recording.held_out:
+            block.recorder.take_tokens(block.recording.shape, layer, x_BLC)
+        frames = block.picked(x_BLC).to(block.recorder.device).unbind(1)
+        for frame, x_BSC in zip(block.call.own, frames, strict=True):
+            block.own.setdefault((frame, self.row), []).append(x_BSC.clone())
 
-    def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """As the dense past does."""
-        return self.inner.read(layer)
+    def read(self, layer: int) -> None:
+        """The past is put together again from its tokens: nothing is written down of a read."""
 
-    def turn(self, q_BLND: Tensor) -> Tensor:
-        """As the dense past does; note the queries."""
-        turned, draft = self.inner.turn(q_BLND), self.draft
-        if not draft.cache.recording.held_out:
-            draft.recorder.take_queries(draft.shape, self.layer, q_BLND)
+    def turn(self, q_BLND: Tensor, turned_BLND: Tensor) -> None:
+        """Note the queries, and in a sampled call what it brings beside them."""
+        block, recorder = self.block, self.block.recorder
+        if not block.recording.held_out:
+            recorder.take_queries(block.recording.shape, self.layer, q_BLND)
         if self.brought is not None:
-            device, call = draft.recorder.device, draft.call
-            k, v = (draft.picked(part).flatten(1, 2).to(device) for part in self.brought)
-            asked = draft.picked(turned).flatten(1, 2).to(device)
-            own = draft.turns(call.ids[len(call.kept) :]).to(device)
+            device, call = recorder.device, block.call
+            k, v = (block.picked(part).flatten(1, 2).to(device) for part in self.brought)
+            asked = block.picked(turned_BLND).flatten(1, 2).to(device)
+            own = block.turns(call.ids[len(call.kept) :]).to(device)
             ask = Ask(asked, rotate(k, own), v)
-            draft.asks.setdefault((self.row, self.layer), []).append(ask)
-        return turned
+            block.asks.setdefault((self.row, self.layer), []).append(ask)

@@ -18,7 +18,7 @@ from rivulet.model_patches.cache.mla import MlaFormat
 from rivulet.model_patches.cache.shapes import CacheShape
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.step import StreamConfig, init, take
-from rivulet.tests.bench.beside import Beside, Tally
+from rivulet.tests.bench.beside import Tally, beside
 from rivulet.tests.bench.cache import nearness, totals
 from rivulet.tests.bench.cache_picture import draw
 from rivulet.tests.bench.contenders import Contender, _at, _mla_at
@@ -49,7 +49,7 @@ def streamed():
 def test_a_stream_that_is_measured_is_the_dense_stream(streamed):
     model, make = streamed
     tally = Tally(model, counts=True)
-    assert torch.equal(make(Beside(Int8Format(8), tally), tally), make(DENSE))
+    assert torch.equal(make(beside(Int8Format(8), tally), tally), make(DENSE))
     errors = tally.errors()
     assert len(errors.layers) == 2 and [len(heads) for heads in errors.heads] == [2, 2]
     assert 0 < errors.total < 0.02 and all(0 < head < 0.05 for heads in errors.heads for head in heads)
@@ -59,10 +59,10 @@ def test_a_stream_that_is_measured_is_the_dense_stream(streamed):
 def test_dense_beside_itself_loses_nothing_and_nothing_is_counted_before_it_is_to_be(streamed):
     model, make = streamed
     tally = Tally(model, counts=True)
-    make(Beside(DENSE, tally), tally)
+    make(beside(DENSE, tally), tally)
     assert tally.errors().layers == (0.0, 0.0)
     silent = Tally(model)
-    make(Beside(Int8Format(8), silent), silent)
+    make(beside(Int8Format(8), silent), silent)
     assert silent.sums == []
 
 
@@ -122,11 +122,11 @@ def test_another_model_is_measured_on_the_dense_models_tokens(streamed):
     """The same weights in another tree lose nothing but rounding, twice its output is off by itself."""
     model, make = streamed
     tally = Tally(model, Passing(model), counts=True)
-    assert torch.equal(make(Beside(DENSE, tally), tally), make(DENSE))
+    assert torch.equal(make(beside(DENSE, tally), tally), make(DENSE))
     errors = tally.errors()
     assert max(errors.layers) < 1e-6 and errors.heads == ((), ())
     doubled = Tally(model, Passing(model, 2.0), counts=True)
-    make(Beside(DENSE, doubled), doubled)
+    make(beside(DENSE, doubled), doubled)
     assert min(doubled.errors().layers) == pytest.approx(1, rel=1e-5)
 
 
@@ -161,5 +161,5 @@ def test_frames_that_are_all_exact_have_no_error(streamed):
     tally = Tally(model, counts=True)
     made = Int8Format(8)
     exact = replace(made, exact=type(made.exact)(sink=1, newest=3))
-    make(Beside(exact, tally), tally)
+    make(beside(exact, tally), tally)
     assert tally.errors().total < 1e-6
