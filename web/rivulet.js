@@ -17,6 +17,12 @@ const transport = {
   url: (path) => api.apiURL(path),
 };
 
+/** Whether the page is dark: newer front ends say so by its color scheme, older ones by a class. */
+function isDark() {
+  const { colorScheme } = getComputedStyle(document.documentElement);
+  return colorScheme === "dark" || document.querySelector("html.dark-theme, body.dark-theme") !== null;
+}
+
 function preview(node) {
   const element = document.createElement("div");
   const widget = mount(element, {
@@ -24,7 +30,7 @@ function preview(node) {
     client: () => api.clientId ?? "",
     place: () => ({ node: node.id, workflow: node.graph?.rootGraph?.id ?? "" }),
     language: app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? navigator.language,
-    theme: () => (document.querySelector("html.dark-theme, body.dark-theme") ? "dark" : "light"),
+    theme: () => (isDark() ? "dark" : "light"),
     collapsed: () => Boolean(node.flags?.collapsed),
   });
   const hear = ({ detail }) => widget.hear(detail);

@@ -1,6 +1,7 @@
 """A real ComfyUI checkout in this process, and tiny random Wan files that its own loaders read.
 
 COMFYUI_PATH names the checkout. Without it these tests are skipped; with RIVULET_REQUIRE_COMFYUI=1 they fail.
+COMFYUI_FRONT_END names a folder with another front end than the installed one, for the server's page.
 COMFYUI_GGUF_PATH names a checkout of the pack ComfyUI-GGUF, for test_gguf alone, which says more.
 """
 
@@ -58,7 +59,9 @@ def comfyui() -> Path:
 @pytest.fixture(scope="session")
 def server(comfyui, tmp_path_factory) -> Iterator[Server]:
     """Returns a running ComfyUI that has this pack and no other."""
-    with Server(comfyui, tmp_path_factory.mktemp("comfyui")) as running:
+    named = os.environ.get("COMFYUI_FRONT_END")
+    options = ("--front-end-root", named) if named else ()
+    with Server(comfyui, tmp_path_factory.mktemp("comfyui"), *options) as running:
         yield running
 
 
