@@ -9,7 +9,7 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..model_patches.arch.rotary import BANDS
 from ..model_patches.checkpoints.checkpoint import FUSED_ORDERS, Checkpoint
-from ..model_patches.checkpoints.recipes import RECIPES, caution, named_in, recipe_named
+from ..model_patches.checkpoints.recipes import RECIPES, caution, find_recipe, recipes_in_name
 from .host.load_model import DTYPES, WHERE, Source, patcher_of, with_lora
 from .host.recipe import ModelRecipe, give, stored_in
 
@@ -207,8 +207,8 @@ def _found(folder: str, name: str) -> Path:
 def _preferred(recipe: str, model_file: str) -> str | None:
     """Of two copies in a file, the one that the release runs, as far as the name or the user says which."""
     if recipe != RECOGNISED:
-        return recipe_named(recipe).copy
-    named = named_in(model_file)
+        return find_recipe(recipe).copy
+    named = recipes_in_name(model_file)
     return named[0].copy if named else None
 
 

@@ -146,7 +146,7 @@ class RivuletMemory(io.ComfyNode):
             taught = recipe.of(model).taught
             if not taught:
                 _refuse_latents(dit, memory_file)
-            file = load_memory(path_of(memory_file), dit, taught=taught)
+            file = load_memory(path_of(memory_file), dit, model_memory=taught)
             log.info("Evolving Memory: %s", file)
             if file.lora is not None:
                 _patch(clone, file.lora, file.path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .parts import ordinary
+from .parts import plain_tensor
 from .tree import Layer
 
 PROBE = 256.0  # size of the probe: a power of two, so large that a bias costs the weights no digits
@@ -45,4 +45,4 @@ def effective_gain(norm: Layer, channels: int, dtype: torch.dtype, device: torch
     """Gain [C] of an RMSNorm over the full width, in float32, or in float64 for float64."""
     wide = torch.promote_types(dtype, torch.float32)
     answer = norm(torch.full((1, 1, channels), PROBE, dtype=dtype, device=device))
-    return ordinary(answer).to(wide)[0, 0]
+    return plain_tensor(answer).to(wide)[0, 0]

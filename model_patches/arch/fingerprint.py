@@ -29,12 +29,12 @@ def sketch(dit: DiTTree, channels: int, dtype: torch.dtype, device: torch.device
     """
     rows_RC = _signs(ROWS, channels).to(device, dtype)
     back_C = _signs(1, channels, first=ROWS)[0].to(device, torch.promote_types(dtype, torch.float32))
-    made = []
+    sketches = []
     for block in dit.blocks:
         attention = block.self_attn
         layers = (attention.q, attention.k, attention.v, attention.o, block.ffn)
-        made.append(torch.stack([layer(rows_RC[None])[0].to(back_C) @ back_C for layer in layers]))
-    return torch.stack(made).float().cpu()
+        sketches.append(torch.stack([layer(rows_RC[None])[0].to(back_C) @ back_C for layer in layers]))
+    return torch.stack(sketches).float().cpu()
 
 
 def difference(one: Tensor, other: Tensor) -> float:

@@ -39,8 +39,8 @@ class MlaSizes:
             )
 
     @property
-    def kept(self) -> int:
-        """Numbers that are kept of a token and layer: 224 in the published sizes, of 3072 in the dense."""
+    def cache_channels(self) -> int:
+        """Numbers that a cache holds of a token and layer: 224 in the published sizes, dense 3072."""
         return self.kv_latent + self.rope.turned
 
 
@@ -48,10 +48,10 @@ class MlaAttention(nn.Module):
     """The layers of one self-attention; what stands between latents and heads is linear."""
 
     def __init__(
-        self, dim: int, num_heads: int, sizes: MlaSizes, eps: float, operations: Any = nn, **placed: Any
+        self, dim: int, num_heads: int, sizes: MlaSizes, eps: float, operations: Any = nn, **factory: Any
     ) -> None:
-        """operations: has the classes Linear and RMSNorm to make layers of, torch's or a host's of the same
-        names; placed: the device and dtype they are given."""
+        """operations: the module whose Linear and RMSNorm are used, torch's or a host's. factory: their
+        device and dtype."""
         super().__init__()
         if sizes.rope.head_dim * num_heads != dim:
             raise ValueError(
@@ -61,15 +61,15 @@ class MlaAttention(nn.Module):
         still, turned = num_heads * sizes.rope.still, num_heads * sizes.rope.turned
 
         def linear(name: str, width_in: int, width_out: int) -> nn.Module:
-            return operations.Linear(width_in, width_out, bias=name in sizes.biases, **placed)
+            return operations.Linear(width_in, width_out, bias=name in sizes.biases, **factory)
 
         self.num_heads, self.sizes = num_heads, sizes
         self.q_down = linear("q_down", dim, sizes.query_latent)
-        self.norm_q_latent = operations.RMSNorm(sizes.query_latent, eps=eps, **placed)
+        self.norm_q_latent = operations.RMSNorm(sizes.query_latent, eps=eps, **factory)
         self.q_up = linear("q_up", sizes.query_latent, still)
         self.q_rope = linear("q_rope", sizes.query_latent, turned)
         self.kv_down = linear("kv_down", dim, sizes.kv_latent)
-        self.norm_kv_latent = operations.RMSNorm(sizes.kv_latent, eps=eps, **placed)
+        self.norm_kv_latent = operations.RMSNorm(sizes.kv_latent, eps=eps, **factory)
         self.k_up = linear("k_up", sizes.kv_latent, still)
         self.v_up = linear("v_up", sizes.kv_latent, dim)
         self.k_rope = linear("k_rope", dim, sizes.rope.turned)
@@ -91,21 +91,21 @@ class MlaAttention(nn.Module):
         return self.v_up(self.norm_kv_latent(self.kv_down(x_BLC)))
 
     def query_latent(self, x_BLC: Tensor) -> Tensor:
-        """Normed latent that the queries are made of."""
+        """Normed latent of the queries [B, L, query_latent]."""
         return self.norm_q_latent(self.q_down(x_BLC))
 
     def latent(self, x_BLC: Tensor) -> tuple[Tensor, Tensor]:
-        """(normed c, k_R before RoPE): all that has to be kept of a token."""
+        """(normed c [B, L, kv_latent], k_R before RoPE [B, L, turned]): all that a cache needs of a token."""
         return self.norm_kv_latent(self.kv_down(x_BLC)), self.k_rope(x_BLC)
 
     def keys(self, c_BLE: Tensor, k_rope_BLE: Tensor) -> Tensor:
-        """Keys [B, L, N, D] of kept latents; turned where k_R is."""
+        """Keys [B, L, N, D] of latents; after RoPE where k_R is."""
         still = self._heads(self.k_up(c_BLE))
         shared = k_rope_BLE.unsqueeze(-2).expand(*still.shape[:-1], -1)
         return torch.cat([still, shared], -1)
 
     def expand(self, c_BLE: Tensor, k_rope_BLE: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, L, N, D] of kept latents; keys are turned where k_R is."""
+        """Keys and values [B, L, N, D] of latents; keys are after RoPE where k_R is."""
         return self.keys(c_BLE, k_rope_BLE), self._heads(self.v_up(c_BLE))
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ B batch, T latent frames, H/W rows and columns of the latent, S tokens per laten
 C channels of the model, N heads, D head width. Layers are called, their weights are never read: a host may
 keep them offloaded, quantised or patched. A parameter that is no layer (`modulation`) is cast where used.
 Where a host's parameters are of a class of their own, torch hands it on to all that is made with them; what
-comes out of a layer or a parameter that may be such is made `ordinary`.
+comes out of a layer or a parameter that may be such goes through `plain_tensor`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .tree import AttentionTree, BlockTree, DiTTree
 Cross = Callable[[Tensor], Tensor]  # q [B, L, N, D] -> out of the same shape, over the text
 
 
-def ordinary(x: Tensor) -> Tensor:
-    """The same numbers as a tensor of torch's own class, not copied.
+def plain_tensor(x: Tensor) -> Tensor:
+    """A view of the same numbers as a tensor of torch's own class.
 
     Classes that stand for packed weights answer `clone`, `shape` or `new_empty` in ways of their own, which
     are wrong for what a model computes.
@@ -57,7 +57,7 @@ def embed_text(dit: DiTTree, text_BLE: Tensor) -> Tensor:
 
 def patchify(dit: DiTTree, x_BCTHW: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     """(tokens [B, L, C] in frame, row, column order; their grid (frames, rows, columns))."""
-    tokens = ordinary(dit.patch_embedding(x_BCTHW))
+    tokens = plain_tensor(dit.patch_embedding(x_BCTHW))
     # as a view they would stay transposed through every layer, and each operation would read across memory
     return tokens.flatten(2).transpose(1, 2).contiguous(), (tokens.shape[2], tokens.shape[3], tokens.shape[4])
 
@@ -90,19 +90,19 @@ def split_heads(attention: AttentionTree, x_BLC: Tensor) -> Tensor:
 
 def project_qkv(attention: AttentionTree, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised q and k, and v, each [B, L, N, D], before RoPE."""
-    q = ordinary(attention.norm_q(attention.q(x_BLC)))
+    q = plain_tensor(attention.norm_q(attention.q(x_BLC)))
     return split_heads(attention, q), *project_kv(attention, x_BLC)
 
 
 def project_kv(attention: AttentionTree, x_BLC: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalised k, and v, each [B, L, N, D]: of embedded text all that a cross-attention keeps."""
-    k = ordinary(attention.norm_k(attention.k(x_BLC)))
+    """Normalised k, and v, each [B, L, N, D], before RoPE; of text all that a cross-attention needs."""
+    k = plain_tensor(attention.norm_k(attention.k(x_BLC)))
     return split_heads(attention, k), split_heads(attention, attention.v(x_BLC))
 
 
-def vectors(block: BlockTree, modulation_BT6C: Tensor) -> tuple[Tensor, ...]:
+def modulation_vectors(block: BlockTree, modulation_BT6C: Tensor) -> tuple[Tensor, ...]:
     """(shift, scale, gate) [B, T, C] of the self-attention, then of the feed-forward, of one block."""
-    return (ordinary(block.modulation).to(modulation_BT6C)[:, None] + modulation_BT6C).unbind(2)
+    return (plain_tensor(block.modulation).to(modulation_BT6C)[:, None] + modulation_BT6C).unbind(2)
 
 
 def residual_block(
@@ -112,8 +112,9 @@ def residual_block(
     mix: Callable[[Tensor], Tensor],
     cross: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """One block around two given attentions: `mix` sees the modulated tokens, `cross` the tokens of norm3."""
-    shift1, scale1, gate1, shift2, scale2, gate2 = vectors(block, modulation_BT6C)
+    """One block [B, L, C]. mix: its self-attention, of the modulated tokens. cross: its cross-attention, of
+    the tokens after norm3."""
+    shift1, scale1, gate1, shift2, scale2, gate2 = modulation_vectors(block, modulation_BT6C)
     x_BLC = gate(x_BLC, mix(modulate(block.norm1(x_BLC), shift1, scale1)), gate1)
     x_BLC = x_BLC + cross(block.norm3(x_BLC))
     return gate(x_BLC, block.ffn(modulate(block.norm2(x_BLC), shift2, scale2)), gate2)
@@ -121,12 +122,12 @@ def residual_block(
 
 def cross_attention(attention: AttentionTree, x_BLC: Tensor, cross: Cross) -> Tensor:
     """What the tokens read from the text, through the layers of one cross-attention."""
-    q_BLND = split_heads(attention, ordinary(attention.norm_q(attention.q(x_BLC))))
+    q_BLND = split_heads(attention, plain_tensor(attention.norm_q(attention.q(x_BLC))))
     return attention.o(cross(q_BLND).flatten(2))
 
 
 def head_forward(dit: DiTTree, x_BLC: Tensor, time_BTC: Tensor) -> Tensor:
     """Flow of each token's patch [B, L, patch*out_channels]."""
-    own = ordinary(dit.head.modulation).to(time_BTC)[:, None]
+    own = plain_tensor(dit.head.modulation).to(time_BTC)[:, None]
     shift_BTC, scale_BTC = (own + time_BTC[:, :, None]).unbind(2)
     return dit.head.head(modulate(dit.head.norm(x_BLC), shift_BTC, scale_BTC))

@@ -79,9 +79,9 @@ class RopeLayout:
 BANDS = {"truncated": RopeLayout.truncated, "derived": RopeLayout.derived}
 
 
-def turned_channels(layout: RopeLayout, head_dim: int) -> list[int]:
+def rotary_channels(layout: RopeLayout, head_dim: int) -> list[int]:
     """Channels of a dense head that turn at the layout's rates or, where none does, at the nearest."""
-    found: list[int] = []
+    indices: list[int] = []
     offset = 0
     axes = (layout.time, layout.row, layout.column)
     for wanted, channels in zip(axes, axis_channels(head_dim), strict=True):
@@ -89,6 +89,6 @@ def turned_channels(layout: RopeLayout, head_dim: int) -> list[int]:
         for rate in wanted:
             nearest = min(rates, key=lambda i: abs(rates[i] - rate))
             del rates[nearest]
-            found += [offset + 2 * nearest, offset + 2 * nearest + 1]
+            indices += [offset + 2 * nearest, offset + 2 * nearest + 1]
         offset += channels
-    return found
+    return indices

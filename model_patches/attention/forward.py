@@ -11,12 +11,12 @@ from ..arch.parts import (
     embed_time,
     head_forward,
     modulate,
+    modulation_vectors,
     patchify,
     project_kv,
     project_qkv,
     residual_block,
     unpatchify,
-    vectors,
 )
 from ..arch.tree import DiTTree
 from .past import Alone, Past
@@ -52,7 +52,7 @@ def remember(
     for layer in range(last):
         x_BLC = _layer(dit, layer, x_BLC, time, text, past, attention, keep=True)
     block = dit.blocks[last]
-    shift_BTC, scale_BTC, *_ = vectors(block, time[0])
+    shift_BTC, scale_BTC, *_ = modulation_vectors(block, time[0])
     x_BLC = modulate(block.norm1(x_BLC), shift_BTC, scale_BTC)
     k_BLND, v_BLND = project_kv(block.self_attn, x_BLC)
     past.write(last, x_BLC, k_BLND, v_BLND)

@@ -52,7 +52,7 @@ class MlaCodec:
 
     def rooms(self, rows: int, tokens: int) -> dict[str, Tensor]:
         """Latents, and scales where they are codes."""
-        kept, tiers, device = self.attention.sizes.kept, self.tiers, self.device
+        kept, tiers, device = self.attention.sizes.cache_channels, self.tiers, self.device
         if tiers is None:
             return {"latents": torch.zeros(rows, tokens, kept, dtype=self.dtype, device=device)}
         return {

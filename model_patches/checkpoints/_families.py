@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..arch.wan import WanConfig
 from ..geometry import LATENT_CHANNELS
 from ._sizes import SIGN, read_config
-from .files import Shapes, some
+from .files import Shapes, first_few
 from .nesting import MEMORY, is_mla
 from .variants import VARIANTS, variant_of
 
@@ -27,42 +27,42 @@ QUANTISED = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Stranger:
-    """A kind of file that is no diffusion model of Wan 2.1."""
+class OtherKind:
+    """A kind of file that is no diffusion model of Wan."""
 
-    what: str
-    sign: re.Pattern[str]  # of one of its keys, at their beginning
-    remedy: str
+    name: str
+    sign: re.Pattern[str]  # the beginning of a key that it alone has
+    remedy: str  # the next step, "" for the usual one
 
 
-STRANGERS = (
-    Stranger(
+OTHER_KINDS = (
+    OtherKind(
         "a LoRA, which changes a model and is none",
         re.compile(r".*(\.lora_(A|B|up|down)\b|\.lora\.(up|down)\b|\.hada_w1|\.diff(_b)?$)"),
         "Load the checkpoint that it belongs to, and give this file as its LoRA.",
     ),
-    Stranger(
+    OtherKind(
         "a VAE",
         re.compile(r"(first_stage_model|vae)\.|(decoder|encoder)\.(middle|conv_in|conv1|mid_block)\b"),
         "Put it into models/vae and load it with Load VAE.",
     ),
-    Stranger(
+    OtherKind(
         "a text encoder",
         re.compile(
             r"(encoder\.block\.\d+\.layer|text_model|token_embedding\.weight|shared\.weight|spiece_model)"
         ),
         "Put it into models/text_encoders and load it with Load CLIP, type wan.",
     ),
-    Stranger("Stable Diffusion 1, 2 or XL", re.compile(r"(input|output|middle)_blocks?\."), ""),
-    Stranger("Flux or HunyuanVideo", re.compile(r"(double|single)_blocks\."), ""),
-    Stranger("Stable Diffusion 3", re.compile(r"joint_blocks\."), ""),
-    Stranger("another video model, such as LTX-Video", re.compile(r"transformer_blocks\."), ""),
+    OtherKind("Stable Diffusion 1, 2 or XL", re.compile(r"(input|output|middle)_blocks?\."), ""),
+    OtherKind("Flux or HunyuanVideo", re.compile(r"(double|single)_blocks\."), ""),
+    OtherKind("Stable Diffusion 3", re.compile(r"joint_blocks\."), ""),
+    OtherKind("another video model, such as LTX-Video", re.compile(r"transformer_blocks\."), ""),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What the keys and shapes of a file say."""
+    """Which Wan 2.1 a file's keys and shapes are of."""
 
     kind: str  # DENSE, VIDEO_MLA: which self-attention
     config: WanConfig
@@ -71,7 +71,7 @@ class Structure:
 
     @property
     def size(self) -> str:
-        """As the models are called, by width."""
+        """1.3B or 14B by width, else OTHER_SIZE."""
         return SIZES.get(self.config.dim, OTHER_SIZE)
 
     def __str__(self) -> str:
@@ -88,21 +88,21 @@ def structure_of(
     where: str,
     name: str,
     shapes: Shapes,
-    overrides: Mapping[str, object] | None = None,
+    sizes: Mapping[str, object] | None = None,
     latent_channels: int | None = LATENT_CHANNELS,
 ) -> Structure:
-    """What a file holds; refuses all but Wan 2.1 text to video, and says what it is instead.
+    """Which Wan 2.1 text to video a file holds; ValueError for all else, saying what it is instead.
 
-    shapes: keys without prefixes, in Wan's own names. where: begins an error. name: of the file, for errors.
-    overrides: the metadata's sizes, see `_sizes.read_config`. latent_channels: that the model must take and
+    where: begins an error. name: of the file, for errors. shapes: by keys without prefixes, in Wan's own
+    names. sizes: the metadata's, see `_sizes.read_config`. latent_channels: that the model must take and
     give; None: any number.
     """
     if SIGN not in shapes:
-        raise ValueError(f"{where}: {_not_wan(name, shapes)}")
+        raise ValueError(f"{where}: {_why_not_wan(name, shapes)}")
     for sign, what in VARIANTS:
-        if key := _first(sign, shapes):
+        if key := _first_key(sign, shapes):
             raise ValueError(f"{where}: {name} is {what} ({key}). {_REMEDY}")
-    config = read_config(f"{where}: {name}", shapes, overrides)
+    config = read_config(f"{where}: {name}", shapes, sizes)
     channels = (config.in_channels, config.out_channels)
     if latent_channels is not None and channels != (latent_channels, latent_channels):
         raise ValueError(
@@ -117,24 +117,24 @@ def structure_of(
     )
 
 
-def own_keys(keys: Iterable[str]) -> list[str]:
-    """Keys of the diffusion model's own weights: none of the memory encoder's, no scales."""
+def model_keys(keys: Iterable[str]) -> list[str]:
+    """Keys of the diffusion model's weights, without the memory encoder's and without scales."""
     return [key for key in keys if not key.startswith(MEMORY) and not QUANTISED.fullmatch(key)]
 
 
 _REMEDY = "A stream needs a text-to-video checkpoint: choose the file that its authors call t2v."
 
 
-def _not_wan(name: str, shapes: Shapes) -> str:
-    for stranger in STRANGERS:
-        if key := _first(stranger.sign, shapes):
-            remedy = stranger.remedy or "A stream needs Wan 2.1 text to video; choose such a checkpoint."
-            return f"{name} is {stranger.what} ({key}). {remedy}"
+def _why_not_wan(name: str, shapes: Shapes) -> str:
+    for kind in OTHER_KINDS:
+        if key := _first_key(kind.sign, shapes):
+            remedy = kind.remedy or "A stream needs Wan 2.1 text to video; choose such a checkpoint."
+            return f"{name} is {kind.name} ({key}). {remedy}"
     return (
         f"{name} is no Wan 2.1 model: it has no {SIGN}, and its {len(shapes)} keys begin with "
-        f"{some(sorted(shapes)) or 'nothing'}. Choose a Wan 2.1 text-to-video checkpoint."
+        f"{first_few(sorted(shapes)) or 'nothing'}. Choose a Wan 2.1 text-to-video checkpoint."
     )
 
 
-def _first(sign: re.Pattern[str], shapes: Shapes) -> str | None:
+def _first_key(sign: re.Pattern[str], shapes: Shapes) -> str | None:
     return next((key for key in shapes if sign.match(key)), None)

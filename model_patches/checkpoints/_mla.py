@@ -12,26 +12,26 @@ from torch import Tensor
 from ..arch.mla import MlaSizes
 from ..arch.rotary import BANDS, RopeLayout
 from ..arch.wan import WanConfig
-from ._mla_keys import Layout, apart, read_layout
+from ._mla_keys import Layout, read_layout, split_layers
 from .files import shapes_of
 
 
 @dataclass(frozen=True, slots=True)
-class MlaFile:
+class MlaLayers:
     """How VideoMLA's layers lie in a file, and its tensors under the names of `MlaModel`."""
 
     tensors: dict[str, Tensor]
     config: WanConfig
     sizes: MlaSizes
     layout: Layout
-    bands: str  # which rotary bands were taken: the file does not say
+    bands: str  # of the rotary key: a name of `rotary.BANDS`, which no file says, or `of the file`
 
     def __str__(self) -> str:
         widths, rope = self.layout.widths, self.sizes.rope
         lines = [
             f"{self.config.num_layers} layers of {self.config.dim}, {widths.heads} heads of "
             f"{widths.still} + {widths.turned}, latents {widths.kv_latent} and {widths.query_latent}; "
-            f"{self.sizes.kept} numbers kept of a token and layer, dense {2 * self.config.dim}",
+            f"{self.sizes.cache_channels} numbers kept of a token and layer, dense {2 * self.config.dim}",
             f"biases: {', '.join(sorted(self.sizes.biases)) or 'none'}",
             f"rotary pairs {len(rope.time)}, {len(rope.row)}, {len(rope.column)}, bands {self.bands}"
             + (": assumed, the file does not say" if self.bands in BANDS else ""),
@@ -48,7 +48,7 @@ def read_mla(
     config: WanConfig,
     bands: str | None,
     order: str,
-) -> MlaFile:
+) -> MlaLayers:
     """The tensors of a file layer by layer.
 
     where: begins an error. bands: of the rotary key, a name of `rotary.BANDS`; None: the file's, else
@@ -58,7 +58,7 @@ def read_mla(
     layout = read_layout(f"{where}: {path}", shapes_of(tensors), config.dim, config.num_heads, order)
     rope, name = _rope(where, metadata, layout, bands)
     sizes = MlaSizes(layout.widths.kv_latent, layout.widths.query_latent, rope, layout.biases)
-    return MlaFile(apart(tensors, layout), config, sizes, layout, name)
+    return MlaLayers(split_layers(tensors, layout), config, sizes, layout, name)
 
 
 def _rope(

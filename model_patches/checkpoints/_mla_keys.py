@@ -1,7 +1,7 @@
 """Which tensors of a VideoMLA checkpoint are which layers of `arch.mla`, by name, checked by shape.
 
 The published files could not be read when this was written: their sizes are known (arXiv 2605.30351), their
-keys are not. Two sets of names are taken: those of this project's own files, one matrix a layer, and those of
+keys are not. Two sets of names are known: those of this project's own files, one matrix a layer, and those of
 the author's earlier public prototype, in which projections are fused. A file with other names is refused with
 the list of its keys. N heads, D head width, C width of the model.
 """
@@ -16,7 +16,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from ..arch.mla import PROJECTIONS
-from .files import Shapes, some
+from .files import Shapes, first_few
 
 ATTENTION = re.compile(r"blocks\.(\d+)\.self_attn\.(.+)")
 NAMES: Mapping[str, tuple[str, ...]] = {  # of a matrix: the layers that lie in it, one after the other
@@ -155,14 +155,14 @@ def read_layout(where: str, shapes: Shapes, dim: int, heads: int, order: str = F
     widths = None if faults else _widths(first, pieces, dim, heads)
     if widths is not None:
         wrong = [piece.name for piece in pieces if piece.shape(widths) != first[piece.name]]
-        faults += [f"{some(wrong)} of shapes that do not fit together"] if wrong else []
+        faults += [f"{first_few(wrong)} of shapes that do not fit together"] if wrong else []
         other = [f"block {i}" for i, own in blocks.items() if own != first]
-        faults += [f"{some(other)} unlike block 0"] if other else []
+        faults += [f"{first_few(other)} unlike block 0"] if other else []
     if widths is None or faults:
-        found = ", ".join(f"{name} {list(shape)}" for name, shape in sorted(first.items()))
+        listing = ", ".join(f"{name} {list(shape)}" for name, shape in sorted(first.items()))
         raise ValueError(
             f"{where}: VideoMLA's self-attention has a layout that is not known here: {'; '.join(faults)}. "
-            f"Block 0 has {found}. Expected are {EXPECTED}. Report this list, or rename the file's keys."
+            f"Block 0 has {listing}. Expected are {EXPECTED}. Report this list, or rename the file's keys."
         )
     return Layout(widths, tuple(pieces), order)
 
@@ -176,7 +176,7 @@ def by_block(tensors: Mapping[str, T]) -> dict[int, dict[str, T]]:
     return blocks
 
 
-def apart(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def split_layers(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """All tensors under the names of `arch.mla.MlaModel`; those outside self-attentions as they are."""
     state = {key: value for key, value in tensors.items() if not ATTENTION.fullmatch(key)}
     for index, own in by_block(tensors).items():
@@ -201,13 +201,13 @@ def _lost_and_left(shapes: Shapes, pieces: Sequence[Piece]) -> list[str]:
     names = {piece.name for piece in pieces}
     layers = [layer for piece in pieces if piece.kind != "bias" for layer in piece.layers]
     weights = {piece.layers for piece in pieces if piece.kind == "weight"}
-    found = {
+    faults = {
         "unknown": [name for name in shapes if name not in names],
         "missing": [layer for layer in (NORM_Q, NORM_KV, *PROJECTIONS) if layer not in layers],
         "twice": [layer for layer in dict.fromkeys(layers) if layers.count(layer) > 1],
         "without a weight": [p.name for p in pieces if p.kind == "bias" and p.layers not in weights],
     }
-    return [f"{what} {', '.join(each)}" for what, each in found.items() if each]
+    return [f"{what} {', '.join(each)}" for what, each in faults.items() if each]
 
 
 def _widths(shapes: Shapes, pieces: Sequence[Piece], dim: int, heads: int) -> Widths:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arch.wan import WanConfig
-from .files import Shapes, some
+from .files import Shapes, first_few
 
 SIGN = "head.modulation"  # the key that tells a Wan 2.1 file from any other
 PUBLISHED = {"in_dim": "in_channels", "out_dim": "out_channels", "patch_size": "patch"}
@@ -24,17 +24,18 @@ NEEDED = (
 )
 
 
-def read_config(where: str, shapes: Shapes, overrides: Mapping[str, object] | None = None) -> WanConfig:
+def read_config(where: str, shapes: Shapes, stored: Mapping[str, object] | None = None) -> WanConfig:
     """Sizes of the model that has these keys and shapes.
 
-    where: begins an error. overrides: the `transformer` object of the file's metadata, in the published names
-    (`in_dim`, `patch_size`); what is not a size of ours (`causal_ar`, `model_type`) is passed over.
+    where: begins an error. stored: the `transformer` object of the file's metadata, in the published names
+    (`in_dim`, `patch_size`), which goes before the shapes; other entries (`causal_ar`) are passed over.
+    Raises ValueError where a key is missing that a size is read from.
     """
     absent = [key for key in NEEDED if key not in shapes]
     if absent:
         raise ValueError(
-            f"{where}: a Wan 2.1 checkpoint has {some(NEEDED)}; {some(absent)} absent from the "
-            f"{len(shapes)} keys, which begin with {some(sorted(shapes)) or 'nothing'}. "
+            f"{where}: a Wan 2.1 checkpoint has {first_few(NEEDED)}; {first_few(absent)} absent from the "
+            f"{len(shapes)} keys, which begin with {first_few(sorted(shapes)) or 'nothing'}. "
             f"Give the diffusion model's own file, not a VAE, a LoRA or a training state."
         )
     patch = (1, *shapes["patch_embedding.weight"][3:])
@@ -49,11 +50,11 @@ def read_config(where: str, shapes: Shapes, overrides: Mapping[str, object] | No
         "freq_dim": shapes["time_embedding.0.weight"][1],
     }
     known = {field.name for field in fields(WanConfig)}
-    named = {PUBLISHED.get(key, key): value for key, value in (overrides or {}).items()}
+    named = {PUBLISHED.get(key, key): value for key, value in (stored or {}).items()}
     return WanConfig(**{**sizes, **{key: value for key, value in named.items() if key in known}})
 
 
-def overrides(where: str, path: Path, metadata: Mapping[str, str]) -> Mapping[str, object]:
+def stored_sizes(where: str, path: Path, metadata: Mapping[str, str]) -> Mapping[str, object]:
     """Sizes that the metadata's `config.transformer` gives, {} for none; where: begins an error."""
     text = metadata.get("config", "{}")
     try:

@@ -20,13 +20,13 @@ from ..arch.mla import MlaModel
 from ..arch.wan import WanConfig, WanModel
 from ..geometry import LATENT_CHANNELS
 from ._diffusers_keys import is_diffusers, wan_key
-from ._families import DENSE, VIDEO_MLA, Structure, own_keys, structure_of
-from ._mla import MlaFile, read_mla
+from ._families import DENSE, VIDEO_MLA, Structure, model_keys, structure_of
+from ._mla import MlaLayers, read_mla
 from ._mla_keys import FUSED_ORDERS
-from ._sizes import overrides
-from .files import Shapes, compute_dtype, shapes_of, some
-from .nesting import MEMORY, read_nested
-from .recipes import Choice, choose, recipe_named
+from ._sizes import stored_sizes
+from .files import Shapes, compute_dtype, first_few, shapes_of
+from .nesting import MEMORY, read_tensors
+from .recipes import Choice, choose, find_recipe
 from .wan22 import expert_warning
 
 SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")  # of a file's name, where a model is published in parts
@@ -42,11 +42,11 @@ class Checkpoint:
     tensors: dict[str, Tensor]  # of the diffusion model, scales of quantised weights beside them
     memory: Mapping[str, Tensor]  # of the memory encoder, by its own names
     metadata: Mapping[str, str]  # as it stands in the file
-    nest: tuple[str, ...]  # dicts the weights lay in
-    beside: tuple[str, ...]  # of those that were left
-    prefix: str  # cut off the first key
-    diffusers: bool  # names were diffusers'
-    mla: MlaFile | None  # how VideoMLA's layers lay in it
+    nest: tuple[str, ...]  # keys of the dicts that hold the weights, outermost first
+    unused: tuple[str, ...]  # keys of what else these dicts hold
+    prefix: str  # of the first key, as the file has it
+    diffusers: bool  # whether the file has diffusers' names
+    mla: MlaLayers | None  # how VideoMLA's layers lie in it
 
     @property
     def kind(self) -> str:
@@ -67,7 +67,7 @@ class Checkpoint:
         """
         return choose(self.structure, file or self.path.name, name)
 
-    def sized_metadata(self) -> dict[str, str]:
+    def metadata_with_sizes(self) -> dict[str, str]:
         """The metadata, and in it the sizes that a host would otherwise take from Wan's own models."""
         config = self.config
         sizes = {"text_dim": config.text_dim, "freq_dim": config.freq_dim, "num_heads": config.num_heads}
@@ -98,7 +98,7 @@ class Checkpoint:
         lines = [
             f"{self.path.name}: {self.structure}; {len(self.tensors)} tensors, every one in its place"
             + (f", from {' / '.join(self.nest)}" if self.nest else "")
-            + (f" (left: {', '.join(self.beside)})" if self.beside else "")
+            + (f" (left: {', '.join(self.unused)})" if self.unused else "")
             + (f", prefix {self.prefix!r} cut off" if self.prefix else "")
             + (", diffusers' names read as Wan's" if self.diffusers else "")
             + "."
@@ -135,21 +135,21 @@ def open_checkpoint(
             f"{caller}: {path} is one of {int(part[1])} parts of a model, which is read from a single file. "
             f"Take the model's single-file version, or join the parts into one .safetensors file."
         )
-    found = read_nested(caller, path, "a Wan 2.1 checkpoint", copy, prefer)
-    if copy is None and prefer is None and any(key.startswith(MEMORY) for key in found.tensors):
-        found = read_nested(caller, path, "a Wan 2.1 checkpoint", None, recipe_named("echo_infinity").copy)
-    diffusers = is_diffusers(found.tensors)
-    tensors = {wan_key(k): v for k, v in found.tensors.items()} if diffusers else dict(found.tensors)
-    sizes = overrides(caller, path, found.metadata)
+    file = read_tensors(caller, path, "a Wan 2.1 checkpoint", copy, prefer)
+    if copy is None and prefer is None and any(key.startswith(MEMORY) for key in file.tensors):
+        file = read_tensors(caller, path, "a Wan 2.1 checkpoint", None, find_recipe("echo_infinity").copy)
+    diffusers = is_diffusers(file.tensors)
+    tensors = {wan_key(k): v for k, v in file.tensors.items()} if diffusers else dict(file.tensors)
+    sizes = stored_sizes(caller, path, file.metadata)
     structure = structure_of(caller, path.name, shapes_of(tensors), sizes, channels)
     _check_kind(caller, path, structure, kind)
     memory = {k.removeprefix(MEMORY): tensors.pop(k) for k in list(tensors) if k.startswith(MEMORY)}
     mla = None
     if structure.kind == VIDEO_MLA:
-        mla = read_mla(caller, path, tensors, found.metadata, structure.config, bands, order)
+        mla = read_mla(caller, path, tensors, file.metadata, structure.config, bands, order)
         tensors = mla.tensors
     _match(caller, path, tensors, structure, mla)
-    about = (found.metadata, found.nest, found.beside, found.prefix)
+    about = (file.metadata, file.nest, file.unused, file.prefix)
     return Checkpoint(path, structure, tensors, memory, *about, diffusers, mla)
 
 
@@ -161,28 +161,28 @@ def _check_kind(caller: str, path: Path, structure: Structure, kind: str | None)
         )
 
 
-def _layers(config: WanConfig, mla: MlaFile | None) -> WanModel:
+def _layers(config: WanConfig, mla: MlaLayers | None) -> WanModel:
     """The model's layers without weights."""
     with torch.device("meta"):
         return WanModel(config) if mla is None else MlaModel(config, mla.sizes)
 
 
 def _match(
-    caller: str, path: Path, tensors: Mapping[str, Tensor], structure: Structure, mla: MlaFile | None
+    caller: str, path: Path, tensors: Mapping[str, Tensor], structure: Structure, mla: MlaLayers | None
 ) -> None:
     """Refuses keys that are missing or left over, and shapes that differ; packed weights of a dense model
     have shapes of their own, and scales beside them."""
     needed, shapes = shapes_of(_layers(structure.config, mla).state_dict()), shapes_of(tensors)
-    own = set(own_keys(shapes) if mla is None else shapes)
+    own = set(model_keys(shapes) if mla is None else shapes)
     packed = structure.quantised and mla is None
     missing, extra = sorted(needed.keys() - own), sorted(own - needed.keys())
     wrong = [] if packed else _unlike(shapes, needed)
     if missing or extra or wrong:
         raise ValueError(
             f"{caller}: {path} is {structure}, but lacks {len(missing)} of {len(needed)} tensors "
-            f"({some(missing) or 'none'}), has {len(extra)} left over ({some(extra) or 'none'}) and "
-            f"{len(wrong)} of other shapes ({some(wrong) or 'none'}). It is damaged, or a variant not "
-            f"known here; copy or download it again, or choose another checkpoint."
+            f"({first_few(missing) or 'none'}), has {len(extra)} left over ({first_few(extra) or 'none'}) "
+            f"and {len(wrong)} of other shapes ({first_few(wrong) or 'none'}). It is damaged, or a variant "
+            f"not known here; copy or download it again, or choose another checkpoint."
         )
 
 

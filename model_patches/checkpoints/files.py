@@ -1,4 +1,4 @@
-"""Safetensors files: opened, compared with a model, written whole; a misfit becomes a sentence."""
+"""Safetensors files: open, check against a model's layers, write; what does not fit becomes a sentence."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def open_tensors(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{caller}: no file at {path}; give the path of {wanted}.")
-    if stranger := why_no_weights(path):
-        raise ValueError(f"{caller}: {stranger}")
+    if reason := why_no_weights(path):
+        raise ValueError(f"{caller}: {reason}")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             yield file
@@ -49,7 +49,7 @@ def open_tensors(
 
 
 def why_no_weights(path: Path) -> str | None:
-    """A sentence if the file begins as one that is no model, or none that is read here, else None."""
+    """A sentence if the file begins as a web page, a pointer of Git LFS or a GGUF file, else None."""
     with path.open("rb") as file:
         first = file.read(512).lstrip().lower()
     size = f"{path} ({path.stat().st_size:,} bytes)"
@@ -122,7 +122,7 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def shapes_in(file: safe_open) -> Shapes:
-    """Returns the shape of every tensor of the file; reads no weights."""
+    """Shape of every tensor of the file; reads no weights."""
     return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
 
 
@@ -141,20 +141,22 @@ def compute_dtype(caller: str, path: Path, dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
-def match(caller: str, path: Path, got: Shapes, model: nn.Module, readable: str, sizes: str) -> None:
+def check_shapes(
+    caller: str, path: Path, shapes: Shapes, model: nn.Module, readable: str, sizes: str
+) -> None:
     """Raises ValueError unless these are the model's keys and shapes.
 
-    `readable` names the files that fit, `sizes` says where the model's sizes come from.
+    caller: begins an error. readable: names the files that fit. sizes: says where the sizes come from.
     """
     needed = shapes_of(model.state_dict())
-    missing, unexpected = sorted(needed.keys() - got.keys()), sorted(got.keys() - needed.keys())
+    missing, unexpected = sorted(needed.keys() - shapes.keys()), sorted(shapes.keys() - needed.keys())
     if missing or unexpected:
         raise ValueError(
-            f"{caller}: {path} lacks {len(missing)} of {len(needed)} keys ({some(missing) or 'none'}) and "
-            f"has {len(unexpected)} unknown ones ({some(unexpected) or 'none'}); only {readable} with the "
-            f"published names can be read."
+            f"{caller}: {path} lacks {len(missing)} of {len(needed)} keys ({first_few(missing) or 'none'}) "
+            f"and has {len(unexpected)} unknown ones ({first_few(unexpected) or 'none'}); only {readable} "
+            f"with the published names can be read."
         )
-    wrong = [f"{key} is {got[key]}, needs {needed[key]}" for key in sorted(needed) if got[key] != needed[key]]
+    wrong = [f"{k} is {shapes[k]}, needs {needed[k]}" for k in sorted(needed) if shapes[k] != needed[k]]
     if wrong:
         raise ValueError(
             f"{caller}: {len(wrong)} shapes in {path} do not fit together: {'; '.join(wrong[:SHOWN])}; "
@@ -162,7 +164,7 @@ def match(caller: str, path: Path, got: Shapes, model: nn.Module, readable: str,
         )
 
 
-def some(keys: Iterable[str]) -> str:
-    """Returns the first few keys as a list in words, '' for none."""
+def first_few(keys: Iterable[str]) -> str:
+    """The first few keys as a list in words, '' for none."""
     keys = list(keys)
     return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .files import FLOATS, some
+from .files import FLOATS, first_few
 from .nesting import ADAPTERS, MEMORY, plain_key, read_raw
 
-AROUND = re.compile(  # what PEFT, diffusers and kohya's scripts put before the model's own names
+PREFIX = re.compile(  # what PEFT, diffusers and kohya's scripts put before the model's own names
     r"^(?:.*\bbase_model\.(?:model\.)?)?(?:(?:transformer|lora_unet|unet)\.)?"
 )
 PART = re.compile(  # .default or another word is an adapter's name
@@ -70,7 +70,7 @@ class Lora:
         if lost := [name for name in self.layers if name not in layers]:
             return (
                 f"{len(lost)} of the LoRA's {len(self.layers)} layers are no linear layers of the model "
-                f"({some(lost)}); take the model that the LoRA was made for."
+                f"({first_few(lost)}); take the model that the LoRA was made for."
             )
         wrong = [
             f"{name} makes {up.shape[0]} of {down.shape[1]} channels, the model's {layer.out_features} of "
@@ -80,14 +80,14 @@ class Lora:
         ]
         if wrong:
             return (
-                f"{len(wrong)} of the LoRA's layers have other sizes than the model's: {some(wrong)}; take "
-                f"the model that the LoRA was made for."
+                f"{len(wrong)} of the LoRA's layers have other sizes than the model's: {first_few(wrong)}; "
+                f"take the model that the LoRA was made for."
             )
         inner = {match[2] for name in self.layers if (match := BLOCK.fullmatch(name))}
         alike = [name for name in layers if (match := BLOCK.fullmatch(name)) and match[2] in inner]
         if absent := [name for name in alike if name not in self.layers]:
             return (
-                f"the LoRA lacks {len(absent)} layers that it changes in other blocks ({some(absent)}); "
+                f"the LoRA lacks {len(absent)} layers that it changes in other blocks ({first_few(absent)}); "
                 f"copy or download its file again."
             )
         return None
@@ -98,7 +98,7 @@ class Lora:
         return sum(name in self.layers for name in layers), len(layers)
 
     @torch.no_grad()
-    def merged(self, model: Model) -> Model:
+    def merge(self, model: Model) -> Model:
         """A copy of the model with the LoRA in its weights; it shares all other weights with the model.
 
         Added in float32, in float64 for float64, and rounded to the weight's own dtype once.
@@ -106,13 +106,13 @@ class Lora:
         if refusal := self.why_not(model):
             raise ValueError(f"Lora: {refusal}")
         shared = {id(part): part for part in (*model.parameters(), *model.buffers())}
-        made = copy.deepcopy(model, shared)
-        linears = _linears(made)
+        copied = copy.deepcopy(model, shared)
+        linears = _linears(copied)
         for name, factors in self.layers.items():
             old = linears[name].weight
-            new = _added(name, old, factors)
+            new = _add(name, old, factors)
             linears[name].weight = nn.Parameter(new, requires_grad=old.requires_grad)
-        return made
+        return copied
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +128,7 @@ class LoraFile:
         scales = self.lora.scales
         scale = " to ".join(f"{each:g}" for each in dict.fromkeys((scales[0], scales[-1])))
         guess = "" if self.alpha_known else ", alpha taken as the rank: the file has none"
-        ranks = some(map(str, self.lora.ranks))
+        ranks = first_few(map(str, self.lora.ranks))
         return f"{self.path.name}: {len(self.lora.layers)} layers, rank {ranks}, scale {scale}{guess}"
 
 
@@ -137,8 +137,8 @@ def read_lora(where: str, path: Path) -> LoraFile:
 
     where: begins an error. Raises ValueError for a whole model, and where `lora_from` does.
     """
-    found, metadata = read_raw(where, path, "a LoRA of a Wan model")
-    tensors, memory = _unpacked(where, path, found)
+    content, metadata = read_raw(where, path, "a LoRA of a Wan model")
+    tensors, memory = _unpack(where, path, content)
     alpha = _alpha(where, path, metadata)
     lora = lora_from(f"{where}: {path}", tensors, alpha)
     return LoraFile(path, lora, memory, alpha is not None or lora.alphas == len(lora.layers))
@@ -157,7 +157,7 @@ def lora_from(where: str, tensors: Mapping[str, Tensor], alpha: float | None = N
         if match is None:
             others.append(key)
             continue
-        parts = layers.setdefault(plain_key(AROUND.sub("", match["layer"])), {})
+        parts = layers.setdefault(plain_key(PREFIX.sub("", match["layer"])), {})
         side = SIDES[match["part"]]
         if side in parts:
             raise ValueError(
@@ -166,13 +166,13 @@ def lora_from(where: str, tensors: Mapping[str, Tensor], alpha: float | None = N
         parts[side] = tensor
     if not layers:
         raise ValueError(
-            f"{where} holds no LoRA: its {len(tensors)} keys ({some(sorted(tensors)) or 'none'}) are none of "
-            f"{FORMS}. A checkpoint is loaded as a model, not as a LoRA."
+            f"{where} holds no LoRA: its {len(tensors)} keys ({first_few(sorted(tensors)) or 'none'}) are "
+            f"none of {FORMS}. A checkpoint is loaded as a model, not as a LoRA."
         )
     if others:
         raise ValueError(
-            f"{where}: {len(others)} of {len(tensors)} keys ({some(others)}) are none of {FORMS}; a LoRA is "
-            f"read only if every tensor has its place."
+            f"{where}: {len(others)} of {len(tensors)} keys ({first_few(others)}) are none of {FORMS}; a "
+            f"LoRA is read only if every tensor has its place."
         )
     _check_pairs(where, layers)
     pairs = {layer: _factors(parts, alpha) for layer, parts in layers.items()}
@@ -191,7 +191,7 @@ def _check_pairs(where: str, layers: Mapping[str, Mapping[str, Tensor]]) -> None
     if halves:
         raise ValueError(
             f"{where}: {len(halves)} of {len(layers)} layers of the LoRA have only one of the two matrices "
-            f"({some(halves)}); copy or download the file again."
+            f"({first_few(halves)}); copy or download the file again."
         )
     pairs = {layer: (parts["down"], parts["up"]) for layer, parts in layers.items()}
     unfit = [
@@ -202,16 +202,16 @@ def _check_pairs(where: str, layers: Mapping[str, Mapping[str, Tensor]]) -> None
     if unfit:
         raise ValueError(
             f"{where}: a layer of a LoRA has matrices [rank, inputs] and [outputs, rank] of one rank, but "
-            f"{some(unfit)}; copy or download the file again."
+            f"{first_few(unfit)}; copy or download the file again."
         )
 
 
-def _added(name: str, weight: Tensor, factors: Factors) -> Tensor:
+def _add(name: str, weight: Tensor, factors: Factors) -> Tensor:
     """weight + scale * up @ down, in the weight's own dtype."""
     if weight.dtype not in FLOATS:
         raise ValueError(
-            f"Lora: {name} is kept as {weight.dtype}, which would lose what is added to it; load the "
-            f"model in bfloat16 or float32, or let the host patch its weights."
+            f"Lora: {name} has weights of {weight.dtype}, too few digits to add a LoRA to; load the model in "
+            f"bfloat16 or float32, or let the host patch its weights."
         )
     wide = torch.promote_types(weight.dtype, torch.float32)
     down, up = (matrix.to(weight.device, wide) for matrix in factors[:2])
@@ -222,16 +222,16 @@ def _linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
 
 
-def _unpacked(where: str, path: Path, found: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
+def _unpack(where: str, path: Path, content: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
     """(tensors of the LoRA, how many of a memory encoder lay beside)."""
-    name = next((name for name in ADAPTERS if isinstance(found.get(name), Mapping)), None)
-    if name is None and any(isinstance(value, Mapping) for value in found.values()):
+    name = next((name for name in ADAPTERS if isinstance(content.get(name), Mapping)), None)
+    if name is None and any(isinstance(value, Mapping) for value in content.values()):
         raise ValueError(
-            f"{where}: {path} holds {some(map(str, found))} and none of {', '.join(ADAPTERS)}: it is a "
-            f"checkpoint, not a LoRA. Load it as a model."
+            f"{where}: {path} holds {first_few(map(str, content))} and none of {', '.join(ADAPTERS)}: it is "
+            f"a checkpoint, not a LoRA. Load it as a model."
         )
-    memory = found.get(MEMORY.rstrip("."), {})
-    tensors = found if name is None else found[name]
+    memory = content.get(MEMORY.rstrip("."), {})
+    tensors = content if name is None else content[name]
     return {str(k): v for k, v in tensors.items() if isinstance(v, Tensor)}, len(memory)
 
 

@@ -1,4 +1,4 @@
-"""Tensors of a training or model file: out of the dicts and wrappers that trainers put around them."""
+"""The tensors of a model's or a training's file, without the dicts, wrappers and prefixes of trainers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .files import Shapes, open_tensors, some, why_no_weights
+from .files import Shapes, first_few, open_tensors, why_no_weights
 
 SAFETENSORS = (".safetensors", ".sft")
 NESTS = ("generator_ema", "generator", "ema", "model", "state_dict", "module")  # in order of preference
@@ -24,18 +24,18 @@ PREFIXES = ("module.", "model.", "diffusion_model.", "generator.", "generator_em
 
 
 @dataclass(frozen=True, slots=True)
-class Nested:
-    """What a file held."""
+class FileTensors:
+    """One copy of the weights in a file."""
 
     tensors: Mapping[str, Tensor]  # by keys without prefixes
     metadata: Mapping[str, str]
-    nest: tuple[str, ...] = ()  # keys of the dicts the tensors lay in
-    beside: tuple[str, ...] = ()  # of what was left there
-    prefix: str = ""  # that was cut off the first key
+    nest: tuple[str, ...] = ()  # keys of the dicts that hold the tensors, outermost first
+    unused: tuple[str, ...] = ()  # keys of what else these dicts hold
+    prefix: str = ""  # of the first key, as the file has it
 
 
 def plain_key(key: str) -> str:
-    """The key without what trainers and wrappers put around it."""
+    """The key without trainers' wrappers and prefixes, such as `model._fsdp_wrapped_module.`."""
     key = WRAPPERS.sub("", key)
     while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), None):
         key = key.removeprefix(prefix)
@@ -43,64 +43,67 @@ def plain_key(key: str) -> str:
 
 
 def is_mla(shapes: Shapes) -> bool:
-    """Whether keys, prefixes or not, are of latents rather than of dense self-attentions."""
+    """Whether block 0 has a self-attention without Wan's dense `k`, as VideoMLA's; keys may have prefixes."""
     plain = {plain_key(key) for key in shapes}
     return "blocks.0.self_attn.k.weight" not in plain and any(
         key.startswith("blocks.0.self_attn.") for key in plain
     )
 
 
-def read_nested(
+def read_tensors(
     where: str,
     path: Path,
     wanted: str,
-    nest: str | None = None,
+    copy: str | None = None,
     prefer: str | None = None,
-) -> Nested:
+) -> FileTensors:
     """The tensors of a .safetensors file or of a dict of dicts that torch.save wrote; not copied into memory
     where the file can be mapped.
 
-    where: begins an error. wanted: what the path should lead to. nest: which of several copies to take; None:
-    `prefer` if it is there, then an average where there is one, see `NESTS`.
+    where: begins an error. wanted: what the path should lead to. copy: which of several to take, by its key;
+    None: `prefer` if it is there, else an average where there is one, see `NESTS`. Raises FileNotFoundError,
+    and ValueError for a copy that is not there, no dict that is known, and values that are no tensors.
     """
-    found, metadata = read_raw(where, path, wanted)
-    nested: list[str] = []
-    beside: list[str] = []
-    while inner := [str(key) for key, value in found.items() if isinstance(value, Mapping)]:
-        name = nest if nest in inner else next((name for name in (prefer, *NESTS) if name in inner), None)
+    content, metadata = read_raw(where, path, wanted)
+    nest: list[str] = []
+    unused: list[str] = []
+    copies: list[str] = []
+    while inner := [str(key) for key, value in content.items() if isinstance(value, Mapping)]:
+        name = copy if copy in inner else next((name for name in (prefer, *NESTS) if name in inner), None)
         if name is None:
-            raise ValueError(_why_no_nest(where, path, inner))
-        beside += [str(key) for key in found if key != name]
-        nested.append(name)
-        found = found[name]
-    if nest is not None and nest not in nested:
-        left = some(beside) or "none"
-        raise ValueError(f"{where}: {path} has no {nest!r}; leave `nest` out, or give one of {left}.")
-    strangers = [str(key) for key, value in found.items() if not isinstance(value, Tensor)]
-    if strangers:
-        raise ValueError(f"{where}: {some(strangers)} in {path} are no tensors; give a file of weights.")
-    return _plain(where, path, found, metadata, tuple(nested), tuple(beside))
+            raise ValueError(_why_no_weights(where, path, inner))
+        copies += inner
+        unused += [str(key) for key in content if key != name]
+        nest.append(name)
+        content = content[name]
+    if copy is not None and copy not in nest:
+        which = f"there are {', '.join(copies)}" if copies else "it has one copy, without a name"
+        raise ValueError(f"{where}: {path} has no weights called {copy!r}; {which}. Choose another copy.")
+    others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise ValueError(f"{where}: {first_few(others)} in {path} are no tensors; give a file of weights.")
+    return _without_prefixes(where, path, content, metadata, tuple(nest), tuple(unused))
 
 
 def read_raw(where: str, path: Path, wanted: str) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-    """(what lies in the file, as it lies there; its metadata). Nothing of the file is run."""
+    """(the file's tensors by key, or its dicts of them; its metadata). No code in the file is run."""
     if path.suffix.lower() in SAFETENSORS:
         with open_tensors(where, path, wanted) as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
-    found = unpickled(where, path, wanted)
-    if not isinstance(found, Mapping):
-        kind = type(found).__name__
+    content = unpickle(where, path, wanted)
+    if not isinstance(content, Mapping):
+        kind = type(content).__name__
         raise ValueError(f"{where}: {path} holds a {kind}, not tensors by name; give {wanted}.")
-    return found, {}
+    return content, {}
 
 
-def unpickled(where: str, path: Path, wanted: str) -> Any:
-    """What torch.save wrote, tensors left on disk until they are read; anything but plain data is refused."""
+def unpickle(where: str, path: Path, wanted: str) -> Any:
+    """What torch.save wrote, mapped where it can be; ValueError for anything but plain data and tensors."""
     if not path.is_file():
         raise FileNotFoundError(f"{where}: no file at {path}; give the path of {wanted}.")
-    if stranger := why_no_weights(path):
-        raise ValueError(f"{where}: {stranger}")
+    if reason := why_no_weights(path):
+        raise ValueError(f"{where}: {reason}")
     try:
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -122,36 +125,36 @@ def _why_not_loaded(where: str, path: Path, error: Exception) -> str:
             f"call functions can run any code. Take it as .safetensors, or have someone who trusts it save "
             f"its weights alone."
         )
-    said = (str(error) or "it is empty").splitlines()[0]
-    return f"{where}: {size} is not a whole file of plain tensors: {said}. Copy or download it again."
+    reason = (str(error) or "it is empty").splitlines()[0]
+    return f"{where}: {size} is not a whole file of plain tensors: {reason}. Copy or download it again."
 
 
-def _why_no_nest(where: str, path: Path, inner: Sequence[str]) -> str:
+def _why_no_weights(where: str, path: Path, inner: Sequence[str]) -> str:
     if adapter := next((name for name in ADAPTERS if name in inner), None):
         return (
             f"{where}: {path} holds a LoRA ({adapter}), which changes a model and is none; load the "
             f"checkpoint that it belongs to, and give this file as its LoRA."
         )
-    return f"{where}: {path} holds {some(inner)}; give the one to take as `nest`."
+    return f"{where}: {path} holds {first_few(inner)}, none known as a model's weights; name the one to take."
 
 
-def _plain(
+def _without_prefixes(
     where: str,
     path: Path,
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
     nest: tuple[str, ...] = (),
-    beside: tuple[str, ...] = (),
-) -> Nested:
+    unused: tuple[str, ...] = (),
+) -> FileTensors:
     whole = {key: value for key, value in tensors.items() if key.startswith(WHOLE)}
     if whole:
-        beside = (*beside, *sorted({key.split(".")[0] for key in tensors if key not in whole}))
+        unused = (*unused, *sorted({key.split(".")[0] for key in tensors if key not in whole}))
         tensors = whole
     plain = {plain_key(key): value for key, value in tensors.items()}
     if len(plain) != len(tensors):
         raise ValueError(
-            f"{where}: {path} holds {len(tensors) - len(plain)} keys twice once prefixes are cut off; give "
-            f"the copy to take as `nest`."
+            f"{where}: {path} holds {len(tensors) - len(plain)} keys twice once prefixes are cut off; save "
+            f"one copy of the weights alone."
         )
     first = next(iter(tensors), "")
-    return Nested(plain, metadata, nest, beside, first.removesuffix(plain_key(first)))
+    return FileTensors(plain, metadata, nest, unused, first.removesuffix(plain_key(first)))

@@ -71,14 +71,14 @@ class PublishedRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The record for a file, and why."""
+    """The record for a file, and why it is this one."""
 
     recipe: PublishedRecipe
     why: str  # a sentence
-    named: bool  # by the file's name, where keys and shapes leave several
+    by_name: bool  # by words of the file's name, where keys and shapes leave several
 
 
-def _names(pattern: str) -> re.Pattern[str]:
+def _words(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern.replace("~", r"[ _.\-/]?"))
 
 
@@ -92,7 +92,7 @@ RECIPES = (
         DENSE,
         "1.3B",
         "self_forcing",
-        _names("self~forcing|infinite~forcing"),
+        _words("self~forcing|infinite~forcing"),
         "arXiv 2506.08009, configs/self_forcing_dmd.yaml",
     ),
     PublishedRecipe(
@@ -103,7 +103,7 @@ RECIPES = (
         DENSE,
         "1.3B",
         "self_forcing",
-        _names("causal~forcing|chunkwise"),
+        _words("causal~forcing|chunkwise"),
         "arXiv 2602.02214, configs/causal_forcing_dmd_chunkwise.yaml",
         copy="generator",
     ),
@@ -115,7 +115,7 @@ RECIPES = (
         DENSE,
         "1.3B",
         "self_forcing",
-        _names("(causal~forcing.*)?frame~wise(.*causal~forcing)?"),
+        _words("(causal~forcing.*)?frame~wise(.*causal~forcing)?"),
         "arXiv 2602.02214, configs/causal_forcing_dmd_framewise.yaml",
         block_frames=1,
     ),
@@ -127,7 +127,7 @@ RECIPES = (
         DENSE,
         "1.3B",
         "longlive",
-        _names("long~live"),
+        _words("long~live"),
         "LongLive v1.0, configs/longlive_inference.yaml",
         switch="recache",
         copy="generator",
@@ -141,7 +141,7 @@ RECIPES = (
         DENSE,
         "1.3B",
         "infinity_rope",
-        _names("infinity~rope"),
+        _words("infinity~rope"),
         "the author's released configuration (local_attn_size 6, sink_size 1)",
     ),
     PublishedRecipe(
@@ -152,7 +152,7 @@ RECIPES = (
         DENSE,
         "1.3B",
         "reward_forcing",
-        _names("reward~forcing"),
+        _words("reward~forcing"),
         "the authors' released configs/reward_forcing.yaml",
         memory="ema",
     ),
@@ -164,7 +164,7 @@ RECIPES = (
         DENSE,
         "1.3B",
         "self_forcing",
-        _names("caus~vid|autoregressive~checkpoint"),
+        _words("caus~vid|autoregressive~checkpoint"),
         "arXiv 2412.07772, configs/wan_causal_dmd.yaml, which takes its timesteps as they are",
         timesteps=(1000.0, 757.0, 522.0),
         shift=1.0,
@@ -179,7 +179,7 @@ RECIPES = (
         DENSE,
         "14B",
         "infinity_rope",
-        _names("krea"),
+        _words("krea"),
         "configs/self_forcing_server_14b.yaml of krea-ai/realtime-video",
         copy="generator",
         note="Its server attends to 3 past frames that it runs anew for every block, and ends a block with a "
@@ -193,7 +193,7 @@ RECIPES = (
         VIDEO_MLA,
         "1.3B",
         "videomla_7",
-        _names("video~mla|la6~sink1"),
+        _words("video~mla|la6~sink1"),
         "arXiv 2605.30351, sections 3 and 4",
         # its model card runs stage3_la6_sink1/model.pt with --use_ema and Causal-Forcing's arguments, whose
         # code takes this nest then; the file itself could not be opened
@@ -208,7 +208,7 @@ RECIPES = (
         DENSE,
         "1.3B",
         "echo",
-        _names("echo~infinity"),
+        _words("echo~infinity"),
         "arXiv 2606.04527, configs/echo_infinity-long_inference.yaml",
         memory="learned",
         switch="recache",
@@ -222,19 +222,19 @@ CAUTIONS = (  # words of a file's name that speak of weights which few steps or 
         wan22.EXPERT,
         f"an expert of {wan22.NAME_14B}, which is made for half of the steps alone",
     ),
-    (_names("bidirectional"), "a bidirectional model, which was not trained to go on block by block"),
-    (_names("ar~diffusion|stage1"), "weights before distillation, which need tens of steps and guidance"),
-    (_names("ode~init|causal~ode"), "weights in the middle of their distillation"),
+    (_words("bidirectional"), "a bidirectional model, which was not trained to go on block by block"),
+    (_words("ar~diffusion|stage1"), "weights before distillation, which need tens of steps and guidance"),
+    (_words("ode~init|causal~ode"), "weights in the middle of their distillation"),
 )
 LA6 = (  # of VideoMLA's file: a local attention of 6, as the code it comes from counts
     "Its name says la6, and the code it comes from counts the sink inside those 6: preset videomla_6 is the "
     "alternative, if pictures drift with videomla_7."
 )
-PLAIN = _names("wan2[._]?1~t2v")  # Wan itself, where no other model is named
+PLAIN = _words("wan2[._]?1~t2v")  # Wan itself, where no other model is named
 
 
-def recipe_named(name: str) -> PublishedRecipe:
-    """The record of that name; refuses others with the list of those there are."""
+def find_recipe(name: str) -> PublishedRecipe:
+    """The record of that name; ValueError, with the list of those there are, for any other."""
     for recipe in RECIPES:
         if recipe.name == name:
             return recipe
@@ -243,10 +243,10 @@ def recipe_named(name: str) -> PublishedRecipe:
     )
 
 
-def named_in(file: str) -> list[PublishedRecipe]:
+def recipes_in_name(file: str) -> list[PublishedRecipe]:
     """Records whose words are in a file's name, folders included; the longest words first."""
-    found = [(match.end() - match.start(), r) for r in RECIPES if (match := r.names.search(file.lower()))]
-    return [recipe for _, recipe in sorted(found, key=lambda each: -each[0])]
+    matches = [(match.end() - match.start(), r) for r in RECIPES if (match := r.names.search(file.lower()))]
+    return [recipe for _, recipe in sorted(matches, key=lambda each: -each[0])]
 
 
 def choose(structure: Structure, file: str, name: str | None = None) -> Choice:
@@ -258,7 +258,7 @@ def choose(structure: Structure, file: str, name: str | None = None) -> Choice:
     if name is not None:
         return Choice(_chosen(structure, file, name), "Your choice.", False)
     unknown = structure.size == OTHER_SIZE
-    echo = recipe_named("echo_infinity")
+    echo = find_recipe("echo_infinity")
     if structure.memory:
         return Choice(echo, "The memory encoder in the file says so.", False)
     fits = [
@@ -274,14 +274,14 @@ def choose(structure: Structure, file: str, name: str | None = None) -> Choice:
         )
     if structure.kind == VIDEO_MLA:
         why = "It is the only published model with such keys and shapes."
-        return Choice(fits[0], f"{why} {LA6}" if _names("la6").search(file.lower()) else why, False)
-    if structure.kind == echo.kind and echo in named_in(file):
+        return Choice(fits[0], f"{why} {LA6}" if _words("la6").search(file.lower()) else why, False)
+    if structure.kind == echo.kind and echo in recipes_in_name(file):
         why = "The file's name says so, but there is no memory encoder in it: without one, memory stays off."
         return Choice(echo, why, True)
-    if named := [recipe for recipe in named_in(file) if recipe in fits]:
+    if named := [recipe for recipe in recipes_in_name(file) if recipe in fits]:
         why = f"The file's name says so; its keys and shapes are those of {others} alike."
         return Choice(named[0], why, True)
-    default = recipe_named(DEFAULTS[structure.kind, "1.3B" if unknown else structure.size])
+    default = find_recipe(DEFAULTS[structure.kind, "1.3B" if unknown else structure.size])
     why = (
         f"A guess: keys and shapes are those of {others} alike, and the file's name says none of them. If it "
         f"is another one, choose its recipe."
@@ -290,7 +290,7 @@ def choose(structure: Structure, file: str, name: str | None = None) -> Choice:
 
 
 def _chosen(structure: Structure, file: str, name: str) -> PublishedRecipe:
-    recipe = recipe_named(name)
+    recipe = find_recipe(name)
     if recipe.kind != structure.kind:
         raise ValueError(
             f"Recipe: the recipe {name} is for another self-attention than {file} has, which is {structure}; "
@@ -301,10 +301,8 @@ def _chosen(structure: Structure, file: str, name: str) -> PublishedRecipe:
 
 def caution(file: str) -> str:
     """A sentence if a file's name speaks of weights that are not meant for a stream, else ''."""
-    plain = (
-        () if named_in(file) else ((PLAIN, "Wan 2.1 itself, which was not trained to go on block by block"),)
-    )
-    for words, what in (*CAUTIONS, *plain):
+    plain = (PLAIN, "Wan 2.1 itself, which was not trained to go on block by block")
+    for words, what in CAUTIONS if recipes_in_name(file) else (*CAUTIONS, plain):
         if match := words.search(file.lower()):
             return f"Caution: the name says {match[0]!r}: perhaps {what}."
     return ""

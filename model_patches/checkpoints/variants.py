@@ -24,9 +24,9 @@ CHANNELS = {  # of the latents that a model takes
 }
 
 
-def variant_of(taken: int, given: int) -> str:
+def variant_of(in_channels: int, out_channels: int) -> str:
     """What a model is that takes and gives so many latent channels, where Wan 2.1 has LATENT_CHANNELS."""
-    if taken == given == wan22.CHANNELS_5B:
+    if in_channels == out_channels == wan22.CHANNELS_5B:
         return f"{wan22.MODEL_5B}, whose VAE cannot be streamed here"
-    kind = CHANNELS.get(taken, "another variant of Wan")
-    return f"{kind}, which takes {taken} latent channels and gives {given}"
+    kind = CHANNELS.get(in_channels, "another variant of Wan")
+    return f"{kind}, which takes {in_channels} latent channels and gives {out_channels}"

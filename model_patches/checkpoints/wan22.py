@@ -1,4 +1,4 @@
-"""All that is known here of Wan 2.2, none of whose models a stream runs: what tells each, and its name.
+"""All that is known here of Wan 2.2, none of whose models a stream runs: the sign of each, and its name.
 
 Its 5B has latents and a VAE of its own. Its 14B is two models of Wan 2.1's exact keys and sizes, one for the
 high half of the noise levels and one for the low; nothing in the tensors tells them from Wan 2.1 or from each
@@ -21,10 +21,10 @@ EXPERT = re.compile(r"(?<![a-z])(high|low)[ _.-]?noise(?![a-z])|a14b.*[ _-](high
 
 def expert_warning(name: str) -> str | None:
     """A sentence if a file's name says that it is one expert of the 14B, else None."""
-    found = EXPERT.search(Path(name).stem.lower())
-    if found is None:
+    match = EXPERT.search(Path(name).stem.lower())
+    if match is None:
         return None
-    half = found[1] or found[2]
+    half = match[1] or match[2]
     return (
         f"{Path(name).name} is called like the {half}-noise expert of {NAME_14B}, which was trained for one "
         f"half of the noise levels and on whole clips; a stream runs all its steps on one model, so its "

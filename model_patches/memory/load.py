@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..arch.wan import WanModel
 from ..attention.rope import layout_of
-from ..checkpoints.files import FLOATS, compute_dtype, match, open_tensors, shapes_of, some
+from ..checkpoints.files import FLOATS, check_shapes, compute_dtype, first_few, open_tensors, shapes_of
 from ..checkpoints.lora import Lora, lora_from
-from ..checkpoints.nesting import unpickled
+from ..checkpoints.nesting import unpickle
 from .coupling import training_of
 from .encoder import EncoderConfig, MemoryEncoder
 from .names import Names, sort_names
@@ -40,21 +40,21 @@ LAYER = re.compile(r"layers\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MemoryFile:
-    """A memory as it was loaded; its text is for a log."""
+    """A memory, checked against its model; its text is for a log."""
 
     path: Path
     encoder: MemoryEncoder  # frozen
     lora: Lora | None
     fingerprint: str  # SHA-256 of the encoder's tensors as they are in the file
     metadata: Mapping[str, Any]  # the file's entry `memory`
-    names: Names  # what was found where
+    names: Names  # of the file's tensors, by what they are
     coverage: tuple[int, int]  # linear layers of the model's blocks that the LoRA changes, and all of them
-    in_weights: bool = False  # the model itself was taught this memory; the LoRA was left in the file
+    in_model: bool = False  # the model's own weights were trained with this memory: its LoRA is not used
 
     @property
     def changes_the_model(self) -> bool:
-        """Whether what was trained with the memory is, or is to be, in the model's weights."""
-        return self.in_weights or self.lora is not None
+        """Whether the model's weights are trained with the memory, by a LoRA to be added or by themselves."""
+        return self.in_model or self.lora is not None
 
     def __str__(self) -> str:
         config, names = self.encoder.config, self.names
@@ -62,8 +62,8 @@ class MemoryFile:
         lines = [
             f"memory {self.path}: {len(names.encoder)} tensors "
             + (f"under {names.root!r}" if names.root else "at the root")
-            + (f", beside {', '.join(names.beside)}, which were left" if names.beside else "")
-            + (f"; {names.others} tensors of the model were not read" if names.others else ""),
+            + (f"; not used: {', '.join(names.unused)}" if names.unused else "")
+            + (f"; {names.others} tensors of the model not read" if names.others else ""),
             f"{config.layers} layers of {config.dim}, {config.num_heads} heads, {config.frames} x "
             f"{config.grid_height} x {config.grid_width} = {config.tokens} memory tokens, fingerprint "
             f"{self.fingerprint[:16]}",
@@ -75,8 +75,8 @@ class MemoryFile:
         return "\n".join(lines)
 
     def _changes(self) -> str:
-        if self.in_weights:
-            return "the model's own weights were taught this memory: a LoRA in the file was left"
+        if self.in_model:
+            return "the model's own weights were trained with this memory: a LoRA in the file is not used"
         if self.lora is None:
             return "no LoRA"
         return (
@@ -92,64 +92,65 @@ def load_memory(
     device: str | torch.device = "cpu",
     *,
     grid: Grid | None = None,
-    taught: str = "",
+    model_memory: str = "",
 ) -> MemoryFile:
-    """The memory of a .safetensors file or of what torch.save wrote, fit for the model it will work in.
+    """The memory of a .safetensors or .pt file, checked against the model it is to work in.
 
-    model: that or any module tree under Wan's names; its weights are not touched. dtype of the encoder, None:
-    the file's; the LoRA stays as stored. grid: frames, rows and columns of the state's tokens, None: the
-    file's entry `memory`, else the published one. taught: fingerprint of the memory that the model's own
-    weights were taught to read when it had been converted to VideoMLA's attention; no other is taken, the
-    encoder is put in its heads' order and the LoRA, which is of the dense model, is left out. Raises
-    ValueError for anything missing, left over or unfit.
+    model: that or any module tree under Wan's names; its weights are not changed. dtype: of the encoder,
+    None for the file's; the LoRA stays as stored. grid: frames, rows and columns of the state's tokens, None
+    for the file's entry `memory`, else the published one. model_memory: fingerprint of the memory that the
+    model's own weights were trained with after its conversion to VideoMLA's attention, "" for none: no other
+    is taken, the encoder is put in its heads' order, and the LoRA, which is of the dense model, is not used.
+    Raises FileNotFoundError, and ValueError for a tensor that is missing, left over or of another shape, for
+    NaN, and for metadata or a LoRA that does not fit.
     """
     path = Path(path)
-    with _opened(path) as (names, read, entries):
+    with _open(path) as (names, read, metadata):
         sorted_names = sort_names(f"{WHERE}: {path}", names)
         tensors = {key: read(name) for key, name in sorted_names.encoder.items()}
         matrices = {key: read(name) for key, name in sorted_names.lora.items()}
-    about = _about(path, entries)
+    about = _memory_entry(path, metadata)
     config = _config(path, tensors, model, about, grid)
     encoder = _encoder(path, tensors, config)
     _check_numbers(path, tensors | matrices)
     fingerprint, lora = _fingerprint(tensors), None
-    if taught:
-        _check_taught(path, fingerprint, taught)
+    if model_memory:
+        _check_same(path, fingerprint, model_memory)
     elif matrices:
         lora = lora_from(f"{WHERE}: {path}", matrices, about.get("alpha"))
         _check_lora(path, lora, model, about)
     dtype = compute_dtype(WHERE, path, dtype or tensors["query_init"].dtype)
     encoder.load_state_dict({key: value.to(device, dtype) for key, value in tensors.items()}, assign=True)
-    covered = (0, 0) if lora is None else lora.coverage(model)
+    coverage = (0, 0) if lora is None else lora.coverage(model)
     encoder.requires_grad_(False).eval()
-    if taught:
+    if model_memory:
         encoder = for_layout(encoder, layout_of(model))
-    return MemoryFile(path, encoder, lora, fingerprint, about, sorted_names, covered, bool(taught))
+    return MemoryFile(path, encoder, lora, fingerprint, about, sorted_names, coverage, bool(model_memory))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor], Mapping[str, str]]]:
-    """(names, a reader of one tensor, metadata); a base file holds gigabytes of others, which stay there."""
+def _open(path: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor], Mapping[str, str]]]:
+    """(names, reader of one tensor, metadata); a base file's other tensors, gigabytes, stay on disk."""
     if path.suffix == ".safetensors":
         with open_tensors(WHERE, path, WANTED) as file:
             yield list(file.keys()), file.get_tensor, file.metadata() or {}
     else:
-        tensors = dict(_flat(unpickled(WHERE, path, WANTED)))
+        tensors = dict(_flatten(unpickle(WHERE, path, WANTED)))
         yield list(tensors), tensors.__getitem__, {}
 
 
-def _flat(found: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Tensors of dicts in dicts, under names joined by points."""
-    if isinstance(found, Tensor):
-        yield prefix.removesuffix("."), found
-    elif isinstance(found, Mapping):
-        for key, value in found.items():
-            yield from _flat(value, f"{prefix}{key}.")
+    if isinstance(value, Tensor):
+        yield prefix.removesuffix("."), value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}{key}.")
 
 
-def _about(path: Path, entries: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata's entry `memory`, {} for none."""
-    text = entries.get("memory", "{}")
+def _memory_entry(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata's entry `memory`, {} for none; ValueError for numbers that cannot be."""
+    text = metadata.get("memory", "{}")
     try:
         about: Any = json.loads(text)
     except ValueError:
@@ -166,7 +167,7 @@ def _about(path: Path, entries: Mapping[str, str]) -> dict[str, Any]:
         wrong.append(f"alpha {alpha!r}")
     if wrong:
         raise ValueError(
-            f"{WHERE}: the metadata entry `memory` of {path} has {some(wrong)}; {', '.join(COUNTS)} are "
+            f"{WHERE}: the metadata entry `memory` of {path} has {first_few(wrong)}; {', '.join(COUNTS)} are "
             f"whole numbers of 1 or more, alpha is greater than 0. Write the file again."
         )
     return about
@@ -193,7 +194,7 @@ def _config(
             f"{WHERE}: the memory in {path} is for models of {shape[2]} channels, this one has {dim}; take "
             f"the memory that was trained with this model."
         )
-    indices = [int(found[1]) for key in tensors if (found := LAYER.match(key))]
+    indices = [int(match[1]) for key in tensors if (match := LAYER.match(key))]
     frames, height, width = _grid(path, shape[1], about, grid) if "query_init" in tensors else (1, 1, 1)
     normed = "norm_k_out.weight" in tensors
     return EncoderConfig(dim, heads, frames, height, width, max(indices, default=0) + 1, normed)
@@ -222,7 +223,7 @@ def _encoder(path: Path, tensors: Mapping[str, Tensor], config: EncoderConfig) -
         encoder = MemoryEncoder(config)
     shapes = shapes_of(tensors)
     sizes = f"the model has {config.dim} channels, and all layers must fit it"
-    match(WHERE, path, shapes, encoder, "a whole memory encoder", sizes)
+    check_shapes(WHERE, path, shapes, encoder, "a whole memory encoder", sizes)
     return encoder
 
 
@@ -230,14 +231,14 @@ def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
     packed = [f"{key} is {value.dtype}" for key, value in tensors.items() if value.dtype not in FLOATS]
     if packed:
         raise ValueError(
-            f"{WHERE}: {len(packed)} tensors in {path} are not kept as plain numbers ({some(packed)}); "
+            f"{WHERE}: {len(packed)} tensors in {path} are not plain numbers ({first_few(packed)}); "
             f"give a file in {', '.join(map(str, FLOATS))}."
         )
     broken = [key for key, value in tensors.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(
-            f"{WHERE}: {len(broken)} tensors in {path} hold NaN or infinite numbers ({some(broken)}); copy "
-            f"or download it again."
+            f"{WHERE}: {len(broken)} tensors in {path} hold NaN or infinite numbers ({first_few(broken)}); "
+            f"copy or download it again."
         )
 
 
@@ -246,9 +247,9 @@ def _check_lora(path: Path, lora: Lora, model: WanModel, about: Mapping[str, Any
     rank, *others = lora.ranks
     if lora.alphas or others:
         raise ValueError(
-            f"{WHERE}: the LoRA in {path} has ranks {some(map(str, lora.ranks))} and {lora.alphas} layers "
-            f"with an alpha of their own; that of a memory has one rank, and one alpha in the metadata entry "
-            f"`memory`. Write the file again."
+            f"{WHERE}: the LoRA in {path} has ranks {first_few(map(str, lora.ranks))} and {lora.alphas} "
+            f"layers with an alpha of their own; that of a memory has one rank, and one alpha in the "
+            f"metadata entry `memory`. Write the file again."
         )
     if about.get("rank", rank) != rank:
         raise ValueError(
@@ -259,11 +260,11 @@ def _check_lora(path: Path, lora: Lora, model: WanModel, about: Mapping[str, Any
         raise ValueError(f"{WHERE}: {path}: {refusal}")
 
 
-def _check_taught(path: Path, fingerprint: str, taught: str) -> None:
-    if fingerprint != taught:
+def _check_same(path: Path, fingerprint: str, model_memory: str) -> None:
+    if fingerprint != model_memory:
         raise ValueError(
-            f"{WHERE}: the memory in {path} has the fingerprint {fingerprint[:16]}, the model was taught to "
-            f"read {taught[:16]}; take the memory it was taught with, or the model before it was converted."
+            f"{WHERE}: the memory in {path} has the fingerprint {fingerprint[:16]}, the model was trained "
+            f"with {model_memory[:16]}; take the memory it was trained with, or the model before conversion."
         )
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ..checkpoints.files import some
+from ..checkpoints.files import first_few
 from ..checkpoints.nesting import MEMORY, WRAPPERS
 
 SIGNS = ("query_init", "gate_linear.weight")  # of every encoder and of nothing else
@@ -27,7 +27,7 @@ class Names:
     encoder: Mapping[str, str]  # name in the encoder -> name in the file
     root: str  # what stands before the encoder's names
     lora: Mapping[str, str]  # name in the adapter -> name in the file
-    beside: tuple[str, ...]  # other encoders and adapters, which are left
+    unused: tuple[str, ...]  # other encoders and adapters, which are left
     others: int  # tensors that are of neither
 
 
@@ -82,15 +82,15 @@ def _chosen(where: str, roots: Collection[str], names: Collection[str], has_lora
         raise ValueError(
             f"{where} holds "
             + ("a LoRA without the memory that was trained with it" if has_lora else "no memory encoder")
-            + f" ({len(names)} tensors: {some(sorted(names)) or 'none'}); give Echo-Infinity's base file, "
-            f"its file of LoRA and `query_memory_encoder`, or a memory made by Rivulet."
+            + f" ({len(names)} tensors: {first_few(sorted(names)) or 'none'}); give Echo-Infinity's base "
+            f"file, its file of LoRA and `query_memory_encoder`, or a memory made by Rivulet."
         )
     likely = [root for root in roots if not root.partition(".")[0].endswith("ema")] or list(roots)
     # at the root: trained with the LoRA, in the place of the base file's
     likely = [MEMORY] if MEMORY in likely else likely
     if len(likely) > 1:
         raise ValueError(
-            f"{where} holds {len(likely)} memory encoders, under {some(sorted(likely))}, and it cannot be "
-            f"told which is meant; save one alone."
+            f"{where} holds {len(likely)} memory encoders, under {first_few(sorted(likely))}; which one is "
+            f"meant is not known. Save one alone."
         )
     return likely[0]

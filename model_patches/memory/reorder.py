@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor
 
-from ..arch.rotary import RopeLayout, turned_channels
+from ..arch.rotary import RopeLayout, rotary_channels
 from .encoder import EncoderLayer, MemoryEncoder
 
 
@@ -30,7 +30,7 @@ def for_layout(encoder: MemoryEncoder, layout: RopeLayout | None) -> MemoryEncod
             f"Memory: the converted model's heads have {layout.head_dim} channels, the encoder's {head_dim}; "
             f"take the encoder that was trained with the model before it was converted."
         )
-    turns = turned_channels(layout, head_dim)
+    turns = rotary_channels(layout, head_dim)
     order = [channel for channel in range(head_dim) if channel not in turns] + turns
 
     def reordered(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import wan22
-from ..checkpoints.files import Shapes, match, open_tensors, shapes_in, some
+from ..checkpoints.files import Shapes, check_shapes, first_few, open_tensors, shapes_in
 from ..geometry import LATENT_CHANNELS
 from .tiny import WIDTH_KEYS, TinyDecoder
 from .wan import WanVAE
@@ -34,7 +34,7 @@ def load_vae(
         with torch.device("meta"):
             vae = WanVAE(width)
         sizes = f"{WIDTH_KEY} makes it a VAE of width {width}"
-        match("load_vae", path, shapes, vae, "Wan 2.1 VAE files", sizes)
+        check_shapes("load_vae", path, shapes, vae, "Wan 2.1 VAE files", sizes)
         vae.load_state_dict({key: file.get_tensor(key).to(dtype) for key in shapes}, assign=True)
     return vae.requires_grad_(False).eval()
 
@@ -60,11 +60,11 @@ def load_tiny(
         if takes_vae_units is None:
             takes_vae_units = units_by_name(path)
         widths = [shapes[key][0] for key in WIDTH_KEYS]
-        sizes = f"{some(WIDTH_KEYS)} give it the widths {widths}"
+        sizes = f"{first_few(WIDTH_KEYS)} give it the widths {widths}"
         with torch.device("meta"):
             model = TinyDecoder(widths, takes_vae_units)
         wished = {key: shape for key, shape in shapes.items() if not key.startswith("encoder.")}
-        match("load_tiny", path, wished, model, "TAEHV decoders for Wan 2.1", sizes)
+        check_shapes("load_tiny", path, wished, model, "TAEHV decoders for Wan 2.1", sizes)
         model.load_state_dict({key: file.get_tensor(key).to(dtype) for key in wished}, assign=True)
     return model.requires_grad_(False).eval()
 
@@ -88,7 +88,7 @@ def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:
         if WIDTH_KEY in shapes:
             raise ValueError(f"load_tiny: {path} is no tiny decoder but a whole VAE; read it with load_vae.")
         raise ValueError(
-            f"load_tiny: {path} is no tiny decoder of the TAEHV family (it has no {some(absent)}); take "
+            f"load_tiny: {path} is no tiny decoder of the TAEHV family (it has no {first_few(absent)}); take "
             f"taew2_1 or lighttaew2_1."
         )
     channels = shapes[WIDTH_KEYS[0]][1]

@@ -11,7 +11,7 @@ import comfy.sd
 import torch
 
 from ...model_patches.checkpoints.checkpoint import FUSED_ORDERS, Checkpoint, open_checkpoint
-from ...model_patches.checkpoints.files import some
+from ...model_patches.checkpoints.files import first_few
 from ...model_patches.checkpoints.lora import LoraFile, read_lora
 from .lora import patches_of, weight_key
 
@@ -51,7 +51,7 @@ def load(source: Source, disable_dynamic: bool = False) -> Any:
 
 def patcher_of(checkpoint: Checkpoint, source: Source, disable_dynamic: bool = False) -> Any:
     """The host's ModelPatcher of what was read, whose tensors are handed over: the host takes them out."""
-    metadata = checkpoint.sized_metadata()
+    metadata = checkpoint.metadata_with_sizes()
     if checkpoint.mla is not None:
         from .mla import told
 
@@ -94,7 +94,7 @@ def with_lora(model: Any, path: Path, strength: float) -> tuple[Any, LoraFile]:
     ]
     if wrong:
         raise ValueError(
-            f"{WHERE}: {len(wrong)} of {len(layers)} layers of {path.name} ({some(wrong)}) are not in "
+            f"{WHERE}: {len(wrong)} of {len(layers)} layers of {path.name} ({first_few(wrong)}) are not in "
             f"this model or have another size there; it is a LoRA of another model. Choose the one that "
             f"belongs to this checkpoint, or none."
         )

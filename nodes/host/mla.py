@@ -27,8 +27,8 @@ KIND = "rivulet_video_mla"  # key of a state dict's metadata that no other loade
 class HostMlaAttention(MlaAttention):
     """VideoMLA's layers with the host's own forward, which asks them for whole heads."""
 
-    def __init__(self, dim: int, num_heads: int, *rest: Any, **placed: Any) -> None:
-        super().__init__(dim, num_heads, *rest, **placed)
+    def __init__(self, dim: int, num_heads: int, *rest: Any, **factory: Any) -> None:
+        super().__init__(dim, num_heads, *rest, **factory)
         self.head_dim = dim // num_heads
 
     forward = WanSelfAttention.forward
@@ -64,10 +64,10 @@ class HostMlaModel(WanModel):
 
         def block(*arguments: Any, operation_settings: Mapping[str, Any], **named: Any) -> WanAttentionBlock:
             made = WanAttentionBlock(*arguments, operation_settings=operation_settings, **named)
-            placed = {name: operation_settings[name] for name in ("device", "dtype")}
+            factory = {name: operation_settings[name] for name in ("device", "dtype")}
             dense = made.self_attn
             made.self_attn = HostMlaAttention(
-                dense.dim, dense.num_heads, sizes, dense.eps, operation_settings["operations"], **placed
+                dense.dim, dense.num_heads, sizes, dense.eps, operation_settings["operations"], **factory
             )
             return made
 

@@ -86,7 +86,7 @@ def export(student: MlaModel, out: Path, metadata: Mapping[str, str], results: d
     about = {"config": json.dumps({"transformer": stored}), "converted": json.dumps(results)}
     if "recipe" in metadata:
         recipe = json.loads(metadata["recipe"])
-        trained = f"{recipe['trained']}; converted to {student.sizes.kept} numbers a token"
+        trained = f"{recipe['trained']}; converted to {student.sizes.cache_channels} numbers a token"
         about["recipe"] = json.dumps(recipe | {"trained": trained})
     path = out / models.MLA_FILE
     save_tensors(tensors, path, about)
@@ -157,7 +157,7 @@ def _check_memory(
     )
     needed = estimate(job)
     if distributed.rank() == 0:
-        latent, full = preset.sizes.kept, 2 * dense.config.dim
+        latent, full = preset.sizes.cache_channels, 2 * dense.config.dim
         print(
             f"{full} -> {latent} numbers of a token and layer: {full / latent:.1f} times fewer",
             file=sys.stderr,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...model_patches.arch.mla import MlaAttention
 from ...model_patches.arch.parts import project_qkv
-from ...model_patches.arch.rotary import turned_channels
+from ...model_patches.arch.rotary import rotary_channels
 from ...model_patches.arch.tree import AttentionTree
 
 RIDGE = 1e-5  # of the mean variance: directions that hardly occur are not divided by
@@ -103,7 +103,7 @@ def initialize_attention(
     heads, head_dim = student.num_heads, student.sizes.rope.head_dim
     tokens = TokenMoments(moments, "kv_down" in student.sizes.biases)
     q, k, v = (tokens.fit(moments.mean(name)).unflatten(0, (heads, head_dim)) for name in ("qx", "kx", "vx"))
-    turns = turned_channels(student.sizes.rope, head_dim)
+    turns = rotary_channels(student.sizes.rope, head_dim)
     stays = [channel for channel in range(head_dim) if channel not in turns]
     query_moments, still = moments.mean("qq"), heads * len(stays)
     shared, q_turned = _share_rotary_key(

@@ -157,8 +157,8 @@ def _learners(
             )
         if chosen.go_back:
             raise ValueError("--go-back is for the dense model's low-rank changes; a converted one has none.")
-        teacher = MemoryRollout(memory.lora.merged(pocket.dit).requires_grad_(False), memory.encoder, frames)
-        student = shared_layers(memory.lora).merged(dit)
+        teacher = MemoryRollout(memory.lora.merge(pocket.dit).requires_grad_(False), memory.encoder, frames)
+        student = shared_layers(memory.lora).merge(dit)
         if chosen.start:
             load_attentions(student, chosen.start, memory.fingerprint)
         unchanged = MemoryRollout(pocket.dit, memory.encoder, frames)

@@ -140,7 +140,7 @@ def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable
     """What makes each policy's contestant. All but the converted one run the same weights."""
     found = load_memory(folder / models.MEMORY_FILE, pocket.dit, torch.float32)
     assert found.lora is not None, "the pocket's memory was trained with changes of its model"
-    dit, remembering = found.lora.merged(pocket.dit), LearnedMemory(found.encoder, found.fingerprint)
+    dit, remembering = found.lora.merge(pocket.dit), LearnedMemory(found.encoder, found.fingerprint)
 
     def latent() -> Contestant:
         seen = replace(pocket, dit=dit, recipe=replace(pocket.recipe, preset=MEMORY.name))
@@ -151,7 +151,9 @@ def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable
 
     def mla() -> Contestant:
         own = load_pocket(folder, dit_file=models.MLA_MEMORY_FILE)
-        taught = load_memory(folder / models.MEMORY_FILE, own.dit, torch.float32, taught=own.recipe.taught)
+        taught = load_memory(
+            folder / models.MEMORY_FILE, own.dit, torch.float32, model_memory=own.recipe.taught
+        )
         memory = LearnedMemory(taught.encoder, taught.fingerprint)
         return Contestant("learned+mla", own.dit, MEMORY, MlaFormat.of(own.dit), memory)
 

@@ -45,7 +45,7 @@ def remembering(pocket: Pocket, name: str, path: Path | None = None) -> tuple[Po
             f"--memory-file, or measure off and ema."
         )
     try:
-        file = load_memory(path, pocket.dit, torch.float32, taught=pocket.recipe.taught)
+        file = load_memory(path, pocket.dit, torch.float32, model_memory=pocket.recipe.taught)
     except ValueError as error:
         raise SystemExit(f"bench: {error}") from error
     positions = preset(str(file.metadata.get("preset", POSITIONS)))
@@ -54,7 +54,7 @@ def remembering(pocket: Pocket, name: str, path: Path | None = None) -> tuple[Po
         raise SystemExit(f"bench: {path}: {refusal}")
     geometry = config.geometry
     encoder = for_grid(file.encoder, geometry.grid_height, geometry.grid_width)
-    dit = pocket.dit if file.lora is None else file.lora.merged(pocket.dit)
+    dit = pocket.dit if file.lora is None else file.lora.merge(pocket.dit)
     said = file.metadata.get("trained", f"fingerprint {file.fingerprint[:16]}")
     trained = f"{pocket.recipe.trained}; with {path.name}, {said}"
     recipe = replace(pocket.recipe, preset=positions.name, trained=trained)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.model_patches.checkpoints.recipes import recipe_named
+from rivulet.model_patches.checkpoints.recipes import find_recipe
 from rivulet.tests.engine.checkpoints.published_files import (
     BY_NAME,
     FAMILIES,
@@ -32,7 +32,7 @@ def test_every_family_streams_as_the_weights_it_was_written_from(family, load_fi
     model = written(family.recipe)
     loaded, report = load_file(family.file)
     assert not [line for line in caplog.messages if "missing" in line or "unexpected" in line]
-    record = recipe_named(family.recipe)
+    record = find_recipe(family.recipe)
     config = configured(loaded, 32, 48, FROM_MODEL, 0, 0.0)
     assert (config.preset.name, config.block_frames, config.cfg) == (record.preset, record.block_frames, 1.0)
     assert config.sigmas == record.sigmas
@@ -260,7 +260,11 @@ REFUSED = [
         r"recipe videomla is for another self-attention than one.safe",
     ),
     ("one.safetensors", {"lora_file": "absent.safetensors"}, r"no absent.safetensors in models/loras"),
-    ("one.safetensors", {"weights": "generator"}, r"has no 'generator'; leave `nest` out"),
+    (
+        "one.safetensors",
+        {"weights": "generator"},
+        r"has no weights called 'generator'; it has one copy",
+    ),
     ("page.safetensors", {}, r"is a web page, not a model"),
     ("lora.safetensors", {}, r"is a LoRA.* give this file as its LoRA"),
     (

@@ -91,7 +91,7 @@ def test_the_host_streams_what_the_engine_streams(models, memory_file, rememberi
     dit = open_checkpoint(models / "plain.safetensors").load(torch.float32)
     file = load_memory(memory_file, dit)
     policy = of(model).policy_for(config, torch.device("cpu"))
-    own = file.lora.merged(dit)
+    own = file.lora.merge(dit)
     negative = prompt(1)[0][0] if cfg != 1 else None
     begun = engine.init(own, prompt(0)[0][0], config, negative, memory=policy)
     made = list(engine.take(own, begun, 6))
@@ -248,7 +248,7 @@ def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_
     from rivulet.pocket.models import MEMORY_FILE, MLA_MEMORY_FILE, WEIGHTS, load_pocket
 
     pocket = load_pocket(dit_file=MLA_MEMORY_FILE)
-    file = load_memory(WEIGHTS / MEMORY_FILE, pocket.dit, torch.float32, taught=pocket.recipe.taught)
+    file = load_memory(WEIGHTS / MEMORY_FILE, pocket.dit, torch.float32, model_memory=pocket.recipe.taught)
     config = replace(pocket.config(seed=4), preset="pocket_memory", sigmas=(1.0, 0.6), first_sigmas=())
     text, policy = (
         pocket.encode("a red circle on a green ground"),
@@ -278,7 +278,7 @@ def test_a_model_of_latents_that_was_taught_no_memory_or_another_is_refused_one(
 
     model = RivuletPocketModel.execute("VideoMLA's, for Evolving Memory").args[0]
     recipe.give(model, replace(recipe.of(model), taught="0123456789abcdef0"))
-    with pytest.raises(ValueError, match="the model was taught to read 0123456789abcdef; take the memory"):
+    with pytest.raises(ValueError, match="the model was trained with 0123456789abcdef; take the memory"):
         RivuletMemory.execute(model, "learned", BUILT_IN, False, 0.999)
     model = RivuletPocketModel.execute("VideoMLA's").args[0]
     with pytest.raises(ValueError, match="keeps VideoMLA's latents and was not taught to read a memory"):

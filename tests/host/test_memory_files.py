@@ -22,7 +22,7 @@ def test_the_hosts_model_takes_the_file_and_patches_as_the_engine_merges(load, m
     patches = patches_of(got.lora)
     assert set(patcher.add_patches(patches)) == set(patches)
     own = open_checkpoint(models / "plain.safetensors").load(torch.float32)
-    merged = got.lora.merged(own)
+    merged = got.lora.merge(own)
     for layer, (a, b, _) in got.lora.layers.items():
         key, name = weight_key(layer), f"{layer}.weight"
         weight = own.get_parameter(name).float().clone()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.checkpoints.recipes import PublishedRecipe, recipe_named
+from rivulet.model_patches.checkpoints.recipes import PublishedRecipe, find_recipe
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.sampler.noise import block_noise
 from safetensors.torch import load_file, save_file
@@ -52,7 +52,7 @@ class Peer:
     @property
     def recipe(self) -> PublishedRecipe:
         """The record of the engine."""
-        return recipe_named(self.recipe_name)
+        return find_recipe(self.recipe_name)
 
     @property
     def preset(self) -> str:

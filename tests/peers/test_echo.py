@@ -312,7 +312,7 @@ def test_a_file_that_the_released_classes_make_is_read_whole(peer, tmp_path, tra
         read = module.state_dict()
         assert read.keys() == expected.keys()
         assert all(torch.equal(read[key], expected[key]) for key in read)
-    assert memory.encoder.config.normalize_keys == (training == "std") and memory.names.beside == ()
+    assert memory.encoder.config.normalize_keys == (training == "std") and memory.names.unused == ()
 
 
 def test_a_file_of_lora_and_encoder_is_read_whole(peer, tmp_path):

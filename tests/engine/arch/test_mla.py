@@ -152,7 +152,7 @@ def test_published_sizes_have_the_published_parameters():
     assert (
         round(count / 1e6, 2) == 5.58 and round(sum(p.numel() for p in dense.parameters()) / 1e6, 2) == 9.45
     )
-    assert MlaSizes().kept == 224 and MlaSizes().rope.still == 96
+    assert MlaSizes().cache_channels == 224 and MlaSizes().rope.still == 96
 
 
 def test_a_model_keeps_wans_names_and_every_other_layer():

@@ -9,7 +9,7 @@ import torch
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.checkpoints._families import structure_of
 from rivulet.model_patches.checkpoints.checkpoint import DENSE, VIDEO_MLA, open_checkpoint
-from rivulet.model_patches.checkpoints.recipes import recipe_named
+from rivulet.model_patches.checkpoints.recipes import find_recipe
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.step import StreamConfig, init, step
 from rivulet.tests.engine.checkpoints.published_files import (
@@ -48,7 +48,7 @@ def test_one_block_of_the_loaded_model_is_that_of_the_weights_it_was_written_fro
     torch.manual_seed(3)
     model = family.model(small=True)
     path = family.write(tmp_path, model)
-    found = read(path, prefer=recipe_named(family.recipe).copy)
+    found = read(path, prefer=find_recipe(family.recipe).copy)
     recipe = found.recipe(file=family.file).recipe
     loaded = found.load(torch.float32)
     config = StreamConfig(Geometry(32, 32), recipe.preset, recipe.block_frames, recipe.sigmas[:2])
@@ -69,7 +69,7 @@ def test_the_copy_that_is_preferred_is_taken_and_the_others_are_told(tmp_path):
         found = read(path, **options)
         assert found.nest == (name,) and (not found.tensors["head.head.weight"].any()) is zero
         assert f"from {name} (left: " in str(found)
-    with pytest.raises(ValueError, match=r"has no 'ema'; leave `nest` out, or give one of "):
+    with pytest.raises(ValueError, match=r"has no weights called 'ema'; there are generator, generator_ema"):
         read(path, copy="ema")
 
 
@@ -121,7 +121,7 @@ def test_a_whole_checkpoint_gives_its_diffusion_model_alone(weights, tmp_path):
     }
     path = small_file(tmp_path, {f"model.diffusion_model.{k}": v for k, v in weights.items()} | beside)
     found = read(path)
-    assert found.tensors.keys() == weights.keys() and found.beside == ("text_encoders", "vae")
+    assert found.tensors.keys() == weights.keys() and found.unused == ("text_encoders", "vae")
 
 
 def test_scales_of_quantised_weights_stay_beside_them(weights, tmp_path):
@@ -136,7 +136,7 @@ def test_sizes_that_keys_tell_are_said_in_the_metadata(weights, tmp_path):
     stored = {"config": json.dumps({"transformer": {"num_heads": 2, "causal_ar": True}}), "recipe": "{}"}
     found = read(small_file(tmp_path, weights, metadata=stored))
     assert found.metadata == stored
-    metadata = found.sized_metadata()
+    metadata = found.metadata_with_sizes()
     assert json.loads(metadata["config"])["transformer"] == {
         "text_dim": 64, "freq_dim": 256, "num_heads": 2, "causal_ar": True,
     }  # fmt: skip
@@ -283,7 +283,7 @@ def test_dicts_that_hold_no_model_are_told(weights, tmp_path):
     path = tmp_path / "x.pt"
     for stored, words in (
         ({"generator_lora": lora_of(WanModel(SMALL), 2)}, r"holds a LoRA \(generator_lora\).*as its LoRA"),
-        ({"critic": weights}, r"holds critic; give the one to take"),
+        ({"critic": weights}, r"holds critic, none known as a model's weights; name the one to take"),
         ([torch.zeros(2)], r"holds a list, not tensors by name"),
         ({"epoch": 3}, r"epoch in .* are no tensors"),
     ):

@@ -12,7 +12,7 @@ import torch
 from rivulet.model_patches.arch.mla import PROJECTIONS, MlaModel, MlaSizes
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.checkpoints._mla_keys import apart, read_layout
+from rivulet.model_patches.checkpoints._mla_keys import read_layout, split_layers
 from rivulet.model_patches.checkpoints.checkpoint import DENSE, VIDEO_MLA, open_checkpoint
 from rivulet.model_patches.checkpoints.nesting import is_mla, plain_key
 from safetensors.torch import save_file
@@ -105,7 +105,7 @@ def read(tensors, **options):
 def test_every_layout_comes_back_layer_by_layer(attention, layout):
     tensors = layout(attention)
     reading = read(tensors)
-    made = apart({PRE + key: value for key, value in tensors.items()}, reading)
+    made = split_layers({PRE + key: value for key, value in tensors.items()}, reading)
     assert {key for key in attention if not key.endswith(".bias")} <= {k.removeprefix(PRE) for k in made}
     for key, value in made.items():
         assert torch.equal(value, attention[key.removeprefix(PRE)]), key
@@ -122,7 +122,7 @@ def test_parts_of_a_fused_projection_may_lie_in_blocks(attention):
     tensors = prototype(attention)
     tensors["W_q_upsampled"] = torch.cat([attention["q_up.weight"], attention["q_rope.weight"]]).T
     tensors["W_kv_upsampled"] = torch.cat([attention["k_up.weight"], attention["v_up.weight"]]).T
-    made = apart({PRE + k: v for k, v in tensors.items()}, read(tensors, order="in blocks"))
+    made = split_layers({PRE + k: v for k, v in tensors.items()}, read(tensors, order="in blocks"))
     for key in ("q_up", "q_rope", "k_up", "v_up"):
         assert torch.equal(made[f"{PRE}{key}.weight"], attention[f"{key}.weight"])
     assert "fused up-projections lie per head: assumed" in str(read(prototype(attention)))
@@ -279,11 +279,11 @@ def test_broken_files_are_refused(whole, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"give the path of a Wan 2\.1 checkpoint"):
         open_checkpoint(path)
     torch.save({"generator": whole}, path)
-    with pytest.raises(ValueError, match="has no 'ema'; leave `nest` out"):
+    with pytest.raises(ValueError, match="has no weights called 'ema'; there are generator"):
         open_checkpoint(path, copy="ema")
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(ValueError, match=r"is not a whole file of plain tensors.*Copy or download it again"):
         open_checkpoint(path)
     torch.save({"critic": whole}, path)
-    with pytest.raises(ValueError, match="holds critic; give the one to take as `nest`"):
+    with pytest.raises(ValueError, match="holds critic, none known as a model's weights"):
         open_checkpoint(path)

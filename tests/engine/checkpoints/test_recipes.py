@@ -5,7 +5,7 @@ import torch
 from rivulet.model_patches.arch.wan import WanConfig
 from rivulet.model_patches.attention.positions import PRESETS, why_not
 from rivulet.model_patches.checkpoints._families import DENSE, VIDEO_MLA, Structure
-from rivulet.model_patches.checkpoints.recipes import RECIPES, caution, choose, named_in, recipe_named
+from rivulet.model_patches.checkpoints.recipes import RECIPES, caution, choose, find_recipe, recipes_in_name
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.step import StreamConfig
 from rivulet.model_patches.stream.timeline import MODES
@@ -23,7 +23,7 @@ def test_every_record_can_be_streamed_without_an_end(recipe):
     assert why_not(config.positions, recipe.block_frames) is None
     assert recipe.positions in PRESETS and recipe.switch in MODES
     assert recipe.memory in ("off", "ema", "learned") and recipe.copy in ("generator", "generator_ema")
-    assert recipe.source and recipe.file and recipe_named(recipe.name) is recipe
+    assert recipe.source and recipe.file and find_recipe(recipe.name) is recipe
 
 
 def test_the_published_numbers():
@@ -59,7 +59,7 @@ def test_the_published_numbers():
 )
 def test_the_name_breaks_ties_and_says_so(file, name):
     choice = choose(structure(), file)
-    assert choice.recipe.name == name and choice.named
+    assert choice.recipe.name == name and choice.by_name
     assert "file's name says so; its keys and shapes are those of Self-Forcing, Causal" in choice.why
 
 
@@ -70,7 +70,7 @@ def test_a_name_never_stands_against_keys_and_shapes():
         (structure(memory=True), "echo_infinity"),
     ):
         choice = choose(found, "longlive_base.pt")
-        assert choice.recipe.name == wanted and not choice.named
+        assert choice.recipe.name == wanted and not choice.by_name
     assert choose(structure(), "krea-videomla-longlive.pt").recipe.name == "longlive"
 
 
@@ -83,7 +83,7 @@ def test_a_name_that_says_nothing_is_told_to_be_a_guess():
 
 def test_a_14b_is_krea_realtime_only_by_name():
     named, guess = (choose(structure("14B"), f"{name}-14b.safetensors") for name in ("krea", "lightx2v"))
-    assert named.named and "Krea Realtime 14B, Wan 2.1 itself alike" in named.why
+    assert named.by_name and "Krea Realtime 14B, Wan 2.1 itself alike" in named.why
     assert guess.recipe is named.recipe and guess.why.startswith("A guess")
 
 
@@ -98,26 +98,26 @@ def test_videomla_of_six_frames_names_the_other_count():
     for file in ("VideoMLA/stage3_la6_sink1/model.pt", "stage3_LA6.safetensors"):
         assert "preset videomla_6 is the alternative" in choose(found, file).why
     assert "videomla_6" not in choose(found, "stage3/model.pt").why
-    assert recipe_named("videomla").copy == "generator_ema"
+    assert find_recipe("videomla").copy == "generator_ema"
 
 
 def test_echo_infinity_is_where_its_team_publishes_it():
-    assert recipe_named("echo_infinity").file == "Echo-Team/Echo-Infinity: checkpoints/echo_infinity.pt"
+    assert find_recipe("echo_infinity").file == "Echo-Team/Echo-Infinity: checkpoints/echo_infinity.pt"
 
 
 def test_a_size_that_nobody_published_is_refused():
     with pytest.raises(ValueError, match=r"14B.*VideoMLA's attention, and no model of that kind and size"):
         choose(structure("14B", VIDEO_MLA), "model.pt")
     with pytest.raises(ValueError, match=r"no record is called 'x'; there are self_forcing, causal_forcing"):
-        recipe_named("x")
+        find_recipe("x")
 
 
 def test_records_are_found_by_the_longest_words():
-    assert [recipe.name for recipe in named_in("echo_infinity_on_longlive.pt")] == [
+    assert [recipe.name for recipe in recipes_in_name("echo_infinity_on_longlive.pt")] == [
         "echo_infinity",
         "longlive",
     ]
-    assert named_in("wan2.1_t2v_1.3B_bf16.safetensors") == []
+    assert recipes_in_name("wan2.1_t2v_1.3B_bf16.safetensors") == []
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_the_page_of_models_tells_of_every_record(root):
 
 
 def test_a_record_tells_its_numbers():
-    told = str(recipe_named("self_forcing"))
+    told = str(find_recipe("self_forcing"))
     for words in (
         "4 steps at 1000, 937.5, 833.33, 625",
         "positions infinity_rope (published: self_forcing, for 21 frames)",
@@ -163,4 +163,4 @@ def test_a_record_tells_its_numbers():
         "arXiv 2506.08009",
     ):
         assert words in told
-    assert torch.tensor(recipe_named("causvid").sigmas).diff().max() < 0
+    assert torch.tensor(find_recipe("causvid").sigmas).diff().max() < 0

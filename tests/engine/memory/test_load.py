@@ -96,8 +96,8 @@ def test_every_form_gives_the_same_memory(model, tmp_path, encoder, lora, name):
 def test_of_an_average_the_encoder_comes_from_the_weights(load, encoder, model):
     stored = base(encoder, model.state_dict())
     got = load(stored)
-    assert got.encoder.query_init.abs().max() > 0 and "model.query_memory_encoder." in got.names.beside[0]
-    assert got.names.beside == ("generator_ema.model.query_memory_encoder.",)
+    assert got.encoder.query_init.abs().max() > 0 and "model.query_memory_encoder." in got.names.unused[0]
+    assert got.names.unused == ("generator_ema.model.query_memory_encoder.",)
     assert got.names.others == 3 * len(model.state_dict())
     stored["generator_ema"] = {k: v for k, v in stored["generator_ema"].items() if "memory" not in k}
     assert load(stored).fingerprint == got.fingerprint
@@ -109,7 +109,7 @@ def test_the_encoder_beside_a_lora_takes_the_place_of_the_bases(load, encoder, l
     other = {name: tensor + 1 for name, tensor in encoder.items()}
     got = load(base(other, model.state_dict()) | second(encoder, lora))
     assert torch.equal(got.encoder.query_init, encoder["query_init"])
-    assert got.names.beside[0].startswith("generator.") and got.names.beside[-1] == "critic_lora"
+    assert got.names.unused[0].startswith("generator.") and got.names.unused[-1] == "critic_lora"
 
 
 @pytest.mark.parametrize("normed", [True, False])
@@ -122,7 +122,7 @@ def test_the_log_says_what_was_found(load, encoder, lora, model, normed):
     assert "2 layers of 24, 2 heads, 3 x 2 x 4 = 24 memory tokens" in text
     if normed:
         assert "keys normed: trained with growing positions, without a LoRA\nno LoRA" in text
-        assert "beside generator_ema.model.query_memory_encoder., which were left" in text
+        assert "; not used: generator_ema.model.query_memory_encoder." in text
     else:
         assert "LoRA of rank 4, scale 1: changes 30 of the 30 linear layers" in text and "critic_lora" in text
 
@@ -161,18 +161,18 @@ def test_a_converted_model_reads_the_memory_it_was_taught_and_no_other(tmp_path,
         latent = MlaModel(replace(SIZES_OF_MODEL, num_layers=LAYERS), MlaSizes(6, 8, layout))
     path = save(tmp_path / "l.pt", second(encoder, lora))
     dense = load_memory(path, model, grid=GRID)
-    got = load_memory(path, latent, grid=GRID, taught=dense.fingerprint)
+    got = load_memory(path, latent, grid=GRID, model_memory=dense.fingerprint)
     assert got.lora is None and got.changes_the_model and got.fingerprint == dense.fingerprint
     wanted = for_layout(dense.encoder, layout).state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in got.encoder.state_dict().items())
     assert not torch.equal(got.encoder.to_k.weight, dense.encoder.to_k.weight)
-    assert str(got).endswith("taught this memory: a LoRA in the file was left")
+    assert str(got).endswith("trained with this memory: a LoRA in the file is not used")
     encoder["to_k.bias"][3] += 1e-6
     other = save(tmp_path / "other.pt", second(encoder, lora))
     with pytest.raises(
-        ValueError, match=f"the model was taught to read {dense.fingerprint[:16]}; take the memory"
+        ValueError, match=f"the model was trained with {dense.fingerprint[:16]}; take the memory"
     ):
-        load_memory(other, latent, grid=GRID, taught=dense.fingerprint)
+        load_memory(other, latent, grid=GRID, model_memory=dense.fingerprint)
 
 
 def test_the_true_sizes_of_the_base_file(tmp_path):
@@ -235,7 +235,7 @@ UNFIT = {
     "infinity": (put("norm_x", DIM, fill=1.0), "norm_x"),
     "packed": (
         lambda e: e | {"to_k.weight": e["to_k.weight"].to(torch.float8_e4m3fn)},
-        "not kept as plain numbers (to_k.weight is torch.float8_e4m3fn); give a file in torch.float32",
+        "not plain numbers (to_k.weight is torch.float8_e4m3fn); give a file in torch.float32",
     ),
 }
 
@@ -306,9 +306,7 @@ def test_one_tensor_twice_and_two_encoders_are_refused(load, encoder):
     twice = encoder | {"_fsdp_wrapped_module.to_k.bias": encoder["to_k.bias"]}
     with pytest.raises(ValueError, match=r"to_k.bias are one tensor once wrappers are cut off"):
         load(twice)
-    with pytest.raises(
-        ValueError, match=r"holds 2 memory encoders, under one\., two\., and it cannot be told"
-    ):
+    with pytest.raises(ValueError, match=r"holds 2 memory encoders, under one\., two\.; which one is meant"):
         load({"one": encoder, "two": encoder})
 
 

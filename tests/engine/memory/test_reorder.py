@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rivulet.model_patches.arch.rotary import RopeLayout, turned_channels
+from rivulet.model_patches.arch.rotary import RopeLayout, rotary_channels
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.memory.reorder import for_layout
 
@@ -10,8 +10,8 @@ from rivulet.model_patches.memory.reorder import for_layout
 def test_turned_channels_are_those_of_the_rates():
     """Wan channels 0:12 of time, 44:54 of rows, 86:96 of columns make VideoMLA's 32."""
     wanted = [*range(12), *range(44, 54), *range(86, 96)]
-    assert turned_channels(RopeLayout.truncated(128, 32), 128) == wanted
-    nearest = turned_channels(RopeLayout.derived(128, 32), 128)
+    assert rotary_channels(RopeLayout.truncated(128, 32), 128) == wanted
+    nearest = rotary_channels(RopeLayout.derived(128, 32), 128)
     assert len(set(nearest)) == 32 and nearest[:2] == [0, 1]
 
 
@@ -19,7 +19,7 @@ def test_an_encoder_for_a_converted_model_asks_in_its_order_of_channels():
     torch.manual_seed(6)
     encoder = MemoryEncoder(EncoderConfig(256, 2, 1, 2, 2)).double().requires_grad_(False)
     layout = RopeLayout.truncated(128, 8)
-    turns = turned_channels(layout, 128)
+    turns = rotary_channels(layout, 128)
     order = [channel for channel in range(128) if channel not in turns] + turns
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.1)

@@ -336,7 +336,7 @@ def test_an_exported_memory_is_the_trained_one(tmp_path):
     found = load_memory(path, plain, torch.float32)
     for name, value in encoder.state_dict().items():
         assert torch.equal(found.encoder.state_dict()[name], value), name
-    merged = found.lora.merged(plain)
+    merged = found.lora.merge(plain)
     for name, layer in zip(adapters.names, adapters.layers, strict=True):
         torch.testing.assert_close(merged.get_submodule(name).weight, layer.folded, rtol=0, atol=1e-6)
     again = Adapters.resumed(tiny()[0], found.lora, found.lora.ranks[0])
