@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; default all"
     )
     parser.add_argument("--streams", type=int, help="prompts, each with its own noise; default 48, quick 2")
-    parser.add_argument("--seconds", type=int, help="length of the streams; default 600, quick 10")
-    parser.add_argument("--prompts", type=int, help="to calibrate on; default 24, quick 6")
+    parser.add_argument("--seconds", type=int, help="length of the streams; default 600, quick 6")
+    parser.add_argument("--prompts", type=int, help="to calibrate on; default 24, quick 4")
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     parser.add_argument(
         "--converted",
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when every format could be measured."""
     pocket = load_pocket(chosen.weights)
-    calibration = learned(pocket, chosen.prompts or (6 if chosen.quick else 24), 6 if chosen.quick else 12)
+    calibration = learned(pocket, chosen.prompts or (4 if chosen.quick else 24), 6 if chosen.quick else 12)
     beside = (chosen.weights or WEIGHTS) / MLA_FILE
     file = chosen.converted or (beside if beside.exists() else None)
     converted = None
@@ -87,7 +87,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
             seen, made = video(rows, contender, trial, chosen, first)
             first, figures = first or made, figures | seen
         if "time" in chosen.parts:
-            figures |= block_time(contender, dense, trial, pairs=8 if chosen.quick else 60)
+            figures |= block_time(contender, dense, trial, pairs=4 if chosen.quick else 60)
         rows("format", format=contender.name, weights=pocket.recipe.trained, **figures)
         points.append({"format": contender.name, **figures})
     if chosen.out:
@@ -151,7 +151,7 @@ def video(
     """What pictures show at each mark, and how near the first seconds are to the dense stream's."""
     count, seconds = (
         chosen.streams or (2 if chosen.quick else 48),
-        chosen.seconds or (10 if chosen.quick else 600),
+        chosen.seconds or (6 if chosen.quick else 600),
     )
     draw = torch.Generator().manual_seed(JUDGE_SEED + 1)
     prompts = world.sample_scenes(count, draw, band_share=0.0).prompts()

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ...model_patches.arch.mla import MlaModel
-from ...model_patches.cache.basis import Basis, LayerBasis, LayerPlan
+from ...model_patches.cache.basis import LayerPlan
 from ...model_patches.cache.calibration.allocate import Point
 from ...model_patches.cache.calibration.calibrate import Calibration, Goal, calibrate, overall
 from ...model_patches.cache.calibration.measure import layer_weights
@@ -21,7 +21,7 @@ from ...model_patches.cache.cost import CacheCost, latent_layer_bytes
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.int8 import INT8
-from ...model_patches.cache.latent import LatentFormat
+from ...model_patches.cache.latent import LatentFormat, latent_cost
 from ...model_patches.cache.mla import MlaFormat
 from ...model_patches.cache.shapes import NO_EXACT, CacheShape, Exact
 from ...model_patches.stream.step import init, take
@@ -135,24 +135,19 @@ def _latent(
     goal = Goal(token_bytes=DENSE_TOKEN_BYTES * channels / times)
     points = calibration.choose(goal) if allocated else uniform(calibration, channels, times)
     made = LatentFormat(calibration.basis(points, {}), exact)
-    return Contender(name, made, trial.pocket.dit, lambda shape: _at(made, channels, shape).cost)
+    return Contender(name, made, trial.pocket.dit, lambda shape: _cost_at(made, channels, shape))
 
 
-def _at(made: LatentFormat, channels: int, shape: CacheShape) -> LatentFormat:
-    """The format with the same shares of the width at another model's; its layers take turns."""
-    group, width = made.basis.group, shape.heads * shape.head_dim
-    plans = [made.basis.plan[layer % len(made.basis.plan)] for layer in range(shape.layers)]
-    scaled = tuple(
-        LayerPlan(
-            plan.kind, *(round(size * width / channels / group) * group for size in (plan.rank, plan.wide))
-        )
-        for plan in plans
-    )
-    bases = {
-        rank: LayerBasis(torch.zeros(width), torch.zeros(width, rank), torch.zeros(rank, width))
-        for rank in {plan.rank for plan in scaled}
-    }
-    return replace(made, basis=Basis(tuple(bases[plan.rank] for plan in scaled), scaled, group))
+def _cost_at(made: LatentFormat, channels: int, shape: CacheShape) -> CacheCost:
+    """The format's bytes with the same shares of the width at another model's; its layers take turns."""
+    basis, width = made.basis, shape.heads * shape.head_dim
+
+    def scaled(size: int) -> int:
+        return round(size * width / channels / basis.group) * basis.group
+
+    plans = [basis.plan[layer % len(basis.plan)] for layer in range(shape.layers)]
+    plan = tuple(LayerPlan(each.kind, scaled(each.rank), scaled(each.wide)) for each in plans)
+    return latent_cost(plan, basis.group, made.exact, made.name)
 
 
 def mla(trial: Trial) -> Iterator[Named]:

@@ -48,7 +48,7 @@ class Span:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
     parser.add_argument(
-        "--streams", type=int, help="prompts, each with noise of its own; default 48, quick 8"
+        "--streams", type=int, help="prompts, each with noise of its own; default 48, quick 4"
     )
     parser.add_argument("--seconds", type=int, help="length of the streams; default 600, quick 12")
     parser.add_argument("--seed", type=int, default=0)
@@ -68,7 +68,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     pocket, cache, memory = _asked_for(chosen)
     recipe = pocket.recipe
     streams, seconds = (
-        chosen.streams or (8 if chosen.quick else 48),
+        chosen.streams or (4 if chosen.quick else 48),
         chosen.seconds or (12 if chosen.quick else 600),
     )
     scenes = world.sample_scenes(

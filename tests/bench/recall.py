@@ -73,7 +73,7 @@ class Stage:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
     parser.add_argument("--policies", nargs="+", help="which to measure; default all")
-    parser.add_argument("--trials", type=int, help="stories of each length; default 200, quick 8")
+    parser.add_argument("--trials", type=int, help="stories of each length; default 200, quick 4")
     parser.add_argument("--lengths", type=int, nargs="+", help="blocks hidden; default 1 3 6 12 24")
     parser.add_argument("--batch", type=int, default=10, help="streams side by side")
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
@@ -93,7 +93,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
         return 0
     pocket = load_pocket(chosen.weights)
     lengths = tuple(chosen.lengths or (QUICK_LENGTHS if chosen.quick else LENGTHS))
-    trials = chosen.trials or (8 if chosen.quick else 200)
+    trials = chosen.trials or (4 if chosen.quick else 200)
     channels_last(pocket.vae)
     told = stories(pocket, trials, chosen.stories)
     stage = Stage(pocket, told, lengths, chosen.batch, copy.deepcopy(pocket.vae).bfloat16())
@@ -144,7 +144,7 @@ def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable
 
     def latent() -> Contestant:
         seen = replace(pocket, dit=dit, recipe=replace(pocket.recipe, preset=MEMORY.name))
-        calibration = learned(seen, 6 if quick else 16, 6 if quick else 10)
+        calibration = learned(seen, 4 if quick else 16, 6 if quick else 10)
         goal = Goal(token_bytes=DENSE_TOKEN_BYTES * dit.dim / 8)
         made = LatentFormat(calibration.basis(calibration.choose(goal), {}))
         return Contestant("learned+latent", dit, MEMORY, made, remembering)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 
+import torch
+
 from .records import Rows, machine
 
 BENCHES = {
@@ -43,6 +45,8 @@ def main(arguments: list[str]) -> int:
     options.add_argument("--quick", action="store_true", help="under a minute on two cores; rows are marked")
     bench.add_arguments(options)
     chosen = options.parse_args(arguments[1:])
+    if chosen.quick:
+        torch.set_num_threads(1)  # at these sizes a second one costs more in hand-over than it brings
     rows = Rows(name, chosen.quick)
     if getattr(chosen, "case", None) is None and not getattr(chosen, "table", False):
         rows("machine", **machine())

@@ -37,8 +37,8 @@ class Truth:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
-    parser.add_argument("--streams", type=int, help="scenes, each with noise of its own; default 24, quick 4")
-    parser.add_argument("--blocks", type=int, default=BLOCKS, help="made after what is given")
+    parser.add_argument("--streams", type=int, help="scenes, each with noise of its own; default 24, quick 2")
+    parser.add_argument("--blocks", type=int, help=f"made after what is given; default {BLOCKS}, quick 2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     parser.add_argument(
@@ -50,21 +50,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when the streams could be made and judged."""
     pocket = load_pocket(chosen.weights)
-    streams = chosen.streams or (4 if chosen.quick else 24)
+    streams = chosen.streams or (2 if chosen.quick else 24)
+    blocks = chosen.blocks or (2 if chosen.quick else BLOCKS)
     given = remembered_latents(pocket.config().positions, pocket.recipe.block_frames)
-    latents = given + chosen.blocks * pocket.recipe.block_frames
+    latents = given + blocks * pocket.recipe.block_frames
     truth = rendered(streams, chosen.seed, 1 + 4 * (latents - 1), pocket.recipe.size)
     sizes = {"streams_samples": streams, "weights": pocket.recipe.trained}
     if chosen.only in (None, "image"):
-        rows("start", case="image", **sizes, **from_image(pocket, truth, chosen.blocks, chosen.seed))
+        rows("start", case="image", **sizes, **from_image(pocket, truth, blocks, chosen.seed))
     if chosen.only in (None, "extend"):
-        for case, figures in from_video(pocket, truth, given, chosen.blocks, chosen.seed):
+        for case, figures in from_video(pocket, truth, given, blocks, chosen.seed):
             rows("start", case=case, **sizes, **figures)
-        figures = from_take(pocket, truth, given, chosen.blocks, chosen.seed)
+        figures = from_take(pocket, truth, given, blocks, chosen.seed)
         rows("start", case="extend_earlier_take", **sizes, **figures)
     if chosen.only in (None, "follow"):
         for strength in chosen.strengths or pocket.recipe.sigmas:
-            figures = followed(pocket, truth, strength, chosen.blocks, chosen.seed)
+            figures = followed(pocket, truth, strength, blocks, chosen.seed)
             rows("start", case="follow", **sizes, strength_share=strength, **figures)
     return 0
 

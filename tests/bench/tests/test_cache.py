@@ -21,7 +21,7 @@ from rivulet.model_patches.stream.step import StreamConfig, init, take
 from rivulet.tests.bench.beside import Tally, beside
 from rivulet.tests.bench.cache import nearness, totals
 from rivulet.tests.bench.cache_picture import draw
-from rivulet.tests.bench.contenders import Contender, _at, _mla_at
+from rivulet.tests.bench.contenders import Contender, _cost_at, _mla_at
 from rivulet.tests.bench.quality import Span
 from rivulet.tests.bench.records import Rows
 
@@ -104,10 +104,10 @@ def test_a_plan_keeps_its_shares_at_another_width():
     plan = (LayerPlan("latent", 128, 32), LayerPlan("latent", 64, 64))
     made = LatentFormat(Basis((layer, layer), plan, 32))
     small, wan = CacheShape(2, 1, 1, 1, 2, 128), CacheShape(30, 1, 1, 1, 12, 128)
-    same = _at(made, 256, small).cost
+    same = _cost_at(made, 256, small)
     assert same.token_bytes(small, torch.bfloat16) == made.cost.token_bytes(small, torch.bfloat16)
     expected = ((192 + 576 // 2 + 24 * 2 + 2) + (384 + 12 * 2 + 2)) / 2
-    assert _at(made, 256, wan).cost.token_bytes(wan, torch.bfloat16) == expected
+    assert _cost_at(made, 256, wan).token_bytes(wan, torch.bfloat16) == expected
 
 
 def test_a_converted_pocket_keeps_the_published_sizes_at_the_published_width():

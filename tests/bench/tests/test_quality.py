@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from rivulet.model_patches.stream import step
+from rivulet.model_patches.stream.step import step
 from rivulet.model_patches.vae.wan import TIME_STRIDE
 from rivulet.pocket import world
 from rivulet.tests.bench import quality

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from rivulet.tests.bench import run
 
 
@@ -27,6 +28,17 @@ def test_rows_follow_the_machine_and_the_status_is_the_benchmarks(bench, capsys)
     machine, place = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert machine["row"] == "machine" and machine["torch"]
     assert place == {"bench": "stream", "row": "place", "quick": True, "at_blocks": 7}
+
+
+@pytest.mark.parametrize(("quick", "threads"), [(["--quick"], 1), ([], 2)])
+def test_a_quick_run_takes_one_thread(bench, capsys, quick, threads):
+    torch.set_num_threads(2)
+    try:
+        run.main(["stream", "--blocks", "7", *quick])
+    finally:
+        torch.set_num_threads(1)
+    machine, _ = capsys.readouterr().out.splitlines()
+    assert json.loads(machine)["threads"] == threads
 
 
 @pytest.mark.parametrize("arguments", [[], ["speed"]])
