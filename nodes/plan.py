@@ -14,8 +14,10 @@ from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
 from ..model_patches.arch.wan import WanConfig
-from ..model_patches.cache.basis_file import check_sizes
 from ..model_patches.cache.cost import DENSE_COST, CacheCost
+from ..model_patches.cache.dense import DENSE
+from ..model_patches.cache.format import CacheFormat
+from ..model_patches.cache.formats import find_format
 from ..model_patches.plan.cards import cache_formats, on_cards
 from ..model_patches.plan.plan import Request, plan_stream
 from ..model_patches.plan.probe import Device, probe
@@ -106,8 +108,11 @@ class RivuletPlan(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns the model as it came, and the verdict as text; stops the run if asked to."""
         config = configured(model, width, height, preset, num_frame_per_block, cfg, sigmas)
-        request = request_of(model, vae, config, fps, seconds, cache)
-        text, fits = verdict_text(request, free_on(model.load_device, config.dtype), smaller(request))
+        dit = model.get_model_object("diffusion_model")
+        kept = (cache or CacheChoice()).format_for(config, dit)
+        request = request_of(model, vae, config, fps, seconds, kept)
+        formats, device = formats_for(request, dit), free_on(model.load_device, config.dtype)
+        text, fits = verdict_text(request, device, smaller(request, formats))
         if stop_if_too_big and not fits:
             raise ValueError(f"Plan Stream: {text} To run it all the same, switch stop_if_too_big off.")
         changed = overridden(model, preset, num_frame_per_block, cfg, sigmas)
@@ -115,8 +120,8 @@ class RivuletPlan(io.ComfyNode):
             text,
             *changed,
             _switch_text(model),
-            on_cards(request, formats_for(request)),
-            cache_text(request, cache),
+            on_cards(request, formats),
+            cache_text(request, kept),
         )
         text = " ".join(filter(None, (*told, expert_of(model))))
         return io.NodeOutput(model, text, ui=ui.PreviewText(text))
@@ -133,14 +138,15 @@ def request_of(
     config: StreamConfig,
     fps: float,
     seconds: float,
-    cache: CacheChoice | None = None,
+    cache: CacheFormat = DENSE,
 ) -> Request:
     """What a plan is asked for this MODEL of the host; vae None: Wan 2.1's. seconds 0: without end.
 
-    Raises ValueError for a model or VAE that cannot be streamed, and for a basis of other sizes.
+    Raises ValueError for a model or VAE that cannot be streamed, and for a cache made for another model.
     """
     dit = model.get_model_object("diffusion_model")
-    if refusal := why_not(dit) or (why_not_vae(vae) if vae is not None else None):
+    refusal = why_not(dit) or cache.why_not(dit) or (why_not_vae(vae) if vae is not None else None)
+    if refusal:
         raise ValueError(refusal)
     sizes = WanConfig(
         dit.dim,
@@ -162,11 +168,7 @@ def request_of(
         weights_bytes=model.model_size(),
         piece_latents=PIECE_LATENTS,
     )
-    request = replace(request, memory=memory_of(model).sizes_for(config))
-    if cache is not None:
-        if cache.basis is not None:
-            check_sizes(cache.basis, sizes.num_layers, sizes.dim)
-        request = replace(request, cache=cache.format_for(config, dit).cost)
+    request = replace(request, cache=cache.cost, memory=memory_of(model).sizes_for(config))
     if vae is None:
         return request
     decoder, piece_latents = decoder_cost(vae)
@@ -189,16 +191,19 @@ def free_on(device: torch.device, dtype: torch.dtype) -> Device:
     )
 
 
-def formats_for(request: Request) -> list[CacheCost]:
+def formats_for(request: Request, dit: Any) -> list[CacheCost]:
     """The cache formats that this model can take, the chosen one as it was chosen."""
-    chosen = request.cache
-    known = cache_formats(request.model, is_mla=chosen.name.startswith("mla"))
-    return [chosen if cost.name == chosen.name else cost for cost in known]
+    chosen, known = request.cache, cache_formats(dit)
+    others = [chosen if cost.name == chosen.name else cost for cost in known]
+    return others if chosen in others else [chosen, *others]
 
 
-def smaller(request: Request) -> list[CacheCost]:
-    """Formats to propose that need no file: int8 for dense frames, VideoMLA's own in int8."""
-    return [cost for cost in formats_for(request)[1:] if cost.name.endswith("int8")]
+def smaller(request: Request, formats: Sequence[CacheCost]) -> list[CacheCost]:
+    """Those of them to propose: they need no file, and fewer bytes than the chosen one."""
+    shape, dtype = request.cache_shape, request.stream.dtype
+    most = request.cache.token_bytes(shape, dtype)
+    ready = [cost for cost in formats if find_format(cost.name).source is None]
+    return [cost for cost in ready if cost.token_bytes(shape, dtype) < most]
 
 
 def verdict_text(request: Request, device: Device, formats: Sequence[CacheCost] = ()) -> tuple[str, bool]:
@@ -226,11 +231,11 @@ def tiny_text(request: Request, device: Device) -> str | None:
     )
 
 
-def cache_text(request: Request, cache: CacheChoice | None) -> str:
+def cache_text(request: Request, cache: CacheFormat) -> str:
     """Bytes that the stream remembers, against those of keys and values as they are."""
     shape, frames, dtype = request.cache_shape, request.cache_frames, request.stream.dtype
     size, dense = (cost.token_bytes(shape, dtype) for cost in (request.cache, DENSE_COST))
-    if cache is None or cache.name == "dense":
+    if size == dense:
         return f"Each token takes {dense:,.0f} bytes a layer in the cache."
     all_bytes, all_dense = (cost.kept_bytes(shape, frames, dtype) for cost in (request.cache, DENSE_COST))
     told = (
@@ -238,10 +243,9 @@ def cache_text(request: Request, cache: CacheChoice | None) -> str:
         f"{dense:,.0f}, {dense / size:.1f} times less: {gigabytes(all_bytes)} instead of "
         f"{gigabytes(all_dense)} with the frames that stay exact."
     )
-    if cache.basis is None:
+    if cache.error is None:
         return told
-    error = float(cache.basis.provenance["error"])
-    return f"{told} Error of attention when it was calibrated: {100 * error:.2g} %."
+    return f"{told} Error of attention when it was calibrated: {100 * cache.error:.2g} %."
 
 
 def _fits_offloaded(request: Request, device: Device) -> bool:

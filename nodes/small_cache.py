@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,31 +11,20 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..model_patches.cache.basis import Basis
-from ..model_patches.cache.basis_file import load_basis
-from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
-from ..model_patches.cache.int8 import Int8Format
-from ..model_patches.cache.latent import LatentFormat
-from ..model_patches.cache.mla import MlaFormat
+from ..model_patches.cache.formats import FORMATS, find_format
+from ..model_patches.cache.kind import CacheKind
 from ..model_patches.cache.shapes import Exact
 from ..model_patches.stream.state import StreamConfig
-from ..pocket.models import WEIGHTS
+from ..pocket.models import BASIS_FILE, WEIGHTS
 
 BasisType = io.Custom("RIVULET_BASIS")
 CacheType = io.Custom("RIVULET_CACHE")
 
 FOLDER = "rivulet"  # of models/
 SUFFIX = ".safetensors"
-POCKET_BASIS = WEIGHTS / "pocket_basis.safetensors"
+POCKET_BASIS = WEIGHTS / BASIS_FILE
 NO_FILE, BUILT_IN = "none", "built in (Pocket Model)"
-FORMATS = {
-    "dense": "keys and values as they are",
-    "int8": "in eight bits, half of that, for every checkpoint",
-    "latent": "in a calibrated basis, 4 to 14 times smaller, for the checkpoint it was calibrated for",
-    "mla": "VideoMLA's own latents, for VideoMLA checkpoints alone",
-    "mla-int8": "the same in eight bits",
-}
-
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
 
 
@@ -42,26 +32,29 @@ folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / F
 class CacheChoice:
     """What a user chose; the frames that stay exact are known when a stream's positions are."""
 
-    name: str  # one of FORMATS
-    basis: Basis | None = None  # of latent
+    name: str = "dense"  # in the table of formats
+    source: Any = None  # what the format is built from beside the model, as it was read
     keep_sink: bool = False
     keep_newest: bool = False
 
     def format_for(self, config: StreamConfig, dit: Any) -> CacheFormat:
         """The format of a stream of this contract over the host's diffusion_model.
 
-        Raises ValueError for a model that has no latents of its own where those are to be kept.
+        Raises ValueError for a model that it cannot keep the frames of.
         """
+        kind = find_format(self.name)
+        if refusal := kind.why_not(dit):
+            raise ValueError(refusal)
         exact = Exact(
             config.positions.sink_frames if self.keep_sink else 0,
             config.block_frames if self.keep_newest else 0,
         )
-        if self.name == "latent":
-            assert self.basis is not None
-            return LatentFormat(self.basis, exact)
-        if self.name.startswith("mla"):
-            return MlaFormat.of(dit, self.name == "mla-int8", exact)
-        return Int8Format(exact=exact) if self.name == "int8" else DENSE
+        return kind.build(dit, exact, self.source)
+
+
+def words(kinds: Iterable[CacheKind]) -> str:
+    """What each of them does, for a tooltip."""
+    return " ".join(f"{kind.name}: {kind.label}." for kind in kinds)
 
 
 def basis_files() -> list[str]:
@@ -86,13 +79,15 @@ class RivuletLatentCache(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default="int8",
-                    tooltip="How frames are kept. " + " ".join(f"{n}: {t}." for n, t in FORMATS.items()),
+                    tooltip="How frames are kept. " + words(FORMATS.values()),
                 ),
                 io.Combo.Input(
                     "basis_file",
                     options=[NO_FILE, BUILT_IN, *basis_files()],
                     default=NO_FILE,
-                    tooltip="For latent: what Calibrate Cache wrote into models/rivulet for this checkpoint.",
+                    tooltip=" ".join(
+                        f"For {kind.name}: {kind.source.where}." for kind in FORMATS.values() if kind.source
+                    ),
                 ),
                 io.Boolean.Input(
                     "keep_sink_exact",
@@ -125,9 +120,10 @@ class RivuletLatentCache(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns the choice, its basis read."""
         why_not_together(format, basis_file, keep_sink_exact or keep_newest_exact, basis)
-        if basis is None and basis_file != NO_FILE:
-            basis = load_basis(path_of(basis_file))
-        return io.NodeOutput(CacheChoice(format, basis, keep_sink_exact, keep_newest_exact))
+        source, kind = basis, FORMATS[format]
+        if kind.source is not None and basis is None:
+            source = kind.source.load(path_of(basis_file))
+        return io.NodeOutput(CacheChoice(format, source, keep_sink_exact, keep_newest_exact))
 
     @classmethod
     def fingerprint_inputs(cls, basis_file: str = NO_FILE, **_: object) -> object:
@@ -138,30 +134,31 @@ class RivuletLatentCache(io.ComfyNode):
             return basis_file
 
 
-def why_not_together(name: str, basis_file: str, exact: bool, basis: Basis | None) -> None:
+def why_not_together(name: str, basis_file: str, exact: bool, basis: Any) -> None:
     """Raises ValueError where the choices contradict each other."""
-    if name not in FORMATS:
-        raise ValueError(f"Small Cache: there is no format {name!r}; there are {', '.join(FORMATS)}.")
-    chosen = basis is not None or basis_file != NO_FILE
-    if name == "latent" and not chosen:
+    kind, chosen = find_format(name, "Small Cache"), basis is not None or basis_file != NO_FILE
+    if kind.source is not None and not chosen:
+        free = next(other for other in FORMATS.values() if other.rounds and not other.needs)
         raise ValueError(
-            "Small Cache: latent needs a basis of this checkpoint; choose one in basis_file, or connect "
-            "Calibrate Cache, which makes one. int8 needs none."
+            f"Small Cache: {name} needs {kind.needs}; choose one in basis_file, or connect "
+            f"{kind.source.maker}, which makes one. {free.name} needs none."
         )
-    if name != "latent" and chosen:
+    if kind.source is None and chosen:
+        others = [other.name for other in FORMATS.values() if other.source is not None]
         raise ValueError(
             f"Small Cache: {name} uses no basis, and one is given; set basis_file to {NO_FILE} and take the "
-            f"connection away, or choose latent."
+            f"connection away, or choose {' or '.join(others)}."
         )
     if basis is not None and basis_file != NO_FILE:
         raise ValueError(
             f"Small Cache: a basis is connected and basis_file is {basis_file!r}; which of the two? Set "
             f"basis_file to {NO_FILE}, or take the connection away."
         )
-    if name in ("dense", "mla") and exact:
+    if not kind.rounds and exact:
+        others = [other.name for other in FORMATS.values() if other.rounds]
         raise ValueError(
             f"Small Cache: {name} loses nothing that exact frames could keep; switch keep_sink_exact and "
-            f"keep_newest_exact off, or choose int8, latent or mla-int8."
+            f"keep_newest_exact off, or choose {', '.join(others[:-1])} or {others[-1]}."
         )
 
 

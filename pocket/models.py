@@ -28,6 +28,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 RUNS = Path(__file__).parent / "runs"  # a folder for each training, unless it is told another
 DIT_FILE, VAE_FILE = "pocket_dit.safetensors", "pocket_vae.safetensors"
 MEMORY_FILE = "pocket_memory.safetensors"  # a LoRA of the transformer and the encoder trained with it
+BASIS_FILE = "pocket_basis.safetensors"  # of the transformer's cache
 MLA_FILE = "pocket_mla.safetensors"  # the transformer converted to VideoMLA's attention
 MLA_MEMORY_FILE = "pocket_mla_memory.safetensors"  # that one, taught to read the memory
 

@@ -54,3 +54,8 @@ class DiTTree(Protocol):
     time_projection: Layer
     blocks: Sequence[BlockTree]
     head: HeadTree
+
+
+def width_of(model: DiTTree) -> int:
+    """Channels of the model: all of its heads."""
+    return model.head.modulation.shape[-1]

@@ -21,13 +21,14 @@ from ..arch.tree import DiTTree
 KINDS = ("latent", "int8", "dense")
 
 
-def refuse_latents_of_its_own(model: DiTTree) -> None:
-    """Raises ValueError for VideoMLA's attentions: their keys are no linear map of a token."""
-    if any(isinstance(block.self_attn, MlaAttention) for block in model.blocks):
-        raise ValueError(
-            "Cache latent: this model has VideoMLA's attention, which keeps latents of its own; no basis can "
-            "be calibrated for it. Take format mla, which is as small."
-        )
+def why_no_basis(model: DiTTree) -> str | None:
+    """A sentence for VideoMLA's attentions, whose keys are no linear map of a token, else None."""
+    if not any(isinstance(block.self_attn, MlaAttention) for block in model.blocks):
+        return None
+    return (
+        "Cache latent: this model has VideoMLA's attention, which keeps latents of its own; no basis can be "
+        "calibrated for it. Take format mla, which is as small."
+    )
 
 
 @dataclass(frozen=True, slots=True)

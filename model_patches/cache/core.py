@@ -7,7 +7,7 @@ beginning of the rooms, and one slice of it is what a layer attends to.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from torch import Tensor
 from ...kernels.rope import rotate
 from ..arch.tree import DiTTree
 from .fold import Fold
-from .format import Call
+from .format import Call, ForAnyModel
 from .shapes import CacheShape, KeysValues
 from .slots import FREE, Slots, runs
 from .store import Layout, Own, Pairs, Place, Store
@@ -266,20 +266,20 @@ class SlotPast:
         return rotate(q_BLND, self.query_table)
 
 
-class StoredFormat(ABC):
+class StoredFormat(ForAnyModel):
     """A format by its store; see `format.CacheFormat`."""
 
     @abstractmethod
     def store(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
     ) -> Store:
-        """New bytes for so many latent frames."""
+        """New bytes for so many latent frames of a model that it can take."""
 
     def empty(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
     ) -> SlotCache:
         """A cache with nothing in it."""
-        return SlotCache.empty(self.store(model, shape, frames, dtype, device))
+        return SlotCache.empty(self._store(model, shape, frames, dtype, device))
 
     def restored(
         self,
@@ -291,4 +291,11 @@ class StoredFormat(ABC):
         device: torch.device,
     ) -> SlotCache:
         """The cache that gave `table` and `tensors`."""
-        return SlotCache.restored(self.store(model, shape, len(table), dtype, device), table, tensors)
+        return SlotCache.restored(self._store(model, shape, len(table), dtype, device), table, tensors)
+
+    def _store(
+        self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
+    ) -> Store:
+        if refusal := self.why_not(model):
+            raise ValueError(refusal)
+        return self.store(model, shape, frames, dtype, device)

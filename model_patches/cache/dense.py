@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from ...kernels.rope import rotate
 from ..arch.tree import DiTTree
 from .core import StoredFormat
 from .cost import DENSE_COST, CacheCost
-from .shapes import CacheShape, KeysValues
+from .kind import CacheKind
+from .shapes import NO_EXACT, CacheShape, Exact, KeysValues
 from .store import Layout, Own, Place, Store
 
 
@@ -94,7 +96,11 @@ class DenseFormat(StoredFormat):
     """Nothing is lost and nothing is saved."""
 
     name: str = "dense"
-    cost: CacheCost = DENSE_COST
+
+    @property
+    def cost(self) -> CacheCost:
+        """Two numbers a channel."""
+        return DENSE_COST
 
     def store(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
@@ -108,3 +114,23 @@ class DenseFormat(StoredFormat):
 
 
 DENSE = DenseFormat()
+
+
+@dataclass(frozen=True)
+class DenseKind(CacheKind):
+    """See `DenseFormat`."""
+
+    def why_not(self, model: DiTTree) -> str | None:
+        """Every model can be kept so."""
+        return None
+
+    def cost(self, model: DiTTree) -> CacheCost:
+        """Two numbers a channel."""
+        return DENSE_COST
+
+    def build(self, model: DiTTree, exact: Exact = NO_EXACT, source: Any = None) -> DenseFormat:
+        """The one there is."""
+        return DENSE
+
+
+KIND = DenseKind("dense", "keys and values as they are", rounds=False)

@@ -10,6 +10,7 @@ and how it gives keys and values back.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -163,3 +164,53 @@ class CacheFormat(Protocol):
     def spec(self) -> Mapping[str, object]:
         """What tells this format from every other, fit for JSON; a snapshot is taken up by an equal one."""
         ...
+
+    @property
+    def error(self) -> float | None:
+        """Error of attention's output that was measured when it was calibrated; None: nothing was."""
+        ...
+
+    def why_not(self, model: DiTTree) -> str | None:
+        """A sentence if it cannot keep the frames of this model by its sizes and names, else None."""
+        ...
+
+    def check_weights(self, weights_LKR: Tensor, channels: int, adapted: bool = False) -> str:
+        """'' if it was made for a model of these weights, a sentence if those are adapted or kept otherwise.
+
+        Raises ValueError for another model. weights: see `arch.fingerprint.sketch`. adapted: the caller knows
+        of adapters (LoRA) on the model.
+        """
+        ...
+
+    def scaled_cost(self, shape: CacheShape, channels: int) -> CacheCost:
+        """Its bytes at the sizes of another model, in the same shares of the width.
+
+        channels: the width of the model it was made for.
+        """
+        ...
+
+
+class ForAnyModel(ABC):
+    """What a format answers that was made for no model in particular."""
+
+    @property
+    @abstractmethod
+    def cost(self) -> CacheCost:
+        """Its bytes."""
+
+    @property
+    def error(self) -> float | None:
+        """Nothing was measured."""
+        return None
+
+    def why_not(self, model: DiTTree) -> str | None:
+        """It can keep every model's frames."""
+        return None
+
+    def check_weights(self, weights_LKR: Tensor, channels: int, adapted: bool = False) -> str:
+        """It belongs to no weights."""
+        return ""
+
+    def scaled_cost(self, shape: CacheShape, channels: int) -> CacheCost:
+        """Bytes are counted alike on every model."""
+        return self.cost

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...kernels.quantize import dequantize, quantize
 from ...kernels.rope import rotate
-from ..arch.tree import DiTTree
+from ..arch.tree import DiTTree, width_of
 from .coded import CodedStore, Rooms
 from .core import StoredFormat
 from .cost import CacheCost, coded_cost, int8_layer_bytes
+from .kind import CacheKind
 from .shapes import NO_EXACT, CacheShape, Exact
 
 GROUP = 64  # channels that share a scale
@@ -26,11 +28,8 @@ class Int8Codec:
     """Keys after their norm and before RoPE, and values, as absmax int8."""
 
     def __init__(self, channels: int, group: int, device: torch.device) -> None:
-        if group < 1 or channels % group:
-            raise ValueError(
-                f"Cache int8: {channels} channels do not divide into groups of {group}; give a group that "
-                f"divides the model's width, such as {_divisor(channels, group)}."
-            )
+        if refusal := _why_not_groups(channels, group):
+            raise ValueError(refusal)
         self.channels, self.group, self.device = channels, group, device
 
     def rooms(self, rows: int, tokens: int) -> dict[str, Tensor]:
@@ -70,6 +69,10 @@ class Int8Format(StoredFormat):
     exact: Exact = NO_EXACT
     name: str = "int8"
 
+    def why_not(self, model: DiTTree) -> str | None:
+        """A sentence if a key of this model is no whole number of groups."""
+        return _why_not_groups(width_of(model), self.group)
+
     @property
     def cost(self) -> CacheCost:
         """Two bytes a channel and the scales."""
@@ -93,5 +96,32 @@ class Int8Format(StoredFormat):
 INT8 = Int8Format()
 
 
-def _divisor(channels: int, most: int) -> int:
-    return max(size for size in range(1, min(channels, max(most, 1)) + 1) if channels % size == 0)
+@dataclass(frozen=True)
+class Int8Kind(CacheKind):
+    """See `Int8Format`."""
+
+    def why_not(self, model: DiTTree) -> str | None:
+        """A sentence if a key of this model is no whole number of groups."""
+        return INT8.why_not(model)
+
+    def cost(self, model: DiTTree) -> CacheCost:
+        """Of groups as usual."""
+        return INT8.cost
+
+    def build(self, model: DiTTree, exact: Exact = NO_EXACT, source: Any = None) -> Int8Format:
+        """Groups as usual."""
+        return Int8Format(exact=exact)
+
+
+KIND = Int8Kind("int8", "in eight bits, half of that, for every checkpoint")
+
+
+def _why_not_groups(channels: int, group: int) -> str | None:
+    if group >= 1 and channels % group == 0:
+        return None
+    most = min(channels, max(group, 1))
+    divisor = max(size for size in range(1, most + 1) if channels % size == 0)
+    return (
+        f"Cache int8: {channels} channels do not divide into groups of {group}; give a group that divides "
+        f"the model's width, such as {divisor}."
+    )

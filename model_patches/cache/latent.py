@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +20,17 @@ from ...kernels.projections import Up
 from ...kernels.rebuild import rebuild
 from ...kernels.tiers import Latents, Tiers
 from ..arch.effective import effective_gain, effective_linear
-from ..arch.tree import AttentionTree, DiTTree
-from .basis import Basis, LayerBasis, LayerPlan, refuse_latents_of_its_own
+from ..arch.tree import AttentionTree, DiTTree, width_of
+from .basis import Basis, LayerBasis, LayerPlan, why_no_basis
+from .basis_file import check_model, load_basis
 from .coded import Codec, CodedStore, PlainCodec, Rooms
 from .core import StoredFormat
 from .cost import CacheCost, coded_cost, dense_layer_bytes, int8_layer_bytes, latent_layer_bytes
 from .int8 import Int8Codec
+from .kind import CacheKind, Source
 from .shapes import NO_EXACT, CacheShape, Exact
+
+PLANNED_GROUP = 64  # coordinates under one scale, of a basis that is not there yet
 
 
 class LatentCodec:
@@ -127,16 +132,51 @@ class LatentFormat(StoredFormat):
         """Bytes layer by layer."""
         return latent_cost(self.basis.plan, self.basis.group, self.exact, self.name)
 
+    @property
+    def error(self) -> float | None:
+        """As the basis has it."""
+        error = self.basis.provenance.get("error")
+        return float(error) if isinstance(error, (int, float)) else None
+
+    def why_not(self, model: DiTTree) -> str | None:
+        """A sentence if the basis is for other sizes, or none can be made for this model."""
+        if refusal := why_no_basis(model):
+            return refusal
+        layers, width, again = len(model.blocks), width_of(model), "take the basis of this checkpoint"
+        if len(self.basis.plan) != layers:
+            return (
+                f"Cache latent: the basis is for {len(self.basis.plan)} layers, the model has {layers}; "
+                f"{again}, or calibrate one."
+            )
+        for index, basis in enumerate(self.basis.layers):
+            if basis is not None and basis.mu_C.shape[0] != width:
+                return (
+                    f"Cache latent: layer {index} of the basis is for a width of {basis.mu_C.shape[0]}, the "
+                    f"model's is {width}; {again}, or calibrate one."
+                )
+        return None
+
+    def check_weights(self, weights_LKR: Tensor, channels: int, adapted: bool = False) -> str:
+        """Whether the basis belongs to them; see `basis_file.check_model`."""
+        return check_model(self.basis, weights_LKR, channels, adapted)
+
+    def scaled_cost(self, shape: CacheShape, channels: int) -> CacheCost:
+        """Ranks in the same shares of the width; layers take turns."""
+        basis, width = self.basis, shape.heads * shape.head_dim
+        turns = [basis.plan[layer % len(basis.plan)] for layer in range(shape.layers)]
+        scaled = [
+            LayerPlan(
+                plan.kind,
+                *(round(n * width / channels / basis.group) * basis.group for n in (plan.rank, plan.wide)),
+            )
+            for plan in turns
+        ]
+        return latent_cost(scaled, basis.group, self.exact, self.name)
+
     def store(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
     ) -> CodedStore:
-        """New bytes for so many latent frames; refuses a model the basis was not made for."""
-        refuse_latents_of_its_own(model)
-        if len(self.basis.plan) != shape.layers:
-            raise ValueError(
-                f"Cache latent: the basis is for {len(self.basis.plan)} layers, the model has "
-                f"{shape.layers}; take the basis of this checkpoint, or calibrate one."
-            )
+        """New bytes for so many latent frames."""
         codecs = [self._codec(model, shape, layer, dtype, device) for layer in range(shape.layers)]
         return CodedStore(shape, frames, dtype, device, codecs, self.exact)
 
@@ -155,11 +195,6 @@ class LatentFormat(StoredFormat):
         if plan.kind == "int8":
             return Int8Codec(channels, self.basis.group, device)
         assert basis is not None
-        if basis.mu_C.shape[0] != channels:
-            raise ValueError(
-                f"Cache latent: layer {layer} of the basis is for a width of {basis.mu_C.shape[0]}, the "
-                f"model's is {channels}; take the basis of this checkpoint, or calibrate one."
-            )
         tiers = _tiers(plan, self.basis.group)
         return LatentCodec(layer, model.blocks[layer].self_attn, basis, tiers, dtype, device)
 
@@ -189,6 +224,37 @@ def latent_cost(
         return 4 * plan.rank * shape.heads * shape.head_dim if plan.kind == "latent" else 0
 
     return coded_cost(name, layer_bytes, exact, held_bytes, read_flops)
+
+
+@dataclass(frozen=True)
+class LatentKind(CacheKind):
+    """See `LatentFormat`."""
+
+    def why_not(self, model: DiTTree) -> str | None:
+        """A sentence if no basis can be made for this model."""
+        return why_no_basis(model)
+
+    def cost(self, model: DiTTree) -> CacheCost:
+        """About an eighth of the dense bytes, every layer alike: coordinates for three quarters of the width,
+        for a sixth of it in int8 (742 of 6144 bytes at Wan 1.3B's width)."""
+        width = width_of(model)
+        rank, wide = (share // PLANNED_GROUP * PLANNED_GROUP for share in (width * 3 // 4, width // 6))
+        plan = LayerPlan("latent", max(PLANNED_GROUP, rank), wide)
+        return latent_cost((plan,) * len(model.blocks), PLANNED_GROUP)
+
+    def build(self, model: DiTTree, exact: Exact = NO_EXACT, source: Any = None) -> LatentFormat:
+        """source: the basis."""
+        return LatentFormat(source, exact)
+
+
+KIND = LatentKind(
+    "latent",
+    "in a calibrated basis, 4 to 14 times smaller, for the checkpoint it was calibrated for",
+    needs="a basis of this checkpoint",
+    source=Source(
+        "what Calibrate Cache wrote into models/rivulet for this checkpoint", "Calibrate Cache", load_basis
+    ),
+)
 
 
 def _tiers(plan: LayerPlan, group: int) -> Tiers:

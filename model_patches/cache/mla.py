@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from ..arch.tree import DiTTree
 from .coded import CodedStore, Rooms
 from .core import StoredFormat
 from .cost import SCALE_BYTES, CacheCost, coded_cost
+from .kind import CacheKind
 from .shapes import NO_EXACT, CacheShape, Exact
 
 MOST_SHARED = 64  # channels under one int8 scale
@@ -120,6 +122,26 @@ class MlaFormat(StoredFormat):
         sizes = _attention(model, 0).sizes
         return MlaFormat(sizes.kv_latent, sizes.rope.turned, int8, exact)
 
+    def why_not(self, model: DiTTree) -> str | None:
+        """A sentence if a layer of this model makes no latents, or others."""
+        for layer, block in enumerate(model.blocks):
+            if not isinstance(block.self_attn, MlaAttention):
+                return _why_no_latents(layer)
+            sizes = block.self_attn.sizes
+            if (sizes.kv_latent, sizes.rope.turned) != (self.kv_latent, self.turned):
+                return (
+                    f"Cache {self.name}: the format is for latents of {self.kv_latent} + {self.turned} "
+                    f"channels, layer {layer} makes {sizes.kv_latent} + {sizes.rope.turned}; take "
+                    f"MlaFormat.of(model)."
+                )
+        return None
+
+    def scaled_cost(self, shape: CacheShape, channels: int) -> CacheCost:
+        """A quarter of a head turns, as published; the rest is latent in multiples of 32."""
+        turned = shape.head_dim // 4
+        kept = (self.kv_latent + self.turned) * shape.heads * shape.head_dim / channels
+        return replace(self, kv_latent=max(1, round((kept - turned) / 32)) * 32, turned=turned).cost
+
     @property
     def name(self) -> str:
         """mla, or mla-int8."""
@@ -146,17 +168,9 @@ class MlaFormat(StoredFormat):
     def store(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
     ) -> CodedStore:
-        """New bytes for so many latent frames; refuses a model that keeps other latents."""
+        """New bytes for so many latent frames."""
         tiers = Tiers(self.kv_latent + self.turned, 0, self.group) if self.int8 else None
-        attentions = [_attention(model, layer) for layer in range(shape.layers)]
-        for layer, attention in enumerate(attentions):
-            got = attention.sizes.kv_latent, attention.sizes.rope.turned
-            if got != (self.kv_latent, self.turned):
-                raise ValueError(
-                    f"Cache {self.name}: the format is for latents of {self.kv_latent} + {self.turned} "
-                    f"channels, layer {layer} makes {got[0]} + {got[1]}; take MlaFormat.of(model)."
-                )
-        codecs = [MlaCodec(attention, tiers, dtype, device) for attention in attentions]
+        codecs = [MlaCodec(_attention(model, layer), tiers, dtype, device) for layer in range(shape.layers)]
         sizes = shape, frames, dtype, device
         return CodedStore(*sizes, codecs, self.exact, keeps_exactly=self.keeps_exactly)
 
@@ -185,8 +199,37 @@ class MlaFormat(StoredFormat):
 def _attention(model: DiTTree, layer: int) -> MlaAttention:
     attention = model.blocks[layer].self_attn
     if not isinstance(attention, MlaAttention):
-        raise ValueError(
-            f"Cache mla: layer {layer} of this model is no VideoMLA attention, so it has no latents to keep; "
-            f"take format latent or int8, or convert the checkpoint (`python run.py convert-mla`)."
-        )
+        raise ValueError(_why_no_latents(layer))
     return attention
+
+
+def _why_no_latents(layer: int) -> str:
+    return (
+        f"Cache mla: layer {layer} of this model is no VideoMLA attention, so it has no latents to keep; "
+        f"take format latent or int8, or convert the checkpoint (`python run.py convert-mla`)."
+    )
+
+
+@dataclass(frozen=True)
+class MlaKind(CacheKind):
+    """See `MlaFormat`; one that rounds is of int8."""
+
+    def why_not(self, model: DiTTree) -> str | None:
+        """A sentence if a layer of this model makes no latents."""
+        others = (i for i, block in enumerate(model.blocks) if not isinstance(block.self_attn, MlaAttention))
+        layer = next(others, None)
+        return None if layer is None else _why_no_latents(layer)
+
+    def cost(self, model: DiTTree) -> CacheCost:
+        """Of this model's latents."""
+        return self.build(model).cost
+
+    def build(self, model: DiTTree, exact: Exact = NO_EXACT, source: Any = None) -> MlaFormat:
+        """For this model's latents."""
+        return MlaFormat.of(model, self.rounds, exact)
+
+
+KIND = MlaKind(
+    "mla", "VideoMLA's own latents, for VideoMLA checkpoints alone", "a VideoMLA checkpoint", rounds=False
+)
+INT8_KIND = MlaKind("mla-int8", "the same in eight bits", "a VideoMLA checkpoint")

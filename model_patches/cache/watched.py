@@ -17,7 +17,7 @@ from ..arch.tree import DiTTree
 from ..attention.past import Past
 from .cost import CacheCost
 from .dense import DENSE
-from .format import Cache, Call, Draft
+from .format import Cache, Call, Draft, ForAnyModel
 from .shapes import CacheShape, KeysValues
 
 
@@ -73,12 +73,16 @@ Start = Callable[[DiTTree, CacheShape, int, torch.dtype, torch.device], Watcher]
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedFormat:
+class WatchedFormat(ForAnyModel):
     """The format of a stream that is watched from its first block on."""
 
     start: Start
     name: str
-    cost: CacheCost = DENSE.cost
+
+    @property
+    def cost(self) -> CacheCost:
+        """Of the dense cache that is watched."""
+        return DENSE.cost
 
     def empty(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device

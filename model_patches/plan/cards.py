@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..arch.tree import DiTTree
 from ..arch.wan import WanConfig
-from ..cache.basis import LayerPlan
-from ..cache.cost import DENSE_COST, CacheCost
-from ..cache.int8 import INT8
-from ..cache.latent import latent_cost
-from ..cache.mla import MlaFormat
+from ..cache.cost import CacheCost
+from ..cache.formats import fitting
 from .cost import parameters
 from .plan import Plan, Request, plan_stream
 from .verdict import HEADROOM
@@ -22,7 +20,6 @@ from .verdict import HEADROOM
 CARDS = (12, 16, 24, 32)  # sizes that are sold, in GiB
 SYSTEM_BYTES = 1_000_000_000  # of a card that desktop and driver hold; assumed
 LAYERS_ON_CARD = 2  # of offloaded weights: the one at work, and the next on its way; assumed of the host
-LATENT_GROUP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +98,9 @@ def matrix_bytes(precision: Precision, numbers: int, itemsize: int) -> int:
     return numbers * itemsize if precision.bits is None else round(numbers * precision.bits / 8)
 
 
-def cache_formats(model: WanConfig, is_mla: bool = False) -> tuple[CacheCost, ...]:
-    """The formats a model of these sizes can take, the one that loses least first."""
-    if is_mla:
-        return MlaFormat().cost, MlaFormat(int8=True).cost
-    return DENSE_COST, INT8.cost, eighth(model)
-
-
-def eighth(model: WanConfig) -> CacheCost:
-    """The latent format at about an eighth of the dense bytes, every layer alike: coordinates for three
-    quarters of the width, for a sixth of it in int8 (742 of 6144 bytes at Wan 1.3B's width)."""
-    rank, wide = (share // LATENT_GROUP * LATENT_GROUP for share in (model.dim * 3 // 4, model.dim // 6))
-    rank = max(LATENT_GROUP, rank)
-    return latent_cost((LayerPlan("latent", rank, wide),) * model.num_layers, LATENT_GROUP)
+def cache_formats(model: DiTTree) -> tuple[CacheCost, ...]:
+    """The formats worth taking on this model, which needs no weights, the one that loses least first."""
+    return tuple(kind.cost(model) for kind in fitting(model))
 
 
 def choices(

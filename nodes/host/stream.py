@@ -19,10 +19,8 @@ from torch import Tensor
 
 from ...model_patches.attention.rope import layout_of
 from ...model_patches.attention.text import TextRows
-from ...model_patches.cache.basis_file import check_sizes
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import Cache, CacheFormat, CacheShape, call_of
-from ...model_patches.cache.latent import LatentFormat
 from ...model_patches.memory.policy import NOTHING, OFF, Memory, MemoryPolicy, evict, room, visible
 from ...model_patches.sampler.denoise import Begin
 from ...model_patches.sampler.noise import BlockNoise, KeyedNoise
@@ -130,8 +128,8 @@ class HostStream:
     def _free_room(self, frames: int) -> torch.device:
         device = self.model.load_device
         shape, dit = self.shape, self.model.get_model_object("diffusion_model")
-        if isinstance(self.format, LatentFormat):
-            check_sizes(self.format.basis, shape.layers, dit.dim)
+        if refusal := self.format.why_not(dit):
+            raise ValueError(refusal)
         cost, sizes = self.format.cost, (shape, frames, self.config.dtype)
         comfy.model_management.free_memory(cost.kept_bytes(*sizes) + cost.workspace_bytes(*sizes), device)
         return device

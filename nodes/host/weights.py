@@ -9,9 +9,7 @@ from torch import Tensor
 
 from ...model_patches.arch.fingerprint import ADAPTED, SAME, difference, sketch
 from ...model_patches.arch.tree import DiTTree
-from ...model_patches.cache.basis_file import check_model
 from ...model_patches.cache.format import CacheFormat
-from ...model_patches.cache.latent import LatentFormat
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +29,8 @@ class HostWeights:
         The model's layers are asked, in the dtype and on the device of `like`: call it where they are loaded.
         """
         weights_LKR = sketch(tree, channels, like.dtype, like.device)
-        if isinstance(format, LatentFormat):
-            said = check_model(format.basis, weights_LKR, channels, self.adapted)
-            if said:
-                log.warning("Rivulet: %s", said)
+        if said := format.check_weights(weights_LKR, channels, self.adapted):
+            log.warning("Rivulet: %s", said)
         if self.take is not None and self.sketch_LKR is not None:
             self._compare(self.take, difference(self.sketch_LKR, weights_LKR))
         self.sketch_LKR, self.checked = weights_LKR, True

@@ -28,7 +28,7 @@ from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.cache.basis import Basis, LayerBasis, LayerPlan
 from ...model_patches.cache.core import StoredFormat
-from ...model_patches.cache.cost import DENSE_COST, CacheCost
+from ...model_patches.cache.cost import CacheCost
 from ...model_patches.cache.dense import DENSE, DenseStore
 from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.int8 import INT8
@@ -55,7 +55,11 @@ class Float64Rope(StoredFormat):
     """The dense format with its keys turned as the ancestors do: a pass in float64, one back."""
 
     name: str = "dense, float64 RoPE"
-    cost: CacheCost = DENSE_COST
+
+    @property
+    def cost(self) -> CacheCost:
+        """Returns the dense format's."""
+        return DENSE.cost
 
     def store(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from ...model_patches.arch.wan import WanConfig
+from ...model_patches.arch.mla import MlaModel, MlaSizes
+from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.plan.cards import WEIGHTS, Choice, cache_formats, choices
 from ...model_patches.plan.plan import Request
@@ -33,9 +34,10 @@ def ways() -> Iterator[tuple[str, Request, Choice]]:
             for width, height in PICTURES:
                 stream = StreamConfig(Geometry(width, height), PRESET, dtype=torch.bfloat16)
                 request = Request(model, stream, fps=16, decoder=decoder, piece_latents=piece)
-                formats = cache_formats(model)
-                # VideoMLA has been published for 1.3B alone
-                formats += cache_formats(model, is_mla=True) if name == "1.3B" else ()
+                with torch.device("meta"):
+                    formats = cache_formats(WanModel(model))
+                    # VideoMLA has been published for 1.3B alone
+                    formats += cache_formats(MlaModel(model, MlaSizes())) if name == "1.3B" else ()
                 for cache in formats:
                     yield from ((name, request, choice) for choice in choices(request, [cache]))
 

@@ -186,7 +186,8 @@ def test_exact_frames_take_room_and_lose_less(load, prompt, choose, basis):
         off.append(float((made - dense).norm()))
         sizes.append(state.cache.bytes)
     assert off[1] < off[0] and sizes[1] > sizes[0]
-    exact = choose("int8", sink=True, newest=True).format_for(CONFIG, None).exact
+    dit = load("plain").get_model_object("diffusion_model")
+    exact = choose("int8", sink=True, newest=True).format_for(CONFIG, dit).exact
     assert (exact.sink, exact.newest) == (3, 3)
 
 
@@ -196,7 +197,8 @@ def test_a_saved_take_goes_on_bit_for_bit_and_in_its_own_form_only(load, prompt,
 
     def begun(name):
         chosen = choose(name, basis=basis if name == "latent" else None)
-        return HostStream(load("plain"), prompt(0), prompt(1), CONFIG, cache=chosen.format_for(CONFIG, None))
+        kept = chosen.format_for(CONFIG, load("plain").get_model_object("diffusion_model"))
+        return HostStream(load("plain"), prompt(0), prompt(1), CONFIG, cache=kept)
 
     stream = begun("latent")
     state = stream.begin()
@@ -289,7 +291,7 @@ def test_a_file_is_chosen_from_the_list(basis, choose, folder):
     assert basis_files() == ["small.safetensors"]
     options = RivuletLatentCache.define_schema().inputs[1].options
     assert options == ["none", "built in (Pocket Model)", "small.safetensors"]
-    assert choose(basis_file="small.safetensors").basis.fingerprint == basis.fingerprint
+    assert choose(basis_file="small.safetensors").source.fingerprint == basis.fingerprint
     before = RivuletLatentCache.fingerprint_inputs(basis_file="small.safetensors")
     (folder / "small.safetensors").touch()
     assert RivuletLatentCache.fingerprint_inputs(basis_file="small.safetensors") != before

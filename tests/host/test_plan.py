@@ -131,8 +131,9 @@ def test_int8_is_proposed_before_a_smaller_window(load):
     from rivulet.nodes.plan import formats_for, request_of, smaller, verdict_text
 
     request = request_of(load("plain"), None, StreamConfig(Geometry(640, 480), "infinity_rope"), 16.0, 2.0)
-    assert [cost.name for cost in formats_for(request)] == ["dense", "int8", "latent"]
+    formats = formats_for(request, load("plain").get_model_object("diffusion_model"))
+    assert [cost.name for cost in formats] == ["dense", "int8", "latent"]
     free = int(HEADROOM * plan_stream(request).device_bytes) - 1000
-    text, fits = verdict_text(request, replace(CARD, free_bytes=free), smaller(request))
+    text, fits = verdict_text(request, replace(CARD, free_bytes=free), smaller(request, formats))
     assert not fits or "ComfyUI keeps" in text
     assert "It fits with the cache format int8 instead of dense" in text

@@ -16,7 +16,7 @@ from torch import Tensor
 from ....kernels.rope import rotate
 from ...arch.tree import DiTTree
 from ...attention.rope import rope_table
-from ..basis import refuse_latents_of_its_own
+from ..basis import why_no_basis
 from ..format import Call
 from ..shapes import CacheShape, KeysValues
 from ..watched import WatchedFormat
@@ -65,7 +65,8 @@ class Recorder:
         """
 
         def start(model: DiTTree, shape: CacheShape, *_: object) -> Recording:
-            refuse_latents_of_its_own(model)
+            if refusal := why_no_basis(model):
+                raise ValueError(refusal)
             return Recording(self, sample_blocks, held_out, shape)
 
         return WatchedFormat(start, "calibration")

@@ -1,0 +1,37 @@
+"""The table of ways to keep frames: to add one, write its module and name it here."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..arch.tree import DiTTree, width_of
+from . import dense, int8, latent, mla
+from .kind import CacheKind
+from .shapes import CacheShape
+
+FORMATS: dict[str, CacheKind] = {
+    kind.name: kind for kind in (dense.KIND, int8.KIND, latent.KIND, mla.KIND, mla.INT8_KIND)
+}
+
+
+def find_format(name: str, where: str = "Cache") -> CacheKind:
+    """The kind of this name; raises ValueError, beginning with `where`, with those there are."""
+    if name not in FORMATS:
+        raise ValueError(f"{where}: there is no format {name!r}; there are {', '.join(FORMATS)}.")
+    return FORMATS[name]
+
+
+def fitting(model: DiTTree) -> list[CacheKind]:
+    """Kinds that this model can take, in their order; none that keeps more than one that loses nothing."""
+    able = {kind: token_bytes(kind, model) for kind in FORMATS.values() if kind.why_not(model) is None}
+    least = min((size for kind, size in able.items() if not kind.rounds), default=math.inf)
+    return [kind for kind, size in able.items() if size < least or (size == least and not kind.rounds)]
+
+
+def token_bytes(kind: CacheKind, model: DiTTree) -> float:
+    """Bytes per token, layer and batch row on this model in bfloat16."""
+    heads = model.num_heads
+    shape = CacheShape(len(model.blocks), 1, 1, 1, heads, width_of(model) // heads)
+    return kind.cost(model).token_bytes(shape, torch.bfloat16)
