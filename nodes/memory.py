@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,69 +12,43 @@ import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..model_patches.arch.mla import MlaAttention
-from ..model_patches.attention.positions import PRESETS
 from ..model_patches.checkpoints.lora import Lora
-from ..model_patches.memory.coupling import training_of, why_not
-from ..model_patches.memory.ema import EmaSink
-from ..model_patches.memory.encoder import EncoderConfig
-from ..model_patches.memory.learned import LearnedMemory
-from ..model_patches.memory.load import MemoryFile, load_memory
-from ..model_patches.memory.policy import OFF, MemoryPolicy
-from ..model_patches.memory.resize import for_grid
+from ..model_patches.memory.cost import MemoryCost
+from ..model_patches.memory.kind import MemoryKind, Option, Source
+from ..model_patches.memory.policies import POLICIES, find_policy
+from ..model_patches.memory.policy import MemoryPolicy
 from ..model_patches.stream.state import StreamConfig
 from ..pocket.models import MEMORY_FILE, WEIGHTS
 from .host import recipe
 from .host.lora import patches_of
-from .small_cache import BUILT_IN, FOLDER, NO_FILE
+from .small_cache import BUILT_IN, FOLDER, NO_FILE, words
 
 KEY = "rivulet_memory"
 ENDINGS = (".safetensors", ".pt", ".pth")
 FOLDERS = (FOLDER, "diffusion_models", "loras")  # of models/
-MEMORIES = {
-    "learned": "a trained state of a few frames' size reads what leaves the window (Echo-Infinity)",
-    "ema": "what leaves the window is folded into the first frames bit by bit (Reward Forcing); no file",
-    "off": "what left the window is forgotten",
-}
-
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryChoice:
-    """What a user chose; the encoder's grid and device are known when a stream's are."""
+    """What a user chose; grid and device are known when a stream's are."""
 
-    name: str  # one of MEMORIES
-    file: MemoryFile | None = None  # of learned
-    from_start: bool = False
-    keep: float = 0.999
+    name: str = "off"  # in the table of policies
+    source: Source | None = None  # the memory's file as it was read
+    options: Mapping[str, bool | float] = field(default_factory=dict)
 
     def policy_for(self, config: StreamConfig, device: torch.device) -> MemoryPolicy:
         """The memory of a stream of this contract; refuses positions it was not trained with."""
-        if self.name == "ema":
-            return EmaSink(sink_frames=config.positions.sink_frames, keep=self.keep)
-        if self.file is None:
-            return OFF
-        if refusal := why_not(self.file.encoder, config.positions, self.file.changes_the_model):
-            raise ValueError(refusal)
-        geometry, training = config.geometry, training_of(self.file.encoder.config)
-        encoder = for_grid(self.file.encoder, geometry.grid_height, geometry.grid_width)
-        # the file's own encoder stays as it was read: the next stream may be in another dtype
-        there = deepcopy(encoder).to(device, config.dtype)
-        how = self.from_start, training.turned_keys, training.recache
-        return LearnedMemory(there, self.file.fingerprint, *how)
+        return find_policy(self.name).build(config, device, self.source, self.options)
 
-    def sizes_for(self, config: StreamConfig) -> EncoderConfig | None:
-        """The sizes of a learned memory on a stream's grid, None for every other."""
-        if self.file is None:
-            return None
-        grid = config.geometry.grid_height, config.geometry.grid_width
-        return replace(self.file.encoder.config, grid_height=grid[0], grid_width=grid[1])
+    def cost_for(self, config: StreamConfig) -> MemoryCost:
+        """What it takes in such a stream."""
+        return find_policy(self.name).cost(config, self.source)
 
 
 def of(model: Any) -> MemoryChoice:
     """The MODEL's memory; without one, off."""
-    return model.get_attachment(KEY) or MemoryChoice("off")
+    return model.get_attachment(KEY) or MemoryChoice()
 
 
 class RivuletMemory(io.ComfyNode):
@@ -93,36 +67,21 @@ class RivuletMemory(io.ComfyNode):
                 io.Model.Input("model", tooltip="From the loader, before Stream Video and Calibrate Cache."),
                 io.Combo.Input(
                     "memory",
-                    options=list(MEMORIES),
+                    options=list(POLICIES),
                     default="learned",
-                    tooltip="How it remembers. " + " ".join(f"{n}: {t}." for n, t in MEMORIES.items()),
+                    tooltip="How it remembers. " + words(POLICIES.values()),
                 ),
                 io.Combo.Input(
                     "memory_file",
                     options=[NO_FILE, BUILT_IN, *memory_files()],
                     default=NO_FILE,
-                    tooltip="For learned: Echo-Infinity's base file (videos of 5 s), its file of LoRA and "
-                    "memory (long ones), or what train-memory wrote. From models/"
-                    + ", models/".join(FOLDERS)
-                    + ".",
+                    tooltip=" ".join(f"For {kind.name}: {kind.files}." for kind in _from_files())
+                    + f" From models/{', models/'.join(FOLDERS)}.",
                 ),
-                io.Boolean.Input(
-                    "from_start",
-                    default=False,
-                    advanced=True,
-                    tooltip="For learned: shows the trained initial state before anything has left the "
-                    "window, as the paper's text says; its released code shows nothing until then.",
-                ),
-                io.Float.Input(
-                    "ema_keep",
-                    default=0.999,
-                    min=0.5,
-                    max=0.9999,
-                    step=0.0001,
-                    round=0.0001,
-                    advanced=True,
-                    tooltip="For ema: share of a first frame that stays each time it takes in one that left "
-                    "the window, without unit; published is 0.999.",
+                *(
+                    _widget(option, f"For {kind.name}: {option.help}")
+                    for kind in POLICIES.values()
+                    for option in kind.options
                 ),
             ],
             outputs=[
@@ -134,27 +93,23 @@ class RivuletMemory(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, model: Any, memory: str, memory_file: str, from_start: bool, ema_keep: float
-    ) -> io.NodeOutput:
+    def execute(cls, model: Any, memory: str, memory_file: str, **options: bool | float) -> io.NodeOutput:
         """Returns the MODEL, patched; the one that came in stays as it is."""
         why_not_together(memory, memory_file)
+        kind, source = POLICIES[memory], None
+        dit, given = model.get_model_object("diffusion_model"), recipe.of(model)
+        if refusal := kind.why_not(dit, given.taught):
+            raise ValueError(f"Evolving Memory: {refusal}")
         clone = model.clone()
-        clone.set_attachments(KEY, MemoryChoice(memory, keep=ema_keep))
-        if memory == "learned":
-            dit = model.get_model_object("diffusion_model")
-            taught = recipe.of(model).taught
-            if not taught:
-                _refuse_latents(dit, memory_file)
-            file = load_memory(path_of(memory_file), dit, model_memory=taught)
-            log.info("Evolving Memory: %s", file)
-            if file.lora is not None:
-                _patch(clone, file.lora, file.path)
-            clone.set_attachments(KEY, MemoryChoice(memory, file, from_start))
-            preset = file.metadata.get("preset", _preset_of(file))
-            recipe.give(clone, replace(recipe.of(model), preset=preset))
-        elif memory == "ema" and not PRESETS[recipe.of(model).preset].sink_frames:
-            recipe.give(clone, replace(recipe.of(model), preset="reward_forcing"))
+        if kind.files:
+            source = kind.load(path_of(memory_file), dit, given.taught)
+            log.info("Evolving Memory: %s", source)
+            if source.lora is not None:
+                _patch(clone, source.lora, source.path)
+        clone.set_attachments(KEY, MemoryChoice(memory, source, options))
+        preset = kind.preset(given.preset, source)
+        if preset != given.preset:
+            recipe.give(clone, replace(given, preset=preset))
         return io.NodeOutput(clone)
 
     @classmethod
@@ -193,29 +148,39 @@ def path_of(memory_file: str) -> Path:
 
 def why_not_together(memory: str, memory_file: str) -> None:
     """Raises ValueError where the choices contradict each other."""
-    if memory not in MEMORIES:
-        raise ValueError(f"Evolving Memory: there is no {memory!r}; there are {', '.join(MEMORIES)}.")
-    if memory == "learned" and memory_file == NO_FILE:
+    kind, chosen = find_policy(memory, "Evolving Memory"), memory_file != NO_FILE
+    if kind.files and not chosen:
+        free = next(other for other in POLICIES.values() if not other.files)
         raise ValueError(
-            "Evolving Memory: learned needs the file it was trained into; choose one in memory_file "
-            f"({BUILT_IN!r} for the Pocket Model). ema needs none."
+            f"Evolving Memory: {memory} needs {kind.needs}; choose one in memory_file ({BUILT_IN!r} for the "
+            f"Pocket Model). {free.name} needs none."
         )
-    if memory != "learned" and memory_file != NO_FILE:
+    if chosen and not kind.files:
         raise ValueError(
             f"Evolving Memory: {memory} uses no file, and one is given; set memory_file to {NO_FILE}, or "
-            f"choose learned."
+            f"choose {' or '.join(other.name for other in _from_files())}."
         )
 
 
-def _refuse_latents(dit: Any, memory_file: str) -> None:
-    """Raises ValueError for VideoMLA's attention that was not taught to read a dense model's memory."""
-    if isinstance(dit.blocks[0].self_attn, MlaAttention):
-        raise ValueError(
-            f"Evolving Memory: the model keeps VideoMLA's latents and was not taught to read a memory; the "
-            f"one in {memory_file} reads a dense model's keys. Connect the dense model, or one that "
-            f"train-memory has taught (in Pocket Model: VideoMLA's, for Evolving Memory), or set memory to "
-            f"ema or off."
-        )
+def _from_files() -> list[MemoryKind]:
+    """Policies that are built from a file."""
+    return [kind for kind in POLICIES.values() if kind.files]
+
+
+def _widget(option: Option, tooltip: str) -> io.Input:
+    """A policy's option as a widget, out of the way."""
+    if isinstance(option.default, bool):
+        return io.Boolean.Input(option.name, default=option.default, advanced=True, tooltip=tooltip)
+    return io.Float.Input(
+        option.name,
+        default=option.default,
+        min=option.least,
+        max=option.most,
+        step=option.step,
+        round=option.step,
+        advanced=True,
+        tooltip=tooltip,
+    )
 
 
 def _patch(model: Any, lora: Lora, path: Path) -> None:
@@ -227,7 +192,3 @@ def _patch(model: Any, lora: Lora, path: Path) -> None:
             f"Evolving Memory: {len(lost)} of the {len(patches)} layers of the LoRA in {path.name} are not "
             f"in this model, such as {min(lost)}; connect the model that the memory was trained with."
         )
-
-
-def _preset_of(file: MemoryFile) -> str:
-    return "echo" if training_of(file.encoder.config).bounded_ids else "echo_std"

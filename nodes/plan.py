@@ -168,7 +168,7 @@ def request_of(
         weights_bytes=model.model_size(),
         piece_latents=PIECE_LATENTS,
     )
-    request = replace(request, cache=cache.cost, memory=memory_of(model).sizes_for(config))
+    request = replace(request, cache=cache.cost, memory=memory_of(model).cost_for(config))
     if vae is None:
         return request
     decoder, piece_latents = decoder_cost(vae)

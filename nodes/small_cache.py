@@ -15,6 +15,7 @@ from ..model_patches.cache.format import CacheFormat
 from ..model_patches.cache.formats import FORMATS, find_format
 from ..model_patches.cache.kind import CacheKind
 from ..model_patches.cache.shapes import Exact
+from ..model_patches.memory.kind import MemoryKind
 from ..model_patches.stream.state import StreamConfig
 from ..pocket.models import BASIS_FILE, WEIGHTS
 
@@ -52,7 +53,7 @@ class CacheChoice:
         return kind.build(dit, exact, self.source)
 
 
-def words(kinds: Iterable[CacheKind]) -> str:
+def words(kinds: Iterable[CacheKind | MemoryKind]) -> str:
     """What each of them does, for a tooltip."""
     return " ".join(f"{kind.name}: {kind.label}." for kind in kinds)
 

@@ -16,6 +16,7 @@ from ..attention.sdpa import Attention, sdpa
 from ..cache.cost import CacheCost
 from ..cache.format import Cache, Call
 from ..cache.shapes import CacheShape, KeysValues
+from .cost import FREE, MemoryCost
 
 Visible = tuple[KeysValues | None, KeysValues | None]  # to a block's first call, and to its later ones
 
@@ -53,7 +54,9 @@ def room(policy: MemoryPolicy, shape: CacheShape, preset: PositionPreset, cost: 
 
     Raises ValueError where the policy cannot work with these sizes, positions, or a cache of this cost.
     """
-    return replace(shape, memory_tokens=policy.tokens(shape, preset, cost))
+    if refusal := policy.why_not(shape, preset, cost):
+        raise ValueError(refusal)
+    return replace(shape, memory_tokens=policy.cost.tokens)
 
 
 class MemoryPolicy(Protocol):
@@ -64,12 +67,14 @@ class MemoryPolicy(Protocol):
         """What users call it."""
         ...
 
-    def tokens(self, shape: CacheShape, preset: PositionPreset, cost: CacheCost) -> int:
-        """M for a stream of these sizes.
+    @property
+    def cost(self) -> MemoryCost:
+        """What it takes."""
+        ...
 
-        Raises ValueError, in the user's words, where sizes, positions or what a cache of this cost keeps of a
-        frame are not those it works with.
-        """
+    def why_not(self, shape: CacheShape, preset: PositionPreset, cost: CacheCost) -> str | None:
+        """A sentence for the user if it cannot work with these sizes and positions, or with what a cache of
+        this cost keeps of a frame, else None."""
         ...
 
     def start(self, shape: CacheShape) -> Memory:
@@ -117,15 +122,17 @@ def evict(
     return memory, cache.only(kept)
 
 
-@dataclass(frozen=True, slots=True)
-class Off:
-    """Sink and window are all there is."""
+class Stateless:
+    """What a policy answers that holds nothing beside the cache."""
 
-    name: str = "off"
+    @property
+    def cost(self) -> MemoryCost:
+        """Nothing."""
+        return FREE
 
-    def tokens(self, shape: CacheShape, preset: PositionPreset, cost: CacheCost) -> int:
-        """None."""
-        return 0
+    def why_not(self, shape: CacheShape, preset: PositionPreset, cost: CacheCost) -> str | None:
+        """It works with everything."""
+        return None
 
     def start(self, shape: CacheShape) -> Memory:
         """Nothing."""
@@ -139,17 +146,24 @@ class Off:
         """Nothing."""
         return None, None
 
-    def update(
-        self, memory: Memory, cache: Cache, left: tuple[int, ...], attention: Attention = sdpa
-    ) -> tuple[Memory, Cache]:
-        """Both as they are."""
-        return memory, cache
-
     def recached(
         self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
     ) -> Memory:
         """What was before."""
         return memory
+
+
+@dataclass(frozen=True, slots=True)
+class Off(Stateless):
+    """Sink and window are all there is."""
+
+    name: str = "off"
+
+    def update(
+        self, memory: Memory, cache: Cache, left: tuple[int, ...], attention: Attention = sdpa
+    ) -> tuple[Memory, Cache]:
+        """Both as they are."""
+        return memory, cache
 
     def spec(self) -> Mapping[str, object]:
         """Its name says all."""

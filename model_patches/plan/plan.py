@@ -15,7 +15,7 @@ from ..arch.wan import TEXT_TOKENS, WanConfig
 from ..cache.cost import DENSE_COST, CacheCost, dense_layer_bytes
 from ..cache.shapes import CacheShape
 from ..geometry import Geometry
-from ..memory.encoder import EncoderConfig
+from ..memory.cost import FREE, MemoryCost
 from ..stream.pipeline import blocks_for
 from ..stream.state import StreamConfig
 from ..vae.cost import WAN_VAE, DecoderCost
@@ -51,7 +51,7 @@ class Request:
     bits_per_pixel: float = 0.1  # of the video file; an assumption, content decides
     weights_bytes: int | None = None  # of the transformer as it is kept; None: all in the stream's dtype
     piece_latents: int = MAX_LATENTS  # most that the decoder is given at once
-    memory: EncoderConfig | None = None  # of a learned memory, on the picture's grid
+    memory: MemoryCost = FREE
 
     def __post_init__(self) -> None:
         for name in ("fps", "text_tokens", "bits_per_pixel", "piece_latents"):
@@ -88,7 +88,7 @@ class Request:
             geometry.grid_width,
             model.num_heads,
             model.head_dim,
-            memory_tokens=self.memory.tokens if self.memory else 0,
+            memory_tokens=self.memory.tokens,
         )
 
     @property
@@ -111,7 +111,7 @@ class Plan:
     cache_bytes: int  # kept keys and values
     workspace_bytes: int  # of the cache, shared by all layers
     text_bytes: int  # the prompt, and its keys and values
-    memory_bytes: int  # a learned memory: its encoder, and what it remembers
+    memory_bytes: int  # what remembers, such as an encoder, and what it remembers
     past_bytes: int  # of the decoder, kept from chunk to chunk
     activation_bytes: int  # most that one call of the transformer holds
     decode_bytes: int  # most that one piece of the decoder holds
@@ -181,7 +181,7 @@ def plan_stream(request: Request) -> Plan:
     leaving = 0 if stream.positions.capacity_frames is None else stream.block_frames
     kept = request.cache.saved_bytes(shape, frames - leaving, dtype)
     newest = math.prod(geometry.latent_shape(min(stream.tail_frames, frames)))
-    states = 2 * shape.rows * shape.memory_tokens * model.dim * dtype.itemsize
+    states = request.memory.saved_bytes(shape.rows, dtype)
     tail_bytes = newest * stream.latent_dtype.itemsize
     first = text_work(model, request.rows * request.text_tokens, dtype)
     return Plan(
@@ -190,7 +190,7 @@ def plan_stream(request: Request) -> Plan:
         cache_bytes=cache_bytes,
         workspace_bytes=request.cache.workspace_bytes(shape, frames, dtype),
         text_bytes=text_bytes,
-        memory_bytes=request.memory.held_bytes(request.rows, dtype) if request.memory else 0,
+        memory_bytes=request.memory.held_bytes(request.rows, dtype),
         past_bytes=past_bytes,
         activation_bytes=live_bytes(model, full),
         decode_bytes=decoder.live(piece, places) * vae_size,

@@ -87,8 +87,7 @@ def graph(how: Scenario) -> Graph:
     attention = ATTENTION[learned] if how.cache in MLA else "Wan's"
     model, clip, vae = RivuletPocketModel.execute(attention).args
     if how.memory != "off":
-        given = (how.memory, BUILT_IN if learned else NO_FILE, False, 0.999)
-        (model,) = RivuletMemory.execute(model, *given).args
+        (model,) = RivuletMemory.execute(model, how.memory, BUILT_IN if learned else NO_FILE).args
     cache = None
     if how.cache != "dense":
         basis = BUILT_IN if how.cache == "latent" else NO_FILE

@@ -131,9 +131,7 @@ def test_a_base_and_its_memory_come_from_one_file(load_file, folders, text):
     folder_paths.filename_list_cache.clear()
     loaded, report = load_file("echo.safetensors")
     assert f"Memory encoder inside ({len(inside)} tensors)" in report and "Recipe Echo-Infinity" in report
-    (model,) = RivuletMemory.execute(
-        loaded, "learned", "diffusion_models/echo.safetensors", False, 0.999
-    ).args
+    (model,) = RivuletMemory.execute(loaded, "learned", "diffusion_models/echo.safetensors").args
     config = replace(configured(model, 48, 32, FROM_MODEL, 0, 0.0), sigmas=(1.0,))
     assert config.preset.name == "echo_std"
     made = []

@@ -50,7 +50,7 @@ def test_videomla_has_a_memory_over_the_latents_it_keeps(mla, text):
     from rivulet.nodes.memory import RivuletMemory
     from rivulet.nodes.small_cache import CacheChoice
 
-    model = RivuletMemory.execute(mla[0], "ema", "none", False, 0.9).args[0]
+    model = RivuletMemory.execute(mla[0], "ema", "none", ema_keep=0.9).args[0]
     dense, whole = streamed(model, text, MLA_CONFIG, 5)
     without, plain = streamed(mla[0], text, MLA_CONFIG, 5)
     latent, small = streamed(model, text, MLA_CONFIG, 5, CacheChoice("mla"))

@@ -51,7 +51,8 @@ def remembering(load, memory_file):
     from rivulet.nodes.memory import RivuletMemory
 
     def of(memory="learned", file="diffusion_models/memory.safetensors", from_start=False, keep=0.9):
-        return RivuletMemory.execute(load("plain"), memory, file, from_start, keep).args[0]
+        options = {"from_start": from_start, "ema_keep": keep}
+        return RivuletMemory.execute(load("plain"), memory, file, **options).args[0]
 
     return of
 
@@ -157,7 +158,7 @@ def test_a_recache_of_the_host_is_that_of_the_engine(load, models, remembering, 
     from rivulet.nodes.run.switch import switched
 
     config = replace(CONFIG, preset="echo_std" if goes_on else "pocket_memory")
-    encoder = of(remembering()).file.encoder
+    encoder = of(remembering()).source.encoder
     policy = LearnedMemory(encoder, "the same", turned=goes_on, recaches=not goes_on)
     host = HostStream(load("plain"), prompt(0), prompt(1), config, memory=policy)
     dit = open_checkpoint(models / "plain.safetensors").load(torch.float32)
@@ -258,7 +259,7 @@ def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_
     begun = engine.init(pocket.dit, text, config, pocket.no_text(), cache=form, memory=policy)
     own = list(engine.take(pocket.dit, begun, 6))
     model, clip, _ = RivuletPocketModel.execute("VideoMLA's, for Evolving Memory").args
-    model = RivuletMemory.execute(model, "learned", BUILT_IN, False, 0.999).args[0]
+    model = RivuletMemory.execute(model, "learned", BUILT_IN).args[0]
     assert recipe.of(model).preset == "pocket_memory" and not model.patches
     said = [clip.encode_from_tokens_scheduled(t) for t in ("a red circle on a green ground", "")]
     memory = of(model).policy_for(config, model.load_device)
@@ -279,10 +280,10 @@ def test_a_model_of_latents_that_was_taught_no_memory_or_another_is_refused_one(
     model = RivuletPocketModel.execute("VideoMLA's, for Evolving Memory").args[0]
     recipe.give(model, replace(recipe.of(model), taught="0123456789abcdef0"))
     with pytest.raises(ValueError, match="the model was trained with 0123456789abcdef; take the memory"):
-        RivuletMemory.execute(model, "learned", BUILT_IN, False, 0.999)
+        RivuletMemory.execute(model, "learned", BUILT_IN)
     model = RivuletPocketModel.execute("VideoMLA's").args[0]
     with pytest.raises(ValueError, match="keeps VideoMLA's latents and was not taught to read a memory"):
-        RivuletMemory.execute(model, "learned", BUILT_IN, False, 0.999)
+        RivuletMemory.execute(model, "learned", BUILT_IN)
 
 
 def test_the_built_in_memory_goes_with_the_built_in_model(comfyui):
@@ -290,10 +291,8 @@ def test_the_built_in_memory_goes_with_the_built_in_model(comfyui):
     from rivulet.nodes.memory import RivuletMemory, of
     from rivulet.nodes.pocket_model import RivuletPocketModel
 
-    model = RivuletMemory.execute(
-        RivuletPocketModel.execute().args[0], "learned", BUILT_IN, False, 0.999
-    ).args[0]
-    assert recipe.of(model).preset == "pocket_memory" and of(model).file.coverage == (40, 40)
+    model = RivuletMemory.execute(RivuletPocketModel.execute().args[0], "learned", BUILT_IN).args[0]
+    assert recipe.of(model).preset == "pocket_memory" and of(model).source.coverage == (40, 40)
 
 
 def test_nan_in_the_memory_alone_is_refused_and_the_stream_goes_on_from_before(run, remembering):

@@ -7,7 +7,9 @@ import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.cost import DENSE_COST
 from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.memory.cost import FREE
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+from rivulet.model_patches.memory.learned import cost_of
 from rivulet.model_patches.plan.cost import Work
 from rivulet.model_patches.plan.plan import Plan, Request, plan_stream
 from rivulet.model_patches.plan.probe import Device
@@ -152,7 +154,7 @@ def test_a_memory_is_planned_as_it_is_held():
     sizes = EncoderConfig(SIZES.dim, SIZES.num_heads, 3, *grid)
     config = replace(STREAM, preset="pocket_memory")
     with_memory, without = (
-        plan_stream(replace(REQUEST, stream=config, memory=memory)) for memory in (sizes, None)
+        plan_stream(replace(REQUEST, stream=config, memory=memory)) for memory in (cost_of(sizes), FREE)
     )
     encoder = MemoryEncoder(sizes)
     state = encoder.fresh(1)
