@@ -50,6 +50,11 @@ class Source(Protocol):
         ...
 
     @property
+    def trained(self) -> str:
+        """What its training was."""
+        ...
+
+    @property
     def lora(self) -> Lora | None:
         """What the model's weights are to be changed by."""
         ...
@@ -84,10 +89,12 @@ class MemoryKind(ABC):
         """
         return None
 
-    def load(self, path: Path, model: WanModel, model_memory: str) -> Source:
+    def load(
+        self, path: Path, model: WanModel, model_memory: str, dtype: torch.dtype | None = None
+    ) -> Source:
         """The memory of a file for this model, or any module tree under Wan's names.
 
-        Raises ValueError where the file is not whole, or of another model.
+        dtype: None for the file's. Raises ValueError where the file is not whole, or of another model.
         """
         raise ValueError(f"Memory {self.name}: it is made from no file, got {path}; leave the file out.")
 

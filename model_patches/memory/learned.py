@@ -179,9 +179,11 @@ class LearnedKind(MemoryKind):
             "VideoMLA's, for Evolving Memory), or set memory to ema or off."
         )
 
-    def load(self, path: Path, model: WanModel, model_memory: str) -> MemoryFile:
+    def load(
+        self, path: Path, model: WanModel, model_memory: str, dtype: torch.dtype | None = None
+    ) -> MemoryFile:
         """See `load_memory`."""
-        return load_memory(path, model, model_memory=model_memory)
+        return load_memory(path, model, dtype, model_memory=model_memory)
 
     def preset(self, name: str, source: Source | None) -> str:
         """Those that the file says it was trained with, else the published ones."""

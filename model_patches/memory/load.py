@@ -52,6 +52,11 @@ class MemoryFile:
     in_model: bool = False  # the model's own weights were trained with this memory: its LoRA is not used
 
     @property
+    def trained(self) -> str:
+        """What its training was, as its file says; else its fingerprint."""
+        return str(self.metadata.get("trained", f"fingerprint {self.fingerprint[:16]}"))
+
+    @property
     def changes_the_model(self) -> bool:
         """Whether the model's weights are trained with the memory, by a LoRA to be added or by themselves."""
         return self.in_model or self.lora is not None

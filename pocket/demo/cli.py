@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="WxH",
         help="pixels, such as 64 or 96x64 (default: what the model was trained at)",
     )
+    _add_choices(options)
     options.add_argument("--port", type=int, default=0, help="of the page (default: a free one)")
     options.add_argument("--no-browser", action="store_true", help="do not open the page")
     options.add_argument(
@@ -63,6 +64,22 @@ def parser() -> argparse.ArgumentParser:
         help="another model, as `python run.py train-pocket` exports it",
     )
     return options
+
+
+def _add_choices(options: argparse.ArgumentParser) -> None:
+    """Adds what is looked up in the tables of caches and memories once torch is loaded."""
+    options.add_argument(
+        "--cache",
+        default="dense",
+        metavar="NAME",
+        help="how the frames of the window are kept; a name that is none lists them (default: dense)",
+    )
+    options.add_argument(
+        "--memory",
+        default="off",
+        metavar="NAME",
+        help="how frames that left the window are remembered; a name that is none lists them (default: off)",
+    )
 
 
 def seconds(text: str) -> float:

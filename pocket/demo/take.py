@@ -22,7 +22,7 @@ from ...model_patches.viewers.session import Session
 from ...model_patches.viewers.streams import Streams
 from ...model_patches.writer.parts import parts_of
 from ...model_patches.writer.video import Mp4Writer
-from ..models import Pocket, load_pocket
+from ..choices import Choice, choose
 from ..ram import peak_bytes
 from .blocks import SWITCH, Blocks
 from .server import DemoServer
@@ -37,8 +37,9 @@ STOPPING = b"\nstopping after this block; Ctrl+C again stops at once, and keeps 
 def take(options: argparse.Namespace) -> int:
     """Returns the exit status after a whole take."""
     began = time.perf_counter()
-    pocket = load_pocket(options.weights)
-    recipe = pocket.recipe
+    size = Geometry(*options.size) if options.size else None
+    chosen = choose(options.cache, options.memory, options.weights, geometry=size)
+    pocket, recipe = chosen.pocket, chosen.pocket.recipe
     geometry = Geometry(*(options.size or (recipe.size, recipe.size)))
     config = pocket.config(options.seed, geometry)
     frames = math.ceil(options.seconds * recipe.fps)
@@ -56,14 +57,14 @@ def take(options: argparse.Namespace) -> int:
             with session:
                 say(f"watch and steer it at {server.url} - Ctrl+C stops and keeps the video")
                 opened = not options.no_browser and has_screen() and webbrowser.open(server.url)
-                make(pocket, config, blocks)
+                make(chosen, config, blocks)
         finally:
             report(blocks)
         linger(server, ctrl_c, opened)
     return 0
 
 
-def make(pocket: Pocket, config: StreamConfig, blocks: Blocks) -> None:
+def make(chosen: Choice, config: StreamConfig, blocks: Blocks) -> None:
     """Streams until the take is long enough or stopped."""
 
     def on_chunk(chunk: Chunk) -> None:
@@ -71,10 +72,11 @@ def make(pocket: Pocket, config: StreamConfig, blocks: Blocks) -> None:
         if sys.stderr.isatty():
             print(f"\r{line(blocks)} ", end="", file=sys.stderr, flush=True)
 
+    pocket = chosen.pocket
     run(
         pocket.dit,
         pocket.vae,
-        pocket.begin(blocks.first_text_BLE, config),
+        pocket.begin(blocks.first_text_BLE, config, cache=chosen.cache, memory=chosen.memory),
         (),  # the session's own writer outlives the pipeline
         blocks=blocks.session.live.blocks,
         on_chunk=on_chunk,

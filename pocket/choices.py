@@ -1,0 +1,112 @@
+"""How a pocket stream keeps its frames and remembers: model, format, positions and memory are one choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..model_patches.attention.positions import preset
+from ..model_patches.cache.format import CacheFormat
+from ..model_patches.cache.formats import find_format
+from ..model_patches.cache.kind import CacheKind
+from ..model_patches.cache.shapes import NO_EXACT, Exact
+from ..model_patches.geometry import Geometry
+from ..model_patches.memory.policies import find_policy
+from ..model_patches.memory.policy import MemoryPolicy
+from .models import BASIS_FILE, DIT_FILE, MEMORY_FILE, MLA_FILE, MLA_MEMORY_FILE, WEIGHTS, Pocket, load_pocket
+
+MODELS = (DIT_FILE, MLA_FILE, MLA_MEMORY_FILE)  # the first that goes with cache and memory is taken
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a stream is begun with."""
+
+    pocket: Pocket  # as it is run with the memory
+    cache: CacheFormat
+    memory: MemoryPolicy
+
+
+def choose(
+    cache: str = "dense",
+    memory: str = "off",
+    folder: Path | None = None,
+    *,
+    memory_file: Path | None = None,
+    geometry: Geometry | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Choice:
+    """The built-in model that goes with a cache and a memory of these names, and both.
+
+    folder: of other weights. memory_file: instead of the one in the folder. geometry: None, as trained.
+    Raises ValueError, in a user's words, for names that are not in the tables, for weights that do not go
+    with them, and for files that are not there.
+    """
+    kind = find_format(cache)
+    pocket = model_for(kind, memory, folder, dtype)
+    pocket, policy = remembering(pocket, memory, memory_file or _in(folder, MEMORY_FILE), geometry)
+    return Choice(pocket, build(kind, pocket, folder), policy)
+
+
+def build(
+    kind: CacheKind, pocket: Pocket, folder: Path | None = None, exact: Exact = NO_EXACT
+) -> CacheFormat:
+    """A format for the pocket, from the file beside its weights where it is built from one."""
+    source: Any = None if kind.source is None else kind.source.load(_in(folder, BASIS_FILE))
+    return kind.build(pocket.dit, exact, source)
+
+
+def remembering(
+    pocket: Pocket,
+    name: str,
+    path: Path = WEIGHTS / MEMORY_FILE,
+    geometry: Geometry | None = None,
+    options: Mapping[str, bool | float] | None = None,
+) -> tuple[Pocket, MemoryPolicy]:
+    """The model as it is run with this memory, and the memory.
+
+    path: of a memory that is built from a file, whose LoRA is added to the weights. geometry: of the stream,
+    None as trained. Raises ValueError where there is no such file or its parts do not go together.
+    """
+    kind, source, recipe = find_policy(name), None, pocket.recipe
+    if refusal := kind.why_not(pocket.dit, recipe.taught):
+        raise ValueError(f"Memory: {refusal}")
+    if kind.files:
+        if not path.exists():
+            raise ValueError(f"Memory {name} needs {kind.needs}, and there is none at {path}.")
+        source = kind.load(path, pocket.dit, recipe.taught, torch.float32)
+        recipe = replace(recipe, trained=f"{recipe.trained}; with {path.name}, {source.trained}")
+        if source.lora is not None:
+            pocket = replace(pocket, dit=source.lora.merge(pocket.dit))
+    recipe = replace(recipe, preset=preset(kind.preset(recipe.preset, source)).name)
+    pocket = pocket if recipe == pocket.recipe else replace(pocket, recipe=recipe)
+    config = pocket.config(geometry=geometry)
+    device = next(pocket.dit.parameters()).device
+    return pocket, kind.build(config, device, source, options or {})
+
+
+def model_for(
+    kind: CacheKind, memory: str, folder: Path | None = None, dtype: torch.dtype = torch.float32
+) -> Pocket:
+    """The first of the built-in models, or of those in a folder, that goes with cache and memory.
+
+    Raises ValueError where none does.
+    """
+    policy, refusal = find_policy(memory), None
+    for file in MODELS:
+        if file != DIT_FILE and not _in(folder, file).exists():
+            continue
+        pocket = load_pocket(folder, dtype, file)
+        why = kind.why_not(pocket.dit) or policy.why_not(pocket.dit, pocket.recipe.taught)
+        if why is None:
+            return pocket
+        refusal = refusal or why
+    raise ValueError(str(refusal))
+
+
+def _in(folder: Path | None, name: str) -> Path:
+    return (WEIGHTS if folder is None else folder) / name
