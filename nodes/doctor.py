@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,10 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..kernels.dispatch import triton_support
+from ..model_patches.cache.formats import FORMATS
+from ..model_patches.cache.kind import CacheKind
+from ..model_patches.memory.kind import MemoryKind
+from ..model_patches.memory.policies import POLICIES
 from ..model_patches.plan.verdict import gigabytes
 from ..model_patches.writer.ffmpeg import find_ffmpeg
 from .host.needs import OLDEST, TESTED, lacking, version
@@ -149,9 +154,31 @@ def fitness(model: Any, vae: Any) -> dict[str, str]:
     found = {}
     if model is not None:
         dit = model.get_model_object("diffusion_model")
-        found["Model"] = why_not(dit) or f"{type(dit).__name__}, can be streamed"
+        refusal = why_not(dit)
+        found["Model"] = refusal or f"{type(dit).__name__}, can be streamed"
+        if refusal is None:
+            found |= choices(model, dit)
         if file := report_of(model):
             found["Model's file"] = file
     if vae is not None:
         found["VAE"] = why_not_vae(vae) or "can be streamed"
     return found
+
+
+def choices(model: Any, dit: Any) -> dict[str, str]:
+    """What Small Cache and Evolving Memory have for this model, and what they have not."""
+    from .host.recipe import of
+
+    memory = of(model).taught
+    caches = [(kind, kind.source is not None, kind.why_not(dit) is None) for kind in FORMATS.values()]
+    memories = [(kind, bool(kind.files), kind.why_not(dit, memory) is None) for kind in POLICIES.values()]
+    return {"Small Cache": _listed(caches), "Evolving Memory": _listed(memories)}
+
+
+def _listed(kinds: Sequence[tuple[CacheKind | MemoryKind, bool, bool]]) -> str:
+    """Kinds in a line, each with whether it is built from a file and whether it goes with the model."""
+    told = []
+    for kind, has_file, fits in kinds:
+        needs = "" if not kind.needs or has_file is not fits else f" (needs {kind.needs})"
+        told.append(f"{kind.name}{needs}" if fits else f"not {kind.name}{needs}")
+    return ", ".join(told)
