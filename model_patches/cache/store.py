@@ -105,6 +105,10 @@ class Store(ABC):
         """Bytes of the workspace and the turn table."""
         return self._table.nbytes + sum(tensor.nbytes for tensor in self.workspace)
 
+    def unturned(self, layer: int, rows: slice, at: Layout) -> tuple[Tensor, Tensor]:
+        """Keys before RoPE and values [B, L, N, D] of the filled slots, in place, where they are kept so."""
+        raise ValueError("Cache: keys of this format are rebuilt when read; take format dense to have them.")
+
     @abstractmethod
     def keys_values(self, layer: int, places: Sequence[Place]) -> KeysValues:
         """Keys before RoPE and values [R, L, N, D] of the tokens at these places, one after another."""

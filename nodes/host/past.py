@@ -12,7 +12,6 @@ from torch import Tensor
 from ...model_patches.attention.past import Past
 from ...model_patches.attention.sdpa import Attention
 from ...model_patches.cache.core import SlotPast
-from ...model_patches.cache.dense import DenseStore
 
 
 def host_attention(options: dict[str, Any]) -> Attention:
@@ -50,7 +49,7 @@ class HostTurned:
     """A dense past turned by the host's own rotation, to compare with its sampler to the last bit."""
 
     def __init__(self, past: SlotPast) -> None:
-        assert isinstance(past.store, DenseStore), "only dense keys are the host's own"
+        """past: of a cache that keeps keys as they are; only those are the host's own."""
         self.past, self.store = past, past.store
         self.key_turns, self.query_turns = _turns(past.key_table), _turns(past.query_table)
 

@@ -7,21 +7,17 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...model_patches.cache.basis_file import load_basis
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
-from ...model_patches.cache.int8 import Int8Format
-from ...model_patches.cache.latent import LatentFormat
-from ...model_patches.cache.mla import MlaFormat
+from ...model_patches.cache.formats import FORMATS
 from ...model_patches.cache.shapes import Exact
 from ...model_patches.geometry import Geometry
-from ...model_patches.memory.learned import LearnedMemory
 from ...model_patches.memory.policy import MemoryPolicy
-from ...model_patches.memory.resize import for_grid
 from ...model_patches.stream import pipeline
 from ...model_patches.stream.follow import Follow, encoder_of
 from ...model_patches.stream.incoming import Fitted, Pictures
@@ -32,7 +28,8 @@ from ...model_patches.stream.state import StreamConfig, StreamState
 from ...model_patches.stream.step import step
 from ...model_patches.stream.switch import switch
 from ...model_patches.vae.decoder import StreamPast, decode_stream
-from ...pocket.models import DIT_FILE, MLA_FILE, MLA_MEMORY_FILE, WEIGHTS, Pocket, load_pocket
+from ...pocket.choices import build
+from ...pocket.models import DIT_FILE, MLA_FILE, MLA_MEMORY_FILE, Pocket, load_pocket
 from .bits_scenarios import (
     EARLIER,
     FOLLOW,
@@ -50,7 +47,6 @@ from .bits_scenarios import (
 )
 from .remembering import remembering
 
-BASIS = WEIGHTS / "pocket_basis.safetensors"
 SLOWER = 5  # pictures of a block that are missing where a followed video ends
 
 
@@ -166,29 +162,22 @@ def models(how: Scenario) -> tuple[Pocket, MemoryPolicy]:
     dtype = torch.bfloat16 if how.bfloat16 else torch.float32
     pocket, memory = remembered(mla if how.cache in MLA else DIT_FILE, how.memory, dtype)
     if how.short_memory:
-        assert isinstance(memory, LearnedMemory)
-        memory = replace(memory, turned=True, recaches=False)
+        short: Any = memory
+        memory = replace(short, turned=True, recaches=False)
     return pocket, memory
 
 
 @cache
 def remembered(dit_file: str, memory: str, dtype: torch.dtype) -> tuple[Pocket, MemoryPolicy]:
     """Models and memories are read once; a stream changes neither."""
-    pocket, policy = remembering(load_pocket(dtype=dtype, dit_file=dit_file), memory)
-    if isinstance(policy, LearnedMemory):
-        size = Geometry(WIDTH, HEIGHT)
-        policy = replace(policy, encoder=for_grid(policy.encoder, size.grid_height, size.grid_width))
-    return pocket, policy
+    pocket = load_pocket(dtype=dtype, dit_file=dit_file)
+    return remembering(pocket, memory, geometry=Geometry(WIDTH, HEIGHT))
 
 
 def cache_of(how: Scenario, pocket: Pocket, config: StreamConfig) -> CacheFormat:
     """How the scenario's frames are kept."""
     exact = Exact(sink=config.positions.sink_frames if how.exact else 0)
-    if how.cache in MLA:
-        return MlaFormat.of(pocket.dit, how.cache == "mla-int8", exact)
-    if how.cache == "latent":
-        return LatentFormat(load_basis(BASIS), exact)
-    return Int8Format(exact=exact) if how.cache == "int8" else DENSE
+    return build(FORMATS[how.cache], pocket, exact=exact)
 
 
 def newest(state: StreamState, frames: int) -> Tensor:

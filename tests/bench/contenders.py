@@ -6,23 +6,20 @@ To add one, append to CONTENDERS a function that yields names and what makes the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 
 from ...model_patches.arch.mla import MlaModel
-from ...model_patches.cache.basis import LayerPlan
+from ...model_patches.arch.wan import WanModel
 from ...model_patches.cache.calibration.allocate import Point
 from ...model_patches.cache.calibration.calibrate import Calibration, Goal, calibrate, overall
 from ...model_patches.cache.calibration.measure import layer_weights
 from ...model_patches.cache.cost import CacheCost, latent_layer_bytes
-from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
-from ...model_patches.cache.int8 import INT8
-from ...model_patches.cache.latent import LatentFormat, latent_cost
-from ...model_patches.cache.mla import MlaFormat
+from ...model_patches.cache.formats import FORMATS, fitting
 from ...model_patches.cache.shapes import NO_EXACT, CacheShape, Exact
 from ...model_patches.stream.step import init, take
 from ...pocket import world
@@ -95,11 +92,22 @@ def learned(pocket: Pocket, prompts: int, blocks: int) -> Calibration:
     )
 
 
-def plain(trial: Trial) -> Iterator[Named]:
-    """Formats that need no calibration."""
-    exact = replace(INT8, exact=Exact(sink=trial.pocket.config().positions.sink_frames))
-    for name, made in {"dense": DENSE, "int8": INT8, "int8_sink": exact}.items():
-        yield name, partial(Contender, name, made, trial.pocket.dit, lambda _, made=made: made.cost)
+def ready(trial: Trial) -> Iterator[Named]:
+    """Formats that need no file, on the model they are for; the rounding ones with an exact sink besides."""
+    sink = Exact(sink=trial.pocket.config().positions.sink_frames)
+    found: set[str] = set()
+    for dit in filter(None, (trial.pocket.dit, trial.converted)):
+        for kind in fitting(dit):
+            if kind.source is not None or kind.name in found:
+                continue
+            found.add(kind.name)
+            yield kind.name, partial(_made, kind.name, kind.build(dit), dit)
+            if kind.rounds and not kind.needs:
+                yield f"{kind.name}_sink", partial(_made, f"{kind.name}_sink", kind.build(dit, sink), dit)
+
+
+def _made(name: str, made: CacheFormat, dit: WanModel) -> Contender:
+    return Contender(name, made, dit, lambda shape: made.scaled_cost(shape, dit.dim))
 
 
 def latents(trial: Trial) -> Iterator[Named]:
@@ -134,43 +142,8 @@ def _latent(
     calibration, channels = trial.calibration, trial.pocket.dit.dim
     goal = Goal(token_bytes=DENSE_TOKEN_BYTES * channels / times)
     points = calibration.choose(goal) if allocated else uniform(calibration, channels, times)
-    made = LatentFormat(calibration.basis(points, {}), exact)
-    return Contender(name, made, trial.pocket.dit, lambda shape: _cost_at(made, channels, shape))
+    dit = trial.pocket.dit
+    return _made(name, FORMATS["latent"].build(dit, exact, calibration.basis(points, {})), dit)
 
 
-def _cost_at(made: LatentFormat, channels: int, shape: CacheShape) -> CacheCost:
-    """The format's bytes with the same shares of the width at another model's; its layers take turns."""
-    basis, width = made.basis, shape.heads * shape.head_dim
-
-    def scaled(size: int) -> int:
-        return round(size * width / channels / basis.group) * basis.group
-
-    plans = [basis.plan[layer % len(basis.plan)] for layer in range(shape.layers)]
-    plan = tuple(LayerPlan(each.kind, scaled(each.rank), scaled(each.wide)) for each in plans)
-    return latent_cost(plan, basis.group, made.exact, made.name)
-
-
-def mla(trial: Trial) -> Iterator[Named]:
-    """VideoMLA's own latents, where a converted model is given."""
-    if trial.converted is None:
-        return
-    channels = trial.pocket.dit.dim
-    for int8 in (False, True):
-        made = MlaFormat.of(trial.converted, int8)
-        cost = partial(_mla_cost, made, channels)
-        yield made.name, partial(Contender, made.name, made, trial.converted, cost)
-
-
-def _mla_cost(made: MlaFormat, channels: int, shape: CacheShape) -> CacheCost:
-    return _mla_at(made, channels, shape).cost
-
-
-def _mla_at(made: MlaFormat, channels: int, shape: CacheShape) -> MlaFormat:
-    """The same share of the width at another model's: a quarter of a head turns, as published, the rest is
-    latent in multiples of 32."""
-    turned = shape.head_dim // 4
-    kept = (made.kv_latent + made.turned) * shape.heads * shape.head_dim / channels
-    return replace(made, kv_latent=max(1, round((kept - turned) / 32)) * 32, turned=turned)
-
-
-CONTENDERS: list[Callable[[Trial], Iterator[Named]]] = [plain, latents, mla]
+CONTENDERS: list[Callable[[Trial], Iterator[Named]]] = [ready, latents]

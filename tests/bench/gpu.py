@@ -31,9 +31,7 @@ from ...model_patches.cache.core import StoredFormat
 from ...model_patches.cache.cost import CacheCost
 from ...model_patches.cache.dense import DENSE, DenseStore
 from ...model_patches.cache.format import CacheFormat
-from ...model_patches.cache.int8 import INT8
-from ...model_patches.cache.latent import LatentFormat
-from ...model_patches.cache.mla import MlaFormat
+from ...model_patches.cache.formats import FORMATS, fitting
 from ...model_patches.cache.shapes import CacheShape
 from ...model_patches.cache.store import Layout, Own
 from ...model_patches.geometry import Geometry
@@ -172,21 +170,19 @@ def subjects(
     with device:
         wan = WanModel(config).to(dtype).eval().requires_grad_(False)
         mla = MlaModel(config, sizes).to(dtype).eval().requires_grad_(False)
-    found: dict[str, tuple[nn.Module, CacheFormat]] = {
-        "dense": (wan, DENSE),
-        Float64Rope().name: (wan, Float64Rope()),
-        "int8": (wan, INT8),
-        "mla, dense window": (mla, DENSE),
-        "mla": (mla, MlaFormat.of(mla)),
-        "mla-int8": (mla, MlaFormat.of(mla, int8=True)),
-    }
+    found: dict[str, tuple[nn.Module, CacheFormat]] = {}
+    for model in (wan, mla):
+        for kind in fitting(model):
+            if kind.source is None:
+                found.setdefault(kind.name, (model, kind.build(model)))
+    found |= {Float64Rope().name: (wan, Float64Rope()), "mla, dense window": (mla, DENSE)}
     for name, (rank, wide) in PLANS.items():
         # a small model has no more directions than channels
         plan = LayerPlan("latent", min(rank, config.dim), min(wide, config.dim))
         down_CR = torch.linalg.qr(torch.randn(config.dim, config.dim, device=device))[0].contiguous()
         layer = LayerBasis(torch.zeros(config.dim, device=device), down_CR, down_CR.T.contiguous())
         basis = Basis((layer,) * config.num_layers, (plan,) * config.num_layers)
-        found[name] = wan, LatentFormat(basis)
+        found[name] = wan, FORMATS["latent"].build(wan, source=basis)
     return found
 
 

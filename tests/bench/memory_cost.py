@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from ...model_patches.cache.format import CacheFormat, call_of
+from ...model_patches.memory.policies import POLICIES
 from ...model_patches.memory.policy import OFF
 from ...model_patches.stream.step import step
 from ...pocket.ram import resident_bytes
@@ -122,7 +123,7 @@ def timed(chosen: argparse.Namespace, rows: Rows) -> bool:
         streams = {memory: Making(given, memory, cache).to(STEADY_BLOCKS) for memory in MEMORIES}
         taken = in_turns({memory: making.clocked for memory, making in streams.items()}, rounds)
         for memory, making in streams.items():
-            weights = given.encoder_weights if memory == "learned" else given.weights
+            weights = given.encoder_weights if POLICIES[memory].files else given.weights
             rows(
                 "time",
                 case="time",

@@ -18,21 +18,20 @@ from ...model_patches.cache.basis import Basis, LayerBasis, LayerPlan
 from ...model_patches.cache.basis_file import load_basis
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
-from ...model_patches.cache.latent import LatentFormat
+from ...model_patches.cache.formats import FORMATS
 from ...model_patches.cache.shapes import Exact
 from ...model_patches.geometry import Geometry
-from ...model_patches.memory.ema import EmaSink
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.learned import LearnedMemory
 from ...model_patches.memory.load import load_memory
-from ...model_patches.memory.policy import OFF, MemoryPolicy
+from ...model_patches.memory.policies import POLICIES
+from ...model_patches.memory.policy import MemoryPolicy
 from ...model_patches.memory.resize import for_grid
 from ...model_patches.stream.state import StreamConfig, StreamState
 from ...model_patches.stream.step import init
-from ...pocket.models import MEMORY_FILE, WEIGHTS
+from ...pocket.models import BASIS_FILE, MEMORY_FILE, WEIGHTS
 from .subject import RANDOM, subject
 
-BASIS_FILE = "pocket_basis.safetensors"
 WAN = WanConfig(dim=1536, ffn_dim=8960, num_layers=30)
 TINY = WanConfig(64, 128, 2, num_heads=2, text_dim=8, in_channels=4, out_channels=4)
 TINY_SIGMAS = (1.0, 0.7)  # two calls: the first sees the memory before the update, the second the one after
@@ -55,22 +54,23 @@ class Remembered:
     without: PositionPreset | None = None  # positions without a memory; None: the same, less its places
 
     def policy(self, memory: str) -> MemoryPolicy:
-        """The memory of that name."""
-        if memory == "ema":
-            return EmaSink(sink_frames=self.config.positions.sink_frames)
-        return LearnedMemory(self.encoder, self.encoder_weights) if memory == "learned" else OFF
+        """The memory of that name; one that is built from a file has this model's encoder."""
+        kind = POLICIES[memory]
+        if kind.files:
+            return LearnedMemory(self.encoder, self.encoder_weights)
+        return kind.build(self.config, torch.device(self.text_BLE.device), None, {})
 
     def positions(self, memory: str) -> PositionPreset:
-        """Only a learned memory has places of its own."""
+        """Only a memory of tokens has places of its own."""
         given = self.config.positions
-        if memory == "learned":
+        if self.policy(memory).cost.tokens:
             return given
         return self.without or replace(given, name=f"{given.name}_off", memory_frames=0)
 
     def formats(self) -> Mapping[str, CacheFormat]:
         """How frames are kept; the sink of the latents stays exact, as ema needs it."""
         exact = Exact(sink=self.config.positions.sink_frames)
-        return {"dense": DENSE, "latent": LatentFormat(self.latent, exact)}
+        return {"dense": DENSE, "latent": FORMATS["latent"].build(self.dit, exact, self.latent)}
 
     def start(self, memory: str, cache: CacheFormat = DENSE) -> StreamState:
         """A new stream's state."""

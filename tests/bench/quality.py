@@ -19,20 +19,20 @@ from torch import Tensor
 
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
-from ...model_patches.cache.mla import MlaFormat
+from ...model_patches.cache.formats import FORMATS
 from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream.step import step
 from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...model_patches.vae.wan import TIME_STRIDE
 from ...pocket import detector, world
-from ...pocket.models import DIT_FILE, MLA_FILE, MLA_MEMORY_FILE, Pocket, load_pocket
+from ...pocket.choices import build, model_for
+from ...pocket.models import Pocket
 from .records import Rows
 from .remembering import MEMORIES, add_memory_file, remembering
 
 FIRST_SECONDS = 10
 MARKS_SECONDS = (60, 600)
 REBUILT_SECONDS = 3
-CACHES = ("dense", "mla", "mla-int8")  # mla: of the model converted to VideoMLA's attention
 SPAN_LATENTS = 8  # judged at a mark: two seconds
 WARM_LATENTS = 12  # decoded before them and thrown away, so that the decoder has its past
 
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shift", type=float, help="another shift of the noise levels")
     parser.add_argument("--cfg", type=float, help="another guidance")
     parser.add_argument("--pictures", type=Path, help="folder for the best and worst frames")
-    parser.add_argument("--cache", choices=CACHES, default=CACHES[0], help="how the window is kept")
+    parser.add_argument("--cache", choices=list(FORMATS), default="dense", help="how the window is kept")
     parser.add_argument("--memory", choices=MEMORIES, default="off", help="how the streams remember")
     add_memory_file(parser)
 
@@ -97,10 +97,9 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
 
 def _asked_for(chosen: argparse.Namespace) -> tuple[Pocket, CacheFormat, MemoryPolicy]:
     """The model with the recipe that was asked for, how its window is kept, and how it remembers."""
-    dense = chosen.cache == CACHES[0]
-    converted = MLA_MEMORY_FILE if chosen.memory == "learned" else MLA_FILE
-    pocket = load_pocket(chosen.weights, dit_file=DIT_FILE if dense else converted)
-    cache = DENSE if dense else MlaFormat.of(pocket.dit, chosen.cache.endswith("int8"))
+    kind = FORMATS[chosen.cache]
+    pocket = model_for(kind, chosen.memory, chosen.weights)
+    cache = build(kind, pocket, chosen.weights)
     changed = {name: getattr(chosen, name) for name in ("timesteps", "first_timesteps", "shift", "cfg")}
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}
     recipe = replace(pocket.recipe, **{key: value for key, value in given.items() if value})

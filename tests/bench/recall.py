@@ -22,11 +22,8 @@ from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.cache.calibration.calibrate import Goal
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
-from ...model_patches.cache.latent import LatentFormat
-from ...model_patches.cache.mla import MlaFormat
-from ...model_patches.memory.ema import EmaSink
-from ...model_patches.memory.learned import LearnedMemory
-from ...model_patches.memory.load import load_memory
+from ...model_patches.cache.formats import FORMATS
+from ...model_patches.memory.policies import POLICIES
 from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream.step import StreamState, init, set_text, step
 from ...model_patches.vae.wan import VaePast, WanVAE
@@ -42,6 +39,7 @@ from .replay import replay
 SEED = 6_000_000  # of the stories; training draws from others
 LENGTHS = (1, 3, 6, 12, 24)  # blocks hidden
 QUICK_LENGTHS = (1, 3)
+CPU = torch.device("cpu")
 CHANCE = {
     "colour": 1 / (len(world.COLOURS) - 1),
     "shape": 1 / len(world.SHAPES),
@@ -138,33 +136,43 @@ def stories(pocket: Pocket, trials: int, kept: Path | None) -> HidingClips:
 
 def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable[[], Contestant]]:
     """What makes each policy's contestant. All but the converted one run the same weights."""
-    found = load_memory(folder / models.MEMORY_FILE, pocket.dit, torch.float32)
+    kind, contract = POLICIES["learned"], replace(pocket.config(), preset=MEMORY)
+    found = kind.load(folder / models.MEMORY_FILE, pocket.dit, "", torch.float32)
     assert found.lora is not None, "the pocket's memory was trained with changes of its model"
-    dit, remembering = found.lora.merge(pocket.dit), LearnedMemory(found.encoder, found.fingerprint)
+    dit, remembering = found.lora.merge(pocket.dit), kind.build(contract, CPU, found, {})
 
     def latent() -> Contestant:
         seen = replace(pocket, dit=dit, recipe=replace(pocket.recipe, preset=MEMORY.name))
         calibration = learned(seen, 4 if quick else 16, 6 if quick else 10)
-        goal = Goal(token_bytes=DENSE_TOKEN_BYTES * dit.dim / 8)
-        made = LatentFormat(calibration.basis(calibration.choose(goal), {}))
+        basis = calibration.basis(calibration.choose(Goal(DENSE_TOKEN_BYTES * dit.dim / 8)), {})
+        made = FORMATS["latent"].build(dit, source=basis)
         return Contestant("learned+latent", dit, MEMORY, made, remembering)
 
     def mla() -> Contestant:
         own = load_pocket(folder, dit_file=models.MLA_MEMORY_FILE)
-        taught = load_memory(
-            folder / models.MEMORY_FILE, own.dit, torch.float32, model_memory=own.recipe.taught
-        )
-        memory = LearnedMemory(taught.encoder, taught.fingerprint)
-        return Contestant("learned+mla", own.dit, MEMORY, MlaFormat.of(own.dit), memory)
+        taught = kind.load(folder / models.MEMORY_FILE, own.dit, own.recipe.taught, torch.float32)
+        memory = kind.build(contract, CPU, taught, {})
+        return Contestant("learned+mla", own.dit, MEMORY, FORMATS["mla"].build(own.dit), memory)
 
     return {
         "full": partial(Contestant, "full", dit, FULL),
         "window": partial(Contestant, "window", dit, WINDOW),
         "window+sink": partial(Contestant, "window+sink", dit, SINK_AND_WINDOW),
-        "ema": partial(Contestant, "ema", dit, SINK_AND_WINDOW, memory=EmaSink()),
+        **without_a_file(pocket, dit),
         "learned": partial(Contestant, "learned", dit, MEMORY, memory=remembering),
         "learned+latent": latent,
         "learned+mla": mla,
+    }
+
+
+def without_a_file(pocket: Pocket, dit: WanModel) -> dict[str, Callable[[], Contestant]]:
+    """Contestants of the memories that are built from nothing, but for the one that is none."""
+    contract = replace(pocket.config(), preset=SINK_AND_WINDOW)
+    policies = [kind.build(contract, CPU, None, {}) for kind in POLICIES.values() if not kind.files]
+    return {
+        policy.name: partial(Contestant, policy.name, dit, SINK_AND_WINDOW, memory=policy)
+        for policy in policies
+        if policy != OFF
     }
 
 
@@ -190,20 +198,10 @@ def measure(stage: Stage, contestants: Sequence[Contestant]) -> dict[str, dict[i
 def lifted(stage: Stage, contestant: Contestant, told: HidingClips, seed: int) -> Mapping[int, Tensor]:
     """Latents [B, C, T, H, W] of the block in which the band is lifted, for each number of hidden blocks.
 
-    One walk serves all: whenever it has seen enough hidden blocks the next one is made and thrown away. An
-    `ema` sink is changed by that block, so there every length has a walk of its own.
+    One walk serves all: whenever it has seen enough hidden blocks the next one is made and thrown away.
     """
-    if isinstance(contestant.memory, EmaSink):
-        walks = [_walk(stage, contestant, told, (length,), seed) for length in stage.lengths]
-        return {length: latents for walk in walks for length, latents in walk.items()}
-    return _walk(stage, contestant, told, stage.lengths, seed)
-
-
-def _walk(
-    stage: Stage, contestant: Contestant, told: HidingClips, lengths: tuple[int, ...], seed: int
-) -> dict[int, Tensor]:
     pocket, frames, dit = stage.pocket, stage.pocket.recipe.block_frames, contestant.dit
-    story = Story(ENCODED[VISIBLE], max(lengths), 1)
+    story = Story(ENCODED[VISIBLE], max(stage.lengths), 1)
     latents, texts = told.assemble(story, frames)
     state = init(
         dit,
@@ -220,7 +218,7 @@ def _walk(
         state = set_text(dit, state, texts[block])
         state = replay(dit, state, latents[:, :, block * frames : (block + 1) * frames])
         hidden = block + 1 - before
-        if part == HIDDEN and hidden in lengths:
+        if part == HIDDEN and hidden in stage.lengths:
             made[hidden] = generate(dit, state, texts[-1])
     return made
 

@@ -30,6 +30,7 @@ def write_memory(path, lora=True, **about):
     tensors = under("query_memory_encoder.", filled(encoder_shapes(DIM, FRAMES * GRID * GRID)))
     if lora:
         tensors |= under("generator_lora.", filled(lora_shapes(DIM, FFN, LAYERS, rank=2), seed=1))
-    entry = {"frames": FRAMES, "grid_height": GRID, "grid_width": GRID, "num_heads": 1} | about
+    entry = {"frames": FRAMES, "grid_height": GRID, "grid_width": GRID, "num_heads": 1}
+    entry |= {"preset": "pocket_memory"} | about
     save_file(tensors, path, {"memory": json.dumps(entry)})
     return path

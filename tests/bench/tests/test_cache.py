@@ -21,7 +21,7 @@ from rivulet.model_patches.stream.step import StreamConfig, init, take
 from rivulet.tests.bench.beside import Tally, beside
 from rivulet.tests.bench.cache import nearness, totals
 from rivulet.tests.bench.cache_picture import draw
-from rivulet.tests.bench.contenders import Contender, _cost_at, _mla_at
+from rivulet.tests.bench.contenders import Contender
 from rivulet.tests.bench.quality import Span
 from rivulet.tests.bench.records import Rows
 
@@ -104,18 +104,18 @@ def test_a_plan_keeps_its_shares_at_another_width():
     plan = (LayerPlan("latent", 128, 32), LayerPlan("latent", 64, 64))
     made = LatentFormat(Basis((layer, layer), plan, 32))
     small, wan = CacheShape(2, 1, 1, 1, 2, 128), CacheShape(30, 1, 1, 1, 12, 128)
-    same = _cost_at(made, 256, small)
+    same = made.scaled_cost(small, 256)
     assert same.token_bytes(small, torch.bfloat16) == made.cost.token_bytes(small, torch.bfloat16)
     expected = ((192 + 576 // 2 + 24 * 2 + 2) + (384 + 12 * 2 + 2)) / 2
-    assert _cost_at(made, 256, wan).token_bytes(wan, torch.bfloat16) == expected
+    assert made.scaled_cost(wan, 256).token_bytes(wan, torch.bfloat16) == expected
 
 
 def test_a_converted_pocket_keeps_the_published_sizes_at_the_published_width():
     """28 + 8 numbers of a width of 256 are 192 + 32 of 1536 (VideoMLA, arXiv 2605.30351)."""
     wan = CacheShape(30, 1, 30, 52, 12, 128)
-    made = _mla_at(MlaFormat(28, 8), 256, wan)
-    assert (made.kv_latent, made.turned) == (192, 32)
-    assert round(made.cost.kept_bytes(wan, 21, torch.bfloat16) / 1e9, 3) == 0.440
+    cost = MlaFormat(28, 8).scaled_cost(wan, 256)
+    assert cost.token_bytes(wan, torch.bfloat16) == 2 * (192 + 32)
+    assert round(cost.kept_bytes(wan, 21, torch.bfloat16) / 1e9, 3) == 0.440
 
 
 def test_another_model_is_measured_on_the_dense_models_tokens(streamed):

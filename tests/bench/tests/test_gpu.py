@@ -33,7 +33,7 @@ def test_every_format_is_timed_over_a_full_window(monkeypatch):
     assert gpu.run(argparse.Namespace(quick=True, no_tests=True, rounds=2), Rows("gpu", True, out)) == 0
     found = {row["case"]: row for row in rows_of(out)}
     assert list(found) == [
-        *("dense", "dense, float64 RoPE", "int8", "mla, dense window", "mla", "mla-int8"),
+        *("dense", "int8", "mla", "mla-int8", "dense, float64 RoPE", "mla, dense window"),
         *gpu.PLANS,
     ]
     assert all(row["block_ms"] > 0 and row["window_frames"] == 6 for row in found.values())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rivulet.model_patches.stream.step import step
 from rivulet.model_patches.vae.wan import TIME_STRIDE
-from rivulet.pocket import world
+from rivulet.pocket import choices, world
 from rivulet.tests.bench import quality
 from rivulet.tests.bench.quality import SPAN_LATENTS, WARM_LATENTS, Span, judge, sheet, spans
 from rivulet.tests.bench.records import Rows
@@ -84,7 +84,7 @@ def pixels_of(pocket, latents_BCTHW):
 
 @pytest.mark.parametrize("memory", ["off", "learned"])
 def test_streams_are_judged_with_each_memory(memory, tmp_path, monkeypatch):
-    monkeypatch.setattr(quality, "load_pocket", lambda folder, dit_file: small_pocket())
+    monkeypatch.setattr(choices, "load_pocket", lambda folder, dtype, dit_file: small_pocket())
     begun, begin = [], quality.Pocket.begin
 
     def watched(self, *given, **options):
