@@ -81,7 +81,7 @@ def _describe(mask_HW: Tensor, colour: str) -> Object:
 _UNIT_AREA = (torch.pi, 3.24, 3 * 3**0.5 / 4 * 1.25**2)
 
 
-def wanted(prompt: str) -> tuple[set[tuple[str, str]], str]:
+def parse_prompt(prompt: str) -> tuple[set[tuple[str, str]], str]:
     """Objects and ground a prompt asks for.
 
     Raises ValueError if it leaves colours, shapes or the ground open.
@@ -97,6 +97,6 @@ def wanted(prompt: str) -> tuple[set[tuple[str, str]], str]:
 
 def adherence(pixels_FHWC: Tensor, prompt: str) -> float:
     """Share of frames that show what the prompt asks for, and nothing else."""
-    objects, ground = wanted(prompt)
+    objects, ground = parse_prompt(prompt)
     frames = detect(pixels_FHWC)
     return sum(frame.shows(objects, ground) for frame in frames) / len(frames)

@@ -140,7 +140,7 @@ def prompts(colour: int, shape: int, ground: int) -> tuple[str, ...]:
     """What each part of a story is asked for with."""
     named, hidden = ((world.prompt([(colour, shape)], ground, band)) for band in (False, True))
     bare = named.split(" on ", 1)[1]
-    return bare, named, world.unnamed(hidden), world.unnamed(named)
+    return bare, named, world.hide_names(hidden), world.hide_names(named)
 
 
 def draw(vae: WanVAE, count: int, block_frames: int, size: int, generator: torch.Generator) -> HidingClips:

@@ -72,7 +72,7 @@ def prompt(objects: list[tuple[int, int]], ground: int, band: bool = False) -> s
     return f"{things} on a {names[ground]} ground{behind}"
 
 
-def unnamed(sentence: str) -> str:
+def hide_names(sentence: str) -> str:
     """The same prompt with every object called "object": what it looks like must be remembered, not read."""
     things, rest = sentence.split(" on a ", 1)
     return " and ".join(["an object"] * len(things.split(" and "))) + " on a " + rest

@@ -179,7 +179,7 @@ def _learners(
     unchanged = MemoryRollout(copy.deepcopy(dit), encoder, frames)
     lora = memory.lora if memory else None
     rank = chosen.rank or (lora.ranks[0] if lora else RANK)
-    adapters = Adapters.resumed(dit, lora, rank)
+    adapters = Adapters.from_lora(dit, lora, rank)
     return MemoryRollout(dit, encoder, frames, unchanged=unchanged, sampler=pocket.config()), adapters
 
 

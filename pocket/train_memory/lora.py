@@ -62,7 +62,7 @@ class Adapters(nn.Module):
             layer.fold()
 
     @classmethod
-    def resumed(cls, dit: WanModel, lora: Lora | None, rank: int) -> Adapters:
+    def from_lora(cls, dit: WanModel, lora: Lora | None, rank: int) -> Adapters:
         """Changes of a rank, begun with those of a file where there is one, at its scale."""
         adapters = cls(dit, rank, rank * (lora.scales[0] if lora else 1.0))
         if lora:

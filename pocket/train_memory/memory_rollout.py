@@ -106,7 +106,7 @@ class MemoryRollout:
         self.teacher, self.unchanged, self.attention = teacher, unchanged, attention
         self.recompute, self.sampler = recompute, sampler
 
-    def graded(self, lesson: Lesson, generator: torch.Generator) -> list[tuple[int, Tensor, Tensor]]:
+    def grade_lesson(self, lesson: Lesson, generator: torch.Generator) -> list[tuple[int, Tensor, Tensor]]:
         """(block, squared error of the flow [R], the rows' noise levels [R]) of every graded call."""
         count = max(block for block, _ in lesson.graded) + 1
         target, its_lesson = self._target(lesson)

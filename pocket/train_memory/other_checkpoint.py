@@ -188,7 +188,7 @@ def _learners(file: Path | None, task: Task) -> tuple[MemoryRollout, Adapters]:
         encoder = MemoryEncoder(task.encoder)
     else:
         encoder = for_grid(loaded.encoder, task.encoder.grid_height, task.encoder.grid_width)
-    adapters = Adapters.resumed(task.dit, loaded.lora if loaded else None, task.rank)
+    adapters = Adapters.from_lora(task.dit, loaded.lora if loaded else None, task.rank)
     rollout = MemoryRollout(
         task.dit, encoder.to(task.device), BLOCK_FRAMES, attention=fused_attention, recompute=True
     )

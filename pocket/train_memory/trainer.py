@@ -129,7 +129,7 @@ class Trainer:
         with self._precision():
             if self.adapters is not None:
                 self.adapters.fold()
-            errors = self.rollout.graded(lesson, self.local)
+            errors = self.rollout.grade_lesson(lesson, self.local)
         loss = torch.stack([error_R.mean() for _, error_R, _ in errors]).mean()
         (loss * (self.recipe.kept_weight if lesson.unchanged else 1.0)).backward()
         self._update()

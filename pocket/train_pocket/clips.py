@@ -73,7 +73,7 @@ def load_or_draw(path: Path, count: int, blocks: int, block_frames: int, size: i
 def _texts(scenes: world.Scenes, other: world.Scenes, named: Tensor) -> Tensor:
     rows = []
     for first, second, plain in zip(scenes.prompts(), other.prompts(), named.tolist(), strict=True):
-        rows.append([text.encode(p if plain else world.unnamed(p))[0] for p in (first, second)])
+        rows.append([text.encode(p if plain else world.hide_names(p))[0] for p in (first, second)])
     return torch.stack([torch.stack(row) for row in rows])
 
 

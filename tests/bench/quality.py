@@ -185,7 +185,7 @@ def judge(span: Span, prompts: list[str]) -> tuple[dict[str, float], list[float]
     """
     shown, errors, things = [], [], 0
     for pixels, prompt in zip(span.pixels_BFHWC, prompts, strict=True):
-        objects, ground = detector.wanted(prompt)
+        objects, ground = detector.parse_prompt(prompt)
         frames = detector.detect(pixels)
         shown.append([frame.shows(objects, ground) for frame in frames])
         things += sum(frame.ground == ground for frame in frames)

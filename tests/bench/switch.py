@@ -97,7 +97,7 @@ def prompts(streams: int, seed: int) -> tuple[list[str], list[str]]:
     while len(old) < streams:
         scenes = world.sample_scenes(streams, generator, band_share=0.0)
         for pair in zip(scenes.prompts(), world.change_looks(scenes, generator).prompts(), strict=True):
-            if detector.wanted(pair[0]) != detector.wanted(pair[1]) and len(old) < streams:
+            if detector.parse_prompt(pair[0]) != detector.parse_prompt(pair[1]) and len(old) < streams:
                 old.append(pair[0])
                 new.append(pair[1])
     return old, new

@@ -155,4 +155,4 @@ def test_prompts_that_cannot_be_read_say_why(prompt, words):
 
 def test_unnamed_prompts_hide_looks_only():
     sentence = world.prompt([(0, 0), (2, 1)], 4, band=True)
-    assert world.unnamed(sentence) == "an object and an object on a magenta ground behind a grey band"
+    assert world.hide_names(sentence) == "an object and an object on a magenta ground behind a grey band"

@@ -57,7 +57,10 @@ def test_a_cut_is_decoded_as_another_scene(small, tmp_path):
 def test_pairs_of_prompts_always_differ_and_are_the_same_for_a_seed():
     old, new = prompts(300, 0)
     assert len(old) == len(new) == 300
-    assert all(detector.wanted(one) != detector.wanted(other) for one, other in zip(old, new, strict=True))
+    assert all(
+        detector.parse_prompt(one) != detector.parse_prompt(other)
+        for one, other in zip(old, new, strict=True)
+    )
     assert (old, new) == prompts(300, 0) != prompts(300, 1)
 
 

@@ -120,7 +120,7 @@ def rolled_out(dtype, recompute):
     sigma = torch.tensor([0.9])
     lesson = Lesson(latents, latents, (text,) * BLOCKS, ((5, sigma), (6, sigma)), ECHO)
     rollout = MemoryRollout(dit, encoder, FRAMES, recompute=recompute)
-    errors = [error for _, error, _ in rollout.graded(lesson, torch.Generator().manual_seed(1))]
+    errors = [error for _, error, _ in rollout.grade_lesson(lesson, torch.Generator().manual_seed(1))]
     torch.stack(errors).sum().backward()
     return errors, [p.grad for p in (*adapters.parts(), *encoder.parameters())]
 

@@ -43,7 +43,7 @@ def test_it_comes_to_what_the_engines_stream_makes(monkeypatch, block):
         dit, encoder, FRAMES, unchanged=MemoryRollout(dit, encoder, FRAMES), sampler=CONFIG
     )
     generator = torch.Generator().manual_seed(2)
-    rollout.graded(lesson, generator)
+    rollout.grade_lesson(lesson, generator)
     seed = int(torch.randint(1 << 30, (), generator=generator.manual_seed(2)))
     words = [(t[:ROWS], t[ROWS:].contiguous()) for t in lesson.texts]
     config = replace(CONFIG, seed=seed)
@@ -68,12 +68,12 @@ def test_no_change_is_no_error_and_a_change_is_taught(block, converted):
     adapters.fold()
     rollout = MemoryRollout(dit, encoder, FRAMES, teacher, unchanged=was, sampler=CONFIG)
     lesson = sampled_lesson(block, PLAIN)
-    ((at, error_R, _),) = rollout.graded(lesson, torch.Generator().manual_seed(2))
+    ((at, error_R, _),) = rollout.grade_lesson(lesson, torch.Generator().manual_seed(2))
     assert at == block and float(error_R.detach().max()) < 1e-9
     for layer in adapters.layers:
         torch.nn.init.normal_(layer.lora_B, std=0.1)
     adapters.fold()
-    ((_, error_R, _),) = rollout.graded(lesson, torch.Generator().manual_seed(2))
+    ((_, error_R, _),) = rollout.grade_lesson(lesson, torch.Generator().manual_seed(2))
     error_R.mean().backward()
     assert float(error_R.detach().mean()) > 1e-3
     assert all(matrix.grad is not None and matrix.grad.any() for matrix in adapters.parts())

@@ -111,7 +111,7 @@ def test_gradients_reach_the_whole_chain_of_updates_and_the_projections_of_the_p
     sigma = torch.full((ROWS,), 0.9)
     lesson = lesson_of(torch.float32, graded=((BLOCKS - 1, sigma),))
     rollout = MemoryRollout(dit, encoder, FRAMES)
-    ((block, error_R, _),) = rollout.graded(lesson, torch.Generator().manual_seed(2))
+    ((block, error_R, _),) = rollout.grade_lesson(lesson, torch.Generator().manual_seed(2))
     error_R.sum().backward()
     assert block == BLOCKS - 1
     silent = [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.any()]
@@ -126,7 +126,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     teacher = MemoryRollout(dit, encoder, FRAMES)
     for student, alike in ((dit, True), (other, False)):
         rollout = MemoryRollout(student, encoder, FRAMES, teacher)
-        for _, error_R, _ in rollout.graded(lesson, torch.Generator().manual_seed(2)):
+        for _, error_R, _ in rollout.grade_lesson(lesson, torch.Generator().manual_seed(2)):
             assert bool((error_R < 1e-9).all()) == alike
 
 
@@ -142,10 +142,10 @@ def test_a_lesson_that_keeps_the_model_asks_for_its_flow_without_a_memory():
             MemoryRollout(student, encoder, FRAMES, None, was),
             MemoryRollout(student, encoder, FRAMES, was, was),
         ):
-            *_, (_, error_R, _) = rollout.graded(lesson, torch.Generator().manual_seed(2))
+            *_, (_, error_R, _) = rollout.grade_lesson(lesson, torch.Generator().manual_seed(2))
             assert bool((error_R < 1e-9).all()) == alike
     free = lesson_of(torch.float32, graded=graded, positions=PLAIN)
-    *_, (_, error_R, _) = MemoryRollout(dit, encoder, FRAMES, None, was).graded(free, torch.Generator())
+    *_, (_, error_R, _) = MemoryRollout(dit, encoder, FRAMES, None, was).grade_lesson(free, torch.Generator())
     assert bool((error_R > 1e-3).all()), "the clip's flow is wanted"
 
 
@@ -283,7 +283,7 @@ def test_a_training_lowers_its_loss(tmp_path):
     def error():
         made.adapters.fold()
         with torch.no_grad():
-            errors = made.rollout.graded(lesson, torch.Generator().manual_seed(9))
+            errors = made.rollout.grade_lesson(lesson, torch.Generator().manual_seed(9))
         return float(torch.stack([error_R.mean() for _, error_R, _ in errors]).mean())
 
     before = error()
@@ -339,7 +339,7 @@ def test_an_exported_memory_is_the_trained_one(tmp_path):
     merged = found.lora.merge(plain)
     for name, layer in zip(adapters.names, adapters.layers, strict=True):
         torch.testing.assert_close(merged.get_submodule(name).weight, layer.folded, rtol=0, atol=1e-6)
-    again = Adapters.resumed(tiny()[0], found.lora, found.lora.ranks[0])
+    again = Adapters.from_lora(tiny()[0], found.lora, found.lora.ranks[0])
     again.fold()
     for layer, other in zip(adapters.layers, again.layers, strict=True):
         assert again.alpha == 3.0 and torch.equal(layer.folded, other.folded)
@@ -365,7 +365,7 @@ def test_more_rank_begins_with_no_change_and_can_be_learnt_and_gone_back_from():
             for name, layer in zip(adapters.names, adapters.layers, strict=True)
         }
     )
-    wider = Adapters.resumed(tiny()[0], lora, 5)
+    wider = Adapters.from_lora(tiny()[0], lora, 5)
     wider.fold()
     assert wider.rank == 5 and wider.alpha == 7.5
     for layer, other in zip(wider.layers, adapters.layers, strict=True):
@@ -377,7 +377,7 @@ def test_more_rank_begins_with_no_change_and_can_be_learnt_and_gone_back_from():
     wider.go_back(1.0)
     assert all(torch.equal(part, was) for part, was in zip(wider.parts(), begun, strict=True))
     with pytest.raises(ValueError, match="--rank 1: the changes to go on from have rank 2"):
-        Adapters.resumed(tiny()[0], lora, 1)
+        Adapters.from_lora(tiny()[0], lora, 1)
 
 
 def test_a_taught_model_names_its_memory_and_keeps_what_else_its_file_said(tmp_path):
