@@ -5,13 +5,16 @@ C channels of the model, R rows of a probe.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .tree import DiTTree
+from .parts import plain_tensor
+from .tree import DiTTree, Layer
 
 ROWS = 4
 # Relative differences of weights: bfloat16 moves them by 0.2 %, int4 by about 10 %, an adapter by as much as
@@ -46,6 +49,56 @@ def difference(one: Tensor, other: Tensor) -> float:
         return float("inf")
     off, whole = ((each.double().square().sum((0, 2))) for each in (one - other, one))
     return float((off / whole.clamp_min(torch.finfo(torch.float64).tiny)).mean().sqrt())
+
+
+@torch.no_grad()
+def fingerprint(
+    dit: DiTTree, latent_channels: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    """Numbers of every kind of weight in the model, float32 [layers, 1, 4] each on the CPU, by its name.
+
+    As `sketch`, but of all there is: embeddings, norms, modulations and both attentions too. The layers are
+    called with values of `dtype` on `device`; call it where they are loaded.
+    """
+
+    def numbers(layer: Layer, like: Tensor) -> Tensor:
+        out = plain_tensor(layer(like.to(device, dtype))).to(torch.promote_types(dtype, torch.float32))
+        rows_RN = out.reshape(ROWS, -1)
+        return (rows_RN @ _signs(1, rows_RN.shape[1], first=ROWS)[0].to(rows_RN)).float().cpu()
+
+    width = plain_tensor(dit.head.modulation).shape[-1]
+    rows_1RC = _signs(ROWS, width)[None]
+    patch = (latent_channels, *dit.patch_size)
+    found = {
+        "patch_embedding": [numbers(dit.patch_embedding, _signs(ROWS, math.prod(patch)).unflatten(1, patch))],
+        "text_embedding": [numbers(dit.text_embedding, _signs(ROWS, dit.text_dim)[None])],
+        "time_embedding": [numbers(dit.time_embedding, _signs(ROWS, dit.freq_dim)[None])],
+        "time_projection": [numbers(dit.time_projection, rows_1RC)],
+        "head": [numbers(dit.head.head, rows_1RC)],
+        "head.modulation": [_of_parameter(dit.head.modulation)],
+    }
+    for block in dit.blocks:
+        found.setdefault("modulation", []).append(_of_parameter(block.modulation))
+        for name in ("norm3", "ffn"):
+            found.setdefault(name, []).append(numbers(getattr(block, name), rows_1RC))
+        for part in ("self_attn", "cross_attn"):
+            for name in ("q", "k", "v", "o", "norm_q", "norm_k"):
+                layer = getattr(getattr(block, part), name)
+                found.setdefault(f"{part}.{name}", []).append(numbers(layer, rows_1RC))
+    return {name: torch.stack(layers)[:, None] for name, layers in found.items()}
+
+
+def farthest(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[float, str]:
+    """(largest relative difference of two fingerprints over the kinds of weights, the name of that kind)."""
+    if one.keys() != other.keys():
+        return float("inf"), ", ".join(sorted(one.keys() ^ other.keys()))
+    return max((difference(one[name], other[name]), name) for name in one)
+
+
+def _of_parameter(parameter: Tensor) -> Tensor:
+    """Four sums of a parameter under signs; it is no layer, and hosts keep it unpacked."""
+    flat_N = plain_tensor(parameter).detach().double().flatten().cpu()
+    return (_signs(ROWS, len(flat_N)) @ flat_N).float()
 
 
 def written(weights_LKR: Tensor) -> list[list[float]]:

@@ -47,6 +47,7 @@ class DiTTree(Protocol):
 
     num_heads: int
     freq_dim: int
+    text_dim: int
     patch_size: tuple[int, int, int]
     patch_embedding: Layer
     text_embedding: Layer
