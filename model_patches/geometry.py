@@ -72,6 +72,11 @@ class Geometry:
         return (rows, self.latent_channels, frames, self.latent_height, self.latent_width)
 
 
+def blocks_for(geometry: Geometry, block_frames: int, pixel_frames: int, latents: int = 0) -> int:
+    """Fewest blocks that make a stream of so many latents one of so many pixel frames."""
+    return max(0, -(-(geometry.latent_frames(pixel_frames) - latents) // block_frames))
+
+
 def _whole(name: str, value: int, least: int | None = None) -> int:
     """The value, if it is a whole number and not below `least`."""
     if not isinstance(value, int) or isinstance(value, bool):

@@ -20,10 +20,11 @@ from ..model_patches.cache.basis_file import about_model, save_basis
 from ..model_patches.cache.calibration.calibrate import Calibration, Goal, calibrate, split
 from ..model_patches.cache.calibration.measure import LayerWeights, layer_weights
 from ..model_patches.cache.format import CacheFormat
-from ..model_patches.stream.state import StreamConfig
+from ..model_patches.stream.config import StreamConfig
+from ..model_patches.stream.step import init, rollout
+from .host.caller import HostCaller, HostPrompt
 from .host.inputs import height_input, width_input
 from .host.recipe import block_input, cfg_input, configured, preset_input
-from .host.stream import HostStream
 from .small_cache import FOLDER, SUFFIX, BasisType
 
 SHARES = 1000  # steps of the progress bar
@@ -166,10 +167,9 @@ class Watched:
 
         def streams(recording: CacheFormat, index: int) -> Iterator[None]:
             config = replace(self.config, seed=self.config.seed + index)
-            stream = HostStream(self.model, texts[index], negative, config, cache=recording)
-            state = stream.begin()
-            for _ in range(self.blocks):
-                _, state = stream.step(state)
+            caller = HostCaller(self.model)
+            state = init(caller, HostPrompt(texts[index], negative), config, cache=recording)
+            for _ in rollout(caller, state, self.blocks):
                 yield
 
         def tell(what: str, share: float) -> None:

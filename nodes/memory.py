@@ -17,7 +17,7 @@ from ..model_patches.memory.cost import MemoryCost
 from ..model_patches.memory.kind import MemoryKind, Option, Source
 from ..model_patches.memory.policies import POLICIES, find_policy
 from ..model_patches.memory.policy import MemoryPolicy
-from ..model_patches.stream.state import StreamConfig
+from ..model_patches.stream.config import StreamConfig
 from ..pocket.models import MEMORY_FILE, WEIGHTS
 from .host import recipe
 from .host.lora import patches_of

@@ -22,7 +22,7 @@ from ..model_patches.plan.cards import cache_formats, on_cards
 from ..model_patches.plan.plan import Request, plan_stream
 from ..model_patches.plan.probe import Device, probe
 from ..model_patches.plan.verdict import FITS, gigabytes, judge
-from ..model_patches.stream.state import StreamConfig
+from ..model_patches.stream.config import StreamConfig
 from ..model_patches.vae.decoder import MAX_LATENTS
 from ..model_patches.vae.tiny_cost import TinyCost
 from .host.decoder import decoder_cost, why_not_vae

@@ -8,11 +8,10 @@ from comfy_api.v0_0_2 import io
 
 from ..model_patches.stream.timeline import DEFAULT_MODE, MODES, Timeline, read_timeline
 from .host.inputs import seconds_input
-from .run.switch import SWITCHES
 
 PromptsType = io.Custom("RIVULET_PROMPTS")
 FROM_RECIPE = "recipe"  # in place of a switch's name: as the model is, which is known when the stream begins
-CHOICES = (FROM_RECIPE, *SWITCHES)
+CHOICES = (FROM_RECIPE, *MODES)
 TYPED_KEPT = 8  # encoded prompts kept besides the timeline's; umT5 gives 8 MB each
 
 EXAMPLE = """[0s] a red circle on a green ground
@@ -80,7 +79,7 @@ class RivuletPrompts(io.ComfyNode):
                     default=FROM_RECIPE,
                     tooltip="How the stream goes over to a prompt whose line names no switch. "
                     f"{FROM_RECIPE}: as the recipe of the model says, {DEFAULT_MODE} where it says nothing. "
-                    + " ".join(f"{name}: {MODES[name]}." for name in SWITCHES),
+                    + " ".join(f"{name}: {MODES[name]}." for name in MODES),
                 ),
                 seconds_input(
                     "seconds_each",

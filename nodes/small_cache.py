@@ -16,7 +16,7 @@ from ..model_patches.cache.formats import FORMATS, find_format
 from ..model_patches.cache.kind import CacheKind
 from ..model_patches.cache.shapes import Exact
 from ..model_patches.memory.kind import MemoryKind
-from ..model_patches.stream.state import StreamConfig
+from ..model_patches.stream.config import StreamConfig
 from ..pocket.models import BASIS_FILE, WEIGHTS
 
 BasisType = io.Custom("RIVULET_BASIS")

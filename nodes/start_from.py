@@ -1,116 +1,29 @@
-"""Begin a stream with a picture, the end of a video or of a take, or a video that is followed.
+"""The node that gives a picture, the end of a video or of a take, or a video to follow, to begin with.
 
-A picture is the first latent that is remembered and the first picture shown.
-
-B batch, C latent channels, T latent frames, H/W of the picture or of the latent grid.
+B batch, H/W of the picture.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.utils
-import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..model_patches.cache.format import call_of
-from ..model_patches.geometry import Geometry
-from ..model_patches.memory.policy import visible
-from ..model_patches.stream.incoming import CROP, EXACT, FITS, STRETCH
-from ..model_patches.stream.start import pieces
-from ..model_patches.stream.state import StreamConfig
-from ..model_patches.stream.state_file import about_of
-from .host.block import BlockInMaking
-from .host.decoder import first_latents, why_not_vae
+from ..model_patches.stream.incoming import CROP, FITS
+from ..model_patches.stream.snapshot import read_header
 from .host.incoming import refuse_unfit
-from .host.stream import HostState, HostStream
-from .run.kept import KIND, VERSION
+from .run.beginnings import WHO, Following, FromPicture, FromTake, FromVideo
 from .run.snapshot_files import changed, snapshots, there
-from .run.start_video import FollowVideo, GoOnFromTake, GoOnFromVideo
-from .run.switch import run_again
 
 StartType = io.Custom("RIVULET_START")
 NO_TAKE = "none"
-WHO = "Start From"
 PICTURE, GO_ON, FOLLOW = "picture", "go on", "follow"
 MODES = {
     PICTURE: "one image is the first picture of the video",
     GO_ON: "the video begins where another one ends: video, image (a batch), or take",
     FOLLOW: "video to video, the stream follows video or image (a batch) from its first picture to its last",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A picture to begin with, before the size of the video is known."""
-
-    image_BHWC: Tensor  # one picture of three channels, in [0, 1]
-    fit: str  # one of FITS
-    given, hidden = 1, 0  # latent frames before the first block; pictures of them that are not shown
-
-    def begun(self, vae: Any, config: StreamConfig) -> dict[str, Any]:
-        """What `Take.run` begins with."""
-        if refusal := why_not_vae(vae):
-            raise ValueError(refusal)
-        pixels_BHWC = self.fitted(config.geometry)
-        return {"given_BCTHW": first_latents(vae, pixels_BHWC), "ending_HWC": pixels_BHWC[0]}
-
-    def fitted(self, geometry: Geometry) -> Tensor:
-        """The picture [1, H, W, 3] at the size of the video."""
-        height, width = self.image_BHWC.shape[1:3]
-        wanted = (geometry.width, geometry.height)
-        if self.fit == EXACT and (width, height) != wanted:
-            raise ValueError(
-                f"Start From: the picture is {width}x{height} and the video {wanted[0]}x{wanted[1]}; make "
-                f"them equal, or set fit to {CROP} or {STRETCH}."
-            )
-        pixels_BCHW = comfy.utils.common_upscale(
-            self.image_BHWC.movedim(-1, 1), *wanted, "bicubic", "center" if self.fit == CROP else "disabled"
-        )
-        return pixels_BCHW.clamp(0, 1).movedim(1, -1)
-
-
-@torch.inference_mode()
-def keep(stream: HostStream, state: HostState, latents_BCTHW: Tensor) -> HostState:
-    """The state after latents that were not made but given, [B, C, T, H, W] in the VAE's units.
-
-    Their keys and values are remembered from a pass at timestep 0 for each block's length of them, a shorter
-    one first, as Self-Forcing (arXiv 2506.08009) takes its first frame in image-to-video; to be called before
-    the first block. An error leaves `state` as it was.
-    """
-    config, count = stream.config, latents_BCTHW.shape[2]
-    wanted = config.geometry.latent_shape(count, stream.batch)
-    if tuple(latents_BCTHW.shape) != wanted or not count:
-        raise ValueError(
-            f"Rivulet: the latents to begin with are {list(latents_BCTHW.shape)}, the stream needs "
-            f"{list(wanted)} with at least one frame; encode the picture at the video's size with Wan's VAE."
-        )
-    for piece_BCTHW in latents_BCTHW.split(pieces(count, config.block_frames), 2):
-        state = _kept(stream, state, piece_BCTHW)
-    return state
-
-
-def _kept(stream: HostStream, state: HostState, latents_BCTHW: Tensor) -> HostState:
-    """The state after one pass over these latents."""
-    config, start, count = stream.config, state.start_frame, latents_BCTHW.shape[2]
-    call = call_of(config.positions, start, count)
-    draft = state.cache.begin(call)
-    memories = visible(stream.policy, state.memory, call)
-    making = BlockInMaking(stream, draft, state.block, start, count, memories)
-    inside_BCTHW = stream.model.model.process_latent_in(latents_BCTHW)
-    stream.sample(making, run_again, torch.zeros_like(inside_BCTHW), latents_BCTHW=inside_BCTHW)
-    making.refuse_nan(latents_BCTHW, *making.kept)
-    memory, cache = stream.leave(making, state.memory, draft.commit(call.kept + call.own), start + count)
-    tail_BCTHW = torch.cat([state.tail_BCTHW.to(latents_BCTHW), latents_BCTHW], 2)
-    return replace(
-        state,
-        start_frame=start + count,
-        cache=cache,
-        memory=memory,
-        tail_BCTHW=tail_BCTHW[:, :, -stream.tail_frames :].clone(),
-    )
 
 
 class RivuletStartFrom(io.ComfyNode):
@@ -204,16 +117,16 @@ class RivuletStartFrom(io.ComfyNode):
         found = {"image": image, "video": video, "take": None if take == NO_TAKE else take}
         name, given = _one_of(mode, {key: value for key, value in found.items() if value is not None})
         if mode == PICTURE:
-            return io.NodeOutput(Start(one_picture(given), fit))
+            return io.NodeOutput(FromPicture(image_BHWC=one_picture(given), fit=fit))
         if name == "image":
             refuse_unfit(given)
         if mode == FOLLOW:
-            return io.NodeOutput(FollowVideo(given, fit, strength))
+            return io.NodeOutput(Following(source=given, fit=fit, strength=strength))
         if name == "take":
             path = there(WHO, given)
-            about_of(path, KIND, VERSION)
-            return io.NodeOutput(GoOnFromTake(path))
-        return io.NodeOutput(GoOnFromVideo(given, fit, context))
+            read_header(path)
+            return io.NodeOutput(FromTake(path=path))
+        return io.NodeOutput(FromVideo(source=given, fit=fit, context=context))
 
 
 TAKEN = {PICTURE: ("image",), GO_ON: ("video", "image", "take"), FOLLOW: ("video", "image")}

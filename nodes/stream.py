@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.utils
 import folder_paths
 from comfy.cli_args import args
 from comfy_api.v0_0_2 import InputImpl, io
@@ -15,26 +16,29 @@ from torch import Tensor
 
 from ..model_patches.attention.positions import why_not
 from ..model_patches.cache.dense import DENSE
-from ..model_patches.stream.pipeline import blocks_for
-from ..model_patches.stream.state import StreamConfig
+from ..model_patches.cache.format import CacheFormat
+from ..model_patches.geometry import blocks_for
+from ..model_patches.memory.policy import MemoryPolicy
+from ..model_patches.stream.config import StreamConfig
+from ..model_patches.stream.pipeline import run
+from ..model_patches.stream.script import Script
+from ..model_patches.stream.timeline import MODES
 from ..model_patches.viewers.live import LiveStream
+from ..model_patches.writer.protocol import OpenWriter
 from ..model_patches.writer.video import Mp4Writer
+from .host.caller import HostCaller
 from .host.decoder import decoder_for
 from .host.inputs import fps_input, height_input, seconds_input, width_input
 from .host.recipe import block_input, cfg_input, configured, preset_input, switch_of
-from .host.stream import HostStream
 from .memory import of as memory_of
 from .prompts import PromptsType
-from .resume import Resume
+from .run.beginnings import FROM_NOTHING, Beginning
 from .run.fingerprint import FINGERPRINTS
-from .run.kept import taken_up
-from .run.script import Script, read_script
+from .run.script import read_script
 from .run.session import client_of_run, session_of
-from .run.start_video import FollowVideo, GoOnFromTake, GoOnFromVideo, following
-from .run.switch import SWITCHES
-from .run.take import EARLY, WHEN, Take, saving
+from .run.take import EARLY, WHEN, LastPicture, Snapshots
 from .small_cache import CacheChoice, CacheType
-from .start_from import Start, StartType
+from .start_from import StartType
 
 UNNAMED = "00000000-0000-0000-0000-000000000000"  # id of a graph that the page got without one
 
@@ -161,44 +165,43 @@ class RivuletStream(io.ComfyNode):
         prompts: Any = None,
         negative: Any = None,
         sigmas: Tensor | None = None,
-        start: Start | GoOnFromVideo | GoOnFromTake | FollowVideo | Resume | None = None,
+        start: Beginning | None = None,
         snapshot: str = EARLY,
         cache: CacheChoice | None = None,
     ) -> io.NodeOutput:
         """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
         config = configured(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
         pictures = max(1, round(seconds * fps))
-        read = start.read(config, fps) if isinstance(start, GoOnFromVideo | GoOnFromTake) else start
-        given, hidden = (0, 0) if read is None else (read.given, read.hidden)
-        blocks = _blocks(config, pictures + hidden, negative, given)
-        script = read_script(positive, prompts, config, fps, blocks, given, hidden, switch_of(model))
-        begin: dict[str, Any] = {}
-        if isinstance(start, Resume):
-            start.check(pictures, fps)
-            script, blocks = script.taken_up(start.block, start.prompt), blocks - start.block
-        elif read is not None and not isinstance(read, Resume):
-            begin = read.begun(vae, config)
-        form = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
-        policy = memory_of(model).policy_for(config, model.load_device)
-        stream = HostStream(model, script.first, negative or [], config, cache=form, memory=policy)
-        decoder = decoder_for(vae)
-        if isinstance(start, Resume):
-            begin["kept"] = kept = taken_up(start.path, stream)
-            decoder.refuse_foreign(kept.past)
+        begin = (start or FROM_NOTHING).read(vae, config, fps, pictures)
+        blocks = _blocks(config, pictures, negative, begin)
+        script = begin.script(
+            read_script(positive, prompts, negative, config, fps, blocks, begin, switch_of(model))
+        )
+        caller, (form, policy) = HostCaller(model), _kept_by(model, cache, config)
+        frames = begin.latents + blocks * config.block_frames
+        state = begin.state(caller, script, config, form, policy, frames)
+        decoder = decoder_for(vae, caller.to_vae)
+        decoder.refuse_foreign(state.past)
         target = _target(filename_prefix, width, height)
         writer = Mp4Writer(target, width=width, height=height, fps=fps, metadata=cls._graph())
+        live, last = _live(writer, script, blocks - begin.blocks, cls.hidden), LastPicture()
+        bar = comfy.utils.ProgressBar(live.blocks)
         with (
-            following(start, vae, config, fps) as begin["follow"],
-            session_of(_live(writer, script, blocks, cls.hidden), model.load_device) as session,
+            begin.follow(caller, vae, config, fps) as follow,
+            session_of(live, caller.device) as session,
+            Snapshots(caller, target, snapshot) as snapshots,
         ):
-            take = Take(stream, decoder, script, session)
-            with saving(take, snapshot) as path:
-                tail_BCTHW = take.run(pictures, **begin)
-        FINGERPRINTS.note(str(cls.hidden.unique_id), writer.result, as_queued=session.live.as_queued)
+            state = run(
+                caller, decoder, state, [OpenWriter(writer), last], pictures=pictures, script=script,
+                viewers=session, begin=begin.prefill(caller, vae), follow=follow, keep=snapshots.keep,
+                on_chunk=lambda _: bar.update_absolute(live.block, live.blocks),
+            )  # fmt: skip
+            snapshots.stopped = session.stopping
+        FINGERPRINTS.note(str(cls.hidden.unique_id), writer.result, as_queued=live.as_queued)
         video = InputImpl.VideoFromFile(str(writer.result))
-        left = str(path) if path.is_file() else ""
-        tail = {"samples": tail_BCTHW.to(comfy.model_management.intermediate_device())}
-        return io.NodeOutput(video, take.last, tail, left)
+        left = str(snapshots.path) if snapshots.path.is_file() else ""
+        tail_BCTHW = caller.to_vae(state.tail_BCTHW).to(comfy.model_management.intermediate_device())
+        return io.NodeOutput(video, last.image_BHWC, {"samples": tail_BCTHW}, left)
 
     @classmethod
     def _graph(cls) -> dict[str, str]:
@@ -212,18 +215,26 @@ class RivuletStream(io.ComfyNode):
         return {name: json.dumps(value) for name, value in tags.items() if value is not None}
 
 
-def _blocks(config: StreamConfig, pictures: int, negative: Any, given: int) -> int:
-    """Blocks that give so many pictures after so many given latents; refused where the guidance or the
-    positions do not allow it."""
+def _blocks(config: StreamConfig, pictures: int, negative: Any, begin: Beginning) -> int:
+    """Blocks of the whole video; refused where the guidance or the positions do not allow it."""
     if config.guided and negative is None:
         raise ValueError(
             f"Stream Video: cfg {config.cfg} guides away from a negative prompt, and none is connected; "
             f"connect one (an empty prompt does), or set cfg to 1."
         )
-    blocks = max(1, blocks_for(config.geometry, config.block_frames, pictures, given))
-    if refusal := why_not(config.positions, config.block_frames, given + blocks * config.block_frames):
+    decoded = pictures + begin.hidden
+    blocks = max(1, blocks_for(config.geometry, config.block_frames, decoded, begin.latents))
+    if refusal := why_not(
+        config.positions, config.block_frames, begin.latents + blocks * config.block_frames
+    ):
         raise ValueError(refusal)
     return blocks
+
+
+def _kept_by(model: Any, cache: CacheChoice | None, config: StreamConfig) -> tuple[CacheFormat, MemoryPolicy]:
+    """How the stream keeps what it looks back on, and what it remembers of the rest."""
+    form = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
+    return form, memory_of(model).policy_for(config, model.load_device)
 
 
 def _live(writer: Mp4Writer, script: Script, blocks: int, hidden: Any) -> LiveStream:
@@ -236,7 +247,7 @@ def _live(writer: Mp4Writer, script: Script, blocks: int, hidden: Any) -> LiveSt
         client=client_of_run(),
         workflow="" if workflow.get("id") in (None, UNNAMED) else str(workflow["id"]),
         blocks=blocks,
-        modes=SWITCHES if script.steerable else (),
+        modes=tuple(MODES) if script.steerable else (),
         switch=script.switch,
     )
 

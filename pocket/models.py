@@ -4,7 +4,7 @@ they were trained for.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +19,10 @@ from ..model_patches.checkpoints.files import save_tensors
 from ..model_patches.geometry import Geometry
 from ..model_patches.memory.policy import OFF, MemoryPolicy
 from ..model_patches.sampler.schedule import sigmas
-from ..model_patches.stream.step import StreamConfig, StreamState, init
+from ..model_patches.stream.config import StreamConfig
+from ..model_patches.stream.model_caller import ModelCaller, Texts, texts
+from ..model_patches.stream.state import StreamState
+from ..model_patches.stream.step import init
 from ..model_patches.vae.load import load_vae
 from ..model_patches.vae.wan import WanVAE
 from . import text
@@ -82,10 +85,18 @@ class Pocket:
     recipe: PocketRecipe
     encode: Callable[[str], Tensor]  # prompt -> text states [1, L, C]
     no_text: Callable[[], Tensor]  # text states of the empty prompt, for guidance
+    caller: ModelCaller = field(init=False)  # runs the transformer
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "caller", ModelCaller(self.dit))
 
     def config(self, seed: int = 0, geometry: Geometry | None = None) -> StreamConfig:
         """See `PocketRecipe.config`."""
         return self.recipe.config(seed, geometry)
+
+    def prompt(self, text_BLC: Tensor, config: StreamConfig) -> Texts:
+        """A stream's prompt, the empty one as negative where guidance wants one."""
+        return texts(text_BLC, self.no_text().expand_as(text_BLC).contiguous() if config.guided else None)
 
     def begin(
         self,
@@ -95,11 +106,9 @@ class Pocket:
         cache: CacheFormat = DENSE,
         memory: MemoryPolicy = OFF,
     ) -> StreamState:
-        """The state before the first block, the empty prompt as negative where guidance wants one."""
-        negative = self.no_text().expand_as(text_BLC).contiguous() if config.guided else None
-        return init(
-            self.dit, text_BLC, config, negative, reserve_frames=reserve_frames, cache=cache, memory=memory
-        )
+        """The state before the first block."""
+        prompt = self.prompt(text_BLC, config)
+        return init(self.caller, prompt, config, reserve_frames=reserve_frames, cache=cache, memory=memory)
 
 
 def recipe_of(metadata: Mapping[str, str]) -> PocketRecipe | None:

@@ -202,9 +202,10 @@ class LatentFormat(StoredFormat):
 def latent_cost(
     plans: Sequence[LayerPlan], group: int, exact: Exact = NO_EXACT, name: str = "latent"
 ) -> CacheCost:
-    """Bytes layer by layer, of a basis with these plans."""
+    """Bytes layer by layer, of a basis with these plans; ValueError for a model of other layers."""
 
     def layer_bytes(shape: CacheShape, layer: int, dtype: torch.dtype) -> int:
+        _refuse_other_layers(plans, shape)
         plan = plans[layer]
         if plan.kind == "latent":
             return latent_layer_bytes(plan.rank, plan.wide, group)
@@ -224,6 +225,14 @@ def latent_cost(
         return 4 * plan.rank * shape.heads * shape.head_dim if plan.kind == "latent" else 0
 
     return coded_cost(name, layer_bytes, exact, held_bytes, read_flops)
+
+
+def _refuse_other_layers(plans: Sequence[LayerPlan], shape: CacheShape) -> None:
+    if len(plans) != shape.layers:
+        raise ValueError(
+            f"Cache latent: the basis is for {len(plans)} layers, the model has {shape.layers}; take the "
+            f"basis of this checkpoint, or calibrate one."
+        )
 
 
 @dataclass(frozen=True)

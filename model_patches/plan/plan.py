@@ -14,10 +14,9 @@ import torch
 from ..arch.wan import TEXT_TOKENS, WanConfig
 from ..cache.cost import DENSE_COST, CacheCost, dense_layer_bytes
 from ..cache.shapes import CacheShape
-from ..geometry import Geometry
+from ..geometry import Geometry, blocks_for
 from ..memory.cost import FREE, MemoryCost
-from ..stream.pipeline import blocks_for
-from ..stream.state import StreamConfig
+from ..stream.config import StreamConfig
 from ..vae.cost import WAN_VAE, DecoderCost
 from ..vae.decoder import MAX_LATENTS
 from .cost import (
@@ -174,7 +173,6 @@ def plan_stream(request: Request) -> Plan:
     )
     decoder, vae_size = request.decoder, request.vae_dtype.itemsize
     cache_bytes = request.cache.kept_bytes(shape, frames, dtype)
-    text_bytes = _text_bytes(request)
     past_bytes = decoder.past(places) * vae_size
     pixels = geometry.width * geometry.height
     # between blocks the slots of the next one are free, and a snapshot leaves them out
@@ -189,12 +187,12 @@ def plan_stream(request: Request) -> Plan:
         vae_weights_bytes=decoder.loaded * vae_size,
         cache_bytes=cache_bytes,
         workspace_bytes=request.cache.workspace_bytes(shape, frames, dtype),
-        text_bytes=text_bytes,
+        text_bytes=_text_bytes(request),
         memory_bytes=request.memory.held_bytes(request.rows, dtype),
         past_bytes=past_bytes,
         activation_bytes=live_bytes(model, full),
         decode_bytes=decoder.live(piece, places) * vae_size,
-        snapshot_bytes=kept + text_bytes + past_bytes + tail_bytes + states,
+        snapshot_bytes=kept + _prompt_bytes(request) + past_bytes + tail_bytes + states,
         chunk_bytes=geometry.time_stride * stream.block_frames * pixels * 3,
         video_bytes_per_hour=round(request.fps * SECONDS_PER_HOUR * pixels * request.bits_per_pixel / 8),
         block=_block_work(request, full, len(stream.sigmas)),
@@ -243,7 +241,13 @@ def _decode_work(request: Request, places: int) -> Work:
     return total
 
 
+def _prompt_bytes(request: Request) -> int:
+    """Of the encoded texts; a snapshot holds them without the keys and values made of them."""
+    return request.rows * request.text_tokens * request.model.text_dim * request.stream.dtype.itemsize
+
+
 def _text_bytes(request: Request) -> int:
     model = request.model
-    each = model.text_dim + 2 * model.num_layers * model.dim
-    return request.rows * request.text_tokens * each * request.stream.dtype.itemsize
+    keys_values = 2 * model.num_layers * model.dim
+    made = request.rows * request.text_tokens * keys_values * request.stream.dtype.itemsize
+    return _prompt_bytes(request) + made

@@ -50,14 +50,26 @@ def denoise(
     call that sees them first, as SDEdit (arXiv 2108.01073) goes from one picture to another.
     """
     first = 0 if begin is None else begin.call
-    x = sigmas[first] * noise.draw(block, first, start_frame, like_BCTHW)
-    if begin is not None:
-        x = x + (1 - sigmas[first]) * begin.clean_BCTHW
+    x = first_noisy(sigmas, noise, block, start_frame, like_BCTHW, begin)
 
     def clean(x_BCTHW: Tensor, call: int) -> Tensor:
         return x_BCTHW - sigmas[call] * flow(x_BCTHW, call)
 
     return refine(clean, x, sigmas, noise, block, start_frame, fresh_noise, first)
+
+
+def first_noisy(
+    sigmas: Sequence[float],
+    noise: BlockNoise,
+    block: int,
+    start_frame: int,
+    like_BCTHW: Tensor,
+    begin: Begin | None = None,
+) -> Tensor:
+    """What the block's first call is given: noise at the first level, over the latents it begins with."""
+    first = 0 if begin is None else begin.call
+    x = sigmas[first] * noise.draw(block, first, start_frame, like_BCTHW)
+    return x if begin is None else x + (1 - sigmas[first]) * begin.clean_BCTHW
 
 
 def refine(

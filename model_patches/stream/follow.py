@@ -18,8 +18,8 @@ from ..geometry import Geometry
 from ..sampler.denoise import Begin
 from ..sampler.schedule import first_call
 from ..vae.decoder import StreamPast, VideoVae, encode_stream
+from .config import StreamConfig
 from .incoming import Incoming
-from .state import StreamConfig
 
 
 class Encode(Protocol):

@@ -1,32 +1,105 @@
-"""The whole flow in one function: a block of latents, its pictures, the writers, then the next block.
+"""The loop around a stream: a block of latents, its pictures, the writers, the viewers' wishes, the next
+block.
 
-B batch, T latent frames, F pixel frames, L text tokens, E text_dim.
+B batch, C channels, T latent frames, F pixel frames, H/W of the picture or of the latent grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..arch.tree import DiTTree
-from ..attention.sdpa import Attention, sdpa
-from ..geometry import Geometry
+from ..geometry import blocks_for
 from ..sampler.noise import BlockNoise
-from ..vae.decoder import StreamPast, VideoDecoder, decode_stream, from_tensors, to_tensors
+from ..vae.decoder import StreamDecoder
+from ..viewers.live import Told
+from ..viewers.mailbox import Message
 from ..writer.protocol import Writer
-from .follow import Follow
-from .join import FADE_FRAMES, joined
-from .step import StreamState, save, set_text, step
+from .caller import Caller
+from .follow import Follow, Followed
+from .ledger import FrameLedger
+from .script import Script
+from .snapshot import save
+from .state import StreamState
+from .step import prefill, step
+from .switch import switch
+from .timeline import Prompt as TimedPrompt
 
-PIXEL_FRAMES = "pixel_frames"
-DECODER = "decoder."
-LOST = "lost"  # what the VAE lost of the picture before the stream's first; see `join`
+
+class Viewers(Protocol):
+    """Those who watch a stream and may ask things of it, heard between two blocks."""
+
+    def goes_on(self) -> bool:
+        """Whether another block is to be made; waits as long as the stream is paused."""
+        ...
+
+    def wish(self) -> Message | None:
+        """A prompt that is asked for; to be settled."""
+        ...
+
+    def accept(self, message: Message, block: int, first_frame: int) -> None:
+        """The prompt that was asked for is seen from this block and pixel frame of the file on."""
+        ...
+
+    def refuse(self, message: Message, why: Exception) -> None:
+        """The prompt that was asked for cannot be; the stream goes on without it."""
+        ...
+
+    def note_prompt(self, told: Told) -> None:
+        """A prompt takes effect."""
+        ...
+
+    def note_plan(self, blocks: int | None) -> None:
+        """The file will have so many blocks; None: nobody knows."""
+        ...
+
+    def note_block(self, frames: int, seconds: float) -> None:
+        """One more block was made: so many pixel frames, after so many seconds of work."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatched:
+    """No viewers; `stop` alone may end the stream."""
+
+    stop: Callable[[], bool] = lambda: False
+
+    def goes_on(self) -> bool:
+        return not self.stop()
+
+    def wish(self) -> Message | None:
+        return None
+
+    def accept(self, message: Message, block: int, first_frame: int) -> None:
+        raise AssertionError("nobody can have asked")
+
+    def refuse(self, message: Message, why: Exception) -> None:
+        raise AssertionError("nobody can have asked")
+
+    def note_prompt(self, told: Told) -> None:
+        """Nobody is told."""
+
+    def note_plan(self, blocks: int | None) -> None:
+        """Nobody is told."""
+
+    def note_block(self, frames: int, seconds: float) -> None:
+        """Nobody is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """Latents that are there before the first block."""
+
+    latents_BCTHW: Tensor  # in the model's units
+    hidden: int = 0  # pixel frames of them that the video does not show
+    ending_HWC: Tensor | None = None  # the last given picture, see `FrameLedger.prefill`
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,108 +107,221 @@ class Chunk:
     """One block, told after every writer has taken its frames."""
 
     block: int  # counted from the start of the stream
-    first_frame: int  # pixel frame
+    first_frame: int  # pixel frame of the whole video
     pixels_FHWC: Tensor  # uint8
+    seconds: float  # of work that it took
     state: StreamState  # goes on after this block; all a snapshot needs
 
     @property
     def end_frame(self) -> int:
-        """Pixel frames of the stream so far."""
+        """Pixel frames of the video so far."""
         return self.first_frame + len(self.pixels_FHWC)
 
 
 def run(
-    model: DiTTree,
-    vae: VideoDecoder,
+    caller: Caller,
+    decoder: StreamDecoder,
     state: StreamState,
     writers: Sequence[Writer],
     *,
     blocks: int | None = None,
-    on_chunk: Callable[[Chunk], None] = lambda chunk: None,
-    stop: Callable[[], bool] = lambda: False,
-    new_text: Callable[[int], Tensor | None] = lambda block: None,
-    attention: Attention = sdpa,
-    noise: BlockNoise | None = None,
+    pictures: int | None = None,
+    script: Script | None = None,
+    viewers: Viewers = Unwatched(),
+    begin: Prefill | None = None,
     follow: Follow | None = None,
+    noise: BlockNoise | None = None,
+    keep: Callable[[StreamState], None] = lambda state: None,
+    on_chunk: Callable[[Chunk], None] = lambda chunk: None,
 ) -> StreamState:
-    """The state after so many more blocks (None: until told to stop), with their frames in the writers.
+    """The state after the last block, with its frames in the writers, which are opened and closed here.
 
-    Between blocks, and only there: `stop()` ends the stream and keeps everything (it may wait: that is a
-    pause), and `new_text(block)` gives the text [B, L, E] that this block and the following ones are made
-    with, or None. follow: an incoming video that every block begins with; the stream ends with it, and is
-    not to be gone on with where the last block was not full. On an error or an interruption the last
-    `Chunk.state` is where the stream stands; it agrees with the writers, which are closed and keep what they
-    took.
+    blocks: so many more; pictures: until the whole video has so many pixel frames; neither: until viewers say
+    stop. Between blocks, and only there: the script's prompt, then a viewer's, takes effect, and `keep` gets
+    each state that the stream can go on from. begin: latents before the first block. follow: an incoming
+    video that every block begins with; the stream ends with it. On an error or an interruption the newest
+    state that `keep` got is where the stream stands; it agrees with the writers, which keep what they took.
     """
     if blocks is not None and blocks < 0:
         raise ValueError(
             f"Pipeline: blocks must be 0 or more, or None for a stream without end, got {blocks}."
         )
-    past, frames = decoder_past(state), frames_made(state)
-    _check_positions(writers, frames)
+    _check_positions(writers, state)
+    loop = _Loop(caller, decoder, writers, state, script, viewers, noise, keep, on_chunk)
+    last = None if blocks is None else state.block + blocks
     with ExitStack() as open_writers:
         for writer in writers:
             open_writers.enter_context(writer)
-        for _ in count() if blocks is None else range(blocks):
-            if stop():
+        if begin is not None:
+            loop.begin(begin)
+        while not loop.is_over(last, pictures) and viewers.goes_on():
+            if not loop.make_block(follow, last, pictures):
                 break
-            text_BLE = new_text(state.block)
-            if text_BLE is not None:
-                state = set_text(model, state, text_BLE)
-            followed = None if follow is None else follow.block(state.block, state.start_frame)
-            if follow is not None and followed is None:
-                break
-            begin = None if followed is None else followed.begin
-            latents_BCTHW, after = step(model, state, attention=attention, noise=noise, begin=begin)
-            pixels_FHWC, past = decode_stream(vae, latents_BCTHW, past)
-            pixels_FHWC = pixels_FHWC if followed is None else pixels_FHWC[: followed.pictures]
-            if LOST in state.extras:
-                pixels_FHWC = joined(pixels_FHWC, state.extras[LOST], frames)
-            for writer in writers:
-                writer.write(pixels_FHWC)
-            after = with_pixels(after, past, frames + len(pixels_FHWC))
-            chunk = Chunk(state.block, frames, pixels_FHWC, after)
-            state, frames = after, chunk.end_frame
-            on_chunk(chunk)
-    return state
+        loop.end()
+    return loop.state
 
 
-def snapshot(model: DiTTree, state: StreamState, writers: Iterable[Writer], path: str | Path) -> None:
-    """Saves the stream with its decoder's past and its writers' position, once all its frames are on disk."""
+def snapshot(caller: Caller, state: StreamState, writers: Iterable[Writer], path: str | Path) -> None:
+    """Saves the stream, once all its frames are on disk."""
     for writer in writers:
         writer.seal()
-    save(model, state, path)
+    save(caller, state, path)
 
 
-def frames_made(state: StreamState) -> int:
-    """Pixel frames that the stream has given to its writers; where a resumed writer starts."""
-    made = state.extras.get(PIXEL_FRAMES)
-    return 0 if made is None else int(made)
+class _Loop:
+    """One run: its state, and what turns it into the next."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        decoder: StreamDecoder,
+        writers: Sequence[Writer],
+        state: StreamState,
+        script: Script | None,
+        viewers: Viewers,
+        noise: BlockNoise | None,
+        keep: Callable[[StreamState], None],
+        on_chunk: Callable[[Chunk], None],
+    ) -> None:
+        self.caller, self.decoder, self.writers, self.state = caller, decoder, writers, state
+        self.script, self.viewers, self.noise = script, viewers, noise
+        self.keep, self.on_chunk = keep, on_chunk
+        self.geometry, self.block_frames = state.config.geometry, state.config.block_frames
+
+    @property
+    def next_frame(self) -> int:
+        """Pixel frame of the whole video that the next block begins with."""
+        return self.state.ledger.next_frame(self.geometry, self.state.start_frame)
+
+    def is_over(self, last: int | None, pictures: int | None) -> bool:
+        """Whether the block before was the last that was asked for."""
+        state = self.state
+        return (last is not None and state.block >= last) or (
+            pictures is not None and self.next_frame >= pictures
+        )
+
+    def begin(self, given: Prefill) -> None:
+        """Remembers latents that are there, and shows their pictures."""
+        state = prefill(self.caller, self.state, given.latents_BCTHW)
+        ledger = state.ledger.prefill(given.latents_BCTHW.shape[2], given.hidden, given.ending_HWC)
+        self.state, _ = self._show(replace(state, ledger=ledger), given.latents_BCTHW)
+
+    def make_block(self, follow: Follow | None, last: int | None, pictures: int | None) -> bool:
+        """One more block, unless the video that is followed has ended."""
+        started = time.perf_counter()
+        self._steer()
+        state, first_frame = self.state, self.state.ledger.written
+        followed = None if follow is None else follow.block(state.block, state.start_frame)
+        if follow is not None and followed is None:
+            return False
+        begin = None if followed is None else followed.begin
+        latents_BCTHW, after = step(self.caller, state, noise=self.noise, begin=begin)
+        ledger = self._limit(followed)
+        after = replace(after, ledger=ledger, followed=followed is not None, steered=False)
+        self.state, pixels_FHWC = self._show(after, latents_BCTHW)
+        self.keep(self.state)
+        seconds = time.perf_counter() - started
+        self.viewers.note_plan(self._planned(last, pictures))
+        self.viewers.note_block(len(pixels_FHWC), seconds)
+        self.on_chunk(Chunk(state.block, first_frame, pixels_FHWC, seconds, self.state))
+        return True
+
+    def end(self) -> None:
+        """Shows what the decoder has held back; the state can still be gone on with."""
+        state = self.state
+        flushed_FHWC, _ = self.decoder.decode(state.tail_BCTHW[:, :, :0], state.past, last=True)
+        _, ledger = self._write(flushed_FHWC, state.ledger)
+        self.state = replace(state, ledger=ledger.end(self.geometry, state.start_frame, len(flushed_FHWC)))
+        if state.block:
+            self.keep(self.state)
+        self.viewers.note_plan(state.block - state.ledger.file_block)
+
+    def _show(
+        self, state: StreamState, latents_BCTHW: Tensor, *, last: bool = False
+    ) -> tuple[StreamState, Tensor]:
+        """(the state after the latents' pictures were written, those pictures, uint8)."""
+        pixels_FHWC, past = self.decoder.decode(latents_BCTHW, state.past, last=last)
+        pixels_FHWC, ledger = self._write(pixels_FHWC, state.ledger)
+        return replace(state, past=past, ledger=ledger), pixels_FHWC
+
+    def _write(self, pixels_FHWC: Tensor, ledger: FrameLedger) -> tuple[Tensor, FrameLedger]:
+        """(those of the decoded pictures that the writers got, uint8; the ledger after them)."""
+        pixels_FHWC, ledger = ledger.show(pixels_FHWC)
+        pixels_FHWC = to_uint8(pixels_FHWC)
+        if len(pixels_FHWC):
+            for writer in self.writers:
+                writer.write(pixels_FHWC)
+        return pixels_FHWC, ledger
+
+    def _limit(self, followed: Followed | None) -> FrameLedger:
+        """The ledger of a video that ends where the one it follows does."""
+        ledger = self.state.ledger
+        return ledger if followed is None else replace(ledger, limit=self.next_frame + followed.pictures)
+
+    def _planned(self, last: int | None, pictures: int | None) -> int | None:
+        """Blocks of the file in the end."""
+        state = self.state
+        made = state.block - state.ledger.file_block
+        if last is not None:
+            return made + last - state.block
+        if pictures is None:
+            return None
+        missing = pictures - state.ledger.scene
+        return made + blocks_for(self.geometry, self.block_frames, missing, state.start_frame)
+
+    def _steer(self) -> None:
+        """The prompt that begins with this block: the timeline's, then a viewer's."""
+        due = None if self.script is None else self.script.due(self.state.block)
+        if due is not None and not self.state.steered:
+            self._enter(self._switched(due), due)
+        message = self.viewers.wish()
+        if message is None:
+            return
+        try:
+            prompt = TimedPrompt(0, message.prompt, message.mode)
+            after = self._switched(prompt)
+        except Exception as why:
+            # a prompt that cannot be read must not end the stream
+            self.viewers.refuse(message, why)
+            return
+        self._enter(after, prompt)
+        ledger = self.state.ledger
+        self.viewers.accept(
+            message, self.state.block - ledger.file_block, self.next_frame - ledger.file_frame
+        )
+
+    def _switched(self, prompt: TimedPrompt) -> StreamState:
+        """The state under another prompt; ValueError where it cannot be read or gone over to."""
+        assert self.script is not None and self.script.encode is not None
+        encoded = self.script.encode(prompt.text)
+        after = switch(self.caller, self.state, encoded, prompt.mode, text=prompt.text)
+        return replace(after, steered=True)
+
+    def _enter(self, after: StreamState, prompt: TimedPrompt) -> None:
+        """Goes on with the state under another prompt."""
+        if self.state.block and not after.start_frame:
+            after = self._begin_scene(after)
+        self.state = after
+        if after.block:
+            self.keep(after)
+        block, frame = after.block - after.ledger.file_block, self.next_frame - after.ledger.file_frame
+        self.viewers.note_prompt(Told(prompt.text, prompt.mode, block, frame))
+
+    def _begin_scene(self, state: StreamState) -> StreamState:
+        """The decoder, too, begins anew: the first latent of a scene is one picture, not four."""
+        state, _ = self._show(state, state.tail_BCTHW, last=True)
+        return replace(state, past=None, ledger=state.ledger.cut())
 
 
-def decoder_past(state: StreamState) -> StreamPast | None:
-    """What the decoder remembers of the stream, None at its start."""
-    named = {name: tensor for name, tensor in state.extras.items() if name.startswith(DECODER)}
-    return from_tensors({name.removeprefix(DECODER): tensor for name, tensor in named.items()})
+def to_uint8(pixels_FHWC: Tensor) -> Tensor:
+    """Pictures in [0, 1] as levels of 0 to 255 on the CPU; uint8 stays as it is."""
+    if pixels_FHWC.dtype == torch.uint8:
+        return pixels_FHWC
+    return (pixels_FHWC * 255).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def blocks_for(geometry: Geometry, block_frames: int, pixel_frames: int, latents: int = 0) -> int:
-    """Fewest blocks that make a stream of so many latents one of so many pixel frames."""
-    return max(0, -(-(geometry.latent_frames(pixel_frames) - latents) // block_frames))
-
-
-def with_pixels(state: StreamState, past: StreamPast | None, frames: int) -> StreamState:
-    """The state with what its decoder remembers and the pixel frames given to its writers."""
-    kept = (name for name in state.extras if not name.startswith(DECODER))
-    extras: Mapping[str, Tensor] = {
-        **{name: state.extras[name] for name in kept if name != LOST or frames < FADE_FRAMES},
-        **{DECODER + name: tensor for name, tensor in to_tensors(past).items()},
-        PIXEL_FRAMES: torch.tensor(frames),
-    }
-    return replace(state, extras=extras)
-
-
-def _check_positions(writers: Sequence[Writer], frames: int) -> None:
+def _check_positions(writers: Sequence[Writer], state: StreamState) -> None:
+    frames = state.ledger.written - state.ledger.file_frame
     for writer in writers:
         if writer.frames_written != frames:
             raise ValueError(

@@ -1,179 +1,184 @@
-"""One stream in one safetensors file: written whole or not at all, read back bit for bit.
+"""A stream in one safetensors file: written whole or not at all, gone on with bit for bit.
 
-Tensors are the kept frames in the order of their slots, the text and its keys and values, and the extras. The
-metadata holds the contract, the sizes, the positions and a sketch of the model's weights. Free slots are not
-stored.
+Tensors are the cache's frames in the order of their slots, the memory, the newest latents, the prompts, the
+decoder's past and the ledger's pictures. The metadata holds the contract, the sizes, the counts and a
+fingerprint of all of the model's weights. Free slots are not stored.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..arch.fingerprint import SAME, difference, read_back, sketch, written
-from ..arch.tree import DiTTree
-from ..attention.rope import layout_of
-from ..attention.text import TextRows, TextState
+from ..arch.fingerprint import read_back, written
 from ..cache.dense import DENSE
-from ..cache.format import CacheFormat, CacheShape
-from ..memory.policy import OFF, MemoryPolicy
-from .state import Blend, StreamConfig, StreamState
-from .state_file import config_of, plain, read, write
+from ..cache.format import CacheFormat
+from ..cache.shapes import CacheShape
+from ..memory.policy import OFF, MemoryPolicy, room
+from ..vae.decoder import from_tensors, to_tensors
+from .caller import Caller
+from .config import StreamConfig
+from .ledger import FrameLedger
+from .state import Blend, StreamState
+from .state_file import config_of, header_of, plain, read, write
+from .step import reserve
 
-KIND, VERSION = "rivulet stream", 1
-CACHE, EXTRAS, MEMORY = "cache.", "extras.", "memory."
-FORMAT, POLICY = ("keeps its frames in cache", "format"), ("remembers by", "memory")
+KIND, VERSION = "rivulet stream", 2
+MAY_DIFFER = ("seed", "cfg", "sigmas", "first_sigmas")  # when a stream goes on; the prompt may, too
+PICTURES = ("ending_HWC", "lost_HWC")  # of the ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a snapshot says of itself before a tensor is read."""
+
+    config: StreamConfig
+    block: int  # blocks made
+    start_frame: int  # latent frames of the scene
+    ledger: FrameLedger  # without its pictures
+    text: str | None  # the prompt that held
+    followed: bool
+
+    @property
+    def ahead(self) -> int:
+        """Pixel frames of the newest latents that the video does not hold: the run ended before they came."""
+        return self.ledger.next_frame(self.config.geometry, self.start_frame) - self.ledger.written
 
 
 @torch.inference_mode()
-def save(model: DiTTree, state: StreamState, path: str | Path) -> None:
-    """Write the model's stream to a file that appears under its name only when it is whole and on disk."""
-    path = Path(path)
-    text = state.text
-    tensors = {CACHE + name: tensor for name, tensor in state.cache.tensors().items()}
-    tensors |= {f"text.raw.{i}": raw for i, raw in enumerate(text.raw)}
-    tensors |= {f"text.kv.{i}": group.kv for i, group in enumerate(text.groups)}
-    tensors |= {EXTRAS + name: tensor for name, tensor in state.extras.items()}
-    tensors |= {MEMORY + name: tokens.contiguous() for name, tokens in state.memory.tensors().items()}
-    if state.tail_BCTHW is not None:
-        tensors["tail"] = state.tail_BCTHW
-    if state.blend is not None:
-        tensors |= {f"blend.old.{i}": raw.contiguous() for i, raw in enumerate(state.blend.old)}
-        tensors |= {f"blend.new.{i}": raw.contiguous() for i, raw in enumerate(state.blend.new)}
+def save(caller: Caller, state: StreamState, path: str | Path) -> None:
+    """Writes a file that appears under its name only when it is whole and on disk.
+
+    Raises OSError where it cannot be written, RuntimeError where the state can be read no more.
+    """
+    ledger = {f.name: getattr(state.ledger, f.name) for f in fields(FrameLedger)}
+    parts = {
+        "cache": state.cache.tensors(),
+        "memory": state.memory.tensors(),
+        "prompt": caller.dump(state.prompt),
+        "blend": {} if state.blend is None else caller.dump(state.blend.old),
+        "past": to_tensors(state.past),
+        "ledger": {name: ledger.pop(name) for name in PICTURES if ledger[name] is not None},
+    }
+    tensors = {f"{part}.{name}": t.contiguous() for part, named in parts.items() for name, t in named.items()}
+    weights = caller.fingerprint(state.config)
     about = {
         "block": state.block,
         "start_frame": state.start_frame,
         "config": plain(state.config),
         "shape": asdict(state.cache.shape),
-        "weights": written(_weights(model, state.cache.shape, state.config, state.text.raw[0].device)),
+        "weights": weights and {kind: written(numbers) for kind, numbers in weights.items()},
         "table": state.cache.table,
         "cache": dict(state.format.spec()),
         "memory": dict(state.policy.spec()),
         "blend": state.blend and [state.blend.blocks, state.blend.done],
-        "branches": [group.branches for group in text.groups],
+        "must_recache": state.must_recache,
+        "ledger": {name: count for name, count in ledger.items() if name not in PICTURES},
+        "text": state.text,
+        "followed": state.followed,
+        "steered": state.steered,
     }
-    write(path, KIND, VERSION, about, tensors)
+    write(Path(path), KIND, VERSION, about, {**tensors, "tail": state.tail_BCTHW.contiguous()})
 
 
 @torch.inference_mode()
 def load(
     path: str | Path,
-    model: DiTTree,
+    caller: Caller,
     config: StreamConfig | None = None,
-    device: str | torch.device = "cpu",
+    *,
     cache: CacheFormat = DENSE,
     memory: MemoryPolicy = OFF,
 ) -> StreamState:
-    """The saved state on `device`; it goes on as if it had never stopped.
+    """The saved state on the caller's device; it goes on as if it had never stopped.
 
-    Refuses a file whose sizes are not the model's, whose frames are kept in another format than `cache`, that
-    remembers in another way than `memory`, whose contract is not `config` where that is given, or that was
-    made with other weights. Files of releases that kept no sketch of them are taken as the model's.
+    config: what of MAY_DIFFER it says holds from here on; None: the saved one. ValueError for a file whose
+    sizes are not the model's, whose frames are kept in another format than `cache`, that remembers in another
+    way than `memory`, whose contract is another, or that was made with other weights.
     """
     path = Path(path)
     about, tensors = read(path, KIND, VERSION)
+    # what is a view of the file may lie at any address, by which products on a CPU are rounded; a cache is
+    # copied into its slots
+    tensors = {name: t if name.startswith("cache.") else t.clone() for name, t in tensors.items()}
     saved = config_of(about["config"])
-    if config is not None:
-        _check_contract(path, saved, config)
-    _check_same(path, FORMAT, about.get("cache", DENSE.spec()), cache.spec())
-    _check_same(path, POLICY, about.get("memory", OFF.spec()), memory.spec())
+    config = saved if config is None else config
     shape = CacheShape(**about["shape"])
-    device = torch.device(device)
-    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    _check_model(path, model, shape, saved, device)
-    if "weights" in about:
-        _check_weights(path, read_back(about["weights"]), _weights(model, shape, saved, device))
-    branches: list[int] = about["branches"]
-    text = TextState(
-        tuple(tensors[f"text.raw.{i}"] for i in range(sum(branches))),
-        tuple(TextRows(count, tensors[f"text.kv.{i}"]) for i, count in enumerate(branches)),
-    )
-    rooms, extras = _under(CACHE, tensors), _under(EXTRAS, tensors)
-    kept = cache.restored(model, shape, tuple(about["table"]), rooms, saved.dtype, device)
-    remembered = memory.restored(_under(MEMORY, tensors))
+    _refuse_other_contract(path, _contract(saved, cache=about["cache"], memory=about["memory"]),
+                           _contract(config, cache=cache.spec(), memory=memory.spec()))  # fmt: skip
+    prompt = caller.load(_under("prompt", tensors))
+    present = room(memory, caller.shape(prompt, config), config.positions, cache.cost)
+    _refuse_other_contract(path, asdict(shape), asdict(present))
+    if about["weights"] is not None:
+        made_with = {kind: read_back(numbers) for kind, numbers in about["weights"].items()}
+        caller.expect(made_with, path.name, config)
+    table = tuple(about["table"])
+    reserve(caller, cache, shape, len(table), config.dtype)
+    parts = {
+        name: {key: tensor.to(caller.device) for key, tensor in _under(name, tensors).items()}
+        for name in ("cache", "memory")
+    }
+    kept = cache.restored(caller.tree, shape, table, parts["cache"], config.dtype, caller.device)
+    blend = about["blend"] and Blend(caller.load(_under("blend", tensors)), *about["blend"])
     return StreamState(
-        saved, about["block"], about["start_frame"], kept, text, extras, cache, remembered, memory,
-        tensors.get("tail"), _blend(about, tensors),
+        config, cache, memory, about["block"], about["start_frame"], kept, memory.restored(parts["memory"]),
+        prompt, tensors["tail"].to(caller.device), blend, about["must_recache"],
+        from_tensors(_under("past", tensors)), replace(_ledger(about), **_under("ledger", tensors)),
+        about["text"], about["followed"], about["steered"],
     )  # fmt: skip
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_header(path: Path) -> Header:
+    """What the snapshot says of itself; ValueError for another kind of file, or another release's."""
+    return _header(header_of(path, KIND, VERSION))
+
+
+def read_ending(path: Path) -> tuple[Header, Tensor]:
+    """The header and the newest latents [B, C, T, H, W] in the model's units, on the CPU."""
+    about, tensors = read(path, KIND, VERSION, only=("tail",))
+    return _header(about), tensors["tail"]
+
+
+def _header(about: Mapping[str, Any]) -> Header:
+    counts = about["block"], about["start_frame"], _ledger(about), about["text"], about["followed"]
+    return Header(config_of(about["config"]), *counts)
+
+
+def _ledger(about: Mapping[str, Any]) -> FrameLedger:
+    return FrameLedger(**about["ledger"])
+
+
+def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = part + "."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _blend(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Blend | None:
-    if not about.get("blend"):
-        return None
-    old, new = (tuple(_under(f"blend.{side}.", tensors).values()) for side in ("old", "new"))
-    return Blend(old, new, *about["blend"])
+def _contract(config: StreamConfig, **specs: Mapping[str, object]) -> dict[str, Any]:
+    """What must be the same when a stream goes on, as JSON has it."""
+    same = {name: value for name, value in plain(config).items() if name not in MAY_DIFFER}
+    return json.loads(json.dumps({**same, **{name: dict(spec) for name, spec in specs.items()}}))
 
 
-def _check_contract(path: Path, saved: StreamConfig, asked: StreamConfig) -> None:
-    names = [f.name for f in fields(StreamConfig) if getattr(saved, f.name) != getattr(asked, f.name)]
+def _refuse_other_contract(path: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    names = [name for name in saved if saved[name] != asked[name]]
     if names:
-        differences = "; ".join(
-            f"{name} {getattr(saved, name)}, not {getattr(asked, name)}" for name in names
-        )
+        said = "; ".join(_difference(name, saved[name], asked[name]) for name in names)
         raise ValueError(
-            f"load: the stream in {path} was made with {differences}. It cannot go on differently: leave the "
-            f"config out to continue it, or start a new stream."
+            f"Resume: the take in {path.name} was made with {said}. Give it the same model, size, preset, "
+            f"block, cache and memory, and guidance where it had guidance; or begin a new stream."
         )
 
 
-def _check_same(
-    path: Path, what: tuple[str, str], saved: Mapping[str, object], asked: Mapping[str, object]
-) -> None:
-    given = json.loads(json.dumps(dict(asked)))
-    if saved == given:
-        return
-    names = [name for name in (*saved, *given) if saved.get(name) != given.get(name)]
-    differences = "; ".join(f"{n} {saved.get(n)}, not {given.get(n)}" for n in dict.fromkeys(names))
-    raise ValueError(
-        f"load: the stream in {path} {' '.join(what)} {saved.get('name')!r} and was to be taken up with "
-        f"{given.get('name')!r} ({differences}); give the {what[1]} it was made with, or start a new stream."
-    )
-
-
-def _check_model(
-    path: Path, model: DiTTree, shape: CacheShape, config: StreamConfig, device: torch.device
-) -> None:
-    probe = torch.zeros(1, model.freq_dim, dtype=config.dtype, device=device)
-    try:
-        width = model.time_embedding(probe).shape[-1]
-    except RuntimeError as error:
-        raise ValueError(
-            f"load: the model's layers refused {config.dtype} on {device}: {error}. The stream in {path} "
-            f"needs the model in that dtype, and `device` must be the model's."
-        ) from error
-    got = (len(model.blocks), model.num_heads, width, model.patch_size[1])
-    needed = (shape.layers, shape.heads, shape.heads * shape.head_dim, config.geometry.patch)
-    if got != needed:
-        raise ValueError(
-            f"load: the stream in {path} was made by a model with (layers, heads, width, patch) {needed}, "
-            f"got one with {got}; load that model."
-        )
-    if layout_of(model) != shape.rope:
-        raise ValueError(
-            f"load: the heads of the model that made {path} turn as {shape.rope or 'Wan'}, those "
-            f"of this one as {layout_of(model) or 'Wan'}; load that model, with the same rotary bands."
-        )
-
-
-def _weights(model: DiTTree, shape: CacheShape, config: StreamConfig, device: torch.device) -> Tensor:
-    return sketch(model, shape.heads * shape.head_dim, config.dtype, device)
-
-
-def _check_weights(path: Path, saved_LKR: Tensor, given_LKR: Tensor) -> None:
-    apart = difference(saved_LKR, given_LKR)
-    if not apart <= SAME:
-        raise ValueError(
-            f"load: the stream in {path} was made with weights that differ from this model's by "
-            f"{100 * apart:.1f} %, and would not go on as it began. Load the weights it was made with, with "
-            f"the same adapters and kept in the same way, or start a new stream."
-        )
+def _difference(name: str, saved: Any, asked: Any) -> str:
+    if isinstance(saved, dict) and isinstance(asked, dict):
+        if saved.get("name") != asked.get("name"):
+            return f"{name} {saved.get('name')}, not {asked.get('name')}"
+        parts = [key for key in {**saved, **asked} if saved.get(key) != asked.get(key)]
+        return ", ".join(f"{name} {key} {saved.get(key)}, not {asked.get(key)}" for key in parts)
+    return f"{name.replace('_', ' ')} {saved}, not {asked}"

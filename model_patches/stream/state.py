@@ -1,147 +1,68 @@
-"""What a stream is: its contract, which never changes, and its state, a value that `stream.step` replaces."""
+"""The state of a stream: one frozen value that holds everything it needs to go on."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from types import MappingProxyType
 
-import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from ..attention.positions import PositionPreset, kept_frames
-from ..attention.positions import preset as preset_of
-from ..attention.text import TextState
-from ..cache.dense import DENSE
 from ..cache.format import Cache, CacheFormat
-from ..geometry import Geometry
-from ..memory.policy import NOTHING, OFF, Memory, MemoryPolicy
-from ..sampler.schedule import sigmas
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-@dataclass(frozen=True, slots=True)
-class StreamConfig:
-    """The contract of one stream: whatever of it changes, the same seed gives another video."""
-
-    geometry: Geometry
-    preset: PositionPreset | str = "pocket"  # or its name
-    block_frames: int = 3  # latent frames denoised together, as in the model's training
-    sigmas: tuple[float, ...] = field(default_factory=sigmas)  # falling noise levels, one per call
-    cfg: float = 1.0  # guidance; other than 1 needs a negative text and a second set of keys and values
-    seed: int = 0
-    dtype: torch.dtype = torch.float32  # what the model computes in; latents are float32 or wider
-    fresh_noise: bool = True  # between calls, for distilled models; False steps along the flow
-    first_sigmas: tuple[float, ...] = ()  # of a block that nothing was before; (): sigmas, as for all others
-
-    def __post_init__(self) -> None:
-        if isinstance(self.preset, str):
-            object.__setattr__(self, "preset", preset_of(self.preset))
-        for name, least in (("sigmas", 1), ("first_sigmas", 0)):
-            object.__setattr__(self, name, _falling(name, getattr(self, name), least))
-        if not isinstance(self.block_frames, int) or self.block_frames < 1:
-            raise ValueError(
-                f"StreamConfig: block_frames must be at least 1 latent frame, got {self.block_frames!r}; "
-                f"published models use 1 or 3."
-            )
-        if not math.isfinite(self.cfg) or self.cfg < 0:
-            raise ValueError(f"StreamConfig: cfg must be 0 or more, got {self.cfg}; 1 is without guidance.")
-        if self.dtype not in DTYPES:
-            raise ValueError(
-                f"StreamConfig: cannot compute in {self.dtype}; take one of "
-                f"{', '.join(str(dtype) for dtype in DTYPES)}."
-            )
-        kept_frames(self.positions, 0, self.block_frames)  # refuses blocks longer than the window
-
-    @property
-    def positions(self) -> PositionPreset:
-        """The preset, looked up."""
-        assert isinstance(self.preset, PositionPreset)
-        return self.preset
-
-    @property
-    def guided(self) -> bool:
-        """Whether every call is made for a negative text too."""
-        return self.cfg != 1
-
-    def levels(self, start_frame: int, given: bool = False) -> tuple[float, ...]:
-        """Noise levels of the block at this latent frame of its scene, one per call.
-
-        Nothing is before a scene's first block: it makes up the picture, where later ones go on with it.
-        given: it begins with given latents, which are a picture already.
-        """
-        return self.sigmas if start_frame or given else self.first_sigmas or self.sigmas
-
-    @property
-    def tail_frames(self) -> int:
-        """Latent frames that a stream keeps beside its cache, to run them again under another text."""
-        return self.positions.window_frames or self.positions.trained_frames
-
-    @property
-    def latent_dtype(self) -> torch.dtype:
-        """The dtype latents and the sampler's arithmetic are in."""
-        return torch.promote_types(self.dtype, torch.float32)
-
-
-def _falling(name: str, levels: Sequence[float], least: int) -> tuple[float, ...]:
-    found = tuple(float(level) for level in levels)
-    falls = all(above > below for above, below in pairwise((math.nextafter(1, 2), *found, 0.0)))
-    if len(found) < least or not falls:
-        raise ValueError(
-            f"StreamConfig: {name} must fall from at most 1 and stay above 0, got {found}; "
-            f"schedule.sigmas() gives the published four."
-        )
-    return found
+from ..memory.policy import Memory, MemoryPolicy
+from ..vae.decoder import StreamPast
+from .caller import Caller, Prompt
+from .config import StreamConfig
+from .ledger import FrameLedger
 
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """A text that turns into another, block by block."""
+    """The prompt before, which turns into the state's prompt block by block."""
 
-    old: tuple[Tensor, ...]  # [B, L, E], the prompt and, with guidance, the negative
-    new: tuple[Tensor, ...]
-    blocks: int  # over which; in the last one the text is the new one
+    old: Prompt
+    blocks: int  # over which; in the last one the prompt is the new one
     done: int = 0  # blocks of them that were made
 
-    def text(self) -> tuple[Tensor, ...]:
-        """The next block's text; a shorter one is filled up with zeros, as Wan pads its text."""
-        share = (self.done + 1) / self.blocks
-        if share == 1:
-            return self.new
-        pairs = [_as_long(old, new) for old, new in zip(self.old, self.new, strict=True)]
-        return tuple(torch.lerp(old, new, share) for old, new in pairs)
+    @property
+    def share(self) -> float:
+        """Of the new prompt in the next block."""
+        return (self.done + 1) / self.blocks
 
     def next(self) -> Blend | None:
         """The blend after one more block, None when it is over."""
         return None if self.done + 1 == self.blocks else replace(self, done=self.done + 1)
 
 
-def _as_long(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    most = max(one.shape[1], other.shape[1])
-    return pad(one, (0, 0, 0, most - one.shape[1])), pad(other, (0, 0, 0, most - other.shape[1]))
-
-
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """All one stream needs to go on; nothing else survives between steps.
+    """Where a stream stands between two blocks; a step replaces it or leaves it as it was.
 
-    Spent once the state after it has been continued: their caches share bytes, see `cache.format`.
+    Successive states share the bytes of their caches, whose slots are reused in place: the newest state is
+    always whole; an older one can be read until the second block after it begins, and not after a recache.
     """
 
     config: StreamConfig
+    format: CacheFormat  # of the cache
+    policy: MemoryPolicy  # of the memory
     block: int  # blocks made so far
-    start_frame: int  # first latent frame of the next block
+    start_frame: int  # first latent frame of the next block, counted in its scene
     cache: Cache
-    text: TextState
-    # whatever goes with the stream and into its snapshot: decoder past, prompt cursor, writer position
-    extras: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
-    format: CacheFormat = DENSE  # of the cache
-    memory: Memory = NOTHING
-    policy: MemoryPolicy = OFF  # of the memory
-    # the newest clean latents [B, C, T, H, W] of this scene, as many as the window looks back on
-    tail_BCTHW: Tensor | None = None
-    blend: Blend | None = None  # from one text to another, while it lasts
+    memory: Memory
+    prompt: Prompt  # of the blocks to come
+    # the newest clean latents [B, C, T, H, W] of this scene in the model's units, T up to what the window
+    # holds
+    tail_BCTHW: Tensor
+    blend: Blend | None = None  # from an earlier prompt to `prompt`, while it lasts
+    must_recache: bool = False  # the frames beside the sink are to be run again under the prompt
+    past: StreamPast | None = None  # the decoder's; None: the next latent is a scene's first
+    ledger: FrameLedger = field(default_factory=FrameLedger)
+    text: str | None = None  # the prompt as it was typed; None: it was encoded elsewhere
+    followed: bool = False  # the newest block began with an incoming video, which is not in here
+    steered: bool = False  # the prompt that is due with the next block was gone over to already
+
+
+def next_prompt(caller: Caller, state: StreamState) -> Prompt:
+    """The prompt of the state's next block: in the middle of a blend, in between."""
+    blend = state.blend
+    if blend is None or blend.share == 1:
+        return state.prompt
+    return caller.blend(blend.old, state.prompt, blend.share)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..attention.positions import PositionPreset
 from ..checkpoints.files import open_tensors, shapes_in, write_whole
 from ..geometry import Geometry
-from .state import StreamConfig
+from .config import StreamConfig
 
 
 def write(
@@ -26,14 +26,19 @@ def write(
     write_whole("save", path, tensors, told, "the stream")
 
 
-def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `write` was given; ValueError for another kind of file, or another release's."""
+def read(
+    path: Path, kind: str, version: int, only: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `write` was given; ValueError for another kind of file, or another release's.
+
+    only: names of the tensors that are wanted; (): all.
+    """
     with _opened(path) as file:
         about = _about(path, file, kind, version)
-        return about, {name: file.get_tensor(name) for name in shapes_in(file)}
+        return about, {name: file.get_tensor(name) for name in only or shapes_in(file)}
 
 
-def about_of(path: Path, kind: str, version: int) -> dict[str, Any]:
+def header_of(path: Path, kind: str, version: int) -> dict[str, Any]:
     """What `read` gives first, without reading a tensor."""
     with _opened(path) as file:
         return _about(path, file, kind, version)
@@ -48,7 +53,8 @@ def _about(path: Path, file: Any, kind: str, version: int) -> dict[str, Any]:
     if about.get("kind") != kind or about.get("version") != version:
         raise ValueError(
             f"load: {path} holds {about.get('kind', 'no stream')!r} in version {about.get('version', '?')}, "
-            f"needs {kind!r} in version {version}; it was not saved by this release."
+            f"needs {kind!r} in version {version}; it was not saved by this release. Make the take anew, or "
+            f"go on from its video with Start From."
         )
     return about
 

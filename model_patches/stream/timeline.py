@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from ..geometry import Geometry
-from .pipeline import blocks_for
+from ..geometry import Geometry, blocks_for
 
 MODES = {
     "cut": "forget everything, a hard change of scene",

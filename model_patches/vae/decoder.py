@@ -7,7 +7,7 @@ working memory does not depend on how much arrives at once.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,10 +35,50 @@ class VideoVae(VideoDecoder, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StreamPast:
-    """All that one direction of a stream needs to go on; decoding holds nothing back."""
+    """All that one direction of a stream needs to go on; replaced by each piece, never changed."""
 
-    layers: VaePast  # newest frames of every causal layer, in the order of the forward
-    held_BCFHW: Tensor | None = None  # pixels of a group that is not full, in the VAE's dtype and [-1, 1]
+    layers: tuple[
+        Any, ...
+    ]  # newest frames of every causal layer, in the order of the forward; a host's may be
+    # words or None
+    held: Tensor | None = None  # what waits for more: an encoder's pixels of a group that is not full, in the
+    # VAE's dtype and [-1, 1]; latents, where a host's decoder takes two at a time
+
+
+class StreamDecoder(Protocol):
+    """Decodes one stream, between two blocks."""
+
+    def decode(
+        self, latents_BCTHW: Tensor, past: StreamPast | None, *, last: bool = False
+    ) -> tuple[Tensor, StreamPast | None]:
+        """(pixels [F, H, W, 3], uint8 or in [0, 1]; past for the next call).
+
+        latents: one stream [1, C, T, H, W] in the model's units, any T from 0. past: None where a scene
+        begins, else this stream's, on any device. last: nothing follows, so nothing is held back.
+        """
+        ...
+
+    def refuse_foreign(self, past: StreamPast | None) -> None:
+        """ValueError for what another kind of decoder kept of a take."""
+        ...
+
+
+class VaeDecoder:
+    """A VAE of the engine as a stream's decoder, which holds nothing back; its pixels are uint8."""
+
+    def __init__(self, vae: VideoDecoder) -> None:
+        self.vae = vae
+
+    def decode(
+        self, latents_BCTHW: Tensor, past: StreamPast | None, *, last: bool = False
+    ) -> tuple[Tensor, StreamPast | None]:
+        if past is not None:
+            device = next(self.vae.parameters()).device
+            past = StreamPast(tuple(layer.to(device) for layer in past.layers))
+        return decode_stream(self.vae, latents_BCTHW, past)
+
+    def refuse_foreign(self, past: StreamPast | None) -> None:
+        """Nothing: the first decode compares sizes and dtype."""
 
 
 @torch.no_grad()
@@ -82,8 +122,8 @@ def encode_stream(
     pixels_BCFHW = _from_frames(pixels_FHWC, next(vae.parameters()))
     layers = None if past is None else past.layers
     _check_past(layers, pixels_BCFHW, "frames")
-    if past is not None and past.held_BCFHW is not None:
-        pixels_BCFHW = torch.cat([past.held_BCFHW, pixels_BCFHW], 2)
+    if past is not None and past.held is not None:
+        pixels_BCFHW = torch.cat([past.held, pixels_BCFHW], 2)
     height, width = pixels_FHWC.shape[1] // SPACE_STRIDE, pixels_FHWC.shape[2] // SPACE_STRIDE
     pieces = [pixels_BCFHW.new_empty(1, vae.latent_channels, 0, height, width)]
     while frames := _full_frames(pixels_BCFHW.shape[2], layers is None, max_latents):
@@ -98,21 +138,32 @@ def to_tensors(past: StreamPast | None) -> dict[str, Tensor]:
     """The past as named tensors, for a file; a stream that has not begun gives none."""
     if past is None:
         return {}
-    named = {f"layer_{i:03}": tensor for i, tensor in enumerate(past.layers)}
-    return named if past.held_BCFHW is None else {**named, "held": past.held_BCFHW}
+    named: dict[str, Tensor] = {}
+    for number, layer in enumerate(past.layers):
+        if isinstance(layer, Tensor):
+            named[f"layer_{number:03}"] = layer
+        else:
+            named[f"layer_{number:03}={layer or ''}"] = torch.empty(0)
+    return named if past.held is None else {**named, "held": past.held}
 
 
 def from_tensors(named: Mapping[str, Tensor]) -> StreamPast | None:
     """The past that `to_tensors` took apart."""
     if not named:
         return None
-    layers = [name for name in sorted(named) if name != "held"]
-    if not layers or layers != [f"layer_{i:03}" for i in range(len(layers))]:
+    layers = sorted(name for name in named if name != "held")
+    if not layers or [name.partition("=")[0] for name in layers] != [
+        f"layer_{number:03}" for number in range(len(layers))
+    ]:
         raise ValueError(
             f"VAE past: got tensors {', '.join(sorted(named))}, needs layer_000 onwards without a gap; "
             f"the file is truncated or of another kind."
         )
-    return StreamPast(tuple(named[name] for name in layers), named.get("held"))
+    words = [name.partition("=") for name in layers]
+    values = (
+        word or None if equal else named[name] for name, (_, equal, word) in zip(layers, words, strict=True)
+    )
+    return StreamPast(tuple(values), named.get("held"))
 
 
 def _full_frames(frames: int, start: bool, max_latents: int) -> int:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from ..writer.video import Mp4Writer
-from .live import ENDED, FAILED, PAUSED, RUNNING, LiveStream
+from .live import ENDED, FAILED, PAUSED, RUNNING, LiveStream, Told
 from .mailbox import Message
 from .streams import Streams
 
@@ -100,6 +100,18 @@ class Session:
     def refuse(self, message: Message, why: Exception) -> None:
         """Tells the viewer why the prompt cannot be; the stream goes on without it."""
         self.live.mailbox.settle(message, "refused", (str(why) or type(why).__name__)[:LONGEST_REASON])
+
+    def accept(self, message: Message, block: int, first_frame: int) -> None:
+        """Tells the viewer from which block and pixel frame of the file on the prompt is seen."""
+        self.live.mailbox.settle(message, "done", block=block, first_frame=first_frame)
+
+    def note_prompt(self, told: Told) -> None:
+        """A prompt takes effect."""
+        self.live.note_prompt(told)
+
+    def note_plan(self, blocks: int | None) -> None:
+        """The file will have so many blocks; None: as many as are made until it is stopped."""
+        self.live.blocks = blocks
 
     def note_block(self, frames: int, seconds: float) -> None:
         """One more block of so many pixel frames was made with so many seconds of work."""

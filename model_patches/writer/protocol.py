@@ -31,3 +31,28 @@ class Writer(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class OpenWriter:
+    """A writer that somebody else opened and will close."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    @property
+    def frames_written(self) -> int:
+        return self._writer.frames_written
+
+    def __enter__(self) -> "OpenWriter":
+        return self
+
+    def write(self, pixels_FHWC: Tensor) -> None:
+        self._writer.write(pixels_FHWC)
+
+    def seal(self) -> None:
+        self._writer.seal()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stays open."""

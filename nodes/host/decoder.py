@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
 from ...model_patches.vae.cost import DecoderCost, WanCost
-from ...model_patches.vae.decoder import MAX_LATENTS
+from ...model_patches.vae.decoder import MAX_LATENTS, StreamDecoder, StreamPast
 from ...model_patches.vae.tiny_cost import TinyCost
 from .tiny_vae import HostTinyDecoder, encoded, is_tiny, why_not_tiny, widths
-from .vae import PIECE_LATENTS, HostDecoder, HostVaePast, why_not_wan
+from .vae import PIECE_LATENTS, HostDecoder, why_not_wan
 
 
-class StreamDecoder(Protocol):
-    """What a take asks of its decoder."""
+class InModelUnits:
+    """A decoder of the host for latents in the model's units."""
+
+    def __init__(self, decoder: HostDecoder | HostTinyDecoder, to_vae: Callable[[Tensor], Tensor]) -> None:
+        """to_vae: from the model's units to the VAE's."""
+        self._decoder, self._to_vae = decoder, to_vae
 
     def decode(
-        self, latents_BCTHW: Tensor, past: HostVaePast | None = None, *, last: bool = False
-    ) -> tuple[Tensor, HostVaePast]:
-        """(pixels [F, H, W, 3] in [0, 1], past for the next call); last: nothing follows."""
-        ...
+        self, latents_BCTHW: Tensor, past: StreamPast | None, *, last: bool = False
+    ) -> tuple[Tensor, StreamPast]:
+        return self._decoder.decode(self._to_vae(latents_BCTHW), past, last=last)
 
-    def refuse_foreign(self, past: HostVaePast | None) -> None:
-        """Raises ValueError for what another kind of decoder kept of a take."""
-        ...
+    def refuse_foreign(self, past: StreamPast | None) -> None:
+        self._decoder.refuse_foreign(past)
 
 
 def why_not_vae(vae: Any) -> str | None:
@@ -32,9 +35,12 @@ def why_not_vae(vae: Any) -> str | None:
     return why_not_tiny(vae) if is_tiny(vae) else why_not_wan(vae)
 
 
-def decoder_for(vae: Any) -> StreamDecoder:
-    """The decoder of a stream; ValueError where `why_not_vae` has something against the VAE."""
-    return HostTinyDecoder(vae) if is_tiny(vae) else HostDecoder(vae)
+def decoder_for(vae: Any, to_vae: Callable[[Tensor], Tensor]) -> StreamDecoder:
+    """The decoder of a stream; ValueError where `why_not_vae` has something against the VAE.
+
+    to_vae: latents from the model's units to the VAE's, see `HostCaller.to_vae`.
+    """
+    return InModelUnits(HostTinyDecoder(vae) if is_tiny(vae) else HostDecoder(vae), to_vae)
 
 
 def first_latents(vae: Any, pixels_BHWC: Tensor) -> Tensor:

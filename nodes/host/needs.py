@@ -26,6 +26,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "get_torch_device",
         "get_torch_device_name",
         "get_total_memory",
+        "intermediate_device",
         "is_device_cpu",
         "load_models_gpu",
         "throw_exception_if_processing_interrupted",

@@ -45,7 +45,7 @@ class LayerNamed:
         return self.past.turn(q_BLND)
 
 
-class HostTurned:
+class HostRotated:
     """A dense past turned by the host's own rotation, to compare with its sampler to the last bit."""
 
     def __init__(self, past: SlotPast) -> None:

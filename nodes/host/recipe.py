@@ -14,9 +14,9 @@ from ...model_patches.attention.positions import PRESETS
 from ...model_patches.attention.positions import preset as preset_of
 from ...model_patches.geometry import Geometry
 from ...model_patches.sampler.schedule import sigmas
-from ...model_patches.stream.state import StreamConfig
+from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.timeline import DEFAULT_MODE, MODES
-from .stream import dtype_of
+from .caller import dtype_of
 
 KEY = "rivulet_recipe"
 FROM_MODEL = "as the model was trained"  # in place of a preset's name

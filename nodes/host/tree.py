@@ -55,6 +55,7 @@ class HostTree:
         self.patch_size: tuple[int, int, int] = tuple(model.patch_size)
         self.num_heads: int = model.num_heads
         self.freq_dim: int = model.freq_dim
+        self.text_dim: int = model.text_dim
         self.text_embedding: Layer = model.text_embedding
         self.time_embedding: Layer = model.time_embedding
         self.time_projection: Layer = model.time_projection

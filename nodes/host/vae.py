@@ -6,7 +6,6 @@ joins what it keeps only when latents come as one, then two by two; an odd laten
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ...model_patches.checkpoints import wan22
 from ...model_patches.geometry import LATENT_CHANNELS
+from ...model_patches.vae.decoder import StreamPast
 from ...model_patches.vae.load import NEEDED
 from ...model_patches.vae.wan import SPACE_STRIDE
 
@@ -32,14 +32,6 @@ PIECE_LATENTS = 2  # most that the host's decoder is given at once
 LAYERS = 64  # slots for what causal layers keep, more than any Wan 2.1 decoder has
 
 
-@dataclass(frozen=True, slots=True)
-class HostVaePast:
-    """What decoding needs to go on; replaced by each piece, never changed."""
-
-    layers: tuple[Any, ...]  # kept frames of every causal layer, in the order of the forward
-    held_BCTHW: Tensor | None = None  # a latent that waits for its pair
-
-
 class HostDecoder:
     """Decodes one stream through a VAE of the host. Call it between two sampling calls, never inside one."""
 
@@ -50,23 +42,23 @@ class HostDecoder:
         self.vae = vae
         self._check()
 
-    def refuse_foreign(self, past: HostVaePast | None) -> None:
+    def refuse_foreign(self, past: StreamPast | None) -> None:
         """Raises ValueError for what another kind of decoder kept of a take."""
         refuse_foreign(past, LAYERS)
 
     @torch.inference_mode()
     def decode(
-        self, latents_BCTHW: Tensor, past: HostVaePast | None = None, *, last: bool = False
-    ) -> tuple[Tensor, HostVaePast]:
+        self, latents_BCTHW: Tensor, past: StreamPast | None = None, *, last: bool = False
+    ) -> tuple[Tensor, StreamPast]:
         """(pixels [F, H, W, 3] in [0, 1] on the host's output device, past for the next call).
 
         latents: one stream [1, C, T, H, W] in the VAE's units, any T. last: nothing follows, so a latent that
         is left over is decoded without its pair.
         """
         vae = self.vae
-        if past is not None and past.held_BCTHW is not None:
+        if past is not None and past.held is not None:
             # that of a snapshot lies beside the card
-            latents_BCTHW = torch.cat([past.held_BCTHW.to(latents_BCTHW), latents_BCTHW], 2)
+            latents_BCTHW = torch.cat([past.held.to(latents_BCTHW), latents_BCTHW], 2)
         two = (*latents_BCTHW.shape[:2], PIECE_LATENTS, *latents_BCTHW.shape[3:])
         comfy.model_management.load_models_gpu(
             [vae.patcher], memory_required=vae.memory_used_decode(two, vae.vae_dtype)
@@ -78,7 +70,7 @@ class HostDecoder:
             frames, layers = self._piece(piece_BCTHW, layers)
             made.append(frames)
         held = latents_BCTHW.clone() if latents_BCTHW.shape[2] else None
-        return self._pixels(made, two), HostVaePast(layers or (), held)
+        return self._pixels(made, two), StreamPast(layers or (), held)
 
     def _piece(self, piece_BCTHW: Tensor, layers: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
         vae, model = self.vae, self.vae.first_stage_model
@@ -139,7 +131,7 @@ def why_not_wan(vae: Any) -> str | None:
     return None
 
 
-def refuse_foreign(past: HostVaePast | None, layers: int) -> None:
+def refuse_foreign(past: StreamPast | None, layers: int) -> None:
     """Raises ValueError unless a decoder that keeps so many things kept this past."""
     if past is not None and past.layers and len(past.layers) != layers:
         raise ValueError(

@@ -1,79 +1,36 @@
-"""Which prompt each block of a stream is made with: a fixed one, or a timeline and what viewers type."""
+"""The script of a stream from what the graph gives: a fixed CONDITIONING, or Prompts over Time."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from ...model_patches.stream.state import StreamConfig
-from ...model_patches.stream.timeline import DEFAULT_MODE, Prompt, at_borders
+from ...model_patches.stream.config import StreamConfig
+from ...model_patches.stream.script import Script
+from ...model_patches.stream.timeline import DEFAULT_MODE, at_borders
+from ..host.caller import HostPrompt
 from ..prompts import FROM_RECIPE
+from .beginnings import Beginning
 
 log = logging.getLogger(__name__)
-
-
-class Script:
-    """The prompts of one stream, read before its first block."""
-
-    def __init__(
-        self, first: Any, changes: Mapping[int, Prompt], prompts: Any = None, switch: str = ""
-    ) -> None:
-        """first: CONDITIONING of the beginning. changes: by the block they begin with.
-
-        prompts: encodes more of them; None: the prompt is fixed.
-        switch: how to go over to one that names none; "": not said.
-        """
-        self.first = first
-        self.prompt = changes[0].text if 0 in changes else None  # the text of `first`, where it is known
-        self.switch = switch
-        self._changes, self._prompts = changes, prompts
-
-    @property
-    def steerable(self) -> bool:
-        """Whether a prompt can be typed while the stream runs."""
-        return self._prompts is not None
-
-    def due(self, block: int) -> Prompt | None:
-        """The timeline's prompt that begins with this block."""
-        return self._changes.get(block)
-
-    def taken_up(self, block: int, prompt: str | None) -> Script:
-        """The script of a stream that goes on with this block.
-
-        prompt: what held before; it holds on, or the timeline's where none is known. A fixed one is the
-        graph's.
-        """
-        if not self.steerable:
-            return self
-        past = [change for begins, change in sorted(self._changes.items()) if begins < block]
-        text = past[-1].text if prompt is None and past else prompt
-        first = self.first if text is None else self.encode(text)
-        script = Script(first, self._changes, self._prompts, self.switch)
-        script.prompt = text
-        return script
-
-    def encode(self, prompt: str) -> Any:
-        """CONDITIONING of a prompt; call it between two blocks."""
-        return self._prompts.conditioning(prompt)
 
 
 def read_script(
     positive: Any,
     prompts: Any,
+    negative: Any,
     config: StreamConfig,
     fps: float,
     blocks: int,
-    given: int = 0,
-    hidden: int = 0,
+    begin: Beginning,
     recipe_switch: tuple[str, str] = (DEFAULT_MODE, ""),
 ) -> Script:
     """The script of a stream of so many blocks at `fps` pictures a second.
 
-    positive: CONDITIONING, prompts: what RivuletPrompts gives; one of the two, the other None. given: latent
-    frames before the first block. hidden: pictures of those that the video does not show. recipe_switch: how
-    the model's recipe goes over to a prompt, and a sentence about it, which is logged where it is followed.
+    positive, negative: CONDITIONING, prompts: what RivuletPrompts gives; positive or prompts is None. begin:
+    what is there before the first block. recipe_switch: how the model's recipe goes over to a prompt, and a
+    sentence about it, which is logged where it is followed.
     """
     if (positive is None) == (prompts is None):
         both = "are both connected" if prompts is not None else "are both empty"
@@ -81,17 +38,23 @@ def read_script(
             f"Stream Video: positive and prompts {both}, and one of them must say what to show; connect "
             f"positive for a fixed prompt, or prompts for a timeline and live typing."
         )
+    negative = () if negative is None else negative
     if prompts is None:
-        return Script(positive, {})
+        return Script(HostPrompt(positive, negative))
     rate = Fraction(fps).limit_denominator(1001)
     sizes = config.geometry, rate, config.block_frames
     switch = prompts.mode
     if switch == FROM_RECIPE:
         switch, said = recipe_switch
         log.info("Stream Video: %s", said)
-    changes, notes = at_borders(prompts.timeline(switch), *sizes, blocks, given, hidden)
+    changes, notes = at_borders(prompts.timeline(switch), *sizes, blocks, begin.latents, begin.hidden)
     for note in notes:
         log.warning("Stream Video: %s", note)
+
+    def encode(text: str) -> HostPrompt:
+        return HostPrompt(prompts.conditioning(text), negative)
+
     # all at once, so that a prompt that cannot be read is told before anything is made
-    texts = [prompts.conditioning(change.prompt.text) for change in changes]
-    return Script(texts[0], {change.block: change.prompt for change in changes}, prompts, switch)
+    texts = [encode(change.prompt.text) for change in changes]
+    by_block = {change.block: change.prompt for change in changes}
+    return Script(texts[0], by_block[0].text if 0 in by_block else None, by_block, encode, switch)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
-from .kept import ENDING
+from .take import ENDING
 
 
 def snapshots() -> list[str]:

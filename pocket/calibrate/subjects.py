@@ -14,7 +14,9 @@ from ...model_patches.cache.format import CacheFormat
 from ...model_patches.checkpoints.checkpoint import open_checkpoint
 from ...model_patches.checkpoints.files import open_tensors, shapes_in
 from ...model_patches.geometry import Geometry
-from ...model_patches.stream.step import StreamConfig, init, take
+from ...model_patches.stream.config import StreamConfig
+from ...model_patches.stream.model_caller import ModelCaller, texts
+from ...model_patches.stream.step import init, rollout
 from .. import world
 from ..models import DIT_FILE, load_pocket
 
@@ -96,6 +98,8 @@ def subject_blocks(
 ) -> Iterator[None]:
     """Makes the blocks of one stream in the calibration's format, one an item."""
     config = replace(subject.config, seed=subject.config.seed + index)
-    state = init(subject.dit, subject.texts[prompt], config, subject.negative, cache=recording)
-    for _ in take(subject.dit, state, count):
+    text_BLE = subject.texts[prompt]
+    caller = ModelCaller(subject.dit, text_BLE.device)
+    state = init(caller, texts(text_BLE, subject.negative), config, cache=recording)
+    for _ in rollout(caller, state, count):
         yield

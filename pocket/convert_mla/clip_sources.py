@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.stream.state import StreamConfig
+from ...model_patches.stream.config import StreamConfig
 from .. import text
 from ..train_pocket.clips import PairedClips
 from ..train_pocket.dit import PocketTraining, damage, draw_sigma
@@ -60,7 +60,7 @@ class StreamedClips:
         """A batch of new streams."""
         state = start_stream(self.dense, self.prompts, self.config, self.batch, generator)
         blocks, _ = stream_blocks(self.dense, state, self.blocks)
-        clean, text_BLE = concat_blocks(blocks), state.text.raw[0].clone()
+        clean, text_BLE = concat_blocks(blocks), state.prompt[0].clone()
         sigmas = tuple(self.levels(self.batch, generator) for _ in range(self.blocks))
         return RolloutClips(clean, clean, (text_BLE,) * self.blocks, sigmas)
 

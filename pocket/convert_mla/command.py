@@ -20,7 +20,7 @@ from ...model_patches.attention.positions import preset as positions_of
 from ...model_patches.checkpoints.checkpoint import DENSE, open_checkpoint
 from ...model_patches.checkpoints.files import open_tensors, save_tensors
 from ...model_patches.geometry import Geometry
-from ...model_patches.stream.state import StreamConfig
+from ...model_patches.stream.config import StreamConfig
 from .. import models, text
 from ..train_pocket import distributed
 from ..train_pocket.clips import FIRST_BATCH, PairedClips, load_or_draw

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.attention.text import read_text
-from ...model_patches.stream.state import StreamConfig, StreamState
+from ...model_patches.stream.config import StreamConfig
+from ...model_patches.stream.model_caller import ModelCaller, texts
+from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import init, step
 from .prompts import Prompts
 from .rollout import RolloutClips, concat_blocks
@@ -33,14 +34,17 @@ def start_stream(
     """The state of new streams, with prompts and a seed at random."""
     text_BLE = prompts.draw(batch, model.patch_embedding.weight, generator)
     seed = int(torch.randint(1 << 30, (), generator=generator))
-    return init(model, text_BLE, replace(config, seed=seed), prompts.negative(text_BLE))
+    prompt = texts(text_BLE, prompts.negative(text_BLE))
+    return init(ModelCaller(model, text_BLE.device), prompt, replace(config, seed=seed))
 
 
 def stream_blocks(model: WanModel, state: StreamState, count: int) -> tuple[list[Tensor], StreamState]:
     """Latents [B, C, T, H, W] of so many blocks, and the state after them."""
     blocks: list[Tensor] = []
+    # one that has read no text yet: the layers that read it may have learnt since the last draw
+    caller = ModelCaller(model, state.tail_BCTHW.device)
     for _ in range(count):
-        latents, state = step(model, state)
+        latents, state = step(caller, state)
         blocks.append(latents.clone())
     return blocks, state
 
@@ -70,10 +74,9 @@ class StudentRollouts:
         elif self.streams[index][1].block + self.blocks - 1 > MAX_BLOCKS:
             self.streams[index] = self._start(generator)
         first_BCTHW, state = self.streams[index]
-        state = replace(state, text=read_text(self.model, state.text.raw))  # its layers may have learnt
         newest, state = stream_blocks(self.model, state, self.blocks - 1)
         self.streams[index] = (first_BCTHW, state)
-        return self._clips([first_BCTHW, *newest], state.text.raw[0], generator)
+        return self._clips([first_BCTHW, *newest], state.prompt[0], generator)
 
     def _start(self, generator: torch.Generator) -> tuple[Tensor, StreamState]:
         state = start_stream(self.model, self.prompts, self.config, self.batch, generator)

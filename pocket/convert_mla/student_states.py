@@ -20,7 +20,7 @@ from torch import Tensor
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.sampler.denoise import denoise, guide
 from ...model_patches.sampler.noise import BlockNoise, KeyedNoise
-from ...model_patches.stream.state import StreamConfig
+from ...model_patches.stream.config import StreamConfig
 from .prompts import Prompts
 from .rollout import PairedRollout, read_text_rows, relative_error, uniform
 from .trainable_context import ContextInputs

@@ -1,6 +1,9 @@
 """One take of the demo: a page in the browser, a file, and four numbers at the end."""
 
+from __future__ import annotations
+
 import argparse
+import json
 import math
 import os
 import signal
@@ -10,28 +13,49 @@ import time
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from ...model_patches.geometry import Geometry
-from ...model_patches.stream.pipeline import Chunk, blocks_for, run
-from ...model_patches.stream.step import StreamConfig
+from ...model_patches.geometry import Geometry, blocks_for
+from ...model_patches.stream.config import StreamConfig
+from ...model_patches.stream.model_caller import Texts
+from ...model_patches.stream.pipeline import Chunk, run
+from ...model_patches.stream.script import Script
+from ...model_patches.stream.step import init
+from ...model_patches.stream.timeline import Prompt as TimedPrompt
+from ...model_patches.vae.decoder import VaeDecoder
 from ...model_patches.viewers.live import LiveStream
 from ...model_patches.viewers.session import Session
 from ...model_patches.viewers.streams import Streams
 from ...model_patches.writer.parts import parts_of
+from ...model_patches.writer.protocol import OpenWriter
 from ...model_patches.writer.video import Mp4Writer
 from ..choices import Choice, choose
 from ..ram import peak_bytes
-from .blocks import SWITCH, Blocks
 from .server import DemoServer
 
+SWITCH = "smooth"  # the text changes and nothing is forgotten
 PAGE = "demo"  # its client and its node: there is one page and one stream
 LEAD_SECONDS = 3.0  # how far an endless stream may run ahead of the clock, so that a new prompt shows soon
 LINGER_SECONDS = 40.0  # a page that has not asked for so long is closed
 GLANCE_SECONDS = 0.05
 STOPPING = b"\nstopping after this block; Ctrl+C again stops at once, and keeps the video too\n"
+
+
+@dataclass
+class Meter:
+    """How long the blocks of a take were worked on."""
+
+    seconds: float = 0.0
+    first_seconds: float | None = None  # what the first block took
+
+    def count(self, chunk: Chunk) -> None:
+        """Takes in one more block."""
+        self.seconds += chunk.seconds
+        if self.first_seconds is None:
+            self.first_seconds = chunk.seconds
 
 
 def take(options: argparse.Namespace) -> int:
@@ -49,7 +73,7 @@ def take(options: argparse.Namespace) -> int:
     live = LiveStream(writer, **named, blocks=planned, modes=(SWITCH,), switch=SWITCH)
     streams = Streams()
     session = Session(live, streams, lead_seconds=LEAD_SECONDS)
-    blocks = Blocks(session, pocket.encode, options.prompt, options.seed)
+    meter = Meter()
     server = DemoServer(streams, options.port)
     say(f"model ready after {time.perf_counter() - began:.1f} s ({recipe.trained})")
     with serving(server), CtrlC(session) as ctrl_c:
@@ -57,49 +81,67 @@ def take(options: argparse.Namespace) -> int:
             with session:
                 say(f"watch and steer it at {server.url} - Ctrl+C stops and keeps the video")
                 opened = not options.no_browser and has_screen() and webbrowser.open(server.url)
-                make(chosen, config, blocks)
+                make(chosen, config, options.prompt, session, meter)
         finally:
-            report(blocks)
+            report(live, meter)
         linger(server, ctrl_c, opened)
     return 0
 
 
-def make(chosen: Choice, config: StreamConfig, blocks: Blocks) -> None:
+def make(chosen: Choice, config: StreamConfig, prompt: str, session: Session, meter: Meter) -> None:
     """Streams until the take is long enough or stopped."""
+    pocket = chosen.pocket
+
+    def encode(text: str) -> Texts:
+        return pocket.prompt(pocket.encode(text), config)
 
     def on_chunk(chunk: Chunk) -> None:
-        blocks.on_chunk(chunk)
+        meter.count(chunk)
         if sys.stderr.isatty():
-            print(f"\r{line(blocks)} ", end="", file=sys.stderr, flush=True)
+            print(f"\r{line(session.live)} ", end="", file=sys.stderr, flush=True)
 
-    pocket = chosen.pocket
-    run(
-        pocket.dit,
-        pocket.vae,
-        pocket.begin(blocks.first_text_BLE, config, cache=chosen.cache, memory=chosen.memory),
-        (),  # the session's own writer outlives the pipeline
-        blocks=blocks.session.live.blocks,
-        on_chunk=on_chunk,
-        stop=blocks.stop,
-        new_text=blocks.new_text,
-    )
+    script = Script(encode(prompt), prompt, {0: TimedPrompt(0, prompt, SWITCH)}, encode, SWITCH)
+    state = init(pocket.caller, script.first, config, cache=chosen.cache, memory=chosen.memory)
+    blocks, writers = session.live.blocks, [OpenWriter(session.writer)]
+    try:
+        run(
+            pocket.caller,
+            VaeDecoder(pocket.vae),
+            state,
+            writers,
+            blocks=blocks,
+            script=script,
+            viewers=session,
+            on_chunk=on_chunk,
+        )
+    finally:
+        session.writer.metadata.update(description(session.live, config.seed))
 
 
-def line(blocks: Blocks) -> str:
+def description(live: LiveStream, seed: int) -> dict[str, str]:
+    """What the finished file says of itself: seed and prompts."""
+    prompts = [{"second": each["first_frame"] / live.fps, "prompt": each["prompt"]} for each in live.prompts]
+    if not prompts:
+        return {}
+    told = {"seed": seed, "prompts": prompts}
+    return {"title": f"Rivulet: {prompts[0]['prompt']}", "comment": json.dumps(told, ensure_ascii=False)}
+
+
+def line(live: LiveStream) -> str:
     """One line for a terminal."""
-    state, live = blocks.session.live.state(prompts=False), blocks.session.live
+    state = live.state(prompts=False)
     return f"block {live.block}, {state['frames'] / live.fps:.1f} s, {state['made_per_second']:.1f} frames/s"
 
 
-def report(blocks: Blocks) -> None:
+def report(live: LiveStream, meter: Meter) -> None:
     """Prints what was made, how fast, and where it lies."""
-    writer, fps, lag = blocks.session.writer, blocks.session.live.fps, blocks.first_seconds
+    writer, fps, lag = live.writer, live.fps, meter.first_seconds
     if lag is None:
         return say("no block was finished, so there is no video")
     if sys.stderr.isatty():
         print(file=sys.stderr)
     frames = writer.frames_written
-    speed = frames / blocks.worked_seconds
+    speed = frames / meter.seconds
     print(
         f"frames per second: {speed:.1f} ({speed / fps:.2f}x as fast as it plays)\n"
         f"first chunk: {lag:.2f} s\n"
@@ -117,7 +159,7 @@ class CtrlC:
         self.session, self.pressed = session, False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "CtrlC":
+    def __enter__(self) -> CtrlC:
         if threading.current_thread() is threading.main_thread():
             self._before = {n: signal.signal(n, self.obey) for n in (signal.SIGINT, signal.SIGTERM)}
         return self

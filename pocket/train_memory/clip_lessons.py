@@ -17,7 +17,7 @@ from torch import Tensor
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.checkpoints.files import open_tensors, save_tensors
-from ...model_patches.stream.state import StreamConfig
+from ...model_patches.stream.config import StreamConfig
 from ..convert_mla.clip_sources import StreamedClips
 from ..convert_mla.prompts import Prompts
 from .lessons import LessonPlan, draw_first_calls

@@ -25,7 +25,7 @@ from ...model_patches.attention.sdpa import Attention
 from ...model_patches.cache.format import Call, call_of
 from ...model_patches.memory.encoder import MemoryEncoder
 from ...model_patches.sampler.noise import KeyedNoise
-from ...model_patches.stream.state import StreamConfig
+from ...model_patches.stream.config import StreamConfig
 from ..convert_mla.rollout import read_text_rows
 from ..convert_mla.student_states import grade_sampling
 from ..convert_mla.trainable_context import Grid

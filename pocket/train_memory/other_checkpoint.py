@@ -24,7 +24,7 @@ from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.resize import for_grid
-from ...model_patches.stream.state import StreamConfig
+from ...model_patches.stream.config import StreamConfig
 from ..convert_mla.command import load_dense, read_texts
 from .clip_lessons import (
     COMMAND,

@@ -19,15 +19,16 @@ from ...model_patches.cache.shapes import Exact
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.policy import MemoryPolicy
 from ...model_patches.stream import pipeline
+from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.follow import Follow, encoder_of
 from ...model_patches.stream.incoming import Fitted, Pictures
-from ...model_patches.stream.pipeline import Chunk, frames_made, with_pixels
+from ...model_patches.stream.pipeline import Chunk, Prefill
 from ...model_patches.stream.snapshot import load
-from ...model_patches.stream.start import begun, begun_with_picture, gone_on, remembered_latents
-from ...model_patches.stream.state import StreamConfig, StreamState
+from ...model_patches.stream.start import context_latents, from_picture, from_video
+from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import step
 from ...model_patches.stream.switch import switch
-from ...model_patches.vae.decoder import StreamPast, decode_stream
+from ...model_patches.vae.decoder import StreamPast, VaeDecoder, decode_stream
 from ...pocket.choices import build
 from ...pocket.models import DIT_FILE, MLA_FILE, MLA_MEMORY_FILE, Pocket, load_pocket
 from .bits_scenarios import (
@@ -82,40 +83,47 @@ class Engine:
     memory: MemoryPolicy
     taken: Fingerprint
     state: StreamState
+    begin: Prefill | None = None  # until it was shown to the stream
     follow: Follow | None = None
     pasts: list[StreamPast | None] = field(default_factory=list)  # of the decoder, of streams side by side
 
     def make(self, blocks: int) -> None:
         """Makes so many blocks."""
-        if self.state.text.batch > 1:
+        if self.streams > 1:
             return self._make_side_by_side(blocks)
-        writer = Taker(self.taken, frames_made(self.state))
+        writer = Taker(self.taken, self.state.ledger.written)
 
         def on_chunk(chunk: Chunk) -> None:
             self.taken.latents(newest(chunk.state, self.config.block_frames))
 
-        given = {"blocks": blocks, "on_chunk": on_chunk, "follow": self.follow}
-        self.state = pipeline.run(self.pocket.dit, self.pocket.vae, self.state, [writer], **given)
+        caller, decoder = self.pocket.caller, VaeDecoder(self.pocket.vae)
+        given = {"blocks": blocks, "on_chunk": on_chunk, "begin": self.begin, "follow": self.follow}
+        self.state, self.begin = pipeline.run(caller, decoder, self.state, [writer], **given), None
 
     def switch(self, prompt: str, mode: str) -> None:
         """Goes over to another prompt; a cut begins another scene, for the decoder too."""
         text = self.pocket.encode(prompt).to(self.config.dtype)
-        text = text.expand(self.state.text.batch, -1, -1).contiguous()
-        self.state = switch(self.pocket.dit, self.state, text, mode)
-        if mode == "cut":
-            self.state = with_pixels(self.state, None, frames_made(self.state))
+        prompt = (text.expand(self.streams, -1, -1).contiguous(), *self.state.prompt[1:])
+        self.state = switch(self.pocket.caller, self.state, prompt, mode)
+        if mode == "cut" and self.state.block:
+            self.state = replace(self.state, past=None, ledger=self.state.ledger.cut())
 
     def resume(self, folder: Path) -> None:
         """Saves the stream and takes it up again."""
         path = folder / "stream.safetensors"
-        pipeline.snapshot(self.pocket.dit, self.state, [], path)
+        pipeline.snapshot(self.pocket.caller, self.state, [], path)
         given = {"cache": self.cache, "memory": self.memory}
-        self.state = load(path, self.pocket.dit, self.config, **given)
+        self.state = load(path, self.pocket.caller, self.config, **given)
+
+    @property
+    def streams(self) -> int:
+        """That run side by side."""
+        return len(self.state.tail_BCTHW)
 
     def _make_side_by_side(self, blocks: int) -> None:
-        self.pasts = self.pasts or [None] * self.state.text.batch
+        self.pasts = self.pasts or [None] * self.streams
         for _ in range(blocks):
-            latents_BCTHW, self.state = step(self.pocket.dit, self.state)
+            latents_BCTHW, self.state = step(self.pocket.caller, self.state)
             self.taken.latents(latents_BCTHW)
             for row, past in enumerate(self.pasts):
                 one_BCTHW = latents_BCTHW[row : row + 1]
@@ -182,24 +190,26 @@ def cache_of(how: Scenario, pocket: Pocket, config: StreamConfig) -> CacheFormat
 
 def newest(state: StreamState, frames: int) -> Tensor:
     """The latents made last, in the model's units."""
-    assert state.tail_BCTHW is not None
     return state.tail_BCTHW[:, :, -frames:]
+
+
+def begin_with(made: Engine, begin: Prefill) -> None:
+    """The stream begins with these latents, under its first prompt."""
+    made.taken.latents(begin.latents_BCTHW.to(made.config.latent_dtype))
+    made.begin = begin
+    made.make(0)
 
 
 def with_picture(made: Engine, how: Scenario) -> None:
     """A picture is the first of the video."""
-    picture_HWC = moving(1)[0]
-    made.state = begun_with_picture(made.pocket.dit, made.pocket.vae, made.state, picture_HWC)
-    made.taken.latents(newest(made.state, 1))
-    made.taken.pictures(picture_HWC[None])
+    begin_with(made, from_picture(made.pocket.vae, moving(1)[0]))
 
 
 def after_video(made: Engine, how: Scenario) -> None:
     """The stream goes on where a video ends."""
-    count = remembered_latents(made.config.positions, made.config.block_frames)
-    pixels_FHWC = moving(made.config.geometry.pixel_frames(count))
-    made.state = gone_on(made.pocket.dit, made.pocket.vae, made.state, pixels_FHWC)
-    made.taken.latents(newest(made.state, count))
+    geometry = made.config.geometry
+    count = context_latents(made.config.positions, made.config.block_frames)
+    begin_with(made, from_video(made.pocket.vae, moving(geometry.pixel_frames(count)), geometry))
 
 
 def after_take(made: Engine, how: Scenario) -> None:
@@ -207,10 +217,9 @@ def after_take(made: Engine, how: Scenario) -> None:
     pocket, config = made.pocket, replace(made.config, seed=SEED + 1, cfg=1.0)
     state = opened(pocket, config, DENSE, made.memory, (EARLIER,))
     for _ in range(6):
-        _, state = step(pocket.dit, state)
-    latents_BCTHW = newest(state, remembered_latents(config.positions, config.block_frames))
-    _, made.state = begun(pocket.dit, pocket.vae, made.state, latents_BCTHW, shown=False)
-    made.taken.latents(latents_BCTHW)
+        _, state = step(pocket.caller, state)
+    count = context_latents(config.positions, config.block_frames)
+    begin_with(made, Prefill(newest(state, count), hidden=config.geometry.pixel_frames(count)))
 
 
 def following(made: Engine, how: Scenario) -> None:

@@ -17,7 +17,8 @@ from ...model_patches.cache.cost import DENSE_COST, CacheCost
 from ...model_patches.cache.shapes import CacheShape
 from ...model_patches.checkpoints.checkpoint import VIDEO_MLA, open_checkpoint
 from ...model_patches.geometry import Geometry
-from ...model_patches.stream.step import step
+from ...model_patches.stream.model_caller import ModelCaller
+from ...model_patches.stream.step import init, step
 from ...pocket import world
 from ...pocket.models import MLA_FILE, WEIGHTS, Pocket, load_pocket
 from .contenders import CONTENDERS, JUDGE_SEED, Contender, Trial, errors_beside, learned
@@ -199,11 +200,12 @@ class Runner:
     """A stream that is timed block by block."""
 
     def __init__(self, pocket: Pocket, contender: Contender, text_BLE: Tensor) -> None:
-        self.dit = contender.dit
-        self.state = pocket.begin(text_BLE, pocket.config(seed=5), cache=contender.made)
+        self.caller = ModelCaller(contender.dit)
+        config = pocket.config(seed=5)
+        self.state = init(self.caller, pocket.prompt(text_BLE, config), config, cache=contender.made)
 
     def __call__(self) -> float:
         """Makes one block and returns the seconds it took."""
         start = time.perf_counter()
-        _, self.state = step(self.dit, self.state)
+        _, self.state = step(self.caller, self.state)
         return time.perf_counter() - start

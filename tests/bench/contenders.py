@@ -21,7 +21,8 @@ from ...model_patches.cache.cost import CacheCost, latent_layer_bytes
 from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.formats import FORMATS, fitting
 from ...model_patches.cache.shapes import NO_EXACT, CacheShape, Exact
-from ...model_patches.stream.step import init, take
+from ...model_patches.stream.model_caller import ModelCaller
+from ...model_patches.stream.step import rollout
 from ...pocket import world
 from ...pocket.models import Pocket
 from .beside import Errors, Tally, beside
@@ -64,10 +65,9 @@ def errors_beside(trial: Trial, contender: Contender) -> Errors:
     tally = Tally(pocket.dit, None if contender.dit is pocket.dit else contender.dit)
     scenes = world.sample_scenes(ERROR_STREAMS, torch.Generator().manual_seed(JUDGE_SEED), band_share=0.0)
     text = torch.cat([pocket.encode(prompt) for prompt in scenes.prompts()])
-    config = pocket.config(seed=3)
-    negative = pocket.no_text().expand_as(text).contiguous() if config.guided else None
-    state = init(pocket.dit, text, config, negative, cache=beside(contender.made, tally))
-    for block, _ in enumerate(take(pocket.dit, state, trial.blocks, attention=tally.attend), 1):
+    state = pocket.begin(text, pocket.config(seed=3), cache=beside(contender.made, tally))
+    attending = ModelCaller(pocket.dit, attention=tally.attend)
+    for block, _ in enumerate(rollout(attending, state, trial.blocks), 1):
         tally.counts = block >= FULL_BLOCKS
     return tally.errors()
 
@@ -78,10 +78,8 @@ def learned(pocket: Pocket, prompts: int, blocks: int) -> Calibration:
     chosen = list(dict.fromkeys(scenes.prompts()))[:prompts]
 
     def streams(recording: CacheFormat, index: int) -> Iterator[object]:
-        config = pocket.config(seed=index)
-        text = pocket.encode(chosen[index])
-        negative = pocket.no_text() if config.guided else None
-        yield from take(pocket.dit, init(pocket.dit, text, config, negative, cache=recording), blocks)
+        state = pocket.begin(pocket.encode(chosen[index]), pocket.config(seed=index), cache=recording)
+        yield from rollout(pocket.caller, state, blocks)
 
     dit, cpu = pocket.dit, torch.device("cpu")
     return calibrate(

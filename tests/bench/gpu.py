@@ -35,7 +35,9 @@ from ...model_patches.cache.formats import FORMATS, fitting
 from ...model_patches.cache.shapes import CacheShape
 from ...model_patches.cache.store import Layout, Own
 from ...model_patches.geometry import Geometry
-from ...model_patches.stream.state import StreamConfig, StreamState
+from ...model_patches.stream.config import StreamConfig
+from ...model_patches.stream.model_caller import ModelCaller
+from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import init, step
 from . import kernels
 from .records import Rows
@@ -136,18 +138,19 @@ def blocks(rows: Rows, frames: int, device: torch.device, rounds: int, quick: bo
     stream = StreamConfig(geometry, preset, dtype=dtype)
     text_BLE = torch.randn(1, 512, config.text_dim, device=device).to(dtype)
     found: dict[str, list[float]] = {}
-    streams: dict[str, tuple[nn.Module, StreamState]] = {}
+    streams: dict[str, tuple[ModelCaller, StreamState]] = {}
     for name, (model, cache) in subjects(config, device, dtype).items():
-        state = init(model, text_BLE, stream, cache=cache)
+        caller = ModelCaller(model, text_BLE.device)
+        state = init(caller, (text_BLE,), stream, cache=cache)
         for _ in range(frames // 3 + 1):
-            _, state = step(model, state)
-        streams[name], found[name] = (model, state), []
+            _, state = step(caller, state)
+        streams[name], found[name] = (caller, state), []
     for _ in range(rounds):
-        for name, (model, state) in streams.items():
+        for name, (caller, state) in streams.items():
             start = _now(device)
-            _, after = step(model, state)
+            _, after = step(caller, state)
             found[name].append(_now(device) - start)
-            streams[name] = model, after
+            streams[name] = caller, after
     for name, taken in found.items():
         dense = found["dense"]
         rows(

@@ -31,7 +31,7 @@ def state_bytes(state: StreamState) -> dict[str, int]:
     return {
         "cache_bytes": state.cache.bytes,
         "memory_bytes": memory_bytes(state.memory),
-        "tail_bytes": 0 if state.tail_BCTHW is None else state.tail_BCTHW.nbytes,
+        "tail_bytes": state.tail_BCTHW.nbytes,
     }
 
 

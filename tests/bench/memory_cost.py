@@ -71,7 +71,7 @@ class Making:
         call = call_of(config.positions, self.state.start_frame, config.block_frames)
         self.highest_id = max(self.highest_id, *call.ids, *call.query_ids, *call.memory_ids)
         start, worked = time.perf_counter(), time.process_time()
-        _, self.state = step(self.given.dit, self.state)
+        _, self.state = step(self.given.caller, self.state)
         if self.on_gpu:
             torch.cuda.synchronize()
         return time.perf_counter() - start, time.process_time() - worked
@@ -79,7 +79,7 @@ class Making:
     @property
     def on_gpu(self) -> bool:
         """Whether the model lies on one; there the processor's time says nothing."""
-        return self.state.text.raw[0].is_cuda
+        return self.given.text_BLE.is_cuda
 
     def to(self, blocks: int) -> Making:
         """Makes blocks until there are so many."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -27,7 +28,9 @@ from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.policies import POLICIES
 from ...model_patches.memory.policy import MemoryPolicy
 from ...model_patches.memory.resize import for_grid
-from ...model_patches.stream.state import StreamConfig, StreamState
+from ...model_patches.stream.config import StreamConfig
+from ...model_patches.stream.model_caller import ModelCaller, texts
+from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import init
 from ...pocket.models import BASIS_FILE, MEMORY_FILE, WEIGHTS
 from .subject import RANDOM, subject
@@ -53,6 +56,11 @@ class Remembered:
     negative_BLE: Tensor | None = None
     without: PositionPreset | None = None  # positions without a memory; None: the same, less its places
 
+    @cached_property
+    def caller(self) -> ModelCaller:
+        """Runs the model."""
+        return ModelCaller(self.dit, self.text_BLE.device)
+
     def policy(self, memory: str) -> MemoryPolicy:
         """The memory of that name; one that is built from a file has this model's encoder."""
         kind = POLICIES[memory]
@@ -75,7 +83,8 @@ class Remembered:
     def start(self, memory: str, cache: CacheFormat = DENSE) -> StreamState:
         """A new stream's state."""
         config, policy = replace(self.config, preset=self.positions(memory)), self.policy(memory)
-        return init(self.dit, self.text_BLE, config, self.negative_BLE, cache=cache, memory=policy)
+        prompt = texts(self.text_BLE, self.negative_BLE)
+        return init(self.caller, prompt, config, cache=cache, memory=policy)
 
 
 def pocket(memory_file: Path | None = None) -> Remembered:

@@ -9,7 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...model_patches.stream.step import set_text, step
+from ...model_patches.stream.step import step
+from ...model_patches.stream.switch import switch
 from ...model_patches.vae.decoder import StreamPast, decode_stream
 from ...pocket.models import Pocket, load_pocket
 from .records import Rows
@@ -66,9 +67,9 @@ def journey(pocket: Pocket, prompts: tuple[str, ...], blocks: int, seed: int) ->
     past: StreamPast | None = None
     pixels, captions = [], []
     for prompt in prompts:
-        state = set_text(pocket.dit, state, pocket.encode(prompt))
+        state = switch(pocket.caller, state, pocket.prompt(pocket.encode(prompt), state.config), "smooth")
         for _ in range(blocks):
-            latents, state = step(pocket.dit, state)
+            latents, state = step(pocket.caller, state)
             frames, past = decode_stream(pocket.vae, latents, past)
             pixels.append(frames)
             captions += [prompt] * len(frames)

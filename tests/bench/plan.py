@@ -13,7 +13,7 @@ from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.plan.plan import Plan, Request, plan_stream
 from ...model_patches.plan.probe import Device, probe
-from ...model_patches.stream.state import StreamConfig
+from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.step import step
 from ...model_patches.vae.cost import WanCost
 from ...model_patches.vae.decoder import decode_stream
@@ -103,7 +103,7 @@ def compared(rows: Rows, given: Subject, blocks: int) -> None:
     block_seconds, decode_seconds = [], []
     for index in range(WARM_BLOCKS + blocks):
         start = time.perf_counter()
-        latents, state = step(given.dit, state)
+        latents, state = step(given.caller, state)
         middle = time.perf_counter()
         _, past = decode_stream(given.vae, latents, past)
         if index >= WARM_BLOCKS:

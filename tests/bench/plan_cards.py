@@ -11,7 +11,7 @@ from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.plan.cards import WEIGHTS, Choice, cache_formats, choices
 from ...model_patches.plan.plan import Request
-from ...model_patches.stream.state import StreamConfig
+from ...model_patches.stream.config import StreamConfig
 from ...model_patches.vae.cost import WAN_VAE
 from ...model_patches.vae.tiny_cost import TinyCost
 from .records import Rows

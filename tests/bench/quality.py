@@ -150,7 +150,7 @@ def spans(
     kept: list[Tensor] = []
     for end, length in ends.items():
         while state.start_frame < end:
-            latents, state = step(pocket.dit, state)
+            latents, state = step(pocket.caller, state)
             kept.append(latents.half())
             if length:
                 kept = kept[-(length // recipe.block_frames + 1) :]

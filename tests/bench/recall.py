@@ -25,7 +25,10 @@ from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.formats import FORMATS
 from ...model_patches.memory.policies import POLICIES
 from ...model_patches.memory.policy import OFF, MemoryPolicy
-from ...model_patches.stream.step import StreamState, init, set_text, step
+from ...model_patches.stream.model_caller import ModelCaller, Texts
+from ...model_patches.stream.state import StreamState
+from ...model_patches.stream.step import init, step
+from ...model_patches.stream.switch import switch
 from ...model_patches.vae.wan import VaePast, WanVAE
 from ...pocket import detector, hiding, models, world
 from ...pocket.hiding import ENCODED, HIDDEN, VISIBLE, HidingClips, Story
@@ -200,14 +203,14 @@ def lifted(stage: Stage, contestant: Contestant, told: HidingClips, seed: int) -
 
     One walk serves all: whenever it has seen enough hidden blocks the next one is made and thrown away.
     """
-    pocket, frames, dit = stage.pocket, stage.pocket.recipe.block_frames, contestant.dit
+    pocket, frames, caller = stage.pocket, stage.pocket.recipe.block_frames, ModelCaller(contestant.dit)
     story = Story(ENCODED[VISIBLE], max(stage.lengths), 1)
     latents, texts = told.assemble(story, frames)
+    negative = pocket.no_text().expand_as(texts[0]).contiguous()
     state = init(
-        dit,
-        texts[0],
+        caller,
+        (texts[0], negative),
         replace(pocket.config(seed), preset=contestant.positions),
-        pocket.no_text().expand_as(texts[0]).contiguous(),
         reserve_frames=frames * len(texts),
         cache=contestant.cache,
         memory=contestant.memory,
@@ -215,17 +218,17 @@ def lifted(stage: Stage, contestant: Contestant, told: HidingClips, seed: int) -
     made: dict[int, Tensor] = {}
     before = story.parts.index(HIDDEN)
     for block, part in enumerate(story.parts[:-1]):
-        state = set_text(dit, state, texts[block])
-        state = replay(dit, state, latents[:, :, block * frames : (block + 1) * frames])
+        state = switch(caller, state, (texts[block], negative), "smooth")
+        state = replay(caller, state, latents[:, :, block * frames : (block + 1) * frames])
         hidden = block + 1 - before
         if part == HIDDEN and hidden in stage.lengths:
-            made[hidden] = generate(dit, state, texts[-1])
+            made[hidden] = generate(caller, state, (texts[-1], negative))
     return made
 
 
-def generate(dit: WanModel, state: StreamState, text_BLE: Tensor) -> Tensor:
+def generate(caller: ModelCaller, state: StreamState, prompt: Texts) -> Tensor:
     """The next block under another prompt; the state can still be continued."""
-    return step(dit, set_text(dit, state, text_BLE))[0]
+    return step(caller, switch(caller, state, prompt, "smooth"))[0]
 
 
 @torch.inference_mode()

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from ...model_patches.attention.positions import plan
-from ...model_patches.stream.pipeline import Chunk, run
-from ...model_patches.stream.step import StreamState, step
-from ...model_patches.vae.decoder import decode_stream
+from ...model_patches.stream.pipeline import Chunk, Unwatched, run
+from ...model_patches.stream.state import StreamState
+from ...model_patches.stream.step import step
+from ...model_patches.vae.decoder import VaeDecoder, decode_stream
 from ...model_patches.writer.video import Mp4Writer
 from ...pocket.detector import adherence
 from ...pocket.ram import peak_bytes, resident_bytes
@@ -142,12 +143,10 @@ def soak(given: Subject, blocks: int, path: Path, watch: Watch, rows: Rows, end:
         watch.take(given, chunk.state)
         look(given, blocks, chunk.pixels_FHWC, watch, rows)
 
-    def stop() -> bool:
-        return watch.blocks >= LEAST_BLOCKS and time.perf_counter() >= end
-
-    writer = writer_of(given, path)
+    clock = Unwatched(lambda: watch.blocks >= LEAST_BLOCKS and time.perf_counter() >= end)
+    writer, decoder = writer_of(given, path), VaeDecoder(given.vae)
     with ended(watch, rows):
-        run(given.dit, given.vae, given.start(), [writer], blocks=blocks, on_chunk=on_chunk, stop=stop)
+        run(given.caller, decoder, given.start(), [writer], blocks=blocks, on_chunk=on_chunk, viewers=clock)
 
 
 def sparse_soak(
@@ -171,7 +170,7 @@ def sparse_soak(
     keep_every = max(1, KEEP_BLOCKS // decode_every) * decode_every
     with ended(watch, rows), writer_of(given, path) as writer:
         while state.block < blocks and (watch.last_HWC is None or time.perf_counter() < end):
-            latents_BCTHW, state = step(given.dit, state)
+            latents_BCTHW, state = step(given.caller, state)
             watch.take(given, state)
             if state.block % decode_every == 0:
                 _, past = decode_stream(given.vae, before_BCTHW)
@@ -183,7 +182,7 @@ def sparse_soak(
                 go = kept.go
                 go.blocks, go.frames, go.growth_bytes = watch.blocks, watch.frames, watch.growth()[1]
                 go.seconds = time.perf_counter() - begun
-                kept.write(folder, given.dit, state, {name: getattr(watch, name) for name in LASTING})
+                kept.write(folder, given.caller, state, {name: getattr(watch, name) for name in LASTING})
             before_BCTHW = latents_BCTHW
     return kept
 

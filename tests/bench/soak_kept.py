@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from ...model_patches.stream.caller import Caller
 from ...model_patches.stream.snapshot import load, save
 from ...model_patches.stream.state import StreamState
 from .playback import frame_count
@@ -43,12 +42,12 @@ class Kept:
     go: Go
     earlier: list[Go] = field(default_factory=list)
 
-    def write(self, folder: Path, model: nn.Module, state: StreamState, seen: Mapping[str, object]) -> None:
+    def write(self, folder: Path, caller: Caller, state: StreamState, seen: Mapping[str, object]) -> None:
         """Writes where the stream stands and what was seen of it, of one moment, whole or not at all."""
         about = {"goes": [asdict(go) for go in (*self.earlier, self.go)], **seen}
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{state.block}-{STREAM}"
-        save(model, state, folder / name)
+        save(caller, state, folder / name)
         partial = folder / f"{SEEN}.partial"
         partial.write_text(json.dumps(about | {"stream": name}), encoding="utf-8")
         os.replace(partial, folder / SEEN)
@@ -62,6 +61,6 @@ def taken_up(folder: Path | None, given: Subject, file: str) -> tuple[Kept, Stre
     if folder is None or not (folder / SEEN).exists():
         return Kept(Go(file, 0)), given.start(), {}
     about = json.loads((folder / SEEN).read_text(encoding="utf-8"))
-    state = load(folder / about.pop("stream"), given.dit, given.config)
+    state = load(folder / about.pop("stream"), given.caller, given.config)
     goes = [Go(**go) for go in about.pop("goes")]
     return Kept(Go(file, state.block), goes), state, about

@@ -14,8 +14,9 @@ from ...model_patches.sampler.denoise import Begin
 from ...model_patches.stream.follow import Follow, encoder_of
 from ...model_patches.stream.incoming import Fitted, Pictures
 from ...model_patches.stream.join import joined, lost
-from ...model_patches.stream.start import keep, remembered_latents
-from ...model_patches.stream.step import StreamState, step
+from ...model_patches.stream.start import context_latents
+from ...model_patches.stream.state import StreamState
+from ...model_patches.stream.step import prefill, step
 from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...pocket import detector, world
 from ...pocket.models import Pocket, load_pocket
@@ -52,7 +53,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     pocket = load_pocket(chosen.weights)
     streams = chosen.streams or (2 if chosen.quick else 24)
     blocks = chosen.blocks or (2 if chosen.quick else BLOCKS)
-    given = remembered_latents(pocket.config().positions, pocket.recipe.block_frames)
+    given = context_latents(pocket.config().positions, pocket.recipe.block_frames)
     latents = given + blocks * pocket.recipe.block_frames
     truth = rendered(streams, chosen.seed, 1 + 4 * (latents - 1), pocket.recipe.size)
     sizes = {"streams_samples": streams, "weights": pocket.recipe.trained}
@@ -128,7 +129,7 @@ def from_take(pocket: Pocket, truth: Truth, given: int, blocks: int, seed: int) 
     """A new stream, with noise of its own, begins where an earlier stream ended."""
     state, parts = start(pocket, truth.scenes, seed), []
     while state.start_frame < 2 * given:
-        latents, state = step(pocket.dit, state)
+        latents, state = step(pocket.caller, state)
         parts.append(latents)
     before = torch.cat(parts, 2)
     tail = before[:, :, -given:]
@@ -185,7 +186,7 @@ def followed(pocket: Pocket, truth: Truth, strength: float, blocks: int, seed: i
         given = [follow.block(state.block, state.start_frame) for follow in follows]
         begins = [each.begin for each in given if each is not None]
         begin = Begin(torch.cat([each.clean_BCTHW for each in begins]), begins[0].call)
-        latents, state = step(pocket.dit, state, begin=begin)
+        latents, state = step(pocket.caller, state, begin=begin)
         parts.append(latents)
     made = shown(pocket, torch.cat(parts, 2))
     seen = [detector.detect(clip) for clip in made]
@@ -252,10 +253,10 @@ def start(pocket: Pocket, scenes: world.Scenes, seed: int) -> StreamState:
 
 def went_on(pocket: Pocket, scenes: world.Scenes, latents: Tensor, blocks: int, seed: int) -> Tensor:
     """Latents made after the given ones."""
-    state = keep(pocket.dit, start(pocket, scenes, seed), latents)
+    state = prefill(pocket.caller, start(pocket, scenes, seed), latents)
     parts = []
     for _ in range(blocks):
-        made, state = step(pocket.dit, state)
+        made, state = step(pocket.caller, state)
         parts.append(made)
     return torch.cat(parts, 2)
 

@@ -37,7 +37,7 @@ class Running:
     def step(self) -> float:
         """Makes one block and returns the seconds it took."""
         start = time.perf_counter()
-        _, self.state = step(self.given.dit, self.state)
+        _, self.state = step(self.given.caller, self.state)
         self.newest_seconds.append(time.perf_counter() - start)
         self.blocks += 1
         return self.newest_seconds[-1]

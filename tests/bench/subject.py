@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.geometry import Geometry
-from ...model_patches.stream.step import StreamConfig, StreamState, init
+from ...model_patches.stream.config import StreamConfig
+from ...model_patches.stream.model_caller import ModelCaller, texts
+from ...model_patches.stream.state import StreamState
+from ...model_patches.stream.step import init
 from ...model_patches.vae.wan import WanVAE
 from ...pocket import text
 from ...pocket.models import DIT_FILE, WEIGHTS, load_pocket
@@ -33,6 +37,11 @@ class Subject:
     fps: int = 16  # pixel frames per second
     negative_BLE: Tensor | None = None  # where the recipe guides
 
+    @cached_property
+    def caller(self) -> ModelCaller:
+        """Runs the model."""
+        return ModelCaller(self.dit, self.text_BLE.device)
+
     @property
     def preset(self) -> PositionPreset:
         """Which frames a block attends to."""
@@ -45,7 +54,8 @@ class Subject:
 
     def start(self, reserve_frames: int = 0) -> StreamState:
         """Returns a new stream's state."""
-        return init(self.dit, self.text_BLE, self.config, self.negative_BLE, reserve_frames=reserve_frames)
+        prompt = texts(self.text_BLE, self.negative_BLE)
+        return init(self.caller, prompt, self.config, reserve_frames=reserve_frames)
 
     def with_preset(self, preset: PositionPreset) -> Subject:
         """Returns the same model with another window."""

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from ...model_patches.memory.policy import MemoryPolicy
+from ...model_patches.stream.snapshot import load, save
 from ...model_patches.stream.state import StreamState
-from ...model_patches.stream.step import load, save, step
+from ...model_patches.stream.step import step
 from ...model_patches.stream.switch import switch
 from ...model_patches.stream.timeline import MODES
 from ...model_patches.vae.wan import VaePast
@@ -109,23 +110,23 @@ def begun(pocket: Pocket, memory: MemoryPolicy, old: Prompts, seed: int, path: P
     blocks: list[Tensor] = []
     past: VaePast | None = None
     for number in range(BEFORE_BLOCKS):
-        latents, state = step(pocket.dit, state)
+        latents, state = step(pocket.caller, state)
         if number >= BEFORE_BLOCKS - SHOWN_BLOCKS:
             pixels, past = decoded(pocket, latents, past)
             blocks.append(pixels)
     assert past is not None
-    save(pocket.dit, state, path)
+    save(pocket.caller, state, path)
     return Start(pocket, memory, path, past, tuple(blocks))
 
 
 def switched(start: Start, new: Prompts, mode: str, blocks: int) -> list[Tensor]:
     """Pictures [B, F, H, W, 3] of each block under the new prompts; a cut begins another scene."""
     pocket = start.pocket
-    state: StreamState = load(start.path, pocket.dit, memory=start.memory)
-    state = switch(pocket.dit, state, _text(pocket, new), mode)
+    state: StreamState = load(start.path, pocket.caller, memory=start.memory)
+    state = switch(pocket.caller, state, pocket.prompt(_text(pocket, new), state.config), mode)
     past, made = None if mode == "cut" else start.past, []
     for _ in range(blocks):
-        latents, state = step(pocket.dit, state)
+        latents, state = step(pocket.caller, state)
         pixels, past = decoded(pocket, latents, past)
         made.append(pixels)
     return made

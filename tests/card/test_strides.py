@@ -4,7 +4,8 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.vae.decoder import decode_stream, encode_stream
 from rivulet.model_patches.vae.wan import WanVAE
@@ -30,9 +31,10 @@ def test_the_tokens_of_every_layer_lie_channel_by_channel(card):
     for name, part in {**layers, "head.norm": model.head.norm}.items():
         part.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(args[0]))
     config = StreamConfig(Geometry(64, 48), "infinity_rope", 3, (1.0, 0.5), dtype=torch.bfloat16)
+    caller = ModelCaller(model, card.device)
     with card:
-        latents, state = step(model, init(model, text, config))
-        latents, _ = step(model, state)
+        latents, state = step(caller, init(caller, (text,), config))
+        latents, _ = step(caller, state)
     assert latents.device == card.device and latents.shape == (1, 16, 3, 6, 8)
     # per block two calls of every layer, and one that ends where the last layer's keys and values are made
     assert len(seen) == 10 and {len(each) for each in seen.values()} == {4, 6}

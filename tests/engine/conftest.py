@@ -6,7 +6,8 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.step import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
 
 SIZES = WanConfig(dim=24, ffn_dim=32, num_layers=3, num_heads=2, text_dim=6, in_channels=4, out_channels=4)
 GEOMETRY = Geometry(width=48, height=32, latent_channels=4)  # 3 x 2 tokens per latent frame
@@ -30,6 +31,12 @@ def make_model():
 def model(make_model):
     """Returns the tiny model in float32."""
     return make_model()
+
+
+@pytest.fixture
+def caller(model):
+    """Returns the engine's caller of the tiny model."""
+    return ModelCaller(model)
 
 
 @pytest.fixture

@@ -164,16 +164,15 @@ def inference():
 
 @pytest.fixture
 def stream():
-    """Returns a function that makes so many blocks: (their latents, the state after them)."""
-    from rivulet.nodes.host.stream import HostStream
+    """Returns a function that makes so many blocks: (their latents in the VAE's units, the state after)."""
+    from rivulet.model_patches.stream.step import init, rollout
+    from rivulet.nodes.host.caller import HostCaller, HostPrompt
 
-    def run(model, positive, negative, config, noise=None, blocks=2, **options):
-        made = HostStream(model, positive, negative, config, noise=noise, **options)
-        state, parts = made.begin(), []
-        for _ in range(blocks):
-            latents, state = made.step(state)
-            parts.append(latents)
-        return torch.cat(parts, 2), state
+    def run(model, positive, negative, config, noise=None, blocks=2, like_host=False, **options):
+        caller = HostCaller(model, like_host=like_host)
+        state = init(caller, HostPrompt(positive, negative), config, **options)
+        made = list(rollout(caller, state, blocks, noise=noise))
+        return torch.cat([caller.to_vae(latents) for latents, _ in made], 2), made[-1][1]
 
     return run
 

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.snapshot import load as load_take
+from rivulet.model_patches.stream.snapshot import save
 from rivulet.tests.host.graphs import stream_graph
+from rivulet.tests.host.loading import make_blocks
+from rivulet.tests.host.loading import streamed as streamed_of
+from rivulet.tests.host.streams import HostRun
 
 CONFIG = StreamConfig(Geometry(48, 48), "pocket", 3, (1.0, 0.5), seed=5)
 PROMPTS = "one\ntwo\n\nthree\nfour\ntwo\n"
@@ -91,16 +96,7 @@ def with_lora(model, strength, seed=0):
 
 
 def streamed(load, prompt, cache, config=CONFIG, model=None, blocks=4):
-    from rivulet.nodes.host.stream import HostStream
-
-    model = model or load("plain")
-    kept = cache.format_for(config, model.get_model_object("diffusion_model"))
-    made = HostStream(model, prompt(0), prompt(1), config, cache=kept)
-    state, parts = made.begin(), []
-    for _ in range(blocks):
-        latents, state = made.step(state)
-        parts.append(latents)
-    return torch.cat(parts, 2), state
+    return streamed_of(model or load("plain"), prompt(0), config, blocks, cache)
 
 
 def test_a_calibration_is_measured_written_and_told(calibrate, folder, basis):
@@ -192,24 +188,22 @@ def test_exact_frames_take_room_and_lose_less(load, prompt, choose, basis):
 
 
 def test_a_saved_take_goes_on_bit_for_bit_and_in_its_own_form_only(load, prompt, choose, basis, tmp_path):
-    from rivulet.nodes.host.stream import HostStream
-    from rivulet.nodes.run.kept import Kept, save, taken_up
-
-    def begun(name):
+    def run_with(name):
         chosen = choose(name, basis=basis if name == "latent" else None)
-        kept = chosen.format_for(CONFIG, load("plain").get_model_object("diffusion_model"))
-        return HostStream(load("plain"), prompt(0), prompt(1), CONFIG, cache=kept)
+        form = chosen.format_for(CONFIG, load("plain").get_model_object("diffusion_model"))
+        return HostRun(load("plain"), prompt(0), prompt(1), CONFIG, cache=form)
 
-    stream = begun("latent")
-    state = stream.begin()
-    for _ in range(4):
-        _, state = stream.step(state)
-    save(Kept(state, None, 0, 0, None), stream, tmp_path / "take.safetensors")
-    on, _ = stream.step(state)
-    again = begun("latent")
-    assert torch.equal(again.step(taken_up(tmp_path / "take.safetensors", again).state)[0], on)
-    with pytest.raises(ValueError, match=r"was made with .*name.*latent.*not .*int8"):
-        taken_up(tmp_path / "take.safetensors", begun("int8"))
+    def back(run):
+        return load_take(tmp_path / "take.safetensors", run.caller, CONFIG, **run.options)
+
+    run = run_with("latent")
+    _, state = make_blocks(run, run.begin(), 4)
+    save(run.caller, state, tmp_path / "take.safetensors")
+    on, _ = run.step(state)
+    again = run_with("latent")
+    assert torch.equal(again.step(back(again))[0], on)
+    with pytest.raises(ValueError, match=r"was made with cache latent, not int8\."):
+        back(run_with("int8"))
 
 
 def test_a_lora_is_told_and_its_weights_are_those_that_run(load, prompt, choose, basis, caplog):

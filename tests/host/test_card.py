@@ -24,15 +24,15 @@ def decoder(card, load_vae, monkeypatch):
 def test_a_past_from_a_file_goes_on_with_latents_on_the_card(card, decoder, dtype):
     """Snapshots are read into the computer's memory, perhaps of a VAE in another dtype; the sampler gives its
     latents on the card."""
-    from rivulet.nodes.host.vae import HostVaePast
+    from rivulet.model_patches.vae.decoder import StreamPast
 
     with card:
         _, past = decoder.decode(card.empty(1, 16, 4, 4, 4))
-        assert past.held_BCTHW.device == card.device
+        assert past.held.device == card.device
         read = [each.to("cpu", dtype) if isinstance(each, torch.Tensor) else each for each in past.layers]
-        past = HostVaePast(tuple(read), past.held_BCTHW.cpu())
+        past = StreamPast(tuple(read), past.held.cpu())
         pixels, past = decoder.decode(card.empty(1, 16, 3, 4, 4), past)
-        assert pixels.shape == (16, 32, 32, 3) and past.held_BCTHW is None
+        assert pixels.shape == (16, 32, 32, 3) and past.held is None
         on_card = {(each.device, each.dtype) for each in past.layers if isinstance(each, torch.Tensor)}
         assert on_card == {(card.device, torch.bfloat16)}
 
@@ -41,12 +41,15 @@ def test_the_tail_lies_where_the_hosts_samplers_leave_theirs(card, load, vae, pr
     """On the card they would take the room of what runs next."""
     import comfy.model_management
     import folder_paths
-    from rivulet.nodes.run.take import Take
+    from rivulet.nodes import stream
+    from rivulet.nodes.host.caller import HostCaller
+    from rivulet.nodes.host.decoder import InModelUnits
+    from rivulet.nodes.host.vae import HostDecoder
     from rivulet.nodes.stream import RivuletStream
 
     sampled = card.empty(1, 16, 3, 6, 4)
-    run = Take.run
-    monkeypatch.setattr(Take, "run", lambda *args, **named: (run(*args, **named), sampled)[1])
+    monkeypatch.setattr(HostCaller, "to_vae", lambda *_: sampled)
+    monkeypatch.setattr(stream, "decoder_for", lambda vae, _: InModelUnits(HostDecoder(vae), lambda x: x))
     monkeypatch.setattr(
         RivuletStream, "hidden", SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None)
     )

@@ -5,7 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller, texts
+from rivulet.model_patches.stream.step import init, rollout
+from rivulet.tests.host.loading import make_blocks
+from rivulet.tests.host.streams import HostRun
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
 GUIDED = replace(CONFIG, cfg=2.5)
@@ -15,23 +19,12 @@ FREE_FOR_ONE_ROW, FREE_FOR_ALL = 0, 2**40
 @pytest.fixture
 def begun(load, prompt):
     """Returns a function that starts a stream on the plain checkpoint."""
-    from rivulet.nodes.host.stream import HostStream
 
     def of(config=CONFIG, model=None, positive=None, negative=None, **options):
-        made = HostStream(
-            model or load("plain"), positive or prompt(0), negative or prompt(1), config, **options
-        )
-        return made, made.begin()
+        run = HostRun(model or load("plain"), positive or prompt(0), negative or prompt(1), config, **options)
+        return run, run.begin()
 
     return of
-
-
-def blocks(made, state, count):
-    parts = []
-    for _ in range(count):
-        latents, state = made.step(state)
-        parts.append(latents)
-    return torch.cat(parts, 2), state
 
 
 def close(a, b):
@@ -40,16 +33,13 @@ def close(a, b):
 
 def test_it_is_the_engines_own_stream(load, prompt, models, begun):
     from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
-    from rivulet.model_patches.stream import step as engine
 
-    model = open_checkpoint(models / "plain.safetensors").load(torch.float32)
-    state = engine.init(model, prompt(0)[0][0], GUIDED, prompt(1)[0][0])
-    own = []
-    for _ in range(5):
-        latents, state = engine.step(model, state)
-        own.append(latents)
-    host, after = blocks(*begun(GUIDED), 5)
-    raw = load("plain").model.process_latent_out(torch.cat(own, 2))
+    caller = ModelCaller(open_checkpoint(models / "plain.safetensors").load(torch.float32))
+    begin = init(caller, texts(prompt(0)[0][0], prompt(1)[0][0]), GUIDED)
+    own = list(rollout(caller, begin, 5))
+    state = own[-1][1]
+    host, after = make_blocks(*begun(GUIDED), 5)
+    raw = load("plain").model.process_latent_out(torch.cat([latents for latents, _ in own], 2))
     assert close(host, raw)
     assert after.cache.frames == state.cache.frames and after.start_frame == state.start_frame == 15
 
@@ -58,19 +48,19 @@ def test_it_is_the_engines_own_stream(load, prompt, models, begun):
 def test_guidance_is_the_same_in_one_batch_and_in_separate_calls(begun, monkeypatch, free):
     import comfy.model_patcher
 
-    plain, _ = blocks(*begun(GUIDED), 2)
+    plain, _ = make_blocks(*begun(GUIDED), 2)
     calls = []
-    from rivulet.nodes.host import stream as host
+    from rivulet.nodes.host.block import HostPass
 
-    real = host.BlockInMaking.flow
+    real = HostPass.flow
 
     def spy(self, model, x, timestep, context, options, own):
         calls.append(tuple(options["cond_or_uncond"]))
         return real(self, model, x, timestep, context, options, own)
 
-    monkeypatch.setattr(host.BlockInMaking, "flow", spy)
+    monkeypatch.setattr(HostPass, "flow", spy)
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: free)
-    got, _ = blocks(*begun(GUIDED), 2)
+    got, _ = make_blocks(*begun(GUIDED), 2)
     assert set(calls) == ({(1, 0)} if free else {(0,), (1,)})
     assert close(got, plain)
 
@@ -116,10 +106,10 @@ def test_an_interruption_in_a_layer_rolls_the_block_back(begun, monkeypatch, cal
     import comfy.model_management as management
 
     made, state = begun()
-    whole, _ = blocks(made, state, 3)
+    whole, _ = make_blocks(made, state, 3)
     made, state = begun()
-    _, state = blocks(made, state, 1)
-    layer, seen = made.model.model.diffusion_model.blocks[1].self_attn.k, []
+    _, state = make_blocks(made, state, 1)
+    layer, seen = made.caller.tree.blocks[1].self_attn.k, []
     real = layer.forward
 
     def stopped(x):
@@ -132,21 +122,20 @@ def test_an_interruption_in_a_layer_rolls_the_block_back(begun, monkeypatch, cal
     with pytest.raises(management.InterruptProcessingException):
         made.step(state)
     monkeypatch.undo()
-    assert "rivulet" not in made.guider.model_options["transformer_options"]
-    rest, state = blocks(made, state, 2)
+    assert "rivulet" not in made.caller.model.model_options["transformer_options"]
+    rest, state = make_blocks(made, state, 2)
     assert torch.equal(rest, whole[:, :, 3:]) and state.block == 3
 
 
 def test_a_shorter_take_begins_a_longer_one(begun):
-    assert torch.equal(blocks(*begun(), 1)[0], blocks(*begun(), 2)[0][:, :, :3])
+    assert torch.equal(make_blocks(*begun(), 1)[0], make_blocks(*begun(), 2)[0][:, :, :3])
 
 
 def test_a_new_prompt_changes_the_blocks_after_it(begun, prompt):
-    usual, _ = blocks(*begun(), 2)
+    usual, _ = make_blocks(*begun(), 2)
     made, state = begun()
-    first, state = blocks(made, state, 1)
-    made.set_text(prompt(9), prompt(1))
-    second, _ = blocks(made, state, 1)
+    first, state = make_blocks(made, state, 1)
+    second, _ = make_blocks(made, made.switch(state, prompt(9), "smooth"), 1)
     assert torch.equal(first, usual[:, :, :3]) and not close(second, usual[:, :, 3:])
 
 
@@ -175,7 +164,7 @@ def test_a_model_without_what_it_needs_is_refused(load):
 
 def test_a_changed_forward_is_found_before_the_first_block(load, begun, monkeypatch):
     made, state = begun()
-    head = made.model.model.diffusion_model.head
+    head = made.caller.tree.head
     monkeypatch.setattr(head, "forward", lambda x, e: type(head).forward(head, x, e) * 1.5)
     with pytest.raises(RuntimeError, match="its forward and the model's own differ"):
         made.step(state)
@@ -203,12 +192,14 @@ def test_block_patches_of_other_packs_are_refused(load, begun):
 
 
 def test_nan_is_refused_and_nothing_is_kept(begun, prompt):
-    made, state = begun(positive=[[prompt(0)[0][0] * float("nan"), {}]])
-    made.weights.checked = True
-    with pytest.raises(RuntimeError, match="block 0 came out with NaN"):
-        made.step(state)
-    made.set_text(prompt(0), prompt(1))
-    assert made.step(state)[1].block == 1
+    whole, _ = make_blocks(*begun(), 2)
+    made, state = begun()
+    _, state = made.step(state)
+    spoilt = made.switch(state, [[prompt(0)[0][0] * float("nan"), {}]], "smooth")
+    with pytest.raises(RuntimeError, match=r"block 1 \(latent frames 3 to 5\) came out with NaN"):
+        made.step(spoilt)
+    latents, after = made.step(state)
+    assert torch.equal(latents, whole[:, :, 3:]) and after.block == 2
 
 
 def test_another_dtype_than_the_hosts_is_refused(begun):
@@ -219,7 +210,7 @@ def test_another_dtype_than_the_hosts_is_refused(begun):
 @pytest.mark.parametrize("weights", ["fp8_e4m3fn", "bfloat16"])
 def test_weights_in_another_dtype_than_the_arithmetic(models, prompt, stream, weights):
     import comfy.sd
-    from rivulet.nodes.host.stream import dtype_of
+    from rivulet.nodes.host.caller import dtype_of
 
     import nodes
 
@@ -237,7 +228,6 @@ def test_weights_in_another_dtype_than_the_arithmetic(models, prompt, stream, we
 
 
 def test_the_pocket_model_streams_as_it_does_alone(comfyui, stream):
-    from rivulet.model_patches.stream import step as engine
     from rivulet.nodes.host.recipe import FROM_MODEL, configured
     from rivulet.nodes.pocket_model import RivuletPocketModel
     from rivulet.pocket.models import load_pocket
@@ -245,7 +235,7 @@ def test_the_pocket_model_streams_as_it_does_alone(comfyui, stream):
     pocket = load_pocket()
     config = pocket.config(seed=4)
     state = pocket.begin(pocket.encode("a red circle on a green ground"), config)
-    own = [latents for latents, _ in engine.take(pocket.dit, state, 3)]
+    own = [latents for latents, _ in rollout(ModelCaller(pocket.dit), state, 3)]
     model, clip, _ = RivuletPocketModel.execute().result
     asked = configured(model, 64, 64, FROM_MODEL, 0, 0.0, seed=4)
     assert asked.first_sigmas == config.first_sigmas and len(asked.levels(0)) > len(asked.sigmas)

@@ -112,12 +112,11 @@ def test_a_lora_of_another_model_is_refused(load_file, written, folders, change)
         load_file(family.file, lora_file="l.safetensors")
 
 
-def test_a_base_and_its_memory_come_from_one_file(load_file, folders, text):
+def test_a_base_and_its_memory_come_from_one_file(load_file, folders, text, stream):
     """The loader leaves the encoder, Evolving Memory takes it from the same file and sets the positions."""
     import folder_paths
     from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
     from rivulet.nodes.host.recipe import FROM_MODEL, configured
-    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import RivuletMemory
     from rivulet.nodes.memory import of as memory_of
 
@@ -137,12 +136,8 @@ def test_a_base_and_its_memory_come_from_one_file(load_file, folders, text):
     made = []
     for each in (model, loaded):
         policy = memory_of(each).policy_for(config, each.load_device)
-        stream = HostStream(each, text, [], config, memory=policy)
-        state, parts = stream.begin(), []
-        for _ in range(6):
-            latents, state = stream.step(state)
-            parts.append(latents)
-        made.append(torch.cat(parts, 2))
+        latents, _ = stream(each, text, [], config, blocks=6, memory=policy)
+        made.append(latents)
     # frames first leave a window of 9 beside a sink of 3 when the fifth block is made
     assert torch.equal(made[0][:, :, :12], made[1][:, :, :12]) and not torch.equal(*made)
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.snapshot import load, save
 from rivulet.pocket.models import MLA_FILE, WEIGHTS
 from rivulet.tests.engine.checkpoints.published_files import BY_NAME, SMALL, lora_of
-from rivulet.tests.host.loading import close, own_stream, streamed
+from rivulet.tests.host.loading import close, make_blocks, own_stream, streamed
+from rivulet.tests.host.streams import HostRun
 from safetensors.torch import save_file
 
 
@@ -108,24 +110,18 @@ def test_videomla_computes_the_same_while_its_weights_are_offloaded(mla, load_fi
 
 
 def test_a_take_of_videomla_goes_on_bit_for_bit(mla, text, tmp_path):
-    from rivulet.nodes.host.stream import HostStream
-    from rivulet.nodes.run.kept import Kept, save, taken_up
     from rivulet.nodes.small_cache import CacheChoice
 
-    loaded = mla[0]
-    kept = CacheChoice("mla").format_for(MLA_CONFIG, loaded.get_model_object("diffusion_model"))
-    stream = HostStream(loaded, text, [], MLA_CONFIG, cache=kept)
-    state = stream.begin()
-    for _ in range(3):
-        _, state = stream.step(state)
-    save(Kept(state, None, 0, 0, None), stream, tmp_path / "take.safetensors")
-    on, _ = stream.step(state)
-    again = HostStream(loaded, text, [], MLA_CONFIG, cache=kept)
-    assert torch.equal(again.step(taken_up(tmp_path / "take.safetensors", again).state)[0], on)
+    loaded, path = mla[0], tmp_path / "take.safetensors"
+    form = CacheChoice("mla").format_for(MLA_CONFIG, loaded.get_model_object("diffusion_model"))
+    run, again = (HostRun(loaded, text, [], MLA_CONFIG, cache=form) for _ in range(2))
+    _, state = make_blocks(run, run.begin(), 3)
+    save(run.caller, state, path)
+    on, _ = run.step(state)
+    assert torch.equal(again.step(load(path, again.caller, MLA_CONFIG, cache=form))[0], on)
 
 
 def test_the_trained_pocket_model_streams_from_its_latents_in_the_host(load_file, folders):
-    from rivulet.model_patches.stream import step as engine
     from rivulet.nodes.host.recipe import FROM_MODEL, configured
     from rivulet.nodes.small_cache import CacheChoice
     from rivulet.pocket.models import load_pocket
@@ -138,11 +134,7 @@ def test_the_trained_pocket_model_streams_from_its_latents_in_the_host(load_file
     config = replace(configured(loaded, 64, 64, FROM_MODEL, 0, 1.0, seed=2))
     assert (config.preset.name, config.block_frames) == (pocket.recipe.preset, pocket.recipe.block_frames)
     got, _ = streamed(loaded, [[text, {}]], config, 2, CacheChoice("mla"))
-    state, parts = engine.init(pocket.dit, text, config), []
-    for _ in range(2):
-        latents, state = engine.step(pocket.dit, state)
-        parts.append(latents)
-    assert close(got, loaded.model.process_latent_out(torch.cat(parts, 2)), 1e-3)
+    assert close(got, own_stream(pocket.dit, [[text, {}]], config, loaded, 2), 1e-3)
 
 
 def test_the_bands_of_videomla_can_be_chosen(load_file, written):

@@ -8,8 +8,15 @@ import torch
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller, texts
+from rivulet.model_patches.stream.snapshot import load as load_take
+from rivulet.model_patches.stream.snapshot import save
+from rivulet.model_patches.stream.step import init, recache, rollout, step
+from rivulet.model_patches.stream.switch import switch
 from rivulet.model_patches.stream.timeline import MODES
+from rivulet.tests.host.loading import make_blocks
+from rivulet.tests.host.streams import HostRun
 from safetensors.torch import save_file
 
 BUILT_IN = "built in (Pocket Model)"
@@ -59,18 +66,13 @@ def remembering(load, memory_file):
 
 @pytest.fixture
 def run(prompt):
-    """Returns a function that streams a MODEL as Stream Video does: (latents, state, stream)."""
-    from rivulet.nodes.host.stream import HostStream
+    """Returns a function that streams a MODEL as Stream Video does: (latents, state, its `HostRun`)."""
     from rivulet.nodes.memory import of
 
-    def blocks(model, config=CONFIG, count=6):
+    def blocks(model, config=CONFIG, count=6, **options):
         policy = of(model).policy_for(config, model.load_device)
-        made = HostStream(model, prompt(0), prompt(1), config, memory=policy)
-        state, parts = made.begin(), []
-        for _ in range(count):
-            latents, state = made.step(state)
-            parts.append(latents)
-        return torch.cat(parts, 2), state, made
+        made = HostRun(model, prompt(0), prompt(1), config, memory=policy, **options)
+        return *make_blocks(made, made.begin(), count), made
 
     return blocks
 
@@ -83,7 +85,6 @@ def close(a, b):
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
 def test_the_host_streams_what_the_engine_streams(models, memory_file, remembering, run, prompt, cfg):
     from rivulet.model_patches.memory.load import load_memory
-    from rivulet.model_patches.stream import step as engine
     from rivulet.nodes.memory import of
 
     config = replace(CONFIG, cfg=cfg)
@@ -92,29 +93,24 @@ def test_the_host_streams_what_the_engine_streams(models, memory_file, rememberi
     dit = open_checkpoint(models / "plain.safetensors").load(torch.float32)
     file = load_memory(memory_file, dit)
     policy = of(model).policy_for(config, torch.device("cpu"))
-    own = file.lora.merge(dit)
+    own = ModelCaller(file.lora.merge(dit))
     negative = prompt(1)[0][0] if cfg != 1 else None
-    begun = engine.init(own, prompt(0)[0][0], config, negative, memory=policy)
-    made = list(engine.take(own, begun, 6))
+    begun = init(own, texts(prompt(0)[0][0], negative), config, memory=policy)
+    made = list(rollout(own, begun, 6))
     assert close(got, model.model.process_latent_out(torch.cat([latents for latents, _ in made], 2)))
     assert close(state.memory.now, made[-1][1].memory.now)
     plain, _, _ = run(remembering("off", "none"), config)
     assert not close(plain[:, :, :3], got[:, :, :3])  # the LoRA is on
 
 
-def test_without_a_lora_only_blocks_after_the_first_eviction_differ(load, run, prompt, remembering):
-    from rivulet.nodes.host.stream import HostStream
+def test_without_a_lora_only_blocks_after_the_first_eviction_differ(load, stream, prompt, remembering):
     from rivulet.nodes.memory import of
 
     policy = of(remembering()).policy_for(CONFIG, torch.device("cpu"))
     parts = []
     for memory in ({}, {"memory": policy}):
-        made = HostStream(load("plain"), prompt(0), prompt(1), CONFIG, **memory)
-        state, latents = made.begin(), []
-        for _ in range(6):
-            each, state = made.step(state)
-            latents.append(each)
-        parts.append(torch.cat(latents, 2))
+        latents, _ = stream(load("plain"), prompt(0), prompt(1), CONFIG, blocks=6, **memory)
+        parts.append(latents)
     assert torch.equal(parts[0][:, :, :12], parts[1][:, :, :12])
     assert not torch.equal(parts[0][:, :, 12:15], parts[1][:, :, 12:15])
 
@@ -129,19 +125,15 @@ def test_the_model_that_came_in_stays_as_it_was(load, run, remembering):
 @pytest.mark.parametrize("memory", ["learned", "ema"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_take_goes_on_bit_for_bit_after_a_switch(run, remembering, prompt, tmp_path, memory, mode):
-    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import of
-    from rivulet.nodes.run.kept import Kept, save, taken_up
-    from rivulet.nodes.run.switch import switched
 
     model = remembering() if memory == "learned" else remembering("ema", "none")
     _, state, made = run(model, count=5)
-    state = switched(made, state, prompt(3), mode)
-    _, state = made.step(state)
-    save(Kept(state, None, 0, 0, None), made, tmp_path / "take.safetensors")
+    _, state = made.step(made.switch(state, prompt(3), mode))
+    save(made.caller, state, tmp_path / "take.safetensors")
     policy = of(model).policy_for(CONFIG, model.load_device)
-    again = HostStream(model, prompt(3), prompt(1), CONFIG, memory=policy)
-    back = taken_up(tmp_path / "take.safetensors", again).state
+    again = HostRun(model, prompt(3), prompt(1), CONFIG, memory=policy)
+    back = load_take(tmp_path / "take.safetensors", again.caller, CONFIG, **again.options)
     for _ in range(4):
         latents, state = made.step(state)
         others, back = again.step(back)
@@ -151,38 +143,31 @@ def test_a_take_goes_on_bit_for_bit_after_a_switch(run, remembering, prompt, tmp
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_a_recache_of_the_host_is_that_of_the_engine(load, models, remembering, prompt, goes_on):
     from rivulet.model_patches.memory.learned import LearnedMemory
-    from rivulet.model_patches.stream import step as engine
-    from rivulet.model_patches.stream.switch import switch
-    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import of
-    from rivulet.nodes.run.switch import switched
 
     config = replace(CONFIG, preset="echo_std" if goes_on else "pocket_memory")
     encoder = of(remembering()).source.encoder
     policy = LearnedMemory(encoder, "the same", turned=goes_on, recaches=not goes_on)
-    host = HostStream(load("plain"), prompt(0), prompt(1), config, memory=policy)
-    dit = open_checkpoint(models / "plain.safetensors").load(torch.float32)
-    state, own = host.begin(), engine.init(dit, prompt(0)[0][0], config, memory=policy)
+    host = HostRun(load("plain"), prompt(0), prompt(1), config, memory=policy)
+    caller = ModelCaller(open_checkpoint(models / "plain.safetensors").load(torch.float32))
+    state, own = host.begin(), init(caller, texts(prompt(0)[0][0]), config, memory=policy)
     for block in range(7):
         if block == 5:
-            state = switched(host, state, prompt(3), "recache")
-            own = switch(dit, own, prompt(3)[0][0], "recache")
+            state = host.switch(state, prompt(3), "recache")
+            own = recache(caller, switch(caller, own, texts(prompt(3)[0][0]), "recache"))
             assert close(state.memory.before, own.memory.before)
         latents, state = host.step(state)
-        made, own = engine.step(dit, own)
-        assert close(latents, host.model.model.process_latent_out(made))
+        made, own = step(caller, own)
+        assert close(latents, host.caller.to_vae(made))
         assert block < 3 or close(state.memory.now, own.memory.now)
 
 
 def test_a_take_is_gone_on_with_by_the_memory_it_was_made_with(run, remembering, load, prompt, tmp_path):
-    from rivulet.nodes.host.stream import HostStream
-    from rivulet.nodes.run.kept import Kept, save, taken_up
-
     _, state, made = run(remembering(), count=1)
-    save(Kept(state, None, 0, 0, None), made, tmp_path / "take.safetensors")
-    other = HostStream(load("plain"), prompt(0), prompt(1), CONFIG)
-    with pytest.raises(ValueError, match=r"memory \{'name': 'learned'.*not \{'name': 'off'\}"):
-        taken_up(tmp_path / "take.safetensors", other)
+    save(made.caller, state, tmp_path / "take.safetensors")
+    other = HostRun(load("plain"), prompt(0), prompt(1), CONFIG)
+    with pytest.raises(ValueError, match=r"was made with memory learned, not off\."):
+        load_take(tmp_path / "take.safetensors", other.caller, CONFIG)
 
 
 def test_another_picture_size_gets_a_resampled_memory(run, remembering):
@@ -219,31 +204,22 @@ def test_positions_the_memory_was_not_trained_with_are_refused(remembering, run)
         run(remembering(), replace(CONFIG, preset="infinity_rope"))
 
 
-def test_the_calibrated_cache_and_the_memory_together(remembering, run, prompt):
+def test_the_calibrated_cache_and_the_memory_together(remembering, run):
     from rivulet.model_patches.cache.int8 import Int8Format
-    from rivulet.nodes.host.stream import HostStream
-    from rivulet.nodes.memory import of
 
     model = remembering()
     exact, _, _ = run(model)
-    policy = of(model).policy_for(CONFIG, model.load_device)
-    made = HostStream(model, prompt(0), prompt(1), CONFIG, memory=policy, cache=Int8Format())
-    state, parts = made.begin(), []
-    for _ in range(6):
-        latents, state = made.step(state)
-        parts.append(latents)
-    error = (torch.cat(parts, 2) - exact).abs().mean() / exact.abs().mean()
-    assert 0 < error < 0.2 and made.shape.memory_tokens == 18
+    latents, state, _ = run(model, cache=Int8Format())
+    error = (latents - exact).abs().mean() / exact.abs().mean()
+    assert 0 < error < 0.2 and state.cache.shape.memory_tokens == 18
 
 
-def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_was_taught(comfyui):
+def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_was_taught(comfyui, stream):
     """As in the engine: weights, latents, memory and positions are those of the built-in files."""
     from rivulet.model_patches.cache.mla import MlaFormat
     from rivulet.model_patches.memory.learned import LearnedMemory
     from rivulet.model_patches.memory.load import load_memory
-    from rivulet.model_patches.stream import step as engine
     from rivulet.nodes.host import recipe
-    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import RivuletMemory, of
     from rivulet.nodes.pocket_model import RivuletPocketModel
     from rivulet.pocket.models import MEMORY_FILE, MLA_MEMORY_FILE, WEIGHTS, load_pocket
@@ -256,20 +232,17 @@ def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_
         LearnedMemory(file.encoder, file.fingerprint),
     )
     form = MlaFormat.of(pocket.dit)
-    begun = engine.init(pocket.dit, text, config, pocket.no_text(), cache=form, memory=policy)
-    own = list(engine.take(pocket.dit, begun, 6))
+    caller = ModelCaller(pocket.dit)
+    begun = init(caller, texts(text, pocket.no_text()), config, cache=form, memory=policy)
+    own = list(rollout(caller, begun, 6))
     model, clip, _ = RivuletPocketModel.execute("VideoMLA's, for Evolving Memory").args
     model = RivuletMemory.execute(model, "learned", BUILT_IN).args[0]
     assert recipe.of(model).preset == "pocket_memory" and not model.patches
     said = [clip.encode_from_tokens_scheduled(t) for t in ("a red circle on a green ground", "")]
     memory = of(model).policy_for(config, model.load_device)
-    made = HostStream(model, *said, config, cache=form, memory=memory)
-    state, parts = made.begin(), []
-    for _ in range(6):
-        latents, state = made.step(state)
-        parts.append(latents)
+    got, state = stream(model, *said, config, blocks=6, cache=form, memory=memory)
     wanted = model.model.process_latent_out(torch.cat([latents for latents, _ in own], 2))
-    assert close(torch.cat(parts, 2), wanted) and close(state.memory.now, own[-1][1].memory.now)
+    assert close(got, wanted) and close(state.memory.now, own[-1][1].memory.now)
 
 
 def test_a_model_of_latents_that_was_taught_no_memory_or_another_is_refused_one(comfyui):
@@ -300,9 +273,9 @@ def test_nan_in_the_memory_alone_is_refused_and_the_stream_goes_on_from_before(r
     model = remembering()
     _, expected, _ = run(model, count=4)  # the fourth block is the first that pushes frames out
     _, state, made = run(model, count=3)
-    hook = made.policy.encoder.gate_linear.register_forward_hook(lambda *call: call[2] * float("nan"))
+    hook = state.policy.encoder.gate_linear.register_forward_hook(lambda *call: call[2] * float("nan"))
     with pytest.raises(
-        RuntimeError, match=r"block 3 came out with NaN or infinite numbers in torch\.float32"
+        RuntimeError, match=r"block 3 .* came out with NaN or infinite numbers in torch\.float32"
     ):
         made.step(state)
     hook.remove()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.tests.engine.host_noise import HostNoise
 
 SEED = 77
@@ -62,3 +62,38 @@ def test_its_own_rounding_stays_close_to_the_hosts(peer, load, prompt, stream):
     theirs, noise, sigmas = peer(3, 33)
     ours, _ = stream(load("plain"), prompt(0), prompt(1), config_for(sigmas, 3), HostNoise(SEED, noise), 3)
     assert 0 < (ours - theirs).abs().max() < 1e-2 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("shown", ["block after block", "begun with latents"])
+def test_both_callers_make_the_same_bits(load, prompt, shown):
+    """On the same layers: other copies of the weights lie otherwise in memory, and sums round otherwise."""
+    from rivulet.model_patches.sampler.denoise import Begin
+    from rivulet.model_patches.stream.model_caller import ModelCaller
+    from rivulet.model_patches.stream.step import init, prefill, step
+    from rivulet.model_patches.stream.switch import switch
+    from rivulet.nodes.host.caller import HostCaller, HostPrompt
+    from rivulet.nodes.host.past import host_attention
+    from rivulet.nodes.host.tree import HostTree
+
+    config = StreamConfig(Geometry(SIDE, SIDE), "infinity_rope", 3, (1.0, 5 / 6, 0.5), seed=SEED)
+    texts = [prompt(seed) for seed in range(2)]
+    first = torch.randn(1, 16, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    callers = [
+        (
+            ModelCaller(HostTree(load("plain").model.diffusion_model), attention=host_attention({})),
+            [(text[0][0],) for text in texts],
+        ),
+        (HostCaller(load("plain")), [HostPrompt(text) for text in texts]),
+    ]
+    made = []
+    for caller, prompts in callers:
+        state, parts = prefill(caller, init(caller, prompts[0], config), first), []
+        for block in range(6):
+            if block == 3:
+                state = switch(caller, state, prompts[1], "recache")
+            begin = Begin(first[:, :, :3], 1) if shown != "block after block" else None
+            latents, state = step(caller, state, begin=begin)
+            parts.append(latents)
+        made.append((torch.cat(parts, 2), state.cache.tensors()["kv"]))
+    (ours, our_keys), (hosts, host_keys) = made
+    assert ours.std() > 0.1 and torch.equal(ours, hosts) and torch.equal(our_keys, host_keys)

@@ -7,8 +7,9 @@ import torch
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.plan.plan import plan_stream
 from rivulet.model_patches.plan.probe import Device
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.vae.cost import WanCost
+from rivulet.model_patches.vae.wan import in_vae_units
 
 CARD = Device("a card", matmul_flops=1e14, bytes_per_second=1e12)
 INPUTS = {
@@ -101,7 +102,7 @@ def test_a_tiny_vae_is_planned_with_its_own_figures(load, tiny_vae):
     plan, model = plan_stream(request), tiny_vae.first_stage_model
     assert request.vae_dtype == tiny_vae.vae_dtype
     assert plan.vae_weights_bytes == sum(weight.nbytes for weight in model.parameters())
-    _, past = decoder_for(tiny_vae).decode(torch.zeros(1, 16, 3, 6, 8))
+    _, past = decoder_for(tiny_vae, in_vae_units).decode(torch.zeros(1, 16, 3, 6, 8), None)
     assert plan.past_bytes == sum(kept.nbytes for kept in past.layers)
 
 

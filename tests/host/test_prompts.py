@@ -3,7 +3,7 @@
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
 
 TEXT = "[0s] a red circle\n[2s cut] a blue square\n[4s] a red circle"
 
@@ -67,6 +67,7 @@ def test_a_list_gives_each_prompt_its_seconds(read):
 
 @pytest.mark.parametrize("switch", ["smooth", "cut"])
 def test_what_is_left_to_the_recipe_is_known_when_the_stream_begins(read, caplog, switch):
+    from rivulet.nodes.run.beginnings import FROM_NOTHING
     from rivulet.nodes.run.script import read_script
 
     config = StreamConfig(Geometry(32, 32))
@@ -74,7 +75,8 @@ def test_what_is_left_to_the_recipe_is_known_when_the_stream_begins(read, caplog
         prompts = read(Clip(), mode=mode)
         caplog.clear()
         with caplog.at_level("INFO"):
-            script = read_script(None, prompts, config, 16.0, 9, recipe_switch=(switch, "As it says."))
+            recipe = (switch, "As it says.")
+            script = read_script(None, prompts, None, config, 16.0, 9, FROM_NOTHING, recipe)
         changes = [change for block in range(9) if (change := script.due(block))]
         # the second line names its switch itself
         assert [(change.text, change.mode) for change in changes] == [
@@ -82,7 +84,7 @@ def test_what_is_left_to_the_recipe_is_known_when_the_stream_begins(read, caplog
             ("a blue square", "cut"),
             ("a red circle", wanted),
         ]
-        assert script.switch == wanted == script.taken_up(3, None).switch
+        assert script.switch == wanted == script.resume(3, None).switch
         assert ("As it says." in caplog.text) is (mode == "recipe")
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.tests.host.loading import streamed
 from safetensors.torch import save_file
 
 SIZES = WanConfig(dim=128, ffn_dim=192, num_layers=2, text_dim=64)
@@ -117,25 +118,14 @@ def basis(made):
         return calibration.basis(chosen, {"checkpoint": "packed", **watched.about()})
 
 
-def streamed(model, cache):
-    from rivulet.nodes.host.stream import HostStream
-
-    kept = cache.format_for(CONFIG, model.get_model_object("diffusion_model"))
-    stream = HostStream(model, Clip().encode_from_tokens_scheduled("one"), [], CONFIG, cache=kept)
-    state, parts = stream.begin(), []
-    for _ in range(3):
-        latents, state = stream.step(state)
-        parts.append(latents)
-    return torch.cat(parts, 2)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_quantised_model_streams_as_the_numbers_it_holds(made, basis, kind, name):
     from rivulet.nodes.small_cache import CacheChoice
 
     cache = CacheChoice(name, basis if name == "latent" else None)
-    got, wanted = (streamed(model, cache) for model in made(kind))
+    text = Clip().encode_from_tokens_scheduled("one")
+    got, wanted = (streamed(model, text, CONFIG, cache=cache)[0] for model in made(kind))
     # the same float32 weights, unpacked for every call
     assert got.std() > 0.1 and torch.equal(got, wanted)
 

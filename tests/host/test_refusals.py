@@ -82,9 +82,9 @@ def test_the_hosts_own_model_of_wan_2_2_5b_is_refused_by_name(comfyui):
 
 def test_an_expert_of_wan_2_2_is_told_by_its_file(load, models, prompt, caplog):
     from rivulet.model_patches.geometry import Geometry
-    from rivulet.model_patches.stream.state import StreamConfig
+    from rivulet.model_patches.stream.config import StreamConfig
     from rivulet.nodes.doctor import fitness
-    from rivulet.nodes.host.stream import HostStream
+    from rivulet.tests.host.streams import HostRun
 
     import nodes
 
@@ -93,5 +93,5 @@ def test_an_expert_of_wan_2_2_is_told_by_its_file(load, models, prompt, caplog):
     (models / name).symlink_to(models / "plain.safetensors")
     (model,) = nodes.UNETLoader().load_unet(name, "default")
     assert f"{name} is called like the low-noise expert" in fitness(model, None)["Model's file"]
-    HostStream(model, prompt(0), [], StreamConfig(Geometry(32, 32)))
+    HostRun(model, prompt(0), [], StreamConfig(Geometry(32, 32)))
     assert "is called like the low-noise expert of Wan 2.2 14B" in caplog.text

@@ -4,9 +4,10 @@ import pytest
 import torch
 from PIL import Image
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.timeline import MODES
 from rivulet.tests.host.graphs import BLUE, stream_graph
+from rivulet.tests.host.streams import HostRun
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
 WIDE = (1, 64, 96, 3)  # twice the height and three times the width
@@ -19,10 +20,9 @@ def picture(*shape):
 @pytest.fixture
 def begun(load, prompt):
     """Returns a function that starts a stream on the plain checkpoint."""
-    from rivulet.nodes.host.stream import HostStream
 
     def of(config=CONFIG):
-        made = HostStream(load("plain"), prompt(0), prompt(1), config)
+        made = HostRun(load("plain"), prompt(0), prompt(1), config)
         return made, made.begin(8)
 
     return of
@@ -48,12 +48,10 @@ def test_what_was_made_can_be_given_again(begun, cfg):
     """A block given to a new stream is remembered just as when it was made."""
     from dataclasses import replace
 
-    from rivulet.nodes.start_from import keep
-
     config = replace(CONFIG, cfg=cfg)
     usual, _ = blocks(*begun(config), 2)
     made, state = begun(config)
-    state = keep(made, state, usual[:, :, :3])
+    state = made.prefill(state, usual[:, :, :3])
     assert state.start_frame == 3 and state.cache.frames == (0, 1, 2) and state.block == 0
     second, _ = made.step(replace(state, block=1))
     assert torch.allclose(second, usual[:, :, 3:], rtol=0, atol=1e-4 * usual.abs().max().item())
@@ -63,13 +61,15 @@ def test_what_was_made_can_be_given_again(begun, cfg):
 def test_one_latent_goes_before_the_blocks_and_counts(begun, preset):
     from dataclasses import replace
 
-    from rivulet.nodes.start_from import keep
-
     config = replace(CONFIG, preset=preset)
     first = torch.randn(1, 16, 1, 6, 4, generator=torch.Generator().manual_seed(2))
     made, state = begun(config)
-    state = keep(made, state, first)
-    assert state.start_frame == 1 and state.cache.frames == (0,) and torch.equal(state.tail_BCTHW, first)
+    state = made.prefill(state, first)
+    assert (
+        state.start_frame == 1
+        and state.cache.frames == (0,)
+        and torch.equal(state.tail_BCTHW, made.caller.from_vae(first))
+    )
     with_it, after = blocks(made, state, 3)
     assert after.start_frame == 10 and with_it.shape[2] == 9
     without, _ = blocks(*begun(config), 3)
@@ -78,27 +78,26 @@ def test_one_latent_goes_before_the_blocks_and_counts(begun, preset):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_before_the_first_block_no_switch_forgets_the_picture(begun, prompt, mode):
-    from rivulet.nodes.run.switch import switched
-    from rivulet.nodes.start_from import keep
-
     first = torch.randn(1, 16, 1, 6, 4, generator=torch.Generator().manual_seed(2))
     made, state = begun()
-    state = keep(made, state, first)
+    state = made.prefill(state, first)
     kept = state.cache.tensors()["kv"].clone()
-    state = switched(made, state, prompt(3), mode)
-    assert state.start_frame == 1 and state.blend is None and torch.equal(state.tail_BCTHW, first)
+    state = made.switch(state, prompt(3), mode)
+    assert (
+        state.start_frame == 1
+        and state.blend is None
+        and torch.equal(state.tail_BCTHW, made.caller.from_vae(first))
+    )
     assert state.cache.frames == (0,) and torch.equal(state.cache.tensors()["kv"], kept)
     assert made.step(state)[1].start_frame == 4
 
 
 def test_an_error_leaves_the_state_as_it_was(begun):
-    from rivulet.nodes.start_from import keep
-
     made, state = begun()
-    with pytest.raises(RuntimeError, match="came out with NaN"):
-        keep(made, state, torch.full((1, 16, 1, 6, 4), float("nan")))
+    with pytest.raises(ValueError, match="latents hold NaN"):
+        made.prefill(state, torch.full((1, 16, 1, 6, 4), float("nan")))
     with pytest.raises(ValueError, match="the stream needs"):
-        keep(made, state, torch.zeros(1, 16, 1, 4, 4))
+        made.prefill(state, torch.zeros(1, 16, 1, 4, 4))
     assert torch.equal(made.step(state)[0], blocks(*begun(), 1)[0])
 
 
@@ -125,12 +124,15 @@ def test_the_picture_is_the_first_of_the_video(server):
     assert abs(made[12] - np.where(disc, red, ground)).mean() < 40
 
 
-def test_the_latent_is_the_vaes_own_and_has_the_videos_size(node, vae):
+def test_the_latent_is_the_vaes_own_and_has_the_videos_size(node, load, vae):
+    from rivulet.nodes.host.caller import HostCaller
+
     start = node(picture(1, 48, 32, 3), "refuse")
-    begin = start.begun(vae, CONFIG)
-    assert torch.equal(begin["given_BCTHW"], vae.encode(start.image_BHWC))
-    assert begin["given_BCTHW"].shape == (1, 16, 1, 6, 4)
-    assert torch.equal(begin["ending_HWC"], start.image_BHWC[0])
+    caller = HostCaller(load("plain"))
+    begin = start.read(vae, CONFIG, 16.0, 99).prefill(caller, vae)
+    assert torch.equal(begin.latents_BCTHW, caller.from_vae(vae.encode(start.image_BHWC)))
+    assert begin.latents_BCTHW.shape == (1, 16, 1, 6, 4) and begin.hidden == 0
+    assert torch.equal(begin.ending_HWC, start.image_BHWC[0])
 
 
 def test_another_size_is_made_to_fit_by_the_chosen_rule(node):

@@ -8,11 +8,13 @@ import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.sampler.denoise import Begin
+from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.join import FADE_FRAMES
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.snapshot import read_header
 from rivulet.model_patches.viewers.mailbox import Message
 from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.tests.host.graphs import BLUE, stream_graph
+from rivulet.tests.host.streams import HostRun, HostTake, prefill_of
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
 EPS = torch.finfo(torch.float32).eps
@@ -36,10 +38,9 @@ def node(comfyui):
 @pytest.fixture
 def begun(load, prompt):
     """Returns a function that starts a stream on the plain checkpoint."""
-    from rivulet.nodes.host.stream import HostStream
 
     def of(config=CONFIG):
-        made = HostStream(load("plain"), prompt(0), prompt(1), config)
+        made = HostRun(load("plain"), prompt(0), prompt(1), config)
         return made, made.begin(8)
 
     return of
@@ -49,40 +50,28 @@ def begun(load, prompt):
 def taking(load, vae, prompt, tmp_path):
     """Returns a function that makes a take: (take, written pictures, its snapshot)."""
     from rivulet.model_patches.viewers.live import LiveStream
-    from rivulet.nodes.host.stream import HostStream
-    from rivulet.nodes.host.vae import HostDecoder
-    from rivulet.nodes.run.kept import taken_up
-    from rivulet.nodes.run.script import Script
-    from rivulet.nodes.run.session import session_of
-    from rivulet.nodes.run.take import ALWAYS, Take, saving
 
-    class Prompts:
-        def conditioning(self, text):
-            return prompt(len(text))
-
-    def make(name, count=13, kept=None, stop=None, config=CONFIG, broken=None, **begin):
+    def make(name, count=13, kept=None, stop=None, config=CONFIG, broken=None, given=None, follow=None):
+        """given: arguments of `prefill_of`, or a Prefill. follow: of the caller, a video that is followed."""
         writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
         written, write = [], writer.write
         writer.write = lambda frames: (written.append(frames), write(frames))
         live = LiveStream(writer, node="1", prompt_id="p", blocks=3, modes=())
-        with session_of(live, torch.device("cpu")) as session, suppress(ZeroDivisionError):
-            stream = HostStream(load("plain"), prompt(0), prompt(1), config)
-            take = Take(stream, HostDecoder(vae), Script(prompt(0), {}, Prompts()), session)
-            goes_on = session.goes_on
+        take = HostTake(load("plain"), vae, live, prompt, config, resume=kept)
+        goes_on = take.session.goes_on
 
-            def asked():
-                if live.block == stop:
-                    live.ask(Message("me", 1, "stop"))
-                if live.block == broken:
-                    raise ZeroDivisionError
-                return goes_on()
+        def asked():
+            if live.block == stop:
+                live.ask(Message("me", 1, "stop"))
+            if live.block == broken:
+                raise ZeroDivisionError
+            return goes_on()
 
-            session.goes_on = asked
-            if kept is not None:
-                begin["kept"] = taken_up(kept, stream)
-            with saving(take, ALWAYS) as path:
-                take.tail = take.run(count, **begin)
-        return take, torch.cat(written), path
+        take.session.goes_on = asked
+        begin = prefill_of(take, *given) if isinstance(given, tuple) else given
+        with suppress(ZeroDivisionError):
+            take.run(count, begin=begin, follow=None if follow is None else follow(take.caller))
+        return take, torch.cat(written), take.path
 
     return make
 
@@ -132,13 +121,12 @@ def test_an_encoder_that_cannot_be_streamed_is_refused(vae):
 def test_latents_are_kept_block_by_block_as_if_they_had_been_made(begun, count):
     """Of seventeen latents the first three and the last six stay; the model sees no more than a block."""
     from rivulet.model_patches.attention.positions import kept_frames
-    from rivulet.nodes.start_from import keep
 
     made, state = begun()
-    state = keep(made, state, latents(count))
+    state = made.prefill(state, latents(count))
     sink, window = kept_frames(CONFIG.positions, count, 3)
     assert state.cache.frames == sink + window and state.start_frame == count
-    assert torch.equal(state.tail_BCTHW, latents(count)[:, :, -9:])
+    assert torch.equal(state.tail_BCTHW, made.caller.from_vae(latents(count))[:, :, -9:])
 
 
 def test_a_block_begins_with_given_latents_under_noise(begun):
@@ -147,18 +135,8 @@ def test_a_block_begins_with_given_latents_under_noise(begun):
     plain = made.step(state)[0]
     made, state = begun()
     assert torch.equal(made.step(state, Begin(latents(3), 0))[0], plain)
-    seen = {}
     made, state = begun()
-    sample = made.guider.sample
-
-    def watched(noise, latent, sampler, sigmas, **more):
-        seen.update(noise=noise, latent=latent, sigmas=sigmas.tolist())
-        return sample(noise, latent, sampler, sigmas, **more)
-
-    made.guider.sample = watched
     near, after = made.step(state, Begin(latents(3), 1))
-    assert seen["sigmas"] == [0.5, 0.0] and torch.equal(seen["latent"], latents(3))
-    assert torch.equal(seen["noise"], made.noise.draw(0, 1, 0, torch.zeros(1, 16, 3, 6, 4)))
     assert (near - latents(3)).square().mean() < (plain - latents(3)).square().mean()
     assert after.start_frame == 3
 
@@ -167,16 +145,16 @@ def test_a_block_begins_with_given_latents_under_noise(begun):
 def test_what_is_not_shown_goes_before_the_first_picture(taking, count):
     """The pictures of a take that shows them, from there on; also where a latent waits for its pair."""
     hidden = 4 * count - 3
-    _, shown, _ = taking("shown", hidden + 13, given_BCTHW=latents(count))
-    take, after, _ = taking("after", 13, given_BCTHW=latents(count), hidden=hidden)
+    _, shown, _ = taking("shown", hidden + 13, given=(latents(count),))
+    take, after, _ = taking("after", 13, given=(latents(count), hidden))
     assert torch.equal(after, shown[hidden:]) and len(after) == 24
     assert take.session.live.block == 2
 
 
 def test_new_pictures_follow_on_the_last_one_without_a_step(taking, vae):
     given, ending = latents(6), pictures(1)[0]
-    _, plain, _ = taking("plain", given_BCTHW=given, hidden=21)
-    _, joined, _ = taking("joined", given_BCTHW=given, hidden=21, ending_HWC=ending)
+    _, plain, _ = taking("plain", given=(given, 21))
+    _, joined, _ = taking("joined", given=(given, 21, ending))
     decoded = vae.decode(given.clone())[0][-1]
     first = plain[0].float() + 255 * (ending - decoded)
     # the joined one is rounded once, the plain one before
@@ -187,23 +165,22 @@ def test_new_pictures_follow_on_the_last_one_without_a_step(taking, vae):
 @pytest.mark.parametrize("block_frames", [3, 1])
 def test_it_goes_on_after_a_stop_as_if_it_had_not_stopped(taking, block_frames):
     config = replace(CONFIG, block_frames=block_frames)
-    given = {"given_BCTHW": latents(6), "hidden": 21, "ending_HWC": pictures(1)[0]}
+    given = {"given": (latents(6), 21, pictures(1)[0])}
     whole, all_of_it, _ = taking("whole", config=config, **given)
     _, before, path = taking("first", stop=1, config=config, **given)
     second, after, _ = taking("second", kept=path, config=config)
     assert torch.equal(torch.cat([before, after]), all_of_it) and torch.equal(second.tail, whole.tail)
-    from rivulet.model_patches.stream.state_file import about_of
-    from rivulet.nodes.run.kept import KIND, VERSION
-
-    assert about_of(path, KIND, VERSION)["hidden"] == 21
+    assert read_header(path).ledger.hidden == 21
 
 
 def follow_of(vae, count, strength=0.5, config=CONFIG):
-    from rivulet.model_patches.stream.follow import Follow
-    from rivulet.model_patches.stream.incoming import Pictures
-    from rivulet.nodes.host.encoder import HostEncoder
+    """A function of the caller that gives what a take follows."""
+    from contextlib import ExitStack
 
-    return Follow(Pictures(pictures(count)), HostEncoder(vae), config, strength)
+    from rivulet.nodes.run.beginnings import Following
+
+    begin = Following(source=pictures(count), strength=strength)
+    return lambda caller: ExitStack().enter_context(begin.follow(caller, vae, config, 16.0))
 
 
 @pytest.mark.parametrize(("count", "blocks"), [(1, 1), (14, 2), (21, 2)])
@@ -221,7 +198,7 @@ def test_a_followed_take_can_be_gone_on_with_freely(taking, vae):
     """What was cut off its last block is not counted; the rest is made without the video."""
     _, before, path = taking("first", 99, follow=follow_of(vae, 14))
     second, after, _ = taking("second", 30, kept=path)
-    assert len(before) == 14 and second.kept.frames == 14 + len(after) >= 30
+    assert len(before) == 14 and second.state.ledger.written == 14 + len(after) >= 30
 
 
 def test_whoever_goes_on_with_a_followed_take_is_told_that_the_video_is_not_followed(
@@ -234,30 +211,30 @@ def test_whoever_goes_on_with_a_followed_take_is_told_that_the_video_is_not_foll
     _, _, freely = taking("second", 30, kept=path)
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(path.parent))
     (followed,), (free,) = (RivuletResume.execute(each.name).args for each in (path, freely))
-    free.check(99, 16.0)
+    free.read(None, CONFIG, 16.0, 99)
     assert caplog.text == ""
-    followed.check(99, 16.0)
+    followed.read(None, CONFIG, 16.0, 99)
     words = "in first.snapshot.safetensors followed a video, .*mode follow .*without its first 1.5 s"
     assert re.search(words, caplog.text)
 
 
 def test_the_end_of_a_video_is_read_at_the_streams_size_and_rate(comfyui, tmp_path):
     from comfy_api.v0_0_2 import InputImpl
-    from rivulet.nodes.run.start_video import GoOnFromVideo
+    from rivulet.nodes.run.beginnings import FromVideo
 
     path = tmp_path / "film.mp4"
     levels = (4 * torch.arange(60)).to(torch.uint8)[:, None, None, None].expand(60, 96, 64, 3)
     with Mp4Writer(path, width=64, height=96, fps=16, threads=1) as writer:
         writer.write(levels)
-    ending = GoOnFromVideo(InputImpl.VideoFromFile(str(path)), "crop").read(CONFIG, 16.0)
-    assert (ending.given, ending.hidden, ending.pixels_FHWC.shape) == (9, 33, (33, 48, 32, 3))
+    ending = FromVideo(source=InputImpl.VideoFromFile(str(path))).read(None, CONFIG, 16.0, 99)
+    assert (ending.latents, ending.hidden, ending.pixels_FHWC.shape) == (9, 33, (33, 48, 32, 3))
     assert (ending.pixels_FHWC[:, 20, 20, 0].float() / 4).round().tolist() == [*range(27, 60)]
-    slower = GoOnFromVideo(InputImpl.VideoFromFile(str(path)), "crop").read(CONFIG, 8.0)
+    slower = FromVideo(source=InputImpl.VideoFromFile(str(path))).read(None, CONFIG, 8.0, 99)
     # thirty pictures are seven latents, of which six are whole blocks
-    assert (slower.given, slower.hidden) == (6, 21)
+    assert (slower.latents, slower.hidden) == (6, 21)
     trimmed = InputImpl.VideoFromFile(str(path), start_time=1.0, duration=1.0)
-    part = GoOnFromVideo(trimmed, "crop", 9).read(CONFIG, 16.0)
-    assert (part.given, part.pixels_FHWC[:, 20, 20, 0].float().div(4).round().tolist()) == (
+    part = FromVideo(source=trimmed, context=9).read(None, CONFIG, 16.0, 99)
+    assert (part.latents, part.pixels_FHWC[:, 20, 20, 0].float().div(4).round().tolist()) == (
         3,
         [*range(23, 32)],
     )
@@ -284,30 +261,30 @@ def test_a_video_in_memory_is_read_without_a_copy_of_it(comfyui):
 
 @pytest.mark.parametrize(("count", "given"), [(1, 1), (4, 1), (5, 2), (9, 3), (20, 3), (21, 6), (99, 9)])
 def test_a_short_video_gives_what_it_has(comfyui, count, given):
-    from rivulet.nodes.run.start_video import GoOnFromVideo
+    from rivulet.nodes.run.beginnings import FromVideo
 
-    ending = GoOnFromVideo(pictures(count), "crop").read(CONFIG, 16.0)
-    assert (ending.given, ending.hidden, len(ending.pixels_FHWC)) == (given, 4 * given - 3, 4 * given - 3)
+    ending = FromVideo(source=pictures(count)).read(None, CONFIG, 16.0, 99)
+    assert (ending.latents, ending.hidden, len(ending.pixels_FHWC)) == (given, 4 * given - 3, 4 * given - 3)
     assert torch.equal(ending.pixels_FHWC, pictures(count)[3 - 4 * given :])
 
 
 def test_a_new_take_begins_where_an_earlier_one_ended(taking, node, tmp_path):
     """Also where it was interrupted and its file is behind its latents by those that waited for a pair."""
-    from rivulet.nodes.run.start_video import GoOnFromTake
+    from rivulet.nodes.run.beginnings import FromTake
 
     _, whole, ended = taking("ended", 33)
-    ending = GoOnFromTake(ended).read(CONFIG, 16.0)
-    assert (ending.given, ending.hidden) == (9, 33)
+    ending = FromTake(path=ended).read(None, CONFIG, 16.0, 99)
+    assert (ending.latents, ending.hidden) == (9, 33)
     _, before, broken = taking("broken", 99, broken=2)
-    ending = GoOnFromTake(broken).read(CONFIG, 16.0)
-    assert len(before) == 17 and (ending.given, ending.hidden) == (6, 17)
-    _, after, _ = taking("after", 4, given_BCTHW=ending.latents_BCTHW, hidden=ending.hidden)
+    ending = FromTake(path=broken).read(None, CONFIG, 16.0, 99)
+    assert len(before) == 17 and (ending.latents, ending.hidden) == (6, 17)
+    _, after, _ = taking("after", 4, given=ending.prefill(None, None))
     # the six latents are the whole stream, so the missing pictures are just those of the take
     assert torch.equal(after[:4], whole[17:21])
     other = replace(CONFIG, preset="infinity_rope", block_frames=1, cfg=3.0, sigmas=(1.0,))
-    assert GoOnFromTake(broken).read(other, 16.0).given == 5
+    assert FromTake(path=broken).read(None, other, 16.0, 99).latents == 5
     with pytest.raises(ValueError, match="is 32x48 with 16 latent channels, the video is to be 64x48"):
-        GoOnFromTake(broken).read(replace(CONFIG, geometry=Geometry(64, 48)), 16.0)
+        FromTake(path=broken).read(None, replace(CONFIG, geometry=Geometry(64, 48)), 16.0, 99)
 
 
 REFUSED = {
@@ -350,22 +327,25 @@ READ = {
 def test_a_video_that_does_not_do_is_refused_before_anything_is_made(node, case):
     make, words = READ[case]
     with pytest.raises(ValueError, match=words):
-        make(node).read(CONFIG, 16.0)
+        make(node).read(None, CONFIG, 16.0, 99)
 
 
 def test_a_strength_that_changes_nothing_is_refused(node, vae):
     start = node(image=pictures(9), mode="follow", strength=0.4)
     with pytest.raises(ValueError, match="below every noise level"):
-        start.begun(vae, CONFIG)
+        start.read(vae, CONFIG, 16.0, 99)
 
 
-def test_a_file_that_is_no_video_is_refused_before_the_stream_begins(node, vae, tmp_path):
+def test_a_file_that_is_no_video_is_refused_before_the_stream_begins(node, load, vae, tmp_path):
     from comfy_api.v0_0_2 import InputImpl
-    from rivulet.nodes.run.start_video import following
+    from rivulet.nodes.host.caller import HostCaller
 
     (tmp_path / "notes.mp4").write_text("no video")
     start = node(video=InputImpl.VideoFromFile(str(tmp_path / "notes.mp4")), mode="follow")
-    with pytest.raises(ValueError, match=r"notes\.mp4 gives no picture"), following(start, vae, CONFIG, 16.0):
+    with (
+        pytest.raises(ValueError, match=r"notes\.mp4 gives no picture"),
+        start.follow(HostCaller(load("plain")), vae, CONFIG, 16.0),
+    ):
         pass
 
 

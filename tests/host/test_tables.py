@@ -2,20 +2,20 @@
 
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.tests.engine.cache.toy import KIND as TOY
 from rivulet.tests.engine.memory.toy import KIND as COUNT
+from rivulet.tests.host.streams import HostRun
 
 CONFIG = StreamConfig(Geometry(48, 48), "pocket", 3, (1.0, 0.5), seed=5)
 
 
 def streamed(model, prompt, cache, count):
-    from rivulet.nodes.host.stream import HostStream
     from rivulet.nodes.memory import of
 
     kept = cache.format_for(CONFIG, model.get_model_object("diffusion_model"))
     policy = of(model).policy_for(CONFIG, model.load_device)
-    made = HostStream(model, prompt(0), prompt(1), CONFIG, cache=kept, memory=policy)
+    made = HostRun(model, prompt(0), prompt(1), CONFIG, cache=kept, memory=policy)
     state = made.begin()
     for _ in range(count):
         latents, state = made.step(state)

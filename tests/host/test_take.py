@@ -3,24 +3,13 @@
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.state import StreamConfig
-from rivulet.model_patches.stream.timeline import Prompt
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.timeline import MODES, Prompt
 from rivulet.model_patches.viewers.mailbox import Message
+from rivulet.tests.host.streams import HostRun, HostTake
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
 PICTURES = 40  # four blocks
-
-
-class Prompts:
-    """Texts by name, as RivuletPrompts gives them."""
-
-    def __init__(self, prompt):
-        self.prompt = prompt
-
-    def conditioning(self, text):
-        if text == "unknown":
-            raise ValueError("There is no unknown.")
-        return self.prompt(len(text))
 
 
 @pytest.fixture
@@ -28,26 +17,21 @@ def making(load, vae, prompt, tmp_path):
     """Returns a function that makes a take: (take, its session); `tell` is called before each block."""
     from rivulet.model_patches.viewers.live import LiveStream
     from rivulet.model_patches.writer.video import Mp4Writer
-    from rivulet.nodes.host.stream import HostStream
-    from rivulet.nodes.host.vae import HostDecoder
-    from rivulet.nodes.run.script import Script
-    from rivulet.nodes.run.session import client_of_run, session_of
-    from rivulet.nodes.run.switch import SWITCHES
-    from rivulet.nodes.run.take import Take
+    from rivulet.nodes.run.session import client_of_run
+
+    def encode(text):
+        if text == "unknown":
+            raise ValueError("There is no unknown.")
+        return prompt(len(text))
 
     def make(name="take", changes=None, tell=lambda live: None):
         writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
         queued = {"node": "1", "prompt_id": "p", "client": client_of_run()}
-        live = LiveStream(writer, **queued, blocks=4, modes=SWITCHES)
-        script = Script(prompt(0), changes or {}, Prompts(prompt))
-        session = session_of(live, torch.device("cpu"))
-        goes_on = session.goes_on
-        session.goes_on = lambda: (tell(live), goes_on())[1]
-        with session:
-            take = Take(
-                HostStream(load("plain"), prompt(0), prompt(1), CONFIG), HostDecoder(vae), script, session
-            )
-            take.tail = take.run(PICTURES)
+        live = LiveStream(writer, **queued, blocks=4, modes=tuple(MODES))
+        take = HostTake(load("plain"), vae, live, prompt, CONFIG, changes=changes, encode=encode)
+        goes_on = take.session.goes_on
+        take.session.goes_on = lambda: (tell(live), goes_on())[1]
+        take.run(PICTURES)
         return take, live
 
     return make
@@ -77,7 +61,7 @@ def told(live):
 def test_it_makes_whole_blocks_and_keeps_the_newest_latents(making):
     take, live = making()
     assert live.block == 4 and live.writer.frames_written == 45 == len(pictures(live))
-    assert take.tail.shape == (1, 16, 9, 6, 4) and take.last.shape == (1, 48, 32, 3)
+    assert take.tail.shape == (1, 16, 9, 6, 4) and take.last.image_BHWC.shape == (1, 48, 32, 3)
     assert (live.phase, live.state()["video"], live.state()["blocks"]) == ("ended", True, 4)
 
 
@@ -114,15 +98,12 @@ def test_a_cut_begins_as_a_stream_does_and_still_gives_all_pictures(making, prom
 
 
 def test_a_recache_shows_the_old_frames_to_the_new_prompt(load, prompt):
-    from rivulet.nodes.host.stream import HostStream
-    from rivulet.nodes.run.switch import switched
-
     def keys(mode, text):
-        stream = HostStream(load("plain"), prompt(0), prompt(1), CONFIG)
+        stream = HostRun(load("plain"), prompt(0), prompt(1), CONFIG)
         state = stream.begin()
         for _ in range(3):
             _, state = stream.step(state)
-        state = switched(stream, state, prompt(text), mode)
+        state = stream.switch(state, prompt(text), mode)
         kept = state.cache.tensors()["kv"].clone()
         _, after = stream.step(state)
         return state.cache.frames, kept, after.cache.frames

@@ -2,19 +2,24 @@
 
 import pytest
 import torch
-from rivulet.model_patches.vae.decoder import decode_stream
+from rivulet.model_patches.vae.decoder import StreamPast, decode_stream
 from rivulet.model_patches.vae.load import load_tiny
 from rivulet.model_patches.vae.tiny import TinyDecoder
-from rivulet.model_patches.vae.wan import in_model_units
+from rivulet.model_patches.vae.wan import in_model_units, in_vae_units
 from rivulet.tests.host.decoding import latents, streamed
 from rivulet.tests.host.graphs import stream_graph
+
+
+def in_its_units(latents):
+    """Latents that are in the VAE's units already, to the last bit."""
+    return latents
 
 
 @pytest.fixture(scope="module")
 def decoder(tiny_vae):
     from rivulet.nodes.host.decoder import decoder_for
 
-    return decoder_for(tiny_vae)
+    return decoder_for(tiny_vae, in_its_units)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 9], ids="cut{}".format)
@@ -30,12 +35,16 @@ def test_streamed_frames_equal_the_hosts_decode_of_the_whole(decoder, tiny_vae, 
 
 
 def test_the_engines_own_decoder_gives_the_hosts_pictures(tiny_vae, models):
-    """The same file through both loaders; the engine's latents are in the model's units, the host's not."""
+    """The same file through both loaders; latents of a stream are in the model's units, the host's not."""
+    from rivulet.nodes.host.decoder import decoder_for
+
     own = load_tiny(models / "lighttaew2_1.safetensors")
     (theirs,) = tiny_vae.decode(latents(3)).clamp(0, 1)
     ours, _ = decode_stream(own, in_model_units(latents(3)), dtype=torch.float32)
     # to other units and back: a few roundings of float32 on values up to 10
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    streams = streamed(decoder_for(tiny_vae, in_vae_units), in_model_units(latents(3)), 2)
+    torch.testing.assert_close(streams, theirs, rtol=0, atol=1e-4)
 
 
 def test_keys_and_shapes_are_those_of_the_hosts_class(comfyui):
@@ -52,7 +61,7 @@ def test_a_tiny_decoder_in_half_precision_is_taken_for_what_its_file_is_called(l
 
     named = load_vae("taew2_1")
     assert named.first_stage_model.latent_format is not None and why_not_vae(named) is None
-    got = streamed(decoder_for(named), latents(3), 2)
+    got = streamed(decoder_for(named, in_its_units), latents(3), 2)
     own = load_tiny(models / "taew2_1.safetensors")
     exact, _ = decode_stream(own, in_model_units(latents(3)), dtype=torch.float32)
     torch.testing.assert_close(got.float(), exact, rtol=0, atol=1e-4)
@@ -91,12 +100,12 @@ def test_a_host_whose_decoder_changed_is_found(tiny_vae, monkeypatch):
 
 
 def test_a_past_of_the_other_kind_is_refused(decoder, vae):
-    from rivulet.nodes.host.vae import HostDecoder, HostVaePast
+    from rivulet.nodes.host.vae import HostDecoder
 
     wan = HostDecoder(vae)
-    _, of_tiny = decoder.decode(latents(1))
+    _, of_tiny = decoder.decode(latents(1), None)
     _, of_wan = wan.decode(latents(1))
-    for fitting, past in ((decoder, of_tiny), (wan, of_wan), (decoder, None), (wan, HostVaePast(()))):
+    for fitting, past in ((decoder, of_tiny), (wan, of_wan), (decoder, None), (wan, StreamPast(()))):
         fitting.refuse_foreign(past)
     for other, past in ((decoder, of_wan), (wan, of_tiny)):
         with pytest.raises(

@@ -13,8 +13,9 @@ from rivulet.model_patches.cache.int8 import INT8
 from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.cache.mla import MlaFormat
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.state import StreamConfig
-from rivulet.model_patches.stream.step import init, take
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.step import init, rollout
 
 CONFIG = WanConfig(dim=128, ffn_dim=64, num_layers=2, num_heads=2, text_dim=8)
 SIZES = MlaSizes(kv_latent=32, query_latent=64, rope=RopeLayout.truncated(64, 16))
@@ -37,8 +38,9 @@ def made(model, cache) -> torch.Tensor:
     parameter = next(model.parameters())
     stream = StreamConfig(Geometry(32, 32), PRESET, block_frames=1, sigmas=(1.0, 0.5))
     text = torch.ones(1, 3, CONFIG.text_dim, device=parameter.device)
-    state = init(model, text, stream, cache=cache)
-    return torch.cat([latents for latents, _ in take(model, state, 3)], 2)
+    caller = ModelCaller(model, parameter.device)
+    state = init(caller, (text,), stream, cache=cache)
+    return torch.cat([latents for latents, _ in rollout(caller, state, 3)], 2)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -16,9 +16,11 @@ from rivulet.model_patches.checkpoints.recipes import PublishedRecipe
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import OFF
 from rivulet.model_patches.sampler.noise import KeyedNoise
-from rivulet.model_patches.stream import step as stream
-from rivulet.model_patches.stream.start import keep
-from rivulet.model_patches.stream.state import StreamConfig, StreamState
+from rivulet.model_patches.stream import model_caller
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.state import StreamState
+from rivulet.model_patches.stream.step import init, prefill, step
 from rivulet.model_patches.stream.switch import switch
 from rivulet.tests.engine.checkpoints.published_files import BY_NAME
 from rivulet.tests.peers.peer import GEOMETRY, SEED, SIZES, Peer, text, weights
@@ -90,27 +92,28 @@ def run(peer: Peer, folder: Path, dtype: torch.dtype, levels: Levels, preset: st
         at = torch.tensor([[*levels.timesteps, 0.0]], dtype=torch.float64, device=device)
         return list(zip(*(vectors.split(1, 1) for vectors in embed_time(dit, at, dtype)), strict=True))
 
-    with mock.patch.object(stream, "forward", recorded), mock.patch.object(stream, "times_of", told):
-        blocks, sink = _blocks(peer, model_of(peer, folder, dtype), config)
+    caller = ModelCaller(model_of(peer, folder, dtype))
+    with mock.patch.multiple(model_caller, forward=recorded, times_of=told):
+        blocks, sink = _blocks(peer, caller, config)
     xs, flows = zip(*seen, strict=True)
     return Run(torch.stack(xs), torch.stack(flows), blocks, sink)
 
 
-def _blocks(peer: Peer, model: WanModel, config: StreamConfig) -> tuple[list[Tensor], Tensor]:
+def _blocks(peer: Peer, caller: ModelCaller, config: StreamConfig) -> tuple[list[Tensor], Tensor]:
     """(clean latents of every block, the sink before the last)."""
     words, memory = peer.words_of(0), MEMORIES[peer.recipe.memory]
-    begun = state = stream.init(model, text(words, config.dtype), config, memory=memory)
+    begun = state = init(caller, (text(words, config.dtype),), config, memory=memory)
     blocks, sink = [], torch.zeros(0)
     for block in range(peer.blocks):
         if peer.words_of(block) != words:
             words = peer.words_of(block)
-            state = switch(model, state, text(words, config.dtype), peer.recipe.switch)
+            state = switch(caller, state, (text(words, config.dtype),), peer.recipe.switch)
         if peer.anew and block:
             made = torch.cat(blocks, 2)
-            state = keep(model, replace(begun, cache=begun.cache.only(())), past_of(made))
+            state = prefill(caller, replace(begun, cache=begun.cache.only(())), past_of(made))
         if block == peer.blocks - 1:
             sink = _sink(state)
-        x0_BCTHW, state = stream.step(model, state, noise=At(block))
+        x0_BCTHW, state = step(caller, state, noise=At(block))
         blocks.append(x0_BCTHW)
     return blocks, sink
 

@@ -21,8 +21,9 @@ from rivulet.model_patches.memory.load import load_memory
 from rivulet.model_patches.memory.policy import OFF
 from rivulet.model_patches.sampler.noise import block_noise
 from rivulet.model_patches.sampler.schedule import sigmas
-from rivulet.model_patches.stream import step as stream
-from rivulet.model_patches.stream.step import StreamConfig, init, step
+from rivulet.model_patches.stream import model_caller
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.stream.switch import switch
 
 from ..engine.memory.echo_files import LINEARS
@@ -134,7 +135,7 @@ def inner(module):
 
 def ours(patch, pipeline, switches=(), memory=True):
     """The engine's stream of the pipeline's weights; switches: first frames under prompts 2, 3, ..."""
-    dtype, made, forward = pipeline.dtype, Ours(), stream.forward
+    dtype, made, forward = pipeline.dtype, Ours(), model_caller.forward
     sizes = {key: SIZES[key] for key in ("dim", "ffn_dim", "num_layers", "num_heads", "text_dim", "freq_dim")}
     model = WanModel(WanConfig(**sizes)).to(dtype)
     preset = PRESETS["echo" if pipeline.training == "long" else "echo_std"]
@@ -149,13 +150,14 @@ def ours(patch, pipeline, switches=(), memory=True):
         return made.flows[-1].transpose(1, 2)
 
     config = StreamConfig(GEOMETRY, preset, seed=SEED, dtype=dtype)
-    state = init(model, text(1, dtype), config, memory=policy if memory else OFF)
+    caller = model_caller.ModelCaller(model)
+    state = init(caller, (text(1, dtype),), config, memory=policy if memory else OFF)
     with patch.context() as inside:
-        inside.setattr(stream, "forward", watched)
+        inside.setattr(model_caller, "forward", watched)
         for start in range(0, 3 * BLOCKS, 3):
             if start in switches:
-                state = switch(model, state, text(2 + switches.index(start), dtype), "recache")
-            clean, state = step(model, state)
+                state = switch(caller, state, (text(2 + switches.index(start), dtype),), "recache")
+            clean, state = step(caller, state)
             made.latents.append(clean.transpose(1, 2))
             made.states.append(state.memory.before)
     return made

@@ -17,7 +17,9 @@ from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.cache.mla import MlaFormat
 from rivulet.model_patches.cache.shapes import CacheShape
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.step import StreamConfig, init, take
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.step import init, rollout
 from rivulet.tests.bench.beside import Tally, beside
 from rivulet.tests.bench.cache import nearness, totals
 from rivulet.tests.bench.cache_picture import draw
@@ -39,9 +41,9 @@ def streamed():
     config = StreamConfig(Geometry(32, 32), "infinity_rope", sigmas=(1.0, 0.5), cfg=2.0)
 
     def make(made, tally=None):
-        options = {} if tally is None else {"attention": tally.attend}
-        state = init(model, text, config, -text, cache=made)
-        return torch.cat([latents for latents, _ in take(model, state, 5, **options)], 2)
+        caller = ModelCaller(model) if tally is None else ModelCaller(model, attention=tally.attend)
+        state = init(caller, (text, -text), config, cache=made)
+        return torch.cat([latents for latents, _ in rollout(caller, state, 5)], 2)
 
     return model, make
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.step import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.tests.bench import memory_cost
 from rivulet.tests.bench.memory_bytes import state_bytes
 from rivulet.tests.bench.memory_cost import Making, Sample, figures, in_turns, verdict

@@ -64,7 +64,7 @@ def test_a_span_is_of_the_seconds_it_says():
     found = dict(spans(pocket, prompts, 60, seed=3))
     state, made = pocket.begin(pocket.encode(prompts[0]), pocket.config(3)), []
     while state.start_frame < 60 * pocket.recipe.fps // TIME_STRIDE:
-        latents, state = step(pocket.dit, state)
+        latents, state = step(pocket.caller, state)
         made.append(latents.half().float())
     whole = torch.cat(made, 2)
     early = -(-40 // pocket.recipe.block_frames) * pocket.recipe.block_frames

@@ -13,7 +13,9 @@ from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.policy import OFF
-from rivulet.model_patches.stream.step import StreamConfig, init, step
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.step import init, step
 from rivulet.pocket import hiding, world
 from rivulet.pocket.hiding import ENCODED, HidingClips
 from rivulet.pocket.train_memory.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
@@ -38,13 +40,11 @@ def model():
 def test_a_block_that_is_shown_leaves_what_the_same_block_made_would(model, positions):
     dit, memory = model
     config = StreamConfig(Geometry(32, 32), positions, sigmas=(1.0, 0.5), cfg=2.0)
-    text = torch.randn(2, 6, 64)
-    states = [
-        init(dit, text, config, -text, memory=memory if positions.memory_frames else OFF) for _ in range(2)
-    ]
+    text, policy, caller = torch.randn(2, 6, 64), memory if positions.memory_frames else OFF, ModelCaller(dit)
+    states = [init(caller, (text, -text), config, memory=policy) for _ in range(2)]
     for _ in range(6):
-        latents, made = step(dit, states[0])
-        states = [made, replay(dit, states[1], latents)]
+        latents, made = step(caller, states[0])
+        states = [made, replay(caller, states[1], latents)]
         assert states[0].start_frame == states[1].start_frame and states[0].block == states[1].block
         assert states[0].cache.table == states[1].cache.table
         for of in ("cache", "memory"):

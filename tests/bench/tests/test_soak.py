@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,9 +121,7 @@ def test_trained_weights_are_asked_for_the_prompt(given, monkeypatch):
     watch = soak.Watch()
     watch.sample(given, torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
     assert asked == []
-    watch.sample(
-        soak.Subject(**{**vars(given), "weights": "nano"}), torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
-    )
+    watch.sample(replace(given, weights="nano"), torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
     assert asked == [given.prompt] and watch.seen == [0.5]
 
 
@@ -146,7 +145,7 @@ def test_every_nth_block_is_shown_after_the_one_before_it(given, tmp_path, monke
     assert watch.blocks == 7 and [row["at_blocks"] for row in printed(rows)] == [3, 6]
     state, latents = given.start(), []
     for _ in range(6):
-        block_BCTHW, state = soak.step(given.dit, state)
+        block_BCTHW, state = soak.step(given.caller, state)
         latents.append(block_BCTHW)
     wanted, _ = soak.decode_stream(given.vae, torch.cat(latents[4:], 2))
     assert torch.equal(looked[1], wanted[-12:]) and watch.frames == 24

@@ -257,6 +257,14 @@ def test_formats_that_do_not_fit_are_refused(model, made, words):
         made().empty(model, SHAPE, 6, torch.float32, CPU)
 
 
+def test_bytes_for_a_model_of_other_layers_are_refused():
+    """Room is asked for before a cache is allocated."""
+    for layers in (2, 4):
+        cost = LatentFormat(basis(*[latent(8, 8)] * layers)).cost
+        with pytest.raises(ValueError, match=f"the basis is for {layers} layers, the model has 3"):
+            cost.kept_bytes(SHAPE, 6, torch.float32)
+
+
 def test_folding_that_overflows_half_precision_is_refused(make_model):
     model = make_model(torch.float16)
     model.blocks[0].self_attn.v.weight.mul_(60)

@@ -14,8 +14,9 @@ from rivulet.model_patches.plan.cards import cache_formats, on_cards
 from rivulet.model_patches.plan.plan import Request
 from rivulet.model_patches.plan.probe import Device
 from rivulet.model_patches.plan.verdict import judge
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.snapshot import load, save
-from rivulet.model_patches.stream.state import StreamConfig
 from rivulet.model_patches.stream.step import init, step
 
 from ..formats import basis, latent
@@ -111,10 +112,10 @@ def _device_bytes(request, cost):
 
 def test_a_new_format_streams_and_is_taken_up_again(toy, model, make_text, config, tmp_path):
     made = find_format("toy").build(model, Exact(sink=1))
-    state = init(model, make_text(), config, cache=made)
+    state = init(ModelCaller(model), (make_text(),), config, cache=made)
     for _ in range(4):
-        _, state = step(model, state)
-    save(model, state, tmp_path / "stream.safetensors")
-    back = load(tmp_path / "stream.safetensors", model, config, cache=made)
-    assert torch.equal(step(model, state)[0], step(model, back)[0])
+        _, state = step(ModelCaller(model), state)
+    save(ModelCaller(model), state, tmp_path / "stream.safetensors")
+    back = load(tmp_path / "stream.safetensors", ModelCaller(model), config, cache=made)
+    assert torch.equal(step(ModelCaller(model), state)[0], step(ModelCaller(model), back)[0])
     assert state.cache.bytes == made.cost.kept_bytes(state.cache.shape, 6, torch.float32)

@@ -18,7 +18,9 @@ from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.cache.mla import MlaFormat
 from rivulet.model_patches.cache.shapes import NO_EXACT, CacheShape, Exact
 from rivulet.model_patches.memory.ema import EmaSink
-from rivulet.model_patches.stream.step import init, load, save, step
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.snapshot import load, save
+from rivulet.model_patches.stream.step import init, step
 
 from ..conftest import SIZES
 
@@ -125,29 +127,28 @@ def test_int8_scales_are_never_shared_by_latent_and_rotary_key():
 @pytest.mark.parametrize("int8", [False, True])
 def test_a_stream_goes_on_bit_for_bit_from_a_file(mla, make_text, config, tmp_path, int8):
     model = mla()
-    made = MlaFormat.of(model, int8)
-    state = init(model, make_text(), config, cache=made)
+    caller, made, other = ModelCaller(model), MlaFormat.of(model, int8), MlaFormat.of(model, not int8)
+    state = init(caller, (make_text(),), config, cache=made)
     for _ in range(3):
-        _, state = step(model, state)
-    save(model, state, tmp_path / "stream.safetensors")
-    back = load(tmp_path / "stream.safetensors", model, config, cache=made)
+        _, state = step(caller, state)
+    save(caller, state, tmp_path / "stream.safetensors")
+    back = load(tmp_path / "stream.safetensors", caller, config, cache=made)
     for _ in range(2):
-        latents, state = step(model, state)
-        again, back = step(model, back)
+        latents, state = step(caller, state)
+        again, back = step(caller, back)
         assert torch.equal(latents, again)
-    with pytest.raises(ValueError, match="give the format it was made with"):
-        load(tmp_path / "stream.safetensors", model, config, cache=MlaFormat.of(model, not int8))
+    with pytest.raises(ValueError, match=f"cache {made.name}, not {other.name}"):
+        load(tmp_path / "stream.safetensors", caller, config, cache=other)
 
 
 def test_a_stream_is_the_one_of_the_dense_cache(mla, make_text, config):
     """In float64 both formats are exact, so only the order of sums may tell them apart."""
-    model = mla(torch.float64)
+    caller = ModelCaller(mla(torch.float64))
     config = type(config)(config.geometry, config.preset, 3, config.sigmas, seed=7, dtype=torch.float64)
-    states = [
-        init(model, make_text(dtype=torch.float64), config, cache=f) for f in (DENSE, MlaFormat.of(model))
-    ]
+    prompt = (make_text(dtype=torch.float64),)
+    states = [init(caller, prompt, config, cache=made) for made in (DENSE, MlaFormat.of(caller.tree))]
     for _ in range(4):
-        made = [step(model, state) for state in states]
+        made = [step(caller, state) for state in states]
         states = [state for _, state in made]
         (dense, _), (latent, _) = made
         assert (dense - latent).abs().max() <= 1e4 * torch.finfo(torch.float64).eps * dense.abs().max()
@@ -186,7 +187,12 @@ def test_a_sink_takes_in_what_leaves_the_window(mla, make_text, config, made):
     cache = {"mla": MlaFormat.of(model), "mla_int8": exact, "dense": DENSE}[made]
     config = replace(config, preset=PRESETS["videomla_7"], dtype=torch.float64)
     text, memory = make_text(dtype=torch.float64), EmaSink(sink_frames=1, keep=0.9)
-    state, seen, sinks, off = init(model, text, config, cache=cache, memory=memory), {}, {}, [0.0] * 3
+    state, seen, sinks, off = (
+        init(ModelCaller(model), (text,), config, cache=cache, memory=memory),
+        {},
+        {},
+        [0.0] * 3,
+    )
     for index, block in enumerate(model.blocks):
 
         def take(module, given, at=index):
@@ -197,7 +203,7 @@ def test_a_sink_takes_in_what_leaves_the_window(mla, make_text, config, made):
 
         block.self_attn.kv_down.register_forward_pre_hook(take)
     for number in range(6):
-        latents, state = step(model, state)
+        latents, state = step(ModelCaller(model), state)
         assert latents.isfinite().all()
         for layer, block in enumerate(model.blocks):
             now = keys_values_of(block.self_attn, seen[layer]).chunk(3, 2)
@@ -219,12 +225,15 @@ def test_a_memory_over_latents_is_the_one_over_keys_and_values(mla, make_text, c
     model, memory = mla(torch.float64), EmaSink(sink_frames=1, keep=0.9)
     config = replace(config, preset=PRESETS["videomla_7"], dtype=torch.float64)
     text = make_text(dtype=torch.float64)
-    states = [init(model, text, config, cache=f, memory=memory) for f in (DENSE, MlaFormat.of(model))]
-    plain, told = init(model, text, config, cache=MlaFormat.of(model)), []
+    states = [
+        init(ModelCaller(model), (text,), config, cache=f, memory=memory)
+        for f in (DENSE, MlaFormat.of(model))
+    ]
+    plain, told = init(ModelCaller(model), (text,), config, cache=MlaFormat.of(model)), []
     for _ in range(6):
-        (dense, latent), states = zip(*(step(model, state) for state in states), strict=True)
+        (dense, latent), states = zip(*(step(ModelCaller(model), state) for state in states), strict=True)
         assert (dense - latent).abs().max() <= 1e4 * torch.finfo(torch.float64).eps * dense.abs().max()
-        without, plain = step(model, plain)
+        without, plain = step(ModelCaller(model), plain)
         told.append(torch.equal(without, latent))
     assert told == [True, True, False, False, False, False]
 
@@ -234,14 +243,14 @@ def test_a_folded_sink_goes_on_bit_for_bit_from_a_file(mla, make_text, config, t
     model, memory = mla(), EmaSink(sink_frames=1, keep=0.9)
     config = replace(config, preset=PRESETS["videomla_7"])
     made = MlaFormat.of(model, int8, Exact(sink=1) if int8 else NO_EXACT)
-    state = init(model, make_text(), config, cache=made, memory=memory)
+    state = init(ModelCaller(model), (make_text(),), config, cache=made, memory=memory)
     for _ in range(4):
-        _, state = step(model, state)
-    save(model, state, tmp_path / "stream.safetensors")
-    back = load(tmp_path / "stream.safetensors", model, config, cache=made, memory=memory)
+        _, state = step(ModelCaller(model), state)
+    save(ModelCaller(model), state, tmp_path / "stream.safetensors")
+    back = load(tmp_path / "stream.safetensors", ModelCaller(model), config, cache=made, memory=memory)
     for _ in range(3):
-        latents, state = step(model, state)
-        again, back = step(model, back)
+        latents, state = step(ModelCaller(model), state)
+        again, back = step(ModelCaller(model), back)
         assert torch.equal(latents, again)
 
 
@@ -250,24 +259,31 @@ def test_a_sink_in_codes_is_refused_an_average(mla, make_text, config):
     with pytest.raises(
         ValueError, match=r"cache format mla-int8 keeps 1 of its 1 frames rounded; keep 1 sink"
     ):
-        init(model, make_text(), config, cache=MlaFormat.of(model, True), memory=EmaSink(sink_frames=1))
+        init(
+            ModelCaller(model),
+            (make_text(),),
+            config,
+            cache=MlaFormat.of(model, True),
+            memory=EmaSink(sink_frames=1),
+        )
 
 
 def test_changed_weights_are_taken_anew(mla, make_text, config, tmp_path):
     """As if the stream had been taken up by a model that never had others."""
     model = mla()
-    made = MlaFormat.of(model)
-    _, state = step(model, init(model, make_text(), config, cache=made))
-    _, state = step(model, state)
-    save(model, state, tmp_path / "before.safetensors")
-    before = load(tmp_path / "before.safetensors", mla(), config, cache=made)
+    caller, made = ModelCaller(model), MlaFormat.of(model)
+    _, state = step(caller, init(caller, (make_text(),), config, cache=made))
+    _, state = step(caller, state)
+    save(caller, state, tmp_path / "before.safetensors")
+    unchanged = ModelCaller(mla())
+    before = load(tmp_path / "before.safetensors", unchanged, config, cache=made)
     model.blocks[0].self_attn.v_up.weight.mul_(-1)
-    save(model, state, tmp_path / "stream.safetensors")
-    changed, _ = step(model, state)
-    fresh = mla()
-    fresh.load_state_dict(model.state_dict())
+    save(caller, state, tmp_path / "stream.safetensors")
+    changed, _ = step(caller, state)
+    fresh = ModelCaller(mla())
+    fresh.tree.load_state_dict(model.state_dict())
     again, _ = step(fresh, load(tmp_path / "stream.safetensors", fresh, config, cache=made))
-    assert torch.equal(changed, again) and not torch.equal(changed, step(mla(), before)[0])
+    assert torch.equal(changed, again) and not torch.equal(changed, step(unchanged, before)[0])
 
 
 def test_other_models_are_refused(make_model, mla):

@@ -11,7 +11,9 @@ from rivulet.model_patches.checkpoints._families import structure_of
 from rivulet.model_patches.checkpoints.checkpoint import DENSE, VIDEO_MLA, open_checkpoint
 from rivulet.model_patches.checkpoints.recipes import find_recipe
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.step import StreamConfig, init, step
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.step import init, step
 from rivulet.tests.engine.checkpoints.published_files import (
     BY_NAME,
     FAMILIES,
@@ -53,7 +55,8 @@ def test_one_block_of_the_loaded_model_is_that_of_the_weights_it_was_written_fro
     loaded = found.load(torch.float32)
     config = StreamConfig(Geometry(32, 32), recipe.preset, recipe.block_frames, recipe.sigmas[:2])
     text = torch.randn(1, 4, SMALL.text_dim)
-    blocks = [step(each, init(each, text, config))[0] for each in (model, loaded)]
+    callers = [ModelCaller(each) for each in (model, loaded)]
+    blocks = [step(caller, init(caller, (text,), config))[0] for caller in callers]
     assert blocks[0].std() > 0.1 and torch.equal(*blocks)
 
 

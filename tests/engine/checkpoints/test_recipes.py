@@ -7,7 +7,7 @@ from rivulet.model_patches.attention.positions import PRESETS, why_not
 from rivulet.model_patches.checkpoints._families import DENSE, VIDEO_MLA, Structure
 from rivulet.model_patches.checkpoints.recipes import RECIPES, caution, choose, find_recipe, recipes_in_name
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.step import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.timeline import MODES
 
 WAN = {"1.3B": WanConfig(1536, 8960, 30), "14B": WanConfig(5120, 13824, 40), "small": WanConfig(128, 64, 1)}

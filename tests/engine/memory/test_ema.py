@@ -20,19 +20,19 @@ def rewarded(config):
     return replace(config, preset=PRESETS["reward_forcing"])
 
 
-def watched(model, state, blocks):
+def watched(caller, state, blocks):
     """(sink, what each block's frames were) of all layers, after every block."""
     sinks, own = [], []
     for block in range(blocks):
-        _, state = step(model, state)
+        _, state = step(caller, state)
         frames = tuple(range(3 * block, 3 * block + 3))
         sinks.append([torch.stack(state.cache.keys_values(i, (0, 1, 2))) for i in range(3)])
         own.append([torch.stack(state.cache.keys_values(i, frames)) for i in range(3)])
     return sinks, own, state
 
 
-def test_evicted_frames_are_folded_into_the_sink(model, make_text, rewarded):
-    sinks, own, _ = watched(model, init(model, make_text(), rewarded, memory=EMA), 6)
+def test_evicted_frames_are_folded_into_the_sink(caller, make_text, rewarded):
+    sinks, own, _ = watched(caller, init(caller, (make_text(),), rewarded, memory=EMA), 6)
     for layer in range(3):
         expected = own[0][layer].double()
         for block in range(6):
@@ -43,25 +43,28 @@ def test_evicted_frames_are_folded_into_the_sink(model, make_text, rewarded):
             assert (sinks[block][layer] - expected).abs().max() <= limit
 
 
-def test_the_rest_of_the_stream_sees_it(model, make_text, rewarded):
-    plain, folded = init(model, make_text(), rewarded), init(model, make_text(), rewarded, memory=EMA)
+def test_the_rest_of_the_stream_sees_it(caller, make_text, rewarded):
+    plain, folded = (
+        init(caller, (make_text(),), rewarded),
+        init(caller, (make_text(),), rewarded, memory=EMA),
+    )
     same = []
     for _ in range(5):
-        a, plain = step(model, plain)
-        b, folded = step(model, folded)
+        a, plain = step(caller, plain)
+        b, folded = step(caller, folded)
         same.append(torch.equal(a, b))
     assert same == [True, True, True, False, False]
 
 
-def test_single_frames_go_round_the_sink(model, make_text, rewarded):
+def test_single_frames_go_round_the_sink(caller, make_text, rewarded):
     config = replace(rewarded, block_frames=1)
-    state = init(model, make_text(), config, memory=EMA)
+    state = init(caller, (make_text(),), config, memory=EMA)
     before = None
     for start in range(12):
         if start >= 9:
             before = [torch.stack(state.cache.keys_values(1, (f,))) for f in range(3)]
             left = torch.stack(state.cache.keys_values(1, (start - 5,)))
-        _, state = step(model, state)
+        _, state = step(caller, state)
         if before is not None:
             after = [torch.stack(state.cache.keys_values(1, (f,))) for f in range(3)]
             taken = (start - 5) % 3
@@ -72,14 +75,14 @@ def test_single_frames_go_round_the_sink(model, make_text, rewarded):
 
 
 @pytest.mark.parametrize("name", LOSSY)
-def test_a_rounded_sink_is_refused_before_the_first_block(model, make_text, rewarded, name):
+def test_a_rounded_sink_is_refused_before_the_first_block(caller, make_text, rewarded, name):
     with pytest.raises(ValueError, match=r"of its 3 frames rounded; keep 3 sink frames exact"):
-        init(model, make_text(), rewarded, memory=EMA, cache=LOSSY[name])
+        init(caller, (make_text(),), rewarded, memory=EMA, cache=LOSSY[name])
 
 
-def test_an_exact_sink_in_a_rounded_cache_is_folded_alike(model, make_text, rewarded):
+def test_an_exact_sink_in_a_rounded_cache_is_folded_alike(caller, make_text, rewarded):
     made = Int8Format(GROUP, Exact(sink=3))
-    sinks, own, _ = watched(model, init(model, make_text(), rewarded, memory=EMA, cache=made), 5)
+    sinks, own, _ = watched(caller, init(caller, (make_text(),), rewarded, memory=EMA, cache=made), 5)
     for block in range(2, 5):
         expected = torch.stack(
             [0.9 * a + 0.1 * b for a, b in zip(sinks[block - 1], own[block - 1], strict=True)]
@@ -95,6 +98,6 @@ def test_a_share_is_between_nothing_and_all(keep):
         EmaSink(keep=keep)
 
 
-def test_positions_without_such_a_sink_are_refused(model, make_text, config):
+def test_positions_without_such_a_sink_are_refused(caller, make_text, config):
     with pytest.raises(ValueError, match="infinity_rope has 1 and a window"):
-        init(model, make_text(), config, memory=EMA)
+        init(caller, (make_text(),), config, memory=EMA)

@@ -16,6 +16,7 @@ from rivulet.model_patches.cache.mla import MlaFormat
 from rivulet.model_patches.cache.shapes import Exact
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import evict
+from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.step import init, step
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -85,9 +86,9 @@ def begin(request, make_model, make_text, config):
     config = replace(config, preset=PRESETS["reward_forcing"], sigmas=(1.0,))
 
     def start(blocks):
-        state = init(model, make_text(), config, cache=made, memory=EMA)
+        state = init(ModelCaller(model), (make_text(),), config, cache=made, memory=EMA)
         for _ in range(blocks):
-            _, state = step(model, state)
+            _, state = step(ModelCaller(model), state)
         return state
 
     return model, start
@@ -97,7 +98,7 @@ def stream(model, state, blocks):
     """(latents, what the cache holds) after each of so many blocks."""
     made = []
     for _ in range(blocks):
-        latents, state = step(model, state)
+        latents, state = step(ModelCaller(model), state)
         made.append((latents, frozen(state)))
     return made
 
@@ -118,7 +119,7 @@ def test_a_fault_at_every_operation_of_a_block_leaves_the_state_before(begin):
     expected = stream(model, start(4), 3)
     state, at = start(4), 0
     before = frozen(state)
-    while failing(at, lambda: step(model, state)):
+    while failing(at, lambda: step(ModelCaller(model), state)):
         assert same(frozen(state), before), f"operation {at}"
         at += 1 if state.format is DENSE else 3
     assert at > 200  # all of a block
@@ -137,7 +138,7 @@ def test_a_block_that_two_faults_kept_from_opening_goes_on_bit_for_bit(begin):
         assert same(frozen(state), before), f"operation {at}"
         failing(at // 2, lambda: state.cache.begin(call))  # noqa: B023
         assert same(frozen(state), before), f"operation {at // 2} after {at}"
-        (latents, state), (wanted, other) = step(model, state), step(model, other)
+        (latents, state), (wanted, other) = step(ModelCaller(model), state), step(ModelCaller(model), other)
         assert torch.equal(latents, wanted), f"operation {at}"
         at += 1
     assert at > 20
@@ -167,12 +168,12 @@ def test_the_state_before_is_readable_until_the_second_block_after_it_opens(begi
     model, start = begin
     old = start(4)
     before = frozen(old)
-    first = step(model, old)
+    first = step(ModelCaller(model), old)
     assert same(frozen(old), before)
-    again = step(model, old)
+    again = step(ModelCaller(model), old)
     assert torch.equal(first[0], again[0]) and same(frozen(old), before)
     kept = frozen(again[1])
-    step(model, again[1])
+    step(ModelCaller(model), again[1])
     assert same(frozen(again[1]), kept)
     with pytest.raises(RuntimeError, match="is spent"):
         old.cache.tensors()
@@ -183,7 +184,7 @@ def test_what_is_read_of_the_sink_is_what_is_saved(begin):
     model, start = begin
     state = start(4)
     waiting = [torch.stack(state.cache.keys_values(i, (0, 1, 2, 9))) for i in range(LAYERS)]
-    step(model, state)
+    step(ModelCaller(model), state)
     settled = [torch.stack(state.cache.keys_values(i, (0, 1, 2, 9))) for i in range(LAYERS)]
     assert all(torch.equal(a, b) for a, b in zip(waiting, settled, strict=True))
 
@@ -214,7 +215,7 @@ def test_a_thread_that_saves_while_the_next_block_opens_gets_a_whole_sink(begin)
 def test_a_cut_forgets_what_the_sink_was_to_take_in(begin):
     model, start = begin
     state = start(4)
-    fresh = replace(state, start_frame=0, cache=state.cache.only(()), tail_BCTHW=None)
+    fresh = replace(state, start_frame=0, cache=state.cache.only(()), tail_BCTHW=state.tail_BCTHW[:, :, :0])
     new = replace(start(0), block=4)
     for (latents, kept), (wanted, held) in zip(stream(model, fresh, 3), stream(model, new, 3), strict=True):
         assert torch.equal(latents, wanted) and same(kept, held)

@@ -9,8 +9,9 @@ from rivulet.model_patches.attention.positions import PRESETS, plan
 from rivulet.model_patches.cache.shapes import CacheShape
 from rivulet.model_patches.memory.learned import MemoryTokens
 from rivulet.model_patches.sampler.noise import block_noise
+from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.snapshot import load, save
-from rivulet.model_patches.stream.step import init, step, take
+from rivulet.model_patches.stream.step import init, rollout, step
 
 from ..formats import FORMATS, LOSSY
 from ..stream.test_stream_reference import (
@@ -121,9 +122,9 @@ def test_a_stream_equals_the_whole_past_run_again_with_every_update(make_model, 
     exact = sample(reference, echo, make_text(1)[0], BLOCKS)
     errors = {}
     for dtype in (torch.float32, torch.float64):
-        config, model = replace(echo, dtype=dtype), make_model(dtype)
-        state = init(model, make_text(1, dtype=dtype), config, memory=learned(dtype))
-        got = torch.cat([latents for latents, _ in take(model, state, BLOCKS)], 2)[0]
+        config, caller = replace(echo, dtype=dtype), ModelCaller(make_model(dtype))
+        state = init(caller, (make_text(1, dtype=dtype),), config, memory=learned(dtype))
+        got = torch.cat([latents for latents, _ in rollout(caller, state, BLOCKS)], 2)[0]
         errors[dtype] = (got - exact).abs().max().item()
     # the same maths: the error is rounding alone and shrinks with it
     shrink = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
@@ -131,7 +132,7 @@ def test_a_stream_equals_the_whole_past_run_again_with_every_update(make_model, 
     assert errors[torch.float32] < 1e-3 * exact.abs().max()
 
 
-def shown_memories(monkeypatch, model, state, blocks):
+def shown_memories(monkeypatch, caller, state, blocks):
     """Per block, for each call (the clean one last): the tokens that were read, by number of update."""
     from rivulet.model_patches.cache.core import SlotDraft
 
@@ -145,14 +146,14 @@ def shown_memories(monkeypatch, model, state, blocks):
     states = []
     for _ in range(blocks):
         seen.append([])
-        _, state = step(model, state)
+        _, state = step(caller, state)
         states.append(state)
     return seen, states
 
 
-def test_the_first_call_sees_the_memory_before_the_update(monkeypatch, model, make_text, echo):
+def test_the_first_call_sees_the_memory_before_the_update(monkeypatch, caller, make_text, echo):
     policy = learned()
-    seen, states = shown_memories(monkeypatch, model, init(model, make_text(), echo, memory=policy), 7)
+    seen, states = shown_memories(monkeypatch, caller, init(caller, (make_text(),), echo, memory=policy), 7)
     key = [
         s.memory.now is not None and policy.encoder.read(s.memory.now)[0][0, 0, 0, 0].item() for s in states
     ]
@@ -162,14 +163,14 @@ def test_the_first_call_sees_the_memory_before_the_update(monkeypatch, model, ma
     assert len({key[3], key[4], key[5]}) == 3
 
 
-def test_from_the_start_the_first_call_with_ids_sees_the_initial_state(monkeypatch, model, make_text, echo):
+def test_from_the_start_the_first_call_with_ids_sees_the_initial_state(monkeypatch, caller, make_text, echo):
     policy = learned(from_start=True)
-    seen, _ = shown_memories(monkeypatch, model, init(model, make_text(), echo, memory=policy), 5)
+    seen, _ = shown_memories(monkeypatch, caller, init(caller, (make_text(),), echo, memory=policy), 5)
     initial = policy.encoder.read(policy.encoder.query_init)[0][0, 0, 0, 0].item()
     assert seen[:4] == [[None] * 3] * 4 and seen[4][0] == initial != seen[4][1]
 
 
-def test_one_update_a_block_from_the_clean_pass_of_the_last_layer(monkeypatch, model, make_text, echo):
+def test_one_update_a_block_from_the_clean_pass_of_the_last_layer(monkeypatch, caller, make_text, echo):
     policy, taken = learned(), []
     update = type(policy.encoder).update
 
@@ -178,9 +179,9 @@ def test_one_update_a_block_from_the_clean_pass_of_the_last_layer(monkeypatch, m
         return update(self, state, keys, values, *rest)
 
     monkeypatch.setattr(type(policy.encoder), "update", watched)
-    state, clean = init(model, make_text(), echo, memory=policy), {}
+    state, clean = init(caller, (make_text(),), echo, memory=policy), {}
     for block in range(7):
-        _, state = step(model, state)
+        _, state = step(caller, state)
         kv = state.cache.keys_values(2, tuple(range(3 * block, 3 * block + 3)))
         clean[block] = kv
         assert len(taken) == max(0, block - 2)  # block 3 (frames 9..11) is the first that pushes out
@@ -189,49 +190,49 @@ def test_one_update_a_block_from_the_clean_pass_of_the_last_layer(monkeypatch, m
 
 
 @pytest.mark.parametrize("made", FORMATS.values(), ids=FORMATS)
-def test_a_stream_with_memory_goes_on_bit_for_bit_from_a_file(model, make_text, echo, tmp_path, made):
+def test_a_stream_with_memory_goes_on_bit_for_bit_from_a_file(caller, make_text, echo, tmp_path, made):
     for blocks in (3, 5):  # before the first update, and after
-        state = init(model, make_text(), echo, cache=made, memory=learned())
+        state = init(caller, (make_text(),), echo, cache=made, memory=learned())
         for _ in range(blocks):
-            _, state = step(model, state)
-        save(model, state, tmp_path / "stream.safetensors")
-        back = load(tmp_path / "stream.safetensors", model, echo, cache=made, memory=learned())
+            _, state = step(caller, state)
+        save(caller, state, tmp_path / "stream.safetensors")
+        back = load(tmp_path / "stream.safetensors", caller, echo, cache=made, memory=learned())
         for _ in range(3):
-            latents, state = step(model, state)
-            again, back = step(model, back)
+            latents, state = step(caller, state)
+            again, back = step(caller, back)
             assert torch.equal(latents, again)
 
 
-def test_a_file_is_taken_up_with_the_memory_it_was_made_with(model, make_text, echo, tmp_path):
-    _, state = step(model, init(model, make_text(), echo, memory=learned()))
-    save(model, state, tmp_path / "stream.safetensors")
-    with pytest.raises(ValueError, match=r"remembers by memory 'learned' .* 'off'.*give the memory it was"):
-        load(tmp_path / "stream.safetensors", model, echo)
+def test_a_file_is_taken_up_with_the_memory_it_was_made_with(caller, make_text, echo, tmp_path):
+    _, state = step(caller, init(caller, (make_text(),), echo, memory=learned()))
+    save(caller, state, tmp_path / "stream.safetensors")
+    with pytest.raises(ValueError, match=r"was made with memory learned, not off.*Give it the same model,"):
+        load(tmp_path / "stream.safetensors", caller, echo)
     with pytest.raises(ValueError, match="encoder seed 3, not seed 4"):
-        load(tmp_path / "stream.safetensors", model, echo, memory=learned(seed=4))
+        load(tmp_path / "stream.safetensors", caller, echo, memory=learned(seed=4))
 
 
 @pytest.mark.parametrize("made", LOSSY.values(), ids=LOSSY)
-def test_with_every_format_the_memory_reads_what_the_format_gives_back(model, make_text, echo, made):
-    state = init(model, make_text(), echo, cache=made, memory=learned())
-    plain = init(model, make_text(), echo, cache=made)
+def test_with_every_format_the_memory_reads_what_the_format_gives_back(caller, make_text, echo, made):
+    state = init(caller, (make_text(),), echo, cache=made, memory=learned())
+    plain = init(caller, (make_text(),), echo, cache=made)
     for block in range(6):
-        latents, state = step(model, state)
-        without, plain = step(model, plain)
+        latents, state = step(caller, state)
+        without, plain = step(caller, plain)
         assert torch.equal(latents, without) == (block < 4)
 
 
-def test_two_streams_and_guidance_keep_their_memories_apart(model, make_text, echo):
+def test_two_streams_and_guidance_keep_their_memories_apart(caller, make_text, echo):
     config = replace(echo, cfg=2.0)
-    both = init(model, make_text(batch=2), config, make_text(9, batch=2), memory=learned())
-    got = torch.cat([latents for latents, _ in take(model, both, 6)], 2)
+    both = init(caller, (make_text(batch=2), make_text(9, batch=2)), config, memory=learned())
+    got = torch.cat([latents for latents, _ in rollout(caller, both, 6)], 2)
     rows = torch.arange(2)
     for row in rows:
         text, negative = make_text(batch=2)[row : row + 1], make_text(9, batch=2)[row : row + 1]
-        state, parts = init(model, text, config, negative, memory=learned()), []
+        state, parts = init(caller, (text, negative), config, memory=learned()), []
         noise = _RowNoise(config.seed, int(row))
         for _ in range(6):
-            latents, state = step(model, state, noise=noise)
+            latents, state = step(caller, state, noise=noise)
             parts.append(latents)
         torch.testing.assert_close(torch.cat(parts, 2)[0], got[row], rtol=0, atol=2e-4)
 
@@ -247,24 +248,24 @@ class _RowNoise:
         return whole[self.row : self.row + 1].to(like)
 
 
-def test_memory_is_refused_where_it_does_not_fit(model, make_text, echo, config):
+def test_memory_is_refused_where_it_does_not_fit(caller, make_text, echo, config):
     from .memories import encoder
 
     with pytest.raises(ValueError, match="stands for 3 latent frames, and position preset infinity_rope has"):
-        init(model, make_text(), config, memory=learned())
+        init(caller, (make_text(),), config, memory=learned())
     wide = replace(learned(), encoder=encoder(dim=48))
     with pytest.raises(ValueError, match=r"trained for a model of width 48 in 2 heads, this one has 24"):
-        init(model, make_text(), echo, memory=wide)
+        init(caller, (make_text(),), echo, memory=wide)
     other = replace(learned(), encoder=encoder(grid_height=3))
     with pytest.raises(ValueError, match=r"frames of 3 x 3 tokens .* have 2 x 3"):
-        init(model, make_text(), echo, memory=other)
+        init(caller, (make_text(),), echo, memory=other)
 
 
-def test_keys_are_turned_at_their_places_where_the_preset_says_so(model, make_text, echo):
+def test_keys_are_turned_at_their_places_where_the_preset_says_so(caller, make_text, echo):
     shape = CacheShape(3, 1, 2, 3, 2, 12)
-    state = init(model, make_text(), echo, memory=learned())
+    state = init(caller, (make_text(),), echo, memory=learned())
     for _ in range(3):
-        _, state = step(model, state)
+        _, state = step(caller, state)
     frames = (3, 4, 5)
     plain = learned().recached(MemoryTokens(), state.cache, frames).now
     turned = learned(turned=True)
@@ -278,16 +279,16 @@ def test_keys_are_turned_at_their_places_where_the_preset_says_so(model, make_te
     assert (plain - expected).abs().max() > 1e-5
 
 
-def test_a_block_that_fails_leaves_the_memory_as_it_was(model, make_text, echo):
-    state = init(model, make_text(), echo, memory=learned())
+def test_a_block_that_fails_leaves_the_memory_as_it_was(model, caller, make_text, echo):
+    state = init(caller, (make_text(),), echo, memory=learned())
     for _ in range(5):
-        _, state = step(model, state)
+        _, state = step(caller, state)
 
     def broken(q, k, v):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        step(model, state, attention=broken)
-    again, _ = step(model, state)
-    fresh = init(model, make_text(), echo, memory=learned())
-    assert torch.equal(again, list(take(model, fresh, 6))[-1][0])
+        step(ModelCaller(model, attention=broken), state)
+    again, _ = step(caller, state)
+    fresh = init(caller, (make_text(),), echo, memory=learned())
+    assert torch.equal(again, list(rollout(caller, fresh, 6))[-1][0])

@@ -13,6 +13,7 @@ from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.learned import cost_of
 from rivulet.model_patches.memory.policies import POLICIES, find_policy
 from rivulet.model_patches.memory.policy import OFF, Off
+from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.snapshot import load, save
 from rivulet.model_patches.stream.step import init, step
 
@@ -75,11 +76,11 @@ def test_a_policy_costs_what_its_encoder_does():
 def test_a_new_policy_streams_and_is_taken_up_again(monkeypatch, model, make_text, config, tmp_path):
     monkeypatch.setitem(POLICIES, KIND.name, KIND)
     policy = find_policy("count").build(config, CPU, None, {})
-    state = init(model, make_text(), config, memory=policy)
+    state = init(ModelCaller(model), (make_text(),), config, memory=policy)
     for _ in range(4):
-        _, state = step(model, state)
+        _, state = step(ModelCaller(model), state)
     assert state.memory.frames == 2 * (12 - len(state.cache.frames))
-    save(model, state, tmp_path / "stream.safetensors")
-    back = load(tmp_path / "stream.safetensors", model, config, memory=policy)
-    (latents, on), (again, _) = step(model, state), step(model, back)
+    save(ModelCaller(model), state, tmp_path / "stream.safetensors")
+    back = load(tmp_path / "stream.safetensors", ModelCaller(model), config, memory=policy)
+    (latents, on), (again, _) = step(ModelCaller(model), state), step(ModelCaller(model), back)
     assert torch.equal(latents, again) and on.memory.frames == state.memory.frames + 2 * 3

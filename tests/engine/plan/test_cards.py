@@ -25,7 +25,7 @@ from rivulet.model_patches.plan.cards import (
 )
 from rivulet.model_patches.plan.plan import Request, plan_stream
 from rivulet.model_patches.plan.verdict import HEADROOM
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
 
 META = torch.device("meta")
 SIZES = {

@@ -16,7 +16,9 @@ from rivulet.model_patches.cache.shapes import CacheShape
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.plan import cost
 from rivulet.model_patches.plan.cost import CallSizes, Work
-from rivulet.model_patches.stream.step import StreamConfig, init, step
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.step import init, step
 from rivulet.tests.engine.viewers.live import Watch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -83,10 +85,10 @@ def test_flops_are_those_that_torch_counts(sizes, rows, call, work):
 
 @torch.no_grad()
 def test_the_flops_of_a_block_and_of_the_text_are_those_that_torch_counts():
-    model, config = made(SMALL, torch.float32), StreamConfig(GEOMETRY)
+    caller, config = ModelCaller(made(SMALL, torch.float32), attention=products), StreamConfig(GEOMETRY)
     text = torch.randn(1, TEXT_TOKENS, SMALL.text_dim)
     with FlopCounterMode(display=False) as counted:
-        state = init(model, text, config)
+        state = init(caller, (text,), config)
     # init also tries the patch embedding on one frame, to learn the model's grid
     one = CallSizes(1, GEOMETRY.frame_tokens, 0, 0, torch.float32)
     trial = cost._patchify(SMALL, one).flops
@@ -94,7 +96,7 @@ def test_the_flops_of_a_block_and_of_the_text_are_those_that_torch_counts():
     tokens = 3 * GEOMETRY.frame_tokens
     call = CallSizes(1, tokens, tokens, TEXT_TOKENS, torch.float32)
     with FlopCounterMode(display=False) as counted:
-        step(model, state, attention=products)
+        step(caller, state)
     steps = len(config.sigmas)
     expected = cost.embed_time_work(SMALL, steps + 1) + cost.forward_work(SMALL, call) * steps
     assert counted.get_total_flops() == (expected + cost.remember_work(SMALL, call)).flops

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.attention.text import read_text
 from rivulet.model_patches.cache.cost import DENSE_COST
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.cost import FREE
@@ -14,9 +15,12 @@ from rivulet.model_patches.plan.cost import Work
 from rivulet.model_patches.plan.plan import Plan, Request, plan_stream
 from rivulet.model_patches.plan.probe import Device
 from rivulet.model_patches.sampler.schedule import PUBLISHED_TIMESTEPS, sigmas
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller, texts
 from rivulet.model_patches.stream.pipeline import run, snapshot
-from rivulet.model_patches.stream.step import StreamConfig, init, step
+from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.vae.cost import WanCost
+from rivulet.model_patches.vae.decoder import VaeDecoder
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.tests.engine.viewers.live import Watch
 
@@ -31,21 +35,21 @@ WAN = Request(
 
 
 def started(config, sizes=SIZES):
-    """Returns a model and its stream's state."""
+    """Returns a caller of a model and its stream's state."""
     torch.manual_seed(0)
-    model = WanModel(sizes).requires_grad_(False).eval()
+    caller = ModelCaller(WanModel(sizes).requires_grad_(False).eval())
     text = torch.randn(1, 7, sizes.text_dim)
-    return model, init(model, text, config, text * 0.5 if config.guided else None)
+    return caller, init(caller, texts(text, text * 0.5 if config.guided else None), config)
 
 
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
 def test_what_stays_is_what_a_stream_holds(cfg):
     config = replace(STREAM, cfg=cfg)
     plan = plan_stream(replace(REQUEST, stream=config))
-    model, state = started(config)
-    assert plan.weights_bytes == sum(p.nbytes for p in model.parameters())
+    caller, state = started(config)
+    assert plan.weights_bytes == sum(p.nbytes for p in caller.tree.parameters())
     assert plan.cache_bytes == state.cache.bytes
-    held = [*state.text.raw, *(group.kv for group in state.text.groups)]
+    held = [*state.prompt, *(group.kv for group in read_text(caller.tree, state.prompt).groups)]
     assert plan.text_bytes == sum(tensor.nbytes for tensor in held)
 
 
@@ -63,11 +67,11 @@ def test_the_peak_of_a_block_is_the_plans_within_a_tenth():
     """A block also holds its latents, noise and time vectors, which a plan leaves out."""
     sizes = replace(SIZES, dim=768, ffn_dim=3072, num_heads=6, num_layers=1)
     config = replace(STREAM, geometry=Geometry(128, 64), sigmas=(1.0,))
-    model, state = started(config, sizes)
+    caller, state = started(config, sizes)
     for _ in range(2):
-        _, state = step(model, state)
+        _, state = step(caller, state)
     with Watch() as seen:
-        step(model, state)
+        step(caller, state)
     planned = plan_stream(replace(REQUEST, model=sizes, stream=config)).activation_bytes
     assert 0.9 < planned / seen.peak_bytes <= 1
 
@@ -76,12 +80,12 @@ def test_the_peak_of_a_block_is_the_plans_within_a_tenth():
 def test_a_snapshot_is_as_large_as_planned(tmp_path, name, seconds):
     """A full window, and all 9 latent frames of 2 s."""
     config = replace(STREAM, preset=name)
-    model, state = started(config)
+    caller, state = started(config)
     torch.manual_seed(0)
     vae = WanVAE(4).requires_grad_(False)
-    state = run(model, vae, state, [], blocks=3 if seconds else 4)
+    state = run(caller, VaeDecoder(vae), state, [], blocks=3 if seconds else 4)
     request = replace(REQUEST, stream=config, seconds=seconds)
-    snapshot(model, state, [], tmp_path / "take.safetensors")
+    snapshot(caller, state, [], tmp_path / "take.safetensors")
     size, planned = (tmp_path / "take.safetensors").stat().st_size, plan_stream(request).snapshot_bytes
     assert 0 <= size - planned < 16384  # the file's header
 

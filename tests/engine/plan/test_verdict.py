@@ -19,7 +19,7 @@ from rivulet.model_patches.plan.verdict import (
     short,
     shortages,
 )
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
 
 WAN = Request(
     WanConfig(dim=1536, ffn_dim=8960, num_layers=30),

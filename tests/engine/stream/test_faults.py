@@ -7,7 +7,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rivulet.model_patches.sampler.noise import KeyedNoise
-from rivulet.model_patches.stream.step import init, set_text, step
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.step import init, step
+from rivulet.model_patches.stream.switch import switch
 
 from ..formats import FORMATS
 
@@ -36,9 +38,8 @@ class Tripwire:
 
 def frozen(state):
     """All of a state as values that nothing can change any more."""
-    tensors = {name: tensor.clone() for name, tensor in state.cache.tensors().items()}
-    text = [tensor.clone() for tensor in (*state.text.raw, *(group.kv for group in state.text.groups))]
-    return (state.block, state.start_frame, state.cache.table), [*tensors.values(), *text]
+    tensors = [*state.cache.tensors().values(), *state.prompt, state.tail_BCTHW]
+    return (state.block, state.start_frame, state.cache.table), [tensor.clone() for tensor in tensors]
 
 
 def same(one, other):
@@ -50,43 +51,59 @@ CASES = [(1, "dense"), (4, "dense"), (1, "int8_exact"), (4, "latent"), (4, "late
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[1]}-{'filling' if case[0] == 1 else 'full'}")
 def stopped(request, make_model, make_text, config):
-    """Returns a guided stream before a block, its model's tripwire, and what the block must be.
+    """Returns the caller of a guided stream before a block, its model's tripwire, and what the block must be.
 
     What it must be comes from a stream of its own that nothing ever stopped.
     """
-    model = make_model()
-    config = replace(config, cfg=2.0, sigmas=(1.0, 0.6))
+    caller = ModelCaller(make_model())
+    config, prompt = replace(config, cfg=2.0, sigmas=(1.0, 0.6)), (make_text(1), make_text(2, tokens=3))
     blocks, name = request.param
-    made = FORMATS[name]
-    streams = [init(model, make_text(1), config, make_text(2, tokens=3), cache=made) for _ in range(2)]
+    streams = [init(caller, prompt, config, cache=FORMATS[name]) for _ in range(2)]
     for _ in range(blocks):
-        streams = [step(model, stream)[1] for stream in streams]
-    wire = Tripwire(model)
-    latents, after = step(model, streams[1])
+        streams = [step(caller, stream)[1] for stream in streams]
+    wire = Tripwire(caller.tree)
+    latents, after = step(caller, streams[1])
     wire.block_crossings = wire.crossings
-    return model, streams[0], wire, (latents, frozen(after))
+    return caller, streams[0], wire, (latents, frozen(after))
 
 
-def check_again(model, state, expected):
-    latents, after = step(model, state)
+def check_again(caller, state, expected):
+    latents, after = step(caller, state)
     assert torch.equal(latents, expected[0]) and same(frozen(after), expected[1])
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True))
 def test_an_interruption_in_any_layer_at_any_call_changes_nothing(stopped, place):
-    model, state, wire, expected = stopped
+    caller, state, wire, expected = stopped
     before = frozen(state)
     wire.set(int(place * wire.block_crossings))
     with pytest.raises(Interruption):
-        step(model, state)
+        step(caller, state)
     assert same(frozen(state), before)
     wire.set(-1)
-    check_again(model, state, expected)
+    check_again(caller, state, expected)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True))
+def test_an_interrupted_recache_is_made_again(stopped, make_text, place):
+    """Wherever the block with the recache before it is interrupted."""
+    caller, state, wire, _ = stopped
+    asked = switch(caller, state, (make_text(5), make_text(6)), "recache")
+    wire.set(-1)
+    latents, after = step(caller, asked)
+    expected, crossings, before = (latents, frozen(after)), wire.crossings, frozen(asked)
+    wire.set(int(place * crossings))
+    with pytest.raises(Interruption):
+        step(caller, asked)
+    assert same(frozen(asked), before) and asked.must_recache
+    wire.set(-1)
+    check_again(caller, asked, expected)
 
 
 def test_an_interruption_outside_the_layers_changes_nothing(stopped):
-    model, state, _, expected = stopped
+    caller, state, _, expected = stopped
     before = frozen(state)
 
     class Broken(KeyedNoise):
@@ -98,22 +115,22 @@ def test_an_interruption_outside_the_layers_changes_nothing(stopped):
     def attention(q, k, v):
         raise Interruption
 
-    for options in ({"noise": Broken(7)}, {"attention": attention}):
+    for broken, noise in ((caller, Broken(7)), (ModelCaller(caller.tree, attention=attention), None)):
         with pytest.raises(Interruption):
-            step(model, state, **options)
+            step(broken, state, noise=noise)
         assert same(frozen(state), before)
-    check_again(model, state, expected)
+    check_again(caller, state, expected)
 
 
 def test_an_interrupted_change_of_text_changes_nothing(stopped, make_text):
-    model, state, wire, expected = stopped
+    caller, state, wire, expected = stopped
     before = frozen(state)
     wire.set(9)
     with pytest.raises(Interruption):
-        set_text(model, state, make_text(5))
+        switch(caller, state, (make_text(5), make_text(6)), "smooth")
     assert same(frozen(state), before)
     wire.set(-1)
-    check_again(model, state, expected)
+    check_again(caller, state, expected)
 
 
 PLACES = {
@@ -127,7 +144,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_stops_the_block_by_name_and_leaves_the_stream(stopped, place, value):
-    model, state, _, expected = stopped
+    caller, state, _, expected = stopped
     before, calls, (name, bad_call) = frozen(state), [], PLACES[place]
     frame_tokens = state.config.geometry.frame_tokens
 
@@ -139,7 +156,7 @@ def test_nan_stops_the_block_by_name_and_leaves_the_stream(stopped, place, value
             output[0, 0, 0] = value
         return output
 
-    hook = model.get_submodule(name).register_forward_hook(poison)
+    hook = caller.tree.get_submodule(name).register_forward_hook(poison)
     first = state.start_frame
     words = (
         rf"block {state.block} \(latent frames {first} to {first + 2}\) came out with NaN or infinite "
@@ -147,17 +164,17 @@ def test_nan_stops_the_block_by_name_and_leaves_the_stream(stopped, place, value
         r"another seed"
     )
     with pytest.raises(RuntimeError, match=words):
-        step(model, state)
+        step(caller, state)
     hook.remove()
     assert same(frozen(state), before)
-    check_again(model, state, expected)
+    check_again(caller, state, expected)
 
 
-def test_no_room_to_grow_leaves_the_stream(make_model, make_text, config, monkeypatch):
-    model, config = make_model(), replace(config, preset="self_forcing")
-    _, state = step(model, init(model, make_text(), config))
-    expected = step(model, state)[0]
-    _, state = step(model, init(model, make_text(), config))
+def test_no_room_to_grow_leaves_the_stream(caller, make_text, config, monkeypatch):
+    config = replace(config, preset="self_forcing")
+    _, state = step(caller, init(caller, (make_text(),), config))
+    expected = step(caller, state)[0]
+    _, state = step(caller, init(caller, (make_text(),), config))
     before, zeros, calls = frozen(state), torch.zeros, []
 
     def no_room(*sizes, **options):
@@ -168,7 +185,7 @@ def test_no_room_to_grow_leaves_the_stream(make_model, make_text, config, monkey
 
     monkeypatch.setattr(torch, "zeros", no_room)
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        step(model, state)
+        step(caller, state)
     monkeypatch.undo()
     assert same(frozen(state), before)
-    assert torch.equal(step(model, state)[0], expected)
+    assert torch.equal(step(caller, state)[0], expected)

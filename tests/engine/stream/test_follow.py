@@ -2,28 +2,20 @@
 
 import pytest
 import torch
-from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.follow import Follow, encoder_of
 from rivulet.model_patches.stream.incoming import Pictures
 from rivulet.model_patches.stream.pipeline import run
-from rivulet.model_patches.stream.step import StreamConfig, init, step
-from rivulet.model_patches.vae.decoder import encode_stream
-from rivulet.model_patches.vae.wan import WanVAE
+from rivulet.model_patches.stream.step import init, step
+from rivulet.model_patches.vae.decoder import VaeDecoder, encode_stream
 
-from .test_pipeline import Collected, seeded
+from .videos import GEOMETRY, Collected, pictures, text
 
-GEOMETRY = Geometry(32, 16)
 LEVELS = (1.0, 0.8, 0.5)
 
 
 def config(block_frames=3):
     return StreamConfig(GEOMETRY, block_frames=block_frames, sigmas=LEVELS, seed=7)
-
-
-def pictures(count):
-    generator = torch.Generator().manual_seed(5)
-    return torch.randint(0, 256, (count, 16, 32, 3), generator=generator, dtype=torch.uint8)
 
 
 class Counted(Pictures):
@@ -90,8 +82,8 @@ def test_every_picture_is_followed_once(count, block_frames, held):
     assert latents[len(wanted) :] == [video[-1].float().mean().item()] * (len(latents) - len(wanted))
 
 
-def test_the_engines_encoder_gives_the_latents_of_the_whole():
-    vae, video = seeded(WanVAE(dim=4)), pictures(33)
+def test_the_engines_encoder_gives_the_latents_of_the_whole(vae):
+    video = pictures(33)
     found = blocks_of(Follow(Pictures(video), encoder_of(vae), config(), 0.5), range(0, 99, 3))
     joined = torch.cat([block.begin.clean_BCTHW for block in found], 2)
     whole = encode_stream(vae, video)[0]
@@ -129,48 +121,36 @@ def test_strength_chooses_the_first_call(strength, call):
     assert follow.block(0, 0).begin.call == call == follow.call
 
 
-@pytest.fixture(scope="module")
-def dit():
-    sizes = WanConfig(dim=24, ffn_dim=32, num_layers=2, num_heads=1, text_dim=8, freq_dim=16)
-    return seeded(WanModel(sizes))
+@pytest.fixture
+def fresh(wan):
+    return init(wan, (text(0),), config())
 
 
-@pytest.fixture(scope="module")
-def vae():
-    return seeded(WanVAE(dim=4))
-
-
-def fresh(dit):
-    return init(dit, torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0)), config())
-
-
-def streamed(dit, vae, video, strength):
-    writer = Collected()
-    after = run(
-        dit, vae, fresh(dit), [writer], follow=Follow(Pictures(video), encoder_of(vae), config(), strength)
-    )
+def streamed(wan, vae, state, video, strength):
+    writer, follow = Collected(), Follow(Pictures(video), encoder_of(vae), config(), strength)
+    after = run(wan, VaeDecoder(vae), state, [writer], follow=follow)
     return torch.from_numpy(writer.frames), after
 
 
 @pytest.mark.parametrize("count", [5, 21, 26])
-def test_a_stream_has_as_many_pictures_as_the_video_it_follows(dit, vae, count):
-    made, after = streamed(dit, vae, pictures(count), 0.8)
+def test_a_stream_has_as_many_pictures_as_the_video_it_follows(wan, vae, fresh, count):
+    made, after = streamed(wan, vae, fresh, pictures(count), 0.8)
     assert len(made) == count and after.block == {5: 1, 21: 2, 26: 3}[count]
 
 
-def test_at_full_strength_it_is_the_stream_of_the_prompt_alone(dit, vae):
-    made, _ = streamed(dit, vae, pictures(21), 1.0)
+def test_at_full_strength_it_is_the_stream_of_the_prompt_alone(wan, vae, fresh):
+    made, _ = streamed(wan, vae, fresh, pictures(21), 1.0)
     writer = Collected()
-    run(dit, vae, fresh(dit), [writer], blocks=2)
+    run(wan, VaeDecoder(vae), fresh, [writer], blocks=2)
     assert torch.equal(made, torch.from_numpy(writer.frames))
 
 
-def test_less_strength_changes_less(dit, vae):
+def test_less_strength_changes_less(wan, vae, fresh):
     """Measured on latents, after one block, against those of the video."""
     video = pictures(9)
     latents, _ = encode_stream(vae, video)
     away = []
     for strength in (1.0, 0.8, 0.5):
         begin = Follow(Pictures(video), encoder_of(vae), config(), strength).block(0, 0).begin
-        away.append((step(dit, fresh(dit), begin=begin)[0] - latents).square().mean().item())
+        away.append((step(wan, fresh, begin=begin)[0] - latents).square().mean().item())
     assert away[0] > away[1] > away[2]

@@ -12,20 +12,23 @@ from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.sampler.denoise import Begin
 from rivulet.model_patches.sampler.schedule import sigmas
-from rivulet.model_patches.stream.step import StreamConfig, init, set_text, step, take
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.step import init, rollout, step
 from rivulet.model_patches.stream.switch import switch
+from rivulet.model_patches.stream.timeline import MODES
 
 from ..formats import FORMATS, basis, latent
 from ..host_noise import HostNoise
 
 
-def latents_of(model, state, blocks, **options):
-    return torch.cat([latents for latents, _ in take(model, state, blocks, **options)], 2)
+def latents_of(caller, state, blocks, **options):
+    return torch.cat([latents for latents, _ in rollout(caller, state, blocks, **options)], 2)
 
 
-def test_a_block_has_the_geometrys_shape_and_counts_on(model, make_text, config):
-    state = init(model, make_text(batch=2), config)
-    latents, after = step(model, state)
+def test_a_block_has_the_geometrys_shape_and_counts_on(caller, make_text, config):
+    state = init(caller, (make_text(batch=2),), config)
+    latents, after = step(caller, state)
     assert latents.shape == config.geometry.latent_shape(3, batch=2) and latents.dtype == torch.float32
     assert (state.block, state.start_frame, state.cache.frames) == (0, 0, ())
     assert (after.block, after.start_frame, after.cache.frames) == (1, 3, (0, 1, 2))
@@ -34,110 +37,122 @@ def test_a_block_has_the_geometrys_shape_and_counts_on(model, make_text, config)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_keeps_latents_in_float32(make_model, make_text, config, dtype):
     config = replace(config, dtype=dtype)
-    state = init(make_model(dtype), make_text(dtype=dtype), config)
-    latents, state = step(make_model(dtype), state)
+    caller = ModelCaller(make_model(dtype))
+    latents, state = step(caller, init(caller, (make_text(dtype=dtype),), config))
     assert latents.dtype == torch.float32 and state.cache.store.kv.dtype == dtype
-    exact = latents_of(make_model(), init(make_model(), make_text(), replace(config, dtype=torch.float32)), 1)
+    exactly = ModelCaller(make_model())
+    exact, _ = step(exactly, init(exactly, (make_text(),), replace(config, dtype=torch.float32)))
     # three calls through three layers of a few roundings each
     assert (latents - exact).abs().max() < 32 * torch.finfo(dtype).eps * exact.abs().max()
 
 
 @pytest.mark.parametrize("name, block_frames", [(name, frames) for name in PRESETS for frames in (1, 2, 3)])
-def test_eviction_keeps_just_the_frames_of_the_next_block(model, make_text, config, name, block_frames):
+def test_eviction_keeps_just_the_frames_of_the_next_block(caller, make_text, config, name, block_frames):
     config = replace(config, preset=name, block_frames=block_frames, sigmas=(1.0,))
-    state = init(model, make_text(), config)
+    state = init(caller, (make_text(),), config)
     slots = len(state.cache.table)
     for _ in range(2 + 24 // block_frames):
-        _, state = step(model, state)
+        _, state = step(caller, state)
         sink, window = kept_frames(PRESETS[name], state.start_frame, block_frames)
         assert state.cache.frames == sink + window
         assert PRESETS[name].window_frames is None or len(state.cache.table) == slots
 
 
-def test_three_blocks_are_the_beginning_of_ten(model, make_text, config):
-    whole = latents_of(model, init(model, make_text(), config), 10)
-    begun = latents_of(model, init(model, make_text(), config), 3)
+def test_three_blocks_are_the_beginning_of_ten(caller, make_text, config):
+    whole = latents_of(caller, init(caller, (make_text(),), config), 10)
+    begun = latents_of(caller, init(caller, (make_text(),), config), 3)
     assert torch.equal(whole[:, :, :9], begun)
     assert not torch.equal(whole[:, :, :3], whole[:, :, 3:6])
 
 
 @pytest.mark.parametrize("made", FORMATS.values(), ids=FORMATS)
-def test_two_streams_on_one_model_do_not_meet(model, make_text, config, made):
+def test_two_streams_on_one_model_do_not_meet(caller, make_text, config, made):
     other = replace(config, preset="pocket", seed=8, cfg=2.0)
     alone = [
-        latents_of(model, init(model, make_text(1), config, cache=made), 5),
-        latents_of(model, init(model, make_text(2), other, make_text(3), cache=made), 5),
+        latents_of(caller, init(caller, (make_text(1),), config, cache=made), 5),
+        latents_of(caller, init(caller, (make_text(2), make_text(3)), other, cache=made), 5),
     ]
     states = [
-        init(model, make_text(1), config, cache=made),
-        init(model, make_text(2), other, make_text(3), cache=made),
+        init(caller, (make_text(1),), config, cache=made),
+        init(caller, (make_text(2), make_text(3)), other, cache=made),
     ]
     parts = [[], []]
     for _ in range(5):
         for i in (0, 1):
-            latents, states[i] = step(model, states[i])
+            latents, states[i] = step(caller, states[i])
             parts[i].append(latents)
     assert all(torch.equal(torch.cat(part, 2), whole) for part, whole in zip(parts, alone, strict=True))
 
 
 def test_streams_side_by_side_are_one_batch(make_model, make_text, config):
-    model, config = make_model(torch.float64), replace(config, dtype=torch.float64)
+    caller, config = ModelCaller(make_model(torch.float64)), replace(config, dtype=torch.float64)
     texts = make_text(batch=2, dtype=torch.float64)
-    both = latents_of(model, init(model, texts, config), 4)
-    first = latents_of(model, init(model, texts[:1], config), 4)
+    both = latents_of(caller, init(caller, (texts,), config), 4)
+    first = latents_of(caller, init(caller, (texts[:1],), config), 4)
     assert (both[:1] - first).abs().max() < 1e3 * torch.finfo(torch.float64).eps * first.abs().max()
 
 
 def test_without_guidance_a_negative_text_changes_nothing(make_model, make_text, config):
-    model, config = make_model(torch.float64), replace(config, dtype=torch.float64)
+    caller, config = ModelCaller(make_model(torch.float64)), replace(config, dtype=torch.float64)
     text, negative = make_text(1, dtype=torch.float64), make_text(2, dtype=torch.float64)
-    plain = latents_of(model, init(model, text, config), 4)
-    given = init(model, text, config, negative)
+    plain = latents_of(caller, init(caller, (text,), config), 4)
+    given = init(caller, (text, negative), config)
     assert given.cache.shape.rows == 1
-    assert torch.equal(latents_of(model, given, 4), plain)
-    same = latents_of(model, init(model, text, replace(config, cfg=3.0), text), 4)
+    assert torch.equal(latents_of(caller, given, 4), plain)
+    guided = replace(config, cfg=3.0)
+    same = latents_of(caller, init(caller, (text, text), guided), 4)
     assert (same - plain).abs().max() < 1e4 * torch.finfo(torch.float64).eps * plain.abs().max()
-    guided = latents_of(model, init(model, text, replace(config, cfg=3.0), negative), 4)
-    assert not torch.allclose(guided, plain, rtol=0.1)
+    other = latents_of(caller, init(caller, (text, negative), guided), 4)
+    assert not torch.allclose(other, plain, rtol=0.1)
 
 
-def test_another_prompt_keeps_the_past_and_the_negative(model, make_text, config):
-    config = replace(config, cfg=2.0)
-    _, state = step(model, init(model, make_text(1), config, make_text(3)))
-    changed = set_text(model, state, make_text(2))
+@pytest.mark.parametrize("mode", MODES)
+def test_without_guidance_a_switch_may_bring_a_negative_text(caller, make_text, config, mode):
+    made = []
+    for prompt in ((make_text(2),), (make_text(2), make_text(3))):
+        _, state = step(caller, init(caller, (make_text(1),), config))
+        made.append(latents_of(caller, switch(caller, state, prompt, mode), 3))
+    assert torch.equal(*made)
+
+
+def test_another_prompt_keeps_the_past(caller, make_text, config):
+    config, negative = replace(config, cfg=2.0), make_text(3)
+    _, state = step(caller, init(caller, (make_text(1), negative), config))
+    changed = switch(caller, state, (make_text(2), negative), "smooth")
     assert changed.cache is state.cache and changed.start_frame == 3
-    assert torch.equal(changed.text.raw[1], state.text.raw[1])
-    back = set_text(model, changed, make_text(1))
-    assert torch.equal(back.text.groups[0].kv, state.text.groups[0].kv)
-    first, _ = step(model, changed)
-    second, _ = step(model, state)
+    back = switch(caller, changed, (make_text(1), negative), "smooth")
+    first, _ = step(caller, changed)
+    second, _ = step(caller, state)
     assert not torch.allclose(first, second, rtol=0.1)
+    assert torch.equal(step(caller, back)[0], second)
 
 
 @pytest.mark.parametrize("made", FORMATS.values(), ids=FORMATS)
-def test_a_whole_clip_cache_grows_and_gives_the_same_bits(model, make_text, config, made):
+def test_a_whole_clip_cache_grows_and_gives_the_same_bits(caller, make_text, config, made):
     config = replace(config, preset="self_forcing")
-    small, large = (init(model, make_text(), config, reserve_frames=n, cache=made) for n in (0, 40))
+    small, large = (init(caller, (make_text(),), config, reserve_frames=n, cache=made) for n in (0, 40))
     assert (len(small.cache.table), len(large.cache.table)) == (3, 40)
     for _ in range(6):
-        _, small = step(model, small)
+        _, small = step(caller, small)
     assert small.cache.frames == tuple(range(18)) and len(small.cache.table) == 24
     assert small.cache.bytes == made.cost.kept_bytes(small.cache.shape, 24, config.dtype)
-    got = latents_of(model, small, 2)
-    assert torch.equal(got, latents_of(model, large, 8)[:, :, 18:])
+    got = latents_of(caller, small, 2)
+    assert torch.equal(got, latents_of(caller, large, 8)[:, :, 18:])
 
 
-def test_a_plan_of_dense_layers_gives_the_dense_bits(model, make_text, config):
+def test_a_plan_of_dense_layers_gives_the_dense_bits(caller, make_text, config):
     made = LatentFormat(Basis((None,) * 3, (LayerPlan("dense"),) * 3))
-    dense, coded = (init(model, make_text(), config, cache=each) for each in (DENSE, made))
-    assert torch.equal(latents_of(model, coded, 5), latents_of(model, dense, 5))
+    dense, coded = (init(caller, (make_text(),), config, cache=each) for each in (DENSE, made))
+    assert torch.equal(latents_of(caller, coded, 5), latents_of(caller, dense, 5))
 
 
-def test_more_bytes_are_nearer_to_dense(model, make_text, config):
+def test_more_bytes_are_nearer_to_dense(caller, make_text, config):
     """int8 by less than 1 %, and latents by less the more is kept of each token."""
 
     def distance(made):
-        got, true = (latents_of(model, init(model, make_text(), config, cache=c), 4) for c in (made, DENSE))
+        got, true = (
+            latents_of(caller, init(caller, (make_text(),), config, cache=c), 4) for c in (made, DENSE)
+        )
         return float((got - true).norm() / true.norm())
 
     assert 0 < distance(FORMATS["int8"]) < 0.01
@@ -147,19 +162,19 @@ def test_more_bytes_are_nearer_to_dense(model, make_text, config):
 
 
 @pytest.mark.parametrize("made", FORMATS.values(), ids=FORMATS)
-def test_a_state_that_was_continued_twice_says_it_is_spent(model, make_text, config, made):
-    states = [init(model, make_text(), config, cache=made)]
+def test_a_state_that_was_continued_twice_says_it_is_spent(caller, make_text, config, made):
+    states = [init(caller, (make_text(),), config, cache=made)]
     for _ in range(5):
-        states.append(step(model, states[-1])[1])
-    step(model, states[5])
+        states.append(step(caller, states[-1])[1])
+    step(caller, states[5])
     for old in (4, 3):
         with pytest.raises(RuntimeError, match=r"is spent: the stream went on .* take the newest state"):
-            step(model, states[old])
-    latents, fork = step(model, states[5])
-    step(model, states[5])
+            step(caller, states[old])
+    latents, fork = step(caller, states[5])
+    step(caller, states[5])
     with pytest.raises(RuntimeError, match="is spent"):
-        step(model, fork)
-    assert torch.equal(latents, step(model, states[5])[0])
+        step(caller, fork)
+    assert torch.equal(latents, step(caller, states[5])[0])
 
 
 class Leaf:
@@ -195,53 +210,55 @@ def bare(module):
         embeddings,
         num_heads=2,
         freq_dim=256,
+        text_dim=6,
         patch_size=(1, 2, 2),
         blocks=blocks,
         head=copy(module.head, ("norm", "head"), modulation=module.head.modulation.data),
     )
 
 
-def test_any_tree_with_the_names_is_a_model(model, make_text, config):
-    tree = bare(model)
-    expected = latents_of(model, init(model, make_text(), config), 3)
-    assert torch.equal(latents_of(tree, init(tree, make_text(), config), 3), expected)
+def test_any_tree_with_the_names_is_a_model(model, caller, make_text, config):
+    expected = latents_of(caller, init(caller, (make_text(),), config), 3)
+    called = ModelCaller(bare(model))
+    assert torch.equal(latents_of(called, init(called, (make_text(),), config), 3), expected)
 
 
-def test_the_given_attention_and_noise_are_used(model, make_text, config):
+def test_the_given_attention_and_noise_are_used(model, caller, make_text, config):
     shapes = []
 
     def attention(q, k, v):
         shapes.append((q.shape[1], k.shape[1]))
         return torch.zeros_like(q)
 
-    state = init(model, make_text(), config)
-    step(model, state, attention=attention)
+    state = init(caller, (make_text(),), config)
+    step(ModelCaller(model, attention=attention), state)
     own, text = (18, 18), (18, 5)
     # the call that only remembers leaves before the last layer's attention
     assert shapes == 3 * 3 * [own, text] + 2 * [own, text]
     clip = torch.randn(config.geometry.latent_shape(6))
-    first = latents_of(model, state, 2, noise=HostNoise(1, clip))
-    assert torch.equal(first, latents_of(model, state, 2, noise=HostNoise(1, clip)))
-    assert not torch.equal(first, latents_of(model, state, 2))
+    first = latents_of(caller, state, 2, noise=HostNoise(1, clip))
+    assert torch.equal(first, latents_of(caller, state, 2, noise=HostNoise(1, clip)))
+    assert not torch.equal(first, latents_of(caller, state, 2))
 
 
-def test_what_has_no_past_has_its_own_noise_levels(model, make_text, config):
+def test_what_has_no_past_has_its_own_noise_levels(caller, make_text, config):
     """A stream's first block, and a scene's after a cut; not one that begins with a picture."""
     text, own = make_text(1), (1.0, 0.9, 0.6, 0.3)
     with_own, all_own = replace(config, first_sigmas=own), replace(config, sigmas=own)
     assert config.levels(0) == config.levels(3) == config.sigmas
     assert (with_own.levels(0), with_own.levels(3)) == (own, config.sigmas)
-    state = init(model, text, with_own)
-    first, later = step(model, state)
-    expected, after = step(model, init(model, text, all_own))
+    state = init(caller, (text,), with_own)
+    first, later = step(caller, state)
+    expected, after = step(caller, init(caller, (text,), all_own))
     assert torch.equal(first, expected)
-    assert torch.equal(step(model, later)[0], step(model, replace(after, config=config))[0])
+    assert torch.equal(step(caller, later)[0], step(caller, replace(after, config=config))[0])
     begin = Begin(torch.zeros_like(first), 0)
     assert torch.equal(
-        step(model, state, begin=begin)[0], step(model, init(model, text, config), begin=begin)[0]
+        step(caller, state, begin=begin)[0],
+        step(caller, init(caller, (text,), config), begin=begin)[0],
     )
-    cut = switch(model, later, make_text(2), "cut")
-    assert torch.equal(step(model, cut)[0], step(model, replace(cut, config=all_own))[0])
+    cut = switch(caller, later, (make_text(2),), "cut")
+    assert torch.equal(step(caller, cut)[0], step(caller, replace(cut, config=all_own))[0])
 
 
 CONFIGS = [
@@ -281,48 +298,48 @@ def raising(error):
     return hook
 
 
-def test_texts_that_do_not_fit_are_refused(model, make_text, config):
+def test_texts_that_do_not_fit_are_refused(caller, make_text, config):
     guided = replace(config, cfg=4.0)
     with pytest.raises(ValueError, match=r"cfg 4.0 guides away from a negative text, got none"):
-        init(model, make_text(), guided)
+        init(caller, (make_text(),), guided)
     with pytest.raises(ValueError, match=r"must be \[streams, tokens, text_dim\] of torch.float32 .*float64"):
-        init(model, make_text(dtype=torch.float64), config)
+        init(caller, (make_text(dtype=torch.float64),), config)
     with pytest.raises(ValueError, match=r"got \[5, 6\] of torch.float32"):
-        init(model, make_text()[0], config)
+        init(caller, (make_text()[0],), config)
     with pytest.raises(ValueError, match=r"got \[1, 0, 6\]"):
-        init(model, make_text()[:, :0], config)
+        init(caller, (make_text()[:, :0],), config)
     with pytest.raises(ValueError, match=r"the negative text holds NaN or infinite numbers"):
-        init(model, make_text(), guided, make_text() / 0)
+        init(caller, (make_text(), make_text() / 0), guided)
     with pytest.raises(ValueError, match=r"the negative text is for 2 streams on cpu, the text for 1 on cpu"):
-        init(model, make_text(), guided, make_text(batch=2))
-    state = init(model, make_text(), config)
-    with pytest.raises(ValueError, match=r"the text is for 2 streams on cpu, the state holds 1 on cpu"):
-        set_text(model, state, make_text(batch=2))
+        init(caller, (make_text(), make_text(batch=2)), guided)
+    state = init(caller, (make_text(),), config)
+    with pytest.raises(ValueError, match=r"the text is for 2 streams on cpu, the stream has 1 on cpu"):
+        switch(caller, state, (make_text(batch=2),), "smooth")
     with pytest.raises(ValueError, match=r"the text holds NaN"):
-        set_text(model, state, make_text() * float("nan"))
+        switch(caller, state, (make_text() * float("nan"),), "smooth")
 
 
 def test_a_model_that_does_not_fit_is_refused(make_model, make_text, config):
     with pytest.raises(ValueError, match=r"layers refused torch.float32 on cpu .* the model's own dtype"):
-        init(make_model(torch.bfloat16), make_text(), config)
+        init(ModelCaller(make_model(torch.bfloat16)), (make_text(),), config)
     elsewhere = make_model()
     elsewhere.patch_embedding.register_forward_pre_hook(raising(RuntimeError("tensors on cuda:0 and cpu")))
     with pytest.raises(ValueError, match=r"on cpu .*tensors on cuda:0 and cpu. Give text and StreamConfig"):
-        init(elsewhere, make_text(), config)
+        init(ModelCaller(elsewhere), (make_text(),), config)
     full = make_model()
     full.text_embedding.register_forward_pre_hook(raising(torch.OutOfMemoryError("no room")))
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        init(full, make_text(), config)
+        init(ModelCaller(full), (make_text(),), config)
     with pytest.raises(ValueError, match=r"text_dim 6 and 16 latent channels"):
-        init(make_model(), make_text(), replace(config, geometry=Geometry(48, 32)))
+        init(ModelCaller(make_model()), (make_text(),), replace(config, geometry=Geometry(48, 32)))
     with pytest.raises(ValueError, match=r"makes 4 x 6 tokens .* 48 x 32 picture.* expects 2 x 3"):
-        init(make_model(patch=(1, 1, 1)), make_text(), config)
-    wide = make_model(out_channels=5)
+        init(ModelCaller(make_model(patch=(1, 1, 1))), (make_text(),), config)
+    wide = ModelCaller(make_model(out_channels=5))
     with pytest.raises(ValueError, match=r"latents \[1, 4, 3, 4, 6\] into a flow \[1, 5, 3, 4, 6\]"):
-        step(wide, init(wide, make_text(), config))
+        step(wide, init(wide, (make_text(),), config))
 
 
 @pytest.mark.parametrize("blocks", [0, -2])
-def test_a_take_of_no_length_is_refused_at_once(model, make_text, config, blocks):
+def test_a_rollout_of_no_length_is_refused_at_once(caller, make_text, config, blocks):
     with pytest.raises(ValueError, match=rf"at least 1 block \(3 latent frames, 12 pictures\), got {blocks}"):
-        take(model, init(model, make_text(), config), blocks)
+        rollout(caller, init(caller, (make_text(),), config), blocks)

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from rivulet.model_patches.attention.positions import PRESETS, plan
 from rivulet.model_patches.sampler.noise import block_noise
-from rivulet.model_patches.stream.step import init, set_text, step
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.step import init, step
+from rivulet.model_patches.stream.switch import switch
 
 
 def linear(weights, name, x):
@@ -189,16 +191,16 @@ CASES = {
 def stream(make_model, make_text, config, texts, negative_tokens):
     """Latents of as many blocks as there are texts, by number."""
 
-    def text(seed, tokens=5):
-        return make_text(seed, tokens, BATCH, config.dtype)
+    def prompt(number):
+        text = make_text(number, 5, BATCH, config.dtype)
+        return (text, make_text(9, negative_tokens, BATCH, config.dtype)) if negative_tokens else (text,)
 
-    model = make_model(config.dtype)
-    state = init(model, text(texts[0]), config, text(9, negative_tokens) if negative_tokens else None)
-    parts = []
+    caller = ModelCaller(make_model(config.dtype))
+    state, parts = init(caller, prompt(texts[0]), config), []
     for i, number in enumerate(texts):
         if i and number != texts[i - 1]:
-            state = set_text(model, state, text(number))
-        latents, state = step(model, state)
+            state = switch(caller, state, prompt(number), "smooth")
+        latents, state = step(caller, state)
         parts.append(latents)
     return torch.cat(parts, 2)
 

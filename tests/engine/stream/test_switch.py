@@ -7,7 +7,8 @@ import torch
 from rivulet.model_patches.attention.positions import PRESETS
 from rivulet.model_patches.cache.format import recache_call
 from rivulet.model_patches.stream.snapshot import load, save
-from rivulet.model_patches.stream.step import init, set_text, step, take
+from rivulet.model_patches.stream.state import next_prompt
+from rivulet.model_patches.stream.step import init, recache, rollout, step
 from rivulet.model_patches.stream.switch import switch
 from rivulet.model_patches.stream.timeline import MODES
 
@@ -21,44 +22,72 @@ def echo(config):
     return replace(config, preset=PRESETS["echo"], sigmas=(1.0, 0.7))
 
 
-def run(model, state, blocks):
-    made = list(take(model, state, blocks))
+def run(caller, state, blocks):
+    made = list(rollout(caller, state, blocks))
     return torch.cat([latents for latents, _ in made], 2), made[-1][1]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_before_the_first_block_every_mode_begins_with_the_new_text(model, make_text, echo, mode):
-    state = switch(model, init(model, make_text(1), echo, memory=learned()), make_text(2), mode)
-    fresh = init(model, make_text(2), echo, memory=learned())
-    assert torch.equal(run(model, state, 2)[0], run(model, fresh, 2)[0])
+def test_before_the_first_block_every_mode_begins_with_the_new_text(caller, make_text, echo, mode):
+    state = init(caller, (make_text(1),), echo, memory=learned())
+    state = switch(caller, state, (make_text(2),), mode)
+    fresh = init(caller, (make_text(2),), echo, memory=learned())
+    assert torch.equal(run(caller, state, 2)[0], run(caller, fresh, 2)[0])
 
 
-def test_smooth_changes_the_text_alone(model, make_text, echo):
-    _, state = run(model, init(model, make_text(1), echo, memory=learned()), 5)
-    after = switch(model, state, make_text(2), "smooth")
+def test_smooth_changes_the_text_alone(caller, make_text, echo):
+    _, state = run(caller, init(caller, (make_text(1),), echo, memory=learned()), 5)
+    after = switch(caller, state, (make_text(2),), "smooth")
     assert after.cache is state.cache and after.memory is state.memory
-    _, other = run(model, init(model, make_text(1), echo, memory=learned()), 5)
-    expected, _ = step(model, set_text(model, other, make_text(2)))
-    assert torch.equal(step(model, after)[0], expected)
+    _, other = run(caller, init(caller, (make_text(1),), echo, memory=learned()), 5)
+    expected, _ = step(caller, switch(caller, other, (make_text(2),), "smooth"))
+    assert torch.equal(step(caller, after)[0], expected)
 
 
 @pytest.mark.parametrize("made", FORMATS.values(), ids=FORMATS)
-def test_a_cut_forgets_frames_and_memory(model, make_text, echo, made):
-    _, state = run(model, init(model, make_text(1), echo, cache=made, memory=learned()), 6)
-    after = switch(model, state, make_text(2), "cut")
+def test_a_cut_forgets_frames_and_memory(caller, make_text, echo, made):
+    _, state = run(caller, init(caller, (make_text(1),), echo, cache=made, memory=learned()), 6)
+    after = switch(caller, state, (make_text(2),), "cut")
     assert (after.block, after.start_frame, after.cache.frames, after.memory.now) == (6, 0, (), None)
-    got, _ = run(model, after, 6)
+    got, _ = run(caller, after, 6)
     # a stream that begins at block 6: the same noise, nothing before it
-    fresh = replace(init(model, make_text(2), echo, cache=made, memory=learned()), block=6)
-    assert torch.equal(got, run(model, fresh, 6)[0])
+    fresh = replace(init(caller, (make_text(2),), echo, cache=made, memory=learned()), block=6)
+    assert torch.equal(got, run(caller, fresh, 6)[0])
 
 
-def test_a_recache_with_the_same_text_in_one_block_changes_nothing_of_its_keys(model, make_text, config):
+def test_a_recache_is_left_to_the_next_step(model, caller, make_text, echo):
+    _, state = run(caller, init(caller, (make_text(1),), echo, memory=learned()), 6)
+    hook = model.patch_embedding.register_forward_pre_hook(lambda *_: pytest.fail("the model was run"))
+    asked = switch(caller, state, (make_text(2),), "recache")
+    hook.remove()
+    assert asked.must_recache and asked.cache.frames == (0, 1, 2)
+    done = recache(caller, asked)
+    assert not done.must_recache and recache(caller, done) is done
+    assert torch.equal(step(caller, done)[0], step(caller, asked)[0])
+
+
+def test_a_recache_takes_the_prompt_that_is_asked_for_last(caller, make_text, echo):
+    made = []
+    for prompts in ([2], [3, 2]):
+        _, state = run(caller, init(caller, (make_text(1),), echo), 6)
+        for number, mode in zip(prompts, ("recache", "smooth"), strict=False):
+            state = switch(caller, state, (make_text(number),), mode)
+        made.append(run(caller, state, 3)[0])
+    assert torch.equal(*made)
+
+
+def test_a_cut_forgets_a_recache(caller, make_text, echo):
+    _, state = run(caller, init(caller, (make_text(1),), echo), 6)
+    asked = switch(caller, state, (make_text(2),), "recache")
+    assert not switch(caller, asked, (make_text(3),), "cut").must_recache
+
+
+def test_a_recache_with_the_same_text_in_one_block_changes_nothing_of_its_keys(caller, make_text, config):
     """A single window block sees what it saw: sink and itself, so it gets the keys it had."""
     config = replace(config, preset=PRESETS["echo"])
-    _, state = run(model, init(model, make_text(1), config), 2)
+    _, state = run(caller, init(caller, (make_text(1),), config), 2)
     before = [tuple(t.clone() for t in state.cache.keys_values(i, (3, 4, 5))) for i in range(3)]
-    after = switch(model, state, make_text(1), "recache")
+    after = recache(caller, switch(caller, state, (make_text(1),), "recache"))
     for layer, (keys, values) in enumerate(before):
         again = after.cache.keys_values(layer, (3, 4, 5))
         # the same matrix products at the same positions
@@ -66,10 +95,10 @@ def test_a_recache_with_the_same_text_in_one_block_changes_nothing_of_its_keys(m
         torch.testing.assert_close(again[1], values, rtol=0, atol=2e-5)
 
 
-def test_a_recache_leaves_the_sink_and_shows_the_window_to_the_new_text(model, make_text, echo):
-    _, state = run(model, init(model, make_text(1), echo), 6)
+def test_a_recache_leaves_the_sink_and_shows_the_window_to_the_new_text(caller, make_text, echo):
+    _, state = run(caller, init(caller, (make_text(1),), echo), 6)
     before = {f: state.cache.keys_values(1, (f,))[0].clone() for f in state.cache.frames}
-    after = switch(model, state, make_text(2), "recache")
+    after = recache(caller, switch(caller, state, (make_text(2),), "recache"))
     assert after.cache.frames == state.cache.frames == (0, 1, 2, 12, 13, 14, 15, 16, 17)
     changed = {f: not torch.equal(after.cache.keys_values(1, (f,))[0], before[f]) for f in before}
     assert changed == {f: f > 2 for f in before}
@@ -84,8 +113,8 @@ def test_a_recache_runs_the_nine_newest_frames_at_the_windows_own_ids():
     assert recache_call(PRESETS["echo"], 3, 3).own == ()
 
 
-def test_a_recache_begins_the_memory_anew_with_the_window(monkeypatch, model, make_text, echo):
-    _, state = run(model, init(model, make_text(1), echo, memory=learned()), 7)
+def test_a_recache_begins_the_memory_anew_with_the_window(monkeypatch, caller, make_text, echo):
+    _, state = run(caller, init(caller, (make_text(1),), echo, memory=learned()), 7)
     policy, fed = state.policy, []
     update = type(policy.encoder).update
 
@@ -94,7 +123,7 @@ def test_a_recache_begins_the_memory_anew_with_the_window(monkeypatch, model, ma
         return update(self, tokens, keys, values, *rest)
 
     monkeypatch.setattr(type(policy.encoder), "update", watched)
-    after = switch(model, state, make_text(2), "recache")
+    after = recache(caller, switch(caller, state, (make_text(2),), "recache"))
     size = echo.geometry.frame_tokens
     # reset, one update with the nine frames; then the three that the next block pushes out, as always
     assert [count for _, count in fed] == [9 * size, 3 * size]
@@ -104,12 +133,12 @@ def test_a_recache_begins_the_memory_anew_with_the_window(monkeypatch, model, ma
 
 
 def test_where_ids_count_on_a_recache_shows_the_memory_the_newest_block_began_with(
-    monkeypatch, model, make_text, config
+    monkeypatch, caller, make_text, config
 ):
     from rivulet.model_patches.cache.core import SlotDraft
 
     config, policy = replace(config, preset=PRESETS["echo_std"]), learned(turned=True, recaches=False)
-    _, state = run(model, init(model, make_text(1), config, memory=policy), 6)
+    _, state = run(caller, init(caller, (make_text(1),), config, memory=policy), 6)
     fed, shown = [], []
     update, show = type(policy.encoder).update, SlotDraft.show
 
@@ -123,7 +152,7 @@ def test_where_ids_count_on_a_recache_shows_the_memory_the_newest_block_began_wi
 
     monkeypatch.setattr(type(policy.encoder), "update", fed_with)
     monkeypatch.setattr(SlotDraft, "show", showing)
-    after = switch(model, state, make_text(2), "recache")
+    after = recache(caller, switch(caller, state, (make_text(2),), "recache"))
     # frames 9 to 17 run again beside ids 6 to 8
     assert [ids for ids, _ in shown] == [(6, 7, 8)]
     assert torch.equal(shown[0][1][0], policy.encoder.read(state.memory.before)[0])
@@ -140,70 +169,73 @@ def test_only_where_ids_count_on_a_recache_has_ids_for_the_memory():
     assert recache_call(PRESETS["pocket_memory"], 21, 3).memory_ids == ()
 
 
-def test_a_blend_ends_with_the_new_text(model, make_text, echo):
-    _, state = run(model, init(model, make_text(1), echo), 3)
-    after = switch(model, state, make_text(2), "blend", blend_blocks=4)
+def test_a_blend_ends_with_the_new_text(caller, make_text, echo):
+    _, state = run(caller, init(caller, (make_text(1),), echo), 3)
+    after = switch(caller, state, (make_text(2),), "blend", blend_blocks=4)
     old, new = make_text(1), make_text(2)
     for share in (0.25, 0.5, 0.75, 1.0):
-        assert after.blend is not None
+        assert after.blend is not None and after.blend.share == share
         between = torch.lerp(old, new, share) if share < 1 else new
-        torch.testing.assert_close(after.blend.text()[0], between, rtol=0, atol=1e-6)
-        _, after = step(model, after)
-        torch.testing.assert_close(after.text.raw[0], between, rtol=0, atol=1e-6)
-    assert after.blend is None and torch.equal(after.text.raw[0], new)
+        assert torch.equal(next_prompt(caller, after)[0], between)
+        expected, _ = step(caller, replace(after, prompt=(between,), blend=None))
+        latents, after = step(caller, after)
+        assert torch.equal(latents, expected)
+    assert after.blend is None and torch.equal(next_prompt(caller, after)[0], new)
 
 
-def test_a_blend_of_one_block_is_smooth_and_another_switch_ends_it(model, make_text, echo):
+def test_a_blend_of_one_block_is_smooth_and_another_switch_ends_it(caller, make_text, echo):
     def begun():
-        return run(model, init(model, make_text(1), echo), 2)[1]
+        return run(caller, init(caller, (make_text(1),), echo), 2)[1]
 
-    one, _ = step(model, switch(model, begun(), make_text(2), "blend", blend_blocks=1))
-    smooth, _ = step(model, switch(model, begun(), make_text(2), "smooth"))
+    one, _ = step(caller, switch(caller, begun(), (make_text(2),), "blend", blend_blocks=1))
+    smooth, _ = step(caller, switch(caller, begun(), (make_text(2),), "smooth"))
     assert torch.equal(one, smooth)
-    _, half = step(model, switch(model, begun(), make_text(2), "blend", blend_blocks=2))
-    assert switch(model, half, make_text(3), "smooth").blend is None
-    onward = switch(model, half, make_text(3), "blend", blend_blocks=2)
+    _, half = step(caller, switch(caller, begun(), (make_text(2),), "blend", blend_blocks=2))
+    assert switch(caller, half, (make_text(3),), "smooth").blend is None
+    onward = switch(caller, half, (make_text(3),), "blend", blend_blocks=2)
     torch.testing.assert_close(onward.blend.old[0], make_text(2))  # it was to be whole in the next block
 
 
-def test_a_blend_between_texts_of_other_lengths_fills_up_with_zeros(model, make_text, echo):
-    _, state = run(model, init(model, make_text(1, tokens=3), echo), 2)
-    after = switch(model, state, make_text(2, tokens=5), "blend", blend_blocks=2)
+def test_a_blend_between_texts_of_other_lengths_fills_up_with_zeros(caller, make_text, echo):
+    _, state = run(caller, init(caller, (make_text(1, tokens=3),), echo), 2)
+    after = switch(caller, state, (make_text(2, tokens=5),), "blend", blend_blocks=2)
     short = torch.nn.functional.pad(make_text(1, tokens=3), (0, 0, 0, 2))
-    torch.testing.assert_close(after.blend.text()[0], (short + make_text(2, tokens=5)) / 2)
-    step(model, after)
+    torch.testing.assert_close(next_prompt(caller, after)[0], (short + make_text(2, tokens=5)) / 2)
+    step(caller, after)
 
 
+@pytest.mark.parametrize("blocks", [0, 1], ids=["at once", "a block later"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("memory", [learned(), EMA], ids=["learned", "ema"])
 def test_a_stream_goes_on_bit_for_bit_from_a_file_after_a_switch(
-    model, make_text, config, tmp_path, mode, memory
+    caller, make_text, config, tmp_path, mode, memory, blocks
 ):
     preset = PRESETS["echo" if memory.name == "learned" else "reward_forcing"]
     config = replace(config, preset=preset, sigmas=(1.0, 0.7), cfg=2.0)
-    _, state = run(model, init(model, make_text(1), config, make_text(9), memory=memory), 5)
-    state = switch(model, state, make_text(2), mode)
-    _, state = run(model, state, 1)
-    save(model, state, tmp_path / "stream.safetensors")
-    back = load(tmp_path / "stream.safetensors", model, config, memory=memory)
-    assert torch.equal(run(model, state, 5)[0], run(model, back, 5)[0])
+    _, state = run(caller, init(caller, (make_text(1), make_text(9)), config, memory=memory), 5)
+    state = switch(caller, state, (make_text(2), make_text(9)), mode)
+    for _ in range(blocks):
+        _, state = step(caller, state)
+    save(caller, state, tmp_path / "stream.safetensors")
+    back = load(tmp_path / "stream.safetensors", caller, config, memory=memory)
+    assert torch.equal(run(caller, state, 5)[0], run(caller, back, 5)[0])
 
 
-def test_a_thousand_switches_cost_no_memory(model, make_text, config):
-    state = init(model, make_text(1), replace(config, sigmas=(1.0,)))
+def test_a_thousand_switches_cost_no_memory(caller, make_text, config):
+    state = init(caller, (make_text(1),), replace(config, sigmas=(1.0,)))
     sizes = set()
     for number in range(1000):
         if number % 100 == 0:
-            _, state = step(model, state)
-        state = switch(model, state, make_text(number % 7), list(MODES)[number % 4])
+            _, state = step(caller, state)
+        state = switch(caller, state, (make_text(number % 7),), list(MODES)[number % 4])
         sizes.add(state.cache.bytes)
     assert len(sizes) == 1
-    assert step(model, state)[0].isfinite().all()
+    assert step(caller, state)[0].isfinite().all()
 
 
-def test_bad_switches_are_refused(model, make_text, echo):
-    state = init(model, make_text(1), echo)
+def test_bad_switches_are_refused(caller, make_text, echo):
+    state = init(caller, (make_text(1),), echo)
     with pytest.raises(ValueError, match="no mode 'fade'; there are cut, recache, smooth, blend"):
-        switch(model, state, make_text(2), "fade")
+        switch(caller, state, (make_text(2),), "fade")
     with pytest.raises(ValueError, match="at least 1 block, got 0"):
-        switch(model, state, make_text(2), "blend", blend_blocks=0)
+        switch(caller, state, (make_text(2),), "blend", blend_blocks=0)

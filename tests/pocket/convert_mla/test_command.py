@@ -7,7 +7,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.cache.mla import MlaFormat
-from rivulet.model_patches.stream.step import init, step
+from rivulet.model_patches.stream.step import step
 from rivulet.pocket import models
 from rivulet.pocket.convert_mla import main
 from rivulet.pocket.convert_mla.clip_sources import PocketClips
@@ -44,13 +44,11 @@ def test_the_command_makes_a_file_that_the_pocket_loader_streams(pool, tmp_path,
     pocket = models.load_pocket(folder, dit_file=models.MLA_FILE)
     assert pocket.dit.rope_layout == RopeLayout.truncated(128, 8)
     assert pocket.recipe.trained.endswith("converted to 36 numbers a token")
-    state = init(
-        pocket.dit,
-        pocket.encode("a red circle on a blue ground"),
-        replace(pocket.config(), cfg=1.0),
-        cache=MlaFormat.of(pocket.dit),
+    config = replace(pocket.config(), cfg=1.0)
+    state = pocket.begin(
+        pocket.encode("a red circle on a blue ground"), config, cache=MlaFormat.of(pocket.dit)
     )
-    latents, _ = step(pocket.dit, state)
+    latents, _ = step(pocket.caller, state)
     assert latents.isfinite().all()
 
 

@@ -1,6 +1,7 @@
 """Conversion to VideoMLA's attention: the start, the rollout, the phases, the plan, the command."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,10 @@ from rivulet.model_patches.attention.rope import layout_of, rope_table
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.format import call_of
 from rivulet.model_patches.cache.shapes import CacheShape
-from rivulet.model_patches.stream.step import StreamConfig, init, step
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.snapshot import load, save
+from rivulet.model_patches.stream.step import init, step
 from rivulet.pocket.convert_mla.clip_sources import StreamedClips
 from rivulet.pocket.convert_mla.distil import Conversion, Distiller, build_student
 from rivulet.pocket.convert_mla.memory_estimate import Fused, Job, estimate, rollout_bytes, why_not
@@ -234,17 +238,16 @@ def student_rollouts(model, batch=2, **changes):
 
 def test_student_rollouts_go_on_from_draw_to_draw():
     model, generator = dense_model(torch.float32), torch.Generator().manual_seed(1)
-    source = student_rollouts(model)
+    source, caller = student_rollouts(model), ModelCaller(model)
     for _ in range(40):
         before = list(source.streams)
         clips = source.draw(generator)
         assert clips.clean_RCTHW.shape == (2, 4, BLOCKS * FRAMES, 4, 4)
         assert not clips.clean_RCTHW.is_inference() and not clips.texts[0].is_inference()
         now = next(s for i, s in enumerate(source.streams) if i >= len(before) or s is not before[i])
-        state = init(model, now[1].text.raw[0], now[1].config, now[1].text.raw[1])
-        made = []
+        state, made = init(caller, now[1].prompt, now[1].config), []
         for _ in range(now[1].block):
-            latents, state = step(model, state)
+            latents, state = step(caller, state)
             made.append(latents)
         wanted = torch.cat([made[0], *made[1 - BLOCKS :]], 2)
         torch.testing.assert_close(clips.clean_RCTHW, wanted, rtol=0, atol=0)
@@ -257,20 +260,22 @@ def test_student_rollouts_go_on_from_draw_to_draw():
     assert any(MAX_BLOCKS - BLOCKS < state.block <= MAX_BLOCKS for _, state in before)
 
 
-def test_student_rollouts_follow_the_weights_and_leave_some_rows_without_a_prompt():
+def test_student_rollouts_follow_the_weights_and_leave_some_rows_without_a_prompt(tmp_path):
     model, generator = dense_model(torch.float32), torch.Generator().manual_seed(1)
     source = student_rollouts(model, batch=64)
     clips = source.draw(generator)
     silent = (clips.texts[0] == 0).all((1, 2)).sum()
     assert 0.05 * 64 < silent < 0.5 * 64
-    first = source.streams[0][1].text.groups[0].kv.clone()
+    old = ModelCaller(deepcopy(model))
     for block in model.blocks:
         block.cross_attn.k.bias.data += 1
-    seed = source.streams[0][1].config.seed
-    for _ in range(8):
-        source.draw(generator)
-    state = source.streams[0][1]
-    assert state.config.seed == seed and not state.text.groups[0].kv.equal(first)
+    save(old, source.streams[0][1], tmp_path / "stream.safetensors")
+    before, clips = [load(tmp_path / "stream.safetensors", old) for _ in range(2)], None
+    while source.streams[0][1].block == before[0].block:
+        clips = source.draw(generator)
+    newest = clips.clean_RCTHW[:, :, FRAMES : 2 * FRAMES]
+    assert torch.equal(newest, step(ModelCaller(model), before[0])[0])
+    assert not torch.equal(newest, step(old, before[1])[0])
 
 
 class Counted:

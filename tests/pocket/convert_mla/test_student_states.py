@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.sampler.noise import KeyedNoise
-from rivulet.model_patches.stream.step import StreamConfig, init, step
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller, texts
+from rivulet.model_patches.stream.step import init, step
 from rivulet.pocket.convert_mla.distil import Conversion, Distiller, build_student
 from rivulet.pocket.convert_mla.memory_estimate import Job, estimate
 from rivulet.pocket.convert_mla.prompts import Prompts
@@ -56,11 +58,11 @@ def test_it_comes_to_the_states_of_the_engines_own_stream(cfg, fresh_noise):
     model, config = student(dense), replace(FEW, cfg=cfg, fresh_noise=fresh_noise, seed=9)
     lessons = streams(dense, model, config)
     text_RLE = lessons._draw_rows(torch.Generator().manual_seed(1))
-    negative = text_RLE[2:] if cfg != 1 else None
-    state = init(model, text_RLE[:2], config, negative)
+    caller = ModelCaller(model)
+    state = init(caller, texts(text_RLE[:2], text_RLE[2:] if config.guided else None), config)
     inputs = ContextInputs(), ContextInputs()
     for block in range(6):  # the window of the preset is full from the fourth on
-        wanted, state = step(model, state)
+        wanted, state = step(caller, state)
         latents, _ = lessons.grade_block(block, text_RLE, inputs, KeyedNoise(9))
         torch.testing.assert_close(latents[:2], wanted.clone(), rtol=1e-4, atol=1e-4)
         lessons._append(latents, text_RLE, inputs, block)

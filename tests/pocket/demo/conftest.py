@@ -8,16 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.stream.pipeline import Chunk
 from rivulet.model_patches.vae.wan import WanVAE
-from rivulet.model_patches.viewers.live import LiveStream
+from rivulet.model_patches.viewers.live import LiveStream, Told
 from rivulet.model_patches.viewers.session import Session
 from rivulet.model_patches.viewers.streams import Streams
 from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.pocket import text
-from rivulet.pocket.demo.blocks import SWITCH, Blocks
 from rivulet.pocket.demo.server import DemoServer
-from rivulet.pocket.demo.take import LEAD_SECONDS, PAGE, serving
+from rivulet.pocket.demo.take import LEAD_SECONDS, PAGE, SWITCH, serving
 from rivulet.pocket.models import PocketRecipe, save_dit, save_vae
 
 PROMPT = "a red circle on a green ground"
@@ -50,23 +48,24 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def feed(tmp_path):
-    """Returns an endless take whose blocks tests make: `block()` writes the next one."""
+    """Returns an endless take whose blocks tests make: `block()` writes the next one, in grey."""
     writer = Mp4Writer(tmp_path / "take.mp4", width=WIDTH, height=HEIGHT, fps=FPS, threads=1)
     named = {"node": PAGE, "prompt_id": "", "client": PAGE}
     live = LiveStream(writer, **named, blocks=None, modes=(SWITCH,), switch=SWITCH)
     streams = Streams()
     session = Session(live, streams, lead_seconds=LEAD_SECONDS)
-    blocks = Blocks(session, text.encode, PROMPT, seed=3)
 
     def block():
         first, frames = writer.frames_written, 12 if writer.frames_written else 9
+        if (message := session.wish()) is not None:
+            session.note_prompt(Told(message.prompt, message.mode, live.block, first))
+            session.accept(message, live.block, first)
         grey = (5 * torch.arange(first, first + frames) % 250).to(torch.uint8)
-        text_BLE = blocks.new_text(live.block)
-        blocks.on_chunk(Chunk(live.block, first, grey[:, None, None, None].repeat(1, HEIGHT, WIDTH, 3), None))
-        return text_BLE
+        writer.write(grey[:, None, None, None].repeat(1, HEIGHT, WIDTH, 3))
+        session.note_block(frames, 0.1)
 
     with session:
-        yield SimpleNamespace(session=session, live=live, streams=streams, blocks=blocks, block=block)
+        yield SimpleNamespace(session=session, live=live, streams=streams, block=block)
 
 
 class Client:

@@ -22,7 +22,8 @@ def test_it_is_watched_steered_stopped_and_played_again(tmp_path, monkeypatch):
     shots = os.environ.get("RIVULET_SHOTS", str(tmp_path))
     page = Path(__file__).with_name("page.mjs")
     seen = drive(page, url=f"http://127.0.0.1:{port}/", prompt="a cyan square on a red ground", shots=shots)
-    assert seen["errors"] == [], seen
+    # a page that waits for a segment when the stream ends is told that none will come, which browsers log
+    assert [error for error in seen["errors"] if "410" not in error] == [], seen
     assert seen["hidden"] == [] and seen["plays"] and seen["playsAgain"], seen
     assert not seen["modeShown"] and not seen["examplesAfter"] and seen["saves"].endswith("/video")
     thread.join(timeout=120)

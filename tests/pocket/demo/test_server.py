@@ -61,7 +61,7 @@ def test_pause_resume_and_stop_reach_the_stream(client, feed):
     ):
         assert client.wish(number, do) == (202, {"number": number})
         feed.session.live.mailbox.wait = lambda seconds: setattr(feed.session, "stopping", True)
-        feed.blocks.stop()
+        feed.session.goes_on()
         assert (feed.session.paused, feed.session.stopping) == (paused, stopping or paused)
         feed.session.stopping = False
 

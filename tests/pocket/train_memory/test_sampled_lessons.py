@@ -6,8 +6,10 @@ import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.learned import LearnedMemory
-from rivulet.model_patches.stream import step as stream
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.step import init, step
+from rivulet.model_patches.stream.switch import switch
 from rivulet.pocket import text
 from rivulet.pocket.train_memory import main, memory_rollout
 from rivulet.pocket.train_memory.lessons import MEMORY, PLAIN, Lessons, Shares
@@ -48,12 +50,13 @@ def test_it_comes_to_what_the_engines_stream_makes(monkeypatch, block):
     words = [(t[:ROWS], t[ROWS:].contiguous()) for t in lesson.texts]
     config = replace(CONFIG, seed=seed)
     memory = LearnedMemory(encoder.requires_grad_(False), "tiny")
-    state = stream.init(dit, words[0][0], config, words[0][1], memory=memory)
+    caller = ModelCaller(dit)
+    state = init(caller, words[0], config, memory=memory)
     for each in range(block + 1):
-        state = stream.set_text(dit, state, *words[each])
+        state = switch(caller, state, words[each], "smooth")
         if each < block:
-            state = replay(dit, state, lesson.clean_RCTHW[:ROWS, :, each * FRAMES : (each + 1) * FRAMES])
-    wanted, _ = stream.step(dit, state)
+            state = replay(caller, state, lesson.clean_RCTHW[:ROWS, :, each * FRAMES : (each + 1) * FRAMES])
+    wanted, _ = step(caller, state)
     torch.testing.assert_close(made[0], wanted.clone(), rtol=1e-4, atol=1e-4)
 
 

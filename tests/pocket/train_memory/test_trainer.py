@@ -12,8 +12,10 @@ from rivulet.model_patches.checkpoints.lora import Factors, Lora
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.load import load_memory
-from rivulet.model_patches.stream import step as stream
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream import model_caller
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.step import init
+from rivulet.model_patches.stream.switch import switch
 from rivulet.pocket import models
 from rivulet.pocket.hiding import ENCODED, LIFTED, HidingClips
 from rivulet.pocket.train_memory import main
@@ -34,24 +36,11 @@ from rivulet.tests.pocket.train_memory.tiny_memory import (
     ROWS,
     TINY_CONFIG,
     lesson_of,
+    noisy_calls,
     tiny,
 )
 from safetensors import safe_open
 from safetensors.torch import save_file
-
-
-def noisy_calls(dit, state, monkeypatch):
-    """Returns what the noisy calls of a stream's next block were given and what they gave."""
-    calls, whole = [], stream.forward
-
-    def forward(model, x_BCTHW, *more):
-        calls.append((x_BCTHW.clone(), whole(model, x_BCTHW, *more)))
-        return calls[-1][1]
-
-    monkeypatch.setattr(stream, "forward", forward)
-    stream.step(dit, state)
-    monkeypatch.undo()
-    return calls
 
 
 @pytest.mark.parametrize("positions", [MEMORY, POSITIONS["sink_and_window"], POSITIONS["window"], FULL])
@@ -62,16 +51,17 @@ def test_the_rollout_is_the_stream_call_by_call(monkeypatch, positions):
     lesson, rollout = lesson_of(torch.float64, positions=positions), MemoryRollout(dit, encoder, FRAMES)
     memory = {"memory": LearnedMemory(encoder, "tiny")} if positions.memory_frames else {}
     config = StreamConfig(Geometry(32, 32), positions, FRAMES, (1.0, 0.5), dtype=torch.float64)
-    state = stream.init(dit, lesson.texts[0], config, reserve_frames=FRAMES * BLOCKS, **memory)
+    caller = model_caller.ModelCaller(dit)
+    state = init(caller, (lesson.texts[0],), config, reserve_frames=FRAMES * BLOCKS, **memory)
     for block, inputs in enumerate(rollout.blocks(lesson, BLOCKS)):
-        state = stream.set_text(dit, state, lesson.texts[block])
-        calls = noisy_calls(dit, state, monkeypatch)
+        state = switch(caller, state, (lesson.texts[block],), "smooth")
+        calls = noisy_calls(caller, state, monkeypatch)
         states = (inputs.states.before, inputs.states.after)
         for (noisy, wanted), sigma, shown in zip(calls, config.sigmas, states, strict=True):
             flow = rollout.flow(lesson, inputs, shown, noisy, torch.full((ROWS,), sigma))
             off = float((flow - wanted).abs().max() / wanted.abs().max())
             assert off < torch.finfo(torch.float32).eps, (block, sigma)
-        state = replay(dit, state, lesson.clean_RCTHW[:, :, inputs.call.own])
+        state = replay(caller, state, lesson.clean_RCTHW[:, :, inputs.call.own])
 
 
 def test_the_memory_is_read_and_written_in_the_published_order():

@@ -5,6 +5,8 @@ import json
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+from rivulet.model_patches.stream import model_caller
+from rivulet.model_patches.stream.step import step
 from rivulet.pocket.train_memory.lessons import MEMORY
 from rivulet.pocket.train_memory.memory_rollout import Lesson
 
@@ -28,3 +30,17 @@ def lesson_of(dtype, blocks=BLOCKS, graded=(), positions=MEMORY):
     clean = torch.randn(ROWS, 16, FRAMES * blocks, 4, 4, generator=generator).to(dtype)
     texts = tuple(torch.randn(ROWS, 6, 64, generator=generator).to(dtype) for _ in range(blocks))
     return Lesson(clean, clean, texts, graded, positions)
+
+
+def noisy_calls(caller, state, monkeypatch):
+    """Returns what the noisy calls of a stream's next block were given and what they gave."""
+    calls, whole = [], model_caller.forward
+
+    def forward(model, x_BCTHW, *more):
+        calls.append((x_BCTHW.clone(), whole(model, x_BCTHW, *more)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(model_caller, "forward", forward)
+    step(caller, state)
+    monkeypatch.undo()
+    return calls

@@ -6,9 +6,12 @@ from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.forward import forward, remember
 from rivulet.model_patches.attention.sdpa import sdpa
+from rivulet.model_patches.attention.text import read_text
 from rivulet.model_patches.cache.format import call_of
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.step import StreamConfig, init
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.step import init
 from rivulet.pocket.text import TEXT_DIM, encode
 from rivulet.pocket.train_pocket.teacher_forcing import TeacherForcing
 
@@ -17,8 +20,9 @@ BLOCKS, BLOCK_FRAMES = 6, 3  # one more than the sink, the window and the block 
 
 def streamed_flow(dit: WanModel, clean, noisy, sigma_N, text) -> torch.Tensor:
     """Flow of every block, the blocks before it taken from the clean latents, by the engine."""
-    state = init(dit, text, StreamConfig(Geometry(64, 64), "pocket", BLOCK_FRAMES, dtype=torch.float64))
-    (group,) = state.text.groups
+    config = StreamConfig(Geometry(64, 64), "pocket", BLOCK_FRAMES, dtype=torch.float64)
+    state = init(ModelCaller(dit), (text,), config)
+    (group,) = read_text(dit, state.prompt).groups
     cache, flows = state.cache, []
 
     def time(sigma: float):

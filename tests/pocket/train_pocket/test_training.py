@@ -194,6 +194,13 @@ def test_exported_files_load_as_they_were_saved(tmp_path, vae):
             assert torch.equal(value.half().float(), after.state_dict()[name])
 
 
+def test_without_guidance_a_stream_begins_with_its_prompt_alone():
+    pocket = load_pocket()
+    for cfg in (1.0, 2.0):
+        state = pocket.begin(pocket.encode("a red circle"), replace(pocket.config(), cfg=cfg))
+        assert len(state.prompt) == state.cache.shape.rows == cfg
+
+
 def test_a_file_without_recipe_is_refused(tmp_path):
     from safetensors.torch import save_file
 

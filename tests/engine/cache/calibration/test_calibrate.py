@@ -17,6 +17,7 @@ from rivulet.model_patches.cache.calibration.measure import Truth, layer_weights
 from rivulet.model_patches.cache.calibration.record import LayerSample
 from rivulet.model_patches.cache.calibration.whiten import Whitened
 from rivulet.model_patches.cache.cost import latent_layer_bytes
+from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.step import init, step
 from rivulet.tests.engine.conftest import SIZES
 
@@ -40,10 +41,12 @@ def weights_of(model):
 
 
 def calibrated(model, config, make_text, prompts=PROMPTS, blocks=4, **more):
+    caller = ModelCaller(model)
+
     def streams(recording, index):
-        state = init(model, make_text(index), config, cache=recording)
+        state = init(caller, (make_text(index),), config, cache=recording)
         for _ in range(blocks):
-            _, state = step(model, state)
+            _, state = step(caller, state)
             yield state
 
     return calibrate(streams, prompts, weights_of(model), blocks=blocks, group=GROUP, **more)

@@ -7,7 +7,8 @@ import torch
 from rivulet.model_patches.attention.sdpa import sdpa
 from rivulet.model_patches.cache.calibration.measure import Truth, layer_weights
 from rivulet.model_patches.cache.calibration.record import Recorder
-from rivulet.model_patches.stream.state import StreamConfig
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller, texts
 from rivulet.model_patches.stream.step import init, step
 
 BLOCKS = 5
@@ -30,9 +31,10 @@ class Watched:
 
 def run(model, text, config, recording=None, negative=None, blocks=BLOCKS, attention=sdpa):
     given = {} if recording is None else {"cache": recording}
-    state, made = init(model, text, config, negative, **given), []
+    caller = ModelCaller(model, attention=attention)
+    state, made = init(caller, texts(text, negative), config, **given), []
     for _ in range(blocks):
-        latents, state = step(model, state, attention=attention)
+        latents, state = step(caller, state)
         made.append(latents)
     return torch.cat(made, 2)
 

@@ -1,0 +1,114 @@
+"""Who runs the model for one block: the only part of a stream that differs between engine and host.
+
+B batch, C channels, T latent frames, H/W of the latent grid, R batch rows of a call, L tokens, N heads, D
+head width. `model_caller.ModelCaller` calls a model that is there; inside ComfyUI the guider calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..arch.tree import DiTTree
+from ..attention.sdpa import Attention
+from ..cache.format import CacheFormat, Draft
+from ..cache.shapes import CacheShape
+from ..memory.policy import Visible
+from ..sampler.denoise import Begin
+from ..sampler.noise import BlockNoise
+from .config import StreamConfig
+from .weights import Fingerprint
+
+Prompt: TypeAlias = Any  # what a caller makes of a text, and of a negative one; opaque to the stream
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One block to be made; or, without sigmas, latents whose keys and values are to be left in the draft."""
+
+    block: int
+    start_frame: int  # latent frame of the scene
+    format: CacheFormat  # of the draft
+    draft: Draft  # takes the keys and values of the pass at timestep 0
+    memory: Visible  # what the first call sees beside the frames, and what later ones see
+    shape: tuple[int, int, int, int, int]  # [B, C, T, H, W] of the latents
+    sigmas: tuple[float, ...] = ()  # falling noise levels, one per call
+    noise: BlockNoise | None = None  # asked for where there are sigmas
+    begin: Begin | None = None  # latents in the model's units to begin with, instead of noise alone
+    clean_BCTHW: Tensor | None = None  # where there are no sigmas: the latents, in the model's units
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a pass gives beside the draft's keys and values."""
+
+    latents_BCTHW: Tensor  # clean, in the model's units, float32 or wider
+    last_keys_values: tuple[
+        Tensor, ...
+    ]  # [R, L, N, D] of the last layer at timestep 0; NaN is looked for here
+
+
+class Caller(Protocol):
+    """Runs a model for streams; it holds nothing of a stream. A BaseException passes through it."""
+
+    @property
+    def tree(self) -> DiTTree:
+        """The model's layers, for cache formats that derive something from the weights."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where caches and latents lie."""
+        ...
+
+    @property
+    def attention(self) -> Attention:
+        """What a memory's encoder attends with."""
+        ...
+
+    def shape(self, prompt: Prompt, config: StreamConfig) -> CacheShape:
+        """Sizes of the cache of a stream. ValueError where model, prompt and config do not fit together."""
+        ...
+
+    def batch(self, prompt: Prompt, config: StreamConfig) -> int:
+        """Streams that run side by side under this prompt."""
+        ...
+
+    def reserve(self, count: int) -> None:
+        """Makes room for so many bytes on the device; a host moves other models away."""
+        ...
+
+    def check(self, prompt: Prompt, config: StreamConfig, batch: int) -> None:
+        """ValueError unless a stream of this config and batch can go on under the prompt."""
+        ...
+
+    def blend(self, old: Prompt, new: Prompt, share: float) -> Prompt:
+        """The prompt that is `share` new and the rest old; ValueError where there is none in between."""
+        ...
+
+    def dump(self, prompt: Prompt) -> Mapping[str, Tensor]:
+        """The prompt as named tensors, for a file."""
+        ...
+
+    def load(self, parts: Mapping[str, Tensor]) -> Prompt:
+        """The prompt that `dump` took apart, on the device."""
+        ...
+
+    def run(self, work: Pass, prompt: Prompt, config: StreamConfig) -> Result:
+        """Makes the block, or remembers the latents. Whatever ends it early, only the draft has changed."""
+        ...
+
+    def fingerprint(self, config: StreamConfig) -> Fingerprint | None:
+        """Of all of the model's weights, see `arch.fingerprint`; None where they were not loaded yet."""
+        ...
+
+    def expect(self, made_with: Fingerprint, source: str, config: StreamConfig) -> None:
+        """ValueError where the weights are not those that made the file `source`.
+
+        At once; or, where a host loads weights only for a run, in the next `run`.
+        """
+        ...

@@ -1,0 +1,91 @@
+"""The contract of a stream: its sizes, positions, noise levels and seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+
+from ..attention.positions import PositionPreset, kept_frames
+from ..attention.positions import preset as preset_of
+from ..geometry import Geometry
+from ..sampler.schedule import sigmas
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """The contract of one stream: whatever of it changes, the same seed gives another video."""
+
+    geometry: Geometry
+    preset: PositionPreset | str = "pocket"  # or its name
+    block_frames: int = 3  # latent frames denoised together, as in the model's training
+    sigmas: tuple[float, ...] = field(default_factory=sigmas)  # falling noise levels, one per call
+    cfg: float = 1.0  # guidance; other than 1 needs a negative text and a second set of keys and values
+    seed: int = 0
+    dtype: torch.dtype = torch.float32  # what the model computes in; latents are float32 or wider
+    fresh_noise: bool = True  # between calls, for distilled models; False steps along the flow
+    first_sigmas: tuple[float, ...] = ()  # of a block that nothing was before; (): sigmas, as for all others
+
+    def __post_init__(self) -> None:
+        if isinstance(self.preset, str):
+            object.__setattr__(self, "preset", preset_of(self.preset))
+        for name, least in (("sigmas", 1), ("first_sigmas", 0)):
+            object.__setattr__(self, name, _falling(name, getattr(self, name), least))
+        if not isinstance(self.block_frames, int) or self.block_frames < 1:
+            raise ValueError(
+                f"StreamConfig: block_frames must be at least 1 latent frame, got {self.block_frames!r}; "
+                f"published models use 1 or 3."
+            )
+        if not math.isfinite(self.cfg) or self.cfg < 0:
+            raise ValueError(f"StreamConfig: cfg must be 0 or more, got {self.cfg}; 1 is without guidance.")
+        if self.dtype not in DTYPES:
+            raise ValueError(
+                f"StreamConfig: cannot compute in {self.dtype}; take one of "
+                f"{', '.join(str(dtype) for dtype in DTYPES)}."
+            )
+        kept_frames(self.positions, 0, self.block_frames)  # refuses blocks longer than the window
+
+    @property
+    def positions(self) -> PositionPreset:
+        """The preset, looked up."""
+        assert isinstance(self.preset, PositionPreset)
+        return self.preset
+
+    @property
+    def guided(self) -> bool:
+        """Whether every call is made for a negative text too."""
+        return self.cfg != 1
+
+    def levels(self, start_frame: int, given: bool = False) -> tuple[float, ...]:
+        """Noise levels of the block at this latent frame of its scene, one per call.
+
+        Nothing is before a scene's first block: it makes up the picture, where later ones go on with it.
+        given: it begins with given latents, which are a picture already.
+        """
+        return self.sigmas if start_frame or given else self.first_sigmas or self.sigmas
+
+    @property
+    def tail_frames(self) -> int:
+        """Latent frames that a stream keeps beside its cache, to run them again under another text."""
+        return self.positions.window_frames or self.positions.trained_frames
+
+    @property
+    def latent_dtype(self) -> torch.dtype:
+        """The dtype latents and the sampler's arithmetic are in."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+
+def _falling(name: str, levels: Sequence[float], least: int) -> tuple[float, ...]:
+    found = tuple(float(level) for level in levels)
+    falls = all(above > below for above, below in pairwise((math.nextafter(1, 2), *found, 0.0)))
+    if len(found) < least or not falls:
+        raise ValueError(
+            f"StreamConfig: {name} must fall from at most 1 and stay above 0, got {found}; "
+            f"schedule.sigmas() gives the published four."
+        )
+    return found

@@ -1,0 +1,174 @@
+"""A model of the host, called for a stream: one `guider.sample()` per pass, the engine's forward inside it.
+
+B batch, C channels, T latent frames, H/W of the latent grid, L text tokens, E text_dim.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...model_patches.attention.rope import layout_of
+from ...model_patches.attention.sdpa import sdpa
+from ...model_patches.cache.shapes import CacheShape
+from ...model_patches.stream.caller import Pass, Result
+from ...model_patches.stream.config import StreamConfig
+from ...model_patches.stream.model_caller import same_length
+from ...model_patches.stream.weights import Fingerprint
+from .block import KEY, HostPass, TextCache, run_model, sample
+from .file import expert_of
+from .tree import why_not
+from .weights import HostWeights
+
+POSITIVE, NEGATIVE = "positive", "negative"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostPrompt:
+    """CONDITIONING of the prompt, and of the negative one where the stream is guided."""
+
+    positive: Any
+    negative: Any = ()
+
+
+class HostCaller:
+    """Runs a MODEL of the host for streams; it stays as it is, what is patched is a clone."""
+
+    def __init__(self, model: Any, *, batch: int = 1, like_host: bool = False) -> None:
+        """like_host: angles of time and place are rounded as the host's own sampler rounds them, so that both
+        can be compared bit by bit; with dense frames only.
+        """
+        refusal = why_not(model.get_model_object("diffusion_model")) or _why_not_options(model.model_options)
+        if refusal:
+            raise ValueError(refusal)
+        if warning := expert_of(model):
+            logging.getLogger(__name__).warning("Rivulet: %s", warning)
+        self.model, self.attention = patched(model), sdpa
+        self.dtype = dtype_of(model)
+        self._batch, self._like_host = batch, like_host
+        self._guider = comfy.samplers.CFGGuider(self.model)
+        self._texts = TextCache()
+        self._weights = HostWeights(adapted=bool(self.model.patches))
+
+    @property
+    def tree(self) -> Any:
+        """The host's diffusion_model."""
+        return self.model.get_model_object("diffusion_model")
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.load_device
+
+    def shape(self, prompt: HostPrompt, config: StreamConfig) -> CacheShape:
+        self.check(prompt, config, self._batch)
+        geometry, dit = config.geometry, self.tree
+        heads = dit.blocks[0].self_attn.num_heads
+        rows = self._branches(config) * self._batch
+        sizes = (geometry.grid_height, geometry.grid_width, heads, dit.dim // heads)
+        return CacheShape(len(dit.blocks), rows, *sizes, layout_of(dit))
+
+    def batch(self, prompt: HostPrompt, config: StreamConfig) -> int:
+        return self._batch
+
+    def reserve(self, count: int) -> None:
+        comfy.model_management.free_memory(count, self.device)
+
+    def check(self, prompt: HostPrompt, config: StreamConfig, batch: int) -> None:
+        if config.dtype != self.dtype:
+            raise ValueError(
+                f"Rivulet: the stream is to be in {config.dtype}, ComfyUI runs this model in {self.dtype}; "
+                f"give StreamConfig that dtype."
+            )
+        assert batch == self._batch, f"a caller for {self._batch} streams, a state of {batch}"
+
+    def blend(self, old: HostPrompt, new: HostPrompt, share: float) -> HostPrompt:
+        """What else comes with the new prompt goes with it."""
+        texts = same_length(_text_of(old.positive), _text_of(new.positive))
+        return HostPrompt([[torch.lerp(*texts, share), new.positive[0][1]]], new.negative)
+
+    def dump(self, prompt: HostPrompt) -> Mapping[str, Tensor]:
+        """The texts alone: the graph that goes on brings the whole conditioning."""
+        sides = {POSITIVE: prompt.positive, NEGATIVE: prompt.negative}
+        return {name: conditioning[0][0] for name, conditioning in sides.items() if len(conditioning)}
+
+    def load(self, parts: Mapping[str, Tensor]) -> HostPrompt:
+        sides = ([[parts[name], {}]] if name in parts else [] for name in (POSITIVE, NEGATIVE))
+        return HostPrompt(*sides)
+
+    @torch.inference_mode()
+    def run(self, work: Pass, prompt: HostPrompt, config: StreamConfig) -> Result:
+        """All calls of the pass in one sampling, where the host has the weights loaded."""
+        self._texts.use(prompt)
+        self._guider.set_conds(prompt.positive, prompt.negative)
+        self._guider.set_cfg(config.cfg)
+        branches = self._branches(config)
+        inside = HostPass(work, config, branches, self._texts, self._weights, self._like_host)
+        levels = (work.sigmas or config.sigmas)[inside.first :]
+        nothing = torch.zeros(work.shape)
+        options = self._guider.model_options.setdefault("transformer_options", {})
+        options[KEY] = inside
+        try:
+            sampler = comfy.samplers.KSAMPLER(sample, {"work": inside})
+            sigmas = torch.tensor([*levels, 0.0])
+            self._guider.sample(nothing, nothing, sampler, sigmas, disable_pbar=True, seed=config.seed)
+        finally:
+            options.pop(KEY, None)
+        assert inside.latents_BCTHW is not None
+        return Result(inside.latents_BCTHW, tuple(inside.last))
+
+    def fingerprint(self, config: StreamConfig) -> Fingerprint | None:
+        return self._weights.fingerprint
+
+    def expect(self, made_with: Fingerprint, source: str, config: StreamConfig) -> None:
+        """Compared in the first call, where the weights are loaded."""
+        self._weights.expect(made_with, source)
+
+    def to_vae(self, latents_BCTHW: Tensor) -> Tensor:
+        """Latents in the units of the VAE, float32, from the model's."""
+        return self.model.model.process_latent_out(latents_BCTHW.float())
+
+    def from_vae(self, latents_BCTHW: Tensor) -> Tensor:
+        """Latents in the model's units from the VAE's."""
+        return self.model.model.process_latent_in(latents_BCTHW)
+
+    def _branches(self, config: StreamConfig) -> int:
+        always = self.model.model_options.get("disable_cfg1_optimization", False)
+        return 2 if config.guided or always else 1
+
+
+def dtype_of(model: Any) -> torch.dtype:
+    """What the host computes this model in; weights may be kept in another dtype."""
+    return model.model.get_dtype_inference()
+
+
+def patched(model: Any) -> Any:
+    """A clone of the MODEL with our wrapper in it, once."""
+    clone = model.clone()
+    clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, run_model)
+    return clone
+
+
+def _why_not_options(options: dict[str, Any]) -> str | None:
+    for key, what in (("context_handler", "Context Windows"), ("multigpu_clones", "multi-GPU")):
+        if options.get(key):
+            return f"Rivulet: the MODEL carries {what}, which cuts a clip its own way; take that node away."
+    return None
+
+
+def _text_of(conditioning: Any) -> Tensor:
+    """[B, L, E] of a prompt; refused where it is several, which have no middle."""
+    if len(conditioning) != 1:
+        raise ValueError(
+            f"Stream Video: a blend goes from one text to another, and this prompt is {len(conditioning)} "
+            f"conditionings; encode a single prompt, without Conditioning (Combine) and prompt schedules."
+        )
+    return conditioning[0][0]
