@@ -140,6 +140,20 @@ def test_a_take_goes_on_bit_for_bit_after_a_switch(run, remembering, prompt, tmp
         assert torch.equal(latents, others)
 
 
+@pytest.mark.parametrize("memory", ["learned", "ema"])
+def test_what_fails_after_a_block_leaves_a_take_that_is_saved_and_goes_on(run, remembering, tmp_path, memory):
+    """As where a decoder or a writer raises: the block is made, and the state before it is kept."""
+    from rivulet.nodes.run.kept import Kept, save, taken_up
+
+    model = remembering() if memory == "learned" else remembering("ema", "none")
+    _, state, made = run(model, count=5)
+    lost, _ = made.step(state)
+    save(Kept(state, None, 0, 0, None), made, tmp_path / "take.safetensors")
+    latents, _ = made.step(taken_up(tmp_path / "take.safetensors", made).state)
+    again, _ = made.step(state)
+    assert torch.equal(lost, latents) and torch.equal(lost, again)
+
+
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_a_recache_of_the_host_is_that_of_the_engine(load, models, remembering, prompt, goes_on):
     from rivulet.model_patches.memory.learned import LearnedMemory
