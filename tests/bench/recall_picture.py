@@ -39,7 +39,7 @@ def read(paths: Sequence[Path]) -> list[Point]:
 
 def draw(points: Iterable[Point], path: Path) -> None:
     """Draw the curves of all policies, what chance reaches, and what the VAE lets through."""
-    shown = [point for point in points if point["policy"] in COLOURS]
+    shown = [point for point in points if point["policy"] != "truth"]
     if not shown:
         raise ValueError("bench recall: no policy has a point to draw; measure one.")
     ceiling = [float(point["recall"]) for point in points if point["policy"] == "truth"]
@@ -51,14 +51,14 @@ def draw(points: Iterable[Point], path: Path) -> None:
     if ceiling:
         _level(pen, font, ceiling[-1], "the truth itself")
     taken: list[float] = []
-    for name, colour in COLOURS.items():
+    for name in dict.fromkeys([*COLOURS, *(str(point["policy"]) for point in shown)]):
         curve = sorted(
             (across(float(point["hidden_windows"])), _up(float(point["recall"])))
             for point in shown
             if point["policy"] == name
         )
         if curve:
-            _curve(pen, font, name, colour, curve, taken)
+            _curve(pen, font, name, COLOURS.get(name, INK), curve, taken)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
 

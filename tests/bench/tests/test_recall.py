@@ -20,7 +20,7 @@ from rivulet.pocket import hiding, world
 from rivulet.pocket.hiding import ENCODED, HidingClips
 from rivulet.pocket.train_memory.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
 from rivulet.tests.bench.recall import Contestant, Stage, figures, judge, lifted
-from rivulet.tests.bench.recall_picture import COLOURS, draw, read
+from rivulet.tests.bench.recall_picture import COLOURS, INK, draw, read
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.replay import replay
 
@@ -112,7 +112,7 @@ def point(policy, blocks, recall):
 
 
 def test_the_picture_has_a_curve_for_every_policy(tmp_path):
-    rows = [point(name, blocks, 0.1 * i) for i, name in enumerate(COLOURS) for blocks in (1, 3, 24)]
+    rows = [point(name, blocks, 0.1 * i) for i, name in enumerate([*COLOURS, "new"]) for blocks in (1, 3, 24)]
     files = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
     files[0].write_text("noise\n" + "\n".join(json.dumps(row) for row in [point("ema", 1, 0.9), *rows]))
     files[1].write_text(json.dumps(point("truth", 3, 0.8)) + "\n" + json.dumps({"row": "machine"}))
@@ -123,6 +123,6 @@ def test_the_picture_has_a_curve_for_every_policy(tmp_path):
     picture = Image.open(tmp_path / "new" / "recall.png")
     assert picture.size == (960, 600)
     seen = {colour for _, colour in picture.getcolors(1 << 20)}
-    assert set(COLOURS.values()) <= seen
+    assert {*COLOURS.values(), INK} <= seen
     with pytest.raises(ValueError, match="no policy has a point"):
         draw([point("truth", 3, 0.8)], tmp_path / "none.png")
