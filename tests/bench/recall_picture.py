@@ -24,6 +24,7 @@ COLOURS = {
     "learned+latent": (38, 110, 200),
     "learned+mla": (40, 150, 90),
 }
+OTHER = (220, 120, 170)
 CHANCE = 1 / 15  # five colours, the ground's is out, times three shapes
 LABEL_ACROSS = "hidden for so many windows (of 9 latent frames, 2.25 s)"
 LABEL_UP = "share of trials in which colour and shape came out as they went in"
@@ -58,7 +59,7 @@ def draw(points: Iterable[Point], path: Path) -> None:
             if point["policy"] == name
         )
         if curve:
-            _curve(pen, font, name, COLOURS.get(name, INK), curve, taken)
+            _curve(pen, font, name, COLOURS.get(name, OTHER), curve, taken)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
 

@@ -20,7 +20,7 @@ from rivulet.pocket import hiding, world
 from rivulet.pocket.hiding import ENCODED, HidingClips
 from rivulet.pocket.train_memory.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
 from rivulet.tests.bench.recall import Contestant, Stage, figures, judge, lifted
-from rivulet.tests.bench.recall_picture import COLOURS, INK, draw, read
+from rivulet.tests.bench.recall_picture import COLOURS, OTHER, draw, read
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.replay import replay
 
@@ -123,6 +123,6 @@ def test_the_picture_has_a_curve_for_every_policy(tmp_path):
     picture = Image.open(tmp_path / "new" / "recall.png")
     assert picture.size == (960, 600)
     seen = {colour for _, colour in picture.getcolors(1 << 20)}
-    assert {*COLOURS.values(), INK} <= seen
+    assert {*COLOURS.values(), OTHER} <= seen
     with pytest.raises(ValueError, match="no policy has a point"):
         draw([point("truth", 3, 0.8)], tmp_path / "none.png")
