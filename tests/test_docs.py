@@ -3,7 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
+
 README_WORDS = 900
+MAPS = ("README.md", "docs/architecture.md")  # whose paths are held to the repository
+SOURCES = ("nodes", "model_patches", "kernels", "web", "pocket", "tests", "docs")
+PATH = re.compile(r"[\w./-]+(?:/|\.(?:py|mjs|js|md|json|css|html|toml|txt))")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r'\]\(([^()\s]+)\)|src="([^"]+)"')
 
@@ -41,9 +46,26 @@ def broken(page: Path) -> list[str]:
     return found
 
 
+def missing(root: Path, text: str) -> list[str]:
+    """Returns the paths in backticks that are none: from the root, or as a bare name anywhere below it."""
+    named = [name for name in re.findall(r"`([^`\n]+)`", text) if PATH.fullmatch(name)]
+    names = {path.name for folder in SOURCES for path in (root / folder).rglob("*")}
+    return [name for name in named if not (root / name).exists() and name not in names]
+
+
 def test_every_relative_link_leads_somewhere(root):
     assert len(pages(root)) > 20
     assert [line for page in pages(root) for line in broken(page)] == []
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_every_path_that_is_named_exists(root, name):
+    assert missing(root, (root / name).read_text(encoding="utf-8")) == []
+
+
+def test_paths_that_are_none_are_found(root):
+    text = "`nodes/stream.py` `stream.py` `web/` `nodes/gone.py` `gone.mjs` `gone/` `python gone.py` `rope`"
+    assert missing(root, text) == ["nodes/gone.py", "gone.mjs", "gone/"]
 
 
 def test_the_readme_is_short(root):
