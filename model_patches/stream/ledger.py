@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..geometry import Geometry
-from .join import FADE_FRAMES, joined, lost
+from .join import FADE_FRAMES, blend_frames, missing_detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class FrameLedger:
         ending, missing = self.ending_HWC, self.lost_HWC
         if ending is not None and len(pixels_FHWC) and skipped == self.skip:
             # the last picture that is not shown, or else the first, is the given one as the VAE has it
-            missing, ending = lost(ending, pixels_FHWC[max(0, skipped - 1)]), None
+            missing, ending = missing_detail(ending, pixels_FHWC[max(0, skipped - 1)]), None
         pixels_FHWC = pixels_FHWC[skipped:]
         if self.limit is not None:
             pixels_FHWC = pixels_FHWC[: max(0, self.limit - self.written)]
         if missing is not None:
-            pixels_FHWC = joined(pixels_FHWC, missing, self.written)
+            pixels_FHWC = blend_frames(pixels_FHWC, missing, self.written)
         written = self.written + len(pixels_FHWC)
         fades = written < FADE_FRAMES
         after = replace(
