@@ -19,7 +19,7 @@ from torch import Tensor
 from ..geometry import blocks_for
 from ..sampler.noise import BlockNoise
 from ..vae.decoder import StreamDecoder
-from ..viewers.live import Told
+from ..viewers.live import PromptChange
 from ..viewers.mailbox import Message
 from ..writer.protocol import Writer
 from .caller import Caller
@@ -36,11 +36,11 @@ from .timeline import Prompt as TimedPrompt
 class Viewers(Protocol):
     """Those who watch a stream and may ask things of it, heard between two blocks."""
 
-    def goes_on(self) -> bool:
+    def should_continue(self) -> bool:
         """Whether another block is to be made; waits as long as the stream is paused."""
         ...
 
-    def wish(self) -> Message | None:
+    def next_prompt(self) -> Message | None:
         """A prompt that is asked for; to be settled."""
         ...
 
@@ -52,7 +52,7 @@ class Viewers(Protocol):
         """The prompt that was asked for cannot be; the stream goes on without it."""
         ...
 
-    def note_prompt(self, told: Told) -> None:
+    def note_prompt(self, change: PromptChange) -> None:
         """A prompt takes effect."""
         ...
 
@@ -71,10 +71,10 @@ class Unwatched:
 
     stop: Callable[[], bool] = lambda: False
 
-    def goes_on(self) -> bool:
+    def should_continue(self) -> bool:
         return not self.stop()
 
-    def wish(self) -> Message | None:
+    def next_prompt(self) -> Message | None:
         return None
 
     def accept(self, message: Message, block: int, first_frame: int) -> None:
@@ -83,7 +83,7 @@ class Unwatched:
     def refuse(self, message: Message, why: Exception) -> None:
         raise AssertionError("nobody can have asked")
 
-    def note_prompt(self, told: Told) -> None:
+    def note_prompt(self, change: PromptChange) -> None:
         """Nobody is told."""
 
     def note_plan(self, blocks: int | None) -> None:
@@ -154,7 +154,7 @@ def run(
             open_writers.enter_context(writer)
         if begin is not None:
             loop.begin(begin)
-        while not loop.is_over(last, pictures) and viewers.goes_on():
+        while not loop.is_over(last, pictures) and viewers.should_continue():
             if not loop.make_block(follow, last, pictures):
                 break
         loop.end()
@@ -274,7 +274,7 @@ class _Loop:
         due = None if self.script is None else self.script.due(self.state.block)
         if due is not None and not self.state.steered:
             self._enter(self._switched(due), due)
-        message = self.viewers.wish()
+        message = self.viewers.next_prompt()
         if message is None:
             return
         try:
@@ -305,7 +305,7 @@ class _Loop:
         if after.block:
             self.keep(after)
         block, frame = after.block - after.ledger.file_block, self.next_frame - after.ledger.file_frame
-        self.viewers.note_prompt(Told(prompt.text, prompt.mode, block, frame))
+        self.viewers.note_prompt(PromptChange(prompt.text, prompt.mode, block, frame))
 
     def _begin_scene(self, state: StreamState) -> StreamState:
         """The decoder, too, begins anew: the first latent of a scene is one picture, not four."""

@@ -1,1 +1,1 @@
-"""What those who watch a stream see of it and ask of it: its state, its newest pictures, their wishes."""
+"""Interface between a running stream and its viewers: state, newest frames, messages."""

@@ -1,4 +1,4 @@
-"""What viewers may know of a running stream, and the wishes of theirs that it takes. See docs/preview.md."""
+"""State of a running stream for its viewers, and the messages it takes from them. See docs/preview.md."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..writer.video import Mp4Writer
-from .mailbox import LONGEST_PROMPT, Mailbox, Message
+from .mailbox import MAX_PROMPT_LETTERS, Mailbox, Message
 from .pictures import Pictures
 from .segments import Segments
 
-RECENT_BLOCKS = 8  # over which the speed is told
-TOLD_PROMPTS = 500
+RECENT_BLOCKS = 8  # whose speed is averaged
+MAX_PROMPTS = 500  # newest prompt changes that the state lists
 STARTING, RUNNING, PAUSED, ENDED, FAILED = "starting", "running", "paused", "ended", "failed"
 OVER = (ENDED, FAILED)
 
 
 class EndedError(Exception):
-    """A message came after the end of its stream."""
+    """A message that arrived after the end of its stream."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A prompt that took effect."""
+class PromptChange:
+    """A prompt that took effect at a block."""
 
     prompt: str
     mode: str
     block: int
-    first_frame: int  # pixel frame
+    first_frame: int  # pixel frame of the file
 
 
 class LiveStream:
-    """One stream as viewers see it. The thread that makes it notes what happens; any thread may ask."""
+    """One stream as viewers see it. The generating thread reports progress; any thread may read or submit."""
 
     def __init__(
         self,
@@ -49,15 +49,15 @@ class LiveStream:
         modes: tuple[str, ...] = (),
         switch: str = "",
     ) -> None:
-        """node: its id, the whole path inside subgraphs. blocks: None: without end.
+        """node: its id, with the path through subgraphs. blocks: planned number, None for endless.
 
-        client: the page that queued it; None: no page did. workflow: id of the graph that it was queued from.
+        client: id of the page that queued it, None without a page. workflow: id of its graph.
 
-        modes: the switches to another prompt that it can do; none: the prompt is fixed. switch: the one of
-        them that viewers are offered first; "": theirs to say.
+        modes: the prompt switches it supports; empty: the prompt is fixed. switch: the mode that viewers
+        offer first; "": no preference.
         """
         self.session = secrets.token_hex(16)
-        self.begun = time.time()
+        self.started_at = time.time()
         self.writer, self.node, self.prompt_id = writer, node, prompt_id
         self.client, self.workflow = client, workflow
         self.blocks, self.modes, self.switch = blocks, modes, switch
@@ -67,10 +67,10 @@ class LiveStream:
         self.vram: dict[str, int] | None = None
         self._sequence = 0
         self._speeds: deque[tuple[int, float]] = deque(maxlen=RECENT_BLOCKS)
-        self._prompts: deque[Told] = deque(maxlen=TOLD_PROMPTS)
+        self._prompts: deque[PromptChange] = deque(maxlen=MAX_PROMPTS)
         self._prompt_count = 0
         self._lock, self._collecting = threading.Lock(), threading.Lock()
-        self._let_go = False
+        self._released = False
 
     @property
     def fps(self) -> float:
@@ -79,26 +79,26 @@ class LiveStream:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will be made."""
+        """Whether the stream has ended or failed."""
         return self.phase in OVER
 
     @property
     def as_queued(self) -> bool:
-        """Whether no viewer ended it early or changed its prompt."""
-        return self.mailbox.obeyed.isdisjoint(("stop", "prompt"))
+        """Whether no viewer stopped it or changed its prompt."""
+        return self.mailbox.applied_kinds.isdisjoint(("stop", "prompt"))
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
-        """The newest prompts that took effect, oldest first."""
+        """The newest prompt changes as dictionaries, oldest first."""
         with self._lock:
-            return [asdict(told) for told in self._prompts]
+            return [asdict(change) for change in self._prompts]
 
     def ask(self, message: Message) -> None:
-        """Takes a message; ValueError where it cannot be obeyed, EndedError where it is late."""
-        if self.mailbox.knows(message):
+        """Puts a message into the mailbox; ValueError for a mode the run lacks, EndedError after the end."""
+        if self.mailbox.has_seen(message):
             return
         if self.over:
-            raise EndedError("The stream has ended; queue the workflow to make another.")
+            raise EndedError("The stream has ended; queue the workflow to start another.")
         if message.do == "prompt" and message.mode not in self.modes:
             can = f"choose {' or '.join(self.modes)}" if self.modes else "its prompt is fixed"
             raise ValueError(f"This run cannot do the switch {message.mode[:40]!r}; {can}.")
@@ -106,43 +106,43 @@ class LiveStream:
         self.change()
 
     def change(self, phase: str | None = None, sentence: str = "") -> None:
-        """Notes that something is otherwise than before."""
+        """Raises the state's sequence number and sets the phase, if one is passed."""
         with self._lock:
             self._sequence += 1
             if phase is not None:
                 self.phase, self.sentence = phase, sentence
 
     def note_block(self, frames: int, seconds: float, vram: dict[str, int] | None = None) -> None:
-        """One more block was made: so many pixel frames, after so many seconds of work."""
+        """Reports a finished block: its pixel frames, the seconds of work, the memory in use in bytes."""
         self._speeds.append((frames, seconds))
         self.block, self.vram = self.block + 1, vram
         self.collect()
         self.change(RUNNING)
 
-    def note_prompt(self, told: Told) -> None:
-        """A prompt takes effect."""
+    def note_prompt(self, change: PromptChange) -> None:
+        """Reports a prompt change."""
         with self._lock:
-            self._prompts.append(told)
+            self._prompts.append(change)
             self._prompt_count += 1
             self._sequence += 1
 
     def collect(self) -> None:
-        """Takes over what the encoder has put on disk; short, but it reads a file."""
+        """Reads into memory what the encoder has written to disk since the last call."""
         with self._collecting:
-            if not self._let_go and self.segments.collect(self.writer.index):
+            if not self._released and self.segments.collect(self.writer.index):
                 self.change()
 
-    def let_go(self) -> None:
-        """Collects for the last time: from here on the writer may join its parts and delete them."""
+    def release(self) -> None:
+        """Collects once more and closes the file, so that the writer can join and delete its parts."""
         self.collect()
         with self._collecting:
-            self._let_go = True
+            self._released = True
             self.segments.close()
 
     def state(self, *, prompts: bool = True) -> dict[str, Any]:
-        """The object of docs/preview.md, with the prompts or without them."""
+        """The JSON state object of docs/preview.md, with or without its list of prompts."""
         with self._lock:
-            told = {"prompts": [asdict(each) for each in self._prompts]} if prompts else {}
+            changes = {"prompts": [asdict(change) for change in self._prompts]} if prompts else {}
             return {
                 **self._identity(),
                 "sequence": self._sequence,
@@ -154,9 +154,9 @@ class LiveStream:
                 "made_per_second": self._made_per_second(),
                 "vram": self.vram,
                 "media": self._media(),
-                **told,
+                **changes,
                 "prompt_count": self._prompt_count,
-                "longest_prompt": LONGEST_PROMPT,
+                "longest_prompt": MAX_PROMPT_LETTERS,
                 "modes": list(self.modes),
                 "switch": self.switch,
                 "pending": self.mailbox.pending,
@@ -171,7 +171,7 @@ class LiveStream:
             "node": self.node,
             "workflow": self.workflow,
             "prompt_id": self.prompt_id,
-            "begun": self.begun,
+            "begun": self.started_at,
             "fps": self.fps,
             "width": writer.width,
             "height": writer.height,

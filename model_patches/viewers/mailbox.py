@@ -1,4 +1,4 @@
-"""Messages from viewers to a running stream: put in by any thread, obeyed between two blocks."""
+"""Messages from viewers to a running stream: put by any thread, taken between two blocks."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 KINDS = ("pause", "resume", "stop", "prompt")
-LONGEST_PROMPT = 500  # letters
-LONGEST_VIEWER = 64  # letters
-HIGHEST_NUMBER = 2**53 - 1  # the largest whole number that every browser knows
-ACKNOWLEDGED_KEPT = 64
-TAKEN_KEPT = 4096  # messages whose repetition is recognised
+MAX_PROMPT_LETTERS = 500  # letters
+MAX_VIEWER = 64  # letters
+MAX_NUMBER = 2**53 - 1  # the largest integer that is exact in JavaScript
+MAX_ACKNOWLEDGED = 64  # newest outcomes that the state lists
+MAX_KNOWN = 4096  # messages whose repetition is recognised
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One wish of one viewer; prompt and mode belong to the kind `prompt`."""
+    """One request of one viewer; prompt and mode are read for the kind `prompt` only."""
 
     viewer: str
-    number: int  # counted by the viewer
+    number: int  # 1, 2, ..., counted by the viewer
     do: str  # one of KINDS
     prompt: str = ""
     mode: str = ""
 
 
 def read_message(body: Any) -> Message:
-    """The message of a JSON value; ValueError says in one sentence what is wrong with it."""
+    """The message in a JSON value; ValueError names the wrong field, what it got and what it needs."""
     if not isinstance(body, dict):
         raise ValueError(f'Send a JSON object such as {{"do": "pause"}}, not {type(body).__name__}.')
     viewer, number, do = body.get("viewer"), body.get("number"), body.get("do")
-    if not isinstance(viewer, str) or not 1 <= len(viewer) <= LONGEST_VIEWER or not viewer.isprintable():
-        raise ValueError(f"`viewer` must be a text of 1 to {LONGEST_VIEWER} letters, got {_short(viewer)}.")
-    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= HIGHEST_NUMBER:
+    if not isinstance(viewer, str) or not 1 <= len(viewer) <= MAX_VIEWER or not viewer.isprintable():
+        raise ValueError(f"`viewer` must be a text of 1 to {MAX_VIEWER} letters, got {_short(viewer)}.")
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_NUMBER:
         raise ValueError(f"`number` must be a whole number, 1 or more, got {_short(number)}; count them up.")
     if do not in KINDS:
         raise ValueError(f"`do` must be one of {', '.join(KINDS)}, got {_short(do)}.")
@@ -43,22 +43,24 @@ def read_message(body: Any) -> Message:
     return Message(viewer, number, do, _prompt(body.get("prompt")), _mode(body.get("mode")))
 
 
-def _prompt(given: Any) -> str:
-    if not isinstance(given, str) or not given.strip():
-        raise ValueError(f"`prompt` must be a text that says what to show, got {_short(given)}.")
-    if len(given) > LONGEST_PROMPT:
+def _prompt(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"`prompt` must be a text that says what to show, got {_short(value)}.")
+    if len(value) > MAX_PROMPT_LETTERS:
         raise ValueError(
-            f"The prompt has {len(given)} letters, at most {LONGEST_PROMPT} are read; leave some out."
+            f"The prompt has {len(value)} letters, at most {MAX_PROMPT_LETTERS} are read; shorten it."
         )
-    if "\0" in given or any("\ud800" <= letter <= "\udfff" for letter in given):
-        raise ValueError("The prompt holds signs that are no letters of any script; type it again.")
-    return " ".join(given.split())
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(
+            "The prompt has letters of no script (NUL or a lone surrogate); remove them or type it again."
+        )
+    return " ".join(value.split())
 
 
-def _mode(given: Any) -> str:
-    if not isinstance(given, str):
-        raise ValueError(f"`mode` must be the name of a switch mode, got {_short(given)}.")
-    return given
+def _mode(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"`mode` must be the name of a switch mode, got {_short(value)}.")
+    return value
 
 
 def _short(value: Any) -> str:
@@ -67,61 +69,61 @@ def _short(value: Any) -> str:
 
 
 class Mailbox:
-    """What viewers asked for, and what became of it. Of each kind only the newest message waits."""
+    """Pending messages, at most one of a kind (the newest), and the outcomes of settled ones. Thread-safe."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, Message] = OrderedDict()
-        self._taken: OrderedDict[tuple[str, int], None] = OrderedDict()
-        self._told: deque[dict[str, Any]] = deque(maxlen=ACKNOWLEDGED_KEPT)
-        self._obeyed: set[str] = set()
+        self._known: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._acknowledged: deque[dict[str, Any]] = deque(maxlen=MAX_ACKNOWLEDGED)
+        self._applied: set[str] = set()
         self._changed = threading.Condition()
 
     @property
     def pending(self) -> list[dict[str, Any]]:
-        """Messages that wait for the next block, in the order in which they came."""
+        """Messages that wait for the next block, oldest first."""
         with self._changed:
             return [asdict(message) for message in self._waiting.values()]
 
     @property
     def acknowledged(self) -> list[dict[str, Any]]:
-        """The newest messages that were settled, and how."""
+        """The newest outcomes: viewer, number, outcome, sentence, block, first_frame."""
         with self._changed:
-            return list(self._told)
+            return list(self._acknowledged)
 
     @property
-    def obeyed(self) -> frozenset[str]:
-        """The kinds of which a message took effect."""
+    def applied_kinds(self) -> frozenset[str]:
+        """The kinds of messages that took effect."""
         with self._changed:
-            return frozenset(self._obeyed)
+            return frozenset(self._applied)
 
-    def knows(self, message: Message) -> bool:
-        """Whether this viewer's message of this number was taken before."""
+    def has_seen(self, message: Message) -> bool:
+        """Whether this viewer's message with this number was put before."""
         with self._changed:
-            return (message.viewer, message.number) in self._taken
+            return (message.viewer, message.number) in self._known
 
     def put(self, message: Message) -> bool:
-        """Takes a message; one that was taken before changes nothing and gives False."""
+        """Adds a message; returns False for a repeated one, which changes nothing."""
         key = (message.viewer, message.number)
         with self._changed:
-            if key in self._taken:
+            if key in self._known:
                 return False
-            self._taken[key] = None
-            if len(self._taken) > TAKEN_KEPT:
-                self._taken.popitem(last=False)
+            self._known[key] = None
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
             earlier = self._waiting.pop(message.do, None)
             if earlier is not None:
-                self._tell(earlier, "replaced")
+                self._acknowledge(earlier, "replaced")
             self._waiting[message.do] = message
             self._changed.notify_all()
             return True
 
     def take(self, kinds: Collection[str]) -> list[Message]:
-        """The waiting messages of these kinds, in the order in which they came; each is to be settled."""
+        """Removes and returns the pending messages of these kinds, oldest first; the caller settles each."""
         with self._changed:
-            found = [message for kind, message in self._waiting.items() if kind in kinds]
-            for message in found:
+            messages = [message for kind, message in self._waiting.items() if kind in kinds]
+            for message in messages:
                 del self._waiting[message.do]
-            return found
+            return messages
 
     def settle(
         self,
@@ -131,18 +133,18 @@ class Mailbox:
         block: int | None = None,
         first_frame: int | None = None,
     ) -> None:
-        """Notes what became of a message: `done` or `refused`; block and frame from where it is seen."""
+        """Stores the outcome of a message, `done` or `refused`; block, first_frame: where it takes effect."""
         with self._changed:
             if outcome == "done":
-                self._obeyed.add(message.do)
-            self._tell(message, outcome, sentence, block, first_frame)
+                self._applied.add(message.do)
+            self._acknowledge(message, outcome, sentence, block, first_frame)
 
     def wait(self, seconds: float) -> None:
-        """Returns when a message comes in, or after so long."""
+        """Blocks until a message arrives, at most so many seconds."""
         with self._changed:
             self._changed.wait(seconds)
 
-    def _tell(
+    def _acknowledge(
         self,
         message: Message,
         outcome: str,
@@ -150,5 +152,6 @@ class Mailbox:
         block: int | None = None,
         first_frame: int | None = None,
     ) -> None:
-        told = {"viewer": message.viewer, "number": message.number, "outcome": outcome, "sentence": sentence}
-        self._told.append({**told, "block": block, "first_frame": first_frame})
+        named = {"viewer": message.viewer, "number": message.number}
+        where = {"block": block, "first_frame": first_frame}
+        self._acknowledged.append({**named, "outcome": outcome, "sentence": sentence, **where})

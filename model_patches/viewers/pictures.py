@@ -1,4 +1,4 @@
-"""Single pictures of a stream, for browsers that cannot play its segments."""
+"""JPEG frames of a stream, for browsers that cannot play its segments."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from PIL import Image
 from ..writer.ffmpeg import Decoder, decode_command, find_ffmpeg
 from .segments import Place, Segments
 
-GROUPS_KEPT = 4  # from key frame to key frame, a second each
-QUALITY = 85
+MAX_GROUPS = 4  # decoded groups of pictures in memory, about a second each
+QUALITY = 85  # of JPEG, 1 to 95
 
 
 class Pictures:
-    """Decodes one stream's segments to JPEG, a key frame's group at a time; keeps the newest asked for."""
+    """Decodes one stream's segments to JPEG, one group of pictures at a time, with a cache of MAX_GROUPS."""
 
     def __init__(self, segments: Segments, fps: Fraction) -> None:
         self._segments, self._fps = segments, fps
         self._groups: OrderedDict[int, list[bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, frame: int) -> tuple[int, bytes] | None:
-        """(frame, JPEG) of this pixel frame, or of the nearest that is kept; None while it is not made."""
+    def read(self, frame: int) -> tuple[int, bytes] | None:
+        """(frame, JPEG) of this pixel frame or of one in the oldest stored group; None without either."""
         place = self._segments.place(frame) or self._segments.oldest
         if place is None:
             return None
@@ -36,21 +36,21 @@ class Pictures:
         with self._lock:
             group = self._groups.get(place.frame, [])
             if at >= len(group):
-                group = self._decoded(place)
+                group = self._decode(place)
         return (place.frame + at, group[at]) if at < len(group) else None
 
-    def _decoded(self, place: Place) -> list[bytes]:
-        """The newest group grows, so it is decoded again when more of it is wanted."""
-        group = [*jpegs(self._segments.group(place) or b"", self._fps)]
+    def _decode(self, place: Place) -> list[bytes]:
+        """Decodes a group into the cache; the newest grows, so it may be decoded more than once."""
+        group = [*decode_jpegs(self._segments.group(place) or b"", self._fps)]
         self._groups[place.frame] = group
         self._groups.move_to_end(place.frame)
-        if len(self._groups) > GROUPS_KEPT:
+        if len(self._groups) > MAX_GROUPS:
             self._groups.popitem(last=False)
         return group
 
 
-def jpegs(file: bytes, fps: Fraction) -> Iterator[bytes]:
-    """Every picture of a video file as JPEG."""
+def decode_jpegs(file: bytes, fps: Fraction) -> Iterator[bytes]:
+    """Yields every frame of an MP4 file's bytes as JPEG."""
     if not file:
         return
     with tempfile.TemporaryDirectory(prefix="rivulet-") as folder:

@@ -1,6 +1,6 @@
-"""The routes of docs/preview.md without a server: a request's plain values come in, an answer goes out.
+"""HTTP routes of docs/preview.md without a server: plain request values in, an answer out.
 
-None waits for the stream. A server adds how bytes travel, and whom it lets in.
+No route blocks on the stream. Sockets and access control are the server's part.
 """
 
 from __future__ import annotations
@@ -18,38 +18,40 @@ from .segments import INIT, Place
 from .streams import Streams
 
 PREFIX = "/rivulet"
-LONGEST_BODY = 8192  # bytes
-GLANCE_SECONDS = 0.2  # between looks for more, while the endless file is read faster than it is made
+MAX_BODY_BYTES = 8192  # bytes
+POLL_SECONDS = 0.2  # between polls of an endless file at its end
 VIDEO = "video/mp4"
-GONE = "No such stream; it was forgotten. The file is in the output folder."
-FRESH = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}  # of every answer
+NO_STREAM = (
+    "No stream has this id any more; its file is in the output folder. List the streams to see the newest."
+)
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}  # in every answer
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a viewer asks for."""
+    """A viewer's HTTP request."""
 
     method: str
     path: str  # from PREFIX on
     query: Mapping[str, str] = field(default_factory=dict)
-    kind: str = ""  # of the body
-    body: bytes = b""  # one byte more than LONGEST_BODY stands for any longer one
+    kind: str = ""  # content type of the body
+    body: bytes = b""  # cut to MAX_BODY_BYTES + 1, which marks a longer one
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is sent back: the body, else the file or a range of it, else the pieces as they come."""
+    """An HTTP answer: a body, a file (or a range of it), or pieces as they come."""
 
     status: int
     body: bytes = b""
-    kind: str = ""
+    kind: str = ""  # content type
     headers: Mapping[str, str] = field(default_factory=dict)
     file: Path | None = None
-    pieces: Iterator[bytes] | None = None  # an empty one: nothing yet, ask again after GLANCE_SECONDS
+    pieces: Iterator[bytes] | None = None  # an empty one: nothing yet, poll after POLL_SECONDS
 
 
 class RefusedError(Exception):
-    """An answer that says in one sentence what was wrong with the request."""
+    """A request that is refused, with the HTTP status and a sentence for the user."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -57,52 +59,52 @@ class RefusedError(Exception):
 
 
 def answer(streams: Streams, request: Request) -> Answer:
-    """The answer to a request about these streams; a refusal becomes its sentence."""
+    """The answer to a request about these streams; a RefusedError becomes an error answer."""
     try:
         if (request.method, request.path) == ("GET", f"{PREFIX}/streams"):
-            return known(streams, request)
+            return list_streams(streams, request)
         for route in ROUTES:
             match = route.match(request)
             if match:
                 live = streams.find(match[1])
                 if live is None:
-                    raise RefusedError(404, GONE)
+                    raise RefusedError(404, NO_STREAM)
                 return route.answer(live, request, *map(int, match.groups()[1:]))
         raise RefusedError(404, f"There is no {request.method} {request.path[:100]} here.")
     except RefusedError as why:
-        return refusal(why)
+        return error_answer(why)
 
 
-def refusal(why: RefusedError) -> Answer:
-    """The sentence as an answer."""
-    return told({"error": str(why)}, why.status)
+def error_answer(why: RefusedError) -> Answer:
+    """The JSON answer {"error": sentence}."""
+    return json_answer({"error": str(why)}, why.status)
 
 
-def told(value: dict[str, Any], status: int = 200) -> Answer:
-    """A JSON answer."""
+def json_answer(value: dict[str, Any], status: int = 200) -> Answer:
+    """The value as a JSON answer."""
     return Answer(status, json.dumps(value).encode(), "application/json")
 
 
 def takes_long(request: Request) -> bool:
-    """Whether answering reads a file or decodes; the other answers are there at once."""
+    """Whether the answer reads a file or decodes, so that a server should use a worker thread."""
     return any(route.takes_long and route.match(request) for route in ROUTES)
 
 
-def known(streams: Streams, request: Request) -> Answer:
-    """Every stream that is known, newest first, and which of them the asking client queued."""
+def list_streams(streams: Streams, request: Request) -> Answer:
+    """All streams, newest first, and the ids of those that the client in the query queued."""
     lives, client = streams.all(), request.query.get("client")
     own = [live.session for live in lives if client is not None and live.client == client]
-    return told({"streams": [live.state(prompts=False) for live in lives], "own": own})
+    return json_answer({"streams": [live.state(prompts=False) for live in lives], "own": own})
 
 
 def state(live: LiveStream, request: Request) -> Answer:
-    """The whole state of one stream."""
+    """One stream's state with its prompts."""
     live.collect()
-    return told(live.state())
+    return json_answer(live.state())
 
 
 def segment(live: LiveStream, request: Request, number: int) -> Answer:
-    """One segment, and as many after it as go into one answer."""
+    """A segment and those after it that fit into one answer; 204 where it does not exist yet, 410 after."""
     over = live.over
     if number >= live.segments.next:
         live.collect()
@@ -110,7 +112,10 @@ def segment(live: LiveStream, request: Request, number: int) -> Answer:
     if found is None and number >= live.segments.next and not over:
         return Answer(204)
     if found is None:
-        raise RefusedError(410, f"Segment {number} will not come any more; ask for the state.")
+        raise RefusedError(
+            410,
+            f"Segment {number} is not in the buffer any more; read the state and start at one of its places.",
+        )
     more = {"X-Rivulet-Next": str(found.next), "X-Rivulet-Kind": found.kind}
     if found.first_frame is not None:
         more["X-Rivulet-Start"] = repr(found.first_frame / live.fps)
@@ -118,24 +123,26 @@ def segment(live: LiveStream, request: Request, number: int) -> Answer:
 
 
 def at(live: LiveStream, request: Request, frame: int) -> Answer:
-    """The place of the last key frame at or before a frame."""
-    return told(asdict(place_at(live, frame)))
+    """The last key frame at or before a frame."""
+    return json_answer(asdict(find_place(live, frame)))
 
 
 def live_file(live: LiveStream, request: Request) -> Answer:
-    """An endless file from a key frame on, until its part or the stream ends."""
+    """An MP4 from a key frame up to the end of its part or of the stream."""
     wanted = request.query.get("from", "")
     if not re.fullmatch("[0-9]{1,15}", wanted):
         raise RefusedError(400, f"`from` must be the frame of a place, got {ascii(wanted)[:40]}.")
-    place = place_at(live, int(wanted))
+    place = find_place(live, int(wanted))
     init = live.segments.read(place.init)
     if place.frame != int(wanted) or init is None:
-        raise RefusedError(410, f"No key frame is kept at frame {wanted}; ask for a place.")
+        raise RefusedError(
+            410, f"No key frame is in the buffer at frame {wanted}; request /at/{wanted} for one."
+        )
     return Answer(200, kind=VIDEO, pieces=pieces(live, init.data, place.segment))
 
 
 def pieces(live: LiveStream, init: bytes, number: int) -> Iterator[bytes]:
-    """An init segment and the fragments from this number on."""
+    """Yields an init segment and the fragments from this number on."""
     yield init
     while True:
         over = live.over
@@ -152,8 +159,8 @@ def pieces(live: LiveStream, init: bytes, number: int) -> Iterator[bytes]:
 
 
 def picture(live: LiveStream, request: Request, frame: int) -> Answer:
-    """One frame as JPEG."""
-    found = live.pictures.of(frame)
+    """One frame as JPEG; 204 where there is none yet."""
+    found = live.pictures.read(frame)
     if found is None:
         return Answer(204)
     return Answer(200, found[1], "image/jpeg", {"X-Rivulet-Frame": str(found[0])})
@@ -163,55 +170,61 @@ def video(live: LiveStream, request: Request) -> Answer:
     """The finished file."""
     path = live.writer.result if live.over else None
     if path is None:
-        raise RefusedError(404, "The video is not finished yet.")
+        raise RefusedError(404, "The video is not finished yet; wait until the stream has ended.")
     if not path.is_file():
-        raise RefusedError(404, f"{path.name} is not in the output folder any more.")
+        raise RefusedError(
+            404, f"{path.name} is not in the output folder any more; queue the workflow to make it again."
+        )
     return Answer(200, kind=VIDEO, file=path)
 
 
 def control(live: LiveStream, request: Request) -> Answer:
-    """Puts a message into the stream's mailbox."""
+    """Submits the message in the body; 202 with its number, 400 where it is wrong, 409 after the end."""
     try:
-        message = read_message(value_of(request))
+        message = read_message(parse_json(request))
         live.ask(message)
     except ValueError as why:
         raise RefusedError(400, str(why)) from why
     except EndedError as why:
         raise RefusedError(409, str(why)) from why
-    return told({"number": message.number}, 202)
+    return json_answer({"number": message.number}, 202)
 
 
-def value_of(request: Request) -> Any:
-    """The request's JSON value, or what is wrong with it."""
+def parse_json(request: Request) -> Any:
+    """The body's JSON value; RefusedError 415, 413 or 400 for another type, size or syntax."""
     if request.kind != "application/json":
-        raise RefusedError(415, "Send JSON, as application/json.")
-    if len(request.body) > LONGEST_BODY:
-        raise RefusedError(413, f"The message has more than {LONGEST_BODY} bytes; send a shorter one.")
+        raise RefusedError(
+            415, f"The content type is {ascii(request.kind)[:60]}; send JSON as application/json."
+        )
+    if len(request.body) > MAX_BODY_BYTES:
+        raise RefusedError(413, f"The message has more than {MAX_BODY_BYTES} bytes; send a shorter one.")
     try:
         return json.loads(request.body.decode("utf-8"))
     except (ValueError, RecursionError) as why:
         raise RefusedError(400, f"The message is no JSON: {str(why)[:100]}.") from why
 
 
-def place_at(live: LiveStream, frame: int) -> Place:
-    """The last key frame at or before this frame; refused where none is kept or the frame is not made."""
+def find_place(live: LiveStream, frame: int) -> Place:
+    """The last key frame at or before this frame; RefusedError 410 where the buffer has none."""
     place = live.segments.place(frame)
     if place is None or frame >= live.writer.frames_written:
-        raise RefusedError(410, f"Frame {frame} is forgotten or not made; ask for the state.")
+        raise RefusedError(
+            410, f"Frame {frame} is not in the buffer; read the state for the frames that are."
+        )
     return place
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What is asked of one stream under a path."""
+    """A handler for one stream under a path."""
 
-    rest: str  # of the path, after the stream's id
+    rest: str  # pattern of the path after the stream's id
     answer: Callable[..., Answer]
     method: str = "GET"
     takes_long: bool = False
 
     def match(self, request: Request) -> re.Match[str] | None:
-        """The stream's id and the number in the path, or None where another path is asked for."""
+        """The match with the stream's id and the number in the path, or None for another path."""
         if request.method != self.method:
             return None
         return re.fullmatch(rf"{PREFIX}/stream/([0-9A-Za-z]{{1,64}}){self.rest}", request.path)

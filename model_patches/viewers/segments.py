@@ -1,7 +1,7 @@
-"""The newest segments of a growing video, kept in memory and numbered as one row over all its parts.
+"""In-memory buffer of a growing video's newest segments, numbered continuously over all its parts.
 
-Readers never touch the disk, and a file that is joined and deleted takes nothing from them. What is kept is
-bounded in bytes, so a stream may run for days.
+Readers never touch the disk, so a part can be joined and deleted while they read. The buffer is bounded in
+bytes, so a stream may run for days.
 """
 
 import threading
@@ -12,49 +12,49 @@ from itertools import islice
 
 from ..writer.fmp4 import FragmentIndex
 
-MOST_BYTES = 32 << 20  # about three minutes at 832x480
+MAX_BYTES = 32 << 20  # about three minutes at 832x480
 ANSWER_BYTES = 1 << 20  # the most that one answer carries, unless a single fragment is larger
 INIT, MEDIA = "init", "media"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A key frame: where a reader can begin."""
+    """A key frame, at which a reader can start."""
 
-    init: int  # number of the init segment that must be read before it
-    segment: int
+    init: int  # number of its init segment, to be read first
+    segment: int  # number of its fragment
     frame: int  # pixel frame of the stream
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One init segment, or some fragments that follow each other."""
+    """One init segment, or consecutive fragments."""
 
     data: bytes
-    next: int  # the number to ask for afterwards
+    next: int  # number of the segment after these
     kind: str  # INIT or MEDIA
-    first_frame: int | None  # pixel frame of the stream at which an init segment's own time 0 lies
+    first_frame: int | None  # of an init segment: the stream's pixel frame at its time 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _StoredFragment:
     number: int
     data: bytes
-    place: Place | None  # of a key frame
+    place: Place | None  # where it starts with a key frame
 
 
 class Segments:
-    """Init segments and fragments of one video; what is older than the newest `most_bytes` is forgotten.
+    """Init segments and fragments of one video, evicted oldest first beyond `max_bytes`.
 
-    Any thread may collect and read.
+    Thread-safe.
     """
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self.next = 0  # the number that the next segment gets
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.next = 0  # number of the next segment
         self.codec: str | None = None
-        self._most_bytes, self._bytes = most_bytes, 0
-        self._inits: dict[int, tuple[bytes, int]] = {}  # number: its bytes, the part's first frame
-        self._kept: deque[_Kept] = deque()
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._inits: dict[int, tuple[bytes, int]] = {}  # number -> bytes, first frame of the part
+        self._fragments: deque[_StoredFragment] = deque()
         self._places: deque[Place] = deque()
         self._file: FragmentIndex | None = None
         self._init: int | None = None  # number of the file's init segment
@@ -62,34 +62,34 @@ class Segments:
 
     @property
     def oldest(self) -> Place | None:
-        """The first key frame that is kept."""
+        """The first key frame in the buffer."""
         return self._places[0] if self._places else None
 
     @property
     def newest(self) -> Place | None:
-        """The last key frame."""
+        """The last key frame in the buffer."""
         return self._places[-1] if self._places else None
 
     def collect(self, growing: FragmentIndex | None) -> bool:
-        """Takes over what was written since the last call; returns whether that was anything.
+        """Reads what was written since the last call; returns whether there was anything.
 
-        growing: the writer's index of its newest part. Parts before it must have been growing in an earlier
-        call, or their frames are not kept.
+        growing: the writer's index of its newest part, None without one. Every part must be passed while it
+        is the newest, or its frames are missing.
         """
         with self._lock:
             before = self.next
             if self._file is not None and (growing is None or growing.path != self._file.path):
-                self._take_over(self._file)
-                self._let_go()
+                self._read_new(self._file)
+                self._close_file()
             if growing is not None and self._file is None:
-                # one of our own: the writer closes its own when the part ends
+                # a second index: the writer closes its own when the part ends
                 self._file = FragmentIndex(growing.path, first_frame=growing.first_frame)
             if self._file is not None:
-                self._take_over(self._file)
+                self._read_new(self._file)
             return self.next > before
 
     def read(self, number: int) -> Answer | None:
-        """The segment of that number and fragments after it; None where it is not made or forgotten."""
+        """The segment with this number and fragments after it; None if evicted or not written yet."""
         with self._lock:
             if number in self._inits:
                 data, first_frame = self._inits[number]
@@ -99,42 +99,42 @@ class Segments:
                 return None
             pieces: list[bytes] = []
             size = 0
-            for kept in islice(self._kept, at, None):
-                size += len(kept.data)
-                if pieces and (size > ANSWER_BYTES or kept.number != number + len(pieces)):
+            for fragment in islice(self._fragments, at, None):
+                size += len(fragment.data)
+                if pieces and (size > ANSWER_BYTES or fragment.number != number + len(pieces)):
                     break
-                pieces.append(kept.data)
+                pieces.append(fragment.data)
             return Answer(b"".join(pieces), number + len(pieces), MEDIA, None)
 
     def place(self, frame: int) -> Place | None:
-        """The last kept key frame at or before this pixel frame."""
+        """The last key frame in the buffer at or before this pixel frame, or None."""
         with self._lock:
             return next((place for place in reversed(self._places) if place.frame <= frame), None)
 
     def group(self, place: Place) -> bytes | None:
-        """A file of the pictures from this key frame to the next one; None where it is forgotten."""
+        """MP4 bytes from this key frame up to the next one; None where it was evicted."""
         with self._lock:
             at = self._position(place.segment)
             if at is None:
                 return None
-            pieces = [self._inits[place.init][0], self._kept[at].data]
-            for kept in islice(self._kept, at + 1, None):
-                if kept.place is not None:
+            pieces = [self._inits[place.init][0], self._fragments[at].data]
+            for fragment in islice(self._fragments, at + 1, None):
+                if fragment.place is not None:
                     break
-                pieces.append(kept.data)
+                pieces.append(fragment.data)
             return b"".join(pieces)
 
     def close(self) -> None:
-        """Lets go of the file, so that it can be deleted; what was collected stays."""
+        """Closes the file, so that it can be deleted; the buffer stays."""
         with self._lock:
-            self._let_go()
+            self._close_file()
 
-    def _let_go(self) -> None:
+    def _close_file(self) -> None:
         if self._file is not None:
             self._file.close()
         self._file = self._init = None
 
-    def _take_over(self, file: FragmentIndex) -> None:
+    def _read_new(self, file: FragmentIndex) -> None:
         number = file.count
         file.extend()
         if file.init and self._init is None:
@@ -147,27 +147,27 @@ class Segments:
             data, number = file.read(number, 0)
             assert fragment and self._init is not None
             place = Place(self._init, self.next, fragment.first_frame) if fragment.keyframe else None
-            self._keep(_Kept(self.next, data, place))
-        self._forget()
+            self._store(_StoredFragment(self.next, data, place))
+        self._evict()
 
-    def _keep(self, kept: _Kept) -> None:
-        self._kept.append(kept)
-        self._bytes += len(kept.data)
+    def _store(self, fragment: _StoredFragment) -> None:
+        self._fragments.append(fragment)
+        self._bytes += len(fragment.data)
         self.next += 1
-        if kept.place:
-            self._places.append(kept.place)
+        if fragment.place:
+            self._places.append(fragment.place)
 
-    def _forget(self) -> None:
-        """Drops the oldest pictures, from key frame to key frame."""
-        while self._bytes > self._most_bytes and len(self._places) > 1:
+    def _evict(self) -> None:
+        """Drops the oldest groups of pictures, so that the buffer starts with a key frame."""
+        while self._bytes > self._max_bytes and len(self._places) > 1:
             self._places.popleft()
-            while self._kept[0].number < self._places[0].segment:
-                self._bytes -= len(self._kept.popleft().data)
+            while self._fragments[0].number < self._places[0].segment:
+                self._bytes -= len(self._fragments.popleft().data)
         if self._places:
             first = self._places[0].init
             self._inits = {number: init for number, init in self._inits.items() if number >= first}
 
     def _position(self, number: int) -> int | None:
-        """Where a fragment lies among the kept ones."""
-        at = bisect_left(self._kept, number, key=lambda kept: kept.number)
-        return at if at < len(self._kept) and self._kept[at].number == number else None
+        """Index of a fragment in the buffer, or None."""
+        at = bisect_left(self._fragments, number, key=lambda fragment: fragment.number)
+        return at if at < len(self._fragments) and self._fragments[at].number == number else None

@@ -1,4 +1,4 @@
-"""What the thread that makes a stream tells those who watch it, and asks of them between two blocks."""
+"""Viewers' side of a run: the generating thread reports its state and takes messages between two blocks."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from types import TracebackType
 from typing import Any
 
 from ..writer.video import Mp4Writer
-from .live import ENDED, FAILED, PAUSED, RUNNING, LiveStream, Told
+from .live import ENDED, FAILED, PAUSED, RUNNING, LiveStream, PromptChange
 from .mailbox import Message
 from .streams import Streams
 
-GLANCE_SECONDS = 0.1  # how soon a waiting stream sees that the run was interrupted
-LONGEST_REASON = 300  # letters of an error that are told to a viewer
-INTERRUPTED = "The run was interrupted; what was made until then is kept."
+POLL_SECONDS = 0.1  # between checks for an interruption while the stream waits
+MAX_REASON = 300  # letters of an error that are sent to a viewer
+INTERRUPTED = "The run was interrupted; the frames made until then are in the file."
 
 
 class Session:
-    """One stream from its first block to its end, for the thread that makes it: `with Session(...):`.
+    """One stream from its first block to its end, for the generating thread: `with Session(...):`.
 
-    It opens and closes the stream's file. Whatever ends the stream, the file holds all that was written.
-    The host gives three functions. send: takes each new state, for a page that need not ask. check: raises
-    where the run was interrupted. vram: {"used", "total"} in bytes, None without a card.
+    It opens and closes the stream's file, which holds all written frames whatever ends the stream. Three
+    functions come from the host. send: pushes a state to a page. check: raises where the run was
+    interrupted. vram: {"used", "total"} in bytes, None without a card.
     """
 
     def __init__(
@@ -36,95 +36,95 @@ class Session:
         vram: Callable[[], dict[str, int] | None] = lambda: None,
         lead_seconds: float | None = None,
     ) -> None:
-        """lead_seconds: how far a stream without end may run ahead of the clock; None: as far as it can."""
+        """lead_seconds: how far an endless stream may run ahead of playback; None: without a limit."""
         self.live = live
         self.paused = self.stopping = False  # plain flags, which a signal handler may set too
         self._streams, self._send, self._check, self._vram = streams, send, check, vram
         self._lead_seconds = lead_seconds if live.blocks is None else None
-        self._clock_began: float | None = None  # when the first picture would have been shown
+        self._playback_start: float | None = None  # monotonic seconds of the first frame
 
     @property
     def writer(self) -> Mp4Writer:
-        """Where the pictures go."""
+        """The writer of the stream's file."""
         return self.live.writer
 
     def __enter__(self) -> Session:
         self.writer.__enter__()
         self._streams.add(self.live)
-        self.tell()
+        self.publish()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            # what fails here is told by closing the file
+            # a failure here is raised again when the file closes
             with suppress(RuntimeError):
                 self.writer.seal()
-            self.live.let_go()
+            self.live.release()
             self.writer.__exit__(kind, error, trace)
         except BaseException as why:
             error = why
             raise
         finally:
-            self.tell(*ending(error))
+            self.publish(*final_phase(error))
 
-    def tell(self, phase: str | None = None, sentence: str = "") -> None:
-        """Sends the state, in the phase that begins."""
+    def publish(self, phase: str | None = None, sentence: str = "") -> None:
+        """Sets the phase, if one is passed, and sends the state."""
         self.live.change(phase, sentence)
         self._send(self.live.state(prompts=False))
 
-    def goes_on(self) -> bool:
-        """Whether another block is to be made; waits while the stream is paused, or far ahead of the clock.
+    def should_continue(self) -> bool:
+        """Whether to generate another block; blocks while paused or `lead_seconds` ahead of playback.
 
-        A stop before the first block waits for it: there would be nothing to keep.
+        A stop takes effect after the first block, so the file has at least one. Raises what `check` raises.
         """
         while True:
-            self._obey()
+            self._apply_messages()
             if self.stopping and self.live.block:
                 return False
             self._check()
             if self.paused and not self.stopping:
                 if self.live.phase != PAUSED:
-                    self.tell(PAUSED)
+                    self.publish(PAUSED)
             elif self.stopping or not self._is_ahead():
                 if self.live.phase == PAUSED:
-                    self.tell(RUNNING)
+                    self.publish(RUNNING)
                 return True
-            self.live.mailbox.wait(GLANCE_SECONDS)
+            self.live.mailbox.wait(POLL_SECONDS)
 
-    def wish(self) -> Message | None:
-        """The prompt that is asked for, to be settled in the mailbox."""
+    def next_prompt(self) -> Message | None:
+        """The pending prompt message, to be settled by `accept` or `refuse`; None without one."""
         return next(iter(self.live.mailbox.take(("prompt",))), None)
 
     def refuse(self, message: Message, why: Exception) -> None:
-        """Tells the viewer why the prompt cannot be; the stream goes on without it."""
-        self.live.mailbox.settle(message, "refused", (str(why) or type(why).__name__)[:LONGEST_REASON])
+        """Settles a prompt as refused, with the reason; the stream continues without it."""
+        self.live.mailbox.settle(message, "refused", (str(why) or type(why).__name__)[:MAX_REASON])
 
     def accept(self, message: Message, block: int, first_frame: int) -> None:
-        """Tells the viewer from which block and pixel frame of the file on the prompt is seen."""
+        """Settles a prompt as done, from this block and pixel frame of the file on."""
         self.live.mailbox.settle(message, "done", block=block, first_frame=first_frame)
 
-    def note_prompt(self, told: Told) -> None:
-        """A prompt takes effect."""
-        self.live.note_prompt(told)
+    def note_prompt(self, change: PromptChange) -> None:
+        """Reports a prompt change."""
+        self.live.note_prompt(change)
 
     def note_plan(self, blocks: int | None) -> None:
-        """The file will have so many blocks; None: as many as are made until it is stopped."""
+        """Reports the planned number of blocks in the file; None: endless."""
         self.live.blocks = blocks
 
     def note_block(self, frames: int, seconds: float) -> None:
-        """One more block of so many pixel frames was made with so many seconds of work."""
+        """Reports a finished block: its pixel frames and the seconds of work."""
         self.live.note_block(frames, seconds, self._vram())
-        self.tell()
+        self.publish()
 
-    def _obey(self) -> None:
+    def _apply_messages(self) -> None:
         for message in self.live.mailbox.take(("pause", "resume", "stop")):
             if message.do == "stop":
                 self.stopping = True
             else:
                 self.paused = message.do == "pause"
-                self._clock_began = None
+                self._playback_start = None
             self.live.mailbox.settle(message, "done")
             self.live.change()
 
@@ -132,16 +132,16 @@ class Session:
         if self._lead_seconds is None:
             return False
         now, shown = time.monotonic(), self.writer.frames_written / self.live.fps
-        if self._clock_began is None:
-            self._clock_began = now - shown
-        return shown > now - self._clock_began + self._lead_seconds
+        if self._playback_start is None:
+            self._playback_start = now - shown
+        return shown > now - self._playback_start + self._lead_seconds
 
 
-def ending(error: BaseException | None) -> tuple[str, str]:
-    """(phase, sentence) of a stream that ended so; None: as planned or as a viewer wished."""
+def final_phase(error: BaseException | None) -> tuple[str, str]:
+    """(phase, sentence) of a stream that this error ended; None: planned end, or a viewer's stop."""
     if error is None:
         return ENDED, ""
-    # whoever interrupts raises what nothing takes for a fault: Ctrl+C does, and so does the host
+    # interruptions are no Exception: KeyboardInterrupt of Ctrl+C, and the host's own
     if not isinstance(error, Exception):
         return ENDED, INTERRUPTED
     return FAILED, str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The newest streams of a server."""
+"""Registry of a server's newest streams."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections import deque
 
 from .live import LiveStream
 
-KEPT = 4  # streams that viewers can still ask for; each holds its newest segments
+MAX_STREAMS = 4  # each holds its newest segments in memory
 
 
 class Streams:
-    """Streams that run or ended a short while ago, found by their session id."""
+    """The running stream and the newest ended ones, by session id. Thread-safe."""
 
     def __init__(self) -> None:
-        self._kept: deque[LiveStream] = deque(maxlen=KEPT)
+        self._streams: deque[LiveStream] = deque(maxlen=MAX_STREAMS)
         self._lock = threading.Lock()
 
     def add(self, live: LiveStream) -> None:
-        """Keeps one more; the oldest is forgotten. Only one runs at a time, so it is never that one."""
+        """Adds a stream and evicts the oldest; only one runs at a time, so a running one stays."""
         with self._lock:
-            self._kept.appendleft(live)
+            self._streams.appendleft(live)
 
     def find(self, session: str) -> LiveStream | None:
         """The stream of that id, or None."""
         return next((live for live in self.all() if live.session == session), None)
 
     def all(self) -> list[LiveStream]:
-        """Every stream that is kept, newest first."""
+        """All streams, newest first."""
         with self._lock:
-            return list(self._kept)
+            return list(self._streams)

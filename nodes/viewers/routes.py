@@ -12,15 +12,15 @@ from aiohttp import web
 from comfy.cli_args import args
 
 from ...model_patches.viewers.routes import (
-    FRESH,
-    GLANCE_SECONDS,
-    LONGEST_BODY,
+    HEADERS,
+    MAX_BODY_BYTES,
+    POLL_SECONDS,
     PREFIX,
     Answer,
     RefusedError,
     Request,
     answer,
-    refusal,
+    error_answer,
     takes_long,
 )
 from ..run.session import STREAMS
@@ -46,7 +46,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     try:
         check_sender(request)
     except RefusedError as why:
-        return sent(refusal(why))
+        return sent(error_answer(why))
     head = request.method == "HEAD"  # the host's routes answer it as GET, without the body
     asked = Request(
         "GET" if head else request.method,
@@ -57,7 +57,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     )
     found = await elsewhere(answer, STREAMS, asked) if takes_long(asked) else answer(STREAMS, asked)
     if found.file is not None:
-        return web.FileResponse(found.file, headers=FRESH)
+        return web.FileResponse(found.file, headers=HEADERS)
     return sent(found) if found.pieces is None or head else await send_pieces(request, found)
 
 
@@ -78,14 +78,16 @@ def check_sender(request: web.Request) -> None:
 async def body_of(request: web.Request) -> bytes:
     """The body, or the beginning of one that is too long."""
     data = b""
-    while len(data) <= LONGEST_BODY and (piece := await request.content.read(LONGEST_BODY + 1 - len(data))):
+    while len(data) <= MAX_BODY_BYTES and (
+        piece := await request.content.read(MAX_BODY_BYTES + 1 - len(data))
+    ):
         data += piece
     return data
 
 
 def sent(found: Answer) -> web.Response:
     """An answer of which all is there."""
-    headers = {**FRESH, **found.headers}
+    headers = {**HEADERS, **found.headers}
     if not found.kind:
         return web.Response(status=found.status, headers=headers)
     return web.Response(body=found.body, status=found.status, content_type=found.kind, headers=headers)
@@ -94,13 +96,13 @@ def sent(found: Answer) -> web.Response:
 async def send_pieces(request: web.Request, found: Answer) -> web.StreamResponse:
     """An endless file, as fast as it is made and taken."""
     assert found.pieces is not None
-    response = web.StreamResponse(headers={**FRESH, "Content-Type": found.kind})
+    response = web.StreamResponse(headers={**HEADERS, "Content-Type": found.kind})
     await response.prepare(request)
     while (piece := await elsewhere(next, found.pieces, None)) is not None:
         if piece:
             await asyncio.wait_for(response.write(piece), STUCK_SECONDS)
         else:
-            await asyncio.sleep(GLANCE_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
     await response.write_eof()
     return response
 

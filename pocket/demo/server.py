@@ -10,15 +10,15 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from ...model_patches.viewers.routes import (
-    FRESH,
-    GLANCE_SECONDS,
-    LONGEST_BODY,
+    HEADERS,
+    MAX_BODY_BYTES,
+    POLL_SECONDS,
     PREFIX,
     Answer,
     RefusedError,
     Request,
     answer,
-    refusal,
+    error_answer,
 )
 from ...model_patches.viewers.streams import Streams
 
@@ -88,7 +88,7 @@ class Connection(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answers what the base class refuses by itself."""
         why = RefusedError(code, f"{message or HTTPStatus(code).phrase}.")
-        self._send(refusal(why), {"Connection": "close"})
+        self._send(error_answer(why), {"Connection": "close"})
 
     def _answer(self) -> None:
         path, _, query = self.path.partition("?")
@@ -97,7 +97,7 @@ class Connection(BaseHTTPRequestHandler):
             body = self._body() if self.command == "POST" else b""
         except RefusedError as why:
             # what is left of a body that was not read would be taken for the next request
-            return self._send(refusal(why), {"Connection": "close"} if self.command == "POST" else {})
+            return self._send(error_answer(why), {"Connection": "close"} if self.command == "POST" else {})
         if self.command == "GET" and path in self.server.files:
             file = self.server.files[path]
             return self._send(Answer(200, file.read_bytes(), f"{KINDS[file.suffix]}; charset=utf-8"))
@@ -110,7 +110,7 @@ class Connection(BaseHTTPRequestHandler):
         elif found.pieces:
             self._send_pieces(found.pieces, found.kind)
         else:
-            self._send(found, {"Connection": "close"} if len(body) > LONGEST_BODY else {})
+            self._send(found, {"Connection": "close"} if len(body) > MAX_BODY_BYTES else {})
 
     def _check_sender(self) -> None:
         """Refuses other web sites: a page elsewhere must not steer or watch the stream."""
@@ -128,7 +128,7 @@ class Connection(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"[0-9]{1,9}", length):
             raise RefusedError(411, "Say the length of the request's body.")
-        return self.rfile.read(min(int(length), LONGEST_BODY + 1))
+        return self.rfile.read(min(int(length), MAX_BODY_BYTES + 1))
 
     def _send(self, found: Answer, more: Mapping[str, str] | None = None) -> None:
         sized = {} if found.status == HTTPStatus.NO_CONTENT else {"Content-Length": str(len(found.body))}
@@ -139,7 +139,7 @@ class Connection(BaseHTTPRequestHandler):
         self.send_response(status)
         named = {"Content-Type": kind} if kind else {}
         policy = {"Content-Security-Policy": self.server.policy}
-        for name, value in {**named, **FRESH, **policy, **headers}.items():
+        for name, value in {**named, **HEADERS, **policy, **headers}.items():
             self.send_header(name, value)
         self.end_headers()
 
@@ -150,7 +150,7 @@ class Connection(BaseHTTPRequestHandler):
             if piece:
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             else:
-                time.sleep(GLANCE_SECONDS)
+                time.sleep(POLL_SECONDS)
         self.wfile.write(b"0\r\n\r\n")
 
     def _send_file(self, path: Path, kind: str) -> None:
@@ -159,7 +159,7 @@ class Connection(BaseHTTPRequestHandler):
         try:
             first, last = (0, size - 1) if wanted is None else byte_range(wanted, size)
         except RefusedError as why:
-            return self._send(refusal(why))
+            return self._send(error_answer(why))
         more = {"Accept-Ranges": "bytes", "Content-Length": str(last - first + 1)}
         if wanted is not None:
             more["Content-Range"] = f"bytes {first}-{last}/{size}"

@@ -40,7 +40,7 @@ SWITCH = "smooth"  # the text changes and nothing is forgotten
 PAGE = "demo"  # its client and its node: there is one page and one stream
 LEAD_SECONDS = 3.0  # how far an endless stream may run ahead of the clock, so that a new prompt shows soon
 LINGER_SECONDS = 40.0  # a page that has not asked for so long is closed
-GLANCE_SECONDS = 0.05
+POLL_SECONDS = 0.05
 STOPPING = b"\nstopping after this block; Ctrl+C again stops at once, and keeps the video too\n"
 
 
@@ -190,7 +190,7 @@ def linger(server: DemoServer, ctrl_c: CtrlC, opened: bool) -> None:
     while not ctrl_c.pressed:
         if time.monotonic() - max(server.last_asked or ended, ended) > LINGER_SECONDS:
             return
-        time.sleep(GLANCE_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def has_screen() -> bool:

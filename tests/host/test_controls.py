@@ -122,4 +122,4 @@ def test_a_form_of_another_page_is_refused(server, waiting):
 @pytest.mark.parametrize("rest", ["", "/seg/0", "/at/0", "/frame/0", "/video", "/live?from=0"])
 def test_an_unknown_stream_is_404_in_words(server, rest):
     status, answer = server.get(f"/rivulet/stream/{'0' * 32}{rest}")
-    assert status == 404 and "No such stream" in answer["error"]
+    assert status == 404 and "No stream has this id" in answer["error"]

@@ -56,14 +56,14 @@ def stopping_at(block):
     """A viewer who says stop before this block."""
 
     def before(take):
-        goes_on = take.session.goes_on
+        should_continue = take.session.should_continue
 
         def asked():
             if take.session.live.block == block:
                 take.session.live.ask(Message("me", 1, "stop"))
-            return goes_on()
+            return should_continue()
 
-        take.session.goes_on = asked
+        take.session.should_continue = asked
 
     return before
 

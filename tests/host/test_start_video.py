@@ -58,16 +58,16 @@ def taking(load, vae, prompt, tmp_path):
         writer.write = lambda frames: (written.append(frames), write(frames))
         live = LiveStream(writer, node="1", prompt_id="p", blocks=3, modes=())
         take = HostTake(load("plain"), vae, live, prompt, config, resume=kept)
-        goes_on = take.session.goes_on
+        should_continue = take.session.should_continue
 
         def asked():
             if live.block == stop:
                 live.ask(Message("me", 1, "stop"))
             if live.block == broken:
                 raise ZeroDivisionError
-            return goes_on()
+            return should_continue()
 
-        take.session.goes_on = asked
+        take.session.should_continue = asked
         begin = prefill_of(take, *given) if isinstance(given, tuple) else given
         with suppress(ZeroDivisionError):
             take.run(count, begin=begin, follow=None if follow is None else follow(take.caller))

@@ -29,8 +29,8 @@ def making(load, vae, prompt, tmp_path):
         queued = {"node": "1", "prompt_id": "p", "client": client_of_run()}
         live = LiveStream(writer, **queued, blocks=4, modes=tuple(MODES))
         take = HostTake(load("plain"), vae, live, prompt, CONFIG, changes=changes, encode=encode)
-        goes_on = take.session.goes_on
-        take.session.goes_on = lambda: (tell(live), goes_on())[1]
+        should_continue = take.session.should_continue
+        take.session.should_continue = lambda: (tell(live), should_continue())[1]
         take.run(PICTURES)
         return take, live
 

@@ -69,9 +69,9 @@ def make(session, speed: float) -> None:
     live, prompt = session.live, "a red circle"
     note(live, prompt, "cut")
     with session:
-        while live.block != live.blocks and session.goes_on():
+        while live.block != live.blocks and session.should_continue():
             began = time.monotonic()
-            message = session.wish()
+            message = session.next_prompt()
             if message and not any(colour in message.prompt for colour in COLOURS):
                 session.refuse(message, ValueError(f"Name one colour of {', '.join(COLOURS)}."))
             elif message:
@@ -88,9 +88,9 @@ def make(session, speed: float) -> None:
 
 def note(live, prompt: str, mode: str):
     """Tells that the next block is made with a prompt."""
-    from rivulet.model_patches.viewers.live import Told
+    from rivulet.model_patches.viewers.live import PromptChange
 
-    told = Told(prompt, mode, live.block, live.writer.frames_written)
+    told = PromptChange(prompt, mode, live.block, live.writer.frames_written)
     live.note_prompt(told)
     return told
 

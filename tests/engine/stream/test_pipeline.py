@@ -17,7 +17,7 @@ from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.stream.switch import switch
 from rivulet.model_patches.stream.timeline import Prompt
 from rivulet.model_patches.vae.decoder import VaeDecoder, decode_stream
-from rivulet.model_patches.viewers.live import Told
+from rivulet.model_patches.viewers.live import PromptChange
 from rivulet.model_patches.viewers.mailbox import Message
 from rivulet.model_patches.writer.video import Mp4Writer
 
@@ -238,10 +238,10 @@ class Watching:
         self.wishes = wishes
         self.accepted, self.refused, self.prompts, self.blocks, self.plans = [], [], [], [], []
 
-    def goes_on(self):
+    def should_continue(self):
         return True
 
-    def wish(self):
+    def next_prompt(self):
         return self.wishes.get(len(self.blocks))
 
     def accept(self, message, block, first_frame):
@@ -270,7 +270,7 @@ def test_a_viewers_prompt_holds_from_the_next_block_on_and_is_told(wan, vae, sta
     # a cut begins with one picture
     assert viewers.blocks == [9, 12, 9] and len(frames) == 30
     assert viewers.accepted == [("5", 1, 9), ("6", 2, 21)] and set(viewers.plans) == {3}
-    assert viewers.prompts == [Told("5", "smooth", 1, 9), Told("6", "cut", 2, 21)]
+    assert viewers.prompts == [PromptChange("5", "smooth", 1, 9), PromptChange("6", "cut", 2, 21)]
     assert np.array_equal(frames[:21], by_hand(wan, vae, start(), [None, text(5)]))
     assert after.text == "6"
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rivulet.model_patches.viewers.live import LiveStream, Told
+from rivulet.model_patches.viewers.live import LiveStream, PromptChange
 from rivulet.model_patches.viewers.session import Session
 from rivulet.model_patches.viewers.streams import Streams
 from rivulet.model_patches.writer.video import Mp4Writer
@@ -34,5 +34,5 @@ def feed(tmp_path):
         session.note_block(BLOCK, 1.0)
 
     with Session(live, streams) as session:
-        live.note_prompt(Told("a red circle", "smooth", 0, 0))
+        live.note_prompt(PromptChange("a red circle", "smooth", 0, 0))
         yield SimpleNamespace(session=session, live=live, streams=streams, block=block, writer=writer)

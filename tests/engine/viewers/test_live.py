@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from rivulet.model_patches.viewers.live import EndedError, LiveStream, Told
+from rivulet.model_patches.viewers.live import EndedError, LiveStream, PromptChange
 from rivulet.model_patches.viewers.mailbox import Message, read_message
 from rivulet.model_patches.writer.video import Mp4Writer
 
@@ -35,7 +35,7 @@ def test_every_change_raises_the_sequence(live):
         numbers.append(live.state()["sequence"])
         return numbers[-1] > numbers[-2]
 
-    live.note_prompt(Told("a", "cut", 0, 0))
+    live.note_prompt(PromptChange("a", "cut", 0, 0))
     assert changed()
     live.ask(Message("v", 1, "pause"))
     assert changed()
@@ -58,7 +58,7 @@ def test_what_was_collected_outlives_the_file(live, tmp_path):
     with live.writer:
         live.writer.write(pictures(5))
         live.writer.seal()
-        live.let_go()
+        live.release()
         live.collect()
     assert not list(tmp_path.glob("*part*")) and not live.state()["video"]
     live.change("ended")
@@ -85,7 +85,7 @@ def test_after_the_end_only_repetitions_are_answered(live):
 
 def test_prompts_are_counted_beyond_those_told(live):
     for block in range(600):
-        live.note_prompt(Told(str(block), "cut", block, block))
+        live.note_prompt(PromptChange(str(block), "cut", block, block))
     state = live.state()
     assert (state["prompt_count"], len(state["prompts"]), state["prompts"][-1]["prompt"]) == (600, 500, "599")
 

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 from rivulet.model_patches.viewers.mailbox import (
-    ACKNOWLEDGED_KEPT,
-    TAKEN_KEPT,
+    MAX_ACKNOWLEDGED,
+    MAX_KNOWN,
     Mailbox,
     Message,
     read_message,
@@ -34,7 +34,7 @@ def test_a_message_is_read():
         ({"prompt": "\t"}, "`prompt` must be a text that says what to show"),
         ({"prompt": None}, "got None"),
         ({"prompt": "a" * 501}, "501 letters, at most 500"),
-        ({"prompt": "a\0b"}, "no letters of any script"),
+        ({"prompt": "a\0b"}, "letters of no script"),
         ({"mode": {}}, "`mode` must be the name of a switch mode, got dict"),
     ],
 )
@@ -44,9 +44,9 @@ def test_what_cannot_be_obeyed_is_refused_in_words(change, words):
 
 
 def test_a_refusal_does_not_repeat_a_book():
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(ValueError) as refused:
         read_message({**WHOLE, "do": "x" * 8000})
-    assert len(str(refusal.value)) < 200
+    assert len(str(refused.value)) < 200
 
 
 def test_a_number_is_taken_once_per_viewer():
@@ -54,7 +54,7 @@ def test_a_number_is_taken_once_per_viewer():
     assert box.put(Message("a", 1, "pause")) and not box.put(Message("a", 1, "stop"))
     assert box.put(Message("b", 1, "stop"))
     assert [each["do"] for each in box.pending] == ["pause", "stop"]
-    assert box.knows(Message("a", 1, "stop")) and not box.knows(Message("a", 2, "stop"))
+    assert box.has_seen(Message("a", 1, "stop")) and not box.has_seen(Message("a", 2, "stop"))
 
 
 def test_the_newest_of_a_kind_waits_and_the_order_is_kept():
@@ -78,10 +78,10 @@ def test_only_the_kinds_asked_for_are_taken():
 
 def test_a_flood_is_bounded():
     box = Mailbox()
-    for number in range(1, TAKEN_KEPT + 100):
+    for number in range(1, MAX_KNOWN + 100):
         box.put(Message("a", number, "prompt", "x", "cut"))
-    assert len(box.pending) == 1 and len(box.acknowledged) == ACKNOWLEDGED_KEPT
-    assert box.knows(Message("a", TAKEN_KEPT, "stop")) and not box.knows(Message("a", 1, "stop"))
+    assert len(box.pending) == 1 and len(box.acknowledged) == MAX_ACKNOWLEDGED
+    assert box.has_seen(Message("a", MAX_KNOWN, "stop")) and not box.has_seen(Message("a", 1, "stop"))
 
 
 def test_who_waits_is_woken():

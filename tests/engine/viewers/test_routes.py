@@ -5,7 +5,7 @@ import json
 
 import pytest
 from PIL import Image
-from rivulet.model_patches.viewers.routes import LONGEST_BODY, Request, answer, takes_long
+from rivulet.model_patches.viewers.routes import MAX_BODY_BYTES, Request, answer, takes_long
 from rivulet.model_patches.viewers.session import Session
 from rivulet.model_patches.writer.fmp4 import frame_count
 from rivulet.tests.engine.viewers.conftest import BLOCK, FPS, HEIGHT, WIDTH, grey
@@ -155,7 +155,7 @@ BODIES = {
     "deep brackets": (b"[" * 8000, 400, "no JSON"),
     "no object": (b"[1]", 400, "Send a JSON object"),
     "no wish": (b"{}", 400, "`viewer`"),
-    "too long": (b"x" * (LONGEST_BODY + 1), 413, "more than 8192 bytes"),
+    "too long": (b"x" * (MAX_BODY_BYTES + 1), 413, "more than 8192 bytes"),
 }
 
 

@@ -84,7 +84,7 @@ def test_places_are_key_frames(written, tmp_path):
 
 
 def test_what_is_kept_is_bounded(tmp_path, written):
-    segments, _ = written([40, 4], most_bytes=12_000)
+    segments, _ = written([40, 4], max_bytes=12_000)
     kept = segments.next - segments.oldest.segment
     assert 4 < kept < 30 and segments.oldest.frame % FPS == 0
     assert segments.read(1) is None and segments.place(0) is None and segments.group(segments.newest)

@@ -5,7 +5,7 @@ import pytest
 from rivulet.model_patches.viewers import session as session_module
 from rivulet.model_patches.viewers.live import LiveStream
 from rivulet.model_patches.viewers.mailbox import Message
-from rivulet.model_patches.viewers.session import LONGEST_REASON, Session
+from rivulet.model_patches.viewers.session import MAX_REASON, Session
 from rivulet.model_patches.viewers.streams import Streams
 from rivulet.model_patches.writer.fmp4 import frame_count
 from rivulet.model_patches.writer.video import Mp4Writer
@@ -51,7 +51,7 @@ def test_each_block_and_phase_is_sent_once_and_the_stream_can_be_found(begun):
     with session:
         assert streams.all() == [session.live]
         for _ in range(2):
-            assert session.goes_on()
+            assert session.should_continue()
             make(session)
     assert [(state["phase"], state["block"]) for state in session.sent] == [
         ("starting", 0),
@@ -68,9 +68,9 @@ def test_a_stop_ends_it_but_not_before_something_is_made(begun):
     session, _ = begun()
     with session:
         ask(session, 1, "stop")
-        assert session.goes_on()
+        assert session.should_continue()
         make(session)
-        assert not session.goes_on()
+        assert not session.should_continue()
     assert outcomes(session) == [(1, "done")] and session.live.phase == "ended"
     assert not session.live.as_queued and frame_count(session.writer.result) == BLOCK
 
@@ -88,7 +88,7 @@ def test_a_pause_is_told_once_waits_and_ends(begun):
                 ask(session, 2, "resume")
 
         session.live.mailbox.wait = wait
-        assert session.goes_on()
+        assert session.should_continue()
     assert looks == ["paused"] * 3 and session.live.as_queued
     assert [state["phase"] for state in session.sent] == ["starting", "running", "paused", "running", "ended"]
 
@@ -98,7 +98,7 @@ def test_a_paused_stream_can_be_stopped_or_interrupted(begun):
     with session:
         make(session)
         session.paused = session.stopping = True
-        assert not session.goes_on()
+        assert not session.should_continue()
 
 
 def test_an_interruption_is_no_fault(begun):
@@ -109,10 +109,10 @@ def test_an_interruption_is_no_fault(begun):
     session, _ = begun(check=check)
     looks = []
     with pytest.raises(Interrupt), session:
-        assert session.goes_on()
+        assert session.should_continue()
         make(session)
         session.paused, session.live.mailbox.wait = True, looks.append
-        session.goes_on()
+        session.should_continue()
     assert session.live.phase == "ended" and "interrupted" in session.live.sentence
     assert frame_count(session.writer.result) == BLOCK
 
@@ -132,13 +132,13 @@ def test_a_fault_is_told_in_its_words_and_the_file_is_kept(begun, error, words):
 def test_a_prompt_is_taken_once_and_can_be_refused(begun):
     session, _ = begun()
     with session:
-        assert session.wish() is None
+        assert session.next_prompt() is None
         ask(session, 1, "prompt", prompt="a dog", mode="smooth")
-        message = session.wish()
-        assert message.prompt == "a dog" and session.wish() is None
+        message = session.next_prompt()
+        assert message.prompt == "a dog" and session.next_prompt() is None
         session.refuse(message, ValueError("x" * 999))
     (told,) = session.live.mailbox.acknowledged
-    assert (told["outcome"], told["sentence"]) == ("refused", "x" * LONGEST_REASON)
+    assert (told["outcome"], told["sentence"]) == ("refused", "x" * MAX_REASON)
     assert session.live.as_queued
 
 
@@ -161,9 +161,9 @@ def test_only_a_stream_without_end_keeps_to_the_clock(begun, clock, blocks, lead
 
     with session:
         session.live.mailbox.wait = wait
-        assert session.goes_on()
+        assert session.should_continue()
         make(session)  # 3 s of video in no time
-        assert session.goes_on()
+        assert session.should_continue()
     assert waited == ["running"] * waits
 
 
@@ -179,12 +179,12 @@ def test_after_a_pause_the_clock_starts_again(begun, clock):
 
     with session:
         session.live.mailbox.wait = wait
-        assert session.goes_on()
+        assert session.should_continue()
         ask(session, 1, "pause")
-        assert session.goes_on()
+        assert session.should_continue()
         make(session)
-        assert session.goes_on()
+        assert session.should_continue()
         make(session)
-        assert session.goes_on()
+        assert session.should_continue()
     # the minute of the pause counts for nothing: the second block's 6 s of video are ahead again
     assert waited == ["paused", "running"]

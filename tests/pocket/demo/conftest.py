@@ -9,7 +9,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
-from rivulet.model_patches.viewers.live import LiveStream, Told
+from rivulet.model_patches.viewers.live import LiveStream, PromptChange
 from rivulet.model_patches.viewers.session import Session
 from rivulet.model_patches.viewers.streams import Streams
 from rivulet.model_patches.writer.video import Mp4Writer
@@ -57,8 +57,8 @@ def feed(tmp_path):
 
     def block():
         first, frames = writer.frames_written, 12 if writer.frames_written else 9
-        if (message := session.wish()) is not None:
-            session.note_prompt(Told(message.prompt, message.mode, live.block, first))
+        if (message := session.next_prompt()) is not None:
+            session.note_prompt(PromptChange(message.prompt, message.mode, live.block, first))
             session.accept(message, live.block, first)
         grey = (5 * torch.arange(first, first + frames) % 250).to(torch.uint8)
         writer.write(grey[:, None, None, None].repeat(1, HEIGHT, WIDTH, 3))

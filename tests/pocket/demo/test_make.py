@@ -30,14 +30,14 @@ def take(weights, tmp_path):
         writer = Mp4Writer(tmp_path / f"{asked or 'take'}.mp4", width=16, height=16, fps=FPS, threads=1)
         live = LiveStream(writer, node=PAGE, prompt_id="", client=PAGE, blocks=3, modes=(SWITCH,))
         session, meter = Session(live, Streams()), Meter()
-        goes_on = session.goes_on
+        should_continue = session.should_continue
 
         def ask():
             if live.block == 1 and asked:
                 live.ask(Message("me", 1, "prompt", asked, SWITCH))
-            return goes_on()
+            return should_continue()
 
-        session.goes_on = ask
+        session.should_continue = ask
         with session:
             make(Choice(pocket, DENSE, OFF), pocket.config(3), PROMPT, session, meter)
         return live, meter

@@ -3,7 +3,7 @@ import re
 import socket
 
 import pytest
-from rivulet.model_patches.viewers.routes import LONGEST_BODY, RefusedError
+from rivulet.model_patches.viewers.routes import MAX_BODY_BYTES, RefusedError
 from rivulet.pocket import text
 from rivulet.pocket.demo.server import HERE, PAGE_FILES, DemoServer, byte_range
 
@@ -61,14 +61,14 @@ def test_pause_resume_and_stop_reach_the_stream(client, feed):
     ):
         assert client.wish(number, do) == (202, {"number": number})
         feed.session.live.mailbox.wait = lambda seconds: setattr(feed.session, "stopping", True)
-        feed.session.goes_on()
+        feed.session.should_continue()
         assert (feed.session.paused, feed.session.stopping) == (paused, stopping or paused)
         feed.session.stopping = False
 
 
 def test_a_body_of_no_length_or_too_long_is_refused(client, feed):
     path = client.stream("/control")
-    assert client.post(path, b"x" * (LONGEST_BODY + 1))[0] == 413
+    assert client.post(path, b"x" * (MAX_BODY_BYTES + 1))[0] == 413
     assert client.post(path, b"")[0] == 400
     for length in ("-1", "1e3", "+2", "99999999999"):
         told = raw(
