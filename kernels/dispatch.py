@@ -1,4 +1,4 @@
-"""Which implementation of an operation runs, and why: Triton on a card that runs it, else torch."""
+"""Choice of an operation's implementation, with the reason: Triton where the GPU runs it, else torch."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from torch import Tensor
 
 CHOICES = ("auto", "reference", "triton")
 DISABLE = "RIVULET_DISABLE_TRITON"  # set to 1: never Triton
-_TAKEN = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """Whether Triton kernels run on a device, and a sentence about it for a log or a report."""
+    """Whether Triton kernels run on a device, and a sentence with the reason."""
 
     triton: bool
     why: str
 
 
 def uses_triton(
-    op: str, wanted: str, *tensors: Tensor | None, obstacle: str = "", multiplies: Tensor | None = None
+    op: str, impl: str, *tensors: Tensor | None, obstacle: str = "", multiplies: Tensor | None = None
 ) -> bool:
-    """Whether the kernel runs; else the reference does. obstacle: why the kernel cannot take this input.
+    """Whether `op` runs its Triton kernel (True) or its reference (False) on these tensors.
 
-    "auto" takes the kernel where it can, on a GPU only, and leaves products of float32 to torch: no tensor
-    core makes them, and kernels that do spill their registers. multiplies: a factor of the op's products.
-    "triton" refuses where the kernel cannot run.
+    impl: "reference"; "triton", RuntimeError where the kernel cannot run; or "auto", which runs the kernel
+    on a GPU that supports it but leaves float32 matrix products to torch: tensor cores have none, and the
+    kernels spill registers. obstacle: reason why the kernel cannot read this input, "" for none.
+    multiplies: a factor of the op's matrix products, None without products.
     """
-    if wanted not in CHOICES:
+    if impl not in CHOICES:
         names = ", ".join(map(repr, CHOICES))
-        raise ValueError(f"{op}: no implementation is called {wanted!r}; there are {names}.")
-    if wanted == "reference" or (wanted == "auto" and tensors[0] is not None and tensors[0].is_cpu):
+        raise ValueError(f"{op}: no implementation is called {impl!r}; choose one of {names}.")
+    if impl == "reference" or (impl == "auto" and tensors[0] is not None and tensors[0].is_cpu):
         return False
-    if wanted == "auto" and multiplies is not None and multiplies.dtype == torch.float32:
+    if impl == "auto" and multiplies is not None and multiplies.dtype == torch.float32:
         return False
     present = [tensor for tensor in tensors if tensor is not None]
     reason = obstacle or _obstacle(present)
@@ -47,18 +48,18 @@ def uses_triton(
         if support.triton:
             return True
         reason = support.why
-    if wanted == "triton":
-        raise RuntimeError(f"{op}: the Triton kernel cannot run: {reason} impl='auto' takes torch then.")
+    if impl == "triton":
+        raise RuntimeError(f"{op}: the Triton kernel cannot run: {reason} impl='auto' takes torch instead.")
     return False
 
 
 def triton_support(device: torch.device) -> Support:
-    """Whether Triton kernels run on the device: found out once by running one."""
+    """Whether Triton kernels run on the device; tested by running one, then cached."""
     return _support(device.type, device.index, os.environ.get(DISABLE) == "1")
 
 
-def interpreted() -> bool:
-    """Whether Triton was told to interpret kernels in Python, which lets them read CPU tensors."""
+def is_interpreted() -> bool:
+    """Whether TRITON_INTERPRET=1 is set: kernels run in Python and read CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -67,16 +68,16 @@ def _support(kind: str, index: int | None, disabled: bool) -> Support:
     device = torch.device(kind, index) if index is not None else torch.device(kind)
     if disabled:
         return Support(False, f"it is switched off by {DISABLE}=1.")
-    if kind != "cuda" and not (kind == "cpu" and interpreted()):
+    if kind != "cuda" and not (kind == "cpu" and is_interpreted()):
         return Support(False, f"there are no Triton kernels for {kind}.")
     if kind == "cuda" and torch.version.hip is None:
         major, minor = torch.cuda.get_device_capability(device)
         if major < 8:
             return Support(False, f"compute capability {major}.{minor} is below 8.0 (RTX 30 and newer).")
-    return _tried(device)
+    return _run_probe(device)
 
 
-def _tried(device: torch.device) -> Support:
+def _run_probe(device: torch.device) -> Support:
     # a broken installation can raise anything anywhere, find_spec included; torch does everything then
     try:
         if find_spec("triton") is None:
@@ -94,9 +95,9 @@ def _tried(device: torch.device) -> Support:
 
 
 def _obstacle(tensors: list[Tensor]) -> str:
-    """Why no kernel takes these tensors, "" if one may."""
+    """Reason why no kernel can read these tensors, "" for none."""
     for tensor in tensors:
-        if tensor.dtype not in _TAKEN:
+        if tensor.dtype not in _DTYPES:
             return f"it computes in float32 and does not take {tensor.dtype}."
         if tensor.device != tensors[0].device:
             return f"tensors are on {tensors[0].device} and {tensor.device}."

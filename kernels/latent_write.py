@@ -1,4 +1,4 @@
-"""Latents of tokens, quantised into rows of a cache. B rows, L tokens, C channels, R latent channels."""
+"""Tokens projected to latents, quantised into rows of a cache. B rows, L tokens, C channels, R latents."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def latent_write(
 ) -> None:
     """Write c = x P - shift into codes [B, L, tiers.code_bytes] (int8) and scales [B, L, tiers.groups].
 
-    With shift = mu P this is (x - mu) P. basis, shift: float32 or float64, on x's device: a whitened basis
-    amplifies what rounding it would lose. codes, scales: views of the rows to write, any strides but the
-    last; all of their bytes are written. Sums are float32, or float64 if x or the basis is.
+    With shift = mu P this is (x - mu) P. basis, shift: float32 or float64, on x's device: rounding
+    a whitened basis would lose small directions. codes, scales: views of the rows, contiguous in the last
+    dimension; all of their bytes are written. Sums are float32, or float64 if x or the basis is.
     """
     if x_BLC.ndim != 3 or tuple(basis_CR.shape) != (x_BLC.shape[2], tiers.rank):
         raise ValueError(
@@ -31,15 +31,19 @@ def latent_write(
             f"[C, {tiers.rank}], got {list(basis_CR.shape)}."
         )
     if tuple(shift_R.shape) != (tiers.rank,):
-        raise ValueError(f"latent_write: shift must be [{tiers.rank}], got {list(shift_R.shape)}.")
+        raise ValueError(
+            f"latent_write: shift must be [{tiers.rank}], got {list(shift_R.shape)}; compute it as mu P."
+        )
     if not {basis_CR.dtype, shift_R.dtype} <= {torch.float32, torch.float64}:
         raise ValueError(
-            f"latent_write: basis and shift must be float32, got {basis_CR.dtype} and {shift_R.dtype}."
+            f"latent_write: basis and shift must be float32, got {basis_CR.dtype} and {shift_R.dtype}; "
+            f"convert both."
         )
     check_rows("latent_write", tiers, codes, scales)
     if codes.shape[:2] != x_BLC.shape[:2]:
         raise ValueError(
-            f"latent_write: {list(x_BLC.shape[:2])} tokens do not fit into rows {list(codes.shape[:2])}."
+            f"latent_write: {list(x_BLC.shape[:2])} tokens do not fit into rows {list(codes.shape[:2])}; "
+            f"pass one row of codes a token."
         )
     if uses_triton("latent_write", impl, x_BLC, basis_CR, shift_R, codes, scales, multiplies=x_BLC):
         from ._triton.latent_write import latent_write_triton
@@ -52,7 +56,7 @@ def latent_write(
 def latent_write_reference(
     x_BLC: Tensor, basis_CR: Tensor, shift_R: Tensor, tiers: Tiers, codes: Tensor, scales: Tensor
 ) -> None:
-    """Project, then quantise each tier."""
+    """Projection, then quantisation of each tier."""
     wide = torch.promote_types(x_BLC.dtype, basis_CR.dtype)
     c_BLR = x_BLC.to(wide) @ basis_CR.to(wide) - shift_R.to(wide)
     parts = zip(c_BLR.split([tiers.wide, tiers.narrow], -1), tiers.split(codes, scales), (8, 4), strict=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from .dispatch import uses_triton
-from .rope import pairs_apart, rotate_reference
+from .rope import rotate_reference, table_obstacle
 
 
 def norm_rope(
@@ -21,9 +21,9 @@ def norm_rope(
 ) -> Tensor:
     """rotate(x / rms(x) * gain), the rms over all N*D channels of a token as in Wan; shape and dtype of x.
 
-    gain: [N*D], None: 1. table: (cos, sin) [L, D/2, 2]. inverse_rms [B, L]: taken in place of 1/rms(x), and
-    eps is not used. Maths in float32 (float64 if x or the table is), rounded once; a module that rounds
-    between norm, gain and rotation differs by that. out: written and returned if given, not overlapping x.
+    gain: [N*D], None: 1. table: (cos, sin) [L, D/2, 2]. inverse_rms [B, L]: replaces 1/rms(x) and eps.
+    Computed in float32 (float64 if x or the table is) and rounded once. out: written and returned, no memory
+    shared with x; None: a new tensor.
     """
     _check(x_BLND, gain_ND, table_L, inverse_rms_BL)
     if out is None:
@@ -31,12 +31,12 @@ def norm_rope(
     if out.shape != x_BLND.shape or out.dtype != x_BLND.dtype:
         raise ValueError(
             f"norm_rope: out must be {list(x_BLND.shape)} of {x_BLND.dtype}, "
-            f"got {list(out.shape)} of {out.dtype}."
+            f"got {list(out.shape)} of {out.dtype}; pass a buffer like x."
         )
     if torch.compiler.is_compiling():
         _norm_rope_node(x_BLND, gain_ND, table_L, eps, inverse_rms_BL, impl, out)
         return out
-    if uses_triton("norm_rope", impl, x_BLND, gain_ND, table_L, out, obstacle=pairs_apart(table_L)):
+    if uses_triton("norm_rope", impl, x_BLND, gain_ND, table_L, out, obstacle=table_obstacle(table_L)):
         from ._triton.norm_rope import norm_rope_triton
 
         return norm_rope_triton(x_BLND, gain_ND, table_L, eps, inverse_rms_BL, out)
@@ -85,12 +85,13 @@ def _check(x_BLND: Tensor, gain_ND: Tensor | None, table_L: Tensor, inverse_rms_
     if x_BLND.ndim != 4 or not x_BLND.is_floating_point():
         raise ValueError(
             f"norm_rope: x must be [B, L, N, D] of floating point, "
-            f"got {list(x_BLND.shape)} of {x_BLND.dtype}."
+            f"got {list(x_BLND.shape)} of {x_BLND.dtype}; reshape or convert it."
         )
     rows, tokens, heads, width = x_BLND.shape
     if gain_ND is not None and tuple(gain_ND.shape) != (heads * width,):
         raise ValueError(
-            f"norm_rope: {heads} heads of {width} need a gain [{heads * width}], got {list(gain_ND.shape)}."
+            f"norm_rope: {heads} heads of {width} need a gain [{heads * width}], got {list(gain_ND.shape)}; "
+            f"pass one for each channel."
         )
     if tuple(table_L.shape) != (tokens, width // 2, 2) or width % 2:
         raise ValueError(
@@ -99,5 +100,6 @@ def _check(x_BLND: Tensor, gain_ND: Tensor | None, table_L: Tensor, inverse_rms_
         )
     if inverse_rms_BL is not None and tuple(inverse_rms_BL.shape) != (rows, tokens):
         raise ValueError(
-            f"norm_rope: inverse_rms must be {[rows, tokens]}, got {list(inverse_rms_BL.shape)}."
+            f"norm_rope: inverse_rms must be {[rows, tokens]}, got {list(inverse_rms_BL.shape)}; "
+            f"pass one for each token."
         )

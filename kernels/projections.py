@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Up:
+class UpProjections:
     """Up-projections of one layer, with the gain of the key's norm and the basis folded in.
 
-    The first D-E channels of each head's keys and all D of its values are made of the R; E: rotary channels
-    that the heads share. key: [R, N*(D-E)], value: [R, N*D], of one dtype, in which they are multiplied, the
-    last dimension contiguous. key_bias [N*(D-E)], value_bias [N*D]: float32 (float64 in a float64 model), or
-    None.
+    They map R latent channels to the first D-E channels of each head's keys and to all D of its values; E:
+    rotary channels that the heads share. key: [R, N*(D-E)], value: [R, N*D], of one dtype (that of
+    the product), contiguous in the last dimension. key_bias [N*(D-E)], value_bias [N*D]: float32 (float64 in
+    a float64 model), or None.
     """
 
     key: Tensor

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .dispatch import uses_triton
 
-LARGEST = {8: 127, 4: 7}  # the largest code of so many bits; its negative is the smallest
+LARGEST = {8: 127, 4: 7}  # bits -> largest code; the smallest is its negative
 
 
 def quantize(
@@ -20,11 +20,11 @@ def quantize(
 ) -> tuple[Tensor, Tensor]:
     """Codes and scales of x [..., C], any leading dimensions: x = code * scale of its group.
 
-    bits 8: codes int8 [..., C] in [-127, 127]. bits 4: codes uint8 [..., C/2] of values in [-7, 7] kept plus
-    8, channel 2i in the low four bits and 2i+1 in the high ones. scales: float16 [..., C/group], or what the
-    given buffer is. A scale is the group's largest magnitude / 127 (or / 7) as stored; codes are x / scale,
+    bits 8: codes int8 [..., C] in [-127, 127]. bits 4: codes uint8 [..., C/2] of values in [-7, 7] stored
+    plus 8, channel 2i in the low four bits and 2i+1 in the high ones. scales: [..., C/group], float16 or the
+    buffer's dtype. A scale is the group's largest magnitude / 127 (or / 7) as stored; codes are x / scale,
     halves away from zero. With float16 scales a group beyond 65504 * 127 (* 7) saturates. out, scales:
-    written and returned if given; they may be views with any strides but the last.
+    buffers to write and return, contiguous in the last dimension; None: new tensors.
     """
     codes_shape = _check(x_RC, group, bits)
     if out is None:
@@ -67,11 +67,12 @@ def dequantize(
     out: Tensor | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """The channels [..., C] that `quantize` kept, code * scale in float32 and rounded once to dtype."""
+    """The channels [..., C] of `quantize`'s codes: code * scale in float32, rounded once to dtype."""
     channels = codes.shape[-1] * 8 // bits if bits in LARGEST else 0
     if bits not in LARGEST or group < 1 or channels % group:
         raise ValueError(
-            f"dequantize: {channels} channels of {bits} bits do not divide into groups of {group}."
+            f"dequantize: {channels} channels of {bits} bits do not divide into groups of {group}; "
+            f"pass the group that quantize got."
         )
     _check_buffers("dequantize", codes, scales, codes.shape, channels // group, bits)
     if out is None:
@@ -110,7 +111,7 @@ def _code_dtype(bits: int) -> torch.dtype:
 def _check(x_RC: Tensor, group: int, bits: int) -> tuple[int, ...]:
     """The shape of the codes."""
     if bits not in LARGEST:
-        raise ValueError(f"quantize: codes have 8 or 4 bits, not {bits}.")
+        raise ValueError(f"quantize: codes have 8 or 4 bits, not {bits}; choose one of them.")
     if not x_RC.is_floating_point() or x_RC.ndim < 1:
         raise ValueError(
             f"quantize: x must be [..., C] of floating point, got {list(x_RC.shape)} of {x_RC.dtype}."

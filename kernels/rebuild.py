@@ -1,4 +1,4 @@
-"""Keys at their positions and values, from kept latents.
+"""Rotated keys, and values, from cached latents.
 
 B rows, L tokens, T tokens of all rows, N heads, D head width, R latent channels that the up-projections read,
 E rotary channels that all heads share.
@@ -11,26 +11,26 @@ from torch import Tensor
 from torch.library import custom_op
 
 from .dispatch import uses_triton
-from .projections import Up
-from .rope import pairs_apart, rotate_reference
+from .projections import UpProjections
+from .rope import rotate_reference, table_obstacle
 from .tiers import Latents, Tiers
 
 
 def rebuild(
     latents: Latents,
-    up: Up,
+    up: UpProjections,
     table_L: Tensor,
     keys_BLND: Tensor,
     values_BLND: Tensor,
     inverse_rms_BL: Tensor | None = None,
     impl: str = "auto",
 ) -> None:
-    """Write the keys and values of the latents c into keys and values [B, L, N, D].
+    """Write the keys and values of the latents c into the buffers keys and values [B, L, N, D].
 
     Without shared channels (latents.rank = R): keys = rotate((c U_k + b_k) * inverse_rms), the whole head
-    turned by table (cos, sin) [L, D/2, 2]. With them (latents.rank = R + E, the last E channels of a latent
+    rotated by table (cos, sin) [L, D/2, 2]. With them (latents.rank = R + E, the last E channels of a latent
     are the shared rotary key before RoPE): the first D-E channels of each head are (c U_k + b_k) *
-    inverse_rms, the last E are the shared key turned by table [L, E/2, 2]. Values = c U_v + b_v.
+    inverse_rms, the last E are the shared key rotated by table [L, E/2, 2]. Values = c U_v + b_v.
     inverse_rms: the stored 1/rms of each true key, floating point; None: 1. No gradients flow.
     """
     _check(latents, up, table_L, keys_BLND, values_BLND, inverse_rms_BL)
@@ -38,7 +38,7 @@ def rebuild(
         return _rebuild_as_node(latents, up, table_L, keys_BLND, values_BLND, inverse_rms_BL, impl)
     weights = (up.key, up.value, up.key_bias, up.value_bias)
     tensors = (latents.codes, latents.scales, *weights, table_L, keys_BLND, values_BLND)
-    obstacle = _obstacle(latents, up) or pairs_apart(table_L)
+    obstacle = _obstacle(latents, up) or table_obstacle(table_L)
     if uses_triton("rebuild", impl, *tensors, obstacle=obstacle, multiplies=up.key):
         from ._triton.rebuild import rebuild_triton
 
@@ -50,14 +50,14 @@ def rebuild(
 @torch.no_grad()
 def rebuild_reference(
     latents: Latents,
-    up: Up,
+    up: UpProjections,
     table_L: Tensor,
     keys_BLND: Tensor,
     values_BLND: Tensor,
     inverse_rms_BL: Tensor | None = None,
 ) -> None:
     """Up-projection in the dtype of `up`; the rest in float32 (MLA, arXiv:2405.04434, section 2.1)."""
-    c_BLR = latents.plain(up.key.dtype)
+    c_BLR = latents.to_float(up.key.dtype)
     rank, shared = up.key.shape[0], c_BLR.shape[-1] - up.key.shape[0]
     table = table_L.to(torch.promote_types(table_L.dtype, torch.float32))
     c_TR = c_BLR.flatten(0, 1)[:, :rank]
@@ -74,7 +74,7 @@ def rebuild_reference(
 
 def _rebuild_as_node(
     latents: Latents,
-    up: Up,
+    up: UpProjections,
     table: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -104,7 +104,7 @@ def _rebuild_node(
     values: Tensor,
 ) -> None:
     latents = Latents(codes, scales, Tiers(*tiers) if tiers else None)
-    rebuild(latents, Up(*up, *biases), table, keys, values, inverse_rms, impl)
+    rebuild(latents, UpProjections(*up, *biases), table, keys, values, inverse_rms, impl)
 
 
 _rebuild_node.register_fake(lambda *_: None)
@@ -117,7 +117,7 @@ def _project(c_TR: Tensor, up: Tensor, bias: Tensor | None) -> Tensor:
     return projected if bias is None else projected + bias
 
 
-def _obstacle(latents: Latents, up: Up) -> str:
+def _obstacle(latents: Latents, up: UpProjections) -> str:
     if latents.tiers is None or latents.tiers.wide >= latents.rank or latents.rank == up.key.shape[0]:
         return ""
     return "a shared rotary key of int4 channels is read by the reference only."
@@ -125,7 +125,7 @@ def _obstacle(latents: Latents, up: Up) -> str:
 
 def _check(
     latents: Latents,
-    up: Up,
+    up: UpProjections,
     table_L: Tensor,
     keys_BLND: Tensor,
     values_BLND: Tensor,
@@ -150,11 +150,11 @@ def _check(
             f"rebuild: latents of {list(latents.codes.shape[:2])} tokens do not fit into keys of "
             f"{[rows, tokens]}."
         )
-    turned = shared or width
-    if tuple(table_L.shape) != (tokens, turned // 2, 2) or turned % 2:
+    rotated = shared or width
+    if tuple(table_L.shape) != (tokens, rotated // 2, 2) or rotated % 2:
         raise ValueError(
-            f"rebuild: {tokens} tokens with {turned} rotary channels need a table "
-            f"[{tokens}, {turned // 2}, 2], got {list(table_L.shape)}."
+            f"rebuild: {tokens} tokens with {rotated} rotary channels need a table "
+            f"[{tokens}, {rotated // 2}, 2], got {list(table_L.shape)}."
         )
     if inverse_rms_BL is not None and tuple(inverse_rms_BL.shape) != (rows, tokens):
         raise ValueError(f"rebuild: inverse_rms must be {[rows, tokens]}, got {list(inverse_rms_BL.shape)}.")

@@ -8,10 +8,10 @@ from .dispatch import uses_triton
 
 
 def rotate(x_BLND: Tensor, table_L: Tensor, impl: str = "auto", out: Tensor | None = None) -> Tensor:
-    """x with neighbouring channels (2i, 2i+1) turned as a pair; same shape, dtype and device as x.
+    """x with each channel pair (2i, 2i+1) rotated by its angle; shape, dtype and device of x.
 
-    table_L: (cos, sin) [L, D/2, 2], on x's device. Maths in float32, or in float64 if x or the table is.
-    impl: "auto", "reference" or "triton". out: written and returned if given; it may not share memory with x.
+    table_L: (cos, sin) [L, D/2, 2], on x's device. Computed in float32, or in float64 if x or the table is.
+    impl: "auto", "reference" or "triton". out: written and returned, no memory shared with x.
     """
     _check(x_BLND, table_L)
     if out is not None and (out.shape != x_BLND.shape or out.dtype != x_BLND.dtype):
@@ -20,14 +20,14 @@ def rotate(x_BLND: Tensor, table_L: Tensor, impl: str = "auto", out: Tensor | No
             f"got {list(out.shape)} of {out.dtype}."
         )
     if torch.compiler.is_compiling():
-        turned = torch.empty_like(x_BLND, memory_format=torch.contiguous_format) if out is None else out
-        _rotate_node(x_BLND, table_L, impl, turned)
-        return turned
-    if uses_triton("rotate", impl, x_BLND, table_L, out, obstacle=pairs_apart(table_L)):
+        rotated = torch.empty_like(x_BLND, memory_format=torch.contiguous_format) if out is None else out
+        _rotate_node(x_BLND, table_L, impl, rotated)
+        return rotated
+    if uses_triton("rotate", impl, x_BLND, table_L, out, obstacle=table_obstacle(table_L)):
         from ._triton.rope import rotate_triton
 
-        turned = torch.empty_like(x_BLND, memory_format=torch.contiguous_format) if out is None else out
-        return rotate_triton(x_BLND, table_L, turned)
+        rotated = torch.empty_like(x_BLND, memory_format=torch.contiguous_format) if out is None else out
+        return rotate_triton(x_BLND, table_L, rotated)
     return rotate_reference(x_BLND, table_L, out)
 
 
@@ -35,13 +35,13 @@ def rotate_reference(x_BLND: Tensor, table_L: Tensor, out: Tensor | None = None)
     """(a + ib) e^(i angle) for each pair of channels (a, b) (RoFormer, arXiv:2104.09864, section 3.2)."""
     wide = torch.promote_types(torch.promote_types(x_BLND.dtype, table_L.dtype), torch.float32)
     x, table = x_BLND.to(wide), table_L.to(wide).flatten(-2)
-    pairs = _complex(x if _pairs_lie_together(x) else x.clone(memory_format=torch.contiguous_format))
-    turns = _complex(table)[:, None]
-    if out is not None and out.dtype == wide and _pairs_lie_together(out):
-        torch.mul(pairs, turns, out=_complex(out))
+    pairs = _complex(x if _pairs_are_adjacent(x) else x.clone(memory_format=torch.contiguous_format))
+    phases = _complex(table)[:, None]
+    if out is not None and out.dtype == wide and _pairs_are_adjacent(out):
+        torch.mul(pairs, phases, out=_complex(out))
         return out
-    turned = torch.view_as_real(pairs * turns).flatten(-2)
-    return turned.to(x_BLND.dtype) if out is None else out.copy_(turned)
+    rotated = torch.view_as_real(pairs * phases).flatten(-2)
+    return rotated.to(x_BLND.dtype) if out is None else out.copy_(rotated)
 
 
 # one node of a graph that torch.compile makes, whichever implementation runs
@@ -53,13 +53,13 @@ def _rotate_node(x: Tensor, table: Tensor, impl: str, out: Tensor) -> None:
 _rotate_node.register_fake(lambda *_: None)
 
 
-def pairs_apart(table_L: Tensor) -> str:
-    """Why a kernel cannot read this table, "" if one can: it steps from pair to pair by two numbers."""
+def table_obstacle(table_L: Tensor) -> str:
+    """Reason why a kernel cannot read this table, "" for none: it needs (cos, sin) pairs in a row."""
     packed = table_L.shape[1] < 2 or table_L.stride(1) == 2
-    return "" if packed else "the pairs of the table do not lie side by side."
+    return "" if packed else "the table's pairs are not contiguous."
 
 
-def _pairs_lie_together(x: Tensor) -> bool:
+def _pairs_are_adjacent(x: Tensor) -> bool:
     """Whether a view can read neighbouring channels as one complex number."""
     return x.stride(-1) == 1 and not any(stride % 2 for stride in (*x.stride()[:-1], x.storage_offset()))
 

@@ -1,4 +1,4 @@
-"""Attention over keys that lie in several places, with the sum that lets partial results be joined.
+"""Attention over several segments of keys, with the log-sum-exp that merges partial results.
 
 B rows, M queries, L keys, N heads, D head width.
 """
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from .dispatch import uses_triton
-from .segments import MOST, Segment
+from .segments import MAX_SEGMENTS, Segment
 
 
 def segment_attention(
     q_BMND: Tensor, segments: Sequence[Segment], scale: float | None = None, impl: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """(softmax(q K^T scale) V [B, M, N, D], log of the sum of exponentials float32 [B, N, M]).
+    """(softmax(q K^T scale) V [B, M, N, D], log-sum-exp of the scores float32 [B, N, M]).
 
-    The keys are those of one to three segments together, which need not lie side by side, at least one key in
-    all. scale: of q K^T, 1/sqrt(D) unless given. Sums are float32 (float64 for float64); the result has q's
-    dtype. Nothing is masked: every query sees every key.
+    The keys are those of one to three segments, in separate tensors, at least one key in all. scale: of q
+    K^T, None: 1/sqrt(D). Sums are float32 (float64 for float64); the result has q's dtype.
+    No mask: every query sees every key.
     """
     _check(q_BMND, segments)
     factor = q_BMND.shape[-1] ** -0.5 if scale is None else scale
@@ -36,7 +36,7 @@ def segment_attention(
 def segment_attention_reference(
     q_BMND: Tensor, segments: Sequence[Segment], scale: float
 ) -> tuple[Tensor, Tensor]:
-    """One softmax over all keys, head by head so that only one matrix of scores is there at a time."""
+    """One softmax over all keys, head by head, so that memory holds one matrix of scores."""
     wide = torch.promote_types(q_BMND.dtype, torch.float32)
     rows, queries, heads, _ = q_BMND.shape
     out, total = torch.empty_like(q_BMND), q_BMND.new_empty(rows, heads, queries, dtype=wide)
@@ -50,21 +50,23 @@ def segment_attention_reference(
 
 
 def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """One (result, log-sum) of attention over all keys from those over parts of them, shapes as above.
+    """(result, log-sum-exp) over all keys, from those over disjoint subsets; shapes as above.
 
     Each part weighs by its share of the sum of exponentials (arXiv:2205.14135, section 3.1).
     """
-    totals = torch.stack([total for _, total in parts])
-    joined = totals.logsumexp(0)
-    shares = (totals - joined).exp().movedim(-1, -2)[..., None]
+    totals = torch.stack([log_sum for _, log_sum in parts])
+    total = totals.logsumexp(0)
+    shares = (totals - total).exp().movedim(-1, -2)[..., None]
     out = sum(part.to(shares.dtype) * share for (part, _), share in zip(parts, shares, strict=True))
     assert isinstance(out, Tensor)
-    return out.to(parts[0][0].dtype), joined
+    return out.to(parts[0][0].dtype), total
 
 
 def _check(q_BMND: Tensor, segments: Sequence[Segment]) -> None:
-    if not 1 <= len(segments) <= MOST:
-        raise ValueError(f"segment_attention: takes 1 to {MOST} segments, got {len(segments)}; join some.")
+    if not 1 <= len(segments) <= MAX_SEGMENTS:
+        raise ValueError(
+            f"segment_attention: takes 1 to {MAX_SEGMENTS} segments, got {len(segments)}; join some."
+        )
     rows, _, heads, width = q_BMND.shape
     for keys, values in segments:
         if keys.ndim != 4 or keys.shape != values.shape or keys.shape[::2] != (rows, heads):

@@ -1,4 +1,4 @@
-"""How a token's latent channels are kept: the first as int8, the others as int4, each group with a scale."""
+"""Layout of a token's latent channels: the first as int8, the others as int4, each group with one scale."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .quantize import dequantize
 class Tiers:
     """`wide` channels of one byte, then `narrow` channels of half a byte; each group has one scale.
 
-    Any even group works; a power of two of at least 16 wastes nothing on a GPU.
+    group: channels, any even number; a power of two from 16 on fills a GPU's blocks.
     """
 
     wide: int
@@ -25,7 +25,7 @@ class Tiers:
         if self.group < 2 or self.group % 2 or self.wide % self.group or self.narrow % self.group:
             raise ValueError(
                 f"Tiers: {self.wide} int8 and {self.narrow} int4 channels do not divide into groups of "
-                f"{self.group}; give both as multiples of an even group."
+                f"{self.group}; choose multiples of an even group."
             )
         if min(self.wide, self.narrow) < 0 or self.rank == 0:
             raise ValueError(f"Tiers: {self.wide} int8 and {self.narrow} int4 channels; give one or more.")
@@ -54,7 +54,7 @@ class Tiers:
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """Kept latents of B rows of L tokens.
+    """Latents of B rows of L tokens, as the cache stores them.
 
     codes: floating point [B, L, rank] without tiers; with tiers int8 [B, L, tiers.code_bytes], the int4 pairs
     as `quantize` packs them. scales: [B, L, tiers.groups], float16 or float32.
@@ -70,7 +70,7 @@ class Latents:
         return self.codes.shape[-1] if self.tiers is None else self.tiers.rank
 
     def check(self, where: str) -> None:
-        """Refuses codes and scales that are not what the tiers say."""
+        """ValueError, starting with `where`, for codes or scales that do not fit the tiers."""
         if self.tiers is None:
             if self.codes.ndim != 3 or not self.codes.is_floating_point() or self.scales is not None:
                 raise ValueError(
@@ -82,8 +82,8 @@ class Latents:
         if self.codes.ndim != 3:
             raise ValueError(f"{where}: codes must be [B, L, bytes], got {list(self.codes.shape)}.")
 
-    def plain(self, dtype: torch.dtype) -> Tensor:
-        """The latents [B, L, rank] as numbers."""
+    def to_float(self, dtype: torch.dtype) -> Tensor:
+        """The latents [B, L, rank] in a floating dtype, dequantised where they have tiers."""
         if self.tiers is None or self.scales is None:
             return self.codes.to(dtype)
         wide, narrow = self.tiers.split(self.codes, self.scales)
@@ -97,7 +97,7 @@ class Latents:
 
 
 def check_rows(where: str, tiers: Tiers, codes: Tensor, scales: Tensor | None) -> None:
-    """Refuses buffers that cannot hold rows of these tiers."""
+    """ValueError, starting with `where`, for buffers that do not fit the tiers."""
     if codes.dtype != torch.int8 or codes.shape[-1] != tiers.code_bytes:
         raise ValueError(
             f"{where}: {tiers.wide} int8 and {tiers.narrow} int4 channels need codes [..., "

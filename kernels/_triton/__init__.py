@@ -1,1 +1,1 @@
-"""Triton kernels, imported only when one is to run. A public file is the twin of the same one in kernels/."""
+"""Triton kernels, imported only to run one. A public file implements the file of its name in kernels/."""

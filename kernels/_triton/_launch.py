@@ -1,4 +1,4 @@
-"""One call of a kernel as a value: it can be run, or compiled for a card that is not there."""
+"""One kernel call as a value, to run, or to compile for a GPU that is not installed."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ Argument = Tensor | int | float | None
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A kernel, its grid, what it is given at run time, what is fixed when it is compiled, and its shape.
+    """A kernel with its grid, run-time arguments, compile-time constants, warps and pipeline stages.
 
-    Kernels are not specialised on numbers of tokens: a window that fills compiles nothing anew.
+    Kernels are not specialised on numbers of tokens, so a growing window compiles nothing again.
     """
 
     kernel: Any
     grid: tuple[int, ...]
-    given: Mapping[str, Argument]
-    fixed: Mapping[str, Any]
+    arguments: Mapping[str, Argument]
+    constants: Mapping[str, Any]
     warps: int
     stages: int
 
     @property
     def options(self) -> dict[str, int | bool]:
-        """How it is compiled; said in full, as the default of fused multiply-add differs between versions."""
+        """Compiler options; explicit, since Triton versions differ in the default of enable_fp_fusion."""
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
     def run(self) -> None:
-        """Run it on the device of its tensors; a grid without programs is no work."""
-        first = next(value for value in self.given.values() if isinstance(value, Tensor))
+        """Run the kernel on the device of its tensors; an empty grid does nothing."""
+        first = next(value for value in self.arguments.values() if isinstance(value, Tensor))
         if all(self.grid):
             # Triton launches on the current device, whichever the tensors are on
             with torch.cuda.device_of(first):
-                self.kernel[self.grid](**self.given, **self.fixed, **self.options)
+                self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
 
 def strides(name: str, tensor: Tensor | None, dims: str) -> dict[str, int]:
-    """Strides of the leading dimensions under the names that kernels have for them; zeros for no tensor."""
+    """Strides of the leading dimensions by their names in kernels; zeros without a tensor."""
     return {f"{name}_{dim}": 0 if tensor is None else tensor.stride(i) for i, dim in enumerate(dims)}
 
 
 def power_of_two(size: int, least: int = 1) -> int:
-    """The smallest power of two that holds so many: blocks have such sizes."""
+    """The smallest power of two from `size` and `least` on, as blocks need."""
     return max(least, 1 << (size - 1).bit_length())

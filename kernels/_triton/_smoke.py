@@ -1,4 +1,4 @@
-"""The smallest kernel: whether this machine can compile and run one at all."""
+"""A minimal kernel that tests whether this machine compiles and runs Triton."""
 
 import torch
 import triton
@@ -12,7 +12,7 @@ def _line(X, Y, COUNT: tl.constexpr):
 
 
 def works(device: torch.device) -> bool:
-    """Whether a kernel that ran on this device gave what it should."""
+    """Whether a kernel runs on this device and returns the right result."""
     x = torch.arange(128, dtype=torch.float32, device=device)
     y = torch.full_like(x, torch.nan)
     with torch.cuda.device_of(x):

@@ -1,4 +1,4 @@
-"""Triton twin of kernels/latent_write.py: a program projects, scales and packs one group of channels."""
+"""Triton version of kernels/latent_write.py: a program projects, scales and packs one group of channels."""
 
 from __future__ import annotations
 
@@ -50,19 +50,26 @@ def _latent_write(
 def latent_write_triton(
     x_BLC: Tensor, basis_CR: Tensor, shift_R: Tensor, tiers: Tiers, codes: Tensor, scales: Tensor
 ) -> None:
-    """See kernels.latent_write.latent_write."""
+    """See `kernels.latent_write.latent_write`."""
     launch(x_BLC, basis_CR, shift_R, tiers, codes, scales).run()
 
 
 def launch(
     x_BLC: Tensor, basis_CR: Tensor, shift_R: Tensor, tiers: Tiers, codes: Tensor, scales: Tensor
 ) -> Launch:
-    """The call that writes the rows."""
+    """The launch that writes the rows."""
     rows, tokens, channels = x_BLC.shape
-    given = {"X": x_BLC, "BASIS": basis_CR, "SHIFT": shift_R, "CODES": codes, "SCALES": scales, "L": tokens}
-    given |= {"C": channels} | strides("x", x_BLC, "bl") | {"basis_c": basis_CR.stride(0)}
-    given |= strides("codes", codes, "bl") | strides("scales", scales, "bl") | {"wide": tiers.wide}
-    fixed = {"GROUP": tiers.group, "BLOCK_G": power_of_two(tiers.group, 16)}
-    fixed |= {"BLOCK_L": BLOCK_L, "BLOCK_C": BLOCK_C}
+    arguments = {
+        "X": x_BLC,
+        "BASIS": basis_CR,
+        "SHIFT": shift_R,
+        "CODES": codes,
+        "SCALES": scales,
+        "L": tokens,
+    }
+    arguments |= {"C": channels} | strides("x", x_BLC, "bl") | {"basis_c": basis_CR.stride(0)}
+    arguments |= strides("codes", codes, "bl") | strides("scales", scales, "bl") | {"wide": tiers.wide}
+    constants = {"GROUP": tiers.group, "BLOCK_G": power_of_two(tiers.group, 16)}
+    constants |= {"BLOCK_L": BLOCK_L, "BLOCK_C": BLOCK_C}
     grid = (triton.cdiv(tokens, BLOCK_L), tiers.groups, rows)
-    return Launch(_latent_write, grid, given, fixed, warps=4, stages=2)
+    return Launch(_latent_write, grid, arguments, constants, warps=4, stages=2)

@@ -1,4 +1,4 @@
-"""Triton twin of kernels/norm_rope.py: one program a token. Bound by memory: x is read and written once."""
+"""Triton version of kernels/norm_rope.py: one program a token, memory-bound (one read, one write of x)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._launch import Launch, power_of_two, strides
 
 
 @triton.jit
-def turn(x, cos, sin, D: tl.constexpr):
+def rotate_pairs(x, cos, sin, D: tl.constexpr):
     """Rows of pairs (2i, 2i+1) times e^(i angle); x [rows, D], cos and sin broadcast to [rows, D/2]."""
     even, odd = tl.split(tl.reshape(x, (x.shape[0], D // 2, 2)))
     return tl.interleave(even * cos - odd * sin, even * sin + odd * cos)
@@ -38,7 +38,7 @@ def _norm_rope(
     cos = tl.load(t_at, mask=pair < D // 2, other=0.0).to(tl.float32)[None, :]
     sin = tl.load(t_at + 1, mask=pair < D // 2, other=0.0).to(tl.float32)[None, :]
     o_at = OUT + batch * o_b + token * o_l + head[:, None] * o_n + channel[None, :]
-    tl.store(o_at, turn(x, cos, sin, BLOCK_D).to(OUT.dtype.element_ty), mask=mask)
+    tl.store(o_at, rotate_pairs(x, cos, sin, BLOCK_D).to(OUT.dtype.element_ty), mask=mask)
 
 
 def norm_rope_triton(
@@ -49,7 +49,7 @@ def norm_rope_triton(
     inverse_rms_BL: Tensor | None,
     out: Tensor,
 ) -> Tensor:
-    """See kernels.norm_rope.norm_rope."""
+    """See `kernels.norm_rope.norm_rope`."""
     launch(x_BLND, table_L, out, True, eps, gain_ND, inverse_rms_BL).run()
     return out
 
@@ -63,12 +63,12 @@ def launch(
     gain_ND: Tensor | None = None,
     inverse_rms_BL: Tensor | None = None,
 ) -> Launch:
-    """The call that norms, if it is to, and turns."""
+    """The launch that norms, where `norm` is set, and rotates."""
     rows, tokens, heads, width = x_BLND.shape
-    given = {"X": x_BLND, "GAIN": gain_ND, "TABLE": table_L, "INVERSE": inverse_rms_BL, "OUT": out}
-    given |= {"HEADS": heads, "eps": eps} | strides("x", x_BLND, "bln") | {"t_l": table_L.stride(0)}
-    given |= strides("i", inverse_rms_BL, "bl") | strides("o", out, "bln")
+    arguments = {"X": x_BLND, "GAIN": gain_ND, "TABLE": table_L, "INVERSE": inverse_rms_BL, "OUT": out}
+    arguments |= {"HEADS": heads, "eps": eps} | strides("x", x_BLND, "bln") | {"t_l": table_L.stride(0)}
+    arguments |= strides("i", inverse_rms_BL, "bl") | strides("o", out, "bln")
     block_n, block_d = power_of_two(heads), power_of_two(width, 2)
-    fixed = {"D": width, "NORM": norm, "BLOCK_N": block_n, "BLOCK_D": block_d}
+    constants = {"D": width, "NORM": norm, "BLOCK_N": block_n, "BLOCK_D": block_d}
     warps = 4 if block_n * block_d <= 4096 else 8
-    return Launch(_norm_rope, (tokens, rows), given, fixed, warps=warps, stages=1)
+    return Launch(_norm_rope, (tokens, rows), arguments, constants, warps=warps, stages=1)

@@ -1,4 +1,4 @@
-"""Triton twin of kernels/quantize.py. Bound by memory: each byte is read once and written once."""
+"""Triton version of kernels/quantize.py. Bound by memory: each byte is read once and written once."""
 
 from __future__ import annotations
 
@@ -50,33 +50,35 @@ def _dequantize(
 
 
 def quantize_triton(x_RC: Tensor, group: int, bits: int, out: Tensor, scales: Tensor) -> None:
-    """See kernels.quantize.quantize."""
+    """See `kernels.quantize.quantize`."""
     quantize_launch(_three(x_RC), _three(out), _three(scales), group, bits).run()
 
 
 def dequantize_triton(codes: Tensor, scales: Tensor, group: int, bits: int, out: Tensor) -> None:
-    """See kernels.quantize.dequantize."""
+    """See `kernels.quantize.dequantize`."""
     dequantize_launch(_three(codes), _three(scales), _three(out), group, bits).run()
 
 
 def quantize_launch(x_BLC: Tensor, codes: Tensor, scales: Tensor, group: int, bits: int) -> Launch:
-    """The call that writes codes [B, L, C * bits/8] and scales [B, L, C/group]."""
-    given = {"X": x_BLC, "CODES": codes, "SCALES": scales, "L": x_BLC.shape[1]}
-    given |= strides("x", x_BLC, "bl") | strides("codes", codes, "bl") | strides("scales", scales, "bl")
-    return _launch(_quantize, given, scales, group, bits)
+    """The launch that writes codes [B, L, C * bits/8] and scales [B, L, C/group]."""
+    arguments = {"X": x_BLC, "CODES": codes, "SCALES": scales, "L": x_BLC.shape[1]}
+    arguments |= strides("x", x_BLC, "bl") | strides("codes", codes, "bl") | strides("scales", scales, "bl")
+    return _launch(_quantize, arguments, scales, group, bits)
 
 
 def dequantize_launch(codes: Tensor, scales: Tensor, out_BLC: Tensor, group: int, bits: int) -> Launch:
-    """The call that writes the channels [B, L, C]."""
-    given = {"CODES": codes, "SCALES": scales, "OUT": out_BLC, "L": codes.shape[1]}
-    given |= strides("codes", codes, "bl") | strides("scales", scales, "bl") | strides("o", out_BLC, "bl")
-    return _launch(_dequantize, given, scales, group, bits)
+    """The launch that writes the channels [B, L, C]."""
+    arguments = {"CODES": codes, "SCALES": scales, "OUT": out_BLC, "L": codes.shape[1]}
+    arguments |= strides("codes", codes, "bl") | strides("scales", scales, "bl") | strides("o", out_BLC, "bl")
+    return _launch(_dequantize, arguments, scales, group, bits)
 
 
-def _launch(kernel, given: dict, scales: Tensor, group: int, bits: int) -> Launch:
+def _launch(kernel, arguments: dict, scales: Tensor, group: int, bits: int) -> Launch:
     rows, tokens, groups = scales.shape
-    fixed = {"BITS": bits, "GROUP": group, "BLOCK_G": power_of_two(group, 2), "BLOCK_L": BLOCK_L}
-    return Launch(kernel, (triton.cdiv(tokens, BLOCK_L), groups, rows), given, fixed, warps=4, stages=1)
+    constants = {"BITS": bits, "GROUP": group, "BLOCK_G": power_of_two(group, 2), "BLOCK_L": BLOCK_L}
+    return Launch(
+        kernel, (triton.cdiv(tokens, BLOCK_L), groups, rows), arguments, constants, warps=4, stages=1
+    )
 
 
 def _three(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Triton twin of kernels/rebuild.py: keys and values of one head and a block of tokens a program.
+"""Triton version of kernels/rebuild.py: keys and values of one head and a block of tokens a program.
 
 R channels are read by the up-projections, NOPE of a head's D key channels are made by them, E shared channels
-follow them in the latent. Codes are turned into numbers in registers, once for each head.
+follow them in the latent. Codes are rotated into numbers in registers, once for each head.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..projections import Up
+from ..projections import UpProjections
 from ..tiers import Latents
 from ._launch import Launch, power_of_two, strides
-from .norm_rope import turn
+from .norm_rope import rotate_pairs
 
 BLOCK_L = 64
 
@@ -68,14 +68,14 @@ def _shared_key(
     C_AT, S_AT, T_AT, ok, R,
     TIERS: tl.constexpr, GROUP: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr
 ):  # fmt: skip
-    """The rotary key [BLOCK_L, BLOCK_E] that follows the R channels, turned."""
+    """The rotary key [BLOCK_L, BLOCK_E] that follows the R channels, rotated."""
     e = tl.arange(0, BLOCK_E)
     mask = ok[:, None] & (e < E)[None, :]
     x = tl.load(C_AT + (R + e)[None, :], mask=mask, other=0).to(tl.float32)
     if TIERS:
         x = x * tl.load(S_AT + ((R + e) // GROUP)[None, :], mask=mask, other=0.0).to(tl.float32)
     cos, sin = _angles(T_AT, ok, E // 2, BLOCK_E // 2)
-    return turn(x, cos, sin, BLOCK_E)
+    return rotate_pairs(x, cos, sin, BLOCK_E)
 
 
 @triton.jit(do_not_specialize=["L"])
@@ -110,7 +110,7 @@ def _rebuild(
     k_at = KEYS + batch * k_b + at[:, None] * k_l + head * k_n
     if E == 0:
         cos, sin = _angles(T_AT, ok, D // 2, BLOCK_D // 2)
-        k = turn(k, cos, sin, BLOCK_D)
+        k = rotate_pairs(k, cos, sin, BLOCK_D)
     else:
         if TIERS:
             S_AT = S_AT[:, None]
@@ -123,39 +123,39 @@ def _rebuild(
 
 def rebuild_triton(
     latents: Latents,
-    up: Up,
+    up: UpProjections,
     table_L: Tensor,
     keys_BLND: Tensor,
     values_BLND: Tensor,
     inverse_rms_BL: Tensor | None = None,
 ) -> None:
-    """See kernels.rebuild.rebuild."""
+    """See `kernels.rebuild.rebuild`."""
     launch(latents, up, table_L, keys_BLND, values_BLND, inverse_rms_BL).run()
 
 
 def launch(
     latents: Latents,
-    up: Up,
+    up: UpProjections,
     table_L: Tensor,
     keys_BLND: Tensor,
     values_BLND: Tensor,
     inverse_rms_BL: Tensor | None = None,
 ) -> Launch:
-    """The call that writes keys and values."""
+    """The launch that writes keys and values."""
     rows, tokens, heads, width = keys_BLND.shape
     rank, tiers, codes = up.key.shape[0], latents.tiers, latents.codes
     shared = latents.rank - rank
-    given = {"CODES": codes, "SCALES": latents.scales, "INVERSE": inverse_rms_BL, "TABLE": table_L}
-    given |= {"UK": up.key, "UV": up.value, "BK": up.key_bias, "BV": up.value_bias}
-    given |= {"KEYS": keys_BLND, "VALUES": values_BLND, "L": tokens, "R": rank}
-    given |= {"wide": rank if tiers is None else min(tiers.wide, rank)}
-    given |= (
+    arguments = {"CODES": codes, "SCALES": latents.scales, "INVERSE": inverse_rms_BL, "TABLE": table_L}
+    arguments |= {"UK": up.key, "UV": up.value, "BK": up.key_bias, "BV": up.value_bias}
+    arguments |= {"KEYS": keys_BLND, "VALUES": values_BLND, "L": tokens, "R": rank}
+    arguments |= {"wide": rank if tiers is None else min(tiers.wide, rank)}
+    arguments |= (
         strides("c", codes, "bl") | strides("s", latents.scales, "bl") | strides("i", inverse_rms_BL, "bl")
     )
-    given |= {"t_l": table_L.stride(0), "uk_r": up.key.stride(0), "uv_r": up.value.stride(0)}
-    given |= strides("k", keys_BLND, "bln") | strides("v", values_BLND, "bln")
+    arguments |= {"t_l": table_L.stride(0), "uk_r": up.key.stride(0), "uv_r": up.value.stride(0)}
+    arguments |= strides("k", keys_BLND, "bln") | strides("v", values_BLND, "bln")
     group = 64 if tiers is None else tiers.group
-    fixed = {"TIERS": tiers is not None, "GROUP": group, "BLOCK_G": power_of_two(group, 16), "D": width}
-    fixed |= {"E": shared, "BLOCK_D": power_of_two(width, 16), "BLOCK_E": power_of_two(shared or 2, 2)}
+    constants = {"TIERS": tiers is not None, "GROUP": group, "BLOCK_G": power_of_two(group, 16), "D": width}
+    constants |= {"E": shared, "BLOCK_D": power_of_two(width, 16), "BLOCK_E": power_of_two(shared or 2, 2)}
     grid = (triton.cdiv(tokens, BLOCK_L), heads, rows)
-    return Launch(_rebuild, grid, given, fixed | {"BLOCK_L": BLOCK_L}, warps=8, stages=2)
+    return Launch(_rebuild, grid, arguments, constants | {"BLOCK_L": BLOCK_L}, warps=8, stages=2)

@@ -1,4 +1,4 @@
-"""Triton twin of kernels/rope.py: the kernel of norm_rope without its norm."""
+"""Triton version of kernels/rope.py: the kernel of norm_rope without its norm."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from .norm_rope import launch
 
 
 def rotate_triton(x_BLND: Tensor, table_L: Tensor, out: Tensor) -> Tensor:
-    """See kernels.rope.rotate."""
+    """See `kernels.rope.rotate`."""
     launch(x_BLND, table_L, out, norm=False).run()
     return out

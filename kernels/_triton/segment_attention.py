@@ -1,4 +1,4 @@
-"""Triton twin of kernels/segment_attention.py: flash attention over up to three segments, not joined.
+"""Triton version of kernels/segment_attention.py: flash attention over up to three separate segments.
 
 The running maximum and sum of arXiv:2205.14135, section 3.1, in base 2, carried from one segment to the next.
 """
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..segments import MOST, Segment
+from ..segments import MAX_SEGMENTS, Segment
 from ._launch import Launch, power_of_two, strides
 
 BLOCK_M, BLOCK_L = 128, 32
@@ -28,10 +28,10 @@ def _segment(q, K, V, L, k_l, v_l, most, total, acc, scale, D: tl.constexpr, BLO
         scores = tl.dot(q, k, input_precision="ieee") * scale
         scores = tl.where(ok[None, :], scores, float("-inf"))
         new = tl.maximum(most, tl.max(scores, 1))
-        weights, kept = tl.exp2(scores - new[:, None]), tl.exp2(most - new)
-        total = total * kept + tl.sum(weights, 1)
+        weights, rescale = tl.exp2(scores - new[:, None]), tl.exp2(most - new)
+        total = total * rescale + tl.sum(weights, 1)
         v = tl.load(V + at[:, None] * v_l + d[None, :], mask=ok[:, None] & (d < D)[None, :], other=0.0)
-        acc = tl.dot(weights.to(v.dtype), v, acc * kept[:, None], input_precision="ieee")
+        acc = tl.dot(weights.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
         most = new
     return most, total, acc
 
@@ -68,7 +68,7 @@ def _segment_attention(
 def segment_attention_triton(
     q_BMND: Tensor, segments: Sequence[Segment], scale: float
 ) -> tuple[Tensor, Tensor]:
-    """See kernels.segment_attention.segment_attention."""
+    """See `kernels.segment_attention.segment_attention`."""
     rows, queries, heads, _ = q_BMND.shape
     out = torch.empty_like(q_BMND, memory_format=torch.contiguous_format)
     total = q_BMND.new_empty(rows, heads, queries, dtype=torch.float32)
@@ -77,16 +77,20 @@ def segment_attention_triton(
 
 
 def launch(q_BMND: Tensor, segments: Sequence[Segment], scale: float, out: Tensor, total: Tensor) -> Launch:
-    """The call that writes the result and its log-sum; segments without keys are left out."""
+    """The launch that writes the result and its log-sum; empty segments are left out."""
     rows, queries, heads, width = q_BMND.shape
     full = [segment for segment in segments if segment[0].shape[1]]
-    given = {"Q": q_BMND, "OUT": out, "LOGSUM": total, "M": queries, "scale": scale}
-    given |= strides("q", q_BMND, "bmn") | strides("o", out, "bmn") | strides("s", total, "bn")
-    for index in range(MOST):
+    arguments = {"Q": q_BMND, "OUT": out, "LOGSUM": total, "M": queries, "scale": scale}
+    arguments |= strides("q", q_BMND, "bmn") | strides("o", out, "bmn") | strides("s", total, "bn")
+    for index in range(MAX_SEGMENTS):
         keys, values = full[index] if index < len(full) else (None, None)
-        given |= {f"K{index}": keys, f"V{index}": values, f"L{index}": 0 if keys is None else keys.shape[1]}
-        given |= strides(f"k{index}", keys, "bln") | strides(f"v{index}", values, "bln")
-    fixed = {"D": width, "SEGMENTS": len(full), "BLOCK_D": power_of_two(width, 16)}
-    fixed |= {"BLOCK_M": BLOCK_M, "BLOCK_L": BLOCK_L}
+        arguments |= {
+            f"K{index}": keys,
+            f"V{index}": values,
+            f"L{index}": 0 if keys is None else keys.shape[1],
+        }
+        arguments |= strides(f"k{index}", keys, "bln") | strides(f"v{index}", values, "bln")
+    constants = {"D": width, "SEGMENTS": len(full), "BLOCK_D": power_of_two(width, 16)}
+    constants |= {"BLOCK_M": BLOCK_M, "BLOCK_L": BLOCK_L}
     grid = (triton.cdiv(queries, BLOCK_M), heads, rows)
-    return Launch(_segment_attention, grid, given, fixed, warps=8, stages=3)
+    return Launch(_segment_attention, grid, arguments, constants, warps=8, stages=3)

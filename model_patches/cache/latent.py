@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.latent_write import latent_write
-from ...kernels.projections import Up
+from ...kernels.projections import UpProjections
 from ...kernels.rebuild import rebuild
 from ...kernels.tiers import Latents, Tiers
 from ..arch.effective import effective_gain, effective_linear
@@ -53,7 +53,7 @@ class LatentCodec:
         self.shift_R = basis.mu_C.to(device, wide) @ self.down_CR
         folded = torch.empty(2, tiers.rank, self.channels, dtype=dtype, device=device)
         biases = torch.empty(2, self.channels, dtype=wide, device=device)
-        self.up = Up(folded[0], folded[1], biases[0], biases[1])
+        self.up = UpProjections(folded[0], folded[1], biases[0], biases[1])
         self.asked: Tensor | None = None  # the layers' answer when their weights were folded
         self.block = -1  # in which the answer was last compared
 

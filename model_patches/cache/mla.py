@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...kernels.projections import Up
+from ...kernels.projections import UpProjections
 from ...kernels.quantize import quantize
 from ...kernels.rebuild import rebuild
 from ...kernels.tiers import Latents, Tiers
@@ -48,7 +48,7 @@ class MlaCodec:
         widths = heads * self.still, heads * sizes.rope.head_dim
         folded = [torch.empty(sizes.kv_latent, width, dtype=dtype, device=device) for width in widths]
         biases = [torch.empty(width, dtype=wide, device=device) for width in widths]
-        self.up = Up(folded[0], folded[1], biases[0], biases[1])
+        self.up = UpProjections(folded[0], folded[1], biases[0], biases[1])
         self.asked: Tensor | None = None  # the layers' answer when their weights were taken
         self.block = -1  # in which the answer was last compared
 

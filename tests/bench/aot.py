@@ -65,11 +65,11 @@ def build(launch: Launch, target: str) -> Built:
 
 def _specialised(launch: Launch) -> tuple[dict[str, str], dict[str, object], set[str]]:
     """(type of each argument, constants, arguments that are multiples of 16), as the launcher sees them."""
-    fixed: dict[str, object] = dict(launch.fixed)
+    fixed: dict[str, object] = dict(launch.constants)
     types: dict[str, str] = {}
     aligned: set[str] = set()
     plain = {parameter.name for parameter in launch.kernel.params if parameter.do_not_specialize}
-    for name, value in launch.given.items():
+    for name, value in launch.arguments.items():
         if value is None or (isinstance(value, int) and value == 1 and name not in plain):
             fixed[name] = value
         elif isinstance(value, Tensor):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...kernels.latent_write import latent_write
 from ...kernels.norm_rope import norm_rope
-from ...kernels.projections import Up
+from ...kernels.projections import UpProjections
 from ...kernels.quantize import dequantize, quantize
 from ...kernels.rebuild import rebuild
 from ...kernels.rope import rotate
@@ -74,9 +74,9 @@ def _latents(make: Make, tokens: int, tiers: Tiers) -> Latents:
 def _rebuild(make: Make, tokens: int, tiers: Tiers | int, shared: int = 0) -> Work:
     latents = Latents(make(1, tokens, tiers)) if isinstance(tiers, int) else _latents(make, tokens, tiers)
     rank = latents.rank - shared
-    up = Up(make(rank, HEADS * (WIDTH - shared)), make(rank, CHANNELS))
+    up = UpProjections(make(rank, HEADS * (WIDTH - shared)), make(rank, CHANNELS))
     if not shared:
-        up = Up(up.key, up.value, *(make(CHANNELS, dtype=torch.float32) for _ in range(2)))
+        up = UpProjections(up.key, up.value, *(make(CHANNELS, dtype=torch.float32) for _ in range(2)))
     table = make(tokens, (shared or WIDTH) // 2, 2, dtype=torch.float32)
     inverse = None if shared else make(1, tokens, dtype=torch.float16)
     keys, values = make(1, tokens, HEADS, WIDTH), make(1, tokens, HEADS, WIDTH)

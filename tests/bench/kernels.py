@@ -109,7 +109,7 @@ def distinct(cases: list[Case], one_each: bool) -> Iterator[tuple[Case, Work]]:
         for case in group:
             work = case.make(maker(torch.device("meta")), case.tokens)
             launch = launch_of(work)
-            key = (case.op, id(launch.kernel), "" if one_each else str(launch.fixed))
+            key = (case.op, id(launch.kernel), "" if one_each else str(launch.constants))
             if key not in seen:
                 seen.add(key)
                 yield case, work

@@ -22,7 +22,7 @@ def check_error(latents: Latents, x: torch.Tensor, basis: torch.Tensor, shift: t
     top = torch.tensor([127.0] * tiers.wide + [7.0] * tiers.narrow, dtype=torch.float64)
     sums = (x.shape[-1] + 4) * 2**-23 * (x.double().abs() @ basis.double().abs() + shift.double().abs())
     worst = step * (0.5 + top * torch.finfo(latents.scales.dtype).eps) + 2 * sums
-    assert ((latents.plain(torch.float64) - exact).abs() <= worst).all()
+    assert ((latents.to_float(torch.float64) - exact).abs() <= worst).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -43,14 +43,14 @@ def test_a_basis_that_amplifies_is_not_rounded(impl):
     x[..., 0] += torch.arange(4, dtype=torch.bfloat16) / 128
     basis = torch.zeros(16, 16)
     basis[0, 0], basis[1, 0] = 1001.9, -1001.9
-    kept = written(x, basis, torch.zeros(16), Tiers(16, 0, 16), impl).plain(torch.float32)
+    kept = written(x, basis, torch.zeros(16), Tiers(16, 0, 16), impl).to_float(torch.float32)
     exact = torch.arange(4) / 128 * 1001.9
     torch.testing.assert_close(kept[0, :, 0], exact, rtol=1e-3, atol=0)
 
 
 def test_no_tokens_are_no_work(impl):
     latents = written(torch.zeros(2, 0, 16), torch.zeros(16, 32), torch.zeros(32), Tiers(16, 16, 16), impl)
-    assert latents.plain(torch.float32).shape == (2, 0, 32)
+    assert latents.to_float(torch.float32).shape == (2, 0, 32)
 
 
 def test_what_does_not_fit_is_refused():

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from rivulet.kernels.latent_write import latent_write
-from rivulet.kernels.projections import Up
+from rivulet.kernels.projections import UpProjections
 from rivulet.kernels.rebuild import rebuild
 from rivulet.kernels.tiers import Latents, Tiers
 from rivulet.tests.kernels.rows import room, table_of, turned, untouched
@@ -15,7 +15,7 @@ class Case:
     """Latents of a layer, and what its keys and values must be in float64."""
 
     latents: Latents
-    up: Up
+    up: UpProjections
     angles: Tensor
     inverse: Tensor | None
     heads: int
@@ -38,7 +38,7 @@ class Case:
             return pairs.sum(-1, keepdim=True).expand_as(pairs).flatten(-2)
 
         rank = self.up.key.shape[0]
-        c = self.latents.plain(torch.float64)
+        c = self.latents.to_float(torch.float64)
         k = up(c[..., :rank], self.up.key, self.up.key_bias)
         if self.inverse is not None:
             k = k * size(self.inverse)[..., None, None]
@@ -78,7 +78,7 @@ def case_of(
     biases = [torch.randn(size) if bias else None for size in made]
     angles = torch.rand(tokens, (shared or width) // 2, dtype=torch.float64) * 40
     inverse = None if shared else torch.rand(rows, tokens).half() + 0.5
-    return Case(latents, Up(*weights, *biases), angles, inverse, heads, width)
+    return Case(latents, UpProjections(*weights, *biases), angles, inverse, heads, width)
 
 
 def made(case: Case, impl: str) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ def test_both_tiers_come_back_in_order(wide, narrow):
         quantize(x[..., wide:], 16, 4, narrow_rows, narrow_steps)
     latents = Latents(codes, scales, tiers)
     latents.check("here")
-    back = latents.plain(torch.float32)
+    back = latents.to_float(torch.float32)
     step = scales.float().repeat_interleave(16, -1)
     # half a step and the rounding of the float16 scale, at most 127 codes away from zero
     assert ((back - x).abs() <= step * (0.5 + 127 * 2**-10)).all()
@@ -33,7 +33,7 @@ def test_both_tiers_come_back_in_order(wide, narrow):
 def test_unquantised_latents_are_taken_as_they_are():
     c = torch.randn(1, 2, 24)
     Latents(c).check("here")
-    assert torch.equal(Latents(c).plain(torch.float32), c)
+    assert torch.equal(Latents(c).to_float(torch.float32), c)
 
 
 def test_what_does_not_fit_is_refused():

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....kernels.latent_write import latent_write
-from ....kernels.projections import Up
+from ....kernels.projections import UpProjections
 from ....kernels.rebuild import rebuild
 from ....kernels.rope import rotate
 from ....kernels.tiers import Latents, Tiers
@@ -111,11 +111,11 @@ class Truth:
         return Errors(float((total[0] / total[1]).sqrt()), tuple((heads[0] / heads[1]).sqrt().tolist()))
 
 
-def fold(basis: LayerBasis, weights: LayerWeights, rank: int) -> Up:
+def fold(basis: LayerBasis, weights: LayerWeights, rank: int) -> UpProjections:
     """Up-projections from the first `rank` latents to keys (norm's gain included, 1/rms not) and values."""
     up_RC, mu_C = basis.up_RC[:rank].double(), basis.mu_C.double()
     key, value, gain = weights.key_CO.double(), weights.value_CO.double(), weights.gain_O.double()
-    return Up(
+    return UpProjections(
         ((up_RC @ key) * gain).float(),
         (up_RC @ value).float(),
         ((mu_C @ key + weights.key_bias_O) * gain).float(),
@@ -124,7 +124,7 @@ def fold(basis: LayerBasis, weights: LayerWeights, rank: int) -> Up:
 
 
 def _rebuilt(
-    sample: LayerSample, weights: LayerWeights, basis: LayerBasis, tiers: Tiers, up: Up
+    sample: LayerSample, weights: LayerWeights, basis: LayerBasis, tiers: Tiers, up: UpProjections
 ) -> tuple[Tensor, Tensor]:
     """(turned keys, values) [B, T, N, D] of the sample's tokens after they were kept."""
     x_BTC = sample.x_BTC
