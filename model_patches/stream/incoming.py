@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..writer.ffmpeg import Decoder, decode_command, find_ffmpeg
-from ..writer.video import checked_fps
+from ..writer.video import check_fps
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class VideoFile:
     ) -> None:
         """fps: pictures a second to be given, each the file's nearest in time; seconds: None, to the end."""
         self.path, self.name = Path(path), Path(path).name
-        self.fps = checked_fps(fps)
+        self.fps = check_fps(fps)
         self._window = {"start_seconds": start_seconds, "seconds": seconds}
         self._decoder: Decoder | None = None
         self.given = 0  # pictures

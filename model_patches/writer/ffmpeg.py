@@ -1,4 +1,4 @@
-"""The ffmpeg program: where it is, what it is asked to do, and what it said when it failed."""
+"""The ffmpeg program: search, command lines, processes and their error text."""
 
 import functools
 import os
@@ -18,21 +18,21 @@ COMMON_TAGS = {"title", "artist", "album", "comment", "description", "date", "ge
 
 
 def find_ffmpeg() -> str:
-    """Returns the path of an ffmpeg that can write H.264, or says how to get one."""
+    """Returns the path of an ffmpeg with H.264; RuntimeError with the way to install one."""
     try:
         import imageio_ffmpeg
 
         program = imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as why:
         raise RuntimeError(f"Video writer: no ffmpeg was found ({why}); {INSTALL}.") from why
-    fault = _fault(program)
-    if fault:
-        raise RuntimeError(f"Video writer: {fault}; {INSTALL}.")
+    problem = _check_program(program)
+    if problem:
+        raise RuntimeError(f"Video writer: {problem}; {INSTALL}.")
     return program
 
 
 @functools.lru_cache(maxsize=8)
-def _fault(program: str) -> str | None:
+def _check_program(program: str) -> str | None:
     try:
         answer = subprocess.run(
             [program, "-hide_banner", "-h", "encoder=libx264"],
@@ -40,7 +40,7 @@ def _fault(program: str) -> str | None:
             text=True,
             errors="replace",
             timeout=60,
-            **_apart(),
+            **_process_options(),
         )
     except (OSError, subprocess.SubprocessError) as why:
         return f"{program} does not start ({why})"
@@ -62,11 +62,11 @@ def encode_command(
 ) -> list[str]:
     """Returns the command that turns raw RGB on its standard input into a fragmented MP4.
 
-    Every frame is a fragment, on disk as soon as the next one comes; the encoder looks at no frame ahead.
+    Every frame is a fragment, on disk as soon as the next one arrives; the encoder has no lookahead.
     """
     return [
         *(program, "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
-        # without these it waits for many frames to learn what it is told here
+        # without these it waits for many frames to detect the format named here
         *("-probesize", "32", "-analyzeduration", "0"),
         *("-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"),
         *("-framerate", f"{fps.numerator}/{fps.denominator}", "-i", "pipe:0"),
@@ -75,58 +75,58 @@ def encode_command(
         *("-c:v", "libx264", "-preset", "veryfast", "-tune", "zerolatency", "-crf", str(crf)),
         *("-g", str(keyframe_frames), "-keyint_min", str(keyframe_frames), "-sc_threshold", "0"),
         *("-threads", str(threads), "-flush_packets", "1"),
-        *("-movflags", "frag_every_frame+empty_moov+default_base_moof", "-f", "mp4", _name(target)),
+        *("-movflags", "frag_every_frame+empty_moov+default_base_moof", "-f", "mp4", _file_url(target)),
     ]
 
 
 class Encoder:
-    """An ffmpeg that is running; raises EncoderError, with its last words, when it stops before it should."""
+    """A running ffmpeg that encodes; EncoderError, with the end of its stderr, when it stops early."""
 
     def __init__(self, command: Sequence[str]) -> None:
         # a file, because a pipe that nobody empties would block ffmpeg
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         try:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=self._complaints,
+                stderr=self._stderr,
                 bufsize=0,
-                **_apart(),
+                **_process_options(),
             )
         except OSError as why:
-            self._complaints.close()
+            self._stderr.close()
             raise EncoderError(f"{command[0]} does not start ({why}); {INSTALL}") from why
 
     def write(self, array: np.ndarray) -> None:
-        """Returns when ffmpeg has taken all bytes of the array; waits while it is behind."""
+        """Sends the array's bytes; blocks until ffmpeg has read them."""
         assert self.process.stdin
-        left = array.data.cast("B")
+        rest = array.data.cast("B")
         try:
-            while left:
-                left = left[self.process.stdin.write(left) :]
+            while rest:
+                rest = rest[self.process.stdin.write(rest) :]
         except OSError as why:
             self.process.kill()
-            raise self._death() from why
+            raise self._exit_error() from why
 
     def close(self) -> None:
-        """Returns when ffmpeg has written all it was given and ended."""
+        """Ends the input and blocks until ffmpeg has written everything and exited."""
         assert self.process.stdin
         self.process.stdin.close()
         if self.process.wait():
-            raise self._death()
-        self._complaints.close()
+            raise self._exit_error()
+        self._stderr.close()
 
-    def _death(self) -> "EncoderError":
+    def _exit_error(self) -> "EncoderError":
         code = self.process.wait()
-        self._complaints.seek(0)
-        words = last_words(self._complaints.read().decode(errors="replace"))
-        self._complaints.close()
-        return EncoderError(f"ffmpeg stopped with code {code}: {words}")
+        self._stderr.seek(0)
+        reason = error_text(self._stderr.read().decode(errors="replace"))
+        self._stderr.close()
+        return EncoderError(f"ffmpeg stopped with code {code}: {reason}")
 
 
 class EncoderError(RuntimeError):
-    """ffmpeg ended before it was told to."""
+    """ffmpeg ended before its input did."""
 
 
 def decode_command(
@@ -134,13 +134,13 @@ def decode_command(
 ) -> list[str]:
     """Returns the command that turns a video file into RGB pictures, PPM after PPM, on standard output.
 
-    Of every moment of the output, at `fps`, the nearest picture of the file is taken. Pictures are turned as
-    the file says and have square pixels. seconds: of the file, from start_seconds on; None: to its end.
+    The output has `fps` frames per second, each the nearest one of the file, rotated as the file's metadata
+    says, with square pixels. seconds: length from start_seconds on; None: to the end.
     """
     window = ["-ss", f"{start_seconds:.6f}"] * (start_seconds > 0)
     window += [] if seconds is None else ["-t", f"{seconds:.6f}"]
     return [
-        *(program, "-hide_banner", "-loglevel", "error", "-nostdin", *window, "-i", _name(source)),
+        *(program, "-hide_banner", "-loglevel", "error", "-nostdin", *window, "-i", _file_url(source)),
         *("-map", "0:v:0", "-an", "-sn", "-dn"),
         *("-vf", f"fps={fps.numerator}/{fps.denominator},scale=iw*sar:ih,setsar=1,format=rgb24"),
         *("-fps_mode", "passthrough", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"),
@@ -148,25 +148,25 @@ def decode_command(
 
 
 class Decoder:
-    """An ffmpeg that gives pictures one by one, and waits while nobody takes them."""
+    """A running ffmpeg that decodes frame by frame, at the pace of the reader."""
 
     def __init__(self, command: Sequence[str]) -> None:
         # a file, because a pipe that nobody empties would block ffmpeg
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         try:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=self._complaints,
-                **_apart(),
+                stderr=self._stderr,
+                **_process_options(),
             )
         except OSError as why:
-            self._complaints.close()
+            self._stderr.close()
             raise RuntimeError(f"{command[0]} does not start ({why}); {INSTALL}") from why
 
     def read(self) -> np.ndarray | None:
-        """Returns the next picture, uint8 [H, W, 3], or None after the last."""
+        """Returns the next frame, uint8 [H, W, 3], or None after the last."""
         stdout = self.process.stdout
         assert stdout
         header = [stdout.readline() for _ in range(3)]
@@ -179,72 +179,72 @@ class Decoder:
         return np.frombuffer(bytearray(pixels), np.uint8).reshape(height, width, 3)
 
     def close(self) -> tuple[int, str]:
-        """Returns (exit code, last words, empty where there were none) once ffmpeg has ended."""
+        """Returns (exit code, end of stderr or "") once ffmpeg has exited."""
         assert self.process.stdout
         self.process.stdout.close()
         code = self.process.wait()
-        self._complaints.seek(0)
-        words = self._complaints.read().decode(errors="replace")
-        self._complaints.close()
-        return code, last_words(words) if words.strip() else ""
+        self._stderr.seek(0)
+        text = self._stderr.read().decode(errors="replace")
+        self._stderr.close()
+        return code, error_text(text) if text.strip() else ""
 
     def kill(self) -> None:
-        """Ends ffmpeg, whatever it is doing."""
+        """Kills ffmpeg at once."""
         self.process.kill()
         self.close()
 
 
 def join(program: str, parts: Sequence[Path], target: Path, metadata: Mapping[str, str]) -> None:
-    """Writes the parts one after the other into one MP4, header first.
+    """Joins the parts into one MP4 with its header first.
 
-    Pictures are copied, not encoded again.
+    Frames are copied, not encoded again. RuntimeError with ffmpeg's error text where it fails.
     """
     with tempfile.TemporaryDirectory(prefix="rivulet-") as folder:
         parts_list, tags = Path(folder, "parts.txt"), Path(folder, "tags.txt")
-        lines = ["ffconcat version 1.0", *(f"file {_quoted(_name(path))}" for path in parts)]
+        lines = ["ffconcat version 1.0", *(f"file {_quote(_file_url(path))}" for path in parts)]
         parts_list.write_text("\n".join(lines) + "\n", encoding="utf-8")
         tags.write_text(_tags(metadata), encoding="utf-8")
         flags = "faststart" if COMMON_TAGS.issuperset(metadata) else "faststart+use_metadata_tags"
-        done = subprocess.run(
+        result = subprocess.run(
             [
                 *(program, "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
-                *("-f", "concat", "-safe", "0", "-i", _name(parts_list)),
-                *("-f", "ffmetadata", "-i", _name(tags), "-map", "0:v", "-map_metadata", "1"),
-                *("-c", "copy", "-movflags", flags, "-f", "mp4", _name(target)),
+                *("-f", "concat", "-safe", "0", "-i", _file_url(parts_list)),
+                *("-f", "ffmetadata", "-i", _file_url(tags), "-map", "0:v", "-map_metadata", "1"),
+                *("-c", "copy", "-movflags", flags, "-f", "mp4", _file_url(target)),
             ],
             capture_output=True,
             text=True,
             errors="replace",
-            **_apart(),
+            **_process_options(),
         )
-    if done.returncode:
-        raise RuntimeError(f"ffmpeg stopped with code {done.returncode}: {last_words(done.stderr)}")
+    if result.returncode:
+        raise RuntimeError(f"ffmpeg stopped with code {result.returncode}: {error_text(result.stderr)}")
 
 
-def last_words(complaints: str) -> str:
-    """Returns the end of what ffmpeg complained about, short enough for a sentence."""
-    lines = [line.strip() for line in complaints.splitlines() if line.strip()]
-    return "; ".join(lines[-3:])[-400:] or "it said nothing"
+def error_text(stderr_text: str) -> str:
+    """Returns the last three lines of stderr, 400 letters at most."""
+    lines = [line.strip() for line in stderr_text.splitlines() if line.strip()]
+    return "; ".join(lines[-3:])[-400:] or "it gave no reason"
 
 
-def _apart() -> dict[str, Any]:
-    """Ctrl+C in the terminal must not reach ffmpeg: it would stop before the frames still on their way."""
+def _process_options() -> dict[str, Any]:
+    """Options that keep Ctrl+C in the terminal from ffmpeg, which would drop the frames still queued."""
     if os.name == "nt":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     return {"start_new_session": True}
 
 
-def _name(path: Path) -> str:
-    """A file's name that ffmpeg takes neither for an option nor for a protocol."""
+def _file_url(path: Path) -> str:
+    """file: URL of a path, which ffmpeg cannot mistake for an option or a protocol."""
     return "file:" + str(path.absolute())
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return "'" + text.replace("'", r"'\''") + "'"
 
 
 def _tags(metadata: Mapping[str, str]) -> str:
-    """ffmpeg's own text form of tags: a command line would limit their length."""
+    """Tags as FFMETADATA text; a command line would limit their length."""
     escaped = str.maketrans({c: "\\" + c for c in "=;#\\\n"})
     return ";FFMETADATA1\n" + "".join(
         f"{key.translate(escaped)}={value.translate(escaped)}\n" for key, value in metadata.items()

@@ -1,4 +1,4 @@
-"""Index of a fragmented MP4 that is still growing: where its fragments lie, and which are key frames.
+"""Index of a growing fragmented MP4: byte ranges of its fragments, and which start with a key frame.
 
 A fragmented file is `ftyp moov (moof mdat)*`: the first two are the init segment, each pair after them a
 fragment. A reader that has the init segment can start at any fragment that begins with a key frame (ISO/IEC
@@ -18,7 +18,7 @@ NOT_A_KEYFRAME = 0x10000  # sample_is_non_sync_sample
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """A `moof` and its `mdat`: some frames that can be sent as they are."""
+    """A `moof` and its `mdat`: encoded frames in a byte range that can be sent unchanged."""
 
     offset: int  # bytes from the start of the file
     length: int  # bytes
@@ -28,47 +28,46 @@ class Fragment:
 
 
 class FragmentIndex:
-    """Fragments of one growing file; of an endless one it remembers only the newest `keep`.
+    """Fragments of one growing file; of an endless one only the newest `max_fragments` stay.
 
-    `count` fragments were seen, numbered from 0; those below `oldest` are forgotten. Any thread may read and
-    extend.
+    `count` fragments were seen, numbered from 0; those below `oldest` are evicted. Thread-safe.
     """
 
-    def __init__(self, path: Path | str, *, first_frame: int = 0, keep: int = 4096) -> None:
+    def __init__(self, path: Path | str, *, first_frame: int = 0, max_fragments: int = 4096) -> None:
         self.path = Path(path)
         self.first_frame = first_frame
         self.count = 0
         self.frames = first_frame
         self.init = b""
-        self.end = 0  # bytes that are whole: init segment and fragments
-        self._kept: deque[Fragment] = deque(maxlen=keep)
+        self.end = 0  # bytes of the init segment and all complete fragments
+        self._fragments: deque[Fragment] = deque(maxlen=max_fragments)
         self._file: BinaryIO | None = None
         self._closed = False
         self._lock = threading.Lock()
 
     @property
     def oldest(self) -> int:
-        """Number of the first fragment that is remembered."""
-        return self.count - len(self._kept)
+        """Number of the first fragment in the index."""
+        return self.count - len(self._fragments)
 
     @property
     def newest_keyframe(self) -> int | None:
-        """Number of the newest remembered fragment that a late reader can start at."""
+        """Number of the newest fragment that starts with a key frame, or None."""
         with self._lock:
-            found = (i for i in reversed(range(len(self._kept))) if self._kept[i].keyframe)
-            kept = next(found, None)
-            return None if kept is None else self.oldest + kept
+            indices = (i for i in reversed(range(len(self._fragments))) if self._fragments[i].keyframe)
+            index = next(indices, None)
+            return None if index is None else self.oldest + index
 
     @property
     def codec(self) -> str | None:
-        """Codec string for a browser's `video/mp4; codecs=...`, once the init segment is there."""
+        """Codec string for a browser's `video/mp4; codecs=...`; None until the init segment is written."""
         at = self.init.find(b"avcC")
         return None if at < 0 else "avc1." + self.init[at + 5 : at + 8].hex()
 
     def extend(self) -> int:
         """Returns how many fragments were added; reads only what was appended since the last call."""
         with self._lock:
-            file = self._opened()
+            file = self._open()
             if file is None:
                 return 0
             if not self.init:
@@ -76,7 +75,7 @@ class FragmentIndex:
                 self.end = len(self.init)
             added = 0
             for fragment in fragments(file, self.init, self.end, self.frames):
-                self._kept.append(fragment)
+                self._fragments.append(fragment)
                 self.count += 1
                 self.end = fragment.offset + fragment.length
                 self.frames = fragment.first_frame + fragment.frames
@@ -84,42 +83,42 @@ class FragmentIndex:
             return added
 
     def fragment(self, number: int) -> Fragment | None:
-        """Returns a remembered fragment, or None."""
+        """Returns the fragment with this number; None where it was evicted or does not exist yet."""
         with self._lock:
-            return self._kept[number - self.oldest] if self.oldest <= number < self.count else None
+            return self._fragments[number - self.oldest] if self.oldest <= number < self.count else None
 
-    def read(self, number: int, most_bytes: int = 1 << 20) -> tuple[bytes, int]:
-        """Returns (bytes, next number): fragments from `number` on, one at least where it is remembered."""
+    def read(self, number: int, max_bytes: int = 1 << 20) -> tuple[bytes, int]:
+        """Returns (bytes, next number) of fragments from `number` on: at least one, at most `max_bytes`."""
         with self._lock:
-            file = self._opened()
+            file = self._open()
             if file is None or not self.oldest <= number < self.count:
                 return b"", number
-            first = self._kept[number - self.oldest]
+            first = self._fragments[number - self.oldest]
             last, stop = first, number + 1
             while stop < self.count:
-                following = self._kept[stop - self.oldest]
-                if following.offset + following.length - first.offset > most_bytes:
+                following = self._fragments[stop - self.oldest]
+                if following.offset + following.length - first.offset > max_bytes:
                     break
                 last, stop = following, stop + 1
             file.seek(first.offset)
             return file.read(last.offset + last.length - first.offset), stop
 
     def close(self) -> None:
-        """Lets go of the file, so that it can be deleted; later reads find nothing."""
+        """Closes the file, so that it can be deleted; later reads return nothing."""
         with self._lock:
             self._closed = True
             if self._file:
                 self._file.close()
                 self._file = None
 
-    def _opened(self) -> BinaryIO | None:
+    def _open(self) -> BinaryIO | None:
         if self._file is None and not self._closed and self.path.exists():
             self._file = self.path.open("rb")
         return self._file
 
 
 def read_init(file: BinaryIO) -> bytes:
-    """Returns the init segment of a fragmented file, or nothing while it is not whole."""
+    """Returns the init segment of a fragmented file, b"" while it is incomplete."""
     for kind, offset, size in _whole_boxes(file, 0):
         if kind == b"moov":
             file.seek(0)
@@ -128,7 +127,7 @@ def read_init(file: BinaryIO) -> bytes:
 
 
 def fragments(file: BinaryIO, init: bytes, offset: int, first_frame: int) -> Iterator[Fragment]:
-    """Yields the fragments that lie whole in the file from byte `offset` on."""
+    """Yields the complete fragments from byte `offset` on."""
     default_flags = _default_sample_flags(init)
     moof = b""
     for kind, at, size in _whole_boxes(file, offset):
@@ -142,7 +141,7 @@ def fragments(file: BinaryIO, init: bytes, offset: int, first_frame: int) -> Ite
 
 
 def frame_count(path: Path | str) -> int:
-    """Returns how many frames an MP4 holds: by its sample table, or by its whole fragments."""
+    """Returns the number of frames in an MP4, from its sample table or its complete fragments."""
     with Path(path).open("rb") as file:
         moov = read_moov(file)
         stsz = _inner(moov, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsz")
@@ -154,7 +153,7 @@ def frame_count(path: Path | str) -> int:
 
 
 def read_moov(file: BinaryIO) -> bytes:
-    """Returns the movie header of an MP4, or nothing where it has none."""
+    """Returns the movie header of an MP4, b"" without one."""
     for kind, offset, size in _whole_boxes(file, 0):
         if kind == b"moov":
             file.seek(offset)
@@ -179,13 +178,13 @@ def _whole_boxes(file: BinaryIO, offset: int) -> Iterator[tuple[bytes, int, int]
 
 
 def _inner(box: bytes, *path: bytes) -> bytes:
-    """Returns the box at `path` (its own kind first), or nothing."""
+    """Returns the nested box at `path`, which starts with the kind of `box`; b"" without one."""
     assert not box or box[4:8] == path[0]
     for kind in path[1:]:
         at = 8
         while at + 8 <= len(box):
-            size, found = struct.unpack_from(">I4s", box, at)
-            if found == kind:
+            size, box_kind = struct.unpack_from(">I4s", box, at)
+            if box_kind == kind:
                 box = box[at : at + size]
                 break
             if size < 8:

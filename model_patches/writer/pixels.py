@@ -1,4 +1,4 @@
-"""What a writer checks before it takes a chunk.
+"""Checks of a writer's sizes and of each chunk it gets.
 
 F pixel frames, H/W pixels, three colours last.
 """
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-def checked_size(who: str, width: int, height: int, multiple: int = 1) -> tuple[int, int]:
-    """Returns (width, height) in pixels, or refuses sizes no picture can have."""
+def check_size(who: str, width: int, height: int, multiple: int = 1) -> tuple[int, int]:
+    """Returns (width, height) in pixels; ValueError unless both are positive multiples of `multiple`."""
     for name, size in (("width", width), ("height", height)):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"{who}: {name} must be a whole number of pixels, 1 or more, got {size!r}.")
@@ -21,8 +21,8 @@ def checked_size(who: str, width: int, height: int, multiple: int = 1) -> tuple[
     return width, height
 
 
-def checked_start(who: str, start_frame: int) -> int:
-    """Returns the number of frames that earlier runs wrote, or refuses what cannot be one."""
+def check_start(who: str, start_frame: int) -> int:
+    """Returns start_frame, the frames that earlier runs wrote; ValueError unless a whole number from 0."""
     if not isinstance(start_frame, int) or isinstance(start_frame, bool) or start_frame < 0:
         raise ValueError(
             f"{who}: start_frame must be a whole number, 0 or more, got {start_frame!r}; "
@@ -31,8 +31,8 @@ def checked_start(who: str, start_frame: int) -> int:
     return start_frame
 
 
-def as_frames(who: str, pixels_FHWC: Tensor | np.ndarray, width: int, height: int) -> np.ndarray:
-    """Returns the frames as a fresh uint8 array [F, H, W, 3] that nobody else writes to."""
+def to_frames(who: str, pixels_FHWC: Tensor | np.ndarray, width: int, height: int) -> np.ndarray:
+    """Returns a contiguous uint8 copy [F, H, W, 3] of the frames; ValueError for another type or shape."""
     if not isinstance(pixels_FHWC, Tensor | np.ndarray):
         raise ValueError(
             f"{who}: frames must be a uint8 tensor [F, {height}, {width}, 3], "

@@ -1,4 +1,4 @@
-"""What the pipeline asks of every writer."""
+"""Interface between the pipeline and every writer."""
 
 from types import TracebackType
 from typing import Protocol
@@ -7,25 +7,25 @@ from torch import Tensor
 
 
 class Writer(Protocol):
-    """Takes uint8 frames [F, H, W, 3] in [0, 255] while it is open; what was written before an error is kept.
+    """Context manager that writes uint8 frames [F, H, W, 3] in [0, 255]; an error loses no written frame.
 
-    Its position in the stream is one number, `frames_written`, so a snapshot of the stream needs no more than
-    that to go on: open a writer again with `start_frame` set to it.
+    Its position in the stream is one number, `frames_written`; to resume from a snapshot, open a writer with
+    `start_frame` set to it.
     """
 
     @property
     def frames_written(self) -> int:
-        """Frames of the stream taken so far, those of earlier runs included."""
+        """Frames of the stream written so far, earlier runs included."""
         ...
 
     def __enter__(self) -> "Writer": ...
 
     def write(self, pixels_FHWC: Tensor) -> None:
-        """Takes the next frames; waits while too many are on their way already."""
+        """Queues the next frames; blocks while the queue is full."""
         ...
 
     def seal(self) -> None:
-        """Returns when all frames taken so far are safe on disk; call it before a snapshot is saved."""
+        """Blocks until all frames written so far are on disk; call it before saving a snapshot."""
         ...
 
     def __exit__(
@@ -34,7 +34,7 @@ class Writer(Protocol):
 
 
 class OpenWriter:
-    """A writer that somebody else opened and will close."""
+    """A writer whose `with` block belongs to the caller: leaving this one does not close it."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer

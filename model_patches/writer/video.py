@@ -1,4 +1,4 @@
-"""Video file that grows while it is made: ffmpeg in its own process, fed from its own thread."""
+"""MP4 writer whose file grows during the run: ffmpeg in a process, fed by a thread."""
 
 import logging
 import queue
@@ -15,25 +15,24 @@ from torch import Tensor
 
 from .ffmpeg import Encoder, EncoderError, encode_command, find_ffmpeg
 from .fmp4 import FragmentIndex
-from .parts import Part, join_parts, part_path, parts_of, trim, trim_all
-from .pixels import as_frames, checked_size, checked_start
+from .parts import Part, find_parts, join_parts, part_path, trim, trim_all
+from .pixels import check_size, check_start, to_frames
 
 log = logging.getLogger(__name__)
 
 WHO = "Video writer"
-LEAST_FREE_BYTES = 64 << 20  # about ten minutes at 832x480
-PATIENCE_SECONDS = 0.1  # how soon a waiting producer learns that the encoder died
+MIN_FREE_BYTES = 64 << 20  # about ten minutes at 832x480
+POLL_SECONDS = 0.1  # between checks that the encoder still runs
 
 
 class Mp4Writer:
-    """Writes H.264 in MP4; whatever stops it, the frames taken before stay in a file that plays.
+    """Writes H.264 in MP4; whatever stops it, the frames written before stay in a playable file.
 
-    While it is open the frames go to `name.part1.mp4`, readable at every moment through `index`; when it
-    closes, also on an error, that becomes `name.mp4`. `write` waits while `queue_chunks` chunks are on their
-    way, so memory does not grow when the encoder is slow. To go on with a video after a crash, open its path
-    with `start_frame` set to the `frames_written` of the snapshot: frames made after the snapshot are cut,
-    because the stream makes them again, and a new part follows. `metadata` (title, comment, ...) may be added
-    to until the writer closes.
+    While it is open the frames go to `name.part1.mp4`, readable at any time through `index`; closing it, also
+    on an error, makes that `name.mp4`. `write` blocks while `queue_chunks` chunks are queued, so memory does
+    not grow when the encoder is slow. To resume after a crash, open the path with `start_frame` set to the
+    `frames_written` of the snapshot: frames after the snapshot are cut, because the stream generates them
+    again, and a new part follows. `metadata` (title, comment, ...) can be extended until the writer closes.
     """
 
     def __init__(
@@ -51,22 +50,22 @@ class Mp4Writer:
         threads: int = 0,
     ) -> None:
         self.path = Path(path)
-        self.width, self.height = checked_size(WHO, width, height, multiple=2)
-        self.fps = checked_fps(fps)
-        self.start_frame = checked_start(WHO, start_frame)
+        self.width, self.height = check_size(WHO, width, height, multiple=2)
+        self.fps = check_fps(fps)
+        self.start_frame = check_start(WHO, start_frame)
         self.metadata = dict(metadata or {})
         self.frames_written = start_frame
         self.index: FragmentIndex | None = None  # of the newest part
         self.result: Path | None = None  # the finished video, after closing
         if keyframe_frames is None:
-            keyframe_frames = max(1, round(self.fps))  # a viewer who comes late waits a second at most
+            keyframe_frames = max(1, round(self.fps))  # a late viewer waits at most a second
         self._check_options(
             queue_chunks=(queue_chunks, 1, 64),
             keyframe_frames=(keyframe_frames, 1, 10_000),
             crf=(crf, 0, 51),
             threads=(threads, 0, 64),
         )
-        self._encoding = partial(
+        self._command = partial(
             encode_command,
             width=width,
             height=height,
@@ -85,7 +84,7 @@ class Mp4Writer:
         if self._thread:
             raise RuntimeError(f"{WHO}: {self.path.name} was opened before; make another writer.")
         self._program = find_ffmpeg()
-        self._part = self._earlier_parts() + 1
+        self._part = self._recover_parts() + 1
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             part_path(self.path, self._part).open("xb").close()
@@ -95,30 +94,30 @@ class Mp4Writer:
                 f"choose a folder that you may write to."
             ) from why
         free = shutil.disk_usage(self.path.parent).free
-        if free < LEAST_FREE_BYTES:
+        if free < MIN_FREE_BYTES:
             part_path(self.path, self._part).unlink()
             raise RuntimeError(
                 f"{WHO}: only {free >> 20} MiB are free in {self.path.parent}, and a video needs "
-                f"{LEAST_FREE_BYTES >> 20} MiB to start; free some space or choose another folder."
+                f"{MIN_FREE_BYTES >> 20} MiB to start; free some space or choose another folder."
             )
         self._thread = threading.Thread(target=self._run, name=f"writer of {self.path.name}", daemon=True)
         self._thread.start()
         return self
 
     def write(self, pixels_FHWC: Tensor | np.ndarray) -> None:
-        """Takes uint8 frames [F, H, W, 3] in [0, 255], copied; waits while the encoder is behind."""
+        """Queues a copy of uint8 frames [F, H, W, 3] in [0, 255]; blocks while the queue is full."""
         self._check_open()
-        frames = as_frames(WHO, pixels_FHWC, self.width, self.height)
+        frames = to_frames(WHO, pixels_FHWC, self.width, self.height)
         if len(frames):
             self._put(frames)
             self.frames_written += len(frames)
 
     def seal(self) -> None:
-        """Returns when every frame taken so far is on disk; the next one starts another part."""
+        """Blocks until every frame so far is on disk; the next one starts another part."""
         self._check_open()
         sealed = threading.Event()
         self._put(sealed)
-        while not sealed.wait(PATIENCE_SECONDS):
+        while not sealed.wait(POLL_SECONDS):
             self._check_open()
         self._check_open()
 
@@ -137,25 +136,25 @@ class Mp4Writer:
             raise fault
         log.warning("%s", fault)
 
-    def _earlier_parts(self) -> int:
-        """Returns the number of the last part that earlier runs left, cut to where this one goes on."""
+    def _recover_parts(self) -> int:
+        """Cuts the parts of earlier runs to start_frame; returns the last one's number, 0 without any."""
         if self.path.exists():
             raise ValueError(f"{WHO}: {self.path} exists already and stays as it is; choose another name.")
-        parts = parts_of(self.path)
-        found = sum(part.frames for part in parts)
-        if found and not self.start_frame:
+        parts = find_parts(self.path)
+        count = sum(part.frames for part in parts)
+        if count and not self.start_frame:
             raise ValueError(
-                f"{WHO}: {self.path.parent} holds {found} frames of an unfinished {self.path.name} "
+                f"{WHO}: {self.path.parent} holds {count} frames of an unfinished {self.path.name} "
                 f"({parts[0].path.name}); call finish({str(self.path)!r}) to make a video of them, "
                 f"resume that stream, or choose another name."
             )
-        if 0 < found < self.start_frame:
+        if 0 < count < self.start_frame:
             raise ValueError(
-                f"{WHO}: the stream goes on at frame {self.start_frame}, but {self.path.parent} holds only "
-                f"{found} frames of {self.path.name}; resume an earlier snapshot, or choose another name."
+                f"{WHO}: the stream resumes at frame {self.start_frame}, but {self.path.parent} holds only "
+                f"{count} frames of {self.path.name}; resume an earlier snapshot, or choose another name."
             )
-        kept = trim_all(parts, self.start_frame)
-        return kept[-1].number if kept else 0
+        remaining = trim_all(parts, self.start_frame)
+        return remaining[-1].number if remaining else 0
 
     def _check_options(self, **options: tuple[int, int, int]) -> None:
         if self.path.suffix.lower() != ".mp4":
@@ -175,17 +174,17 @@ class Mp4Writer:
     def _put(self, item: np.ndarray | threading.Event | None) -> None:
         while True:
             try:
-                return self._queue.put(item, timeout=PATIENCE_SECONDS)
+                return self._queue.put(item, timeout=POLL_SECONDS)
             except queue.Full:
                 self._check_open()
 
     def _stop(self) -> Exception | None:
-        """Lets the thread finish what it has and returns what went wrong in it."""
+        """Waits until the thread has written its queue; returns the error that ended it, or None."""
         if self._thread is None:
             return None
         while self._thread.is_alive():
             try:
-                self._queue.put(None, timeout=PATIENCE_SECONDS)
+                self._queue.put(None, timeout=POLL_SECONDS)
                 break
             except queue.Full:
                 continue
@@ -198,7 +197,7 @@ class Mp4Writer:
             self.index.close()
         for part in parts:
             part.path.unlink()
-        # one that never got a frame is not among them
+        # a part without frames is not among them
         part_path(self.path, self._part).unlink(missing_ok=True)
         self.result = self.path if parts else None
 
@@ -208,12 +207,12 @@ class Mp4Writer:
             while self._write_part():
                 pass
         except EncoderError as why:
-            self._fault = self._kept(why)
+            self._fault = self._encoder_failure(why)
         except Exception as why:
             self._fault = why
 
     def _write_part(self) -> bool:
-        """Gives chunks to ffmpeg; returns True when the part is sealed, False when the writer closes."""
+        """Sends chunks to ffmpeg; returns True when the part is sealed, False when the writer closes."""
         encoder, index = None, None
         while isinstance(item := self._queue.get(), np.ndarray):
             if encoder is None or index is None:
@@ -235,21 +234,21 @@ class Mp4Writer:
             self._part += 1
         path = part_path(self.path, self._part)
         self.index = FragmentIndex(path, first_frame=first_frame)
-        return Encoder(self._encoding(self._program, path)), self.index
+        return Encoder(self._command(self._program, path)), self.index
 
-    def _kept(self, why: EncoderError) -> RuntimeError:
-        """Returns what to say of an ffmpeg that died, after its file was cut to whole frames."""
+    def _encoder_failure(self, why: EncoderError) -> RuntimeError:
+        """Cuts the file of a failed ffmpeg to complete frames; returns the error for the user."""
         path = part_path(self.path, self._part)
-        kept = trim(Part(path, self._part, 0))
-        where = f"{path} holds {kept.frames} frames and plays" if kept.frames else "it had written no frame"
-        step = "Free some space" if "No space left" in str(why) else "See to that"
+        part = trim(Part(path, self._part, 0))
+        where = f"{path} holds {part.frames} frames and plays" if part.frames else "it had written no frame"
+        step = "Free some space" if "No space left" in str(why) else "Mend that"
         return RuntimeError(
             f"{WHO}: {why}; {where}. {step}, then resume the stream or call finish({str(self.path)!r})."
         )
 
 
-def checked_fps(fps: Fraction | float) -> Fraction:
-    """Returns frames per second as a fraction that a video file can hold."""
+def check_fps(fps: Fraction | float) -> Fraction:
+    """Returns fps as a fraction with a denominator up to 1001; ValueError outside 0.01 to 1000."""
     if isinstance(fps, bool) or not isinstance(fps, Fraction | int | float) or not 0.01 <= fps <= 1000:
         raise ValueError(f"{WHO}: fps must be from 0.01 to 1000 frames per second, got {fps!r}.")
     return Fraction(fps).limit_denominator(1001)

@@ -29,7 +29,7 @@ from ...model_patches.vae.decoder import VaeDecoder
 from ...model_patches.viewers.live import LiveStream
 from ...model_patches.viewers.session import Session
 from ...model_patches.viewers.streams import Streams
-from ...model_patches.writer.parts import parts_of
+from ...model_patches.writer.parts import find_parts
 from ...model_patches.writer.protocol import OpenWriter
 from ...model_patches.writer.video import Mp4Writer
 from ..choices import Choice, choose
@@ -204,7 +204,7 @@ def video_path(out: Path) -> Path:
     if out.suffix.lower() == ".mp4":
         return out
     number = 1
-    while (path := out / f"rivulet-{number:04d}.mp4").exists() or parts_of(path):
+    while (path := out / f"rivulet-{number:04d}.mp4").exists() or find_parts(path):
         number += 1
     return path
 

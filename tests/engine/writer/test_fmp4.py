@@ -103,7 +103,7 @@ def test_reading_gives_whole_fragments_up_to_a_size_and_one_at_least(tmp_path, r
 
 
 def test_of_an_endless_file_only_the_newest_are_remembered(tmp_path, recording):
-    index = whole_index(tmp_path, recording, keep=6)
+    index = whole_index(tmp_path, recording, max_fragments=6)
     assert (index.count, index.oldest, index.frames) == (40, 34, 40)
     assert index.newest_keyframe is None
     assert index.read(33) == (b"", 33)

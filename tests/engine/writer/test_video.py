@@ -11,7 +11,7 @@ import torch
 from rivulet.model_patches.writer import video
 from rivulet.model_patches.writer.ffmpeg import find_ffmpeg
 from rivulet.model_patches.writer.fmp4 import frame_count
-from rivulet.model_patches.writer.parts import finish, part_path, parts_of
+from rivulet.model_patches.writer.parts import find_parts, finish, part_path
 from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.tests.waiting import wait_for
 
@@ -173,10 +173,10 @@ def test_sealing_puts_every_frame_on_disk(open_writer, footage, tmp_path):
         for first in (0, 5, 10):
             writer.write(footage.frames(first, 5))
             writer.seal()
-            assert sum(part.frames for part in parts_of(writer.path)) == writer.frames_written == first + 5
+            assert sum(part.frames for part in find_parts(writer.path)) == writer.frames_written == first + 5
             assert writer.index.frames == first + 5
         writer.seal()
-        assert [part.number for part in parts_of(writer.path)] == [1, 2, 3]
+        assert [part.number for part in find_parts(writer.path)] == [1, 2, 3]
     assert footage.numbers(writer.result) == list(range(15))
     assert os.listdir(tmp_path) == ["take.mp4"]
 
@@ -339,9 +339,9 @@ def test_a_resumed_stream_goes_on_at_its_frame(open_writer, footage, tmp_path, p
 
 def test_a_stream_cannot_go_on_in_a_file_that_lacks_its_frames(open_writer, footage):
     leave_parts(open_writer, footage, 25)
-    with pytest.raises(ValueError, match=r"goes on at frame 26, but .* holds only 25 frames"):
+    with pytest.raises(ValueError, match=r"resumes at frame 26, but .* holds only 25 frames"):
         open_writer(start_frame=26).__enter__()
-    assert sum(part.frames for part in parts_of(open_writer().path)) == 25
+    assert sum(part.frames for part in find_parts(open_writer().path)) == 25
 
 
 def test_a_resumed_stream_may_start_a_file_of_its_own(open_writer, footage):
