@@ -111,7 +111,7 @@ class Plan:
     workspace_bytes: int  # of the cache, shared by all layers
     text_bytes: int  # the prompt, and its keys and values
     memory_bytes: int  # what remembers, such as an encoder, and what it remembers
-    past_bytes: int  # of the decoder, kept from chunk to chunk
+    buffer_bytes: int  # of the decoder, kept from chunk to chunk
     activation_bytes: int  # most that one call of the transformer holds
     decode_bytes: int  # most that one piece of the decoder holds
     snapshot_bytes: int  # one saved state
@@ -132,7 +132,7 @@ class Plan:
             + self.workspace_bytes
             + self.text_bytes
             + self.memory_bytes
-            + self.past_bytes
+            + self.buffer_bytes
         )
 
     @property
@@ -173,7 +173,7 @@ def plan_stream(request: Request) -> Plan:
     )
     decoder, vae_size = request.decoder, request.vae_dtype.itemsize
     cache_bytes = request.cache.kept_bytes(shape, frames, dtype)
-    past_bytes = decoder.past(places) * vae_size
+    buffer_bytes = decoder.buffers(places) * vae_size
     pixels = geometry.width * geometry.height
     # between blocks the slots of the next one are free, and a snapshot leaves them out
     leaving = 0 if stream.positions.capacity_frames is None else stream.block_frames
@@ -184,15 +184,15 @@ def plan_stream(request: Request) -> Plan:
     first = text_work(model, request.rows * request.text_tokens, dtype)
     return Plan(
         weights_bytes=request.weights_bytes or parameters(model) * dtype.itemsize,
-        vae_weights_bytes=decoder.loaded * vae_size,
+        vae_weights_bytes=decoder.parameters * vae_size,
         cache_bytes=cache_bytes,
         workspace_bytes=request.cache.workspace_bytes(shape, frames, dtype),
         text_bytes=_text_bytes(request),
         memory_bytes=request.memory.held_bytes(request.rows, dtype),
-        past_bytes=past_bytes,
+        buffer_bytes=buffer_bytes,
         activation_bytes=live_bytes(model, full),
-        decode_bytes=decoder.live(piece, places) * vae_size,
-        snapshot_bytes=kept + _prompt_bytes(request) + past_bytes + tail_bytes + states,
+        decode_bytes=decoder.peak(piece, places) * vae_size,
+        snapshot_bytes=kept + _prompt_bytes(request) + buffer_bytes + tail_bytes + states,
         chunk_bytes=geometry.time_stride * stream.block_frames * pixels * 3,
         video_bytes_per_hour=round(request.fps * SECONDS_PER_HOUR * pixels * request.bits_per_pixel / 8),
         block=_block_work(request, full, len(stream.sigmas)),
@@ -236,7 +236,7 @@ def _decode_work(request: Request, places: int) -> Work:
     decoder, size = request.decoder, request.vae_dtype.itemsize
     total = Work()
     for latents in [request.piece_latents] * whole + [rest] * bool(rest):
-        weights, moved = decoder.weight_reads(latents) * size, decoder.moved(latents, places) * size
+        weights, moved = decoder.weight_reads(latents) * size, decoder.traffic(latents, places) * size
         total += Work(decoder.flops(latents, places), weights, moved)
     return total
 

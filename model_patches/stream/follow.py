@@ -17,7 +17,7 @@ from torch import Tensor
 from ..geometry import Geometry
 from ..sampler.denoise import Begin
 from ..sampler.schedule import first_call
-from ..vae.decoder import StreamPast, VideoVae, encode_stream
+from ..vae.decoder import VaeBuffers, VideoVae, encode_stream
 from .config import StreamConfig
 from .incoming import Incoming
 
@@ -41,7 +41,7 @@ class Followed:
 def encoder_of(vae: VideoVae) -> Encode:
     """The engine's own encoder, which keeps no latent waiting."""
 
-    def encode(pixels_FHWC: Tensor, past: StreamPast | None, *, last: bool) -> tuple[Tensor, Any]:
+    def encode(pixels_FHWC: Tensor, past: VaeBuffers | None, *, last: bool) -> tuple[Tensor, Any]:
         return encode_stream(vae, pixels_FHWC, past)
 
     return encode

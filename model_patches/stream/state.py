@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..cache.format import Cache, CacheFormat
 from ..memory.policy import Memory, MemoryPolicy
-from ..vae.decoder import StreamPast
+from ..vae.decoder import VaeBuffers
 from .caller import Caller, Prompt
 from .config import StreamConfig
 from .ledger import FrameLedger
@@ -53,7 +53,7 @@ class StreamState:
     tail_BCTHW: Tensor
     blend: Blend | None = None  # from an earlier prompt to `prompt`, while it lasts
     must_recache: bool = False  # the frames beside the sink are to be run again under the prompt
-    past: StreamPast | None = None  # the decoder's; None: the next latent is a scene's first
+    past: VaeBuffers | None = None  # the decoder's; None: the next latent is a scene's first
     ledger: FrameLedger = field(default_factory=FrameLedger)
     text: str | None = None  # the prompt as it was typed; None: it was encoded elsewhere
     followed: bool = False  # the newest block began with an incoming video, which is not in here

@@ -1,6 +1,6 @@
-"""What decoding costs, by formulas from the decoder's width: weights, its past, live numbers, work.
+"""Cost of decoding, by formulas from the decoder's width: weights, layer buffers, peak memory, work.
 
-T latent frames of a piece in the middle of a stream, H/W of the latent grid, D the decoder's width `dim`
+T latent frames of a piece after the first of a stream, H/W of the latent grid, D the decoder's width `dim`
 (Wan 2.1: 96). The stages of `vae.wan.Decoder`, coarse to fine, are the only table.
 """
 
@@ -13,36 +13,38 @@ from ..geometry import LATENT_CHANNELS
 
 
 class DecoderCost(Protocol):
-    """What a plan asks of a decoder; in numbers, which the dtype makes bytes of."""
+    """Cost of a decoder, in numbers (times the dtype's size: bytes) or FLOPs.
+
+    latents: T of a piece. places: height times width of the latent grid."""
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """The decoder's name for users."""
         ...
 
     @property
-    def loaded(self) -> int:
-        """In all weights that are loaded, an encoder's included."""
+    def parameters(self) -> int:
+        """Numbers in all loaded weights, an encoder's included."""
         ...
 
     def weight_reads(self, latents: int) -> int:
-        """In the weights that a piece of so many latents reads, as often as it reads them."""
+        """Numbers of weights that a piece reads, each counted as often as it is read."""
         ...
 
-    def past(self, places: int) -> int:
-        """Kept from piece to piece."""
+    def buffers(self, places: int) -> int:
+        """Numbers in the layer buffers that stay from piece to piece."""
         ...
 
-    def live(self, latents: int, places: int) -> int:
-        """Most that one piece holds beside its weights and the past it came with."""
+    def peak(self, latents: int, places: int) -> int:
+        """Peak of numbers alive during a piece, without its weights and the buffers it got."""
         ...
 
     def flops(self, latents: int, places: int) -> int:
-        """Work of a piece."""
+        """FLOPs of a piece."""
         ...
 
-    def moved(self, latents: int, places: int) -> int:
-        """Read and written by a piece, weights besides."""
+    def traffic(self, latents: int, places: int) -> int:
+        """Numbers that a piece reads and writes, without weights."""
         ...
 
 
@@ -54,29 +56,23 @@ class WanCost:
     name: str = "wan"
 
     @property
-    def loaded(self) -> int:
-        """Encoder and decoder."""
+    def parameters(self) -> int:
         return vae_parameters(self.dim)
 
     def weight_reads(self, latents: int) -> int:
-        """The decoder's, once."""
         return decoder_parameters(self.dim)
 
-    def past(self, places: int) -> int:
-        """Two frames a layer."""
-        return past_numbers(self.dim, places)
+    def buffers(self, places: int) -> int:
+        return buffer_numbers(self.dim, places)
 
-    def live(self, latents: int, places: int) -> int:
-        """In the last residual block."""
-        return live_numbers(self.dim, latents, places)
+    def peak(self, latents: int, places: int) -> int:
+        return peak_numbers(self.dim, latents, places)
 
     def flops(self, latents: int, places: int) -> int:
-        """Convolutions and attention."""
         return decode_flops(self.dim, latents, places)
 
-    def moved(self, latents: int, places: int) -> int:
-        """Operation by operation."""
-        return moved_numbers(self.dim, latents, places)
+    def traffic(self, latents: int, places: int) -> int:
+        return traffic_numbers(self.dim, latents, places)
 
 
 WAN_VAE = WanCost()
@@ -84,14 +80,14 @@ WAN_VAE = WanCost()
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Three residual blocks at one size, and the doubling after them."""
+    """Three residual blocks at one size, and the upsampling after them."""
 
     width_in: int  # channels
     width: int  # channels
     frames: int  # of a piece
     places: int  # rows times columns
-    doubles: bool  # whether a picture of twice the size and half the width follows
-    doubles_frames: bool
+    doubles: bool  # upsampled to twice the size and half the channels
+    doubles_frames: bool  # upsampled to twice the frames
 
     @property
     def volume(self) -> int:
@@ -100,7 +96,7 @@ class Stage:
 
 
 def stages(dim: int, latents: int, places: int) -> tuple[Stage, ...]:
-    """The decoder's stages for a piece of so many latents of so many places, its stream already begun."""
+    """The decoder's stages for a piece after the first of a stream."""
     return (
         Stage(4 * dim, 4 * dim, latents, places, True, True),
         Stage(2 * dim, 4 * dim, 2 * latents, 4 * places, True, True),
@@ -118,7 +114,7 @@ def decoder_parameters(dim: int, latent_channels: int = LATENT_CHANNELS) -> int:
 
 
 def vae_parameters(dim: int, latent_channels: int = LATENT_CHANNELS) -> int:
-    """Numbers in all weights, the encoder's included, which a loaded VAE holds though decoding needs none."""
+    """Numbers in all weights of a loaded VAE, the encoder's included."""
     wide, moments = 4 * dim, 2 * latent_channels
     total = _conv(3, dim) + wide + _conv(wide, moments) + moments * (moments + 1)
     total += 2 * _residual_parameters(wide, wide) + wide + wide * 3 * wide + 3 * wide + wide * wide + wide
@@ -131,26 +127,29 @@ def vae_parameters(dim: int, latent_channels: int = LATENT_CHANNELS) -> int:
     return total + decoder_parameters(dim, latent_channels)
 
 
-def past_numbers(dim: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
-    """Numbers that every layer's two newest frames come to, kept from piece to piece."""
-    kept = [2 * latent_channels * places, 2 * 4 * 4 * dim * places]  # conv1; the middle's two residual blocks
+def buffer_numbers(dim: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
+    """Numbers in the layer buffers, the two newest frames of every causal layer."""
+    sizes = [
+        2 * latent_channels * places,
+        2 * 4 * 4 * dim * places,
+    ]  # conv1; the middle's two residual blocks
     for stage in stages(dim, 1, places):
-        kept.append(2 * (stage.width_in + 5 * stage.width) * stage.places)
-        kept.append(2 * stage.width * stage.places if stage.doubles_frames else 0)
-    return sum(kept) + 2 * dim * 64 * places
+        sizes.append(2 * (stage.width_in + 5 * stage.width) * stage.places)
+        sizes.append(2 * stage.width * stage.places if stage.doubles_frames else 0)
+    return sum(sizes) + 2 * dim * 64 * places
 
 
-def live_numbers(dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
-    """Most numbers one piece holds at once beside its weights and the past it came with.
+def peak_numbers(dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
+    """Peak of numbers alive during a piece, without its weights and the buffers it got.
 
     In the second convolution of the last residual block: the block's input, the activation, the same with two
-    frames before it, and the result; and the new past of every layer but the head. A convolution's own
+    frames before it, and the result; and the new buffers of every layer but the head. A convolution's own
     working memory is the library's choice and comes on top.
     """
     last = stages(dim, latents, places)[-1]
     frame = last.width * last.places
-    fresh = past_numbers(dim, places, latent_channels) - 2 * frame
-    return 4 * last.volume + 2 * frame + fresh + latent_channels * latents * places
+    new_buffers = buffer_numbers(dim, places, latent_channels) - 2 * frame
+    return 4 * last.volume + 2 * frame + new_buffers + latent_channels * latents * places
 
 
 def decode_flops(dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
@@ -169,15 +168,15 @@ def decode_flops(dim: int, latents: int, places: int, latent_channels: int = LAT
     return 2 * (products + last.frames * last.places * 27 * last.width * 3)
 
 
-def moved_numbers(dim: int, latents: int, places: int) -> int:
+def traffic_numbers(dim: int, latents: int, places: int) -> int:
     """Numbers that a piece reads and writes, operation by operation, as half precision does it on a GPU.
 
     A residual block moves 29 activations (twice: norm 7, SiLU 2, frames put before it 2, convolution 2; sum
-    3), the head 12, every past 4; doubling a picture moves 13 of its inputs, doubling frames as many before.
-    The coarse layers before the stages are left out.
+    3), the head 12, every buffer 4; doubling a picture moves 13 of its inputs, doubling frames as
+    many before. The coarse layers before the stages are left out.
     """
     rows = stages(dim, latents, places)
-    total = 4 * past_numbers(dim, places) + 12 * rows[-1].volume
+    total = 4 * buffer_numbers(dim, places) + 12 * rows[-1].volume
     for stage in rows:
         doubled = (26 + 13 if stage.doubles_frames else 13) if stage.doubles else 0
         total += (3 * 29 + doubled) * stage.volume

@@ -1,7 +1,7 @@
-"""Latents to pictures and back, piece by piece, for one stream.
+"""Streaming decoder and encoder: latents to frames and back, piece by piece.
 
-C channels, F pixel frames, T latent frames, H/W of the picture or of the latent grid. However a stream is
-cut, the result is that of the whole; a VAE never sees more than `MAX_LATENTS` latents in one call, so its
+C channels, F pixel frames, T latent frames, H/W of the picture or of the latent grid. The result does
+not depend on the pieces; a VAE never sees more than `MAX_LATENTS` latents in one call, so its
 working memory does not depend on how much arrives at once.
 """
 
@@ -12,17 +12,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .wan import SPACE_STRIDE, TIME_STRIDE, VaePast
+from .wan import SPACE_STRIDE, TIME_STRIDE, LayerBuffers
 
 MAX_LATENTS = 4
 
 
 class VideoDecoder(Protocol):
-    """What streaming asks of a decoder, Wan's or a tiny one: the past of its layers comes in and goes out."""
+    """Interface of a causal decoder, Wan's or a tiny one: its layer buffers are passed in and returned."""
 
     latent_channels: int
 
-    def decode(self, latents_BCTHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]: ...
+    def decode(
+        self, latents_BCTHW: Tensor, past: LayerBuffers | None = None
+    ) -> tuple[Tensor, LayerBuffers]: ...
 
     def parameters(self) -> Iterator[Tensor]: ...
 
@@ -30,27 +32,31 @@ class VideoDecoder(Protocol):
 class VideoVae(VideoDecoder, Protocol):
     """A decoder that can also encode."""
 
-    def encode(self, pixels_BCFHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]: ...
+    def encode(
+        self, pixels_BCFHW: Tensor, past: LayerBuffers | None = None
+    ) -> tuple[Tensor, LayerBuffers]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class StreamPast:
-    """All that one direction of a stream needs to go on; replaced by each piece, never changed."""
+class VaeBuffers:
+    """Buffers of one direction of a stream between two pieces; replaced by each piece, never changed."""
 
     layers: tuple[
         Any, ...
     ]  # newest frames of every causal layer, in the order of the forward; a host's may be
     # words or None
-    held: Tensor | None = None  # what waits for more: an encoder's pixels of a group that is not full, in the
+    pending: Tensor | None = (
+        None  # what waits for more: an encoder's pixels of a group that is not full, in the
+    )
     # VAE's dtype and [-1, 1]; latents, where a host's decoder takes two at a time
 
 
 class StreamDecoder(Protocol):
-    """Decodes one stream, between two blocks."""
+    """Decodes one stream block by block."""
 
     def decode(
-        self, latents_BCTHW: Tensor, past: StreamPast | None, *, last: bool = False
-    ) -> tuple[Tensor, StreamPast | None]:
+        self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False
+    ) -> tuple[Tensor, VaeBuffers | None]:
         """(pixels [F, H, W, 3], uint8 or in [0, 1]; past for the next call).
 
         latents: one stream [1, C, T, H, W] in the model's units, any T from 0. past: None where a scene
@@ -58,37 +64,37 @@ class StreamDecoder(Protocol):
         """
         ...
 
-    def refuse_foreign(self, past: StreamPast | None) -> None:
-        """ValueError for what another kind of decoder kept of a take."""
+    def refuse_foreign(self, past: VaeBuffers | None) -> None:
+        """ValueError for buffers of another kind of decoder."""
         ...
 
 
 class VaeDecoder:
-    """A VAE of the engine as a stream's decoder, which holds nothing back; its pixels are uint8."""
+    """StreamDecoder of the engine's own VAE; it holds no latents back and returns uint8."""
 
     def __init__(self, vae: VideoDecoder) -> None:
         self.vae = vae
 
     def decode(
-        self, latents_BCTHW: Tensor, past: StreamPast | None, *, last: bool = False
-    ) -> tuple[Tensor, StreamPast | None]:
+        self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False
+    ) -> tuple[Tensor, VaeBuffers | None]:
         if past is not None:
             device = next(self.vae.parameters()).device
-            past = StreamPast(tuple(layer.to(device) for layer in past.layers))
+            past = VaeBuffers(tuple(layer.to(device) for layer in past.layers))
         return decode_stream(self.vae, latents_BCTHW, past)
 
-    def refuse_foreign(self, past: StreamPast | None) -> None:
-        """Nothing: the first decode compares sizes and dtype."""
+    def refuse_foreign(self, past: VaeBuffers | None) -> None:
+        """Does nothing: the first decode compares sizes and dtype."""
 
 
 @torch.no_grad()
 def decode_stream(
     vae: VideoDecoder,
     latents_BCTHW: Tensor,
-    past: StreamPast | None = None,
+    past: VaeBuffers | None = None,
     max_latents: int = MAX_LATENTS,
     dtype: torch.dtype = torch.uint8,
-) -> tuple[Tensor, StreamPast | None]:
+) -> tuple[Tensor, VaeBuffers | None]:
     """(pixels [F, H, W, 3], past for the next call); a stream's first latent gives 1 frame, every other 4.
 
     latents: one stream [1, C, T, H, W] in the model's units, any T from 0; they are brought to the VAE's
@@ -105,13 +111,13 @@ def decode_stream(
     for piece_BCTHW in latents_BCTHW.split(max_latents, 2) if latents_BCTHW.shape[2] else ():
         pixels_BCFHW, layers = vae.decode(piece_BCTHW, layers)
         pieces.append(_to_frames(pixels_BCFHW, dtype))
-    return torch.cat(pieces), None if layers is None else StreamPast(layers)
+    return torch.cat(pieces), None if layers is None else VaeBuffers(layers)
 
 
 @torch.no_grad()
 def encode_stream(
-    vae: VideoVae, pixels_FHWC: Tensor, past: StreamPast | None = None, max_latents: int = MAX_LATENTS
-) -> tuple[Tensor, StreamPast | None]:
+    vae: VideoVae, pixels_FHWC: Tensor, past: VaeBuffers | None = None, max_latents: int = MAX_LATENTS
+) -> tuple[Tensor, VaeBuffers | None]:
     """(latents [1, C, T, H/8, W/8], past for the next call); T counts the groups that have become full.
 
     pixels: uint8 in 0..255 or floating point in [0, 1], any F from 0. The first frame of a stream is a group
@@ -122,8 +128,8 @@ def encode_stream(
     pixels_BCFHW = _from_frames(pixels_FHWC, next(vae.parameters()))
     layers = None if past is None else past.layers
     _check_past(layers, pixels_BCFHW, "frames")
-    if past is not None and past.held is not None:
-        pixels_BCFHW = torch.cat([past.held, pixels_BCFHW], 2)
+    if past is not None and past.pending is not None:
+        pixels_BCFHW = torch.cat([past.pending, pixels_BCFHW], 2)
     height, width = pixels_FHWC.shape[1] // SPACE_STRIDE, pixels_FHWC.shape[2] // SPACE_STRIDE
     pieces = [pixels_BCFHW.new_empty(1, vae.latent_channels, 0, height, width)]
     while frames := _full_frames(pixels_BCFHW.shape[2], layers is None, max_latents):
@@ -131,11 +137,11 @@ def encode_stream(
         pieces.append(latents_BCTHW)
         pixels_BCFHW = pixels_BCFHW[:, :, frames:]
     # clone: a view would keep every frame of this call alive
-    return torch.cat(pieces, 2), None if layers is None else StreamPast(layers, pixels_BCFHW.clone())
+    return torch.cat(pieces, 2), None if layers is None else VaeBuffers(layers, pixels_BCFHW.clone())
 
 
-def to_tensors(past: StreamPast | None) -> dict[str, Tensor]:
-    """The past as named tensors, for a file; a stream that has not begun gives none."""
+def to_tensors(past: VaeBuffers | None) -> dict[str, Tensor]:
+    """The buffers as named tensors, for a file; none before the first piece."""
     if past is None:
         return {}
     named: dict[str, Tensor] = {}
@@ -144,11 +150,11 @@ def to_tensors(past: StreamPast | None) -> dict[str, Tensor]:
             named[f"layer_{number:03}"] = layer
         else:
             named[f"layer_{number:03}={layer or ''}"] = torch.empty(0)
-    return named if past.held is None else {**named, "held": past.held}
+    return named if past.pending is None else {**named, "held": past.pending}
 
 
-def from_tensors(named: Mapping[str, Tensor]) -> StreamPast | None:
-    """The past that `to_tensors` took apart."""
+def from_tensors(named: Mapping[str, Tensor]) -> VaeBuffers | None:
+    """The buffers of `to_tensors`; ValueError for a missing layer."""
     if not named:
         return None
     layers = sorted(name for name in named if name != "held")
@@ -163,11 +169,11 @@ def from_tensors(named: Mapping[str, Tensor]) -> StreamPast | None:
     values = (
         word or None if equal else named[name] for name, (_, equal, word) in zip(layers, words, strict=True)
     )
-    return StreamPast(tuple(values), named.get("held"))
+    return VaeBuffers(tuple(values), named.get("held"))
 
 
 def _full_frames(frames: int, start: bool, max_latents: int) -> int:
-    """Pixel frames of the next call: whole groups, as many as may go at once; 0 if none is full."""
+    """Pixel frames of the next call: full groups, at most max_latents; 0 if none is full."""
     groups = min((frames - start) // TIME_STRIDE, max_latents - start) if frames else 0
     return groups * TIME_STRIDE + (start and frames > 0)
 
@@ -223,8 +229,8 @@ def _check_frames(pixels_FHWC: Tensor) -> None:
         raise ValueError("VAE encode: the frames hold NaN or infinity; give values in [0, 1].")
 
 
-def _check_past(layers: VaePast | None, x: Tensor, what: str) -> None:
-    """The first layer's past is as large as what came in, and of the same kind."""
+def _check_past(layers: LayerBuffers | None, x: Tensor, what: str) -> None:
+    """ValueError unless the first layer's buffer has the input's size, dtype and device."""
     if layers is None:
         return
     first = layers[0]

@@ -1,4 +1,4 @@
-"""Reads a Wan 2.1 VAE or a tiny decoder of any width, every key and shape accounted for."""
+"""Loads a Wan 2.1 VAE or a tiny decoder of any width; every key and shape is checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEEDED = (
     f"a stream needs the VAE of Wan 2.1 ({LATENT_CHANNELS} channels, 8 pixels), such as "
     f"wan_2.1_vae.safetensors"
 )
-# whose latents a decoder of the family is for, by their channels
+# latent channels -> model of the family's other decoders
 FAMILY = {24: "MiniMax H3", 32: "HunyuanVideo 1.5", wan22.CHANNELS_5B: wan22.NAME_5B, 128: "LTX 2"}
 
 
@@ -63,9 +63,9 @@ def load_tiny(
         sizes = f"{first_few(WIDTH_KEYS)} give it the widths {widths}"
         with torch.device("meta"):
             model = TinyDecoder(widths, takes_vae_units)
-        wished = {key: shape for key, shape in shapes.items() if not key.startswith("encoder.")}
-        check_shapes("load_tiny", path, wished, model, "TAEHV decoders for Wan 2.1", sizes)
-        model.load_state_dict({key: file.get_tensor(key).to(dtype) for key in wished}, assign=True)
+        decoder_shapes = {key: shape for key, shape in shapes.items() if not key.startswith("encoder.")}
+        check_shapes("load_tiny", path, decoder_shapes, model, "TAEHV decoders for Wan 2.1", sizes)
+        model.load_state_dict({key: file.get_tensor(key).to(dtype) for key in decoder_shapes}, assign=True)
     return model.requires_grad_(False).eval()
 
 
@@ -76,7 +76,7 @@ def units_by_name(path: Path) -> bool:
         return "lighttaew2_1" in name
     raise ValueError(
         f"load_tiny: {path.name} is laid out like taew2_1, lighttaew2_1 and HunyuanVideo's taehv, whose "
-        f"latents differ; only the name tells them apart. Call it by its published name, or give "
+        f"latents differ; only the name tells them apart. Rename it to its published name, or give "
         f"takes_vae_units: False for taew2_1, True for lighttaew2_1."
     )
 

@@ -1,4 +1,4 @@
-"""The tiny decoders of the TAEHV family as a stream: the past of every memory block comes in and goes out.
+"""Tiny decoders of the TAEHV family for streaming: memory blocks' buffers are passed in and returned.
 
 B batch, C channels, F pixel frames, T latent frames, H/W of the picture or of the latent grid. Layout and key
 names as the family publishes them (taew2_1 and lighttaew2_1 for Wan 2.1): convolutions of single pictures,
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..geometry import LATENT_CHANNELS
-from .wan import VaePast, in_vae_units
+from .wan import LayerBuffers, in_vae_units
 
 WIDTHS = (256, 128, 64, 64)  # of the published decoders
 LEAD_FRAMES = 3  # pictures of a stream's first latent that stand before its first frame
@@ -23,14 +23,14 @@ WIDTH_KEYS = ("decoder.1.weight", "decoder.8.weight", "decoder.14.weight", "deco
 
 
 class Clamp(nn.Module):
-    """Latents held within -3 and 3 without an edge."""
+    """Smooth clamp of latents to [-3, 3]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x / 3) * 3
 
 
 class MemoryBlock(nn.Module):
-    """Three convolutions of a picture beside the one before it, and a shortcut."""
+    """Three convolutions over a frame and the frame before it, and a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class MemoryBlock(nn.Module):
 
 
 class FrameGrowth(nn.Module):
-    """A picture to `stride` pictures, one after the other along the batch."""
+    """Expands a frame to `stride` frames along the batch axis."""
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class TinyDecoder(nn.Module):
         self.decoder = nn.Sequential(*layers, nn.ReLU(inplace=True), _conv(widths[3], 3))
         self.latent_channels, self.takes_vae_units = LATENT_CHANNELS, takes_vae_units
 
-    def decode(self, latents_BCTHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]:
+    def decode(self, latents_BCTHW: Tensor, past: LayerBuffers | None = None) -> tuple[Tensor, LayerBuffers]:
         """(pixels [B, 3, F, 8H, 8W] in about [-1, 1], past).
 
         T latents give 1 + 4(T - 1) frames on the first call of a stream, 4T on later ones.
@@ -86,28 +86,32 @@ class TinyDecoder(nn.Module):
 
 
 def decode_pictures(
-    decoder: Sequence[nn.Module] | nn.Sequential, latents_BCTHW: Tensor, past: VaePast | None = None
-) -> tuple[Tensor, VaePast]:
-    """(pixels [B, 3, F, 8H, 8W] in about [0, 1], past) through layers of the family, ours or another's.
+    decoder: Sequence[nn.Module] | nn.Sequential, latents_BCTHW: Tensor, past: LayerBuffers | None = None
+) -> tuple[Tensor, LayerBuffers]:
+    """(pixels [B, 3, F, 8H, 8W] in about [0, 1], past) of the family's layers, this module's or a host's.
 
-    latents: [B, C, T, H, W] in the units the layers were trained on, T from 1. The past holds the newest
+    latents: [B, C, T, H, W] in the units the layers were trained on, T from 1. The buffers hold the newest
     input [B, c, 1, h, w] of each memory block, in the order of the layers.
     """
     layers = list(decoder)
-    keepers = [index for index, layer in enumerate(layers) if has_memory(layer)]
-    if past is not None and len(past) != len(keepers):
+    memory_layers = [index for index, layer in enumerate(layers) if has_memory(layer)]
+    if past is not None and len(past) != len(memory_layers):
         raise ValueError(
-            f"TinyDecoder: the past holds {len(past)} tensors, the decoder has {len(keepers)} memory blocks; "
-            f"it is of another VAE, start with past=None."
+            f"TinyDecoder: the past holds {len(past)} tensors, the decoder has {len(memory_layers)} memory "
+            f"blocks; it is of another VAE, start with past=None."
         )
-    newest = {} if past is None else {index: kept[:, :, 0] for index, kept in zip(keepers, past, strict=True)}
+    newest = (
+        {}
+        if past is None
+        else {index: buffer[:, :, 0] for index, buffer in zip(memory_layers, past, strict=True)}
+    )
     pictures = [
         picture_BCHW
         for latent_BCHW in latents_BCTHW.unbind(2)
-        for picture_BCHW in _grown(layers, 0, latent_BCHW, newest)
+        for picture_BCHW in _expand(layers, 0, latent_BCHW, newest)
     ]
     pixels_BCFHW = torch.stack(pictures[LEAD_FRAMES if past is None else 0 :], 2)
-    return pixels_BCFHW, tuple(newest[index].unsqueeze(2) for index in keepers)
+    return pixels_BCFHW, tuple(newest[index].unsqueeze(2) for index in memory_layers)
 
 
 def has_memory(layer: Any) -> bool:
@@ -115,31 +119,31 @@ def has_memory(layer: Any) -> bool:
     return hasattr(layer, "conv") and hasattr(layer, "skip")
 
 
-def _grows(layer: nn.Module) -> TypeGuard[FrameGrowth]:
+def _is_growth(layer: nn.Module) -> TypeGuard[FrameGrowth]:
     return hasattr(layer, "conv") and hasattr(layer, "stride")
 
 
-def _grown(
+def _expand(
     layers: Sequence[nn.Module], start: int, x_BCHW: Tensor, newest: dict[int, Tensor]
 ) -> Iterator[Tensor]:
-    """The pictures that one becomes from layer `start` on, in their order; `newest` is brought up to date."""
+    """Yields the frames that x becomes from layer `start` on, in order; updates `newest`."""
     for index in range(start, len(layers)):
         layer = layers[index]
         if has_memory(layer):
-            newest[index], x_BCHW = x_BCHW, layer(x_BCHW, _before(newest, index, x_BCHW))
-        elif _grows(layer):
+            newest[index], x_BCHW = x_BCHW, layer(x_BCHW, _previous(newest, index, x_BCHW))
+        elif _is_growth(layer):
             count = len(x_BCHW)
             x_BCHW = layer(x_BCHW)
             for part_BCHW in x_BCHW.unflatten(0, (count, layer.stride)).unbind(1):
-                yield from _grown(layers, index + 1, part_BCHW, newest)
+                yield from _expand(layers, index + 1, part_BCHW, newest)
             return
         else:
             x_BCHW = layer(x_BCHW)
     yield x_BCHW
 
 
-def _before(newest: Mapping[int, Tensor], index: int, like_BCHW: Tensor) -> Tensor:
-    """What the layer was given of the picture before; zeros stand before a stream's first."""
+def _previous(newest: Mapping[int, Tensor], index: int, like_BCHW: Tensor) -> Tensor:
+    """The layer's input at the frame before; zeros at a stream's first frame."""
     return newest[index] if index in newest else torch.zeros_like(like_BCHW)
 
 

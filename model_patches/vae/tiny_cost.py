@@ -1,4 +1,4 @@
-"""What decoding with a tiny decoder costs, by formulas from its widths: weights, past, live numbers, work.
+"""Cost of a tiny decoder, by formulas from its widths: weights, layer buffers, peak memory, work.
 
 The stages of `vae.tiny.TinyDecoder`, coarse to fine, are the only table. One picture goes through all layers
 before the next, so a piece holds little more than its last picture needs.
@@ -17,7 +17,7 @@ RGB = 3
 
 @dataclass(frozen=True, slots=True)
 class TinyStage:
-    """Three memory blocks at one size, a doubling of the picture, `grows` pictures of each, a convolution."""
+    """Three memory blocks at one size, 2x upsampling, expansion to `grows` frames, a convolution."""
 
     width: int  # channels
     finer: int  # channels after it
@@ -28,10 +28,10 @@ class TinyStage:
 
 @dataclass(frozen=True, slots=True)
 class TinyCost:
-    """A tiny decoder of any widths; all counts are of a stream that is under way."""
+    """A tiny decoder of any widths; counts are of a piece after the first of a stream."""
 
     widths: tuple[int, ...] = WIDTHS
-    beside: int = 0  # numbers in weights that are loaded though decoding needs none: the encoder's
+    unused: int = 0  # numbers in loaded weights that decoding does not use, the encoder's
     name: str = "tiny"
 
     @property
@@ -43,16 +43,14 @@ class TinyCost:
             pictures, scale = pictures * grows, 4 * scale
 
     @property
-    def loaded(self) -> int:
-        """The decoder's, and what lies beside it."""
+    def parameters(self) -> int:
         first, last = self.widths[0], self.widths[3]
-        total = 9 * LATENT_CHANNELS * first + first + 9 * last * RGB + RGB + self.beside
+        total = 9 * LATENT_CHANNELS * first + first + 9 * last * RGB + RGB + self.unused
         for stage in self.stages:
             total += _memory_weights(stage) + stage.grows * stage.width**2 + 9 * stage.width * stage.finer
         return total
 
     def weight_reads(self, latents: int) -> int:
-        """A layer's are read once for each of its pictures."""
         first, last = self.widths[0], self.widths[3]
         total = 9 * LATENT_CHANNELS * first + first + 4 * (9 * last * RGB + RGB)
         for stage in self.stages:
@@ -60,17 +58,16 @@ class TinyCost:
             total += stage.pictures * stage.grows * 9 * stage.width * stage.finer
         return latents * total
 
-    def past(self, places: int) -> int:
-        """One picture a memory block."""
+    def buffers(self, places: int) -> int:
         return places * sum(3 * stage.width * stage.scale for stage in self.stages)
 
-    def live(self, latents: int, places: int) -> int:
-        """Beside the new past, in the last convolution of the last picture: its input, all pictures made, and
+    def peak(self, latents: int, places: int) -> int:
+        """The new buffers and, in the last convolution of the last picture: its input, all pictures made, and
         what each stage's pictures grew into, since the first of them is gone through before the second. A
         decoder narrower than a few channels holds more when all pictures are brought to [-1, 1]."""
         grown = sum(4 * stage.scale * stage.grows * stage.width for stage in self.stages)
         made = 64 * 4 * RGB * latents
-        return self.past(places) + places * max(grown + 64 * self.widths[3] + made, 3 * made)
+        return self.buffers(places) + places * max(grown + 64 * self.widths[3] + made, 3 * made)
 
     def flops(self, latents: int, places: int) -> int:
         """Convolutions; one multiplication with its addition is 2."""
@@ -82,7 +79,7 @@ class TinyCost:
             products += fine * (stage.width**2 + 9 * stage.width * stage.finer)
         return 2 * latents * places * products
 
-    def moved(self, latents: int, places: int) -> int:
+    def traffic(self, latents: int, places: int) -> int:
         """Operation by operation: what convolutions read and write (7 activations a memory block), joining
         with the picture before 4, three activations 6, the sum 3; doubling 5 of its inputs."""
         first, last = self.widths[0], self.widths[3]

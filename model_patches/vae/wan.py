@@ -1,4 +1,4 @@
-"""Wan 2.1's causal video VAE as a stream: the past of every layer comes in, the new past goes out.
+"""Wan 2.1's causal video VAE for streaming: layer buffers are passed in, new ones are returned.
 
 B batch, C channels, F pixel frames, T latent frames, H/W of the picture or of the latent grid. Layout and key
 names of the published checkpoint (Wan 2.1, arXiv 2503.20314, section 4.1); any width `dim`. The first pixel
@@ -55,35 +55,35 @@ LATENTS_STD = (
     1.9160,
 )
 
-VaePast = tuple[Tensor, ...]
+LayerBuffers = tuple[Tensor, ...]  # newest frames of each causal layer, in the order of the forward
 
 
 class Tape:
-    """What the causal layers keep, read and written in the order of the call."""
+    """Buffers of the causal layers, read and written in the order of the forward."""
 
-    def __init__(self, past: VaePast | None) -> None:
+    def __init__(self, past: LayerBuffers | None) -> None:
         self._old = past
         self._new: list[Tensor] = []
 
-    def take(self, x_BCTHW: Tensor) -> Tensor | None:
-        """What was kept of frames like these, None at the start of a stream."""
+    def read(self, x_BCTHW: Tensor) -> Tensor | None:
+        """The next layer's buffer, None at the start of a stream; ValueError for other channels than x."""
         if self._old is None:
             return None
-        kept = self._old[len(self._new)] if len(self._new) < len(self._old) else None
-        if kept is None or kept.shape[1] != x_BCTHW.shape[1]:
-            raise self._stranger()
-        return kept
+        buffer = self._old[len(self._new)] if len(self._new) < len(self._old) else None
+        if buffer is None or buffer.shape[1] != x_BCTHW.shape[1]:
+            raise self._foreign_error()
+        return buffer
 
-    def put(self, past: Tensor) -> None:
+    def write(self, frames_BCTHW: Tensor) -> None:
         # clone: a view would keep the whole piece alive
-        self._new.append(past.clone())
+        self._new.append(frames_BCTHW.clone())
 
-    def past(self) -> VaePast:
+    def buffers(self) -> LayerBuffers:
         if self._old is not None and len(self._new) != len(self._old):
-            raise self._stranger()
+            raise self._foreign_error()
         return tuple(self._new)
 
-    def _stranger(self) -> ValueError:
+    def _foreign_error(self) -> ValueError:
         return ValueError(
             f"WanVAE: the past holds {len(self._old or ())} tensors, the layers keep others; "
             f"it is of another VAE or of the other direction, start with past=None."
@@ -91,7 +91,7 @@ class Tape:
 
 
 class CausalConv3d(nn.Conv3d):
-    """A convolution that sees this frame and the ones before it; before the first frame it sees zeros."""
+    """Convolution over this frame and earlier ones; zeros stand before a stream's first frame."""
 
     def __init__(
         self, width_in: int, width_out: int, kernel: int | tuple[int, int, int], stride: int = 1
@@ -102,10 +102,10 @@ class CausalConv3d(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         # torch 2.13 runs one small clip on a CPU through a loop that takes three times as long
         small = input.shape[0] == 1 and input[0, ..., 0].numel() <= 20480
-        return self._by_frames(input) if small and input.is_cpu else super().forward(input)
+        return self._sum_of_2d(input) if small and input.is_cpu else super().forward(input)
 
-    def _by_frames(self, x_BCTHW: Tensor) -> Tensor:
-        """The same sum, one convolution of pictures for each frame of the kernel."""
+    def _sum_of_2d(self, x_BCTHW: Tensor) -> Tensor:
+        """The same sum as 2D convolutions, one for each frame of the kernel."""
         frames_TCHW, span = x_BCTHW[0].transpose(0, 1), x_BCTHW.shape[2] - self.kernel_size[0] + 1
         parts = (
             F.conv2d(
@@ -119,14 +119,14 @@ class CausalConv3d(nn.Conv3d):
         return reduce(Tensor.add_, parts).transpose(0, 1)[None]
 
     def causal(self, x_BCTHW: Tensor, tape: Tape) -> Tensor:
-        keep = self.kernel_size[0] - 1
-        if keep == 0:
+        length = self.kernel_size[0] - 1
+        if length == 0:
             return self(x_BCTHW)
-        past = tape.take(x_BCTHW)
+        past = tape.read(x_BCTHW)
         if past is None:
-            past = x_BCTHW.new_zeros(*x_BCTHW.shape[:2], keep, *x_BCTHW.shape[3:])
+            past = x_BCTHW.new_zeros(*x_BCTHW.shape[:2], length, *x_BCTHW.shape[3:])
         x = torch.cat([past, x_BCTHW], 2)
-        tape.put(x[:, :, -keep:])
+        tape.write(x[:, :, -length:])
         return self(x)
 
 
@@ -169,13 +169,13 @@ class ResidualBlock(nn.Module):
 
 
 def per_frame(layer: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
-    """A layer for pictures, run on each frame."""
+    """A 2D layer, applied to each frame."""
     B, _, T = x_BCTHW.shape[:3]
     return layer(x_BCTHW.transpose(1, 2).flatten(0, 1)).unflatten(0, (B, T)).transpose(1, 2)
 
 
 class AttentionBlock(nn.Module):
-    """One-head attention over the places of one frame."""
+    """Single-head attention over the positions of one frame."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the picture; with `time`, also half the frames after the first."""
+    """Halves height and width; with `time`, also the frames after the first."""
 
     def __init__(self, width: int, time: bool) -> None:
         super().__init__()
@@ -209,16 +209,16 @@ class Downsample(nn.Module):
         x = per_frame(self.resample, x)
         if not self.time:
             return x
-        past = tape.take(x)
+        past = tape.read(x)
         start = past is None
         x = x if past is None else torch.cat([past, x], 2)
-        tape.put(x[:, :, -1:])
+        tape.write(x[:, :, -1:])
         y = self.time_conv(x) if x.shape[2] > 1 else x[:, :, :0]
         return torch.cat([x[:, :, :1], y], 2) if start else y
 
 
 class Upsample(nn.Module):
-    """Twice the picture at half the width; with `time`, also twice the frames after the first."""
+    """Doubles height and width at half the channels; with `time`, doubles the frames after the first."""
 
     def __init__(self, width: int, time: bool) -> None:
         super().__init__()
@@ -234,22 +234,22 @@ class Upsample(nn.Module):
         return per_frame(self.resample, self._double_frames(x, tape) if self.time else x)
 
     def _double_frames(self, x: Tensor, tape: Tape) -> Tensor:
-        """The first frame of a stream passes alone and is no past for the others."""
-        past = tape.take(x)
+        """Doubles the frames; a stream's first one passes alone and does not enter the buffer."""
+        past = tape.read(x)
         head = x[:, :, :1] if past is None else x[:, :, :0]
         x = x[:, :, head.shape[2] :]
         if past is None:
             past = x.new_zeros(*x.shape[:2], 2, *x.shape[3:])
-        joined = torch.cat([past, x], 2)
-        tape.put(joined[:, :, -2:])
+        extended = torch.cat([past, x], 2)
+        tape.write(extended[:, :, -2:])
         if not x.shape[2]:
             return head
-        pairs = self.time_conv(joined).unflatten(1, (2, x.shape[1]))
+        pairs = self.time_conv(extended).unflatten(1, (2, x.shape[1]))
         return torch.cat([head, pairs.movedim(1, 3).flatten(2, 3)], 2)
 
 
 class Coder(nn.Module):
-    """Runs layers in order, handing the tape to those that keep a past."""
+    """Runs layers in order, with the tape for those that have buffers."""
 
     def run(self, layers: Sequence[nn.Module], x: Tensor, tape: Tape) -> Tensor:
         for layer in layers:
@@ -318,7 +318,7 @@ class WanVAE(nn.Module):
         self.decoder = Decoder(dim, latent_channels)
         self.latent_channels = latent_channels
 
-    def encode(self, pixels_BCFHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]:
+    def encode(self, pixels_BCFHW: Tensor, past: LayerBuffers | None = None) -> tuple[Tensor, LayerBuffers]:
         """(latents [B, 16, T, H/8, W/8], past) of pixels in [-1, 1].
 
         The first call of a stream takes 1 + 4k frames, later ones 4k.
@@ -327,16 +327,16 @@ class WanVAE(nn.Module):
         if (frames - first) % TIME_STRIDE or (first and not frames):
             raise ValueError(
                 f"WanVAE.encode: got {frames} frames, needs {'1 + ' if first else ''}a multiple of "
-                f"{TIME_STRIDE}; keep frames back until their group is full."
+                f"{TIME_STRIDE}; buffer frames until their group is full."
             )
         tape = Tape(past)
-        return self.normalized(self.conv1(self.encoder(pixels_BCFHW, tape))), tape.past()
+        return self.normalized(self.conv1(self.encoder(pixels_BCFHW, tape))), tape.buffers()
 
     def normalized(self, moments_BCTHW: Tensor) -> Tensor:
         """The mean of the encoder's moments [B, 32, T, h, w] in the diffusion model's units."""
         return in_model_units(moments_BCTHW[:, : self.latent_channels])
 
-    def decode(self, latents_BCTHW: Tensor, past: VaePast | None = None) -> tuple[Tensor, VaePast]:
+    def decode(self, latents_BCTHW: Tensor, past: LayerBuffers | None = None) -> tuple[Tensor, LayerBuffers]:
         """(pixels [B, 3, F, 8H, 8W] in about [-1, 1], past).
 
         T latents give 1 + 4(T - 1) frames on the first call of a stream, 4T on later ones.
@@ -344,7 +344,7 @@ class WanVAE(nn.Module):
         if not latents_BCTHW.shape[2]:
             raise ValueError("WanVAE.decode: got 0 latent frames, needs 1 or more.")
         tape = Tape(past)
-        return self.decoder(self.conv2(self.raw(latents_BCTHW)), tape), tape.past()
+        return self.decoder(self.conv2(self.raw(latents_BCTHW)), tape), tape.buffers()
 
     def raw(self, latents_BCTHW: Tensor) -> Tensor:
         """Latents in the VAE's own units, from the diffusion model's."""

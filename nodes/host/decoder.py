@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...model_patches.vae.cost import DecoderCost, WanCost
-from ...model_patches.vae.decoder import MAX_LATENTS, StreamDecoder, StreamPast
+from ...model_patches.vae.decoder import MAX_LATENTS, StreamDecoder, VaeBuffers
 from ...model_patches.vae.tiny_cost import TinyCost
 from .tiny_vae import HostTinyDecoder, encoded, is_tiny, why_not_tiny, widths
 from .vae import PIECE_LATENTS, HostDecoder, why_not_wan
@@ -22,11 +22,11 @@ class InModelUnits:
         self._decoder, self._to_vae = decoder, to_vae
 
     def decode(
-        self, latents_BCTHW: Tensor, past: StreamPast | None, *, last: bool = False
-    ) -> tuple[Tensor, StreamPast]:
+        self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False
+    ) -> tuple[Tensor, VaeBuffers]:
         return self._decoder.decode(self._to_vae(latents_BCTHW), past, last=last)
 
-    def refuse_foreign(self, past: StreamPast | None) -> None:
+    def refuse_foreign(self, past: VaeBuffers | None) -> None:
         self._decoder.refuse_foreign(past)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model_patches.geometry import LATENT_CHANNELS
-from ...model_patches.vae.decoder import MAX_LATENTS, StreamPast
+from ...model_patches.vae.decoder import MAX_LATENTS, VaeBuffers
 from ...model_patches.vae.load import FAMILY, units_by_name
 from ...model_patches.vae.tiny import decode_pictures, has_memory
 from ...model_patches.vae.wan import SPACE_STRIDE, in_model_units, in_vae_units
@@ -38,14 +38,14 @@ class HostTinyDecoder:
         self.vae, self.layers = vae, list(vae.first_stage_model.decoder)
         self._check()
 
-    def refuse_foreign(self, past: StreamPast | None) -> None:
+    def refuse_foreign(self, past: VaeBuffers | None) -> None:
         """Raises ValueError for what another kind of decoder kept of a take."""
         refuse_foreign(past, sum(has_memory(layer) for layer in self.layers))
 
     @torch.inference_mode()
     def decode(
-        self, latents_BCTHW: Tensor, past: StreamPast | None = None, *, last: bool = False
-    ) -> tuple[Tensor, StreamPast]:
+        self, latents_BCTHW: Tensor, past: VaeBuffers | None = None, *, last: bool = False
+    ) -> tuple[Tensor, VaeBuffers]:
         """(pixels [F, H, W, 3] in [0, 1] on the host's output device, past for the next call).
 
         latents: one stream [1, C, T, H, W] in the units of Wan's VAE, any T. last changes nothing: no latent
@@ -64,7 +64,7 @@ class HostTinyDecoder:
         for piece_BCTHW in latents_BCTHW.split(MAX_LATENTS, 2) if latents_BCTHW.shape[2] else ():
             pixels_BCFHW, kept = self._piece(piece_BCTHW, kept)
             made.append(pixels_BCFHW[0].movedim(0, -1).to(vae.output_device, dtype))
-        return torch.cat(made).clamp_(0, 1), StreamPast(kept or ())
+        return torch.cat(made).clamp_(0, 1), VaeBuffers(kept or ())
 
     def _piece(
         self, piece_BCTHW: Tensor, kept: tuple[Tensor, ...] | None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...model_patches.checkpoints import wan22
 from ...model_patches.geometry import LATENT_CHANNELS
-from ...model_patches.vae.decoder import StreamPast
+from ...model_patches.vae.decoder import VaeBuffers
 from ...model_patches.vae.load import NEEDED
 from ...model_patches.vae.wan import SPACE_STRIDE
 
@@ -42,23 +42,23 @@ class HostDecoder:
         self.vae = vae
         self._check()
 
-    def refuse_foreign(self, past: StreamPast | None) -> None:
+    def refuse_foreign(self, past: VaeBuffers | None) -> None:
         """Raises ValueError for what another kind of decoder kept of a take."""
         refuse_foreign(past, LAYERS)
 
     @torch.inference_mode()
     def decode(
-        self, latents_BCTHW: Tensor, past: StreamPast | None = None, *, last: bool = False
-    ) -> tuple[Tensor, StreamPast]:
+        self, latents_BCTHW: Tensor, past: VaeBuffers | None = None, *, last: bool = False
+    ) -> tuple[Tensor, VaeBuffers]:
         """(pixels [F, H, W, 3] in [0, 1] on the host's output device, past for the next call).
 
         latents: one stream [1, C, T, H, W] in the VAE's units, any T. last: nothing follows, so a latent that
         is left over is decoded without its pair.
         """
         vae = self.vae
-        if past is not None and past.held is not None:
+        if past is not None and past.pending is not None:
             # that of a snapshot lies beside the card
-            latents_BCTHW = torch.cat([past.held.to(latents_BCTHW), latents_BCTHW], 2)
+            latents_BCTHW = torch.cat([past.pending.to(latents_BCTHW), latents_BCTHW], 2)
         two = (*latents_BCTHW.shape[:2], PIECE_LATENTS, *latents_BCTHW.shape[3:])
         comfy.model_management.load_models_gpu(
             [vae.patcher], memory_required=vae.memory_used_decode(two, vae.vae_dtype)
@@ -70,7 +70,7 @@ class HostDecoder:
             frames, layers = self._piece(piece_BCTHW, layers)
             made.append(frames)
         held = latents_BCTHW.clone() if latents_BCTHW.shape[2] else None
-        return self._pixels(made, two), StreamPast(layers or (), held)
+        return self._pixels(made, two), VaeBuffers(layers or (), held)
 
     def _piece(self, piece_BCTHW: Tensor, layers: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
         vae, model = self.vae, self.vae.first_stage_model
@@ -131,7 +131,7 @@ def why_not_wan(vae: Any) -> str | None:
     return None
 
 
-def refuse_foreign(past: StreamPast | None, layers: int) -> None:
+def refuse_foreign(past: VaeBuffers | None, layers: int) -> None:
     """Raises ValueError unless a decoder that keeps so many things kept this past."""
     if past is not None and past.layers and len(past.layers) != layers:
         raise ValueError(

@@ -28,7 +28,7 @@ from ...model_patches.stream.start import context_latents, from_picture, from_vi
 from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import step
 from ...model_patches.stream.switch import switch
-from ...model_patches.vae.decoder import StreamPast, VaeDecoder, decode_stream
+from ...model_patches.vae.decoder import VaeBuffers, VaeDecoder, decode_stream
 from ...pocket.choices import build
 from ...pocket.models import DIT_FILE, MLA_FILE, MLA_MEMORY_FILE, Pocket, load_pocket
 from .bits_scenarios import (
@@ -85,7 +85,7 @@ class Engine:
     state: StreamState
     begin: Prefill | None = None  # until it was shown to the stream
     follow: Follow | None = None
-    pasts: list[StreamPast | None] = field(default_factory=list)  # of the decoder, of streams side by side
+    pasts: list[VaeBuffers | None] = field(default_factory=list)  # of the decoder, of streams side by side
 
     def make(self, blocks: int) -> None:
         """Makes so many blocks."""

@@ -125,9 +125,9 @@ def speed(rows: Rows, each: Contender, repeats: int, dtype: str) -> None:
         pictures_fps=frames / best,
         of_play_speed_ratio=frames / best / FPS,
         piece_latents=piece,
-        weight_bytes=each.cost.loaded * itemsize,
-        past_bytes=each.cost.past(places) * itemsize,
-        computed_peak_bytes=each.cost.live(piece, places) * itemsize,
+        weight_bytes=each.cost.parameters * itemsize,
+        past_bytes=each.cost.buffers(places) * itemsize,
+        computed_peak_bytes=each.cost.peak(piece, places) * itemsize,
         latent_tflop=each.cost.flops(1, places) / 1e12,
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...model_patches.stream.step import step
 from ...model_patches.stream.switch import switch
-from ...model_patches.vae.decoder import StreamPast, decode_stream
+from ...model_patches.vae.decoder import VaeBuffers, decode_stream
 from ...pocket.models import Pocket, load_pocket
 from .records import Rows
 
@@ -64,7 +64,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
 def journey(pocket: Pocket, prompts: tuple[str, ...], blocks: int, seed: int) -> tuple[Tensor, list[str]]:
     """(pixels [F, H, W, 3], the prompt of each frame) of one stream that goes through all prompts."""
     state = pocket.begin(pocket.encode(prompts[0]), pocket.config(seed))
-    past: StreamPast | None = None
+    past: VaeBuffers | None = None
     pixels, captions = [], []
     for prompt in prompts:
         state = switch(pocket.caller, state, pocket.prompt(pocket.encode(prompt), state.config), "smooth")

@@ -84,7 +84,7 @@ def memory(plan: Plan) -> dict[str, int]:
         "cache_bytes": plan.cache_bytes,
         "workspace_bytes": plan.workspace_bytes,
         "text_bytes": plan.text_bytes,
-        "past_bytes": plan.past_bytes,
+        "past_bytes": plan.buffer_bytes,
         "activation_bytes": plan.activation_bytes,
         "decode_bytes": plan.decode_bytes,
         "device_bytes": plan.device_bytes,

@@ -29,7 +29,7 @@ from ...model_patches.stream.model_caller import ModelCaller, Texts
 from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import init, step
 from ...model_patches.stream.switch import switch
-from ...model_patches.vae.wan import VaePast, WanVAE
+from ...model_patches.vae.wan import LayerBuffers, WanVAE
 from ...pocket import detector, hiding, models, world
 from ...pocket.hiding import ENCODED, HIDDEN, VISIBLE, HidingClips, Story
 from ...pocket.models import Pocket, load_pocket
@@ -232,7 +232,7 @@ def generate(caller: ModelCaller, state: StreamState, prompt: Texts) -> Tensor:
 
 
 @torch.inference_mode()
-def decoded(stage: Stage, told: HidingClips, length: int) -> VaePast:
+def decoded(stage: Stage, told: HidingClips, length: int) -> LayerBuffers:
     """The decoder's past after the two blocks of truth before the band is lifted."""
     frames = stage.pocket.recipe.block_frames
     truth, _ = told.assemble(Story(ENCODED[VISIBLE], length, 1), frames)
@@ -240,7 +240,7 @@ def decoded(stage: Stage, told: HidingClips, length: int) -> VaePast:
 
 
 @torch.inference_mode()
-def last_picture(stage: Stage, latents: Tensor, past: VaePast) -> Tensor:
+def last_picture(stage: Stage, latents: Tensor, past: LayerBuffers) -> Tensor:
     """The last picture [B, H, W, 3], uint8, of a block's latents."""
     pixels, _ = stage.decoder.decode(latents.bfloat16(), past)
     shown = pixels[:, :, -1].float().clamp(-1, 1)

@@ -24,7 +24,7 @@ from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import step
 from ...model_patches.stream.switch import switch
 from ...model_patches.stream.timeline import MODES
-from ...model_patches.vae.wan import VaePast
+from ...model_patches.vae.wan import LayerBuffers
 from ...pocket import detector, world
 from ...pocket.models import Pocket, load_pocket
 from .records import Rows
@@ -45,7 +45,7 @@ class Start:
     pocket: Pocket
     memory: MemoryPolicy
     path: Path
-    past: VaePast  # of the decoder
+    past: LayerBuffers  # of the decoder
     blocks_BFHWC: tuple[Tensor, ...]  # newest pictures of the first prompt, block by block
 
 
@@ -108,7 +108,7 @@ def begun(pocket: Pocket, memory: MemoryPolicy, old: Prompts, seed: int, path: P
     """All streams side by side under their first prompts."""
     state = pocket.begin(_text(pocket, old), pocket.config(seed), memory=memory)
     blocks: list[Tensor] = []
-    past: VaePast | None = None
+    past: LayerBuffers | None = None
     for number in range(BEFORE_BLOCKS):
         latents, state = step(pocket.caller, state)
         if number >= BEFORE_BLOCKS - SHOWN_BLOCKS:
@@ -133,7 +133,7 @@ def switched(start: Start, new: Prompts, mode: str, blocks: int) -> list[Tensor]
 
 
 @torch.inference_mode()
-def decoded(pocket: Pocket, latents_BCTHW: Tensor, past: VaePast | None) -> tuple[Tensor, VaePast]:
+def decoded(pocket: Pocket, latents_BCTHW: Tensor, past: LayerBuffers | None) -> tuple[Tensor, LayerBuffers]:
     """(pictures [B, F, H, W, 3], uint8, past) of a block, each stream by itself in the same order."""
     pixels, past = pocket.vae.decode(latents_BCTHW.float(), past)
     shown = (pixels.clamp(-1, 1) + 1) * 127.5

@@ -24,13 +24,13 @@ def decoder(card, load_vae, monkeypatch):
 def test_a_past_from_a_file_goes_on_with_latents_on_the_card(card, decoder, dtype):
     """Snapshots are read into the computer's memory, perhaps of a VAE in another dtype; the sampler gives its
     latents on the card."""
-    from rivulet.model_patches.vae.decoder import StreamPast
+    from rivulet.model_patches.vae.decoder import VaeBuffers
 
     with card:
         _, past = decoder.decode(card.empty(1, 16, 4, 4, 4))
         assert past.held.device == card.device
         read = [each.to("cpu", dtype) if isinstance(each, torch.Tensor) else each for each in past.layers]
-        past = StreamPast(tuple(read), past.held.cpu())
+        past = VaeBuffers(tuple(read), past.held.cpu())
         pixels, past = decoder.decode(card.empty(1, 16, 3, 4, 4), past)
         assert pixels.shape == (16, 32, 32, 3) and past.held is None
         on_card = {(each.device, each.dtype) for each in past.layers if isinstance(each, torch.Tensor)}

@@ -103,7 +103,7 @@ def test_a_tiny_vae_is_planned_with_its_own_figures(load, tiny_vae):
     assert request.vae_dtype == tiny_vae.vae_dtype
     assert plan.vae_weights_bytes == sum(weight.nbytes for weight in model.parameters())
     _, past = decoder_for(tiny_vae, in_vae_units).decode(torch.zeros(1, 16, 3, 6, 8), None)
-    assert plan.past_bytes == sum(kept.nbytes for kept in past.layers)
+    assert plan.buffer_bytes == sum(kept.nbytes for kept in past.layers)
 
 
 def test_what_fits_which_card_is_said(planned, load):

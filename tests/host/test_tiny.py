@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rivulet.model_patches.vae.decoder import StreamPast, decode_stream
+from rivulet.model_patches.vae.decoder import VaeBuffers, decode_stream
 from rivulet.model_patches.vae.load import load_tiny
 from rivulet.model_patches.vae.tiny import TinyDecoder
 from rivulet.model_patches.vae.wan import in_model_units, in_vae_units
@@ -105,7 +105,7 @@ def test_a_past_of_the_other_kind_is_refused(decoder, vae):
     wan = HostDecoder(vae)
     _, of_tiny = decoder.decode(latents(1), None)
     _, of_wan = wan.decode(latents(1))
-    for fitting, past in ((decoder, of_tiny), (wan, of_wan), (decoder, None), (wan, StreamPast(()))):
+    for fitting, past in ((decoder, of_tiny), (wan, of_wan), (decoder, None), (wan, VaeBuffers(()))):
         fitting.refuse_foreign(past)
     for other, past in ((decoder, of_wan), (wan, of_tiny)):
         with pytest.raises(

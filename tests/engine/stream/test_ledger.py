@@ -16,7 +16,7 @@ from rivulet.model_patches.stream.pipeline import Prefill, run
 from rivulet.model_patches.stream.script import Script
 from rivulet.model_patches.stream.step import init
 from rivulet.model_patches.stream.timeline import Prompt
-from rivulet.model_patches.vae.decoder import StreamPast
+from rivulet.model_patches.vae.decoder import VaeBuffers
 
 from .test_follow import naming
 from .videos import GEOMETRY, Collected, pictures, text
@@ -132,11 +132,11 @@ class HoldingDecoder:
     def decode(self, latents_BCTHW, past, *, last=False):
         begun = past is not None and int(past.layers[0])
         if past is not None:
-            latents_BCTHW = torch.cat([past.held, latents_BCTHW], 2)
+            latents_BCTHW = torch.cat([past.pending, latents_BCTHW], 2)
         ready = latents_BCTHW.shape[2] - (0 if last else min(self.held, latents_BCTHW.shape[2]))
         made = [colours(latent, not begun and not t) for t, latent in enumerate(latents_of(latents_BCTHW))]
         empty = torch.empty(0, GEOMETRY.height, GEOMETRY.width, 3, dtype=torch.uint8)
-        past = StreamPast((torch.tensor(bool(begun or ready)),), latents_BCTHW[:, :, ready:].clone())
+        past = VaeBuffers((torch.tensor(bool(begun or ready)),), latents_BCTHW[:, :, ready:].clone())
         return torch.cat([empty, *made[:ready]]), past
 
     def refuse_foreign(self, past):

@@ -22,7 +22,7 @@ from rivulet.model_patches.stream.start import from_video
 from rivulet.model_patches.stream.step import init, recache, step
 from rivulet.model_patches.stream.switch import switch
 from rivulet.model_patches.stream.timeline import Prompt
-from rivulet.model_patches.vae.decoder import StreamPast, VaeDecoder
+from rivulet.model_patches.vae.decoder import VaeBuffers, VaeDecoder
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -71,7 +71,7 @@ def state(caller, make_text, config):
     ledger = FrameLedger(
         **counts, file_frame=9, file_block=2, ending_HWC=pictures, lost_HWC=pictures.float() / 3
     )
-    past = StreamPast((*layers, "Rep", None), held=torch.ones(1, 2, 3))
+    past = VaeBuffers((*layers, "Rep", None), pending=torch.ones(1, 2, 3))
     return replace(state, past=past, ledger=ledger, followed=True, steered=True)
 
 
@@ -344,11 +344,11 @@ class Held(VaeDecoder):
 
     def decode(self, latents_BCTHW, past, *, last=False):
         if past is not None:
-            latents_BCTHW = torch.cat([past.held, latents_BCTHW], 2)
-            past = None if past.layers == NO_LAYERS else StreamPast(past.layers)
+            latents_BCTHW = torch.cat([past.pending, latents_BCTHW], 2)
+            past = None if past.layers == NO_LAYERS else VaeBuffers(past.layers)
         ready = latents_BCTHW.shape[2] if last else max(0, latents_BCTHW.shape[2] - 2)
         pixels, past = super().decode(latents_BCTHW[:, :, :ready], past)
-        return pixels, StreamPast(past.layers if past else NO_LAYERS, latents_BCTHW[:, :, ready:].clone())
+        return pixels, VaeBuffers(past.layers if past else NO_LAYERS, latents_BCTHW[:, :, ready:].clone())
 
 
 JOURNEY = {

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from rivulet.model_patches.vae.cost import (
+    buffer_numbers,
     decode_flops,
     decoder_parameters,
-    live_numbers,
-    moved_numbers,
-    past_numbers,
+    peak_numbers,
+    traffic_numbers,
     vae_parameters,
 )
 from rivulet.model_patches.vae.wan import WanVAE
@@ -52,10 +52,10 @@ def test_flops_are_those_that_torch_counts(dim, latents, height, width):
 def test_the_past_and_the_peak_are_those_of_the_run(dim, latents, height, width):
     vae = on_meta(dim, torch.bfloat16)
     piece, past = begun(vae, latents, height, width)
-    assert past_numbers(dim, height * width) == sum(tensor.numel() for tensor in past)
+    assert buffer_numbers(dim, height * width) == sum(tensor.numel() for tensor in past)
     with Watch() as seen:
         vae.decode(piece, past)
-    assert 2 * live_numbers(dim, latents, height * width) == seen.peak_bytes
+    assert 2 * peak_numbers(dim, latents, height * width) == seen.peak_bytes
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def test_bytes_moved_are_within_a_tenth_at_a_real_size():
     piece, past = begun(vae, 3, 60, 104)
     with Watch() as seen:
         vae.decode(piece, past)
-    moved = 2 * moved_numbers(96, 3, 60 * 104)
+    moved = 2 * traffic_numbers(96, 3, 60 * 104)
     assert 0.9 < moved / (seen.pass_bytes + seen.operand_bytes) < 1
 
 

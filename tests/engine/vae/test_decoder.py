@@ -75,7 +75,7 @@ def test_decoding_in_equal_pieces_gives_the_same_frames(vae64, latents, decoded,
 def test_encoding_in_equal_pieces_gives_the_same_latents(vae64, frames, encoded, piece):
     parts, past = run(encode_stream, vae64, frames, 0, range(piece, 24, piece))
     torch.testing.assert_close(torch.cat(parts, 2), encoded, rtol=0, atol=1e-12)
-    assert past.held.shape[2] == 3
+    assert past.pending.shape[2] == 3
 
 
 @settings(max_examples=10)

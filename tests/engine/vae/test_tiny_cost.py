@@ -22,7 +22,7 @@ def begun(widths, latents, height, width, dtype=torch.bfloat16):
 def test_parameters_are_those_of_the_layers(widths):
     decoder, _, _ = begun(widths, 1, 1, 1)
     own = sum(p.numel() for p in decoder.parameters())
-    assert TinyCost(widths).loaded == own == TinyCost(widths, beside=7).loaded - 7
+    assert TinyCost(widths).parameters == own == TinyCost(widths, unused=7).parameters - 7
 
 
 @pytest.mark.parametrize(("widths", "latents", "height", "width"), SIZES)
@@ -39,9 +39,9 @@ def test_flops_are_those_that_torch_counts(widths, latents, height, width):
 def test_past_peak_and_bytes_moved_are_those_of_the_run(widths, latents, height, width):
     decoder, piece, past = begun(widths, latents, height, width)
     cost, places = TinyCost(widths), height * width
-    assert cost.past(places) == sum(tensor.numel() for tensor in past)
+    assert cost.buffers(places) == sum(tensor.numel() for tensor in past)
     with Watch() as seen:
         decoder.decode(piece, past)
-    assert 2 * cost.live(latents, places) == seen.peak_bytes
-    moved = cost.moved(latents, places) + cost.weight_reads(latents)
+    assert 2 * cost.peak(latents, places) == seen.peak_bytes
+    moved = cost.traffic(latents, places) + cost.weight_reads(latents)
     assert 2 * moved == seen.pass_bytes + seen.operand_bytes
