@@ -18,7 +18,7 @@ from ..model_patches.cache.cost import DENSE_COST, CacheCost
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
 from ..model_patches.cache.formats import find_format
-from ..model_patches.plan.cards import cache_formats, on_cards
+from ..model_patches.plan.cards import describe_cards, usable_formats
 from ..model_patches.plan.plan import Request, plan_stream
 from ..model_patches.plan.probe import Device, probe
 from ..model_patches.plan.verdict import FITS, gigabytes, judge
@@ -120,7 +120,7 @@ class RivuletPlan(io.ComfyNode):
             text,
             *changed,
             _switch_text(model),
-            on_cards(request, formats),
+            describe_cards(request, formats),
             cache_text(request, kept),
         )
         text = " ".join(filter(None, (*told, expert_of(model))))
@@ -193,7 +193,7 @@ def free_on(device: torch.device, dtype: torch.dtype) -> Device:
 
 def formats_for(request: Request, dit: Any) -> list[CacheCost]:
     """The cache formats that this model can take, the chosen one as it was chosen."""
-    chosen, known = request.cache, cache_formats(dit)
+    chosen, known = request.cache, usable_formats(dit)
     others = [chosen if cost.name == chosen.name else cost for cost in known]
     return others if chosen in others else [chosen, *others]
 

@@ -1,1 +1,1 @@
-"""What a stream will need before it runs: bytes, seconds, and on which card it fits."""
+"""Cost of a stream before it runs: bytes, seconds, and the graphics cards it fits on."""

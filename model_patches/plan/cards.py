@@ -1,7 +1,7 @@
-"""Which graphics card a stream needs, by cache format and by how its weights are kept: from sizes alone.
+"""Graphics card that a stream needs, by cache format and weight storage, computed from sizes alone.
 
-Nothing here was measured on a card. Bytes are those of `plan.plan_stream`; what a host does with weights, and
-what a system takes of a card, are the assumptions named below.
+Nothing here was measured on a card. Bytes are those of `plan.plan_stream`; how a host
+offloads weights and what a system uses of a card are the assumptions below.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from .cost import parameters
 from .plan import Plan, Request, plan_stream
 from .verdict import HEADROOM
 
-CARDS = (12, 16, 24, 32)  # sizes that are sold, in GiB
-SYSTEM_BYTES = 1_000_000_000  # of a card that desktop and driver hold; assumed
-LAYERS_ON_CARD = 2  # of offloaded weights: the one at work, and the next on its way; assumed of the host
+CARDS = (12, 16, 24, 32)  # sizes on the market, in GiB
+SYSTEM_BYTES = 1_000_000_000  # that desktop and driver use of a card; assumed
+LAYERS_ON_CARD = 2  # of offloaded weights: the running one and the next in transfer; assumed of the host
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """In what the matrices of the layers are kept; everything else stays in the compute dtype."""
+    """Storage format of the layers' matrices; everything else has the compute dtype."""
 
     name: str
-    bits: float | None  # of a number in a matrix, scales included; None: as the compute dtype
+    bits: float | None  # for a number of a matrix, scales included; None: the compute dtype's
 
 
-# GGUF's Q4_0 keeps 32 numbers in 18 bytes, its Q4_K 256 in 144 (github.com/ggml-org/ggml, src/ggml-common.h)
+# GGUF's Q4_0 stores 32 numbers in 18 bytes, its Q4_K 256 in 144 (github.com/ggml-org/ggml, src/ggml-common.h)
 BF16, FP8, Q4 = Precision("bf16", None), Precision("fp8", 8.0), Precision("Q4", 4.5)
 PRECISIONS = (BF16, FP8, Q4)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How the transformer is kept."""
+    """Storage of the transformer's weights."""
 
     precision: Precision
-    offloaded: bool = False  # in RAM, layer by layer on the card
+    offloaded: bool = False  # in RAM, copied to the card layer by layer
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Name in tables."""
         return f"{self.precision.name} offloaded" if self.offloaded else self.precision.name
 
     def stored_bytes(self, model: WanConfig, itemsize: int) -> int:
-        """All weights, wherever they lie."""
+        """Bytes of all weights, in RAM or on the card. itemsize: bytes of the compute dtype."""
         matrices = matrix_numbers(model)
         return matrix_bytes(self.precision, matrices, itemsize) + (parameters(model) - matrices) * itemsize
 
     def card_bytes(self, model: WanConfig, itemsize: int) -> int:
-        """On the card at once; a matrix that is kept in fewer bits is there once more while it is used."""
+        """Peak bytes on the card; a matrix stored in fewer bits is also there widened during its product."""
         widest = 0 if self.precision.bits is None else max(model.dim, model.ffn_dim) * model.dim * itemsize
         if not self.offloaded:
             return self.stored_bytes(model, itemsize) + widest
@@ -61,7 +61,7 @@ class Weights:
         return LAYERS_ON_CARD * layer + widest
 
     def bus_bytes(self, model: WanConfig, itemsize: int, calls: int) -> int:
-        """Carried from RAM to the card for so many calls of the model."""
+        """Bytes copied from RAM to the card in so many calls of the model."""
         return calls * self.stored_bytes(model, itemsize) if self.offloaded else 0
 
 
@@ -70,7 +70,7 @@ WEIGHTS = tuple(Weights(precision, offloaded) for offloaded in (False, True) for
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to run a stream, and what it takes."""
+    """A cache format and weight storage, with their plan."""
 
     cache: CacheCost
     weights: Weights
@@ -78,13 +78,13 @@ class Choice:
 
     @property
     def card(self) -> int | None:
-        """GiB of the smallest card that it fits on, None for none of `CARDS`."""
+        """GiB of the smallest of `CARDS` that it fits on, or None."""
         needed = HEADROOM * self.plan.device_bytes
         return next((size for size in CARDS if needed <= free_bytes(size)), None)
 
 
 def free_bytes(card: int) -> int:
-    """What a card of so many GiB has for a stream."""
+    """Bytes that a card of so many GiB has for a stream."""
     return card * 2**30 - SYSTEM_BYTES
 
 
@@ -98,35 +98,36 @@ def matrix_bytes(precision: Precision, numbers: int, itemsize: int) -> int:
     return numbers * itemsize if precision.bits is None else round(numbers * precision.bits / 8)
 
 
-def cache_formats(model: DiTTree) -> tuple[CacheCost, ...]:
-    """The formats worth taking on this model, which needs no weights, the one that loses least first."""
+def usable_formats(model: DiTTree) -> tuple[CacheCost, ...]:
+    """Costs of the cache formats that suit this model, most exact first; the model needs no weights."""
     return tuple(kind.cost(model) for kind in fitting(model))
 
 
 def choices(
     request: Request, formats: Sequence[CacheCost], weights: Sequence[Weights] = WEIGHTS
 ) -> tuple[Choice, ...]:
-    """Every way to run a request: weights first as asked, formats in their order."""
+    """The plan of every pair of weights and cache format, weights in the outer loop."""
     size = request.stream.dtype.itemsize
     return tuple(
         Choice(
             cache,
-            kept,
-            plan_stream(replace(request, cache=cache, weights_bytes=kept.card_bytes(request.model, size))),
+            storage,
+            plan_stream(replace(request, cache=cache, weights_bytes=storage.card_bytes(request.model, size))),
         )
-        for kept in weights
+        for storage in weights
         for cache in formats
     )
 
 
-def on_cards(request: Request, formats: Sequence[CacheCost]) -> str:
-    """For each size of card the first way that fits, weights on the card before weights in RAM."""
-    ways = choices(request, formats)
-    told: list[str] = []
+def describe_cards(request: Request, formats: Sequence[CacheCost]) -> str:
+    """A sentence with the first choice that fits each of `CARDS`; offloaded weights come last."""
+    options = choices(request, formats)
+    lines: list[str] = []
     for size in CARDS:
-        fitting = (way for way in ways if way.card is not None and way.card <= size)
-        way = next(fitting, None)
-        told.append(
-            f"{size} GB: " + ("no" if way is None else f"{way.cache.name} cache, {way.weights.name} weights")
+        fits = (option for option in options if option.card is not None and option.card <= size)
+        best = next(fits, None)
+        lines.append(
+            f"{size} GB: "
+            + ("no" if best is None else f"{best.cache.name} cache, {best.weights.name} weights")
         )
-    return f"By card, computed: {'; '.join(told)}."
+    return f"By card, computed: {'; '.join(lines)}."

@@ -1,4 +1,4 @@
-"""What the transformer costs, by formulas from its sizes: parameters, matrix work, bytes moved, live bytes.
+"""Cost of the transformer, by formulas from its sizes: parameters, FLOPs, memory traffic, peak bytes.
 
 L query tokens of a call (batch rows included), K tokens they attend to per row, M text tokens, C channels, F
 feed-forward width. One multiplication with its addition is 2 FLOPs. The formulas follow `attention.forward`
@@ -17,11 +17,11 @@ from ..arch.wan import WanConfig
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What has to be calculated and carried."""
+    """FLOPs and memory traffic."""
 
     flops: int = 0  # of matrix products, convolutions and attention
-    operand_bytes: int = 0  # that those read and write, weights included
-    pass_bytes: int = 0  # that everything else reads and writes, operation by operation
+    operand_bytes: int = 0  # read and written by those, weights included
+    pass_bytes: int = 0  # read and written by all other operations
 
     def __add__(self, other: Work) -> Work:
         return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)))
@@ -30,8 +30,8 @@ class Work:
         return Work(*(getattr(self, f.name) * times for f in fields(Work)))
 
     def seconds(self, matmul_flops: float, bytes_per_second: float) -> float:
-        """Time at these rates: products are bound by the slower of both (Williams et al. 2009, roofline),
-        the rest by the memory alone."""
+        """Seconds at these rates: products take the longer of both times (Williams et al. 2009, roofline),
+        everything else that of its memory traffic."""
         products = max(self.flops / matmul_flops, self.operand_bytes / bytes_per_second)
         return products + self.pass_bytes / bytes_per_second
 
@@ -40,7 +40,7 @@ class Work:
 class CallSizes:
     """The sizes of one call of the model."""
 
-    rows: int  # batch rows: streams side by side, times 2 with guidance
+    rows: int  # of the batch: streams, times 2 with guidance
     query_tokens: int  # of one row
     attended_tokens: int  # of one row, the call's own included
     text_tokens: int
@@ -72,15 +72,15 @@ def parameters(model: WanConfig) -> int:
 
 
 def forward_work(model: WanConfig, call: CallSizes) -> Work:
-    """One call that gives a flow: `attention.forward.forward`."""
+    """One denoising call, `attention.forward.forward`."""
     tokens, patch = call.rows * call.query_tokens, math.prod(model.patch)
     x = tokens * model.dim * call.dtype.itemsize
     head = _linear(tokens, model.dim, patch * model.out_channels, call.dtype)
     return _patchify(model, call) + layer_work(model, call) * model.num_layers + head + Work(pass_bytes=4 * x)
 
 
-def remember_work(model: WanConfig, call: CallSizes) -> Work:
-    """The call at timestep 0: the last layer ends where its keys and values are made."""
+def cache_write_work(model: WanConfig, call: CallSizes) -> Work:
+    """The call at timestep 0 that fills the cache; the last layer ends after its keys and values."""
     tokens, dim = call.rows * call.query_tokens, model.dim
     x = tokens * dim * call.dtype.itemsize
     last = _linear(tokens, dim, dim, call.dtype) * 2 + Work(pass_bytes=(4 + 2 + 4) * x)
@@ -92,52 +92,52 @@ def layer_work(model: WanConfig, call: CallSizes) -> Work:
     dim, dtype = model.dim, call.dtype
     tokens, keys = call.rows * call.query_tokens, call.rows * call.attended_tokens
     text = call.rows * call.text_tokens
-    x, kept = tokens * dim * dtype.itemsize, keys * dim * dtype.itemsize
+    x, cached = tokens * dim * dtype.itemsize, keys * dim * dtype.itemsize
     square = _linear(tokens, dim, dim, dtype)
     attention = Work(
         4 * tokens * (call.attended_tokens + call.text_tokens) * dim,
-        4 * x + 2 * kept + 2 * text * dim * dtype.itemsize + 2 * tokens * model.num_heads * 4,
+        4 * x + 2 * cached + 2 * text * dim * dtype.itemsize + 2 * tokens * model.num_heads * 4,
     )
     wide, out = _linear(tokens, dim, model.ffn_dim, dtype), _linear(tokens, model.ffn_dim, dim, dtype)
     # three norms 6, two modulations 4, three norms of q and k 6 (as one operation each, which they are on a
     # GPU), keys and values into the cache 4, three residuals 9
-    tables = (call.query_tokens + call.attended_tokens) * model.head_dim * _wide(dtype).itemsize
-    passes = 29 * x + _turn_bytes(x, dtype) + _turn_bytes(kept, dtype) + tables
+    tables = (call.query_tokens + call.attended_tokens) * model.head_dim * _compute_dtype(dtype).itemsize
+    passes = 29 * x + _rotate_bytes(x, dtype) + _rotate_bytes(cached, dtype) + tables
     gelu = 2 * tokens * model.ffn_dim * dtype.itemsize
     return square * 6 + attention + wide + out + Work(pass_bytes=passes + gelu)
 
 
 def embed_time_work(model: WanConfig, timesteps: int) -> Work:
-    """Time vectors of a block's calls, made together; a few kilobytes of activations are left out."""
+    """Time embeddings of a block's calls, in one batch; a few kilobytes of activations are left out."""
     weights = model.freq_dim * model.dim + 7 * model.dim * model.dim
     return Work(2 * timesteps * weights)
 
 
 def text_work(model: WanConfig, tokens: int, dtype: torch.dtype) -> Work:
-    """The prompt's keys and values for all layers, from encoded text of so many tokens (all rows)."""
+    """The prompt's keys and values of all layers; tokens: of the encoded text, all rows."""
     dim = model.dim
     embed = _linear(tokens, model.text_dim, dim, dtype) + _linear(tokens, dim, dim, dtype)
     return embed + _linear(tokens, dim, dim, dtype) * (2 * model.num_layers)
 
 
 def live_bytes(model: WanConfig, call: CallSizes) -> int:
-    """Most bytes that one call holds at once beside its inputs, weights and cache.
+    """Peak bytes of one call, without its inputs, weights and cache.
 
-    Of the layer's input and the modulated tokens with, in turn: q, k, v, turned q and what turning the keys
-    needs (wider than the keys where those are half precision); q, k, v and what turning q needs; q, k, v,
-    turned q, the result and, as all fused kernels keep it, one float32 per token and head; or the residual
+    The layer's input and the modulated tokens with the largest of: q, k, v, rotated q and what rotating the
+    keys needs (wider than the keys where those are half precision); q, k, v and what rotating q needs; q, k,
+    v, rotated q, the result and, in all fused kernels, one float32 per token and head; or the residual
     and twice the feed-forward's width. The timestep's six vectors of the layer are there all the time.
     """
     size, tokens = call.dtype.itemsize, call.rows * call.query_tokens
     x = tokens * model.dim * size
-    kept = call.rows * call.attended_tokens * model.dim * size
+    cached = call.rows * call.attended_tokens * model.dim * size
     hidden = tokens * model.ffn_dim * size
-    widening = _wide(call.dtype).itemsize // size
-    turned_q = x if widening == 1 else (2 * widening + 1) * x
-    turned_keys = 0 if widening == 1 else 2 * widening * kept
+    widening = _compute_dtype(call.dtype).itemsize // size
+    rotated_q = x if widening == 1 else (2 * widening + 1) * x
+    rotated_keys = 0 if widening == 1 else 2 * widening * cached
     sums = tokens * model.num_heads * 4
     vectors = 6 * model.dim * size
-    return vectors + max(5 * x + turned_q, 6 * x + turned_keys, 7 * x + sums, 3 * x + 2 * hidden)
+    return vectors + max(5 * x + rotated_q, 6 * x + rotated_keys, 7 * x + sums, 3 * x + 2 * hidden)
 
 
 def _linear(tokens: int, width_in: int, width_out: int, dtype: torch.dtype) -> Work:
@@ -152,11 +152,11 @@ def _patchify(model: WanConfig, call: CallSizes) -> Work:
     return _linear(tokens, math.prod(model.patch) * model.in_channels, model.dim, call.dtype) + copy
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _turn_bytes(kept: int, dtype: torch.dtype) -> int:
-    """Read and write of `kernels.rope.rotate`; half precision is widened, turned and narrowed again."""
-    widening = _wide(dtype).itemsize // dtype.itemsize
-    return 2 * kept if widening == 1 else (2 + 4 * widening) * kept
+def _rotate_bytes(size: int, dtype: torch.dtype) -> int:
+    """Traffic of `kernels.rope.rotate` on `size` bytes; half precision is widened, rotated and narrowed."""
+    widening = _compute_dtype(dtype).itemsize // dtype.itemsize
+    return 2 * size if widening == 1 else (2 + 4 * widening) * size

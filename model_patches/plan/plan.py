@@ -1,4 +1,4 @@
-"""What a stream will need before it runs: memory, disk and time, from sizes alone.
+"""Memory, disk and time that a stream needs, computed from sizes alone.
 
 Every figure is a formula over the model's sizes; docs/plan.md lists them with how each is verified. Bytes are
 bytes, times are seconds, rates are per second. A second set of keys and values for guidance counts as rows.
@@ -22,34 +22,34 @@ from ..vae.decoder import MAX_LATENTS
 from .cost import (
     CallSizes,
     Work,
+    cache_write_work,
     embed_time_work,
     forward_work,
     live_bytes,
     parameters,
-    remember_work,
     text_work,
 )
 from .probe import Device
 
-QUEUED_CHUNKS = 4  # being made, waiting twice (writer.video's queue), being encoded
+QUEUED_CHUNKS = 4  # one in the decoder, two in writer.video's queue, one in the encoder
 SECONDS_PER_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be streamed; sizes only, no weights."""
+    """Sizes of a stream to plan; no weights. ValueError for a size that is not above 0."""
 
     model: WanConfig
     stream: StreamConfig
     fps: float  # pictures per second
-    seconds: float | None = None  # planned length; None: endless, and disk is told per hour
+    seconds: float | None = None  # planned length; None: endless, disk is reported per hour
     text_tokens: int = TEXT_TOKENS  # of the encoded prompt
     decoder: DecoderCost = WAN_VAE
     vae_dtype: torch.dtype = torch.bfloat16
     cache: CacheCost = DENSE_COST
     bits_per_pixel: float = 0.1  # of the video file; an assumption, content decides
-    weights_bytes: int | None = None  # of the transformer as it is kept; None: all in the stream's dtype
-    piece_latents: int = MAX_LATENTS  # most that the decoder is given at once
+    weights_bytes: int | None = None  # of the transformer as stored; None: all in the stream's dtype
+    piece_latents: int = MAX_LATENTS  # most latents in one call of the decoder
     memory: MemoryCost = FREE
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class Request:
 
     @property
     def geometry(self) -> Geometry:
-        """The picture."""
+        """Sizes of picture and latents."""
         return self.stream.geometry
 
     @property
@@ -78,7 +78,7 @@ class Request:
 
     @property
     def cache_shape(self) -> CacheShape:
-        """The sizes the cache is made for."""
+        """Sizes of the cache."""
         model, geometry = self.model, self.geometry
         return CacheShape(
             model.num_layers,
@@ -92,7 +92,7 @@ class Request:
 
     @property
     def cache_frames(self) -> int:
-        """Latent frames the cache has room for: the preset's, or all of the planned length."""
+        """Capacity of the cache in latent frames: the preset's, or the whole planned length."""
         capacity = self.stream.positions.capacity_frames
         if capacity is not None:
             return capacity
@@ -107,13 +107,13 @@ class Plan:
 
     weights_bytes: int  # transformer
     vae_weights_bytes: int  # encoder and decoder
-    cache_bytes: int  # kept keys and values
+    cache_bytes: int  # cached keys and values
     workspace_bytes: int  # of the cache, shared by all layers
     text_bytes: int  # the prompt, and its keys and values
-    memory_bytes: int  # what remembers, such as an encoder, and what it remembers
-    buffer_bytes: int  # of the decoder, kept from chunk to chunk
-    activation_bytes: int  # most that one call of the transformer holds
-    decode_bytes: int  # most that one piece of the decoder holds
+    memory_bytes: int  # the memory policy's, such as an encoder, and its state
+    buffer_bytes: int  # layer buffers of the decoder
+    activation_bytes: int  # peak of one call of the transformer
+    decode_bytes: int  # peak of one piece of the decoder
     snapshot_bytes: int  # one saved state
     chunk_bytes: int  # pictures of one chunk, uint8
     video_bytes_per_hour: int
@@ -124,7 +124,7 @@ class Plan:
 
     @property
     def resident_bytes(self) -> int:
-        """On the device all the time."""
+        """Bytes on the device all the time."""
         return (
             self.weights_bytes
             + self.vae_weights_bytes
@@ -137,26 +137,26 @@ class Plan:
 
     @property
     def device_bytes(self) -> int:
-        """Most on the device at once: transformer and decoder work in turns."""
+        """Peak bytes on the device: transformer and decoder run one after the other."""
         return self.resident_bytes + max(self.activation_bytes, self.decode_bytes)
 
     @property
     def ram_bytes(self) -> int:
-        """Beside the device's: pictures on their way to the file, and a snapshot while it is written."""
+        """Bytes of RAM for queued pictures and for a snapshot during its save, the model's not counted."""
         return QUEUED_CHUNKS * self.chunk_bytes + self.snapshot_bytes
 
     def disk_bytes(self, seconds: float) -> int:
-        """Most on disk for so much video: its parts and the file joined from them, two snapshots while one
-        replaces the other."""
+        """Peak bytes on disk for so many seconds of video: its parts and the joined file, and two snapshots
+        while one replaces the other."""
         return round(2 * self.video_bytes_per_hour * seconds / SECONDS_PER_HOUR) + 2 * self.snapshot_bytes
 
     def seconds_per_chunk(self, device: Device) -> float:
-        """Time to make one chunk; encoding runs beside it and is not counted."""
+        """Seconds to generate one chunk; encoding runs in parallel and is not counted."""
         rates = device.matmul_flops, device.bytes_per_second
         return self.block.seconds(*rates) + self.decode.seconds(*rates)
 
     def seconds_to_first_chunk(self, device: Device) -> float:
-        """Time from the encoded prompt to the first pictures, models loaded; the decoder is counted as for a
+        """Seconds from the encoded prompt to the first pictures, models loaded; the decoder counts as for a
         later chunk, which has a few pictures more."""
         rates = device.matmul_flops, device.bytes_per_second
         return self.first_block.seconds(*rates) + self.decode.seconds(*rates)
@@ -175,9 +175,9 @@ def plan_stream(request: Request) -> Plan:
     cache_bytes = request.cache.kept_bytes(shape, frames, dtype)
     buffer_bytes = decoder.buffers(places) * vae_size
     pixels = geometry.width * geometry.height
-    # between blocks the slots of the next one are free, and a snapshot leaves them out
-    leaving = 0 if stream.positions.capacity_frames is None else stream.block_frames
-    kept = request.cache.saved_bytes(shape, frames - leaving, dtype)
+    # a snapshot leaves out the next block's slots, which are free between blocks
+    free_frames = 0 if stream.positions.capacity_frames is None else stream.block_frames
+    saved_bytes = request.cache.saved_bytes(shape, frames - free_frames, dtype)
     newest = math.prod(geometry.latent_shape(min(stream.tail_frames, frames)))
     states = request.memory.saved_bytes(shape.rows, dtype)
     tail_bytes = newest * stream.latent_dtype.itemsize
@@ -192,7 +192,7 @@ def plan_stream(request: Request) -> Plan:
         buffer_bytes=buffer_bytes,
         activation_bytes=live_bytes(model, full),
         decode_bytes=decoder.peak(piece, places) * vae_size,
-        snapshot_bytes=kept + _prompt_bytes(request) + buffer_bytes + tail_bytes + states,
+        snapshot_bytes=saved_bytes + _prompt_bytes(request) + buffer_bytes + tail_bytes + states,
         chunk_bytes=geometry.time_stride * stream.block_frames * pixels * 3,
         video_bytes_per_hour=round(request.fps * SECONDS_PER_HOUR * pixels * request.bits_per_pixel / 8),
         block=_block_work(request, full, len(stream.sigmas)),
@@ -204,9 +204,9 @@ def plan_stream(request: Request) -> Plan:
 
 def _call(request: Request, attended_frames: int) -> CallSizes:
     tokens, stream = request.geometry.frame_tokens, request.stream
-    own = stream.block_frames * tokens
+    query_tokens = stream.block_frames * tokens
     attended = attended_frames * tokens + request.cache_shape.memory_tokens
-    return CallSizes(request.rows, own, attended, request.text_tokens, stream.dtype)
+    return CallSizes(request.rows, query_tokens, attended, request.text_tokens, stream.dtype)
 
 
 def _block_work(request: Request, call: CallSizes, steps: int) -> Work:
@@ -214,20 +214,20 @@ def _block_work(request: Request, call: CallSizes, steps: int) -> Work:
     return (
         embed_time_work(request.model, steps + 1)
         + forward_work(request.model, call) * steps
-        + remember_work(request.model, call)
+        + cache_write_work(request.model, call)
         + _read_work(request, call) * (steps + 1)
     )
 
 
 def _read_work(request: Request, call: CallSizes) -> Work:
-    """What one call pays for keys and values that are not kept as they are: products, codes in, both out."""
+    """Work of one call to decode a lossy cache: products, codes read, keys and values written."""
     cache, shape = request.cache, request.cache_shape
     tokens = call.rows * (call.attended_tokens - call.query_tokens)
     flops = sum(cache.read_flops(shape, layer) for layer in range(shape.layers))
     if not flops:
         return Work()
-    kept = cache.token_bytes(shape, call.dtype) + dense_layer_bytes(shape, 0, call.dtype)
-    return Work(tokens * flops, pass_bytes=round(tokens * shape.layers * kept))
+    token_bytes = cache.token_bytes(shape, call.dtype) + dense_layer_bytes(shape, 0, call.dtype)
+    return Work(tokens * flops, pass_bytes=round(tokens * shape.layers * token_bytes))
 
 
 def _decode_work(request: Request, places: int) -> Work:
@@ -236,18 +236,18 @@ def _decode_work(request: Request, places: int) -> Work:
     decoder, size = request.decoder, request.vae_dtype.itemsize
     total = Work()
     for latents in [request.piece_latents] * whole + [rest] * bool(rest):
-        weights, moved = decoder.weight_reads(latents) * size, decoder.traffic(latents, places) * size
-        total += Work(decoder.flops(latents, places), weights, moved)
+        weights, traffic = decoder.weight_reads(latents) * size, decoder.traffic(latents, places) * size
+        total += Work(decoder.flops(latents, places), weights, traffic)
     return total
 
 
 def _prompt_bytes(request: Request) -> int:
-    """Of the encoded texts; a snapshot holds them without the keys and values made of them."""
+    """Bytes of the encoded texts, which a snapshot stores without their keys and values."""
     return request.rows * request.text_tokens * request.model.text_dim * request.stream.dtype.itemsize
 
 
 def _text_bytes(request: Request) -> int:
     model = request.model
     keys_values = 2 * model.num_layers * model.dim
-    made = request.rows * request.text_tokens * keys_values * request.stream.dtype.itemsize
-    return _prompt_bytes(request) + made
+    key_value_bytes = request.rows * request.text_tokens * keys_values * request.stream.dtype.itemsize
+    return _prompt_bytes(request) + key_value_bytes

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies and copies: two short measurements, for `plan`."""
+"""Rates of this machine's matrix products and copies, from two short measurements."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SIZES = {"cpu": (512, 128 << 20), "cuda": (8192, 1 << 30)}  # side of a square p
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a plan is held against. None: not known, and then not judged."""
+    """Rates and free memory of a device. None: unknown, so not judged."""
 
     name: str
     matmul_flops: float  # per second, in the stream's dtype
-    bytes_per_second: float  # of the memory the model lies in
+    bytes_per_second: float  # of the model's memory
     free_bytes: int | None = None  # of that memory, before the model is loaded
     free_ram_bytes: int | None = None
     free_disk_bytes: int | None = None
-    is_cpu: bool = False  # the model lies in RAM
+    is_cpu: bool = False  # the model is in RAM
 
     def __post_init__(self) -> None:
         if not (self.matmul_flops > 0 and self.bytes_per_second > 0):
@@ -34,9 +34,9 @@ class Device:
 
 
 def probe(device: torch.device, dtype: torch.dtype, folder: Path, seconds: float = 0.5) -> Device:
-    """The device measured in about `seconds`: a square product in `dtype`, and a copy that no cache holds.
+    """Measures a device in about `seconds`: a square product in `dtype`, and a copy larger than any cache.
 
-    The rate of a copy counts what is read and what is written. free_disk_bytes: of the drive of `folder`.
+    The copy's rate counts bytes read and bytes written. free_disk_bytes: of the drive of `folder`.
     """
     side, size = SIZES["cpu" if device.type == "cpu" else "cuda"]
     a = torch.ones(side, side, dtype=dtype, device=device)
@@ -59,7 +59,7 @@ def probe(device: torch.device, dtype: torch.dtype, folder: Path, seconds: float
 
 
 def best_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Least time of the runs that fit into `seconds`, at least three of them after one to warm up."""
+    """Shortest run in `seconds`, of at least three runs after one to warm up."""
 
     def timed() -> float:
         if device.type == "cuda":
@@ -72,14 +72,14 @@ def best_seconds(work: Callable[[], object], device: torch.device, seconds: floa
 
     end = time.perf_counter() + seconds
     timed()
-    found = [timed() for _ in range(3)]
+    times = [timed() for _ in range(3)]
     while time.perf_counter() < end:
-        found.append(timed())
-    return min(found)
+        times.append(timed())
+    return min(times)
 
 
 def free_ram_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """RAM that a program can still get, as Linux tells it; None elsewhere."""
+    """Available RAM in bytes, from Linux's meminfo; None on other systems."""
     if not meminfo.exists():
         return None
     for line in meminfo.read_text(encoding="ascii").splitlines():

@@ -1,4 +1,4 @@
-"""Whether a plan fits a machine, and if not, the nearest request that does, in a user's words."""
+"""Verdict whether a plan fits a machine, else the nearest request that does, as text for a user."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from ..cache.cost import CacheCost
 from .plan import SECONDS_PER_HOUR, Plan, Request, plan_stream
 from .probe import Device
 
-HEADROOM = 1.1  # allocators leave gaps and libraries take working memory; assumed, not measured
-SMALLEST_SHARE = 0.4  # of the width, below which a smaller picture is no proposal
+HEADROOM = 1.1  # for fragmentation and libraries' workspaces; assumed, not measured
+MIN_WIDTH_SHARE = 0.4  # of the requested width, the least to propose
 
-FITS, FITS_IF, NOT = "fits", "fits if", "does not fit"
+FITS, FITS_WITH, NO_FIT = "fits", "fits if", "does not fit"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer, why, and what would fit instead."""
+    """The answer, its reasons, and a request that fits."""
 
-    answer: str  # one of FITS, FITS_IF, NOT
+    answer: str  # one of FITS, FITS_WITH, NO_FIT
     text: str  # for the user
-    proposal: Request | None  # what fits, where the answer is FITS_IF
+    proposal: Request | None  # that fits, where the answer is FITS_WITH
 
 
 def judge(request: Request, device: Device, formats: Sequence[CacheCost] = ()) -> Verdict:
-    """The verdict on a request; formats: other cache formats that could be taken.
+    """The verdict on a request. formats: cache formats to propose.
 
-    Proposals change as little as they can: one thing before two, and of each the least change that fits. The
-    cache format is tried before the window, the window before the picture size, because a format alters what
-    is seen least.
+    A proposal changes one setting before two, and each as little as fits. The cache format comes before the
+    window and the window before the picture size, because a format alters the video least.
     """
     plan = plan_stream(request)
     short = shortages(request, plan, device)
@@ -40,22 +39,22 @@ def judge(request: Request, device: Device, formats: Sequence[CacheCost] = ()) -
         return Verdict(FITS, f"It fits. {figures}", None)
     problem = " ".join(short)
     fitting = (
-        other for other in _others(request, formats) if not shortages(other, plan_stream(other), device)
+        other for other in _proposals(request, formats) if not shortages(other, plan_stream(other), device)
     )
-    found = _shorter(request, plan, device) or next(fitting, None)
-    if found is None:
+    proposal = _shorten(request, plan, device) or next(fitting, None)
+    if proposal is None:
         return Verdict(
-            NOT,
+            NO_FIT,
             f"It does not fit. {problem} No smaller window, picture or cache helps; take a smaller "
             f"model or a device with more memory.",
             None,
         )
-    after = describe(found, plan_stream(found), device)
-    return Verdict(FITS_IF, f"{problem} It fits with {changes(request, found)}. {after}", found)
+    figures = describe(proposal, plan_stream(proposal), device)
+    return Verdict(FITS_WITH, f"{problem} It fits with {changes(request, proposal)}. {figures}", proposal)
 
 
 def shortages(request: Request, plan: Plan, device: Device) -> list[str]:
-    """A sentence for each memory or disk that is too small; what is not known is not judged."""
+    """A sentence for each memory or disk that is too small; unknown sizes are not judged."""
     ram = plan.ram_bytes + (plan.device_bytes if device.is_cpu else 0)
     seconds = request.seconds or SECONDS_PER_HOUR
     length = "" if request.seconds else " for an hour"
@@ -73,7 +72,7 @@ def shortages(request: Request, plan: Plan, device: Device) -> list[str]:
 
 
 def describe(request: Request, plan: Plan, device: Device) -> str:
-    """The figures of a plan in a user's units: memory with headroom, times from the device's rates."""
+    """A plan in a user's units: GB with headroom, seconds at the device's rates."""
     memory = "RAM" if device.is_cpu else "graphics memory"
     chunk = plan.seconds_per_chunk(device)
     pace = plan.chunk_seconds / chunk
@@ -89,22 +88,22 @@ def describe(request: Request, plan: Plan, device: Device) -> str:
 
 
 def changes(old: Request, new: Request) -> str:
-    """What differs, as a user sets it."""
-    found: list[str] = []
+    """The settings that differ, in a user's words."""
+    texts: list[str] = []
     if new.cache.name != old.cache.name:
-        found.append(f"the cache format {new.cache.name} instead of {old.cache.name}")
+        texts.append(f"the cache format {new.cache.name} instead of {old.cache.name}")
     before, after = old.stream.positions, new.stream.positions
     if after != before:
         was = "all frames" if before.window_frames is None else f"{before.window_frames} frames"
-        found.append(f"a window of {after.window_frames} latent frames instead of {was}")
+        texts.append(f"a window of {after.window_frames} latent frames instead of {was}")
     if new.geometry != old.geometry:
-        found.append(
+        texts.append(
             f"a picture of {new.geometry.width}x{new.geometry.height} instead of "
             f"{old.geometry.width}x{old.geometry.height}"
         )
     if new.seconds != old.seconds and new.seconds is not None:
-        found.append(f"a length of {new.seconds / 60:.3g} minutes")
-    return " and ".join(found)
+        texts.append(f"a length of {new.seconds / 60:.3g} minutes")
+    return " and ".join(texts)
 
 
 def gigabytes(count: float) -> str:
@@ -118,23 +117,23 @@ def short(number: float) -> str:
     return f"{rounded:.0f}" if rounded >= 10 else f"{rounded:.10f}".rstrip("0").rstrip(".")
 
 
-def _shorter(request: Request, plan: Plan, device: Device) -> Request | None:
-    """The same stream at the length that the disk has room for, if only the disk is too small."""
+def _shorten(request: Request, plan: Plan, device: Device) -> Request | None:
+    """The same stream at the length that fits the disk, if only the disk is too small; else None."""
     free = device.free_disk_bytes
     if free is None or shortages(request, plan, replace(device, free_disk_bytes=None)):
         return None
-    rest = free / HEADROOM - 2 * plan.snapshot_bytes
-    seconds = int(rest / (2 * plan.video_bytes_per_hour) * SECONDS_PER_HOUR)
+    video_bytes = free / HEADROOM - 2 * plan.snapshot_bytes
+    seconds = int(video_bytes / (2 * plan.video_bytes_per_hour) * SECONDS_PER_HOUR)
     return replace(request, seconds=float(seconds)) if seconds >= plan.chunk_seconds else None
 
 
-def _others(request: Request, formats: Sequence[CacheCost]) -> Iterator[Request]:
-    """Requests near this one, fewest kinds of change first."""
-    caches = [given for given in formats if given.name != request.cache.name]
+def _proposals(request: Request, formats: Sequence[CacheCost]) -> Iterator[Request]:
+    """Requests near this one, fewest changed settings first."""
+    caches = [cost for cost in formats if cost.name != request.cache.name]
     kinds: tuple[list[Callable[[Request], Request]], ...] = (
         [lambda r, c=c: replace(r, cache=c) for c in caches],
-        list(_windows(request)),
-        list(_sizes(request)),
+        list(_smaller_windows(request)),
+        list(_smaller_pictures(request)),
     )
     for chosen in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)):
         for steps in product(*(kinds[index] for index in chosen)):
@@ -144,7 +143,7 @@ def _others(request: Request, formats: Sequence[CacheCost]) -> Iterator[Request]
             yield other
 
 
-def _windows(request: Request) -> Iterator[Callable[[Request], Request]]:
+def _smaller_windows(request: Request) -> Iterator[Callable[[Request], Request]]:
     """Smaller windows, the largest first, down to one block."""
     stream, base = request.stream, request.stream.positions
     if base.window_frames is None:
@@ -156,11 +155,11 @@ def _windows(request: Request) -> Iterator[Callable[[Request], Request]]:
         yield lambda r, smaller=smaller: replace(r, stream=replace(r.stream, preset=smaller))
 
 
-def _sizes(request: Request) -> Iterator[Callable[[Request], Request]]:
+def _smaller_pictures(request: Request) -> Iterator[Callable[[Request], Request]]:
     """Smaller pictures of about the same shape, the largest first."""
     geometry = request.geometry
     step = geometry.space_stride * geometry.patch
-    for width in range(geometry.width - step, int(SMALLEST_SHARE * geometry.width), -step):
+    for width in range(geometry.width - step, int(MIN_WIDTH_SHARE * geometry.width), -step):
         height = max(step, round(geometry.height * width / geometry.width / step) * step)
         smaller = replace(geometry, width=width, height=height)
         yield lambda r, smaller=smaller: replace(r, stream=replace(r.stream, geometry=smaller))

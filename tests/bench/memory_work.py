@@ -14,7 +14,7 @@ from ...model_patches.arch.wan import WanConfig
 from ...model_patches.attention.positions import PositionPreset, preset
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
-from ...model_patches.plan.cost import CallSizes, forward_work, remember_work
+from ...model_patches.plan.cost import CallSizes, cache_write_work, forward_work
 from .memory_subjects import WAN
 
 BLOCK_FRAMES = 3
@@ -64,4 +64,4 @@ def _block_flops(sizes: Sizes, memory_frames: int) -> int:
     tokens = sizes.geometry.frame_tokens
     attended = (sizes.positions.capacity_frames or 0) + memory_frames
     call = CallSizes(1, BLOCK_FRAMES * tokens, attended * tokens, sizes.text_tokens, torch.bfloat16)
-    return CALLS * forward_work(sizes.model, call).flops + remember_work(sizes.model, call).flops
+    return CALLS * forward_work(sizes.model, call).flops + cache_write_work(sizes.model, call).flops

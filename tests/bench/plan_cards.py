@@ -9,7 +9,7 @@ import torch
 from ...model_patches.arch.mla import MlaModel, MlaSizes
 from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.geometry import Geometry
-from ...model_patches.plan.cards import WEIGHTS, Choice, cache_formats, choices
+from ...model_patches.plan.cards import WEIGHTS, Choice, choices, usable_formats
 from ...model_patches.plan.plan import Request
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.vae.cost import WAN_VAE
@@ -35,9 +35,9 @@ def ways() -> Iterator[tuple[str, Request, Choice]]:
                 stream = StreamConfig(Geometry(width, height), PRESET, dtype=torch.bfloat16)
                 request = Request(model, stream, fps=16, decoder=decoder, piece_latents=piece)
                 with torch.device("meta"):
-                    formats = cache_formats(WanModel(model))
+                    formats = usable_formats(WanModel(model))
                     # VideoMLA has been published for 1.3B alone
-                    formats += cache_formats(MlaModel(model, MlaSizes())) if name == "1.3B" else ()
+                    formats += usable_formats(MlaModel(model, MlaSizes())) if name == "1.3B" else ()
                 for cache in formats:
                     yield from ((name, request, choice) for choice in choices(request, [cache]))
 

@@ -28,11 +28,11 @@ def test_a_past_from_a_file_goes_on_with_latents_on_the_card(card, decoder, dtyp
 
     with card:
         _, past = decoder.decode(card.empty(1, 16, 4, 4, 4))
-        assert past.held.device == card.device
+        assert past.pending.device == card.device
         read = [each.to("cpu", dtype) if isinstance(each, torch.Tensor) else each for each in past.layers]
-        past = VaeBuffers(tuple(read), past.held.cpu())
+        past = VaeBuffers(tuple(read), past.pending.cpu())
         pixels, past = decoder.decode(card.empty(1, 16, 3, 4, 4), past)
-        assert pixels.shape == (16, 32, 32, 3) and past.held is None
+        assert pixels.shape == (16, 32, 32, 3) and past.pending is None
         on_card = {(each.device, each.dtype) for each in past.layers if isinstance(each, torch.Tensor)}
         assert on_card == {(card.device, torch.bfloat16)}
 

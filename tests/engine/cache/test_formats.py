@@ -10,7 +10,7 @@ from rivulet.model_patches.cache.cost import DENSE_COST
 from rivulet.model_patches.cache.formats import FORMATS, find_format, fitting
 from rivulet.model_patches.cache.shapes import CacheShape, Exact
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.plan.cards import cache_formats, on_cards
+from rivulet.model_patches.plan.cards import describe_cards, usable_formats
 from rivulet.model_patches.plan.plan import Request
 from rivulet.model_patches.plan.probe import Device
 from rivulet.model_patches.plan.verdict import judge
@@ -61,7 +61,7 @@ def test_a_model_is_offered_what_it_can_take_and_nothing_larger_than_what_loses_
     assert FORMATS["dense"].why_not(mla) is None and FORMATS["int8"].why_not(mla) is None
     assert "no basis can be calibrated for it" in FORMATS["latent"].why_not(mla)
     assert "is no VideoMLA attention" in FORMATS["mla"].why_not(wan)
-    assert [cost.name for cost in cache_formats(mla)] == ["mla", "mla-int8"]
+    assert [cost.name for cost in usable_formats(mla)] == ["mla", "mla-int8"]
 
 
 def test_a_kind_costs_what_its_format_costs(wan, mla):
@@ -93,10 +93,10 @@ def test_scaled_bytes_keep_their_shares(wan, mla):
 
 def test_a_new_format_is_planned_and_proposed(toy, wan):
     request = Request(WAN, STREAM, fps=16)
-    formats = cache_formats(wan)
+    formats = usable_formats(wan)
     assert [cost.name for cost in formats] == ["dense", "int8", "latent", "toy"]
     card = Device("a card", 1e14, 1e12, free_bytes=10**12)
-    assert "dense cache" in on_cards(request, formats)
+    assert "dense cache" in describe_cards(request, formats)
     whole = judge(request, card, formats)
     assert whole.answer == "fits"
     device_bytes = [int(1.1 * _device_bytes(request, cost)) + 1 for cost in formats]

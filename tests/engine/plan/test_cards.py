@@ -18,10 +18,10 @@ from rivulet.model_patches.plan.cards import (
     Q4,
     WEIGHTS,
     Weights,
-    cache_formats,
     choices,
+    describe_cards,
     free_bytes,
-    on_cards,
+    usable_formats,
 )
 from rivulet.model_patches.plan.plan import Request, plan_stream
 from rivulet.model_patches.plan.verdict import HEADROOM
@@ -73,7 +73,7 @@ def test_the_cache_of_each_way_is_what_the_format_allocates(name):
     )
     plans = (LayerPlan("latent", rank, wide),) * sizes.num_layers
     latent = LatentFormat(Basis((layer,) * sizes.num_layers, plans, group=64))
-    ways = choices(request, cache_formats(model), [Weights(BF16)])
+    ways = choices(request, usable_formats(model), [Weights(BF16)])
     for made, way in zip((DENSE, INT8, latent), ways, strict=True):
         cache = made.empty(model, shape, 12, torch.bfloat16, META)
         assert way.plan.cache_bytes == cache.bytes, made.name
@@ -87,7 +87,7 @@ def test_the_cache_of_each_way_is_what_the_format_allocates(name):
 
 def test_a_way_is_the_plan_of_its_request():
     request = Request(SIZES["14B"], STREAM, fps=16)
-    found = choices(request, cache_formats(on_meta(request.model)))
+    found = choices(request, usable_formats(on_meta(request.model)))
     assert [(way.weights.name, way.cache.name) for way in found[:4]] == [
         ("bf16", "dense"),
         ("bf16", "int8"),
@@ -102,7 +102,7 @@ def test_a_way_is_the_plan_of_its_request():
 
 def test_the_card_is_the_smallest_with_room():
     request = Request(SIZES["1.3B"], STREAM, fps=16)
-    for way in choices(request, cache_formats(on_meta(request.model))):
+    for way in choices(request, usable_formats(on_meta(request.model))):
         needed = HEADROOM * way.plan.device_bytes
         assert way.card is not None and needed <= free_bytes(way.card)
         assert all(needed > free_bytes(size) for size in CARDS if size < way.card)
@@ -112,10 +112,10 @@ def test_the_card_is_the_smallest_with_room():
 
 def test_the_sentence_names_the_way_that_gives_up_least():
     large = Request(SIZES["14B"], replace(STREAM, geometry=Geometry(1280, 720)), fps=16, piece_latents=2)
-    assert on_cards(large, cache_formats(on_meta(large.model))) == (
+    assert describe_cards(large, usable_formats(on_meta(large.model))) == (
         "By card, computed: 12 GB: no; 16 GB: no; 24 GB: no; 32 GB: latent cache, bf16 offloaded weights."
     )
-    small = on_cards(Request(SIZES["1.3B"], STREAM, fps=16), cache_formats(on_meta(SIZES["1.3B"])))
+    small = describe_cards(Request(SIZES["1.3B"], STREAM, fps=16), usable_formats(on_meta(SIZES["1.3B"])))
     assert "32 GB: dense cache, bf16 weights" in small
 
 

@@ -30,7 +30,7 @@ WAN_1_3B = WanConfig(dim=1536, ffn_dim=8960, num_layers=30)
 WAN_14B = WanConfig(dim=5120, ffn_dim=13824, num_layers=40)
 POCKET = preset("pocket")
 TEXT_TOKENS = 7
-CALLS = [(forward, cost.forward_work), (remember, cost.remember_work)]
+CALLS = [(forward, cost.forward_work), (remember, cost.cache_write_work)]
 
 
 def products(q_BLND, k_BLND, v_BLND):
@@ -99,7 +99,7 @@ def test_the_flops_of_a_block_and_of_the_text_are_those_that_torch_counts():
         step(caller, state)
     steps = len(config.sigmas)
     expected = cost.embed_time_work(SMALL, steps + 1) + cost.forward_work(SMALL, call) * steps
-    assert counted.get_total_flops() == (expected + cost.remember_work(SMALL, call)).flops
+    assert counted.get_total_flops() == (expected + cost.cache_write_work(SMALL, call)).flops
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -11,9 +11,9 @@ from rivulet.model_patches.plan.plan import Request, plan_stream
 from rivulet.model_patches.plan.probe import Device
 from rivulet.model_patches.plan.verdict import (
     FITS,
-    FITS_IF,
+    FITS_WITH,
     HEADROOM,
-    NOT,
+    NO_FIT,
     changes,
     judge,
     short,
@@ -43,7 +43,7 @@ def card(share):
 def test_it_fits_to_the_byte():
     exact = replace(CARD, free_bytes=int(NEEDED) + 1)
     assert judge(WAN, exact).answer == FITS
-    assert judge(WAN, replace(exact, free_bytes=int(NEEDED) - 1)).answer == FITS_IF
+    assert judge(WAN, replace(exact, free_bytes=int(NEEDED) - 1)).answer == FITS_WITH
 
 
 def test_what_is_not_known_is_not_judged():
@@ -67,7 +67,7 @@ def test_a_fitting_plan_is_told_in_a_users_units():
 def test_another_cache_format_is_proposed_first():
     assert judge(WAN, card(0.98)).proposal.stream.positions.window_frames == 5
     found = judge(WAN, card(0.98), [EIGHTH])
-    assert found.answer == FITS_IF and found.proposal == replace(WAN, cache=EIGHTH)
+    assert found.answer == FITS_WITH and found.proposal == replace(WAN, cache=EIGHTH)
     assert "It fits with the cache format eighth instead of dense. " in found.text
     assert found.text.startswith("Graphics memory: needs ") and "GB free on a card." in found.text
 
@@ -106,7 +106,7 @@ def test_two_changes_are_proposed_where_one_is_not_enough():
 
 def test_what_cannot_fit_is_said():
     found = judge(WAN, card(0.1), [EIGHTH])
-    assert (found.answer, found.proposal) == (NOT, None)
+    assert (found.answer, found.proposal) == (NO_FIT, None)
     assert "take a smaller model or a device with more memory" in found.text
 
 
@@ -114,7 +114,7 @@ def test_a_full_disk_shortens_the_stream():
     request = replace(WAN, seconds=7200.0)
     device = replace(CARD, free_disk_bytes=9 * 10**9)
     found = judge(request, device)
-    assert found.answer == FITS_IF and "Disk space: needs" in found.text and "a length of" in found.text
+    assert found.answer == FITS_WITH and "Disk space: needs" in found.text and "a length of" in found.text
     assert shortages(found.proposal, plan_stream(found.proposal), device) == []
     longer = replace(found.proposal, seconds=found.proposal.seconds + 2)
     assert shortages(longer, plan_stream(longer), device)
