@@ -129,9 +129,10 @@ def recache(caller: Caller, state: StreamState) -> StreamState:
     """The state whose frames beside the sink are remembered as the present prompt shows them.
 
     The state as it is where no switch asked for that. They run once more at timestep 0 as one long block; the
-    sink stays as it is. The memory begins anew with these frames and is not shown to them; where ids count on
-    it goes on, and they see what the newest block began with (Echo-Infinity, its released code:
-    `memory_recache`, `relative_rope`).
+    sink stays as it is: what leaves the window left it before, and a sink that takes such frames in has them.
+    The memory begins anew with these frames and is not shown to them; where ids count on it goes on, and they
+    see what the newest block began with (Echo-Infinity, its released code: `memory_recache`,
+    `relative_rope`).
     """
     if not state.must_recache:
         return state
@@ -145,7 +146,8 @@ def recache(caller: Caller, state: StreamState) -> StreamState:
     whole = draft.commit(call.kept + call.own)
     renewed = state.policy.recached(state.memory, whole, call.own, caller.attention)
     after = _evict(caller, replace(state, memory=renewed), whole)
-    return replace(after, must_recache=False)
+    # unfolded: a fold written by the next block would spend `state`, from which a step may have to begin again
+    return replace(after, cache=whole.only(after.cache.frames), must_recache=False)
 
 
 def rollout(

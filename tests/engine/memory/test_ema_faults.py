@@ -17,7 +17,8 @@ from rivulet.model_patches.cache.shapes import Exact
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import evict
 from rivulet.model_patches.stream.model_caller import ModelCaller
-from rivulet.model_patches.stream.step import init, step
+from rivulet.model_patches.stream.step import init, recache, step
+from rivulet.model_patches.stream.switch import switch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..conftest import SIZES
@@ -219,3 +220,35 @@ def test_a_cut_forgets_what_the_sink_was_to_take_in(begin):
     new = replace(start(0), block=4)
     for (latents, kept), (wanted, held) in zip(stream(model, fresh, 3), stream(model, new, 3), strict=True):
         assert torch.equal(latents, wanted) and same(kept, held)
+
+
+def test_a_fault_in_a_block_that_recaches_leaves_the_state_before(begin, make_text):
+    """At every 17th operation of the recache and of the block behind it."""
+    model, start = begin
+    caller = ModelCaller(model)
+
+    def switched():
+        return switch(caller, start(4), (make_text(2),), "recache")
+
+    expected = stream(model, switched(), 2)
+    state, at = switched(), 0
+    before = frozen(state)
+    while failing(at, lambda: step(caller, state)):
+        assert same(frozen(state), before), at
+        at += 17
+    assert at > 300
+    for (latents, held), (again, holds) in zip(expected, stream(model, state, 2), strict=True):
+        assert torch.equal(latents, again) and same(held, holds)
+
+
+def test_a_recache_takes_no_frame_in_a_second_time(begin, make_text):
+    model, start = begin
+    state = switch(ModelCaller(model), start(4), (make_text(2),), "recache")
+    sink = state.cache.frames
+    after = recache(ModelCaller(model), state)
+    assert sink == (0, 1, 2) and len(after.cache.frames) > 3
+    for layer in range(LAYERS):
+        for was, holds in zip(
+            state.cache.keys_values(layer, sink), after.cache.keys_values(layer, sink), strict=True
+        ):
+            assert torch.equal(was, holds)
