@@ -20,7 +20,7 @@ class HostWeights:
     """Fingerprints of a model's weights; the layers can be asked only where the host has loaded them."""
 
     adapted: bool  # the host has put adapters (LoRA) on the model
-    fingerprint: Fingerprint | None = None  # as the host runs them, after the first call
+    fingerprint: Fingerprint | None = None  # as the host runs them; before the first call, the take's
     checked: bool = False
     _expected: tuple[Fingerprint, str] | None = None
     _format: CacheFormat | None = None  # that was checked last
@@ -28,6 +28,7 @@ class HostWeights:
     def expect(self, made_with: Fingerprint, source: str) -> None:
         """Has the next call compare the weights with those that made the file `source`."""
         self._expected, self.checked = (made_with, source), False
+        self.fingerprint = made_with  # of a stream that is saved before its first call
 
     def check(self, tree: HostTree, channels: int, like: Tensor, format: CacheFormat) -> None:
         """Refuses another checkpoint than the format's or the take's, once for each of them.
@@ -39,7 +40,7 @@ class HostWeights:
         weights_LKR = sketch(tree, channels, like.dtype, like.device)
         if said := format.check_weights(weights_LKR, channels, self.adapted):
             log.warning("Rivulet: %s", said)
-        self.fingerprint = fingerprint(tree, like.shape[1], like.dtype, like.device)
+        present = fingerprint(tree, like.shape[1], like.dtype, like.device)
         if self._expected is not None:
-            refuse_other_weights(self._expected[0], self.fingerprint, self._expected[1])
-        self.checked, self._format = True, format
+            refuse_other_weights(self._expected[0], present, self._expected[1])
+        self.fingerprint, self.checked, self._format = present, True, format

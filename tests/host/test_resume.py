@@ -200,6 +200,17 @@ def test_other_weights_are_refused(making, load):
     making("same again", kept=path)
 
 
+def test_weights_that_were_refused_are_refused_in_what_that_run_left_too(making, load, tmp_path):
+    """It cut before its first call, and so left a snapshot of its own."""
+    _, _, path = making("first", before=stopping_at(2))
+    cut = {2: Prompt(1, "other", "cut")}
+    with moved(load("plain"), 3.0):
+        for name in ("second", "third"):
+            with pytest.raises(ValueError, match="differ"):
+                making(name, cut, kept=path)
+            path = tmp_path / f"{name}.snapshot.safetensors"
+
+
 def test_a_truncated_snapshot_is_refused(making):
     _, _, path = making("first", before=stopping_at(1))
     path.write_bytes(path.read_bytes()[:-100])
