@@ -59,6 +59,7 @@ class FrameLedger:
             # the last picture that is not shown, or else the first, is the given one as the VAE has it
             missing, ending = missing_detail(ending, pixels_FHWC[max(0, skipped - 1)]), None
         pixels_FHWC = pixels_FHWC[skipped:]
+        count = len(pixels_FHWC)
         if self.limit is not None:
             pixels_FHWC = pixels_FHWC[: max(0, self.limit - self.written)]
         if missing is not None:
@@ -67,6 +68,7 @@ class FrameLedger:
         fades = written < FADE_FRAMES
         after = replace(
             self,
+            scene=self.scene - (count - len(pixels_FHWC)),  # what a limit cuts off is no part of the video
             written=written,
             skip=self.skip - skipped,
             ending_HWC=ending,

@@ -254,9 +254,9 @@ class _Loop:
         return pixels_FHWC, ledger
 
     def _limit(self, followed: Followed | None) -> FrameLedger:
-        """The ledger of a video that ends where the one it follows does."""
-        ledger = self.state.ledger
-        return ledger if followed is None else replace(ledger, limit=self.next_frame + followed.pictures)
+        """The ledger of a video that ends where the one it follows does; of the prompt alone it has no end."""
+        limit = None if followed is None else self.next_frame + followed.pictures
+        return replace(self.state.ledger, limit=limit)
 
     def _planned(self, last: int | None, pictures: int | None) -> int | None:
         """Blocks of the file in the end."""

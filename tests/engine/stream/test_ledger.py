@@ -57,7 +57,8 @@ def test_a_limit_is_of_the_whole_video():
     _, ledger = shown(FrameLedger(), 0, 9)
     numbers, ledger = shown(replace(ledger, limit=12), 9, 12)
     assert numbers == [9, 10, 11] and ledger.written == 12
-    assert shown(ledger, 21, 4) == ([], ledger)
+    assert ledger.next_frame(GEOMETRY, 6) == 12
+    assert shown(ledger, 21, 4) == ([], replace(ledger, scene=-13))
 
 
 def test_a_cut_begins_where_the_pictures_end():

@@ -323,3 +323,24 @@ def test_a_followed_block_is_marked_and_one_of_the_prompt_alone_is_not(wan, vae,
     assert after.followed and after.ledger.limit is None
     _, again = collected(wan, vae, after, blocks=1)
     assert not again.followed
+
+
+@pytest.mark.parametrize("made", [1, 2, 3])
+def test_a_take_that_was_interrupted_while_it_followed_goes_on_by_its_prompt(wan, vae, start, made):
+    """The last of its blocks has two pictures of the video it follows, which end it no more."""
+    kept, writer = [], Collected()
+
+    class Interrupting(Unwatched):
+        def goes_on(self):
+            if len(kept) == made:
+                raise KeyboardInterrupt
+            return True
+
+    follow = Follow(Pictures(pictures(23)), encoder_of(vae), start().config, 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        state, viewers = start(), Interrupting()
+        run(wan, VaeDecoder(vae), state, [writer], follow=follow, keep=kept.append, viewers=viewers)
+    assert len(writer.frames) == (9, 21, 23)[made - 1]
+    frames, after = collected(wan, vae, kept[-1], blocks=2)
+    assert len(frames) == 24 and after.ledger.written == len(writer.frames) + 24
+    assert after.ledger.next_frame(GEOMETRY, after.start_frame) == after.ledger.written
