@@ -254,7 +254,7 @@ class _Loop:
         return pixels_FHWC, ledger
 
     def _limit(self, followed: Followed | None) -> FrameLedger:
-        """The ledger of a video that ends where the one it follows does; of the prompt alone it has no end."""
+        """The ledger of a video that ends where the one it follows does, if it follows one."""
         limit = None if followed is None else self.next_frame + followed.pictures
         return replace(self.state.ledger, limit=limit)
 

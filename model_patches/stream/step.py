@@ -146,7 +146,7 @@ def recache(caller: Caller, state: StreamState) -> StreamState:
     whole = draft.commit(call.kept + call.own)
     renewed = state.policy.recached(state.memory, whole, call.own, caller.attention)
     after = _evict(caller, replace(state, memory=renewed), whole)
-    # unfolded: a fold written by the next block would spend `state`, from which a step may have to begin again
+    # unfolded: a fold that the next block writes would spend `state`, which a step may begin again from
     return replace(after, cache=whole.only(after.cache.frames), must_recache=False)
 
 
