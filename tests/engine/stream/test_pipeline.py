@@ -331,7 +331,7 @@ def test_a_take_that_was_interrupted_while_it_followed_goes_on_by_its_prompt(wan
     kept, writer = [], Collected()
 
     class Interrupting(Unwatched):
-        def goes_on(self):
+        def should_continue(self):
             if len(kept) == made:
                 raise KeyboardInterrupt
             return True
