@@ -330,9 +330,9 @@ class WanVAE(nn.Module):
                 f"{TIME_STRIDE}; buffer frames until their group is full."
             )
         tape = Tape(past)
-        return self.normalized(self.conv1(self.encoder(pixels_BCFHW, tape))), tape.buffers()
+        return self.normalize(self.conv1(self.encoder(pixels_BCFHW, tape))), tape.buffers()
 
-    def normalized(self, moments_BCTHW: Tensor) -> Tensor:
+    def normalize(self, moments_BCTHW: Tensor) -> Tensor:
         """The mean of the encoder's moments [B, 32, T, h, w] in the diffusion model's units."""
         return in_model_units(moments_BCTHW[:, : self.latent_channels])
 
@@ -344,9 +344,9 @@ class WanVAE(nn.Module):
         if not latents_BCTHW.shape[2]:
             raise ValueError("WanVAE.decode: got 0 latent frames, needs 1 or more.")
         tape = Tape(past)
-        return self.decoder(self.conv2(self.raw(latents_BCTHW)), tape), tape.buffers()
+        return self.decoder(self.conv2(self.denormalize(latents_BCTHW)), tape), tape.buffers()
 
-    def raw(self, latents_BCTHW: Tensor) -> Tensor:
+    def denormalize(self, latents_BCTHW: Tensor) -> Tensor:
         """Latents in the VAE's own units, from the diffusion model's."""
         return in_vae_units(latents_BCTHW)
 

@@ -29,14 +29,14 @@ def encode_frame(vae: WanVAE, pixels_BCHW: Tensor, first: bool) -> Tensor:
     """
     encoder = vae.encoder
     layers = (encoder.conv1, *encoder.downsamples, *encoder.middle, *encoder.head, vae.conv1)
-    return vae.normalized(_run(layers, pixels_BCHW[:, :, None], first))
+    return vae.normalize(_run(layers, pixels_BCHW[:, :, None], first))
 
 
 def decode_first_frame(vae: WanVAE, latents_BCHW: Tensor) -> Tensor:
     """Pixels [B, 3, 1, 8H, 8W] of latents [B, 16, 1, H, W], each as the first of a stream."""
     decoder = vae.decoder
     layers = (decoder.conv1, *decoder.middle, *decoder.upsamples, *decoder.head)
-    return _run(layers, vae.conv2(vae.raw(latents_BCHW)), first=True)
+    return _run(layers, vae.conv2(vae.denormalize(latents_BCHW)), first=True)
 
 
 def _run(layers: Iterable[nn.Module], x: Tensor, first: bool) -> Tensor:
