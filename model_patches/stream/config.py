@@ -61,13 +61,13 @@ class StreamConfig:
         """Whether every call is made for a negative text too."""
         return self.cfg != 1
 
-    def levels(self, start_frame: int, given: bool = False) -> tuple[float, ...]:
+    def levels(self, start_frame: int, has_latents: bool = False) -> tuple[float, ...]:
         """Noise levels of the block at this latent frame of its scene, one per call.
 
         Nothing is before a scene's first block: it makes up the picture, where later ones go on with it.
-        given: it begins with given latents, which are a picture already.
+        has_latents: it begins with latents that are there, which are a picture already.
         """
-        return self.sigmas if start_frame or given else self.first_sigmas or self.sigmas
+        return self.sigmas if start_frame or has_latents else self.first_sigmas or self.sigmas
 
     @property
     def tail_frames(self) -> int:
@@ -81,11 +81,11 @@ class StreamConfig:
 
 
 def _falling(name: str, levels: Sequence[float], least: int) -> tuple[float, ...]:
-    found = tuple(float(level) for level in levels)
-    falls = all(above > below for above, below in pairwise((math.nextafter(1, 2), *found, 0.0)))
-    if len(found) < least or not falls:
+    falling = tuple(float(level) for level in levels)
+    falls = all(above > below for above, below in pairwise((math.nextafter(1, 2), *falling, 0.0)))
+    if len(falling) < least or not falls:
         raise ValueError(
-            f"StreamConfig: {name} must fall from at most 1 and stay above 0, got {found}; "
+            f"StreamConfig: {name} must fall from at most 1 and stay above 0, got {falling}; "
             f"schedule.sigmas() gives the published four."
         )
-    return found
+    return falling

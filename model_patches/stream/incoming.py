@@ -61,7 +61,7 @@ class VideoFile:
         self.fps = check_fps(fps)
         self._window = {"start_seconds": start_seconds, "seconds": seconds}
         self._decoder: Decoder | None = None
-        self.given = 0  # pictures
+        self.read_frames = 0  # pictures
 
     def __enter__(self) -> VideoFile:
         if not self.path.is_file():
@@ -83,22 +83,22 @@ class VideoFile:
         while len(found) < count and self._decoder is not None:
             picture = self._decoder.read()
             if picture is None:
-                self._end(self.given + len(found))
+                self._end(self.read_frames + len(found))
             else:
                 found.append(torch.from_numpy(picture))
-        self.given += len(found)
+        self.read_frames += len(found)
         return torch.stack(found) if found else torch.empty(0, 0, 0, 3, dtype=torch.uint8)
 
-    def _end(self, given: int) -> None:
+    def _end(self, frames: int) -> None:
         assert self._decoder is not None
         (code, words), self._decoder = self._decoder.close(), None
-        if not given:
+        if not frames:
             raise ValueError(
                 f"Video reader: {self.name} gives no picture{f' ({words})' if words else ''}; give a video "
                 f"file that plays, and a start before its end."
             )
         if code or words:
-            log.warning("Video reader: %s ends after %d pictures: %s", self.name, given, words or code)
+            log.warning("Video reader: %s ends after %d pictures: %s", self.name, frames, words or code)
 
 
 class Pictures:

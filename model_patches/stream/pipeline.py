@@ -153,7 +153,7 @@ def run(
         for writer in writers:
             open_writers.enter_context(writer)
         if begin is not None:
-            loop.begin(begin)
+            loop.prefill(begin)
         while not loop.is_over(last, pictures) and viewers.should_continue():
             if not loop.make_block(follow, last, pictures):
                 break
@@ -200,11 +200,11 @@ class _Loop:
             pictures is not None and self.next_frame >= pictures
         )
 
-    def begin(self, given: Prefill) -> None:
+    def prefill(self, start: Prefill) -> None:
         """Remembers latents that are there, and shows their pictures."""
-        state = prefill(self.caller, self.state, given.latents_BCTHW)
-        ledger = state.ledger.prefill(given.latents_BCTHW.shape[2], given.hidden, given.ending_HWC)
-        self.state, _ = self._show(replace(state, ledger=ledger), given.latents_BCTHW)
+        state = prefill(self.caller, self.state, start.latents_BCTHW)
+        ledger = state.ledger.prefill(start.latents_BCTHW.shape[2], start.hidden, start.ending_HWC)
+        self.state, _ = self._show(replace(state, ledger=ledger), start.latents_BCTHW)
 
     def make_block(self, follow: Follow | None, last: int | None, pictures: int | None) -> bool:
         """One more block, unless the video that is followed has ended."""

@@ -26,7 +26,7 @@ from .caller import Caller
 from .config import StreamConfig
 from .ledger import FrameLedger
 from .state import Blend, StreamState
-from .state_file import config_of, header_of, plain, read, write
+from .state_file import config_from_json, config_to_json, read, read_metadata, write
 from .step import reserve
 
 KIND, VERSION = "rivulet stream", 2
@@ -71,7 +71,7 @@ def save(caller: Caller, state: StreamState, path: str | Path) -> None:
     about = {
         "block": state.block,
         "start_frame": state.start_frame,
-        "config": plain(state.config),
+        "config": config_to_json(state.config),
         "shape": asdict(state.cache.shape),
         "weights": weights and {kind: written(numbers) for kind, numbers in weights.items()},
         "table": state.cache.table,
@@ -107,7 +107,7 @@ def load(
     # what is a view of the file may lie at any address, by which products on a CPU are rounded; a cache is
     # copied into its slots
     tensors = {name: t if name.startswith("cache.") else t.clone() for name, t in tensors.items()}
-    saved = config_of(about["config"])
+    saved = config_from_json(about["config"])
     config = saved if config is None else config
     shape = CacheShape(**about["shape"])
     _refuse_other_contract(path, _contract(saved, cache=about["cache"], memory=about["memory"]),
@@ -124,10 +124,10 @@ def load(
         name: {key: tensor.to(caller.device) for key, tensor in _under(name, tensors).items()}
         for name in ("cache", "memory")
     }
-    kept = cache.restored(caller.tree, shape, table, parts["cache"], config.dtype, caller.device)
+    frames = cache.restored(caller.tree, shape, table, parts["cache"], config.dtype, caller.device)
     blend = about["blend"] and Blend(caller.load(_under("blend", tensors)), *about["blend"])
     return StreamState(
-        config, cache, memory, about["block"], about["start_frame"], kept, memory.restored(parts["memory"]),
+        config, cache, memory, about["block"], about["start_frame"], frames, memory.restored(parts["memory"]),
         prompt, tensors["tail"].to(caller.device), blend, about["must_recache"],
         from_tensors(_under("past", tensors)), replace(_ledger(about), **_under("ledger", tensors)),
         about["text"], about["followed"], about["steered"],
@@ -136,7 +136,7 @@ def load(
 
 def read_header(path: Path) -> Header:
     """What the snapshot says of itself; ValueError for another kind of file, or another release's."""
-    return _header(header_of(path, KIND, VERSION))
+    return _header(read_metadata(path, KIND, VERSION))
 
 
 def read_ending(path: Path) -> tuple[Header, Tensor]:
@@ -147,7 +147,7 @@ def read_ending(path: Path) -> tuple[Header, Tensor]:
 
 def _header(about: Mapping[str, Any]) -> Header:
     counts = about["block"], about["start_frame"], _ledger(about), about["text"], about["followed"]
-    return Header(config_of(about["config"]), *counts)
+    return Header(config_from_json(about["config"]), *counts)
 
 
 def _ledger(about: Mapping[str, Any]) -> FrameLedger:
@@ -161,7 +161,7 @@ def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _contract(config: StreamConfig, **specs: Mapping[str, object]) -> dict[str, Any]:
     """What must be the same when a stream goes on, as JSON has it."""
-    same = {name: value for name, value in plain(config).items() if name not in MAY_DIFFER}
+    same = {name: value for name, value in config_to_json(config).items() if name not in MAY_DIFFER}
     return json.loads(json.dumps({**same, **{name: dict(spec) for name, spec in specs.items()}}))
 
 

@@ -22,8 +22,8 @@ def write(
     path: Path, kind: str, version: int, about: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
     """Write tensors and what JSON can say about them; under its name only when it is whole and on disk."""
-    told = {"kind": kind, "version": version, **about}
-    write_whole("save", path, tensors, told, "the stream")
+    metadata = {"kind": kind, "version": version, **about}
+    write_whole("save", path, tensors, metadata, "the stream")
 
 
 def read(
@@ -38,7 +38,7 @@ def read(
         return about, {name: file.get_tensor(name) for name in only or shapes_in(file)}
 
 
-def header_of(path: Path, kind: str, version: int) -> dict[str, Any]:
+def read_metadata(path: Path, kind: str, version: int) -> dict[str, Any]:
     """What `read` gives first, without reading a tensor."""
     with _opened(path) as file:
         return _about(path, file, kind, version)
@@ -59,20 +59,20 @@ def _about(path: Path, file: Any, kind: str, version: int) -> dict[str, Any]:
     return about
 
 
-def plain(config: StreamConfig) -> dict[str, Any]:
-    """The contract as JSON can say it."""
+def config_to_json(config: StreamConfig) -> dict[str, Any]:
+    """The contract in types that JSON has."""
     return asdict(config) | {"dtype": str(config.dtype).removeprefix("torch.")}
 
 
-def config_of(told: Mapping[str, Any]) -> StreamConfig:
-    """The contract that `plain` told."""
+def config_from_json(fields: Mapping[str, Any]) -> StreamConfig:
+    """The contract that `config_to_json` gave."""
     return StreamConfig(
         **{
-            **told,
-            "geometry": Geometry(**told["geometry"]),
-            "preset": PositionPreset(**told["preset"]),
-            "sigmas": tuple(told["sigmas"]),
-            "first_sigmas": tuple(told.get("first_sigmas", ())),
-            "dtype": getattr(torch, told["dtype"]),
+            **fields,
+            "geometry": Geometry(**fields["geometry"]),
+            "preset": PositionPreset(**fields["preset"]),
+            "sigmas": tuple(fields["sigmas"]),
+            "first_sigmas": tuple(fields.get("first_sigmas", ())),
+            "dtype": getattr(torch, fields["dtype"]),
         }
     )

@@ -31,7 +31,7 @@ def test_every_picture_comes_once_and_in_order(film, cuts):
     with VideoFile(film, fps=16) as video:
         taken = [video.take(count) for count in cuts]
         assert numbers(torch.cat([part for part in taken if len(part)])) == list(range(45))
-        assert len(video.take(5)) == 0 and video.given == 45
+        assert len(video.take(5)) == 0 and video.read_frames == 45
     assert all(len(part) == count for part, count in zip(taken[:-1], cuts[:-1], strict=True) if count < 45)
 
 
