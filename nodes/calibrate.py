@@ -24,7 +24,7 @@ from ..model_patches.stream.config import StreamConfig
 from ..model_patches.stream.step import init, rollout
 from .host.caller import HostCaller, HostPrompt
 from .host.inputs import height_input, width_input
-from .host.recipe import block_input, cfg_input, configured, preset_input
+from .host.recipe import block_input, cfg_input, preset_input, stream_config
 from .small_cache import FOLDER, SUFFIX, BasisType
 
 SHARES = 1000  # steps of the progress bar
@@ -133,16 +133,16 @@ class RivuletCalibrate(io.ComfyNode):
         seed: int,
     ) -> io.NodeOutput:
         """Returns the basis, written to models/rivulet, and what was measured."""
-        config = configured(model, width, height, preset, num_frame_per_block, cfg, seed=seed)
+        config = stream_config(model, width, height, preset, num_frame_per_block, cfg, seed=seed)
         goal = goal_of(bytes_per_token, error_percent, model.get_model_object("diffusion_model").dim)
         lines = list(dict.fromkeys(line.strip() for line in prompts.splitlines() if line.strip()))
         split(lines)
         if refusal := why_not(config.positions, config.block_frames, blocks * config.block_frames):
             raise ValueError(refusal)
         path = free_path(name)
-        watched = Watched(model, clip, lines, config, blocks)
-        made = watched.calibrate()
-        basis = made.basis(made.choose(goal), {"checkpoint": path.stem, **watched.about()})
+        streams = CalibrationRun(model, clip, lines, config, blocks)
+        calibration = streams.calibrate()
+        basis = calibration.basis(calibration.choose(goal), {"checkpoint": path.stem, **streams.about()})
         path.parent.mkdir(parents=True, exist_ok=True)
         save_basis(basis, path)
         text = report(basis, config, path)
@@ -150,7 +150,7 @@ class RivuletCalibrate(io.ComfyNode):
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class CalibrationRun:
     """A MODEL of the host, and the streams it is watched in."""
 
     model: Any
@@ -161,8 +161,8 @@ class Watched:
 
     def calibrate(self) -> Calibration:
         """Run the streams, with progress; an interruption ends it within a call of the model."""
-        texts = [self._encoded(prompt) for prompt in self.prompts]
-        negative = self._encoded("") if self.config.guided else []
+        texts = [self._encode(prompt) for prompt in self.prompts]
+        negative = self._encode("") if self.config.guided else []
         bar = comfy.utils.ProgressBar(SHARES)
 
         def streams(recording: CacheFormat, index: int) -> Iterator[None]:
@@ -172,28 +172,30 @@ class Watched:
             for _ in rollout(caller, state, self.blocks):
                 yield
 
-        def tell(what: str, share: float) -> None:
+        def progress(what: str, share: float) -> None:
             management.throw_exception_if_processing_interrupted()
             bar.update_absolute(round(SHARES * share), SHARES)
 
         device = summing_device(self.model)
-        return calibrate(streams, self.prompts, self.weights, blocks=self.blocks, device=device, report=tell)
+        return calibrate(
+            streams, self.prompts, self.weights, blocks=self.blocks, device=device, report=progress
+        )
 
     def weights(self, layer: int) -> LayerWeights:
         """Of one layer, as the host runs it."""
-        dit = self._loaded()
+        dit = self._load()
         return layer_weights(dit.blocks[layer], dit.dim, self.config.dtype, self.model.load_device)
 
     def about(self) -> dict[str, object]:
         """What tells these weights from others."""
-        dit = self._loaded()
+        dit = self._load()
         return about_model(dit, dit.dim, self.config.dtype, self.model.load_device)
 
-    def _loaded(self) -> Any:
+    def _load(self) -> Any:
         management.load_models_gpu([self.model])
         return self.model.get_model_object("diffusion_model")
 
-    def _encoded(self, prompt: str) -> Any:
+    def _encode(self, prompt: str) -> Any:
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
 
 
@@ -201,8 +203,8 @@ def summing_device(model: Any) -> torch.device:
     """Where sums are kept: on the model's card if it knows float64 and has room to spare, else in RAM."""
     device, dit = model.load_device, model.get_model_object("diffusion_model")
     needed = 16 * dit.dim * dit.dim * len(dit.blocks)  # sums and bases
-    roomy = device.type == "cuda" and management.get_free_memory(device) > ROOM * needed
-    return device if roomy else torch.device("cpu")
+    has_room = device.type == "cuda" and management.get_free_memory(device) > ROOM * needed
+    return device if has_room else torch.device("cpu")
 
 
 def goal_of(bytes_per_token: int, error_percent: float, channels: int) -> Goal:

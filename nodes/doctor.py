@@ -68,11 +68,11 @@ class RivuletDoctor(io.ComfyNode):
 
 def findings(model: Any = None, vae: Any = None) -> dict[str, str]:
     """What was found, under the names a user reads."""
-    absent = lacking()
-    found = {
-        "Rivulet": own_version(),
+    missing = lacking()
+    report = {
+        "Rivulet": pack_version(),
         "ComfyUI": f"{version()} (needs {OLDEST}, tested with {TESTED})",
-        "In ComfyUI": f"LACKS {', '.join(absent)}" if absent else "all that a stream relies on",
+        "In ComfyUI": f"LACKS {', '.join(missing)}" if missing else "all that a stream relies on",
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "torch": torch.__version__,
         "Device": device(),
@@ -81,12 +81,12 @@ def findings(model: Any = None, vae: Any = None) -> dict[str, str]:
         "ffmpeg": ffmpeg(),
         "Tested": TESTED_WITH,
     }
-    if not absent:
-        found |= fitness(model, vae)
-    return found
+    if not missing:
+        report |= fitness(model, vae)
+    return report
 
 
-def own_version() -> str:
+def pack_version() -> str:
     """The pack's version, as its pyproject.toml says."""
     project = Path(__file__).resolve().parent.parent / "pyproject.toml"
     match = re.search(r'^version = "(.+)"$', project.read_text(encoding="utf-8"), re.MULTILINE)
@@ -104,26 +104,27 @@ def attention(model: Any = None) -> str:
     """The function that ComfyUI chose, or the MODEL's own choice before it."""
     from comfy.ldm.modules.attention import optimized_attention
 
-    usual = f"{optimized_attention.__name__}, as ComfyUI chose at start"
+    default = f"{optimized_attention.__name__}, as ComfyUI chose at start"
     options = {} if model is None else model.model_options.get("transformer_options", {})
     if "optimized_attention_override" not in options:
-        return usual
-    return f"the override that the model carries, over {usual}"
+        return default
+    return f"the override that the model carries, over {default}"
 
 
 def triton() -> str:
     """Which Triton kernels run in streams here, or why none does, and the version of Triton."""
-    where = management.get_torch_device()
+    where, installed = management.get_torch_device(), _triton_version()
     if where.type == "cpu":
-        return f"no kernel in use, torch does it all: models run on the CPU, kernels on a GPU; {_installed()}"
+        return f"no kernel in use, torch does it all: models run on the CPU, kernels on a GPU; {installed}"
     support = triton_support(where)
     if not support.triton:
-        return f"no kernel in use, torch does it all: {support.why.rstrip('.')}; {_installed()}"
-    every, half = (", ".join(f"{op} ({of})" for op, of in ops.items()) for ops in (KERNELS, HALF_KERNELS))
-    return f"kernels in use on {where}: {every}; unless the model computes in float32, {half}; {_installed()}"
+        return f"no kernel in use, torch does it all: {support.why.rstrip('.')}; {installed}"
+    tables = KERNELS, HALF_KERNELS
+    every, half = (", ".join(f"{op} ({caches})" for op, caches in ops.items()) for ops in tables)
+    return f"kernels in use on {where}: {every}; unless the model computes in float32, {half}; {installed}"
 
 
-def _installed() -> str:
+def _triton_version() -> str:
     for name in ("triton", "triton-windows"):
         try:
             return f"{name} {metadata.version(name)} is installed"
@@ -138,10 +139,10 @@ def ffmpeg() -> str:
         program = find_ffmpeg()
     except RuntimeError as why:
         return f"MISSING: {why}"
-    said = subprocess.run(
+    output = subprocess.run(
         [program, "-version"], capture_output=True, text=True, errors="replace", check=False
     )
-    words = said.stdout.split()
+    words = output.stdout.split()
     return f"{words[2] if len(words) > 2 else 'version unknown'} with libx264, {program}"
 
 
@@ -151,34 +152,34 @@ def fitness(model: Any, vae: Any) -> dict[str, str]:
     from .host.file import report_of
     from .host.tree import why_not
 
-    found = {}
+    report = {}
     if model is not None:
         dit = model.get_model_object("diffusion_model")
         refusal = why_not(dit)
-        found["Model"] = refusal or f"{type(dit).__name__}, can be streamed"
+        report["Model"] = refusal or f"{type(dit).__name__}, can be streamed"
         if refusal is None:
-            found |= choices(model, dit)
+            report |= choices(model, dit)
         if file := report_of(model):
-            found["Model's file"] = file
+            report["Model's file"] = file
     if vae is not None:
-        found["VAE"] = why_not_vae(vae) or "can be streamed"
-    return found
+        report["VAE"] = why_not_vae(vae) or "can be streamed"
+    return report
 
 
 def choices(model: Any, dit: Any) -> dict[str, str]:
     """What Small Cache and Evolving Memory have for this model, and what they have not."""
-    from .host.recipe import of
+    from .host.recipe import recipe_of
 
-    memory = of(model).taught
+    memory = recipe_of(model).taught
     caches = [(kind, kind.source is not None, kind.why_not(dit) is None) for kind in FORMATS.values()]
     memories = [(kind, bool(kind.files), kind.why_not(dit, memory) is None) for kind in POLICIES.values()]
-    return {"Small Cache": _listed(caches), "Evolving Memory": _listed(memories)}
+    return {"Small Cache": _list_kinds(caches), "Evolving Memory": _list_kinds(memories)}
 
 
-def _listed(kinds: Sequence[tuple[CacheKind | MemoryKind, bool, bool]]) -> str:
+def _list_kinds(kinds: Sequence[tuple[CacheKind | MemoryKind, bool, bool]]) -> str:
     """Kinds in a line, each with whether it is built from a file and whether it goes with the model."""
-    told = []
+    names = []
     for kind, has_file, fits in kinds:
         needs = "" if not kind.needs or has_file is not fits else f" (needs {kind.needs})"
-        told.append(f"{kind.name}{needs}" if fits else f"not {kind.name}{needs}")
-    return ", ".join(told)
+        names.append(f"{kind.name}{needs}" if fits else f"not {kind.name}{needs}")
+    return ", ".join(names)

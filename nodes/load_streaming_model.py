@@ -11,7 +11,7 @@ from ..model_patches.arch.rotary import BANDS
 from ..model_patches.checkpoints.checkpoint import FUSED_ORDERS, Checkpoint
 from ..model_patches.checkpoints.recipes import RECIPES, caution, find_recipe, recipes_in_name
 from .host.load_model import DTYPES, WHERE, Source, patcher_of, with_lora
-from .host.recipe import ModelRecipe, give, stored_in
+from .host.recipe import ModelRecipe, parse_recipe, set_recipe
 
 FOLDERS = ("diffusion_models", "checkpoints", "loras")
 SECOND = "checkpoints: "  # begins the files of that folder in the list
@@ -131,16 +131,16 @@ class RivuletLoadModel(io.ComfyNode):
         source = Source(
             path_of(model_file),
             None if weights == RELEASED else weights,
-            _preferred(recipe, model_file),
+            _preferred_copy(recipe, model_file),
             weight_dtype,
             None if rope_bands == FILES else rope_bands,
             fused_order,
         )
         checkpoint = source.open()
         lines = [str(checkpoint)]
-        chosen, said = recipe_of(checkpoint, model_file, recipe)
+        chosen, said = choose_recipe(checkpoint, model_file, recipe)
         model = patcher_of(checkpoint, source)
-        give(model, chosen)
+        set_recipe(model, chosen)
         if lora_file != NO_LORA:
             model, lora = with_lora(model, lora_path(lora_file), lora_strength)
             lines.append(f"LoRA {lora}, strength {lora_strength:g}.")
@@ -180,15 +180,15 @@ def path_of(model_file: str) -> Path:
             f"listed here: load them with {GGUF_LOADER}."
         )
     folder = FOLDERS[1] if model_file.startswith(SECOND) else FOLDERS[0]
-    return _found(folder, model_file.removeprefix(SECOND))
+    return _full_path(folder, model_file.removeprefix(SECOND))
 
 
 def lora_path(lora_file: str) -> Path:
     """Where a chosen LoRA lies."""
-    return _found(FOLDERS[2], lora_file)
+    return _full_path(FOLDERS[2], lora_file)
 
 
-def _found(folder: str, name: str) -> Path:
+def _full_path(folder: str, name: str) -> Path:
     if name.lower().endswith(".gguf"):
         raise ValueError(
             f"{WHERE}: {name} is a GGUF file, which another pack reads: load it with {GGUF_LOADER} and "
@@ -204,7 +204,7 @@ def _found(folder: str, name: str) -> Path:
     return Path(path)
 
 
-def _preferred(recipe: str, model_file: str) -> str | None:
+def _preferred_copy(recipe: str, model_file: str) -> str | None:
     """Of two copies in a file, the one that the release runs, as far as the name or the user says which."""
     if recipe != RECOGNISED:
         return find_recipe(recipe).copy
@@ -212,15 +212,15 @@ def _preferred(recipe: str, model_file: str) -> str | None:
     return named[0].copy if named else None
 
 
-def recipe_of(checkpoint: Checkpoint, model_file: str, wanted: str) -> tuple[ModelRecipe, list[str]]:
+def choose_recipe(checkpoint: Checkpoint, model_file: str, wanted: str) -> tuple[ModelRecipe, list[str]]:
     """The recipe to stream with, and sentences about it: the file's own, the user's, or its family's."""
     stored = checkpoint.metadata.get("recipe")
     if wanted == RECOGNISED and stored is not None:
-        return _own(checkpoint.path, stored), ["Recipe: written in the file itself."]
+        return _stored_recipe(checkpoint.path, stored), ["Recipe: written in the file itself."]
     name = None if wanted == RECOGNISED else wanted
     choice = checkpoint.recipe(name, model_file.removeprefix(SECOND))
     record = choice.recipe
-    made = ModelRecipe(
+    model_recipe = ModelRecipe(
         record.preset,
         record.block_frames,
         record.cfg,
@@ -235,13 +235,13 @@ def recipe_of(checkpoint: Checkpoint, model_file: str, wanted: str) -> tuple[Mod
         said.append(f"Memory {record.memory}: connect Evolving Memory, else the stream runs without one.")
     if record.lora:
         said.append(f"Its release adds a LoRA: {record.lora}.")
-    return made, [*said, *filter(None, [caution(model_file)])]
+    return model_recipe, [*said, *filter(None, [caution(model_file)])]
 
 
-def _own(path: Path, text: str) -> ModelRecipe:
+def _stored_recipe(path: Path, text: str) -> ModelRecipe:
     """What a file of ours says of itself."""
     try:
-        return stored_in(text)
+        return parse_recipe(text)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{WHERE}: the metadata entry `recipe` of {path.name} cannot be read ({error!r}), it says "

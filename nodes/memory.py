@@ -19,9 +19,9 @@ from ..model_patches.memory.policies import POLICIES, find_policy
 from ..model_patches.memory.policy import MemoryPolicy
 from ..model_patches.stream.config import StreamConfig
 from ..pocket.models import MEMORY_FILE, WEIGHTS
-from .host import recipe
 from .host.lora import patches_of
-from .small_cache import BUILT_IN, FOLDER, NO_FILE, words
+from .host.recipe import recipe_of, set_recipe
+from .small_cache import BUILT_IN, FOLDER, NO_FILE, labels
 
 KEY = "rivulet_memory"
 ENDINGS = (".safetensors", ".pt", ".pth")
@@ -46,7 +46,7 @@ class MemoryChoice:
         return find_policy(self.name).cost(config, self.source)
 
 
-def of(model: Any) -> MemoryChoice:
+def memory_of(model: Any) -> MemoryChoice:
     """The MODEL's memory; without one, off."""
     return model.get_attachment(KEY) or MemoryChoice()
 
@@ -69,13 +69,13 @@ class RivuletMemory(io.ComfyNode):
                     "memory",
                     options=list(POLICIES),
                     default="learned",
-                    tooltip="How it remembers. " + words(POLICIES.values()),
+                    tooltip="How it remembers. " + labels(POLICIES.values()),
                 ),
                 io.Combo.Input(
                     "memory_file",
                     options=[NO_FILE, BUILT_IN, *memory_files()],
                     default=NO_FILE,
-                    tooltip=" ".join(f"For {kind.name}: {kind.files}." for kind in _from_files())
+                    tooltip=" ".join(f"For {kind.name}: {kind.files}." for kind in _file_kinds())
                     + f" From models/{', models/'.join(FOLDERS)}.",
                 ),
                 *(
@@ -97,19 +97,19 @@ class RivuletMemory(io.ComfyNode):
         """Returns the MODEL, patched; the one that came in stays as it is."""
         why_not_together(memory, memory_file)
         kind, source = POLICIES[memory], None
-        dit, given = model.get_model_object("diffusion_model"), recipe.of(model)
-        if refusal := kind.why_not(dit, given.taught):
+        dit, model_recipe = model.get_model_object("diffusion_model"), recipe_of(model)
+        if refusal := kind.why_not(dit, model_recipe.taught):
             raise ValueError(f"Evolving Memory: {refusal}")
         clone = model.clone()
         if kind.files:
-            source = kind.load(path_of(memory_file), dit, given.taught)
+            source = kind.load(path_of(memory_file), dit, model_recipe.taught)
             log.info("Evolving Memory: %s", source)
             if source.lora is not None:
                 _patch(clone, source.lora, source.path)
         clone.set_attachments(KEY, MemoryChoice(memory, source, options))
-        preset = kind.preset(given.preset, source)
-        if preset != given.preset:
-            recipe.give(clone, replace(given, preset=preset))
+        preset = kind.preset(model_recipe.preset, source)
+        if preset != model_recipe.preset:
+            set_recipe(clone, replace(model_recipe, preset=preset))
         return io.NodeOutput(clone)
 
     @classmethod
@@ -137,32 +137,32 @@ def path_of(memory_file: str) -> Path:
         return WEIGHTS / MEMORY_FILE
     folder, _, name = memory_file.partition("/")
     inside = folder in FOLDERS and name.endswith(ENDINGS) and ".." not in Path(name).parts
-    found = folder_paths.get_full_path(folder, name) if inside and not Path(name).is_absolute() else None
-    if found is None:
+    path = folder_paths.get_full_path(folder, name) if inside and not Path(name).is_absolute() else None
+    if path is None:
         raise ValueError(
             f"Evolving Memory: memory_file must be a file of models/{', models/'.join(FOLDERS)}, got "
             f"{memory_file!r}; choose one of the list, press R to read it anew."
         )
-    return Path(found)
+    return Path(path)
 
 
 def why_not_together(memory: str, memory_file: str) -> None:
     """Raises ValueError where the choices contradict each other."""
     kind, chosen = find_policy(memory, "Evolving Memory"), memory_file != NO_FILE
     if kind.files and not chosen:
-        free = next(other for other in POLICIES.values() if not other.files)
+        fileless = next(other for other in POLICIES.values() if not other.files)
         raise ValueError(
             f"Evolving Memory: {memory} needs {kind.needs}; choose one in memory_file ({BUILT_IN!r} for the "
-            f"Pocket Model). {free.name} needs none."
+            f"Pocket Model). {fileless.name} needs none."
         )
     if chosen and not kind.files:
         raise ValueError(
             f"Evolving Memory: {memory} uses no file, and one is given; set memory_file to {NO_FILE}, or "
-            f"choose {' or '.join(other.name for other in _from_files())}."
+            f"choose {' or '.join(other.name for other in _file_kinds())}."
         )
 
 
-def _from_files() -> list[MemoryKind]:
+def _file_kinds() -> list[MemoryKind]:
     """Policies that are built from a file."""
     return [kind for kind in POLICIES.values() if kind.files]
 
@@ -186,9 +186,9 @@ def _widget(option: Option, tooltip: str) -> io.Input:
 def _patch(model: Any, lora: Lora, path: Path) -> None:
     """Has the host add the LoRA to the MODEL's weights, wherever it keeps them."""
     patches = patches_of(lora)
-    lost = set(patches) - set(model.add_patches(patches))
-    if lost:
+    missing = set(patches) - set(model.add_patches(patches))
+    if missing:
         raise ValueError(
-            f"Evolving Memory: {len(lost)} of the {len(patches)} layers of the LoRA in {path.name} are not "
-            f"in this model, such as {min(lost)}; connect the model that the memory was trained with."
+            f"Evolving Memory: {len(missing)} of the {len(patches)} layers of the LoRA in {path.name} are "
+            f"not in this model, such as {min(missing)}; connect the model that the memory was trained with."
         )

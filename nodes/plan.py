@@ -28,11 +28,10 @@ from ..model_patches.vae.tiny_cost import TinyCost
 from .host.decoder import decoder_cost, why_not_vae
 from .host.file import expert_of
 from .host.inputs import fps_input, height_input, seconds_input, width_input
-from .host.recipe import block_input, cfg_input, configured, overridden, preset_input, switch_of
-from .host.recipe import of as recipe_of
+from .host.recipe import block_input, cfg_input, overrides, preset_input, recipe_of, stream_config, switch_of
 from .host.tree import why_not
 from .host.vae import PIECE_LATENTS
-from .memory import of as memory_of
+from .memory import memory_of
 from .small_cache import CacheChoice, CacheType
 
 PROBE_BYTES = 3e9  # what the measurement of a card takes for a moment
@@ -107,23 +106,23 @@ class RivuletPlan(io.ComfyNode):
         cache: CacheChoice | None = None,
     ) -> io.NodeOutput:
         """Returns the model as it came, and the verdict as text; stops the run if asked to."""
-        config = configured(model, width, height, preset, num_frame_per_block, cfg, sigmas)
+        config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas)
         dit = model.get_model_object("diffusion_model")
-        kept = (cache or CacheChoice()).format_for(config, dit)
-        request = request_of(model, vae, config, fps, seconds, kept)
+        cache_format = (cache or CacheChoice()).format_for(config, dit)
+        request = request_of(model, vae, config, fps, seconds, cache_format)
         formats, device = formats_for(request, dit), free_on(model.load_device, config.dtype)
         text, fits = verdict_text(request, device, smaller(request, formats))
         if stop_if_too_big and not fits:
             raise ValueError(f"Plan Stream: {text} To run it all the same, switch stop_if_too_big off.")
-        changed = overridden(model, preset, num_frame_per_block, cfg, sigmas)
-        told = (
+        differences = overrides(model, preset, num_frame_per_block, cfg, sigmas)
+        parts = (
             text,
-            *changed,
+            *differences,
             _switch_text(model),
             describe_cards(request, formats),
-            cache_text(request, kept),
+            cache_text(request, cache_format),
         )
-        text = " ".join(filter(None, (*told, expert_of(model))))
+        text = " ".join(filter(None, (*parts, expert_of(model))))
         return io.NodeOutput(model, text, ui=ui.PreviewText(text))
 
 
@@ -183,18 +182,18 @@ def free_on(device: torch.device, dtype: torch.dtype) -> Device:
     output = Path(folder_paths.get_output_directory())
     # before ComfyUI's first result the folder is not there
     folder = next(place for place in (output, *output.parents) if place.exists())
-    held = [loaded for loaded in management.current_loaded_models if loaded.device == device and not is_cpu]
+    resident = [part for part in management.current_loaded_models if part.device == device and not is_cpu]
     return replace(
         probe(device, dtype, folder),
-        free_bytes=management.get_free_memory(device) + sum(part.model_loaded_memory() for part in held),
+        free_bytes=management.get_free_memory(device) + sum(part.model_loaded_memory() for part in resident),
         free_ram_bytes=management.get_free_memory(torch.device("cpu")),
     )
 
 
 def formats_for(request: Request, dit: Any) -> list[CacheCost]:
     """The cache formats that this model can take, the chosen one as it was chosen."""
-    chosen, known = request.cache, usable_formats(dit)
-    others = [chosen if cost.name == chosen.name else cost for cost in known]
+    chosen, all_formats = request.cache, usable_formats(dit)
+    others = [chosen if cost.name == chosen.name else cost for cost in all_formats]
     return others if chosen in others else [chosen, *others]
 
 
@@ -238,14 +237,14 @@ def cache_text(request: Request, cache: CacheFormat) -> str:
     if size == dense:
         return f"Each token takes {dense:,.0f} bytes a layer in the cache."
     all_bytes, all_dense = (cost.kept_bytes(shape, frames, dtype) for cost in (request.cache, DENSE_COST))
-    told = (
+    text = (
         f"In the format {cache.name} each token takes {size:,.0f} bytes a layer in the cache instead of "
         f"{dense:,.0f}, {dense / size:.1f} times less: {gigabytes(all_bytes)} instead of "
         f"{gigabytes(all_dense)} with the frames that stay exact."
     )
     if cache.error is None:
-        return told
-    return f"{told} Error of attention when it was calibrated: {100 * cache.error:.2g} %."
+        return text
+    return f"{text} Error of attention when it was calibrated: {100 * cache.error:.2g} %."
 
 
 def _fits_offloaded(request: Request, device: Device) -> bool:

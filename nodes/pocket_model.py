@@ -12,7 +12,7 @@ from comfy_api.v0_0_2 import io
 from ..pocket import text
 from ..pocket.models import DIT_FILE, MLA_FILE, MLA_MEMORY_FILE, VAE_FILE, WEIGHTS
 from .host.load_model import Source, patcher_of
-from .host.recipe import give, stored_in
+from .host.recipe import parse_recipe, set_recipe
 
 DENSE = "Wan's"
 TRANSFORMERS = {
@@ -77,6 +77,6 @@ class RivuletPocketModel(io.ComfyNode):
         source = Source(WEIGHTS / TRANSFORMERS[attention])
         checkpoint = source.open()
         model = patcher_of(checkpoint, source)
-        give(model, stored_in(checkpoint.metadata["recipe"]))
+        set_recipe(model, parse_recipe(checkpoint.metadata["recipe"]))
         vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(WEIGHTS / VAE_FILE)))
         return io.NodeOutput(model, PocketClip(), vae)

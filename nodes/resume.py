@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from .run.beginnings import Resume
-from .run.snapshot_files import changed, snapshots, there
+from .run.snapshot_files import find_snapshot, list_snapshots, snapshot_stamp
 from .start_from import StartType
 
 WHO = "Resume Stream"
@@ -27,7 +27,7 @@ class RivuletResume(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "snapshot",
-                    options=snapshots() or [NONE_YET],
+                    options=list_snapshots() or [NONE_YET],
                     tooltip="A file that Stream Video left beside its video, newest first. Press R after a "
                     "run to see new ones.",
                 )
@@ -38,9 +38,9 @@ class RivuletResume(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, snapshot: str) -> str:
         """Changes when the file does."""
-        return changed(WHO, snapshot)
+        return snapshot_stamp(WHO, snapshot)
 
     @classmethod
     def execute(cls, snapshot: str) -> io.NodeOutput:
         """Returns the take, its header read; the stream reads the rest when it is there."""
-        return io.NodeOutput(Resume.of(there(WHO, snapshot)))
+        return io.NodeOutput(Resume.from_snapshot(find_snapshot(WHO, snapshot)))

@@ -53,7 +53,7 @@ class CacheChoice:
         return kind.build(dit, exact, self.source)
 
 
-def words(kinds: Iterable[CacheKind | MemoryKind]) -> str:
+def labels(kinds: Iterable[CacheKind | MemoryKind]) -> str:
     """What each of them does, for a tooltip."""
     return " ".join(f"{kind.name}: {kind.label}." for kind in kinds)
 
@@ -80,7 +80,7 @@ class RivuletLatentCache(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default="int8",
-                    tooltip="How frames are kept. " + words(FORMATS.values()),
+                    tooltip="How frames are kept. " + labels(FORMATS.values()),
                 ),
                 io.Combo.Input(
                     "basis_file",
@@ -139,10 +139,10 @@ def why_not_together(name: str, basis_file: str, exact: bool, basis: Any) -> Non
     """Raises ValueError where the choices contradict each other."""
     kind, chosen = find_format(name, "Small Cache"), basis is not None or basis_file != NO_FILE
     if kind.source is not None and not chosen:
-        free = next(other for other in FORMATS.values() if other.rounds and not other.needs)
+        fileless = next(other for other in FORMATS.values() if other.rounds and not other.needs)
         raise ValueError(
             f"Small Cache: {name} needs {kind.needs}; choose one in basis_file, or connect "
-            f"{kind.source.maker}, which makes one. {free.name} needs none."
+            f"{kind.source.maker}, which makes one. {fileless.name} needs none."
         )
     if kind.source is None and chosen:
         others = [other.name for other in FORMATS.values() if other.source is not None]
@@ -173,10 +173,10 @@ def path_of(basis_file: str) -> Path:
             f"Small Cache: basis_file must be a {SUFFIX} file in models/{FOLDER}, got {basis_file!r}; "
             f"choose one of the list."
         )
-    found = folder_paths.get_full_path(FOLDER, basis_file)
-    if found is None:
+    path = folder_paths.get_full_path(FOLDER, basis_file)
+    if path is None:
         raise ValueError(
             f"Small Cache: there is no {basis_file} in models/{FOLDER}; press R to read the list anew, or "
             f"make the file with Calibrate Cache."
         )
-    return Path(found)
+    return Path(path)

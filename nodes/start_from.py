@@ -14,7 +14,7 @@ from ..model_patches.stream.incoming import CROP, FITS
 from ..model_patches.stream.snapshot import read_header
 from .host.incoming import refuse_unfit
 from .run.beginnings import WHO, Following, FromPicture, FromTake, FromVideo
-from .run.snapshot_files import changed, snapshots, there
+from .run.snapshot_files import find_snapshot, list_snapshots, snapshot_stamp
 
 StartType = io.Custom("RIVULET_START")
 NO_TAKE = "none"
@@ -87,7 +87,7 @@ class RivuletStartFrom(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "take",
-                    options=[NO_TAKE, *snapshots()],
+                    options=[NO_TAKE, *list_snapshots()],
                     default=NO_TAKE,
                     optional=True,
                     tooltip="For go on, the snapshot of an earlier take of this size; a new stream begins "
@@ -100,7 +100,7 @@ class RivuletStartFrom(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, take: str = NO_TAKE, **_: Any) -> str:
         """Changes when the chosen snapshot does."""
-        return NO_TAKE if take == NO_TAKE else changed(WHO, take)
+        return NO_TAKE if take == NO_TAKE else snapshot_stamp(WHO, take)
 
     @classmethod
     def execute(
@@ -114,33 +114,34 @@ class RivuletStartFrom(io.ComfyNode):
         take: str = NO_TAKE,
     ) -> io.NodeOutput:
         """Returns what to begin with, checked; it is read when the stream's size and VAE are known."""
-        found = {"image": image, "video": video, "take": None if take == NO_TAKE else take}
-        name, given = _one_of(mode, {key: value for key, value in found.items() if value is not None})
+        sources = {"image": image, "video": video, "take": None if take == NO_TAKE else take}
+        sources = {name: value for name, value in sources.items() if value is not None}
+        name, source = _single_source(mode, sources)
         if mode == PICTURE:
-            return io.NodeOutput(FromPicture(image_BHWC=one_picture(given), fit=fit))
+            return io.NodeOutput(FromPicture(image_BHWC=one_picture(source), fit=fit))
         if name == "image":
-            refuse_unfit(given)
+            refuse_unfit(source)
         if mode == FOLLOW:
-            return io.NodeOutput(Following(source=given, fit=fit, strength=strength))
+            return io.NodeOutput(Following(source=source, fit=fit, strength=strength))
         if name == "take":
-            path = there(WHO, given)
+            path = find_snapshot(WHO, source)
             read_header(path)
             return io.NodeOutput(FromTake(path=path))
-        return io.NodeOutput(FromVideo(source=given, fit=fit, context=context))
+        return io.NodeOutput(FromVideo(source=source, fit=fit, context=context))
 
 
-TAKEN = {PICTURE: ("image",), GO_ON: ("video", "image", "take"), FOLLOW: ("video", "image")}
+SOURCES = {PICTURE: ("image",), GO_ON: ("video", "image", "take"), FOLLOW: ("video", "image")}
 
 
-def _one_of(mode: str, given: dict[str, Any]) -> tuple[str, Any]:
+def _single_source(mode: str, sources: dict[str, Any]) -> tuple[str, Any]:
     """(name, value) of the one thing the mode begins with; refused where it is missing or not alone."""
-    if list(given) in [[name] for name in TAKEN[mode]]:
-        return next(iter(given.items()))
-    fitting = [name for name, taken in TAKEN.items() if list(given) in [[each] for each in taken]]
-    step = f", or set mode to {' or '.join(fitting)}" if fitting else ""
+    if list(sources) in [[name] for name in SOURCES[mode]]:
+        return next(iter(sources.items()))
+    modes = [name for name, names in SOURCES.items() if list(sources) in [[each] for each in names]]
+    step = f", or set mode to {' or '.join(modes)}" if modes else ""
     raise ValueError(
-        f"{WHO}: mode {mode} begins with {' or '.join(TAKEN[mode])}, one of them, and got "
-        f"{' and '.join(given) or 'nothing'}; connect {TAKEN[mode][0]} alone{step}."
+        f"{WHO}: mode {mode} begins with {' or '.join(SOURCES[mode])}, one of them, and got "
+        f"{' and '.join(sources) or 'nothing'}; connect {SOURCES[mode][0]} alone{step}."
     )
 
 

@@ -29,8 +29,8 @@ from ..model_patches.writer.video import Mp4Writer
 from .host.caller import HostCaller
 from .host.decoder import decoder_for
 from .host.inputs import fps_input, height_input, seconds_input, width_input
-from .host.recipe import block_input, cfg_input, configured, preset_input, switch_of
-from .memory import of as memory_of
+from .host.recipe import block_input, cfg_input, preset_input, stream_config, switch_of
+from .memory import memory_of
 from .prompts import PromptsType
 from .run.beginnings import FROM_NOTHING, Beginning
 from .run.fingerprint import FINGERPRINTS
@@ -145,7 +145,7 @@ class RivuletStream(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **constants: Any) -> str:
         """The same as before only while the host may give the last take again instead of making one."""
-        return FINGERPRINTS.of(str(cls.hidden.unique_id), constants)
+        return FINGERPRINTS.stamp(str(cls.hidden.unique_id), constants)
 
     @classmethod
     def execute(
@@ -170,16 +170,16 @@ class RivuletStream(io.ComfyNode):
         cache: CacheChoice | None = None,
     ) -> io.NodeOutput:
         """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
-        config = configured(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
+        config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
         pictures = max(1, round(seconds * fps))
         begin = (start or FROM_NOTHING).read(vae, config, fps, pictures)
         blocks = _blocks(config, pictures, negative, begin)
         script = begin.script(
             read_script(positive, prompts, negative, config, fps, blocks, begin, switch_of(model))
         )
-        caller, (form, policy) = HostCaller(model), _kept_by(model, cache, config)
+        caller, (cache_format, policy) = HostCaller(model), _cache_and_memory(model, cache, config)
         frames = begin.latents + blocks * config.block_frames
-        state = begin.state(caller, script, config, form, policy, frames)
+        state = begin.state(caller, script, config, cache_format, policy, frames)
         decoder = decoder_for(vae, caller.to_vae)
         decoder.refuse_foreign(state.past)
         target = _target(filename_prefix, width, height)
@@ -199,9 +199,9 @@ class RivuletStream(io.ComfyNode):
             snapshots.stopped = session.stopping
         FINGERPRINTS.note(str(cls.hidden.unique_id), writer.result, as_queued=live.as_queued)
         video = InputImpl.VideoFromFile(str(writer.result))
-        left = str(snapshots.path) if snapshots.path.is_file() else ""
+        snapshot_path = str(snapshots.path) if snapshots.path.is_file() else ""
         tail_BCTHW = caller.to_vae(state.tail_BCTHW).to(comfy.model_management.intermediate_device())
-        return io.NodeOutput(video, last.image_BHWC, {"samples": tail_BCTHW}, left)
+        return io.NodeOutput(video, last.image_BHWC, {"samples": tail_BCTHW}, snapshot_path)
 
     @classmethod
     def _graph(cls) -> dict[str, str]:
@@ -231,10 +231,13 @@ def _blocks(config: StreamConfig, pictures: int, negative: Any, begin: Beginning
     return blocks
 
 
-def _kept_by(model: Any, cache: CacheChoice | None, config: StreamConfig) -> tuple[CacheFormat, MemoryPolicy]:
+def _cache_and_memory(
+    model: Any, cache: CacheChoice | None, config: StreamConfig
+) -> tuple[CacheFormat, MemoryPolicy]:
     """How the stream keeps what it looks back on, and what it remembers of the rest."""
-    form = DENSE if cache is None else cache.format_for(config, model.get_model_object("diffusion_model"))
-    return form, memory_of(model).policy_for(config, model.load_device)
+    dit = model.get_model_object("diffusion_model")
+    cache_format = DENSE if cache is None else cache.format_for(config, dit)
+    return cache_format, memory_of(model).policy_for(config, model.load_device)
 
 
 def _live(writer: Mp4Writer, script: Script, blocks: int, hidden: Any) -> LiveStream:

@@ -44,13 +44,13 @@ def run_model(
     work: HostPass | None = options.get(KEY)
     if work is None:
         return executor(x_RCTHW, timestep_R, context_RLE, clip_fea, time_dim_concat, options, **extra)
-    given = {"clip_fea": clip_fea, "time_dim_concat": time_dim_concat, **extra}
-    _refuse_extra(given, options)
+    conditions = {"clip_fea": clip_fea, "time_dim_concat": time_dim_concat, **extra}
+    _refuse_extra(conditions, options)
 
-    def own(x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+    def host_forward(x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         return executor(x, timestep, text, None, None, dict(options))
 
-    return work.flow(executor.class_obj, x_RCTHW, timestep_R, context_RLE, options, own)
+    return work.flow(executor.class_obj, x_RCTHW, timestep_R, context_RLE, options, host_forward)
 
 
 def sample(
@@ -92,20 +92,20 @@ class TextCache:
     """Keys and values of the present prompt, made once per way of batching it."""
 
     prompt: Any = None
-    known: dict[tuple[int, ...], tuple[Tensor, TextRows]] = field(default_factory=dict)
+    rows_by_branches: dict[tuple[int, ...], tuple[Tensor, TextRows]] = field(default_factory=dict)
 
     def use(self, prompt: Any) -> None:
         """Forgets those of another prompt."""
         if prompt is not self.prompt:
-            self.prompt, self.known = prompt, {}
+            self.prompt, self.rows_by_branches = prompt, {}
 
     def rows(self, tree: HostTree, branches: tuple[int, ...], text_RLE: Tensor) -> TextRows:
         """Of the text that the host brings for these branches."""
-        known = self.known.get(branches)
-        if known is None or not torch.equal(known[0], text_RLE):
-            known = (text_RLE.clone(), read_text(tree, (text_RLE,)).groups[0])
-            self.known[branches] = known
-        return known[1]
+        entry = self.rows_by_branches.get(branches)
+        if entry is None or not torch.equal(entry[0], text_RLE):
+            entry = (text_RLE.clone(), read_text(tree, (text_RLE,)).groups[0])
+            self.rows_by_branches[branches] = entry
+        return entry[1]
 
 
 class HostPass:
@@ -163,16 +163,16 @@ class HostPass:
         timestep_R: Tensor,
         context_RLE: Tensor,
         options: dict[str, Any],
-        own: Callable[[Tensor, Tensor, Tensor], Tensor],
+        host_forward: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Tensor:
         """Flow of the rows the host has put together, in the host's order of branches."""
-        given: list[int] = options["cond_or_uncond"]
-        branches = self._claim(given, x_RCTHW)
-        order = sorted(range(len(given)), key=given.__getitem__)
-        x, timestep, text = (_arranged(rows, order) for rows in (x_RCTHW, timestep_R, context_RLE))
+        requested: list[int] = options["cond_or_uncond"]
+        branches = self._claim(requested, x_RCTHW)
+        order = sorted(range(len(requested)), key=requested.__getitem__)
+        x, timestep, text = (_arrange(rows, order) for rows in (x_RCTHW, timestep_R, context_RLE))
         tree, attention = HostTree(model), host_attention(options)
         if not self.weights.checked:
-            check_forward(tree, own, x, text, attention)
+            check_forward(tree, host_forward, x, text, attention)
         self.weights.check(tree, model.dim, x, self.work.format)
         time = self._time(tree, timestep, x)
         past = self._past(branches, len(x) // len(branches), options)
@@ -181,25 +181,25 @@ class HostPass:
             self.last += remember(tree, x, time, rows, past, attention)
             return torch.zeros_like(x_RCTHW)
         back = sorted(range(len(order)), key=order.__getitem__)
-        return _arranged(forward(tree, x, time, rows, past, attention), back)
+        return _arrange(forward(tree, x, time, rows, past, attention), back)
 
-    def _claim(self, given: list[int], x_RCTHW: Tensor) -> tuple[int, ...]:
-        branches = tuple(sorted(given))
-        twice = {branch for branch in given if branch in self._ran or given.count(branch) > 1}
+    def _claim(self, requested: list[int], x_RCTHW: Tensor) -> tuple[int, ...]:
+        branches = tuple(sorted(requested))
+        twice = {branch for branch in requested if branch in self._ran or requested.count(branch) > 1}
         if twice:
             raise ValueError(
                 f"Rivulet: more than one {_names(twice)} conditioning applies to a step; a stream remembers "
                 f"one. Encode a single prompt, without Conditioning (Combine) or areas."
             )
         batch, *sizes = self.work.shape
-        wanted = (len(given) * batch, *sizes)
+        wanted = (len(requested) * batch, *sizes)
         if branches[-1] >= self.branches or tuple(x_RCTHW.shape) != wanted:
             raise ValueError(
                 f"Rivulet: ComfyUI asks for branches {list(branches)} of latents {list(x_RCTHW.shape)}; the "
                 f"stream has {self.branches} and makes {list(wanted)}. Give a text-to-video model, whole "
                 f"pictures (no areas), and no other guider."
             )
-        self._ran.update(given)
+        self._ran.update(requested)
         return branches
 
     def _time(self, tree: HostTree, timestep_R: Tensor, x: Tensor) -> Time:
@@ -216,7 +216,7 @@ class HostPass:
         return LayerNamed(HostRotated(past) if self.like_host else past, options)
 
 
-def _arranged(rows: Tensor, order: list[int]) -> Tensor:
+def _arrange(rows: Tensor, order: list[int]) -> Tensor:
     if order == sorted(order):
         return rows
     parts = rows.chunk(len(order))
@@ -224,21 +224,21 @@ def _arranged(rows: Tensor, order: list[int]) -> Tensor:
 
 
 def _names(branches: set[int]) -> str:
-    known = {0: "positive", 1: "negative"}
-    return " and ".join(known.get(branch, str(branch)) for branch in sorted(branches))
+    names = {0: "positive", 1: "negative"}
+    return " and ".join(names.get(branch, str(branch)) for branch in sorted(branches))
 
 
-def _refuse_extra(given: dict[str, Any], options: dict[str, Any]) -> None:
-    names = [name for name, value in given.items() if value is not None]
+def _refuse_extra(conditions: dict[str, Any], options: dict[str, Any]) -> None:
+    names = [name for name, value in conditions.items() if value is not None]
     if names:
         raise ValueError(
             f"Rivulet: the conditioning brings {', '.join(names)}, which a stream does not use; take away "
             f"image, reference and control conditioning."
         )
     patches = options.get("patches", {})
-    found = [name for name in PATCHES if patches.get(name)]
-    if found or options.get("patches_replace", {}).get("dit"):
+    patch_names = [name for name in PATCHES if patches.get(name)]
+    if patch_names or options.get("patches_replace", {}).get("dit"):
         raise ValueError(
-            f"Rivulet: another node patches the model's blocks ({', '.join(found) or 'patches_replace'}), "
-            f"which a stream would pass over; take that node away."
+            f"Rivulet: another node patches the model's blocks "
+            f"({', '.join(patch_names) or 'patches_replace'}), which a stream would skip. Remove that node."
         )

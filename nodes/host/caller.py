@@ -51,7 +51,7 @@ class HostCaller:
             raise ValueError(refusal)
         if warning := expert_of(model):
             logging.getLogger(__name__).warning("Rivulet: %s", warning)
-        self.model, self.attention = patched(model), sdpa
+        self.model, self.attention = with_wrapper(model), sdpa
         self.dtype = dtype_of(model)
         self._batch, self._like_host = batch, like_host
         self._guider = comfy.samplers.CFGGuider(self.model)
@@ -149,7 +149,7 @@ def dtype_of(model: Any) -> torch.dtype:
     return model.model.get_dtype_inference()
 
 
-def patched(model: Any) -> Any:
+def with_wrapper(model: Any) -> Any:
     """A clone of the MODEL with our wrapper in it, once."""
     clone = model.clone()
     clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...model_patches.vae.cost import DecoderCost, WanCost
 from ...model_patches.vae.decoder import MAX_LATENTS, StreamDecoder, VaeBuffers
 from ...model_patches.vae.tiny_cost import TinyCost
-from .tiny_vae import HostTinyDecoder, encoded, is_tiny, why_not_tiny, widths
+from .tiny_vae import HostTinyDecoder, encode, is_tiny, why_not_tiny, widths
 from .vae import PIECE_LATENTS, HostDecoder, why_not_wan
 
 
@@ -45,7 +45,7 @@ def decoder_for(vae: Any, to_vae: Callable[[Tensor], Tensor]) -> StreamDecoder:
 
 def first_latents(vae: Any, pixels_BHWC: Tensor) -> Tensor:
     """Latents [1, C, T, H/8, W/8] of pictures in [0, 1], in the units of Wan's VAE."""
-    return encoded(vae, pixels_BHWC) if is_tiny(vae) else vae.encode(pixels_BHWC)
+    return encode(vae, pixels_BHWC) if is_tiny(vae) else vae.encode(pixels_BHWC)
 
 
 def decoder_cost(vae: Any) -> tuple[DecoderCost, int]:

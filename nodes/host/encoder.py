@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...model_patches.vae.wan import TIME_STRIDE
-from .vae import LAYERS, own, why_not_wan
+from .vae import LAYERS, why_not_wan, without_view
 
 AT_ONCE = 2  # pictures that the host's encoder is given in one call after the first
 GROUP = 2 * TIME_STRIDE  # pictures after which it holds nothing back
@@ -26,7 +26,7 @@ class EncoderPast:
     """What encoding needs to go on; replaced by each piece, never changed."""
 
     layers: tuple[Any, ...] | None  # kept frames of every causal layer; None before the first picture
-    held_FHWC: Tensor  # pictures of a group that is not full
+    waiting_FHWC: Tensor  # pictures of a group that is not full
 
 
 class HostEncoder:
@@ -51,15 +51,15 @@ class HostEncoder:
         """
         if pixels_FHWC.dtype == torch.uint8:
             pixels_FHWC = pixels_FHWC.float() / 255
-        layers, held_FHWC = (None, pixels_FHWC[:0]) if past is None else (past.layers, past.held_FHWC)
-        left_FHWC = torch.cat([held_FHWC.to(pixels_FHWC), pixels_FHWC])
+        layers, waiting_FHWC = (None, pixels_FHWC[:0]) if past is None else (past.layers, past.waiting_FHWC)
+        left_FHWC = torch.cat([waiting_FHWC.to(pixels_FHWC), pixels_FHWC])
         self._load(left_FHWC)
-        made: list[Tensor] = []
+        pieces: list[Tensor] = []
         while count := _next(len(left_FHWC), layers is None, last):
             latents_BCTHW, layers = self._piece(left_FHWC[:count], layers)
-            made.append(latents_BCTHW)
+            pieces.append(latents_BCTHW)
             left_FHWC = left_FHWC[count:]
-        return self._joined(made, pixels_FHWC), EncoderPast(layers, left_FHWC.clone())
+        return self._join(pieces, pixels_FHWC), EncoderPast(layers, left_FHWC.clone())
 
     def _load(self, pixels_FHWC: Tensor) -> None:
         vae, (_, height, width, colours) = self.vae, pixels_FHWC.shape
@@ -68,23 +68,23 @@ class HostEncoder:
 
     def _piece(self, pixels_FHWC: Tensor, layers: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
         vae, model = self.vae, self.vae.first_stage_model
-        kept: list[Any] = [None] * LAYERS if layers is None else list(layers)
+        layer_frames: list[Any] = [None] * LAYERS if layers is None else list(layers)
         x_BCFHW = vae.process_input(pixels_FHWC.movedim(-1, 0)[None]).to(vae.vae_dtype).to(vae.device)
         out: list[Tensor] = []
         parts = x_BCFHW.split(AT_ONCE, 2)
         for number, part_BCFHW in enumerate(parts):
             final = number == len(parts) - 1
-            moments = model.encoder(part_BCFHW, feat_cache=kept, feat_idx=[0], final=final)
+            moments = model.encoder(part_BCFHW, feat_cache=layer_frames, feat_idx=[0], final=final)
             if moments is not None:
                 out.append(moments)
         latents_BCTHW = model.conv1(torch.cat(out, 2)).chunk(2, dim=1)[0]
-        return latents_BCTHW.to(vae.output_device), tuple(own(part) for part in kept)
+        return latents_BCTHW.to(vae.output_device), tuple(without_view(part) for part in layer_frames)
 
-    def _joined(self, made: list[Tensor], pixels_FHWC: Tensor) -> Tensor:
+    def _join(self, pieces: list[Tensor], pixels_FHWC: Tensor) -> Tensor:
         vae, size = self.vae, [length // 8 for length in pixels_FHWC.shape[1:3]]
         dtype = vae.vae_output_dtype() if hasattr(vae, "vae_output_dtype") else torch.float32
         empty = torch.empty(1, 16, 0, *size, device=vae.output_device)
-        return torch.cat([empty, *made], 2).to(dtype)
+        return torch.cat([empty, *pieces], 2).to(dtype)
 
     def _check(self) -> None:
         """Raises RuntimeError unless small pictures give the same latents in pieces and as a whole."""

@@ -12,8 +12,8 @@ from .load_model import WHERE, Source
 
 def file_of(patcher: Any) -> Path | None:
     """The file that a loader read, the host's or this pack's; None where the loader does not tell."""
-    made_from = getattr(patcher, "cached_patcher_init", None)
-    first = made_from[1][0] if made_from and made_from[1] else None
+    init_call = getattr(patcher, "cached_patcher_init", None)
+    first = init_call[1][0] if init_call and init_call[1] else None
     if isinstance(first, Source):
         return first.path
     return Path(first) if isinstance(first, str | Path) else None
@@ -36,7 +36,7 @@ def report_of(model: Any) -> str | None:
         if "recipe" not in checkpoint.metadata:
             choice = checkpoint.recipe(file="/".join(path.parts[-2:]))  # as published, folder and file
             recipe = f"recipe {choice.recipe.name}. {choice.why}"
-        found = f"{path.name}: {checkpoint.structure}; {recipe}"
+        report = f"{path.name}: {checkpoint.structure}; {recipe}"
     except (OSError, ValueError) as why:
-        found = f"{path.name}, which Load Streaming Model does not take: {why}"
-    return " ".join(filter(None, (found, expert_warning(path.name))))
+        report = f"{path.name}, which Load Streaming Model does not take: {why}"
+    return " ".join(filter(None, (report, expert_warning(path.name))))

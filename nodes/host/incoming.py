@@ -21,30 +21,31 @@ WHO = "Start From"
 
 
 @contextmanager
-def opened(given: Any, fps: float) -> Iterator[Incoming]:
+def open_source(source: Any, fps: float) -> Iterator[Incoming]:
     """The pictures of a VIDEO or of an IMAGE batch, at `fps` a second.
 
     A video in a file is decoded as its pictures are asked for; of every moment its nearest picture is taken.
     A batch has no rate: each of its pictures is one of the stream's.
     """
-    if isinstance(given, Tensor):
-        yield Pictures(given, "image")
+    if isinstance(source, Tensor):
+        yield Pictures(source, "image")
         return
-    if not hasattr(given, "get_stream_source"):
+    if not hasattr(source, "get_stream_source"):
         raise ValueError(
-            f"{WHO}: video is a {type(given).__name__}; connect Load Video, or another node that gives VIDEO."
+            f"{WHO}: video is a {type(source).__name__}; connect Load Video, or another node with a VIDEO "
+            f"output."
         )
-    if hasattr(given, "get_active_trim_window"):
-        start_seconds, seconds = given.get_active_trim_window()
+    if hasattr(source, "get_active_trim_window"):
+        start_seconds, seconds = source.get_active_trim_window()
     else:
         start_seconds, seconds = 0.0, 0.0
-    if isinstance(given, InputImpl.VideoFromComponents):
+    if isinstance(source, InputImpl.VideoFromComponents):
         # its pictures are in memory already, and a file of them would be another, lossy copy
-        parts = given.get_components()
+        parts = source.get_components()
         step = Fraction(parts.frame_rate).limit_denominator(1001) / Fraction(fps).limit_denominator(1001)
         yield Pictures(parts.images, "video", step)
         return
-    with _path_of(given.get_stream_source()) as path:
+    with _path_of(source.get_stream_source()) as path:
         window = {"start_seconds": start_seconds, "seconds": seconds or None}
         with VideoFile(path, fps=fps, **window) as video:
             yield video
@@ -58,8 +59,8 @@ def _path_of(source: Any) -> Iterator[Path]:
         return
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="rivulet-", dir=folder) as own:
-        path = Path(own, "video")
+    with tempfile.TemporaryDirectory(prefix="rivulet-", dir=folder) as folder_name:
+        path = Path(folder_name, "video")
         with path.open("wb") as file:
             file.write(source.getbuffer())
         yield path

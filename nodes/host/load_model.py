@@ -53,9 +53,9 @@ def patcher_of(checkpoint: Checkpoint, source: Source, disable_dynamic: bool = F
     """The host's ModelPatcher of what was read, whose tensors are handed over: the host takes them out."""
     metadata = checkpoint.metadata_with_sizes()
     if checkpoint.mla is not None:
-        from .mla import told
+        from .mla import mla_metadata
 
-        metadata = told(metadata, checkpoint.mla.sizes)
+        metadata = mla_metadata(metadata, checkpoint.mla.sizes)
     else:
         metadata = _causal(metadata)
     more = {"disable_dynamic": True} if disable_dynamic else {}

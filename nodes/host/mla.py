@@ -63,13 +63,13 @@ class HostMlaModel(WanModel):
         sizes = sizes_of(video_mla)
 
         def block(*arguments: Any, operation_settings: Mapping[str, Any], **named: Any) -> WanAttentionBlock:
-            made = WanAttentionBlock(*arguments, operation_settings=operation_settings, **named)
+            attention_block = WanAttentionBlock(*arguments, operation_settings=operation_settings, **named)
             factory = {name: operation_settings[name] for name in ("device", "dtype")}
-            dense = made.self_attn
-            made.self_attn = HostMlaAttention(
+            dense = attention_block.self_attn
+            attention_block.self_attn = HostMlaAttention(
                 dense.dim, dense.num_heads, sizes, dense.eps, operation_settings["operations"], **factory
             )
-            return made
+            return attention_block
 
         super().__init__(wan_attn_block_class=block, **config)
         self.rope_layout = sizes.rope
@@ -101,18 +101,20 @@ class VideoMlaConfig(comfy.supported_models.WAN21_T2V):
         return HostVideoMla(self, device)
 
 
-def told(metadata: Mapping[str, str], sizes: MlaSizes) -> dict[str, str]:
+def mla_metadata(metadata: Mapping[str, str], sizes: MlaSizes) -> dict[str, str]:
     """The metadata with what makes the host's loader take this class; registers it with the host, once."""
     known = comfy.supported_models.models
     if VideoMlaConfig not in known:
         known.insert(0, VideoMlaConfig)  # before the class that fits all of Wan's text-to-video models
     config = json.loads(metadata.get("config", "{}"))
-    own = {key: value for key, value in config.get("transformer", {}).items() if key not in ELSEWHERE}
-    said = asdict(sizes) | {"biases": sorted(sizes.biases)}
-    return {**metadata, "config": json.dumps({"transformer": {**own, KIND: True, "video_mla": said}})}
+    sizes_in_file = config.get("transformer", {}).items()
+    rest = {key: value for key, value in sizes_in_file if key not in ELSEWHERE}
+    mla_sizes = asdict(sizes) | {"biases": sorted(sizes.biases)}
+    transformer = {**rest, KIND: True, "video_mla": mla_sizes}
+    return {**metadata, "config": json.dumps({"transformer": transformer})}
 
 
-def sizes_of(said: Mapping[str, Any]) -> MlaSizes:
+def sizes_of(mla_sizes: Mapping[str, Any]) -> MlaSizes:
     """What `told` wrote."""
-    rope = RopeLayout(**{name: said["rope"][name] for name in ("still", "time", "row", "column")})
-    return MlaSizes(said["kv_latent"], said["query_latent"], rope, frozenset(said["biases"]))
+    rope = RopeLayout(**{name: mla_sizes["rope"][name] for name in ("still", "time", "row", "column")})
+    return MlaSizes(mla_sizes["kv_latent"], mla_sizes["query_latent"], rope, frozenset(mla_sizes["biases"]))

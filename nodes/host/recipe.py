@@ -38,12 +38,12 @@ class ModelRecipe:
     taught: str = ""  # fingerprint of the memory that the weights were taught to read; "": none
 
 
-def give(model: Any, recipe: ModelRecipe) -> None:
+def set_recipe(model: Any, recipe: ModelRecipe) -> None:
     """Have the MODEL and its clones carry the recipe."""
     model.set_attachments(KEY, recipe)
 
 
-def stored_in(text: str) -> ModelRecipe:
+def parse_recipe(text: str) -> ModelRecipe:
     """The recipe in a file of ours; ValueError, KeyError or TypeError where it cannot be read."""
     stored = json.loads(text)
     switch, first = stored.get("switch", ""), stored.get("first_timesteps")
@@ -61,14 +61,14 @@ def stored_in(text: str) -> ModelRecipe:
     )
 
 
-def of(model: Any) -> ModelRecipe:
+def recipe_of(model: Any) -> ModelRecipe:
     """The MODEL's recipe; without one that of Self-Forcing weights, streamed without end."""
     return model.get_attachment(KEY) or ModelRecipe()
 
 
 def switch_of(model: Any) -> tuple[str, str]:
     """(how the MODEL's recipe goes over to a new prompt, a sentence that says so and why)."""
-    recipe = of(model)
+    recipe = recipe_of(model)
     if not recipe.switch:
         return DEFAULT_MODE, f"New prompts: {DEFAULT_MODE}, the usual switch; the model's recipe names none."
     return recipe.switch, f"New prompts: {recipe.switch}, as the recipe {_whose(recipe)} says."
@@ -90,19 +90,19 @@ def cfg_input(tooltip: str, advanced: bool | None = None) -> io.Float.Input:
     return io.Float.Input("cfg", default=0.0, min=0.0, max=20.0, step=0.1, advanced=advanced, tooltip=tooltip)
 
 
-def overridden(
+def overrides(
     model: Any, preset: str, block_frames: int, cfg: float, levels: Tensor | None = None
 ) -> list[str]:
     """A sentence for each widget that says another thing than the recipe that the MODEL carries."""
     recipe: ModelRecipe | None = model.get_attachment(KEY)
     if recipe is None:
         return []
-    own = recipe.sigmas if levels is None else _levels(levels)
+    levels_in_use = recipe.sigmas if levels is None else _levels(levels)
     pairs = (
         ("preset", recipe.preset if preset == FROM_MODEL else preset, recipe.preset),
         ("num_frame_per_block", block_frames or recipe.block_frames, recipe.block_frames),
         ("cfg", cfg or recipe.cfg, recipe.cfg),
-        ("sigmas", _told(own), _told(recipe.sigmas)),
+        ("sigmas", _as_text(levels_in_use), _as_text(recipe.sigmas)),
     )
     whose = _whose(recipe)
     return [
@@ -118,11 +118,11 @@ def _levels(levels: Tensor) -> tuple[float, ...]:
     return tuple(level for level in levels.tolist() if level > 0)
 
 
-def _told(levels: tuple[float, ...]) -> str:
+def _as_text(levels: tuple[float, ...]) -> str:
     return ", ".join(f"{level:.4g}" for level in levels)
 
 
-def configured(
+def stream_config(
     model: Any,
     width: int,
     height: int,
@@ -136,8 +136,8 @@ def configured(
 
     width, height: pixels. What is left to the model (FROM_MODEL, 0, no levels) is as its recipe says.
     """
-    recipe = of(model)
-    for line in overridden(model, preset, block_frames, cfg, levels):
+    recipe = recipe_of(model)
+    for line in overrides(model, preset, block_frames, cfg, levels):
         logging.getLogger(__name__).info("Rivulet: %s", line)
     return StreamConfig(
         Geometry(width, height),

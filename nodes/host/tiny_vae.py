@@ -60,11 +60,11 @@ class HostTinyDecoder:
         kept = past.layers if past is not None and past.layers else None
         size = (latents_BCTHW.shape[3] * SPACE_STRIDE, latents_BCTHW.shape[4] * SPACE_STRIDE)
         dtype = vae.vae_output_dtype() if hasattr(vae, "vae_output_dtype") else torch.float32
-        made = [torch.empty(0, *size, 3, dtype=dtype, device=vae.output_device)]
+        pieces = [torch.empty(0, *size, 3, dtype=dtype, device=vae.output_device)]
         for piece_BCTHW in latents_BCTHW.split(MAX_LATENTS, 2) if latents_BCTHW.shape[2] else ():
             pixels_BCFHW, kept = self._piece(piece_BCTHW, kept)
-            made.append(pixels_BCFHW[0].movedim(0, -1).to(vae.output_device, dtype))
-        return torch.cat(made).clamp_(0, 1), VaeBuffers(kept or ())
+            pieces.append(pixels_BCFHW[0].movedim(0, -1).to(vae.output_device, dtype))
+        return torch.cat(pieces).clamp_(0, 1), VaeBuffers(kept or ())
 
     def _piece(
         self, piece_BCTHW: Tensor, kept: tuple[Tensor, ...] | None
@@ -72,14 +72,14 @@ class HostTinyDecoder:
         vae = self.vae
         there = {"device": vae.device, "dtype": vae.vae_dtype}
         past = None if kept is None else tuple(each.to(**there) for each in kept)
-        return decode_pictures(self.layers, own_units(vae, piece_BCTHW).to(**there), past)
+        return decode_pictures(self.layers, to_tiny_units(vae, piece_BCTHW).to(**there), past)
 
     @torch.inference_mode()
     def _check(self) -> None:
         """Raises RuntimeError unless five small latents give the same pictures as the host's own decode."""
         vae = self.vae
         small = torch.sin(torch.arange(16 * 5 * 4 * 4) * 0.7).reshape(1, 16, 5, 4, 4)
-        whole = vae.decode(vae.first_stage_model.process_out(own_units(vae, small)))[0].clamp(0, 1)
+        whole = vae.decode(vae.first_stage_model.process_out(to_tiny_units(vae, small)))[0].clamp(0, 1)
         first, past = self.decode(small[:, :, :2])
         streamed = torch.cat([first, self.decode(small[:, :, 2:], past)[0]])
         worst = (streamed - whole).abs().max().item() if streamed.shape == whole.shape else float("inf")
@@ -121,12 +121,12 @@ def why_not_tiny(vae: Any) -> str | None:
     return None
 
 
-def own_units(vae: Any, latents_BCTHW: Tensor) -> Tensor:
+def to_tiny_units(vae: Any, latents_BCTHW: Tensor) -> Tensor:
     """Latents in what the tiny decoder's layers were trained on, from the units of Wan's VAE."""
     return latents_BCTHW if _takes_vae_units(vae) else in_model_units(latents_BCTHW)
 
 
-def encoded(vae: Any, pixels_BHWC: Tensor) -> Tensor:
+def encode(vae: Any, pixels_BHWC: Tensor) -> Tensor:
     """Latents [1, C, T, H/8, W/8] of pictures in [0, 1], in the units of Wan's VAE."""
     latents_BCTHW = vae.first_stage_model.process_in(vae.encode(pixels_BHWC))
     return latents_BCTHW if _takes_vae_units(vae) else in_vae_units(latents_BCTHW)
@@ -140,8 +140,8 @@ def widths(vae: Any) -> Sequence[int]:
 
 def _takes_vae_units(vae: Any) -> bool:
     """As the file's name says; the host decodes one whose name says nothing in the VAE's units."""
-    said = _units_by_name(vae)
-    return True if said is None else said
+    vae_units = _units_by_name(vae)
+    return True if vae_units is None else vae_units
 
 
 def _units_by_name(vae: Any) -> bool | None:

@@ -105,7 +105,7 @@ def _lacking(part: Any, path: str, names: Sequence[str]) -> list[str]:
 
 def check_forward(
     tree: HostTree,
-    own: Callable[[Tensor, Tensor, Tensor], Tensor],
+    host_forward: Callable[[Tensor, Tensor, Tensor], Tensor],
     x_BCTHW: Tensor,
     text_BLE: Tensor,
     attention: Attention,
@@ -120,7 +120,7 @@ def check_forward(
     small = torch.sin(torch.arange(count, device=x_BCTHW.device) * 1.7).reshape(shape).to(x_BCTHW.dtype)
     timestep = torch.full((1,), 500.0, device=x_BCTHW.device)
     text = text_BLE[:1]
-    theirs = own(small, timestep, text).float()
+    theirs = host_forward(small, timestep, text).float()
     ours = bidirectional(tree, small, timestep[:, None], text, attention).float()
     span = theirs.abs().max().item()
     # half precision may lose a few digits over forty layers; a wrong formula is wrong in the first

@@ -64,30 +64,30 @@ class HostDecoder:
             [vae.patcher], memory_required=vae.memory_used_decode(two, vae.vae_dtype)
         )
         layers = None if past is None else past.layers
-        made: list[Tensor] = []
+        pieces: list[Tensor] = []
         while count := _next(latents_BCTHW.shape[2], layers is None, last):
             piece_BCTHW, latents_BCTHW = latents_BCTHW[:, :, :count], latents_BCTHW[:, :, count:]
             frames, layers = self._piece(piece_BCTHW, layers)
-            made.append(frames)
+            pieces.append(frames)
         held = latents_BCTHW.clone() if latents_BCTHW.shape[2] else None
-        return self._pixels(made, two), VaeBuffers(layers or (), held)
+        return self._pixels(pieces, two), VaeBuffers(layers or (), held)
 
     def _piece(self, piece_BCTHW: Tensor, layers: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
         vae, model = self.vae, self.vae.first_stage_model
         there = {"device": vae.device, "dtype": vae.vae_dtype}
         past = (None,) * LAYERS if layers is None else layers
-        kept = [each.to(**there) if isinstance(each, Tensor) else each for each in past]
+        layer_frames = [each.to(**there) if isinstance(each, Tensor) else each for each in past]
         x = model.conv2(piece_BCTHW.to(**there))
-        frames = torch.cat(model.decoder(x, feat_cache=kept, feat_idx=[0]), 2)
-        return frames.to(vae.output_device), tuple(own(part) for part in kept)
+        frames = torch.cat(model.decoder(x, feat_cache=layer_frames, feat_idx=[0]), 2)
+        return frames.to(vae.output_device), tuple(without_view(part) for part in layer_frames)
 
-    def _pixels(self, made: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    def _pixels(self, pieces: list[Tensor], shape: tuple[int, ...]) -> Tensor:
         vae = self.vae
-        if not made:
+        if not pieces:
             size = (shape[3] * SPACE_STRIDE, shape[4] * SPACE_STRIDE)
             return torch.empty(0, *size, 3, device=vae.output_device)
         dtype = vae.vae_output_dtype() if hasattr(vae, "vae_output_dtype") else torch.float32
-        pixels_BCFHW = vae.process_output(torch.cat(made, 2).to(dtype, copy=True))
+        pixels_BCFHW = vae.process_output(torch.cat(pieces, 2).to(dtype, copy=True))
         return pixels_BCFHW[0].movedim(0, -1)
 
     @torch.inference_mode()
@@ -148,7 +148,7 @@ def _next(latents: int, start: bool, last: bool) -> int:
     return PIECE_LATENTS if latents >= PIECE_LATENTS else latents if last else 0
 
 
-def own(part: Any) -> Any:
+def without_view(part: Any) -> Any:
     """The kept frames without the piece they are a view of."""
     if not isinstance(part, Tensor) or part.untyped_storage().nbytes() == part.nbytes:
         return part

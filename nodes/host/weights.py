@@ -38,8 +38,8 @@ class HostWeights:
         if self.checked and format is self._format:
             return
         weights_LKR = sketch(tree, channels, like.dtype, like.device)
-        if said := format.check_weights(weights_LKR, channels, self.adapted):
-            log.warning("Rivulet: %s", said)
+        if warning := format.check_weights(weights_LKR, channels, self.adapted):
+            log.warning("Rivulet: %s", warning)
         present = fingerprint(tree, like.shape[1], like.dtype, like.device)
         if self._expected is not None:
             refuse_other_weights(self._expected[0], present, self._expected[1])

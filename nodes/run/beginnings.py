@@ -31,7 +31,7 @@ from ...model_patches.stream.step import init
 from ..host.caller import HostCaller
 from ..host.decoder import first_latents, why_not_vae
 from ..host.encoder import HostEncoder
-from ..host.incoming import opened
+from ..host.incoming import open_source
 
 log = logging.getLogger(__name__)
 WHO = "Start From"
@@ -90,13 +90,13 @@ class FromPicture(Beginning):
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> FromPicture:
         if refusal := why_not_vae(vae):
             raise ValueError(refusal)
-        return replace(self, image_BHWC=self.fitted(config.geometry))
+        return replace(self, image_BHWC=self.resize(config.geometry))
 
     def prefill(self, caller: HostCaller, vae: Any) -> Prefill:
         assert self.image_BHWC is not None
         return Prefill(caller.from_vae(first_latents(vae, self.image_BHWC)), 0, self.image_BHWC[0])
 
-    def fitted(self, geometry: Geometry) -> Tensor:
+    def resize(self, geometry: Geometry) -> Tensor:
         """The picture [1, H, W, 3] at the size of the video."""
         assert self.image_BHWC is not None
         height, width = self.image_BHWC.shape[1:3]
@@ -126,18 +126,18 @@ class FromVideo(Beginning):
         geometry, block = config.geometry, config.block_frames
         latents = geometry.latent_frames(self.context) or context_latents(config.positions, block)
         wanted = geometry.pixel_frames(latents)
-        with opened(self.source, fps) as incoming:
-            fitted = Fitted(incoming, geometry.width, geometry.height, self.fit)
-            pixels_FHWC = fitted.newest(wanted)
-        found = len(pixels_FHWC)
-        if self.context and found < wanted:
+        with open_source(self.source, fps) as incoming:
+            video = Fitted(incoming, geometry.width, geometry.height, self.fit)
+            pixels_FHWC = video.newest(wanted)
+        count = len(pixels_FHWC)
+        if self.context and count < wanted:
             raise ValueError(
                 f"{WHO}: context asks for {self.context} pictures, {wanted} in whole latents, and "
-                f"{fitted.name} has {found} at {fps:g} a second; give a longer video, or set context to 0 "
+                f"{video.name} has {count} at {fps:g} a second; give a longer video, or set context to 0 "
                 f"for as many as there are."
             )
-        if found < wanted:
-            latents = whole_blocks(1 + (found - 1) // geometry.time_stride, block)
+        if count < wanted:
+            latents = whole_blocks(1 + (count - 1) // geometry.time_stride, block)
         hidden = geometry.pixel_frames(latents)
         return replace(self, latents=latents, hidden=hidden, pixels_FHWC=pixels_FHWC[-hidden:])
 
@@ -207,11 +207,11 @@ class Following(Beginning):
             latents_BCTHW, past = encoder(pixels_FHWC, past, last=last)
             return caller.from_vae(latents_BCTHW), past
 
-        with opened(self.source, fps) as incoming:
-            fitted = Fitted(incoming, config.geometry.width, config.geometry.height, self.fit)
-            follow = Follow(fitted, encode, config, self.strength)
+        with open_source(self.source, fps) as incoming:
+            video = Fitted(incoming, config.geometry.width, config.geometry.height, self.fit)
+            follow = Follow(video, encode, config, self.strength)
             if follow.block(0, 0) is None:
-                raise ValueError(f"{WHO}: {fitted.name} has no picture to follow; give at least one.")
+                raise ValueError(f"{WHO}: {video.name} has no picture to follow; give at least one.")
             yield follow
 
 
@@ -225,7 +225,7 @@ class Resume(Beginning):
     followed: bool = False  # it followed a video, which its snapshot does not hold
 
     @classmethod
-    def of(cls, path: Path) -> Resume:
+    def from_snapshot(cls, path: Path) -> Resume:
         """The take of this snapshot; ValueError where it is none of this release."""
         header = read_header(path)
         ledger = header.ledger

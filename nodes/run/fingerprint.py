@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-KEPT = 256  # settings of nodes whose fingerprint is remembered; of others it is a new one
+MOST_SETTINGS = 256  # settings of nodes whose fingerprint is remembered; of others it is a new one
 MOST_FILES = 64  # under one fingerprint
 
 
@@ -30,20 +30,20 @@ class Fingerprints:
 
     def __init__(self) -> None:
         self._prints: OrderedDict[tuple[str, str], _Print] = OrderedDict()
-        self._asked: dict[str, tuple[str, str]] = {}  # by node: the settings of its run in progress
+        self._current: dict[str, tuple[str, str]] = {}  # by node: the settings of its run in progress
 
-    def of(self, node: str, constants: dict[str, Any]) -> str:
+    def stamp(self, node: str, constants: dict[str, Any]) -> str:
         """The stamp for a node with these settings."""
-        key = self._asked[node] = node, repr(sorted(constants.items()))
-        found = self._prints.pop(key, None)
-        self._prints[key] = found if found and found.holds else _Print()
-        if len(self._prints) > KEPT:
+        key = self._current[node] = node, repr(sorted(constants.items()))
+        entry = self._prints.pop(key, None)
+        self._prints[key] = entry if entry and entry.holds else _Print()
+        if len(self._prints) > MOST_SETTINGS:
             self._prints.popitem(last=False)
         return self._prints[key].stamp
 
     def note(self, node: str, path: Path, *, as_queued: bool) -> None:
         """A node's take is over; as_queued: it is whole, and no viewer changed it."""
-        key = self._asked.get(node)
+        key = self._current.get(node)
         if key not in self._prints:
             return
         if as_queued:

@@ -9,13 +9,13 @@ import folder_paths
 from .take import ENDING
 
 
-def snapshots() -> list[str]:
+def list_snapshots() -> list[str]:
     """Snapshots in the output folder, newest first, as paths inside it."""
     folder = Path(folder_paths.get_output_directory())
     if not folder.is_dir():
         return []
-    found = sorted(folder.rglob(f"*{ENDING}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return [path.relative_to(folder).as_posix() for path in found]
+    paths = sorted(folder.rglob(f"*{ENDING}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.relative_to(folder).as_posix() for path in paths]
 
 
 def snapshot_path(who: str, snapshot: str) -> Path:
@@ -29,7 +29,7 @@ def snapshot_path(who: str, snapshot: str) -> Path:
     return path
 
 
-def there(who: str, snapshot: str) -> Path:
+def find_snapshot(who: str, snapshot: str) -> Path:
     """Where a snapshot lies; refused if it is not there."""
     path = snapshot_path(who, snapshot)
     if not path.is_file():
@@ -40,7 +40,7 @@ def there(who: str, snapshot: str) -> Path:
     return path
 
 
-def changed(who: str, snapshot: str) -> str:
+def snapshot_stamp(who: str, snapshot: str) -> str:
     """A text that changes when the file does."""
     path = snapshot_path(who, snapshot)
     return f"{snapshot} {path.stat().st_mtime_ns if path.is_file() else ''}"

@@ -30,7 +30,7 @@ STUCK_SECONDS = 60  # after which a viewer of the endless file who takes nothing
 # what reads a file or decodes; few, so that many viewers cannot crowd the generation out
 _workers = ThreadPoolExecutor(2, thread_name_prefix="rivulet viewers")
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
 def register(routes: web.RouteTableDef) -> None:
@@ -46,19 +46,19 @@ async def serve(request: web.Request) -> web.StreamResponse:
     try:
         check_sender(request)
     except RefusedError as why:
-        return sent(error_answer(why))
+        return response_to(error_answer(why))
     head = request.method == "HEAD"  # the host's routes answer it as GET, without the body
-    asked = Request(
+    question = Request(
         "GET" if head else request.method,
         f"{PREFIX}/{request.match_info['rest']}",
         request.query,
         request.content_type,
         await body_of(request),
     )
-    found = await elsewhere(answer, STREAMS, asked) if takes_long(asked) else answer(STREAMS, asked)
-    if found.file is not None:
-        return web.FileResponse(found.file, headers=HEADERS)
-    return sent(found) if found.pieces is None or head else await send_pieces(request, found)
+    reply = await in_thread(answer, STREAMS, question) if takes_long(question) else answer(STREAMS, question)
+    if reply.file is not None:
+        return web.FileResponse(reply.file, headers=HEADERS)
+    return response_to(reply) if reply.pieces is None or head else await send_pieces(request, reply)
 
 
 def check_sender(request: web.Request) -> None:
@@ -85,20 +85,20 @@ async def body_of(request: web.Request) -> bytes:
     return data
 
 
-def sent(found: Answer) -> web.Response:
+def response_to(reply: Answer) -> web.Response:
     """An answer of which all is there."""
-    headers = {**HEADERS, **found.headers}
-    if not found.kind:
-        return web.Response(status=found.status, headers=headers)
-    return web.Response(body=found.body, status=found.status, content_type=found.kind, headers=headers)
+    headers = {**HEADERS, **reply.headers}
+    if not reply.kind:
+        return web.Response(status=reply.status, headers=headers)
+    return web.Response(body=reply.body, status=reply.status, content_type=reply.kind, headers=headers)
 
 
-async def send_pieces(request: web.Request, found: Answer) -> web.StreamResponse:
+async def send_pieces(request: web.Request, reply: Answer) -> web.StreamResponse:
     """An endless file, as fast as it is made and taken."""
-    assert found.pieces is not None
-    response = web.StreamResponse(headers={**HEADERS, "Content-Type": found.kind})
+    assert reply.pieces is not None
+    response = web.StreamResponse(headers={**HEADERS, "Content-Type": reply.kind})
     await response.prepare(request)
-    while (piece := await elsewhere(next, found.pieces, None)) is not None:
+    while (piece := await in_thread(next, reply.pieces, None)) is not None:
         if piece:
             await asyncio.wait_for(response.write(piece), STUCK_SECONDS)
         else:
@@ -107,6 +107,6 @@ async def send_pieces(request: web.Request, found: Answer) -> web.StreamResponse
     return response
 
 
-async def elsewhere(work: Callable[..., Made], *given: Any) -> Made:
+async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
     """What `work(*given)` returns, made outside the server's loop."""
-    return await asyncio.get_running_loop().run_in_executor(_workers, work, *given)
+    return await asyncio.get_running_loop().run_in_executor(_workers, work, *arguments)

@@ -13,11 +13,11 @@ REST = {**FAST, "recipe": "as recognised", "rope_bands": "as the file says", "fu
 
 def streamed(model, text, config, blocks=3, cache=None):
     """(latents, state) of a MODEL with its memory, as Stream Video makes them."""
-    from rivulet.nodes.memory import of
+    from rivulet.nodes.memory import memory_of
     from rivulet.nodes.small_cache import CacheChoice
 
     form = (cache or CacheChoice("dense")).format_for(config, model.get_model_object("diffusion_model"))
-    policy = of(model).policy_for(config, model.load_device)
+    policy = memory_of(model).policy_for(config, model.load_device)
     run = HostRun(model, text, [], config, cache=form, memory=policy)
     return make_blocks(run, run.begin(), blocks)
 

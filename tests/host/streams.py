@@ -63,7 +63,7 @@ class HostTake:
         def encoded(text):
             return HostPrompt((encode or (lambda text: prompt(len(text))))(text), prompt(1))
 
-        begin = FROM_NOTHING if resume is None else Resume.of(resume)
+        begin = FROM_NOTHING if resume is None else Resume.from_snapshot(resume)
         self.caller, self.config, self.begin = HostCaller(model), config, begin
         self.script = begin.script(Script(HostPrompt(prompt(0), prompt(1)), None, changes or {}, encoded))
         self.decoder = decoder_for(vae, self.caller.to_vae)

@@ -180,10 +180,10 @@ class Clip:
 TEXT = Clip().encode_from_tokens_scheduled("one")
 
 
-def watched(model):
-    from rivulet.nodes.calibrate import Watched
+def calibration_run(model):
+    from rivulet.nodes.calibrate import CalibrationRun
 
-    return Watched(model, Clip(), PROMPTS, CONFIG, 8)
+    return CalibrationRun(model, Clip(), PROMPTS, CONFIG, 8)
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +192,9 @@ def basis(assigned):
     from rivulet.model_patches.cache.calibration.calibrate import Goal
 
     with torch.inference_mode():
-        made = watched(assigned).calibrate()
+        made = calibration_run(assigned).calibrate()
         chosen = made.choose(Goal(token_bytes=4 * SIZES.dim / 4))
-        return made.basis(chosen, {"checkpoint": "it", **watched(assigned).about()})
+        return made.basis(chosen, {"checkpoint": "it", **calibration_run(assigned).about()})
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_parameters_of_the_packs_own_class_change_nothing(assigned, held, cache,
 
 def test_a_basis_is_made_from_the_numbers_in_the_file(assigned, packed, held, basis):
     assert basis.provenance["tokens"] == 3 * 8 * 48 and basis.provenance["error"] < 0.01
-    asked = [watched(each) for each in (held("Q8_0"), packed("Q8_0"), assigned)]
+    asked = [calibration_run(each) for each in (held("Q8_0"), packed("Q8_0"), assigned)]
     wanted, *got = [(each.about(), each.weights(1)) for each in asked]
     for about, weights in got:
         assert about == wanted[0]

@@ -228,7 +228,7 @@ def test_weights_in_another_dtype_than_the_arithmetic(models, prompt, stream, we
 
 
 def test_the_pocket_model_streams_as_it_does_alone(comfyui, stream):
-    from rivulet.nodes.host.recipe import FROM_MODEL, configured
+    from rivulet.nodes.host.recipe import FROM_MODEL, stream_config
     from rivulet.nodes.pocket_model import RivuletPocketModel
     from rivulet.pocket.models import load_pocket
 
@@ -237,9 +237,9 @@ def test_the_pocket_model_streams_as_it_does_alone(comfyui, stream):
     state = pocket.begin(pocket.encode("a red circle on a green ground"), config)
     own = [latents for latents, _ in rollout(ModelCaller(pocket.dit), state, 3)]
     model, clip, _ = RivuletPocketModel.execute().result
-    asked = configured(model, 64, 64, FROM_MODEL, 0, 0.0, seed=4)
+    asked = stream_config(model, 64, 64, FROM_MODEL, 0, 0.0, seed=4)
     assert asked.first_sigmas == config.first_sigmas and len(asked.levels(0)) > len(asked.sigmas)
-    assert not configured(model, 64, 64, FROM_MODEL, 0, 0.0, torch.tensor([1.0, 0.5, 0.0])).first_sigmas
+    assert not stream_config(model, 64, 64, FROM_MODEL, 0, 0.0, torch.tensor([1.0, 0.5, 0.0])).first_sigmas
     texts = (
         clip.encode_from_tokens_scheduled(clip.tokenize(said))
         for said in ("a red circle on a green ground", "")

@@ -27,13 +27,13 @@ def text():
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.recipe)
 def test_every_family_streams_as_the_weights_it_was_written_from(family, load_file, written, text, caplog):
-    from rivulet.nodes.host.recipe import FROM_MODEL, configured, switch_of
+    from rivulet.nodes.host.recipe import FROM_MODEL, stream_config, switch_of
 
     model = written(family.recipe)
     loaded, report = load_file(family.file)
     assert not [line for line in caplog.messages if "missing" in line or "unexpected" in line]
     record = find_recipe(family.recipe)
-    config = configured(loaded, 32, 48, FROM_MODEL, 0, 0.0)
+    config = stream_config(loaded, 32, 48, FROM_MODEL, 0, 0.0)
     assert (config.preset.name, config.block_frames, config.cfg) == (record.preset, record.block_frames, 1.0)
     assert config.sigmas == record.sigmas
     said = f"New prompts: {record.switch}, as the recipe of {record.name} says."
@@ -116,9 +116,8 @@ def test_a_base_and_its_memory_come_from_one_file(load_file, folders, text, stre
     """The loader leaves the encoder, Evolving Memory takes it from the same file and sets the positions."""
     import folder_paths
     from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
-    from rivulet.nodes.host.recipe import FROM_MODEL, configured
-    from rivulet.nodes.memory import RivuletMemory
-    from rivulet.nodes.memory import of as memory_of
+    from rivulet.nodes.host.recipe import FROM_MODEL, stream_config
+    from rivulet.nodes.memory import RivuletMemory, memory_of
 
     torch.manual_seed(3)
     with torch.inference_mode(False):
@@ -131,7 +130,7 @@ def test_a_base_and_its_memory_come_from_one_file(load_file, folders, text, stre
     loaded, report = load_file("echo.safetensors")
     assert f"Memory encoder inside ({len(inside)} tensors)" in report and "Recipe Echo-Infinity" in report
     (model,) = RivuletMemory.execute(loaded, "learned", "diffusion_models/echo.safetensors").args
-    config = replace(configured(model, 48, 32, FROM_MODEL, 0, 0.0), sigmas=(1.0,))
+    config = replace(stream_config(model, 48, 32, FROM_MODEL, 0, 0.0), sigmas=(1.0,))
     assert config.preset.name == "echo_std"
     made = []
     for each in (model, loaded):
@@ -198,17 +197,17 @@ def test_missing_vae_and_text_encoder_are_told_with_the_next_step(load_file, wri
 
 
 def test_what_the_user_chooses_wins_and_is_reported(load_file, written, caplog):
-    from rivulet.nodes.host.recipe import FROM_MODEL, configured, overridden
+    from rivulet.nodes.host.recipe import FROM_MODEL, overrides, stream_config
 
     written("self_forcing", "model.pt")
     _, report = load_file("model.pt")
     assert "Why: A guess" in report and "choose its recipe" in report
     model, report = load_file("model.pt", recipe="longlive")
     assert "Recipe LongLive" in report and "Why: Your choice." in report and "adds a LoRA: lora.pt" in report
-    assert configured(model, 32, 32, FROM_MODEL, 0, 0.0).preset.name == "longlive_infinity"
-    assert overridden(model, FROM_MODEL, 0, 0.0) == []
+    assert stream_config(model, 32, 32, FROM_MODEL, 0, 0.0).preset.name == "longlive_infinity"
+    assert overrides(model, FROM_MODEL, 0, 0.0) == []
     with caplog.at_level("INFO"):
-        config = configured(model, 32, 32, "echo", 1, 2.0, torch.tensor([1.0, 0.5, 0.0]))
+        config = stream_config(model, 32, 32, "echo", 1, 2.0, torch.tensor([1.0, 0.5, 0.0]))
     assert (config.preset.name, config.block_frames, config.cfg, config.sigmas) == (
         "echo",
         1,

@@ -122,7 +122,7 @@ def test_a_take_of_videomla_goes_on_bit_for_bit(mla, text, tmp_path):
 
 
 def test_the_trained_pocket_model_streams_from_its_latents_in_the_host(load_file, folders):
-    from rivulet.nodes.host.recipe import FROM_MODEL, configured
+    from rivulet.nodes.host.recipe import FROM_MODEL, stream_config
     from rivulet.nodes.small_cache import CacheChoice
     from rivulet.pocket.models import load_pocket
 
@@ -131,7 +131,7 @@ def test_the_trained_pocket_model_streams_from_its_latents_in_the_host(load_file
     assert "Recipe: written in the file itself." in report and "bands of the file" in report
     pocket = load_pocket(dit_file=MLA_FILE)
     text = pocket.encode("a red circle on a green ground")
-    config = replace(configured(loaded, 64, 64, FROM_MODEL, 0, 1.0, seed=2))
+    config = replace(stream_config(loaded, 64, 64, FROM_MODEL, 0, 1.0, seed=2))
     assert (config.preset.name, config.block_frames) == (pocket.recipe.preset, pocket.recipe.block_frames)
     got, _ = streamed(loaded, [[text, {}]], config, 2, CacheChoice("mla"))
     assert close(got, own_stream(pocket.dit, [[text, {}]], config, loaded, 2), 1e-3)

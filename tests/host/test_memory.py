@@ -57,20 +57,20 @@ def remembering(load, memory_file):
     """Returns a function that gives the plain checkpoint a memory through the node."""
     from rivulet.nodes.memory import RivuletMemory
 
-    def of(memory="learned", file="diffusion_models/memory.safetensors", from_start=False, keep=0.9):
+    def remember(memory="learned", file="diffusion_models/memory.safetensors", from_start=False, keep=0.9):
         options = {"from_start": from_start, "ema_keep": keep}
         return RivuletMemory.execute(load("plain"), memory, file, **options).args[0]
 
-    return of
+    return remember
 
 
 @pytest.fixture
 def run(prompt):
     """Returns a function that streams a MODEL as Stream Video does: (latents, state, its `HostRun`)."""
-    from rivulet.nodes.memory import of
+    from rivulet.nodes.memory import memory_of
 
     def blocks(model, config=CONFIG, count=6, **options):
-        policy = of(model).policy_for(config, model.load_device)
+        policy = memory_of(model).policy_for(config, model.load_device)
         made = HostRun(model, prompt(0), prompt(1), config, memory=policy, **options)
         return *make_blocks(made, made.begin(), count), made
 
@@ -85,14 +85,14 @@ def close(a, b):
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
 def test_the_host_streams_what_the_engine_streams(models, memory_file, remembering, run, prompt, cfg):
     from rivulet.model_patches.memory.load import load_memory
-    from rivulet.nodes.memory import of
+    from rivulet.nodes.memory import memory_of
 
     config = replace(CONFIG, cfg=cfg)
     model = remembering()
     got, state, _ = run(model, config)
     dit = open_checkpoint(models / "plain.safetensors").load(torch.float32)
     file = load_memory(memory_file, dit)
-    policy = of(model).policy_for(config, torch.device("cpu"))
+    policy = memory_of(model).policy_for(config, torch.device("cpu"))
     own = ModelCaller(file.lora.merge(dit))
     negative = prompt(1)[0][0] if cfg != 1 else None
     begun = init(own, texts(prompt(0)[0][0], negative), config, memory=policy)
@@ -104,9 +104,9 @@ def test_the_host_streams_what_the_engine_streams(models, memory_file, rememberi
 
 
 def test_without_a_lora_only_blocks_after_the_first_eviction_differ(load, stream, prompt, remembering):
-    from rivulet.nodes.memory import of
+    from rivulet.nodes.memory import memory_of
 
-    policy = of(remembering()).policy_for(CONFIG, torch.device("cpu"))
+    policy = memory_of(remembering()).policy_for(CONFIG, torch.device("cpu"))
     parts = []
     for memory in ({}, {"memory": policy}):
         latents, _ = stream(load("plain"), prompt(0), prompt(1), CONFIG, blocks=6, **memory)
@@ -125,13 +125,13 @@ def test_the_model_that_came_in_stays_as_it_was(load, run, remembering):
 @pytest.mark.parametrize("memory", ["learned", "ema"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_take_goes_on_bit_for_bit_after_a_switch(run, remembering, prompt, tmp_path, memory, mode):
-    from rivulet.nodes.memory import of
+    from rivulet.nodes.memory import memory_of
 
     model = remembering() if memory == "learned" else remembering("ema", "none")
     _, state, made = run(model, count=5)
     _, state = made.step(made.switch(state, prompt(3), mode))
     save(made.caller, state, tmp_path / "take.safetensors")
-    policy = of(model).policy_for(CONFIG, model.load_device)
+    policy = memory_of(model).policy_for(CONFIG, model.load_device)
     again = HostRun(model, prompt(3), prompt(1), CONFIG, memory=policy)
     back = load_take(tmp_path / "take.safetensors", again.caller, CONFIG, **again.options)
     for _ in range(4):
@@ -157,10 +157,10 @@ def test_what_fails_after_a_block_leaves_a_take_that_is_saved_and_goes_on(run, r
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_a_recache_of_the_host_is_that_of_the_engine(load, models, remembering, prompt, goes_on):
     from rivulet.model_patches.memory.learned import LearnedMemory
-    from rivulet.nodes.memory import of
+    from rivulet.nodes.memory import memory_of
 
     config = replace(CONFIG, preset="echo_std" if goes_on else "pocket_memory")
-    encoder = of(remembering()).source.encoder
+    encoder = memory_of(remembering()).source.encoder
     policy = LearnedMemory(encoder, "the same", turned=goes_on, recaches=not goes_on)
     host = HostRun(load("plain"), prompt(0), prompt(1), config, memory=policy)
     caller = ModelCaller(open_checkpoint(models / "plain.safetensors").load(torch.float32))
@@ -192,9 +192,9 @@ def test_another_picture_size_gets_a_resampled_memory(run, remembering):
 def test_the_node_brings_the_positions_the_memory_needs(load, remembering):
     from rivulet.nodes.host import recipe
 
-    assert recipe.of(remembering()).preset == "pocket_memory"
-    assert recipe.of(load("plain")).preset == "infinity_rope"
-    assert recipe.of(remembering("ema", "none")).preset == "infinity_rope"
+    assert recipe.recipe_of(remembering()).preset == "pocket_memory"
+    assert recipe.recipe_of(load("plain")).preset == "infinity_rope"
+    assert recipe.recipe_of(remembering("ema", "none")).preset == "infinity_rope"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_
     from rivulet.model_patches.memory.learned import LearnedMemory
     from rivulet.model_patches.memory.load import load_memory
     from rivulet.nodes.host import recipe
-    from rivulet.nodes.memory import RivuletMemory, of
+    from rivulet.nodes.memory import RivuletMemory, memory_of
     from rivulet.nodes.pocket_model import RivuletPocketModel
     from rivulet.pocket.models import MEMORY_FILE, MLA_MEMORY_FILE, WEIGHTS, load_pocket
 
@@ -251,9 +251,9 @@ def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_
     own = list(rollout(caller, begun, 6))
     model, clip, _ = RivuletPocketModel.execute("VideoMLA's, for Evolving Memory").args
     model = RivuletMemory.execute(model, "learned", BUILT_IN).args[0]
-    assert recipe.of(model).preset == "pocket_memory" and not model.patches
+    assert recipe.recipe_of(model).preset == "pocket_memory" and not model.patches
     said = [clip.encode_from_tokens_scheduled(t) for t in ("a red circle on a green ground", "")]
-    memory = of(model).policy_for(config, model.load_device)
+    memory = memory_of(model).policy_for(config, model.load_device)
     got, state = stream(model, *said, config, blocks=6, cache=form, memory=memory)
     wanted = model.model.process_latent_out(torch.cat([latents for latents, _ in own], 2))
     assert close(got, wanted) and close(state.memory.now, own[-1][1].memory.now)
@@ -265,7 +265,7 @@ def test_a_model_of_latents_that_was_taught_no_memory_or_another_is_refused_one(
     from rivulet.nodes.pocket_model import RivuletPocketModel
 
     model = RivuletPocketModel.execute("VideoMLA's, for Evolving Memory").args[0]
-    recipe.give(model, replace(recipe.of(model), taught="0123456789abcdef0"))
+    recipe.set_recipe(model, replace(recipe.recipe_of(model), taught="0123456789abcdef0"))
     with pytest.raises(ValueError, match="the model was trained with 0123456789abcdef; take the memory"):
         RivuletMemory.execute(model, "learned", BUILT_IN)
     model = RivuletPocketModel.execute("VideoMLA's").args[0]
@@ -275,11 +275,11 @@ def test_a_model_of_latents_that_was_taught_no_memory_or_another_is_refused_one(
 
 def test_the_built_in_memory_goes_with_the_built_in_model(comfyui):
     from rivulet.nodes.host import recipe
-    from rivulet.nodes.memory import RivuletMemory, of
+    from rivulet.nodes.memory import RivuletMemory, memory_of
     from rivulet.nodes.pocket_model import RivuletPocketModel
 
     model = RivuletMemory.execute(RivuletPocketModel.execute().args[0], "learned", BUILT_IN).args[0]
-    assert recipe.of(model).preset == "pocket_memory" and of(model).source.coverage == (40, 40)
+    assert recipe.recipe_of(model).preset == "pocket_memory" and memory_of(model).source.coverage == (40, 40)
 
 
 def test_nan_in_the_memory_alone_is_refused_and_the_stream_goes_on_from_before(run, remembering):

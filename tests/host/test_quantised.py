@@ -109,13 +109,13 @@ class Clip:
 def basis(made):
     """Returns a basis that was calibrated on packed weights, by asking their layers."""
     from rivulet.model_patches.cache.calibration.calibrate import Goal
-    from rivulet.nodes.calibrate import Watched
+    from rivulet.nodes.calibrate import CalibrationRun
 
     with torch.inference_mode():
-        watched = Watched(made("packed")[0], Clip(), ["one", "two", "three"], CONFIG, 6)
-        calibration = watched.calibrate()
+        calibration_run = CalibrationRun(made("packed")[0], Clip(), ["one", "two", "three"], CONFIG, 6)
+        calibration = calibration_run.calibrate()
         chosen = calibration.choose(Goal(token_bytes=4 * SIZES.dim / 4))
-        return calibration.basis(chosen, {"checkpoint": "packed", **watched.about()})
+        return calibration.basis(chosen, {"checkpoint": "packed", **calibration_run.about()})
 
 
 @pytest.mark.parametrize("kind", KINDS)

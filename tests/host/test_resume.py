@@ -146,7 +146,7 @@ def test_a_take_with_a_tiny_vae_goes_on_too_and_not_with_another_vae(making, tin
     asked = {"width": 32, "height": 48, "seconds": 10.0, "fps": 16.0, "seed": 5, "num_frame_per_block": 3}
     inputs = {"preset": "pocket", "cfg": 1.0, "filename_prefix": "never", "positive": prompt(0)}
     with pytest.raises(ValueError, match=r"decoded with another kind of VAE .* connect the VAE it was made"):
-        RivuletStream.execute(load("plain"), vae, **asked, **inputs, start=Resume.of(path))
+        RivuletStream.execute(load("plain"), vae, **asked, **inputs, start=Resume.from_snapshot(path))
 
 
 def test_another_seed_makes_another_end(making):
@@ -271,4 +271,4 @@ def test_a_video_that_is_there_already_is_refused(making):
 
     _, _, path = making("first", before=stopping_at(4))
     with pytest.raises(ValueError, match=r"already has 2.8 s of video and seconds is 1.0"):
-        Resume.of(path).read(None, CONFIG, 16.0, 16)
+        Resume.from_snapshot(path).read(None, CONFIG, 16.0, 16)

@@ -138,12 +138,12 @@ def test_the_latent_is_the_vaes_own_and_has_the_videos_size(node, load, vae):
 def test_another_size_is_made_to_fit_by_the_chosen_rule(node):
     middle = torch.zeros(WIDE)
     middle[:, :, 32:64] = 1.0
-    cropped = node(middle, "crop").fitted(Geometry(32, 64))
+    cropped = node(middle, "crop").resize(Geometry(32, 64))
     assert cropped.shape == (1, 64, 32, 3) and cropped.mean() > 0.99
-    stretched = node(middle, "stretch").fitted(Geometry(32, 64))
+    stretched = node(middle, "stretch").resize(Geometry(32, 64))
     assert abs(stretched.mean().item() - 1 / 3) < 0.05
     with pytest.raises(ValueError, match="is 96x64 and the video 32x64"):
-        node(middle, "refuse").fitted(Geometry(32, 64))
+        node(middle, "refuse").resize(Geometry(32, 64))
 
 
 @pytest.mark.parametrize(

@@ -244,18 +244,18 @@ def test_a_video_in_memory_is_read_without_a_copy_of_it(comfyui):
     from fractions import Fraction
 
     from comfy_api.v0_0_2 import InputImpl, Types
-    from rivulet.nodes.host.incoming import opened
+    from rivulet.nodes.host.incoming import open_source
 
     parts = Types.VideoComponents(images=pictures(32), frame_rate=Fraction(32))
-    with opened(InputImpl.VideoFromComponents(parts), 16.0) as video:
+    with open_source(InputImpl.VideoFromComponents(parts), 16.0) as video:
         assert torch.equal(video.take(99), parts.images[::2])
     import io
 
     film = io.BytesIO()
     InputImpl.VideoFromComponents(parts).save_to(film, format="mp4", codec="h264")
-    with opened(InputImpl.VideoFromFile(film), 32.0) as video:
+    with open_source(InputImpl.VideoFromFile(film), 32.0) as video:
         assert len(video.take(99)) == 32
-    with opened(pictures(5), 16.0) as batch:
+    with open_source(pictures(5), 16.0) as batch:
         assert torch.equal(batch.take(9), pictures(5))
 
 

@@ -11,10 +11,10 @@ CONFIG = StreamConfig(Geometry(48, 48), "pocket", 3, (1.0, 0.5), seed=5)
 
 
 def streamed(model, prompt, cache, count):
-    from rivulet.nodes.memory import of
+    from rivulet.nodes.memory import memory_of
 
     kept = cache.format_for(CONFIG, model.get_model_object("diffusion_model"))
-    policy = of(model).policy_for(CONFIG, model.load_device)
+    policy = memory_of(model).policy_for(CONFIG, model.load_device)
     made = HostRun(model, prompt(0), prompt(1), CONFIG, cache=kept, memory=policy)
     state = made.begin()
     for _ in range(count):
@@ -41,7 +41,7 @@ def test_a_new_format_is_a_choice_and_streams(load, prompt, monkeypatch):
 
 def test_a_new_policy_is_a_choice_with_its_option_and_streams(load, prompt, monkeypatch):
     from rivulet.model_patches.memory.policies import POLICIES
-    from rivulet.nodes.memory import RivuletMemory, of
+    from rivulet.nodes.memory import RivuletMemory, memory_of
     from rivulet.nodes.small_cache import CacheChoice
 
     monkeypatch.setitem(POLICIES, COUNT.name, COUNT)
@@ -52,7 +52,7 @@ def test_a_new_policy_is_a_choice_with_its_option_and_streams(load, prompt, monk
     assert (widget.default, widget.min, widget.max, widget.step) == (2.0, 0.0, 9.0, 0.5)
     assert widget.tooltip == "For count: what each of them counts."
     (model,) = RivuletMemory.execute(load("plain"), "count", "none", count_step=3.0, ema_keep=0.9).args
-    assert of(model).policy_for(CONFIG, torch.device("cpu")).step == 3.0
+    assert memory_of(model).policy_for(CONFIG, torch.device("cpu")).step == 3.0
     _, state = streamed(model, prompt, CacheChoice(), 5)
     assert state.memory.frames == 3 * (15 - len(state.cache.frames))
 
