@@ -143,13 +143,16 @@ def test_a_take_goes_on_bit_for_bit_after_a_switch(run, remembering, prompt, tmp
 @pytest.mark.parametrize("memory", ["learned", "ema"])
 def test_what_fails_after_a_block_leaves_a_take_that_is_saved_and_goes_on(run, remembering, tmp_path, memory):
     """As where a decoder or a writer raises: the block is made, and the state before it is kept."""
-    from rivulet.nodes.run.kept import Kept, save, taken_up
+    from rivulet.nodes.memory import memory_of
 
     model = remembering() if memory == "learned" else remembering("ema", "none")
     _, state, made = run(model, count=5)
     lost, _ = made.step(state)
-    save(Kept(state, None, 0, 0, None), made, tmp_path / "take.safetensors")
-    latents, _ = made.step(taken_up(tmp_path / "take.safetensors", made).state)
+    save(made.caller, state, tmp_path / "take.safetensors")
+    policy = memory_of(model).policy_for(CONFIG, model.load_device)
+    resumed = HostRun(model, made.prompt.positive, made.prompt.negative, CONFIG, memory=policy)
+    back = load_take(tmp_path / "take.safetensors", resumed.caller, CONFIG, **resumed.options)
+    latents, _ = resumed.step(back)
     again, _ = made.step(state)
     assert torch.equal(lost, latents) and torch.equal(lost, again)
 
