@@ -1,4 +1,4 @@
-"""The node that learns in which basis a checkpoint's frames can be kept small, and writes it to a file."""
+"""The node that calibrates a small basis for a checkpoint's frames and writes it to a file."""
 
 from __future__ import annotations
 
@@ -52,35 +52,35 @@ class RivuletCalibrate(io.ComfyNode):
             node_id="RivuletCalibrate",
             display_name="Calibrate Cache",
             category="rivulet",
-            description="Watches a model make a few short streams, learns which directions its keys and "
-            "values need, and writes a basis for Small Cache. Once per checkpoint; the error is measured on "
-            "prompts that were kept aside.",
+            description="Runs a few short streams, learns which directions the model's keys and values "
+            "need, and writes a basis for Small Cache. Needed once per checkpoint. The error is measured on "
+            "prompts that it did not learn from.",
             search_aliases=["latent cache", "calibration", "kv cache basis", "compress", "less vram"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The checkpoint that is to be streamed, with its LoRA."),
-                io.Clip.Input("clip", tooltip="Reads the prompts."),
+                io.Model.Input("model", tooltip="The checkpoint you will stream, with its LoRA."),
+                io.Clip.Input("clip", tooltip="Encodes the prompts."),
                 io.String.Input(
                     "prompts",
                     multiline=True,
                     default=EXAMPLE,
-                    tooltip="One prompt a line, 2 or more, 8 and up are better. One of four is kept aside to "
-                    "measure the error.",
+                    tooltip="One prompt per line, at least 2; 8 or more are better. One in four is not "
+                    "learned from: it measures the error.",
                 ),
                 io.String.Input(
                     "name",
                     default="basis",
-                    tooltip="Of the file in models/rivulet; a number is added where it is taken.",
+                    tooltip="Name of the file in models/rivulet; a number is added if it exists.",
                 ),
-                width_input("Of the streams, in pixels."),
-                height_input("Of the streams, in pixels."),
+                width_input("Width of the streams, in pixels."),
+                height_input("Height of the streams, in pixels."),
                 io.Int.Input(
                     "bytes_per_token",
                     default=0,
                     min=0,
                     max=65536,
                     tooltip="Bytes kept per token and layer, on average. 0: an eighth of keys and values in "
-                    "half precision, or what error_percent asks for.",
+                    "half precision, or what error_percent needs.",
                 ),
                 io.Float.Input(
                     "error_percent",
@@ -88,25 +88,25 @@ class RivuletCalibrate(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Error of attention's output in percent that may be reached, with as few bytes "
-                    "as can be. 0: by bytes.",
+                    tooltip="Largest error of attention's output, in percent; as few bytes as possible are "
+                    "used for it. 0: bytes_per_token decides.",
                 ),
                 cfg_input(
-                    "Guidance, without unit, away from the empty prompt. 0: as the model says, else 1.",
+                    "Guidance strength, no unit, away from the empty prompt. 0: the model's, else 1.",
                     advanced=True,
                 ),
                 preset_input("Which latent frames a block sees, and at which positions."),
-                block_input("Latent frames per block. 0: as the model says, else 3."),
+                block_input("Latent frames per block. 0: the model's, else 3."),
                 io.Int.Input(
                     "blocks",
                     default=8,
                     min=2,
                     max=64,
                     advanced=True,
-                    tooltip="Blocks of each stream: early and late ones are learned from.",
+                    tooltip="Blocks of each stream; it learns from early and late ones.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**31, advanced=True, tooltip="Of the first stream."
+                    "seed", default=0, min=0, max=2**31, advanced=True, tooltip="Seed of the first stream."
                 ),
             ],
             outputs=[
@@ -151,7 +151,7 @@ class RivuletCalibrate(io.ComfyNode):
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRun:
-    """A MODEL of the host, and the streams it is watched in."""
+    """A MODEL of the host, and the streams it is calibrated on."""
 
     model: Any
     clip: Any
@@ -182,12 +182,12 @@ class CalibrationRun:
         )
 
     def weights(self, layer: int) -> LayerWeights:
-        """Of one layer, as the host runs it."""
+        """The weights of one layer, as the host runs it."""
         dit = self._load()
         return layer_weights(dit.blocks[layer], dit.dim, self.config.dtype, self.model.load_device)
 
     def about(self) -> dict[str, object]:
-        """What tells these weights from others."""
+        """What identifies these weights in a basis file."""
         dit = self._load()
         return about_model(dit, dit.dim, self.config.dtype, self.model.load_device)
 
@@ -211,8 +211,8 @@ def goal_of(bytes_per_token: int, error_percent: float, channels: int) -> Goal:
     """What the widgets ask for; refuses both at once."""
     if bytes_per_token and error_percent:
         raise ValueError(
-            f"Calibrate Cache: {bytes_per_token} bytes and an error of {error_percent:g} % are asked for; "
-            f"one of the two decides: set the other to 0."
+            f"Calibrate Cache: bytes_per_token is {bytes_per_token} and error_percent is "
+            f"{error_percent:g}; only one of the two can decide. Set the other to 0."
         )
     if error_percent:
         return Goal(error=error_percent / 100)
@@ -244,13 +244,13 @@ def report(basis: Basis, config: StreamConfig, path: Path) -> str:
     lines = [
         f"{path.name} in models/{FOLDER}: {size:.0f} bytes per token and layer instead of {dense:,}, "
         f"{dense / size:.1f} times smaller.",
-        f"Error of attention on {len(about['held_out_prompts'])} prompts kept aside: {100 * error:.2g} %; "
+        f"Error of attention on {len(about['held_out_prompts'])} held-out prompts: {100 * error:.2g} %; "
         f"worst layer {worst} {100 * errors[worst]:.2g} %, worst head {100 * heads:.2g} %.",
         f"Learned from {len(about['prompts'])} prompts, {about['tokens']:,} tokens a layer.",
     ]
     if error > VISIBLE:
         lines.append(
-            f"That is over {100 * VISIBLE:.0f} %: expect pictures to change. Give more bytes_per_token, or "
-            f"take int8."
+            f"That is over {100 * VISIBLE:.0f} %: expect pictures to change. Set bytes_per_token higher, or "
+            f"use int8."
         )
     return "\n".join(lines)

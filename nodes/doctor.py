@@ -42,16 +42,16 @@ class RivuletDoctor(io.ComfyNode):
             node_id="RivuletDoctor",
             display_name="Rivulet Doctor",
             category="rivulet",
-            description="Says what this installation has and lacks: versions, attention, Triton kernels in "
-            "use or why there are none, ffmpeg, and whether a model and a VAE can be streamed. Put its text "
-            "into a bug report.",
+            description="Lists versions, attention, Triton kernels (or why there are none), ffmpeg and "
+            "what is missing, and says whether a model and a VAE can be streamed. Copy its text into a bug "
+            "report.",
             search_aliases=["diagnose", "system info", "versions", "debug", "bug report"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", optional=True, tooltip="Is looked at, not run."),
-                io.Vae.Input("vae", optional=True, tooltip="Is looked at, not run."),
+                io.Model.Input("model", optional=True, tooltip="Checked, not run."),
+                io.Vae.Input("vae", optional=True, tooltip="Checked, not run."),
             ],
-            outputs=[io.String.Output(display_name="report", tooltip="One finding a line.")],
+            outputs=[io.String.Output(display_name="report", tooltip="One finding per line.")],
         )
 
     @classmethod

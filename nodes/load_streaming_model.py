@@ -36,7 +36,7 @@ class RivuletLoadModel(io.ComfyNode):
             display_name=WHERE,
             category="rivulet",
             description="Loads a published causal Wan 2.1 checkpoint as it was released, recognises it by "
-            "its tensors and gives Stream Video the recipe that goes with it: block, steps, positions.",
+            "its tensors and passes its recipe (block, steps, positions) to Stream Video.",
             search_aliases=[
                 "self forcing",
                 "causal forcing",
@@ -74,21 +74,21 @@ class RivuletLoadModel(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="Times alpha / rank of the LoRA, without unit; 1: as it was trained.",
+                    tooltip="Factor on the LoRA's alpha / rank, no unit; 1: as trained.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(DTYPES),
                     default="default",
                     advanced=True,
-                    tooltip="How ComfyUI keeps the weights; fp8 takes a byte each and loses a little.",
+                    tooltip="How ComfyUI stores the weights; fp8 takes one byte each and loses a little.",
                 ),
                 io.Combo.Input(
                     "weights",
                     options=list(COPIES),
                     default=RELEASED,
                     advanced=True,
-                    tooltip="Which copy to take from a file that has two: the average over training "
+                    tooltip="Which copy to load from a file with two: the average over training "
                     "(generator_ema) or the last weights (generator).",
                 ),
                 io.Combo.Input(
@@ -96,19 +96,20 @@ class RivuletLoadModel(io.ComfyNode):
                     options=[FILES, *BANDS],
                     default=FILES,
                     advanced=True,
-                    tooltip="VideoMLA alone: rotary bands, which its files do not say; without a word in the "
-                    "file truncated.",
+                    tooltip="VideoMLA only: rotary bands, which its files do not name; without a name, "
+                    "truncated.",
                 ),
                 io.Combo.Input(
                     "fused_order",
                     options=list(FUSED_ORDERS),
                     default=FUSED_ORDERS[0],
                     advanced=True,
-                    tooltip="VideoMLA alone: how joined up-projections lie, which shapes cannot tell.",
+                    tooltip="VideoMLA only: order of the parts in joined up-projections; shapes do not "
+                    "show it.",
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="For Stream Video; carries its recipe."),
+                io.Model.Output(display_name="model", tooltip="For Stream Video, with its recipe."),
                 io.String.Output(
                     display_name="report", tooltip="What the file is, its recipe, and what was assumed."
                 ),
@@ -198,8 +199,8 @@ def _full_path(folder: str, name: str) -> Path:
     path = None if outside else folder_paths.get_full_path(folder, name)
     if path is None:
         raise ValueError(
-            f"{WHERE}: there is no {name} in models/{folder}; press R to read the list anew, then choose one "
-            f"of it."
+            f"{WHERE}: there is no {name} in models/{folder}; press R to reload the list, "
+            f"then choose from it."
         )
     return Path(path)
 

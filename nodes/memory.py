@@ -1,4 +1,4 @@
-"""The node that has a MODEL remember what left its window, and how a stream takes the memory up."""
+"""The node that gives a MODEL a memory of what left its window, and the choice that a stream reads."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class RivuletMemory(io.ComfyNode):
             node_id="RivuletMemory",
             display_name="Evolving Memory",
             category="rivulet",
-            description="Has a model remember what left its window, at constant cost however long the "
-            "stream is. Goes between the loader and Stream Video.",
+            description="Lets a model remember what left its window. The cost stays the same however long "
+            "the stream is. Connect it between the loader and Stream Video.",
             search_aliases=["long term memory", "echo infinity", "reward forcing", "consistency", "memory"],
             inputs=[
                 io.Model.Input("model", tooltip="From the loader, before Stream Video and Calibrate Cache."),
@@ -141,7 +141,7 @@ def path_of(memory_file: str) -> Path:
     if path is None:
         raise ValueError(
             f"Evolving Memory: memory_file must be a file of models/{', models/'.join(FOLDERS)}, got "
-            f"{memory_file!r}; choose one of the list, press R to read it anew."
+            f"{memory_file!r}; choose one from the list; press R to reload it."
         )
     return Path(path)
 
@@ -157,8 +157,8 @@ def why_not_together(memory: str, memory_file: str) -> None:
         )
     if chosen and not kind.files:
         raise ValueError(
-            f"Evolving Memory: {memory} uses no file, and one is given; set memory_file to {NO_FILE}, or "
-            f"choose {' or '.join(other.name for other in _file_kinds())}."
+            f"Evolving Memory: {memory} uses no file, but memory_file is set. Set it to "
+            f"{NO_FILE}, or choose {' or '.join(other.name for other in _file_kinds())}."
         )
 
 

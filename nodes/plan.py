@@ -48,43 +48,43 @@ class RivuletPlan(io.ComfyNode):
             display_name="Plan Stream",
             category="rivulet",
             description="Says what a stream will need before it runs: memory, disk, seconds to the first "
-            "picture and per chunk. Put it between the model and Stream Video, and a run that does not fit "
-            "stops here, with a proposal.",
+            "picture and per chunk. Connect it between the model and Stream Video: a run that "
+            "does not fit stops here, with a suggestion.",
             search_aliases=["vram", "memory estimate", "will it fit", "how long"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="Is measured, and passed on as it came."),
+                io.Model.Input("model", tooltip="Measured, and passed on unchanged."),
                 width_input(),
                 height_input(),
                 seconds_input(
                     "seconds",
                     10.0,
                     0.0,
-                    "Length of the video in seconds; 0: without end, with the disk space of an hour.",
+                    "Length of the video in seconds; 0: endless, with disk space for one hour.",
                 ),
                 fps_input(),
-                preset_input("Which latent frames a block sees, and so how many are kept."),
-                block_input("Latent frames per block. 0: as the model says, else 3."),
+                preset_input("Which latent frames a block sees, and so how many are stored."),
+                block_input("Latent frames per block. 0: the model's, else 3."),
                 cfg_input(
-                    "Guidance, without unit; other than 1 takes twice the memory and time of the "
-                    "model. 0: as the model says, else 1.",
+                    "Guidance strength, no unit; other than 1 doubles the model's memory and time. 0: the "
+                    "model's, else 1.",
                     advanced=True,
                 ),
                 io.Boolean.Input(
                     "stop_if_too_big",
                     default=True,
-                    tooltip="Stops the run where memory or disk is too small. Off: only says so.",
+                    tooltip="Stops the run if memory or disk is too small. Off: only reports it.",
                 ),
                 io.Vae.Input(
-                    "vae", optional=True, tooltip="For its true size; without it Wan 2.1's is taken."
+                    "vae", optional=True, tooltip="To use its true size; without it, Wan 2.1's is used."
                 ),
                 io.Sigmas.Input(
-                    "sigmas", optional=True, tooltip="Noise levels, falling from 1; their number counts."
+                    "sigmas", optional=True, tooltip="Noise levels, falling from 1; only their number counts."
                 ),
-                CacheType.Input("cache", optional=True, tooltip="From Small Cache, as the stream gets it."),
+                CacheType.Input("cache", optional=True, tooltip="From Small Cache, as in Stream Video."),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The model as it came, once it fits."),
+                io.Model.Output(display_name="model", tooltip="The same model, unchanged."),
                 io.String.Output(display_name="plan", tooltip="The verdict and its figures."),
             ],
         )
@@ -214,7 +214,7 @@ def verdict_text(request: Request, device: Device, formats: Sequence[CacheCost] 
         weights = gigabytes(plan_stream(request).weights_bytes)
         return (
             f"{verdict.text} As it is, it fits if ComfyUI keeps the model's weights ({weights}) in RAM, "
-            f"which it does by itself; each chunk then takes longer than said. {LEFT_OUT}"
+            f"which it does by itself; each chunk then takes longer than stated. {LEFT_OUT}"
         ), True
     return " ".join(filter(None, (verdict.text, tiny_text(request, device), LEFT_OUT))), False
 

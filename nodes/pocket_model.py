@@ -60,13 +60,13 @@ class RivuletPocketModel(io.ComfyNode):
                     default=DENSE,
                     optional=True,
                     tooltip="Wan's: the transformer as it was trained. VideoMLA's: the same converted to a "
-                    "low-rank latent, for the cache formats mla and mla-int8. For Evolving Memory: that one, "
-                    "taught to read the built-in memory.",
+                    "low-rank latent, for the cache formats mla and mla-int8. For Evolving Memory: the "
+                    "VideoMLA one, trained to read the built-in memory.",
                 )
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The transformer, with how it is streamed."),
-                io.Clip.Output(display_name="clip", tooltip="Knows the words of the small world alone."),
+                io.Model.Output(display_name="model", tooltip="The transformer, with its recipe."),
+                io.Clip.Output(display_name="clip", tooltip="Knows only the words of the small world."),
                 io.Vae.Output(display_name="vae", tooltip="A small Wan 2.1 VAE."),
             ],
         )

@@ -61,31 +61,31 @@ class RivuletPrompts(io.ComfyNode):
             node_id="RivuletPrompts",
             display_name="Prompts over Time",
             category="rivulet",
-            description="One prompt; several, parted by lines of ---; or timed lines such as "
+            description="One prompt; several, separated by lines of ---; or timed lines such as "
             "[0-5s] a red circle. Each is encoded once, before the stream begins.",
             search_aliases=["prompt travel", "prompt schedule", "timeline", "scenes"],
             inputs=[
-                io.Clip.Input("clip", tooltip="Reads the prompts; also those typed while the stream runs."),
+                io.Clip.Input("clip", tooltip="Encodes the prompts, also those typed while the stream runs."),
                 io.String.Input(
                     "text",
                     multiline=True,
                     default=EXAMPLE,
-                    tooltip="One prompt, or several parted by lines of ---, or lines with times: "
+                    tooltip="One prompt, or several separated by lines of ---, or lines with times: "
                     "[5s] text, [0-5s] text, [1:30-2:00 cut] text. Lines that begin with # are ignored.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=list(CHOICES),
                     default=FROM_RECIPE,
-                    tooltip="How the stream goes over to a prompt whose line names no switch. "
-                    f"{FROM_RECIPE}: as the recipe of the model says, {DEFAULT_MODE} where it says nothing. "
+                    tooltip="How the stream changes to a prompt whose line names no switch. "
+                    f"{FROM_RECIPE}: as the model's recipe says, {DEFAULT_MODE} if it says nothing. "
                     + " ".join(f"{name}: {MODES[name]}." for name in MODES),
                 ),
                 seconds_input(
                     "seconds_each",
                     5.0,
                     0.1,
-                    "Seconds that each prompt of a --- list is shown; timed lines say it themselves.",
+                    "Seconds that each prompt of a --- list is shown; timed lines have their own times.",
                 ),
             ],
             outputs=[PromptsType.Output(display_name="prompts", tooltip="For Stream Video.")],
@@ -109,7 +109,7 @@ class RivuletPrompts(io.ComfyNode):
         """Returns the prompts, all encoded: the text encoder need not be loaded again while it streams."""
         if clip is None:
             raise ValueError(
-                "Prompts over Time: clip is empty, the loader found no text encoder in its file; "
+                "Prompts over Time: clip is empty: the loader found no text encoder in its file; "
                 "connect CLIPLoader with type wan, or the Pocket Model's CLIP."
             )
         prompts = Prompts(text, seconds_each, mode, clip)

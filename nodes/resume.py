@@ -21,14 +21,14 @@ class RivuletResume(io.ComfyNode):
             node_id="RivuletResume",
             display_name="Resume Stream",
             category="rivulet",
-            description="Goes on with a stream that was stopped or interrupted: its memory comes back "
-            "from its snapshot, and another file begins where its pictures end.",
+            description="Continues a stream that was stopped or interrupted: its memory is restored from the "
+            "snapshot, and a new file begins where its pictures end.",
             search_aliases=["continue", "extend", "go on", "snapshot", "unfinished"],
             inputs=[
                 io.Combo.Input(
                     "snapshot",
                     options=list_snapshots() or [NONE_YET],
-                    tooltip="A file that Stream Video left beside its video, newest first. Press R after a "
+                    tooltip="A file that Stream Video saved next to its video, newest first. Press R after a "
                     "run to see new ones.",
                 )
             ],

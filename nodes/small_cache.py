@@ -72,15 +72,16 @@ class RivuletLatentCache(io.ComfyNode):
             node_id="RivuletLatentCache",
             display_name="Small Cache",
             category="rivulet",
-            description="Keeps the frames that a stream looks back on in fewer bytes, so that longer windows "
-            "and larger pictures fit into graphics memory. Without this node they are kept as they are.",
+            description="Stores the frames that a stream looks back on in fewer bytes, so that longer "
+            "windows and larger pictures fit into graphics memory. Without this node they take their full "
+            "size.",
             search_aliases=["latent cache", "kv cache", "quantize cache", "less vram", "compress", "int8"],
             inputs=[
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
                     default="int8",
-                    tooltip="How frames are kept. " + labels(FORMATS.values()),
+                    tooltip="How frames are stored. " + labels(FORMATS.values()),
                 ),
                 io.Combo.Input(
                     "basis_file",
@@ -93,18 +94,18 @@ class RivuletLatentCache(io.ComfyNode):
                 io.Boolean.Input(
                     "keep_sink_exact",
                     default=False,
-                    tooltip="Keeps the first frames, which are never forgotten, as they are: 1 to 3 latent "
+                    tooltip="Stores the first frames, which are never forgotten, exactly: 1 to 3 latent "
                     "frames at full size.",
                     advanced=True,
                 ),
                 io.Boolean.Input(
                     "keep_newest_exact",
                     default=False,
-                    tooltip="Keeps the newest block as it is too: two blocks of latent frames at full size.",
+                    tooltip="Stores the newest block exactly too: two blocks of latent frames at full size.",
                     advanced=True,
                 ),
                 BasisType.Input(
-                    "basis", optional=True, tooltip="From Calibrate Cache, in place of basis_file."
+                    "basis", optional=True, tooltip="From Calibrate Cache, instead of basis_file."
                 ),
             ],
             outputs=[CacheType.Output(display_name="cache", tooltip="For Stream Video and Plan Stream.")],
@@ -147,18 +148,18 @@ def why_not_together(name: str, basis_file: str, exact: bool, basis: Any) -> Non
     if kind.source is None and chosen:
         others = [other.name for other in FORMATS.values() if other.source is not None]
         raise ValueError(
-            f"Small Cache: {name} uses no basis, and one is given; set basis_file to {NO_FILE} and take the "
-            f"connection away, or choose {' or '.join(others)}."
+            f"Small Cache: {name} uses no basis, but one is set. Set basis_file to {NO_FILE} and "
+            f"disconnect basis, or choose {' or '.join(others)}."
         )
     if basis is not None and basis_file != NO_FILE:
         raise ValueError(
             f"Small Cache: a basis is connected and basis_file is {basis_file!r}; which of the two? Set "
-            f"basis_file to {NO_FILE}, or take the connection away."
+            f"basis_file to {NO_FILE}, or disconnect basis."
         )
     if not kind.rounds and exact:
         others = [other.name for other in FORMATS.values() if other.rounds]
         raise ValueError(
-            f"Small Cache: {name} loses nothing that exact frames could keep; switch keep_sink_exact and "
+            f"Small Cache: {name} loses nothing, so exact frames change nothing; switch keep_sink_exact and "
             f"keep_newest_exact off, or choose {', '.join(others[:-1])} or {others[-1]}."
         )
 
@@ -171,12 +172,12 @@ def path_of(basis_file: str) -> Path:
     if not parts or Path(basis_file).is_absolute() or ".." in parts or not basis_file.endswith(SUFFIX):
         raise ValueError(
             f"Small Cache: basis_file must be a {SUFFIX} file in models/{FOLDER}, got {basis_file!r}; "
-            f"choose one of the list."
+            f"choose one from the list."
         )
     path = folder_paths.get_full_path(FOLDER, basis_file)
     if path is None:
         raise ValueError(
-            f"Small Cache: there is no {basis_file} in models/{FOLDER}; press R to read the list anew, or "
+            f"Small Cache: there is no {basis_file} in models/{FOLDER}; press R to reload the list, or "
             f"make the file with Calibrate Cache."
         )
     return Path(path)

@@ -1,4 +1,4 @@
-"""The node that gives a picture, the end of a video or of a take, or a video to follow, to begin with.
+"""The node that begins a stream with a picture, at the end of a video or take, or with a video to follow.
 
 B batch, H/W of the picture.
 """
@@ -35,8 +35,8 @@ class RivuletStartFrom(io.ComfyNode):
             node_id="RivuletStartFrom",
             display_name="Start From",
             category="rivulet",
-            description="Begins a stream with a picture, where a video or an earlier take ends, or follows a "
-            "video.",
+            description="Begins a stream with a picture, at the end of a video or an earlier take, or "
+            "follows a video.",
             search_aliases=["image to video", "i2v", "first frame", "extend video", "video to video", "v2v"],
             inputs=[
                 io.Image.Input(
@@ -55,8 +55,8 @@ class RivuletStartFrom(io.ComfyNode):
                 io.Video.Input(
                     "video",
                     optional=True,
-                    tooltip="Of any length, size and rate; read piece by piece. At the stream's fps: of "
-                    "every moment its nearest picture is taken.",
+                    tooltip="Any length, size and rate; read piece by piece. At each picture of the stream, "
+                    "the nearest one in time is used.",
                 ),
                 io.Combo.Input(
                     "mode",
@@ -72,8 +72,8 @@ class RivuletStartFrom(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="For follow, the share of noise put over the video, down to the model's next "
-                    "noise level: less keeps more of the video, 1 keeps nothing.",
+                    tooltip="For follow, the share of noise added to the video, rounded down to one of the "
+                    "model's noise levels: less keeps more of the video, 1 keeps nothing.",
                 ),
                 io.Int.Input(
                     "context",
@@ -90,8 +90,9 @@ class RivuletStartFrom(io.ComfyNode):
                     options=[NO_TAKE, *list_snapshots()],
                     default=NO_TAKE,
                     optional=True,
-                    tooltip="For go on, the snapshot of an earlier take of this size; a new stream begins "
-                    "where it ended, with any model, seed and prompt. Press R after a run to see new ones.",
+                    tooltip="For go on, the snapshot of an earlier take of the same size; a new stream "
+                    "begins where it ended, with any model, seed and prompt. Press R after a run to see "
+                    "new ones.",
                 ),
             ],
             outputs=[StartType.Output(display_name="start", tooltip="For Stream Video.")],
@@ -159,8 +160,8 @@ def one_picture(image_BHWC: Tensor) -> Tensor:
         )
     if image_BHWC.shape[-1] == 4 and not bool((image_BHWC[..., 3] >= 1).all()):
         raise ValueError(
-            "Start From: image has transparent parts, which a video cannot show; lay it on a ground first, "
-            "for instance with ImageCompositeMasked."
+            "Start From: image has transparent parts, which a video cannot show; put it on a background "
+            "first, for instance with ImageCompositeMasked."
         )
     picture_BHWC = image_BHWC[..., :3].float()
     if not bool(picture_BHWC.isfinite().all()):

@@ -52,8 +52,8 @@ class RivuletStream(io.ComfyNode):
             node_id="RivuletStream",
             display_name="Stream Video",
             category="rivulet",
-            description="Makes a video of any length at constant memory: block after block is sampled, "
-            "decoded and written to a file that can be watched while it grows.",
+            description="Makes a video of any length at constant memory: each block is sampled, decoded and "
+            "written to a file that you can watch while it grows.",
             search_aliases=["long video", "endless video", "self forcing", "causal wan", "live preview"],
             inputs=[
                 io.Model.Input(
@@ -76,15 +76,15 @@ class RivuletStream(io.ComfyNode):
                     min=0,
                     max=2**63 - 1,
                     control_after_generate=True,
-                    tooltip="A shorter take of a seed is the beginning of a longer one.",
+                    tooltip="With the same seed, a shorter take is the beginning of a longer one.",
                 ),
                 preset_input("Which latent frames a block sees, and at which positions."),
                 block_input(
                     "Latent frames per block, as in the checkpoint's training: 1 or 3. "
-                    "0: as the model says, else 3."
+                    "0: the model's, else 3."
                 ),
                 cfg_input(
-                    "Guidance, without unit; 1 is without and twice as fast. 0: as the model says, else 1."
+                    "Guidance strength, no unit; 1 means none and is twice as fast. 0: the model's, else 1."
                 ),
                 io.String.Input(
                     "filename_prefix",
@@ -92,24 +92,26 @@ class RivuletStream(io.ComfyNode):
                     tooltip="Folder and beginning of the file's name, in ComfyUI's output folder.",
                 ),
                 io.Conditioning.Input(
-                    "positive", optional=True, tooltip="A prompt that stays; or connect prompts instead."
+                    "positive",
+                    optional=True,
+                    tooltip="One prompt for the whole video; or connect prompts instead.",
                 ),
                 PromptsType.Input(
                     "prompts",
                     optional=True,
                     tooltip="Prompts over time; more of them can be typed while the stream runs.",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="Needed where cfg is not 1."),
+                io.Conditioning.Input("negative", optional=True, tooltip="Needed if cfg is not 1."),
                 io.Sigmas.Input(
                     "sigmas",
                     optional=True,
-                    tooltip="Noise levels of every block, falling; four are usual.",
+                    tooltip="Noise levels of each block, falling; usually four.",
                 ),
                 StartType.Input(
                     "start",
                     optional=True,
-                    tooltip="A picture, video or take to begin with (Start From), or an earlier take to go "
-                    "on with bit for bit (Resume Stream).",
+                    tooltip="A picture, video or take to begin with (Start From), or an earlier take to "
+                    "continue bit for bit (Resume Stream).",
                 ),
                 io.Combo.Input(
                     "snapshot",
@@ -117,24 +119,26 @@ class RivuletStream(io.ComfyNode):
                     default=EARLY,
                     optional=True,
                     advanced=True,
-                    tooltip="When a file is left beside the video with which Resume Stream goes on: "
+                    tooltip="When to save a snapshot next to the video, for Resume Stream: "
                     + "; ".join(f"{name}: {what}" for name, what in WHEN.items())
                     + ". It is as large as the model's memory of the stream.",
                 ),
                 CacheType.Input(
                     "cache",
                     optional=True,
-                    tooltip="Fewer bytes for what the stream looks back on, from Small Cache.",
+                    tooltip="From Small Cache: fewer bytes for the frames that the stream looks back on.",
                 ),
             ],
             outputs=[
-                io.Video.Output(display_name="video", tooltip="The file, never frames in memory."),
-                io.Image.Output(display_name="last_frame", tooltip="The video's last picture."),
+                io.Video.Output(display_name="video", tooltip="A file, never frames in memory."),
+                io.Image.Output(
+                    display_name="last_frame", tooltip="The video's last picture, exactly as it was written."
+                ),
                 io.Latent.Output(
                     display_name="tail", tooltip="The newest latents, as many as the model looks back on."
                 ),
                 io.String.Output(
-                    display_name="snapshot", tooltip="Path of the snapshot, empty where none was left."
+                    display_name="snapshot", tooltip="Path of the snapshot; empty if none was saved."
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],

@@ -2,17 +2,17 @@
 
 const en = {
   stream: "Rivulet stream",
-  idle: "Nothing is running. Queue the workflow, and the picture appears here while it is made.",
-  offered: "Another page makes a stream with this node just now.",
+  idle: "Nothing is running. Queue the workflow, and its pictures appear here.",
+  offered: "Another page is running a stream with this node.",
   show: "Show it here",
   starting: "Making the first block",
   running: "Running",
   paused: "Making is paused",
   ended: "Finished",
   failed: "Stopped by an error",
-  gone: "The server does not answer; it is asked again and again. What was made is kept.",
-  unknown: "The server no longer knows this stream. What was made is in the output folder.",
-  unreachable: "The video cannot be fetched. It goes on being made; try again.",
+  gone: "The server does not answer. Trying again. The video so far is safe.",
+  unknown: "The server no longer has this stream. The video so far is in the output folder.",
+  unreachable: "The video cannot be loaded. The stream is still running; try again.",
   retry: "Try again",
   block: "Block {block}",
   blockOf: "Block {block} of {blocks}",
@@ -55,7 +55,7 @@ const en = {
   promptEnded: "The stream ended before “{prompt}” took effect.",
   lost: "The server did not answer, so nothing was changed. Try again.",
   otherPending: "Another page asked for “{prompt}”; it waits for the next block.",
-  asFile: "Shown from one long file, because this browser refuses Media Source; the place cannot be chosen.",
+  asFile: "Shown from one long file, because this browser does not allow Media Source; you cannot move in the video.",
   asPictures: "Shown picture by picture, because this browser cannot play the stream.",
 };
 

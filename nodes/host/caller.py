@@ -90,12 +90,12 @@ class HostCaller:
         assert batch == self._batch, f"a caller for {self._batch} streams, a state of {batch}"
 
     def blend(self, old: HostPrompt, new: HostPrompt, share: float) -> HostPrompt:
-        """What else comes with the new prompt goes with it."""
+        """Blends the texts; everything else is the new prompt's."""
         texts = same_length(_text_of(old.positive), _text_of(new.positive))
         return HostPrompt([[torch.lerp(*texts, share), new.positive[0][1]]], new.negative)
 
     def dump(self, prompt: HostPrompt) -> Mapping[str, Tensor]:
-        """The texts alone: the graph that goes on brings the whole conditioning."""
+        """Only the texts: the graph that resumes has the whole conditioning."""
         sides = {POSITIVE: prompt.positive, NEGATIVE: prompt.negative}
         return {name: conditioning[0][0] for name, conditioning in sides.items() if len(conditioning)}
 
@@ -160,7 +160,7 @@ def with_wrapper(model: Any) -> Any:
 def _why_not_options(options: dict[str, Any]) -> str | None:
     for key, what in (("context_handler", "Context Windows"), ("multigpu_clones", "multi-GPU")):
         if options.get(key):
-            return f"Rivulet: the MODEL carries {what}, which cuts a clip its own way; take that node away."
+            return f"Rivulet: the MODEL carries {what}, which splits a clip in its own way; remove that node."
     return None
 
 

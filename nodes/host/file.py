@@ -11,7 +11,7 @@ from .load_model import WHERE, Source
 
 
 def file_of(patcher: Any) -> Path | None:
-    """The file that a loader read, the host's or this pack's; None where the loader does not tell."""
+    """The file that a loader read, the host's or this pack's; None where the loader does not say."""
     init_call = getattr(patcher, "cached_patcher_init", None)
     first = init_call[1][0] if init_call and init_call[1] else None
     if isinstance(first, Source):
@@ -26,7 +26,7 @@ def expert_of(model: Any) -> str | None:
 
 
 def report_of(model: Any) -> str | None:
-    """What a MODEL's file is and which recipe goes with it; None where the loader does not tell the file."""
+    """What a MODEL's file is and which recipe goes with it; None where the loader does not name the file."""
     path = file_of(model)
     if path is None:
         return None

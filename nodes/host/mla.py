@@ -1,7 +1,7 @@
 """VideoMLA inside the host: its Wan model with latent self-attention, made of the host's own layers.
 
 B batch, L tokens, D head width. The host's loader makes this class where the metadata of a state dict says
-so, see `told`; offload, casting and LoRA then work as for every model of the host.
+so, see `mla_metadata`; offload, casting and LoRA then work as for every model of the host.
 """
 
 from __future__ import annotations
@@ -115,6 +115,6 @@ def mla_metadata(metadata: Mapping[str, str], sizes: MlaSizes) -> dict[str, str]
 
 
 def sizes_of(mla_sizes: Mapping[str, Any]) -> MlaSizes:
-    """What `told` wrote."""
+    """The sizes that `mla_metadata` wrote."""
     rope = RopeLayout(**{name: mla_sizes["rope"][name] for name in ("still", "time", "row", "column")})
     return MlaSizes(mla_sizes["kv_latent"], mla_sizes["query_latent"], rope, frozenset(mla_sizes["biases"]))

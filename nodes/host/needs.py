@@ -1,6 +1,6 @@
 """What the nodes rely on in ComfyUI, in one table, and the sentence about what an installed version lacks.
 
-What a loaded model must have is in `host_tree`, what a VAE must have in `host_vae` and `host_tiny`.
+What a loaded model must have is in `tree`, what a VAE must have in `vae` and `tiny_vae`.
 """
 
 from __future__ import annotations

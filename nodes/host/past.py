@@ -32,16 +32,14 @@ class LayerNamed:
         self.past, self.options = past, options
 
     def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
-        """Name the layer, then as the past does."""
+        """Writes after naming the layer in the options."""
         self.options["block_index"] = layer
         self.past.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """As the past does."""
         return self.past.read(layer)
 
     def turn(self, q_BLND: Tensor) -> Tensor:
-        """As the past does."""
         return self.past.turn(q_BLND)
 
 
@@ -54,7 +52,6 @@ class HostRotated:
         self.key_turns, self.query_turns = _turns(past.key_table), _turns(past.query_table)
 
     def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
-        """As the past does."""
         self.past.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""How a model wants to be streamed, carried by the MODEL itself, so that nodes need not ask for it again."""
+"""The recipe of a model: how it is streamed, attached to the MODEL so that every node reads the same."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ModelRecipe:
     cfg: float = 1.0
     sigmas: tuple[float, ...] = sigmas()
     fresh_noise: bool = True  # between calls, as distilled models want it
-    name: str = ""  # of the published record, see model_patches.recipes; "": none
+    name: str = ""  # of the published record, see model_patches.checkpoints.recipes; "": none
     memory: str = "off"  # that the checkpoint was trained with; a stream has the one of Evolving Memory
     switch: str = ""  # to a new prompt, one of timeline.MODES; "": none is said
     first_sigmas: tuple[float, ...] = ()  # of a scene's first block; (): sigmas
@@ -39,7 +39,7 @@ class ModelRecipe:
 
 
 def set_recipe(model: Any, recipe: ModelRecipe) -> None:
-    """Have the MODEL and its clones carry the recipe."""
+    """Attaches the recipe to the MODEL; its clones have it too."""
     model.set_attachments(KEY, recipe)
 
 
@@ -67,7 +67,7 @@ def recipe_of(model: Any) -> ModelRecipe:
 
 
 def switch_of(model: Any) -> tuple[str, str]:
-    """(how the MODEL's recipe goes over to a new prompt, a sentence that says so and why)."""
+    """(how the MODEL's recipe changes to a new prompt, a sentence that says so and why)."""
     recipe = recipe_of(model)
     if not recipe.switch:
         return DEFAULT_MODE, f"New prompts: {DEFAULT_MODE}, the usual switch; the model's recipe names none."

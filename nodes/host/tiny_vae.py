@@ -39,7 +39,7 @@ class HostTinyDecoder:
         self._check()
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
-        """Raises ValueError for what another kind of decoder kept of a take."""
+        """Raises ValueError for the past of another kind of decoder."""
         refuse_foreign(past, sum(has_memory(layer) for layer in self.layers))
 
     @torch.inference_mode()
@@ -145,7 +145,7 @@ def _takes_vae_units(vae: Any) -> bool:
 
 
 def _units_by_name(vae: Any) -> bool | None:
-    """What the name of the file says that the host's loader read; None where it says or tells nothing."""
+    """Whether the file's name says VAE units; None if the name or the file is unknown."""
     path = file_of(vae.patcher)
     try:
         return None if path is None else units_by_name(path)

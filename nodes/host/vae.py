@@ -43,7 +43,7 @@ class HostDecoder:
         self._check()
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
-        """Raises ValueError for what another kind of decoder kept of a take."""
+        """Raises ValueError for the past of another kind of decoder."""
         refuse_foreign(past, LAYERS)
 
     @torch.inference_mode()
@@ -132,12 +132,12 @@ def why_not_wan(vae: Any) -> str | None:
 
 
 def refuse_foreign(past: VaeBuffers | None, layers: int) -> None:
-    """Raises ValueError unless a decoder that keeps so many things kept this past."""
+    """Raises ValueError unless this past has the state of so many layers."""
     if past is not None and past.layers and len(past.layers) != layers:
         raise ValueError(
-            f"Resume Stream: the take was decoded with another kind of VAE (it kept {len(past.layers)} "
-            f"things where this one keeps {layers}), so its pictures cannot go on without a seam; connect "
-            f"the VAE it was made with."
+            f"Resume Stream: the take was decoded with another kind of VAE (with {len(past.layers)} "
+            f"layer states where this one has {layers}), so a seam would show; connect the VAE it was made "
+            f"with."
         )
 
 
@@ -149,7 +149,7 @@ def _next(latents: int, start: bool, last: bool) -> int:
 
 
 def without_view(part: Any) -> Any:
-    """The kept frames without the piece they are a view of."""
+    """A copy where the tensor is a view of a larger one, so that the larger one is freed."""
     if not isinstance(part, Tensor) or part.untyped_storage().nbytes() == part.nbytes:
         return part
     return part.clone()

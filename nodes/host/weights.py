@@ -1,4 +1,4 @@
-"""Whether a stream runs on the weights that its cache format and the take it goes on from belong to."""
+"""Checks that a stream runs on the weights of its cache format and of the take it resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways to begin a stream: from nothing, a picture, the end of a video or take, a video to follow, a take.
+"""The ways to begin a stream: nothing, a picture, the end of a video or take, a video to follow, a snapshot.
 
 Each is a `Beginning`. C latent channels, T latent frames, F pixel frames, H/W of the picture.
 """
@@ -39,14 +39,14 @@ WHO = "Start From"
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """How a stream begins; as it stands, from nothing."""
+    """How a stream begins; this base class: from nothing."""
 
     latents: int = 0  # latent frames before the first block
     hidden: int = 0  # pixel frames of them that the video does not show
     blocks: int = 0  # that an earlier run made
 
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> Beginning:
-        """The same once the video's size and length (pictures) are known, all checked; no model is run.
+        """This beginning for a video of this size and length (pictures), checked; no model is run.
 
         ValueError where the stream cannot begin so.
         """
@@ -72,7 +72,7 @@ class Beginning:
     def follow(
         self, caller: HostCaller, vae: Any, config: StreamConfig, fps: float
     ) -> Iterator[Follow | None]:
-        """The video that is followed, open as long as it is."""
+        """The video to follow, open inside the `with`; None: none."""
         yield None
 
 
@@ -133,8 +133,8 @@ class FromVideo(Beginning):
         if self.context and count < wanted:
             raise ValueError(
                 f"{WHO}: context asks for {self.context} pictures, {wanted} in whole latents, and "
-                f"{video.name} has {count} at {fps:g} a second; give a longer video, or set context to 0 "
-                f"for as many as there are."
+                f"{video.name} has {count} at {fps:g} a second; use a longer video, or "
+                f"set context to 0 to use as many as there are."
             )
         if count < wanted:
             latents = whole_blocks(1 + (count - 1) // geometry.time_stride, block)
@@ -152,7 +152,7 @@ class FromVideo(Beginning):
 
 @dataclass(frozen=True, slots=True)
 class FromTake(Beginning):
-    """The end of an earlier take; another stream than that take may begin there."""
+    """The end of an earlier take, where a new stream begins."""
 
     path: Path = Path()
     latents_BCTHW: Tensor | None = None  # the newest latents in the model's units, once they are read
@@ -163,8 +163,8 @@ class FromTake(Beginning):
         count = newest_BCTHW.shape[2]
         if not count:
             raise ValueError(
-                f"{WHO}: {self.path.name} was saved just after a cut and holds no latents to go on from; "
-                f"choose another take, or give its video."
+                f"{WHO}: {self.path.name} has no latents to begin with: it was saved just after a cut. "
+                f"Choose another take, or connect its video."
             )
         most = context_latents(config.positions, config.block_frames)
         latents = whole_blocks(min(count, most), config.block_frames)
@@ -180,7 +180,7 @@ class FromTake(Beginning):
             raise ValueError(
                 f"{WHO}: the take {self.path.name} is {had.width}x{had.height} with {had.latent_channels} "
                 f"latent channels, the video is to be {has.width}x{has.height} with {has.latent_channels}; "
-                f"set Stream Video to the take's size, or give its video instead of the take."
+                f"set Stream Video to the take's size, or connect its video instead of the take."
             )
 
 
@@ -211,13 +211,13 @@ class Following(Beginning):
             video = Fitted(incoming, config.geometry.width, config.geometry.height, self.fit)
             follow = Follow(video, encode, config, self.strength)
             if follow.block(0, 0) is None:
-                raise ValueError(f"{WHO}: {video.name} has no picture to follow; give at least one.")
+                raise ValueError(f"{WHO}: {video.name} has no picture to follow; it needs at least one.")
             yield follow
 
 
 @dataclass(frozen=True, slots=True)
 class Resume(Beginning):
-    """An earlier take, which goes on; of its snapshot the header is read until its stream is there."""
+    """An earlier take to resume; only the header of its snapshot is read before its stream is set up."""
 
     path: Path = Path()
     frames: int = 0  # pixel frames of the whole video that are written
@@ -226,7 +226,7 @@ class Resume(Beginning):
 
     @classmethod
     def from_snapshot(cls, path: Path) -> Resume:
-        """The take of this snapshot; ValueError where it is none of this release."""
+        """The take of this snapshot; ValueError for a file of another kind or release."""
         header = read_header(path)
         ledger = header.ledger
         counts = ledger.prefilled, ledger.hidden, header.block
@@ -241,7 +241,7 @@ class Resume(Beginning):
         if self.followed:
             log.warning(
                 "Resume Stream: the take in %s followed a video, which its snapshot does not hold: from here "
-                "on the prompt alone says what comes. To follow on, take Start From with mode follow "
+                "on the prompt alone says what comes. To follow further, use Start From with mode follow "
                 "instead, and the video without its first %.1f s.",
                 self.path.name,
                 self.frames / fps,
@@ -261,5 +261,5 @@ class Resume(Beginning):
 
 
 def whole_blocks(latents: int, block_frames: int) -> int:
-    """So many latent frames, less those that fill no block; fewer than a block stay."""
+    """The number of latent frames without an incomplete last block; fewer than one block stay."""
     return latents - latents % block_frames if latents > block_frames else latents

@@ -25,7 +25,7 @@ class _Print:
 class Fingerprints:
     """One stamp for every setting of every node; a new one once a take under it cannot stand for the next.
 
-    The host asks before each run, and tells the constants only: what comes over links is in its own key.
+    The host asks before each run with the constants alone: it keys what comes over links itself.
     """
 
     def __init__(self) -> None:

@@ -29,7 +29,7 @@ def read_script(
     """The script of a stream of so many blocks at `fps` pictures a second.
 
     positive, negative: CONDITIONING, prompts: what RivuletPrompts gives; positive or prompts is None. begin:
-    what is there before the first block. recipe_switch: how the model's recipe goes over to a prompt, and a
+    what is there before the first block. recipe_switch: how the model's recipe changes to a prompt, and a
     sentence about it, which is logged where it is followed.
     """
     if (positive is None) == (prompts is None):
@@ -54,7 +54,7 @@ def read_script(
     def encode(text: str) -> HostPrompt:
         return HostPrompt(prompts.conditioning(text), negative)
 
-    # all at once, so that a prompt that cannot be read is told before anything is made
+    # all at once, so that a prompt that cannot be encoded is refused before the first block
     texts = [encode(change.prompt.text) for change in changes]
     by_block = {change.block: change.prompt for change in changes}
     return Script(texts[0], by_block[0].text if 0 in by_block else None, by_block, encode, switch)

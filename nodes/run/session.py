@@ -1,4 +1,4 @@
-"""How a run in ComfyUI tells its page of a stream, and how it learns that it was interrupted."""
+"""How a run in ComfyUI sends a stream's state to its page, and sees that it was interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves beside its video: the snapshot from which it goes on, and the last picture."""
+"""What a run gives beside its video: a snapshot to resume from, and the last picture."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Snapshots:
         self._state: StreamState | None = None
 
     def keep(self, state: StreamState) -> None:
-        """Takes the state that the run stands at."""
+        """Remembers the newest state, to be saved at the end."""
         self._state = state
 
     def __enter__(self) -> Snapshots:
@@ -52,9 +52,9 @@ class Snapshots:
             return
         try:
             save(self._caller, self._state, self.path)
-            log.info("Stream Video: %s goes on with Resume Stream.", self.path.name)
+            log.info("Stream Video: saved %s; Resume Stream continues from it.", self.path.name)
         except (OSError, RuntimeError) as why:
-            log.warning("Stream Video: the take cannot be gone on with later: %s", why)
+            log.warning("Stream Video: no snapshot was saved, so this take cannot be resumed: %s", why)
 
 
 class LastPicture:
@@ -72,9 +72,9 @@ class LastPicture:
         self.image_BHWC = pixels_FHWC[-1:].float() / 255
 
     def seal(self) -> None:
-        """Nothing is on its way."""
+        """Does nothing: there is no file to close."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is open."""
+        """Does nothing: there is no file to close."""

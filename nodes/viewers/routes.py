@@ -86,7 +86,7 @@ async def body_of(request: web.Request) -> bytes:
 
 
 def response_to(reply: Answer) -> web.Response:
-    """An answer of which all is there."""
+    """The response to a complete answer."""
     headers = {**HEADERS, **reply.headers}
     if not reply.kind:
         return web.Response(status=reply.status, headers=headers)

@@ -110,7 +110,7 @@ def test_a_calibration_is_measured_written_and_told(calibrate, folder, basis):
     assert about["tokens"] == 3 * 4 * 48 and about["token_bytes"] <= 4 * 128 / 8
     assert load_basis(folder / "small.safetensors").fingerprint == basis.fingerprint
     assert text.startswith("small.safetensors in models/rivulet: ") and "instead of 1,024" in text
-    assert f"{100 * about['error']:.2g} %" in text and "1 prompts kept aside" in text
+    assert f"{100 * about['error']:.2g} %" in text and "1 held-out prompts" in text
     assert again.fingerprint == basis.fingerprint
     assert [free_path(name).name for name in ("small", "large")] == [
         "small_2.safetensors",
@@ -130,7 +130,7 @@ def test_guidance_and_an_error_can_be_asked_for(calibrate):
     [
         (
             {"bytes_per_token": 90, "error_percent": 2.0},
-            r"90 bytes and an error of 2 % are asked for; one of",
+            r"bytes_per_token is 90 and error_percent is 2; only one of",
         ),
         ({"bytes_per_token": 3}, r"3 bytes per token and layer were asked for, and the smallest basis"),
         ({"prompts": "one\n"}, r"got 1 prompts; give two or more"),
@@ -298,12 +298,12 @@ def test_a_file_is_chosen_from_the_list(basis, choose, folder):
             {},
             r"latent needs a basis of this checkpoint; choose one in basis_file, or connect Calibrate Cache",
         ),
-        ({"format": "int8", "basis_file": "x.safetensors"}, r"int8 uses no basis, and one is given"),
+        ({"format": "int8", "basis_file": "x.safetensors"}, r"int8 uses no basis, but one is set"),
         (
             {"format": "dense", "sink": True},
-            r"dense loses nothing that exact frames could keep; switch keep_sink_exact",
+            r"dense loses nothing, so exact frames change nothing; switch keep_sink_exact",
         ),
-        ({"format": "mla", "basis_file": "x.safetensors"}, r"mla uses no basis, and one is given"),
+        ({"format": "mla", "basis_file": "x.safetensors"}, r"mla uses no basis, but one is set"),
         ({"format": "fp8"}, r"there is no format 'fp8'; there are dense, int8, latent, mla, mla-int8"),
         ({"basis_file": "absent.safetensors"}, r"there is no absent.safetensors in models/rivulet"),
         ({"basis_file": "../../secret.safetensors"}, r"must be a .safetensors file in models/rivulet"),

@@ -204,7 +204,7 @@ def test_the_node_brings_the_positions_the_memory_needs(load, remembering):
     ("choice", "sentence"),
     [
         (("learned", "none"), "learned needs the file it was trained into"),
-        (("off", "diffusion_models/memory.safetensors"), "off uses no file, and one is given"),
+        (("off", "diffusion_models/memory.safetensors"), "off uses no file, but memory_file is set"),
         (("vague", "none"), "there is no 'vague'; there are learned, ema, off"),
         (("learned", "diffusion_models/none.safetensors"), "must be a file of models/rivulet"),
         (("learned", "diffusion_models/../../secret.pt"), "must be a file of models/rivulet"),
