@@ -32,7 +32,7 @@ BAD = {
     "half a letter": (
         b'{"viewer": "a", "number": 1, "do": "prompt", "prompt": "\\ud800", "mode": "smooth"}',
         400,
-        "no letters",
+        "letters of no script",
     ),
     "an unknown switch": (
         b'{"viewer": "a", "number": 1, "do": "prompt", "prompt": "a dog", "mode": "explode"}',
