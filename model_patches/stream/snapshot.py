@@ -26,12 +26,38 @@ from .caller import Caller
 from .config import StreamConfig
 from .ledger import FrameLedger
 from .state import Blend, StreamState
-from .state_file import config_from_json, config_to_json, read, read_metadata, write
+from .state_file import (
+    check_types,
+    config_from_json,
+    config_to_json,
+    read,
+    read_metadata,
+    refuse_altered,
+    write,
+)
 from .step import reserve
 
 KIND, VERSION = "rivulet stream", 2
 MAY_DIFFER = ("seed", "cfg", "sigmas", "first_sigmas")  # when a stream goes on; the prompt may, too
 PICTURES = ("ending_HWC", "lost_HWC")  # of the ledger
+
+NONE = type(None)
+HEADER = {
+    "block": (int,),
+    "start_frame": (int,),
+    "ledger": (dict,),
+    "text": (str, NONE),
+    "followed": (bool,),
+}
+TYPES = HEADER | {
+    "weights": (dict, NONE),
+    "table": (list,),
+    "cache": (dict,),
+    "memory": (dict,),
+    "blend": (list, NONE),
+    "must_recache": (bool,),
+    "steered": (bool,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,51 +133,56 @@ def load(
     # what is a view of the file may lie at any address, by which products on a CPU are rounded; a cache is
     # copied into its slots
     tensors = {name: t if name.startswith("cache.") else t.clone() for name, t in tensors.items()}
-    saved = config_from_json(about["config"])
+    with refuse_altered(path):
+        check_types(about, TYPES)
+        for numbers in (about["table"], about["blend"] or []):
+            check_types(dict(enumerate(numbers)), dict.fromkeys(range(len(numbers)), (int,)))
+        header, shape, table = _header(about), CacheShape(**about["shape"]), tuple(about["table"])
+        made_with = about["weights"] and {kind: read_back(n) for kind, n in about["weights"].items()}
+        prompt, ledger = caller.load(_under("prompt", tensors)), _under("ledger", tensors)
+        blend = about["blend"] and Blend(caller.load(_under("blend", tensors)), *about["blend"])
+        ledger, tail_BCTHW = replace(header.ledger, **ledger), tensors["tail"].to(caller.device)
+    saved = header.config
     config = saved if config is None else config
-    shape = CacheShape(**about["shape"])
     _refuse_other_contract(path, _contract(saved, cache=about["cache"], memory=about["memory"]),
                            _contract(config, cache=cache.spec(), memory=memory.spec()))  # fmt: skip
-    prompt = caller.load(_under("prompt", tensors))
     present = room(memory, caller.shape(prompt, config), config.positions, cache.cost)
     _refuse_other_contract(path, asdict(shape), asdict(present))
-    if about["weights"] is not None:
-        made_with = {kind: read_back(numbers) for kind, numbers in about["weights"].items()}
+    if made_with is not None:
         caller.expect(made_with, path.name, config)
-    table = tuple(about["table"])
     reserve(caller, cache, shape, len(table), config.dtype)
     parts = {
         name: {key: tensor.to(caller.device) for key, tensor in _under(name, tensors).items()}
         for name in ("cache", "memory")
     }
-    frames = cache.restored(caller.tree, shape, table, parts["cache"], config.dtype, caller.device)
-    blend = about["blend"] and Blend(caller.load(_under("blend", tensors)), *about["blend"])
+    with refuse_altered(path):
+        frames = cache.restored(caller.tree, shape, table, parts["cache"], config.dtype, caller.device)
+        remembered, past = memory.restored(parts["memory"]), from_tensors(_under("past", tensors))
     return StreamState(
-        config, cache, memory, about["block"], about["start_frame"], frames, memory.restored(parts["memory"]),
-        prompt, tensors["tail"].to(caller.device), blend, about["must_recache"],
-        from_tensors(_under("past", tensors)), replace(_ledger(about), **_under("ledger", tensors)),
-        about["text"], about["followed"], about["steered"],
+        config, cache, memory, header.block, header.start_frame, frames, remembered, prompt, tail_BCTHW,
+        blend, about["must_recache"], past, ledger, header.text, header.followed, about["steered"],
     )  # fmt: skip
 
 
 def read_header(path: Path) -> Header:
     """What the snapshot says of itself; ValueError for another kind of file, or another release's."""
-    return _header(read_metadata(path, KIND, VERSION))
+    about = read_metadata(path, KIND, VERSION)
+    with refuse_altered(path):
+        return _header(about)
 
 
 def read_ending(path: Path) -> tuple[Header, Tensor]:
     """The header and the newest latents [B, C, T, H, W] in the model's units, on the CPU."""
-    about, tensors = read(path, KIND, VERSION, only=("tail",))
-    return _header(about), tensors["tail"]
+    header = read_header(path)
+    return header, read(path, KIND, VERSION, only=("tail",))[1]["tail"]
 
 
 def _header(about: Mapping[str, Any]) -> Header:
-    counts = about["block"], about["start_frame"], _ledger(about), about["text"], about["followed"]
-    return Header(config_from_json(about["config"]), *counts)
-
-
-def _ledger(about: Mapping[str, Any]) -> FrameLedger:
-    return FrameLedger(**about["ledger"])
+    check_types(about, HEADER)
+    counts = {f.name: (int, NONE) if f.name == "limit" else (int,) for f in fields(FrameLedger)}
+    check_types(about["ledger"], {name: types for name, types in counts.items() if name not in PICTURES})
+    ledger, config = FrameLedger(**about["ledger"]), config_from_json(about["config"])
+    return Header(config, about["block"], about["start_frame"], ledger, about["text"], about["followed"])
 
 
 def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,33 @@ def read_metadata(path: Path, kind: str, version: int) -> dict[str, Any]:
         return _about(path, file, kind, version)
 
 
+@contextmanager
+def refuse_altered(path: Path) -> Iterator[None]:
+    """ValueError with the file's name where what is read inside is not as `write` left it."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"load: {path} was altered since it was saved, or written by something else: what it says of the "
+            f"stream cannot be read ({type(error).__name__}: {error}). Copy it again, or take an older one."
+        ) from error
+
+
+def check_types(values: Mapping[Any, Any], types: Mapping[Any, tuple[type, ...]]) -> None:
+    """KeyError or TypeError unless every name is there with a value of one of its types."""
+    for name, allowed in types.items():
+        if type(values[name]) not in allowed:
+            raise TypeError(f"{name} is {values[name]!r}")
+
+
 def _opened(path: Path) -> AbstractContextManager[Any]:
     return open_tensors("load", path, "a stream that was saved", "Copy it again, or take an older one.")
 
 
 def _about(path: Path, file: Any, kind: str, version: int) -> dict[str, Any]:
-    about = json.loads((file.metadata() or {}).get("rivulet", "{}"))
+    with refuse_altered(path):
+        about = json.loads((file.metadata() or {}).get("rivulet", "{}"))
+        check_types({"header": about}, {"header": (dict,)})
     if about.get("kind") != kind or about.get("version") != version:
         raise ValueError(
             f"load: {path} holds {about.get('kind', 'no stream')!r} in version {about.get('version', '?')}, "

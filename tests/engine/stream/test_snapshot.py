@@ -313,6 +313,55 @@ def test_a_file_of_an_earlier_release_is_refused_in_a_sentence(caller, state, tm
             read(path)
 
 
+SAID = ("block", "start_frame", "config", "shape", "weights", "table", "cache", "memory", "blend",
+        "must_recache", "ledger", "text", "followed", "steered")  # fmt: skip
+ALTERED = [*((name,) for name in SAID), ("config", "dtype"), ("config", "geometry"), ("config", "sigmas"),
+           ("config", "preset", "sink_frames"), ("ledger", "written"), ("ledger", "limit")]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ALTERED, ids=".".join)
+def test_a_header_that_was_altered_is_refused_in_a_sentence(caller, state, tmp_path, place):
+    path = tmp_path / "stream.safetensors"
+    save(caller, state, path)
+    with safe_open(path, "pt") as file:
+        said = file.metadata()["rivulet"]
+    tensors, absent = load_file(path), object()
+    for value in (absent, 2.5, [{}], {"a": 1}):
+        about = json.loads(said)
+        *folders, name = place
+        inside = about
+        for folder in folders:
+            inside = inside[folder]
+        inside.pop(name)
+        if value is not absent:
+            inside[name] = value
+        save_file(tensors, path, {"rivulet": json.dumps(about)})
+        with pytest.raises(ValueError, match=r"stream\.safetensors was (altered .*Copy it again|made with)"):
+            load(path, caller, state.config)
+
+
+@pytest.mark.parametrize("said", ["", "{", "[]", "null"])
+def test_a_header_that_is_none_is_refused_in_a_sentence(caller, state, tmp_path, said):
+    path = tmp_path / "stream.safetensors"
+    save_file({"tail": torch.zeros(1)}, path, {"rivulet": said})
+    for read in (lambda path: load(path, caller), read_header, read_ending):
+        with pytest.raises(ValueError, match=r"stream\.safetensors was altered since it was saved"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["tail", "cache.kv", "blend.0"])
+def test_a_file_that_lacks_a_tensor_is_refused_in_a_sentence(caller, state, tmp_path, name):
+    path = tmp_path / "stream.safetensors"
+    save(caller, state, path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    del tensors[name]
+    save_file(tensors, path, metadata)
+    with pytest.raises(ValueError, match=r"stream\.safetensors was altered since it was saved"):
+        load(path, caller, state.config)
+
+
 def test_another_cache_format_is_refused_by_name(caller, state, tmp_path):
     path = tmp_path / "stream.safetensors"
     other = replace(DENSE, name="other")
