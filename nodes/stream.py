@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,7 @@ class RivuletStream(io.ComfyNode):
         caller, (cache_format, policy) = HostCaller(model), _cache_and_memory(model, cache, config)
         frames = begin.latents + blocks * config.block_frames
         state = begin.state(caller, script, config, cache_format, policy, frames)
+        state = replace(state, ledger=replace(state.ledger, fps=fps))
         decoder = decoder_for(vae, caller.to_vae)
         decoder.refuse_foreign(state.past)
         target = _target(filename_prefix, width, height)

@@ -31,6 +31,7 @@ class FrameLedger:
     file_frame: int = 0  # frame at which the present file begins
     file_block: int = 0  # block at which it begins
     limit: int | None = None  # frames that the video has at most
+    fps: float | None = None  # frames a second when it plays; None: not said
     ending_HWC: Tensor | None = None  # the last given picture, until the decoder's version of it is there
     lost_HWC: Tensor | None = None  # what the VAE lost of it, see `join`; put back into the first frames
 

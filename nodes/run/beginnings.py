@@ -223,6 +223,7 @@ class Resume(Beginning):
     frames: int = 0  # pixel frames of the whole video that are written
     text: str | None = None  # the prompt that held when it ended; None: the graph's fixed one
     followed: bool = False  # it followed a video, which its snapshot does not hold
+    fps: float | None = None  # of its video; None: its snapshot does not say
 
     @classmethod
     def from_snapshot(cls, path: Path) -> Resume:
@@ -230,9 +231,14 @@ class Resume(Beginning):
         header = read_header(path)
         ledger = header.ledger
         counts = ledger.prefilled, ledger.hidden, header.block
-        return cls(*counts, path, ledger.written, header.text, header.followed)
+        return cls(*counts, path, ledger.written, header.text, header.followed, ledger.fps)
 
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> Resume:
+        if self.fps not in (None, fps):
+            raise ValueError(
+                f"Resume Stream: the take in {self.path.name} plays at {self.fps:g} pictures a second, and "
+                f"fps is {fps:g}; set fps to {self.fps:g}, or begin a new stream."
+            )
         if pictures <= self.frames:
             raise ValueError(
                 f"Resume Stream: {self.path.name} already has {self.frames / fps:.1f} s of video and seconds "

@@ -272,3 +272,23 @@ def test_a_video_that_is_there_already_is_refused(making):
     _, _, path = making("first", before=stopping_at(4))
     with pytest.raises(ValueError, match=r"already has 2.8 s of video and seconds is 1.0"):
         Resume.from_snapshot(path).read(None, CONFIG, 16.0, 16)
+
+
+def test_another_number_of_pictures_a_second_is_refused(load, vae, prompt, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    import folder_paths
+    from rivulet.nodes.run.beginnings import Resume
+    from rivulet.nodes.stream import RivuletStream
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    hidden = SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None)
+    monkeypatch.setattr(RivuletStream, "hidden", hidden)
+    asked = {"width": 32, "height": 48, "seconds": 0.5, "fps": 16.0, "seed": 5, "num_frame_per_block": 3}
+    inputs = {"preset": "pocket", "cfg": 1.0, "filename_prefix": "take", "positive": prompt(0)}
+    made = RivuletStream.execute(load("plain"), vae, **asked, **inputs, snapshot="always").args
+    start = Resume.from_snapshot(tmp_path / made[3])
+    with pytest.raises(ValueError, match=r"plays at 16 pictures a second, and fps is 24; set fps to 16"):
+        RivuletStream.execute(
+            load("plain"), vae, **{**asked, "seconds": 9.0, "fps": 24.0}, **inputs, start=start
+        )
