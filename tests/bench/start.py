@@ -13,7 +13,7 @@ from torch import Tensor
 from ...model_patches.sampler.denoise import Begin
 from ...model_patches.stream.follow import Follow, encoder_of
 from ...model_patches.stream.incoming import Fitted, Pictures
-from ...model_patches.stream.join import joined, lost
+from ...model_patches.stream.join import blend_frames, missing_detail
 from ...model_patches.stream.start import context_latents
 from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import prefill, step
@@ -101,7 +101,7 @@ def from_image(pocket: Pocket, truth: Truth, blocks: int, seed: int) -> dict[str
 def put_back(made: Tensor, given: Tensor, decoded: Tensor) -> Tensor:
     """Streams' pictures [B, F, H, W, 3] with what the VAE lost of the last given ones [B, H, W, 3]."""
     rows = zip(made, given, decoded, strict=True)
-    return torch.stack([joined(one, lost(last, was), 0) for one, last, was in rows])
+    return torch.stack([blend_frames(one, missing_detail(last, was), 0) for one, last, was in rows])
 
 
 def from_video(
