@@ -179,7 +179,8 @@ def read_ending(path: Path) -> tuple[Header, Tensor]:
 
 def _header(about: Mapping[str, Any]) -> Header:
     check_types(about, HEADER)
-    counts = {f.name: (int, NONE) if f.name == "limit" else (int,) for f in fields(FrameLedger)}
+    unusual = {"limit": (int, NONE), "fps": (float, int, NONE)}
+    counts = {f.name: unusual.get(f.name, (int,)) for f in fields(FrameLedger)}
     check_types(about["ledger"], {name: types for name, types in counts.items() if name not in PICTURES})
     ledger, config = FrameLedger(**about["ledger"]), config_from_json(about["config"])
     return Header(config, about["block"], about["start_frame"], ledger, about["text"], about["followed"])
