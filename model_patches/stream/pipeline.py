@@ -48,8 +48,8 @@ class Viewers(Protocol):
         """The prompt that was asked for is seen from this block and pixel frame of the file on."""
         ...
 
-    def refuse(self, message: Message, why: Exception) -> None:
-        """The prompt that was asked for cannot be; the stream goes on without it."""
+    def refuse(self, message: Message, why: BaseException) -> None:
+        """The prompt that was asked for cannot be; the stream goes on without it, or ended over it."""
         ...
 
     def note_prompt(self, change: PromptChange) -> None:
@@ -80,7 +80,7 @@ class Unwatched:
     def accept(self, message: Message, block: int, first_frame: int) -> None:
         raise AssertionError("nobody can have asked")
 
-    def refuse(self, message: Message, why: Exception) -> None:
+    def refuse(self, message: Message, why: BaseException) -> None:
         raise AssertionError("nobody can have asked")
 
     def note_prompt(self, change: PromptChange) -> None:
@@ -277,14 +277,17 @@ class _Loop:
         message = self.viewers.next_prompt()
         if message is None:
             return
+        after = None
         try:
             prompt = TimedPrompt(0, message.prompt, message.mode)
             after = self._switched(prompt)
-        except Exception as why:
-            # a prompt that cannot be read must not end the stream
+            self._enter(after, prompt)
+        except BaseException as why:
             self.viewers.refuse(message, why)
-            return
-        self._enter(after, prompt)
+            # a prompt that cannot be read must not end the stream
+            if after is None and isinstance(why, Exception):
+                return
+            raise
         ledger = self.state.ledger
         self.viewers.accept(
             message, self.state.block - ledger.file_block, self.next_frame - ledger.file_frame

@@ -97,8 +97,8 @@ class Session:
         """The pending prompt message, to be settled by `accept` or `refuse`; None without one."""
         return next(iter(self.live.mailbox.take(("prompt",))), None)
 
-    def refuse(self, message: Message, why: Exception) -> None:
-        """Settles a prompt as refused, with the reason; the stream continues without it."""
+    def refuse(self, message: Message, why: BaseException) -> None:
+        """Settles a prompt as refused, with the reason; the stream continues without it, or ended over it."""
         self.live.mailbox.settle(message, "refused", (str(why) or type(why).__name__)[:MAX_REASON])
 
     def accept(self, message: Message, block: int, first_frame: int) -> None:

@@ -21,6 +21,7 @@ from rivulet.model_patches.viewers.live import PromptChange
 from rivulet.model_patches.viewers.mailbox import Message
 from rivulet.model_patches.writer.video import Mp4Writer
 
+from .test_snapshot import Held
 from .videos import GEOMETRY, Collected, pictures, text
 
 
@@ -344,3 +345,28 @@ def test_a_take_that_was_interrupted_while_it_followed_goes_on_by_its_prompt(wan
     frames, after = collected(wan, vae, kept[-1], blocks=2)
     assert len(frames) == 24 and after.ledger.written == len(writer.frames) + 24
     assert after.ledger.next_frame(GEOMETRY, after.start_frame) == after.ledger.written
+
+
+class Full(Collected):
+    """A disk with room for a block."""
+
+    def write(self, pixels):
+        if self.chunks:
+            raise OSError(28, "No space left on device")
+        super().write(pixels)
+
+
+@pytest.mark.parametrize("fails", ["writer", "encoder"])
+def test_a_prompt_that_was_asked_for_is_settled_where_the_run_ends_over_it(wan, vae, start, fails):
+    """A cut writes what the decoder holds back; a prompt may be interrupted while it is encoded."""
+    viewers, script = Watching({1: wish("5", "cut")}), scripted({})
+    if fails == "encoder":
+
+        def interrupt(words):
+            raise KeyboardInterrupt
+
+        script = dataclasses.replace(script, encode=interrupt)
+    writer, error = (Full(), OSError) if fails == "writer" else (Collected(), KeyboardInterrupt)
+    with pytest.raises(error):
+        run(wan, Held(vae), start(), [writer], blocks=3, script=script, viewers=viewers)
+    assert len(viewers.refused) == 1 and not viewers.accepted and viewers.blocks == [1]
