@@ -1,1 +1,1 @@
-"""What attention needs to know of place and time: which frames, at which positions."""
+"""Positions, rotary tables, prompt keys and values, and Wan's forward over cached frames."""

@@ -1,4 +1,4 @@
-"""Wan's forward over a given past. B batch, C channels, T latent frames, H/W of the latent, L tokens."""
+"""Wan's forward over cached frames. B batch, C channels, T latent frames, H/W of the latent, L tokens."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..arch.parts import (
     unpatchify,
 )
 from ..arch.tree import DiTTree
-from .past import Alone, Past
+from .past import NoPast, Past
 from .rope import layout_of, rope_table
 from .sdpa import Attention, sdpa
 from .text import TextRows, read_text
 
-Time = tuple[Tensor, Tensor]  # embed_time's vectors, for the blocks [B, T, 6, C] and for the head [B, T, C]
+Time = tuple[Tensor, Tensor]  # `embed_time`: modulation of the blocks [B, T, 6, C] and of the head [B, T, C]
 
 
 def forward(
@@ -32,7 +32,7 @@ def forward(
 ) -> Tensor:
     """Flow [B, C, T, H, W] of noisy latents that attend to `past` and to each other.
 
-    time: of each latent frame, or of one frame for all. The past need not keep this call's keys and values.
+    time: one entry per latent frame, or a single one for all. Nothing is stored for later blocks.
     """
     x_BLC, grid = patchify(dit, x_BCTHW)
     for layer in range(len(dit.blocks)):
@@ -40,12 +40,12 @@ def forward(
     return unpatchify(dit, head_forward(dit, x_BLC, time[1]), grid)
 
 
-def remember(
+def write_past(
     dit: DiTTree, x_BCTHW: Tensor, time: Time, text: TextRows, past: Past, attention: Attention = sdpa
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, L, N, D] of the last layer, before RoPE; the past keeps those of every layer.
+    """Write every layer's keys and values to `past`; return the last layer's [B, L, N, D], before RoPE.
 
-    `forward` without its flow: the last layer ends where its keys and values are made.
+    The same as `forward` up to the last layer's keys and values; no flow is computed.
     """
     x_BLC, _ = patchify(dit, x_BCTHW)
     last = len(dit.blocks) - 1
@@ -59,12 +59,12 @@ def remember(
     return k_BLND, v_BLND
 
 
-def bidirectional(
+def forward_bidirectional(
     dit: DiTTree, x_BCTHW: Tensor, timesteps_BT: Tensor, text_BLE: Tensor, attention: Attention = sdpa
 ) -> Tensor:
-    """Flow [B, C, T, H, W] of a whole clip at once, each frame at its own timestep in 0..1000.
+    """Flow [B, C, T, H, W] of a full clip in one call, each frame with its timestep in 0..1000.
 
-    Every frame attends to every other, frame i at position i: the model as it was before it became causal.
+    Every frame attends to every other, frame i at position i, as in Wan before causal distillation.
     """
     frames, height, width = (
         size // step for size, step in zip(x_BCTHW.shape[2:], dit.patch_size, strict=True)
@@ -73,7 +73,7 @@ def bidirectional(
     head_dim, device = text.kv.shape[-1], x_BCTHW.device
     table = rope_table(range(frames), height, width, head_dim, device, layout=layout_of(dit))
     time = embed_time(dit, timesteps_BT, x_BCTHW.dtype)
-    return forward(dit, x_BCTHW, time, text, Alone(table), attention)
+    return forward(dit, x_BCTHW, time, text, NoPast(table), attention)
 
 
 def _layer(
@@ -89,12 +89,13 @@ def _layer(
     block = dit.blocks[layer]
     keys, values = text.layer(layer)
 
-    def mix(h_BLC: Tensor) -> Tensor:
+    def self_attention(h_BLC: Tensor) -> Tensor:
         q, k, v = project_qkv(block.self_attn, h_BLC)
         past.write(layer, h_BLC, k, v, keep=keep)
-        return block.self_attn.o(attention(past.turn(q), *past.read(layer)).flatten(2))
+        return block.self_attn.o(attention(past.rotate(q), *past.read(layer)).flatten(2))
 
-    def look(q_BLND: Tensor) -> Tensor:
+    def attend_text(q_BLND: Tensor) -> Tensor:
         return attention(q_BLND, keys, values)
 
-    return residual_block(block, x_BLC, time[0], mix, partial(cross_attention, block.cross_attn, cross=look))
+    cross = partial(cross_attention, block.cross_attn, cross=attend_text)
+    return residual_block(block, x_BLC, time[0], self_attention, cross)

@@ -1,4 +1,7 @@
-"""What self-attention asks of a past. B batch, L tokens, N heads, D head width, C channels of the model."""
+"""The interface between self-attention and the cache, for one call of the model.
+
+B batch, L tokens, N heads, D head width, C channels of the model.
+"""
 
 from __future__ import annotations
 
@@ -10,41 +13,38 @@ from ...kernels.rope import rotate
 
 
 class Past(Protocol):
-    """Keys and values that one call attends to; it takes in the call's own before it is read."""
+    """Keys and values that one call attends to: each layer writes its tokens first, then reads all."""
 
     def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
-        """Take the keys (before RoPE) and values of the call, and the tokens they were projected from.
+        """Write the call's keys (before RoPE), its values, and the tokens they were projected from.
 
-        keep: later blocks are to find them, so this is the last call for these tokens; otherwise only the
-        read that follows needs them.
+        keep: store them for later blocks; this is the last call for these tokens. False: only the next read
+        of this layer needs them.
         """
         ...
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys at their positions and values, the call's own included; good until the next read."""
+        """Rotated keys and values [B, L, N, D], the call's included; valid until the next read."""
         ...
 
-    def turn(self, q_BLND: Tensor) -> Tensor:
-        """The call's queries at their positions."""
+    def rotate(self, q_BLND: Tensor) -> Tensor:
+        """The call's queries [B, L, N, D] after RoPE."""
         ...
 
 
-class Alone:
-    """No past: every token of the call attends to every other, as a bidirectional model does."""
+class NoPast:
+    """No cached frames: every token of the call attends to every other, as in a bidirectional model."""
 
     def __init__(self, table_L: Tensor) -> None:
-        """table_L: rope_table of the call's own tokens."""
+        """table_L: `rope_table` of the call's tokens."""
         self.table_L = table_L
 
     def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
-        """Keep them until the read that follows."""
-        self.own = (k_BLND, v_BLND)
+        self.keys_values = (k_BLND, v_BLND)
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The call's own keys at their positions, and its values."""
-        k_BLND, v_BLND = self.own
+        k_BLND, v_BLND = self.keys_values
         return rotate(k_BLND, self.table_L), v_BLND
 
-    def turn(self, q_BLND: Tensor) -> Tensor:
-        """The call's queries at their positions."""
+    def rotate(self, q_BLND: Tensor) -> Tensor:
         return rotate(q_BLND, self.table_L)

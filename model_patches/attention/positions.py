@@ -1,8 +1,8 @@
 """Which latent frames a block attends to, and the temporal RoPE id of each.
 
-Every published scheme is one rule with different numbers. Sink ids are 0, 1, ... and never move. The last
-frame of the block gets its own index in the stream, but never more than the preset's `last_id`; the window
-counts back from there, the memory sits directly before the window. With no `last_id` ids grow with the stream
+Every published scheme is one rule with different numbers. Sink ids are 0, 1, ... and never change. The last
+frame of the block has its index in the stream as id, at most the preset's `last_id`; the window counts back
+from there, the memory stands directly before the window. Without `last_id` ids grow with the stream
 (absolute positions). Sources: the released code of Self-Forcing, Causal-Forcing, LongLive, Infinity-RoPE and
 Reward Forcing; VideoMLA (arXiv 2605.30351) and Echo-Infinity (arXiv 2606.04527).
 """
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """RoPE ids of one call, one per latent frame; the block is in `query` and in what it attends to."""
+    """RoPE ids of one call, one per latent frame; the block's are in `query` and in `sink` or `window`."""
 
     sink: tuple[int, ...]
     memory: tuple[int, ...]
-    window: tuple[int, ...]  # every attended frame that is no sink, the current block's included
+    window: tuple[int, ...]  # all attended frames after the sink, the block included
     query: tuple[int, ...]  # the current block
 
 
@@ -25,12 +25,12 @@ class PositionPreset:
     """How a family of checkpoints chooses frames and ids; counts are latent frames."""
 
     name: str
-    sink_frames: int  # first latent frames of the stream, kept for ever
-    window_frames: int | None  # attended latent frames that are no sink, current block included; None: all
+    sink_frames: int  # first latent frames of the stream, never evicted
+    window_frames: int | None  # attended latent frames after the sink, the block included; None: all
     last_id: int | None  # highest id; None: ids grow with the stream
     trained_frames: int  # ids 0..trained_frames-1 occurred in training
     memory_frames: int = 0  # frame-equivalents of the memory
-    endless: str = ""  # for growing ids: the preset to take for longer streams
+    endless: str = ""  # for growing ids: the preset for longer streams
 
     def __post_init__(self) -> None:
         if min(self.sink_frames, self.memory_frames) < 0 or self.trained_frames < 1:
@@ -40,8 +40,8 @@ class PositionPreset:
             )
         if self.window_frames is not None and self.window_frames < 1:
             raise ValueError(
-                f"PositionPreset {self.name}: a window of {self.window_frames} latent frames has no room for "
-                f"a block; give at least the block's length, or None for all frames."
+                f"PositionPreset {self.name}: a window of {self.window_frames} latent frames cannot "
+                f"hold a block; give at least the block's length, or None for all frames."
             )
         if self.last_id is None:
             return
@@ -84,17 +84,17 @@ PRESETS: dict[str, PositionPreset] = {
 
 
 def preset(name: str) -> PositionPreset:
-    """The preset of that name; refuses others with the list of those there are."""
+    """The preset of that name; ValueError with the list of names for any other."""
     if name not in PRESETS:
         raise ValueError(f"Positions: no preset is called {name!r}; there are {', '.join(PRESETS)}.")
     return PRESETS[name]
 
 
 def why_not(preset: PositionPreset, block_frames: int, total_frames: int | None = None) -> str | None:
-    """A sentence if a stream of `total_frames` latents (None: endless) leaves the trained ids, else None.
+    """A sentence if a stream of `total_frames` latents (None: endless) goes beyond trained ids, else None.
 
-    To be asked before work starts; `plan` itself lets growing ids grow unless told to be strict, because such
-    a model still runs past its trained length, as beside the host's own sampler. It only gets worse.
+    Check it before work starts: `plan` lets ids grow unless `strict`, since a model runs past its trained
+    length, only with worse quality.
     """
     if problem := _too_long(preset, block_frames):
         return problem
@@ -102,9 +102,9 @@ def why_not(preset: PositionPreset, block_frames: int, total_frames: int | None 
         return None
     length = "an endless stream" if total_frames is None else f"{total_frames} latent frames"
     return (
-        f"Positions: preset {preset.name} counts on without end and the model was trained on "
+        f"Positions: the ids of preset {preset.name} grow without end and the model was trained on "
         f"{preset.trained_frames} latent frames, not on {length}; take preset {preset.endless or 'pocket'}, "
-        f"whose ids stay bounded, or a stream of at most {preset.trained_frames} latent frames."
+        f"whose ids are bounded, or a stream of at most {preset.trained_frames} latent frames."
     )
 
 
@@ -118,31 +118,31 @@ def plan(
 ) -> Positions:
     """RoPE ids for the block of latent frames start_frame .. start_frame + block_frames - 1.
 
-    memory_visible: the memory has been updated at least once. It still gets no ids while fewer frames have
-    left the window than it stands for: there is no room for it between sink and window. A recache (the frames
-    of the window run again as one long block) passes False.
-    strict: refuse ids the model was not trained on; only presets whose ids grow can come to that.
+    memory_visible: the memory has been updated at least once. It has no ids until as many frames were evicted
+    as it stands for: before that no ids are free between sink and window. A recache (the frames of the window
+    run again as one long block) passes False.
+    strict: ValueError for ids the model was not trained on, which only presets with growing ids reach.
     """
     sink, window, last = _attended(preset, start_frame, block_frames)
     if strict and last >= preset.trained_frames:
         raise ValueError(why_not(preset, block_frames, start_frame + block_frames))
     first = last + 1 - window
-    room = first - preset.sink_frames
-    shown = preset.memory_frames if memory_visible and room >= preset.memory_frames else 0
+    free = first - preset.sink_frames
+    memory = preset.memory_frames if memory_visible and free >= preset.memory_frames else 0
     return Positions(
         sink=tuple(range(sink)),
-        memory=tuple(range(first - shown, first)),
+        memory=tuple(range(first - memory, first)),
         window=tuple(range(first, last + 1)),
         query=tuple(range(last + 1 - block_frames, last + 1)),
     )
 
 
-def kept_frames(
+def cached_frames(
     preset: PositionPreset, start_frame: int, block_frames: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(sink, window): latent frames, by index in the stream, that a cache must hold before the block begins.
+    """(sink, window): latent frames, by index in the stream, that the cache holds before the block.
 
-    The block's own frames are in neither; with them, the counts equal those of `plan`.
+    The block's frames are in neither; with them, the counts equal those of `plan`.
     """
     sink, window, _ = _attended(preset, start_frame, block_frames)
     oldest = start_frame + block_frames - window
@@ -150,11 +150,11 @@ def kept_frames(
 
 
 def _attended(preset: PositionPreset, start_frame: int, block_frames: int) -> tuple[int, int, int]:
-    """(sink frames, window frames, id of the block's last frame), the block's own frames included."""
+    """(sink frames, window frames, id of the block's last frame), the block included."""
     if start_frame < 0 or block_frames < 1:
         raise ValueError(
-            f"Positions: a block of {block_frames} latent frames from frame {start_frame} cannot be; "
-            f"it needs at least 1 frame and starts at 0 or later."
+            f"Positions: a block of {block_frames} latent frames from frame {start_frame} is not possible; "
+            f"give a block of at least 1 frame that starts at 0 or later."
         )
     if problem := _too_long(preset, block_frames):
         raise ValueError(problem)

@@ -10,7 +10,7 @@ from ..arch.rotary import THETA, RopeLayout, axis_channels
 
 
 def layout_of(dit: object) -> RopeLayout | None:
-    """What the model says of its heads in `rope_layout`; None: whole heads turn, at Wan's rates."""
+    """The model's `rope_layout`; None: every channel of a head is rotated, at Wan's frequencies."""
     return getattr(dit, "rope_layout", None)
 
 
@@ -23,11 +23,12 @@ def rope_table(
     dtype: torch.dtype = torch.float32,
     layout: RopeLayout | None = None,
 ) -> Tensor:
-    """(cos, sin) of every token [len(ids)*grid_height*grid_width, D/2, 2], each frame a full grid at its id.
+    """(cos, sin) of every token [len(ids)*grid_height*grid_width, D/2, 2], one grid per frame id.
 
-    Angles are float64 products of integer places with 10000^(-2i / channels of the axis), pairs in the order
-    time, row, column; only cosine and sine are rounded to `dtype`. With a layout, pairs that stand still come
-    first, as (1, 0). The newest few tables are kept and handed out again: do not write into one.
+    Angles are float64: integer position times 10000^(-2i / channels of the axis), pairs in the order time,
+    row, column; only cosine and sine are rounded to `dtype`. With a layout, pairs without rotation come
+    first, as (1, 0). Tables are shared through a cache of 16 entries: do not write into one. Raises
+    ValueError for a layout of another head width.
     """
     if layout is not None and layout.head_dim != head_dim:
         raise ValueError(
@@ -47,14 +48,14 @@ def _table(
     dtype: torch.dtype,
     layout: RopeLayout | None,
 ) -> Tensor:
-    # a table made inside inference mode could not be used in training later
+    # a table created in inference mode cannot be used in training later
     with torch.inference_mode(False), torch.no_grad():
         places = (ids, range(height), range(width))
-        turns = (_turns(list(at), rates) for at, rates in zip(places, _rates(head_dim, layout), strict=True))
-        time, row, column = turns
+        axes = zip(places, _rates(head_dim, layout), strict=True)
+        time, row, column = (_cos_sin(list(at), rates) for at, rates in axes)
         grid = (len(ids), height, width)
         still = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(layout.still // 2 if layout else 0, 2)
-        turned = torch.cat(
+        table = torch.cat(
             [
                 still.expand(*grid, -1, -1),
                 time[:, None, None].expand(*grid, -1, -1),
@@ -63,7 +64,7 @@ def _table(
             ],
             dim=3,
         )
-        return turned.reshape(-1, head_dim // 2, 2).to(dtype).to(device)
+        return table.reshape(-1, head_dim // 2, 2).to(dtype).to(device)
 
 
 def _rates(head_dim: int, layout: RopeLayout | None) -> list[Tensor]:
@@ -76,7 +77,7 @@ def _rates(head_dim: int, layout: RopeLayout | None) -> list[Tensor]:
     return [THETA ** (-torch.arange(0, width, 2, dtype=torch.float64) / width) for width in widths]
 
 
-def _turns(places: list[int], rates: Tensor) -> Tensor:
-    """(cos, sin) of places on one axis, float64 [len(places), pairs, 2]."""
+def _cos_sin(places: list[int], rates: Tensor) -> Tensor:
+    """(cos, sin) of positions on one axis, float64 [len(places), pairs, 2]."""
     angles = torch.tensor(places, dtype=torch.float64)[:, None] * rates
     return torch.stack([angles.cos(), angles.sin()], dim=-1)

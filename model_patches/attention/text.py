@@ -1,4 +1,4 @@
-"""What a stream keeps of its prompt: cross-attention's keys and values, made once per text.
+"""Cross-attention keys and values of a stream's prompt, computed once per prompt.
 
 B batch, R rows of a call (branch by branch, each of B), L text tokens, E text_dim, N heads, D head width.
 """
@@ -16,7 +16,7 @@ from ..arch.tree import DiTTree
 
 @dataclass(frozen=True, slots=True)
 class TextRows:
-    """Keys and values of the texts that one call can take together, because they are equally long."""
+    """Keys and values of prompts of equal length, which share a call."""
 
     branches: int  # rows are branches * B
     kv: Tensor  # [layers, 2, R, L, N, D], keys first
@@ -29,14 +29,14 @@ class TextRows:
 
 @dataclass(frozen=True, slots=True)
 class TextState:
-    """The prompt of a stream, and of its unguided branch where there is guidance."""
+    """The prompt of a stream; with guidance the negative prompt too."""
 
-    raw: tuple[Tensor, ...]  # per branch, as the text encoder gave it, [B, L, E]
+    raw: tuple[Tensor, ...]  # text encoder output per branch, [B, L, E]
     groups: tuple[TextRows, ...]  # in the order of the branches
 
     @property
     def batch(self) -> int:
-        """Streams that run side by side."""
+        """Streams in the batch."""
         return self.raw[0].shape[0]
 
     @property
@@ -47,7 +47,10 @@ class TextState:
 
 @torch.inference_mode()
 def read_text(dit: DiTTree, raw: tuple[Tensor, ...]) -> TextState:
-    """Keys and values of all layers for the given branches; texts of one length share a call."""
+    """Cross-attention keys and values of all layers, for each branch of `raw` [B, L, E].
+
+    Branches of equal length share one call.
+    """
     together = len({text_BLE.shape[1] for text_BLE in raw}) == 1
     parts = [torch.cat(raw)] if together else list(raw)
     return TextState(raw, tuple(TextRows(len(raw) // len(parts), _kv(dit, text_RLE)) for text_RLE in parts))

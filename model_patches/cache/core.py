@@ -261,7 +261,7 @@ class SlotPast:
         own = written[1] if written is not None and written[0] == layer else None
         return self.store.read(layer, self.rows, self.draft.at, self.key_table, own)
 
-    def turn(self, q_BLND: Tensor) -> Tensor:
+    def rotate(self, q_BLND: Tensor) -> Tensor:
         """The call's queries at their positions."""
         return rotate(q_BLND, self.query_table)
 

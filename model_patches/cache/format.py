@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..arch.tree import DiTTree
 from ..attention.past import Past
-from ..attention.positions import PositionPreset, kept_frames, plan
+from ..attention.positions import PositionPreset, cached_frames, plan
 from .cost import CacheCost
 from .shapes import CacheShape, KeysValues
 
@@ -39,7 +39,7 @@ class Call:
 def call_of(preset: PositionPreset, start_frame: int, block_frames: int) -> Call:
     """The frames and positions of the block that begins at `start_frame`."""
     positions = plan(preset, start_frame, block_frames, memory_visible=True)
-    sink, window = kept_frames(preset, start_frame, block_frames)
+    sink, window = cached_frames(preset, start_frame, block_frames)
     own = tuple(range(start_frame, start_frame + block_frames))
     return Call(sink + window, own, positions.sink + positions.window, positions.query, positions.memory)
 
@@ -51,7 +51,7 @@ def recache_call(preset: PositionPreset, start_frame: int, block_frames: int) ->
     the newest of them was made. `own` is empty while all frames are sink. Only where ids count on is the
     memory shown besides (LongLive and Echo-Infinity, their released code).
     """
-    sink, window = kept_frames(preset, start_frame, block_frames)
+    sink, window = cached_frames(preset, start_frame, block_frames)
     if preset.window_frames is not None:
         window = tuple(range(max(len(sink), start_frame - preset.window_frames), start_frame))
     if not window:

@@ -32,7 +32,7 @@ class CallWatcher(Protocol):
         """See that the layer reads its past."""
         ...
 
-    def turn(self, q_BLND: Tensor, turned_BLND: Tensor) -> None:
+    def rotate(self, q_BLND: Tensor, rotated_BLND: Tensor) -> None:
         """See the queries, before and after RoPE."""
         ...
 
@@ -199,8 +199,8 @@ class WatchedPast:
         self.watcher.read(layer)
         return self.inner.read(layer)
 
-    def turn(self, q_BLND: Tensor) -> Tensor:
+    def rotate(self, q_BLND: Tensor) -> Tensor:
         """The call's queries at their positions."""
-        turned_BLND = self.inner.turn(q_BLND)
-        self.watcher.turn(q_BLND, turned_BLND)
-        return turned_BLND
+        rotated_BLND = self.inner.rotate(q_BLND)
+        self.watcher.rotate(q_BLND, rotated_BLND)
+        return rotated_BLND

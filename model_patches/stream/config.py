@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import torch
 
-from ..attention.positions import PositionPreset, kept_frames
+from ..attention.positions import PositionPreset, cached_frames
 from ..attention.positions import preset as preset_of
 from ..geometry import Geometry
 from ..sampler.schedule import sigmas
@@ -48,7 +48,7 @@ class StreamConfig:
                 f"StreamConfig: cannot compute in {self.dtype}; take one of "
                 f"{', '.join(str(dtype) for dtype in DTYPES)}."
             )
-        kept_frames(self.positions, 0, self.block_frames)  # refuses blocks longer than the window
+        cached_frames(self.positions, 0, self.block_frames)  # refuses blocks longer than the window
 
     @property
     def positions(self) -> PositionPreset:

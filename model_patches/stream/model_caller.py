@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from ..arch.fingerprint import fingerprint
 from ..arch.parts import embed_time, patchify
 from ..arch.tree import DiTTree
-from ..attention.forward import Time, forward, remember
+from ..attention.forward import Time, forward, write_past
 from ..attention.past import Past
 from ..attention.rope import layout_of
 from ..attention.sdpa import Attention, sdpa
@@ -128,7 +128,7 @@ class ModelCaller:
         last: list[Tensor] = []
         for group, past in groups:
             x_RCTHW = repeat_rows(x0_BCTHW, group, config)
-            last += remember(self.tree, x_RCTHW, times[-1], group, past, self.attention)
+            last += write_past(self.tree, x_RCTHW, times[-1], group, past, self.attention)
         return Result(x0_BCTHW, tuple(last))
 
     def fingerprint(self, config: StreamConfig) -> Fingerprint:

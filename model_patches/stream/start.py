@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..attention.positions import PositionPreset, kept_frames
+from ..attention.positions import PositionPreset, cached_frames
 from ..geometry import Geometry
 from ..vae.decoder import VideoVae, encode_stream
 from .pipeline import Prefill
@@ -22,7 +22,7 @@ def context_latents(positions: PositionPreset, block_frames: int) -> int:
         seen = positions.trained_frames // 2
     else:
         assert positions.capacity_frames is not None
-        sink, window = kept_frames(positions, positions.capacity_frames, block_frames)
+        sink, window = cached_frames(positions, positions.capacity_frames, block_frames)
         seen = len(sink) + len(window)
     return max(1, seen // block_frames) * block_frames
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...model_patches.arch.parts import embed_time
-from ...model_patches.attention.forward import Time, forward, remember
+from ...model_patches.attention.forward import Time, forward, write_past
 from ...model_patches.attention.text import TextRows, read_text
 from ...model_patches.sampler.denoise import first_noisy, refine
 from ...model_patches.stream.caller import Pass
@@ -178,7 +178,7 @@ class HostPass:
         past = self._past(branches, len(x) // len(branches), options)
         rows = self.texts.rows(tree, branches, text)
         if self.call is None:
-            self.last += remember(tree, x, time, rows, past, attention)
+            self.last += write_past(tree, x, time, rows, past, attention)
             return torch.zeros_like(x_RCTHW)
         back = sorted(range(len(order)), key=order.__getitem__)
         return _arrange(forward(tree, x, time, rows, past, attention), back)

@@ -39,8 +39,8 @@ class LayerNamed:
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         return self.past.read(layer)
 
-    def turn(self, q_BLND: Tensor) -> Tensor:
-        return self.past.turn(q_BLND)
+    def rotate(self, q_BLND: Tensor) -> Tensor:
+        return self.past.rotate(q_BLND)
 
 
 class HostRotated:
@@ -59,7 +59,7 @@ class HostRotated:
         keys, values = self.store.unturned(layer, self.past.rows, self.past.draft.at)
         return apply_rope1(keys, self.key_turns), values
 
-    def turn(self, q_BLND: Tensor) -> Tensor:
+    def rotate(self, q_BLND: Tensor) -> Tensor:
         """The call's queries at their positions."""
         return apply_rope1(q_BLND, self.query_turns)
 

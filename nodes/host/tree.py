@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...model_patches.arch.rotary import RopeLayout
 from ...model_patches.arch.tree import BlockTree, HeadTree, Layer
-from ...model_patches.attention.forward import bidirectional
+from ...model_patches.attention.forward import forward_bidirectional
 from ...model_patches.attention.rope import layout_of
 from ...model_patches.attention.sdpa import Attention
 from ...model_patches.checkpoints.variants import variant_of
@@ -121,7 +121,7 @@ def check_forward(
     timestep = torch.full((1,), 500.0, device=x_BCTHW.device)
     text = text_BLE[:1]
     theirs = host_forward(small, timestep, text).float()
-    ours = bidirectional(tree, small, timestep[:, None], text, attention).float()
+    ours = forward_bidirectional(tree, small, timestep[:, None], text, attention).float()
     span = theirs.abs().max().item()
     # half precision may lose a few digits over forty layers; a wrong formula is wrong in the first
     allowed = (1e-3 if x_BCTHW.dtype == torch.float32 else 0.1) * span

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...model_patches.arch.parts import embed_time
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.attention.forward import forward, remember
+from ...model_patches.attention.forward import forward, write_past
 from ...model_patches.attention.positions import PositionPreset
 from ...model_patches.attention.sdpa import Attention, sdpa
 from ...model_patches.attention.text import TextRows, TextState, read_text
@@ -105,7 +105,7 @@ class PairedRollout:
         context = TrainableContext(model, inputs, call, token_grid(model, clean_RCTHW))
         sigma_R1 = torch.zeros(len(clean_RCTHW), 1, device=clean_RCTHW.device)
         time = embed_time(model, sigma_R1, clean_RCTHW.dtype)
-        remember(model, clean_RCTHW, time, text, context, self.attention)
+        write_past(model, clean_RCTHW, time, text, context, self.attention)
         inputs.append(call, context.projected, self.call(block + 1).kept)
 
     def attention_outputs(self, student: WanModel, reference: Reference) -> Iterator[tuple[Tensor, Tensor]]:
@@ -136,7 +136,7 @@ class PairedRollout:
             at_noise = tuple(outputs)
             outputs.clear()
             context = clips.context_RCTHW[:, :, frames].to(dtype)
-            remember(dense, context, vectors[1], text, contexts[1], self.attention)
+            write_past(dense, context, vectors[1], text, contexts[1], self.attention)
             at_clean = tuple(outputs)
         return Reference(contexts, (at_noise, at_clean), flow, noisy, times, block, call)
 

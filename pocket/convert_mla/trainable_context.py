@@ -65,7 +65,7 @@ class TrainableContext:
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         return self.keys_values(self.dit.blocks[layer].self_attn, layer, *self.new)
 
-    def turn(self, q_BLND: Tensor) -> Tensor:
+    def rotate(self, q_BLND: Tensor) -> Tensor:
         return rotate(q_BLND, self.query_table)
 
     def keys_values(
@@ -84,7 +84,7 @@ def run_attention(
 ) -> Tensor:
     """What an attention makes [R, L, C] of the inputs that a context holds of a layer, whosever they were."""
     q, k, v = project_qkv(attention, context.projected[layer])
-    return attention.o(product(context.turn(q), *context.keys_values(attention, layer, k, v)).flatten(2))
+    return attention.o(product(context.rotate(q), *context.keys_values(attention, layer, k, v)).flatten(2))
 
 
 @contextmanager

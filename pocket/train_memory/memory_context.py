@@ -97,7 +97,7 @@ class MemoryContext:
         keys, values = (torch.cat([part[i].to(self.new[i].dtype) for part in parts], 1) for i in (0, 1))
         return rotate(keys, self.key_table), values
 
-    def turn(self, q_BLND: Tensor) -> Tensor:
+    def rotate(self, q_BLND: Tensor) -> Tensor:
         return rotate(q_BLND, self.query_table)
 
     def _cached(self, layer: int) -> tuple[Tensor, Tensor]:

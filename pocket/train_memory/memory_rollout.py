@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...model_patches.arch.parts import embed_time, project_kv
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.attention.forward import forward, remember
+from ...model_patches.attention.forward import forward, write_past
 from ...model_patches.attention.positions import PositionPreset, plan
 from ...model_patches.attention.sdpa import Attention
 from ...model_patches.cache.format import Call, call_of
@@ -228,7 +228,7 @@ class MemoryRollout:
         clean = lesson.context_RCTHW[:, :, call.own].to(self.dit.patch_embedding.weight.dtype)
         time = embed_time(self.dit, torch.zeros(len(clean), 1, device=clean.device), clean.dtype)
         text = read_text_rows(self.dit, self._text(lesson, call))
-        remember(self.dit, clean, time, text, context, self.attention)
+        write_past(self.dit, clean, time, text, context, self.attention)
         inputs.cache.append(call.own, context.by_layer)
 
     def _update(self, lesson: Lesson, states: MemoryStates, evicted: FrameTokens | None) -> MemoryStates:

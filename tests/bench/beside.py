@@ -142,12 +142,12 @@ class CallBeside:
         if self.tally.other is not None:
             attention = self.tally.other.blocks[layer].self_attn
             q_BLND, k_BLND, v_BLND = project_qkv(attention, x_BLC)
-            self.queries = self.past.turn(q_BLND)
+            self.queries = self.past.rotate(q_BLND)
         self.past.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
 
     def read(self, layer: int) -> None:
         """The tally gets what the other past has."""
         self.tally.asked = layer, self.queries, *self.past.read(layer)
 
-    def turn(self, q_BLND: Tensor, turned_BLND: Tensor) -> None:
+    def rotate(self, q_BLND: Tensor, rotated_BLND: Tensor) -> None:
         """The queries are the dense model's."""

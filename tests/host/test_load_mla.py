@@ -67,12 +67,12 @@ def test_videomla_has_a_memory_over_the_latents_it_keeps(mla, text):
 
 def test_videomla_runs_by_the_hosts_own_forward(mla, text):
     """What ordinary samplers call: whole clips, every frame at one timestep."""
-    from rivulet.model_patches.attention.forward import bidirectional
+    from rivulet.model_patches.attention.forward import forward_bidirectional
 
     loaded, model, _ = mla
     x = torch.randn(1, 16, 5, 8, 6)
     theirs = loaded.model.diffusion_model(x, torch.tensor([500.0]), text[0][0], transformer_options={})
-    ours = bidirectional(model, x, torch.full((1, 5), 500.0), text[0][0])
+    ours = forward_bidirectional(model, x, torch.full((1, 5), 500.0), text[0][0])
     assert close(theirs, ours)
 
 

@@ -120,11 +120,11 @@ def test_an_encoder_that_cannot_be_streamed_is_refused(vae):
 @pytest.mark.parametrize("count", [1, 4, 6, 17])
 def test_latents_are_kept_block_by_block_as_if_they_had_been_made(begun, count):
     """Of seventeen latents the first three and the last six stay; the model sees no more than a block."""
-    from rivulet.model_patches.attention.positions import kept_frames
+    from rivulet.model_patches.attention.positions import cached_frames
 
     made, state = begun()
     state = made.prefill(state, latents(count))
-    sink, window = kept_frames(CONFIG.positions, count, 3)
+    sink, window = cached_frames(CONFIG.positions, count, 3)
     assert state.cache.frames == sink + window and state.start_frame == count
     assert torch.equal(state.tail_BCTHW, made.caller.from_vae(latents(count))[:, :, -9:])
 

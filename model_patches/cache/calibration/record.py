@@ -187,7 +187,7 @@ class CallRecording:
     def read(self, layer: int) -> None:
         """The past is put together again from its tokens: nothing is written down of a read."""
 
-    def turn(self, q_BLND: Tensor, turned_BLND: Tensor) -> None:
+    def rotate(self, q_BLND: Tensor, rotated_BLND: Tensor) -> None:
         """Note the queries, and in a sampled call what it brings beside them."""
         block, recorder = self.block, self.block.recorder
         if not block.recording.held_out:
@@ -195,7 +195,7 @@ class CallRecording:
         if self.brought is not None:
             device, call = recorder.device, block.call
             k, v = (block.picked(part).flatten(1, 2).to(device) for part in self.brought)
-            asked = block.picked(turned_BLND).flatten(1, 2).to(device)
+            asked = block.picked(rotated_BLND).flatten(1, 2).to(device)
             own = block.turns(call.ids[len(call.kept) :]).to(device)
             ask = Ask(asked, rotate(k, own), v)
             block.asks.setdefault((self.row, self.layer), []).append(ask)

@@ -10,7 +10,7 @@ from rivulet.model_patches.arch.mla import PROJECTIONS, MlaAttention, MlaModel, 
 from rivulet.model_patches.arch.parts import project_qkv
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.attention.past import Alone
+from rivulet.model_patches.attention.past import NoPast
 from rivulet.model_patches.attention.rope import rope_table
 from rivulet.model_patches.attention.sdpa import sdpa
 
@@ -105,9 +105,9 @@ def bound(attention, x_LC):
 def run(attention, x_LC):
     table = rope_table(FRAMES, ROWS, COLUMNS, HEAD, dtype=torch.float64, layout=attention.sizes.rope)
     q, k, v = project_qkv(attention, x_LC[None])
-    past = Alone(table)
+    past = NoPast(table)
     past.write(0, x_LC[None], k, v)
-    return attention.o(sdpa(past.turn(q), *past.read(0)).flatten(2))[0]
+    return attention.o(sdpa(past.rotate(q), *past.read(0)).flatten(2))[0]
 
 
 def test_layers_and_the_engines_attention_are_the_formulas(attention, tokens):

@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.attention.forward import bidirectional
+from rivulet.model_patches.attention.forward import forward_bidirectional
 from rivulet.model_patches.checkpoints._diffusers_keys import is_diffusers, wan_key
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from safetensors.torch import save_file
@@ -70,7 +70,7 @@ def test_one_bidirectional_forward_agrees(pair, case):
     exact = run_theirs(torch.float64)
     rounding = torch.finfo(torch.float32).eps * exact.abs().max()
     budget = 2 * ((run_theirs(torch.float32) - exact).abs().max() + rounding)
-    got = bidirectional(ours, x, timesteps, text)
+    got = forward_bidirectional(ours, x, timesteps, text)
     assert got.dtype == torch.float32 and got.shape == exact.shape
     assert (got - exact).abs().max() <= budget
 

@@ -7,7 +7,7 @@ from rivulet.model_patches.attention.positions import (
     PRESETS,
     PositionPreset,
     Positions,
-    kept_frames,
+    cached_frames,
     plan,
     preset,
     why_not,
@@ -68,7 +68,7 @@ def test_echo_ids_stay_below_21_in_every_block_to_10000_and_every_997th_to_a_mil
 
 def test_echo_recache_runs_the_whole_window_at_its_own_ids_without_memory():
     assert plan(PRESETS["echo"], 21, 9) == Positions(ids(0, 2), (), ids(12, 20), ids(12, 20))
-    assert kept_frames(PRESETS["echo"], 21, 9) == (ids(0, 2), ())
+    assert cached_frames(PRESETS["echo"], 21, 9) == (ids(0, 2), ())
 
 
 def test_echo_frame_by_frame_waits_until_the_memory_has_room():
@@ -140,7 +140,7 @@ KEPT = [
     ("name", "block", "start", "sink", "window"), KEPT, ids=[f"{r[0]}-{r[1]}x{r[2]}" for r in KEPT]
 )
 def test_kept_frames_by_hand(name, block, start, sink, window):
-    assert kept_frames(PRESETS[name], start, block) == (sink, window)
+    assert cached_frames(PRESETS[name], start, block) == (sink, window)
 
 
 BOUNDED = [p for p in PRESETS.values() if p.last_id is not None]
@@ -176,7 +176,7 @@ def test_the_block_ends_the_window_and_attends_to_itself(chosen, start, block, v
 @given(st.sampled_from(list(PRESETS.values())), st.integers(0, 400), blocks)
 def test_kept_frames_and_ids_agree_frame_by_frame(chosen, start, block):
     got = plan(chosen, start, block)
-    sink, window = kept_frames(chosen, start, block)
+    sink, window = cached_frames(chosen, start, block)
     own = ids(start, start + block - 1)
     assert all(frame < start for frame in sink + window)
     frames = sink + window + own
@@ -192,7 +192,7 @@ def test_a_cache_that_follows_the_plan_always_has_what_the_next_block_needs(chos
     held: set[int] = set()
     start = 0
     for block in [first, *lengths]:
-        sink, window = kept_frames(chosen, start, block)
+        sink, window = cached_frames(chosen, start, block)
         assert set(sink + window) <= held
         if chosen.capacity_frames is not None:
             assert len(sink) + len(window) + block <= chosen.capacity_frames
@@ -224,14 +224,16 @@ def test_before_work_starts_a_growing_preset_names_a_bounded_one():
 def test_a_block_longer_than_the_window_is_refused_before_and_during():
     sentence = "a block of 6 latent frames does not fit the window of preset infinity_rope, 5 latent frames"
     assert sentence in why_not(PRESETS["infinity_rope"], 6, 12)
-    for call in (plan, kept_frames):
+    for call in (plan, cached_frames):
         with pytest.raises(ValueError, match=sentence):
             call(PRESETS["infinity_rope"], 0, 6)
 
 
 @pytest.mark.parametrize(("start", "block"), [(-1, 3), (0, 0), (3, -2)])
 def test_impossible_blocks_are_refused(start, block):
-    with pytest.raises(ValueError, match=f"a block of {block} latent frames from frame {start} cannot be"):
+    with pytest.raises(
+        ValueError, match=f"a block of {block} latent frames from frame {start} is not possible"
+    ):
         plan(PRESETS["pocket"], start, block)
 
 
@@ -249,7 +251,7 @@ def test_a_preset_of_ones_own_leaves_room_for_a_memory():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"window_frames": 0}, "a window of 0 latent frames has no room for a block"),
+        ({"window_frames": 0}, "a window of 0 latent frames cannot hold a block"),
         ({"sink_frames": -1}, "sink -1, memory 0, trained 12 latent frames"),
         ({"memory_frames": 3}, "need 15 ids and the model was trained on 12"),
         ({"last_id": 12}, "last_id must be 11 to 11, got 12"),

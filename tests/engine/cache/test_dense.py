@@ -68,7 +68,7 @@ def test_a_block_reads_the_last_writes_of_every_frame_it_sees(name, count):
                     assert rows_of(keys[at]) == rows_of(torch.cat(turned, 1)[row])
                     assert rows_of(values[at]) == rows_of(torch.cat([v for _, v in parts], 1)[row])
         q, _ = kv_of(call.own, 0, 0)
-        assert torch.equal(draft.past(slice(0, 3)).turn(q), rotate(q, rope_table(call.query_ids, 2, 1, 6)))
+        assert torch.equal(draft.past(slice(0, 3)).rotate(q), rotate(q, rope_table(call.query_ids, 2, 1, 6)))
         cache = draft.commit(call_of(preset, start + count, count).kept)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.attention.forward import forward, remember
+from rivulet.model_patches.attention.forward import forward, write_past
 from rivulet.model_patches.attention.positions import preset
 from rivulet.model_patches.attention.text import TextRows, read_text
 from rivulet.model_patches.cache.core import SlotCache
@@ -30,7 +30,7 @@ WAN_1_3B = WanConfig(dim=1536, ffn_dim=8960, num_layers=30)
 WAN_14B = WanConfig(dim=5120, ffn_dim=13824, num_layers=40)
 POCKET = preset("pocket")
 TEXT_TOKENS = 7
-CALLS = [(forward, cost.forward_work), (remember, cost.cache_write_work)]
+CALLS = [(forward, cost.forward_work), (write_past, cost.cache_write_work)]
 
 
 def products(q_BLND, k_BLND, v_BLND):

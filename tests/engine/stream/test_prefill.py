@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.model_patches.attention.positions import PRESETS, kept_frames
+from rivulet.model_patches.attention.positions import PRESETS, cached_frames
 from rivulet.model_patches.stream.step import extend, init, prefill, step
 from rivulet.model_patches.stream.switch import switch
 
@@ -65,7 +65,7 @@ def test_a_stream_is_extended_after_a_recache_that_was_asked_for(caller, make_te
 def test_any_number_of_latents_goes_before_the_blocks(caller, make_text, config, name, frames):
     config = replace(config, preset=name)
     state = prefill(caller, init(caller, (make_text(),), config), given(config, frames))
-    sink, window = kept_frames(PRESETS[name], frames, 3)
+    sink, window = cached_frames(PRESETS[name], frames, 3)
     assert state.start_frame == frames and state.cache.frames == sink + window
     made, after = step(caller, state)
     others = prefill(caller, init(caller, (make_text(),), config), given(config, frames, seed=4))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rivulet.model_patches.attention.positions import PRESETS, PositionPreset, kept_frames
+from rivulet.model_patches.attention.positions import PRESETS, PositionPreset, cached_frames
 from rivulet.model_patches.cache.basis import Basis, LayerPlan
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.latent import LatentFormat
@@ -53,7 +53,7 @@ def test_eviction_keeps_just_the_frames_of_the_next_block(caller, make_text, con
     slots = len(state.cache.table)
     for _ in range(2 + 24 // block_frames):
         _, state = step(caller, state)
-        sink, window = kept_frames(PRESETS[name], state.start_frame, block_frames)
+        sink, window = cached_frames(PRESETS[name], state.start_frame, block_frames)
         assert state.cache.frames == sink + window
         assert PRESETS[name].window_frames is None or len(state.cache.table) == slots
 

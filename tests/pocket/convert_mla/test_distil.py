@@ -10,7 +10,7 @@ from rivulet.kernels.rope import rotate
 from rivulet.model_patches.arch.mla import MlaModel
 from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.rotary import RopeLayout
-from rivulet.model_patches.attention.forward import forward, remember
+from rivulet.model_patches.attention.forward import forward, write_past
 from rivulet.model_patches.attention.rope import layout_of, rope_table
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.format import call_of
@@ -52,7 +52,7 @@ def streamed(model, clips, seen_of):
             forward(model, reference.noisy, embed_time(model, 1000 * sigma, torch.float64), text, past)
         )
         clean = embed_time(model, torch.zeros(2, 1, dtype=torch.float64), torch.float64)
-        remember(model, clips.context_RCTHW[:, :, frames], clean, text, past)
+        write_past(model, clips.context_RCTHW[:, :, frames], clean, text, past)
         cache = draft.commit(call_of(PRESET, frames.stop, FRAMES).kept)
     return flows
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.attention.forward import forward, remember
+from rivulet.model_patches.attention.forward import forward, write_past
 from rivulet.model_patches.attention.sdpa import sdpa
 from rivulet.model_patches.attention.text import read_text
 from rivulet.model_patches.cache.format import call_of
@@ -34,7 +34,7 @@ def streamed_flow(dit: WanModel, clean, noisy, sigma_N, text) -> torch.Tensor:
         draft = cache.begin(call_of(state.config.positions, frames.start, BLOCK_FRAMES))
         past = draft.past(slice(0, 1))
         flows.append(forward(dit, noisy[:, :, frames], time(float(sigma_N[i])), group, past, sdpa))
-        remember(dit, clean[:, :, frames], time(0.0), group, past, sdpa)
+        write_past(dit, clean[:, :, frames], time(0.0), group, past, sdpa)
         cache = draft.commit(call_of(state.config.positions, frames.stop, BLOCK_FRAMES).kept)
     return torch.cat(flows, 2)
 
