@@ -236,7 +236,9 @@ def cache_text(request: Request, cache: CacheFormat) -> str:
     size, dense = (cost.token_bytes(shape, dtype) for cost in (request.cache, DENSE_COST))
     if size == dense:
         return f"Each token takes {dense:,.0f} bytes a layer in the cache."
-    all_bytes, all_dense = (cost.kept_bytes(shape, frames, dtype) for cost in (request.cache, DENSE_COST))
+    all_bytes, all_dense = (
+        cost.allocated_bytes(shape, frames, dtype) for cost in (request.cache, DENSE_COST)
+    )
     text = (
         f"In the format {cache.name} each token takes {size:,.0f} bytes a layer in the cache instead of "
         f"{dense:,.0f}, {dense / size:.1f} times less: {gigabytes(all_bytes)} instead of "

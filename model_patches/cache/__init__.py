@@ -1,1 +1,1 @@
-"""What a stream keeps of the frames in its window, and what one block attends to."""
+"""The KV cache of a stream: formats, slots, snapshots, and the frames one block attends to."""

@@ -1,7 +1,7 @@
-"""A calibrated basis: which directions of a layer's input its keys and values need, and how finely.
+"""A calibrated basis: the directions of a layer's input that its keys and values need, and their bits.
 
-C channels of the model, R rank. Directions come in falling order of importance, so the first r of them are
-the basis of rank r. In a whitened basis a coordinate has variance 1 on the calibration data.
+C channels of the model, R rank. Directions are in falling order of importance, so the first r of them are the
+basis of rank r. In a whitened basis a coordinate has variance 1 on the calibration data.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ KINDS = ("latent", "int8", "dense")
 
 
 def why_no_basis(model: DiTTree) -> str | None:
-    """A sentence for VideoMLA's attentions, whose keys are no linear map of a token, else None."""
+    """A sentence for a model with VideoMLA attention, whose keys are not linear in a token, else None."""
     if not any(isinstance(block.self_attn, MlaAttention) for block in model.blocks):
         return None
     return (
-        "Cache latent: this model has VideoMLA's attention, which keeps latents of its own; no basis can be "
+        "Cache latent: this model has VideoMLA's attention, which has its own latents; no basis can be "
         "calibrated for it. Take format mla, which is as small."
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """How one layer keeps its tokens: data, so that every layer can have its own."""
+    """The format of one layer's tokens; every layer has its plan."""
 
     kind: str = "latent"  # or "int8" or "dense" for a layer that latents would hurt too much
-    rank: int = 0  # of latents: coordinates kept
+    rank: int = 0  # of latents: stored coordinates
     wide: int = 0  # of latents: leading coordinates in int8; the others are int4
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"LayerPlan: no kind is called {self.kind!r}; there are {', '.join(KINDS)}.")
+            raise ValueError(f"LayerPlan: there is no kind {self.kind!r}; choose one of {', '.join(KINDS)}.")
         if self.kind == "latent" and not 0 <= self.wide <= max(1, self.rank) <= self.rank:
             raise ValueError(
-                f"LayerPlan: a latent layer keeps a rank of at least 1, of which the first `wide` are int8; "
+                f"LayerPlan: a latent layer needs a rank of at least 1, of which the first `wide` are int8; "
                 f"got rank {self.rank}, wide {self.wide}."
             )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerBasis:
-    """x ~ mu + c @ up with c = (x - mu) @ down, x being the modulated input of k and v."""
+    """x ~ mu + c @ up with c = (x - mu) @ down, where x is the modulated input of k and v."""
 
     mu_C: Tensor  # mean of x
     down_CR: Tensor  # P
@@ -60,10 +60,10 @@ class LayerBasis:
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """The bases of a model's layers, float32, and the plan they were allocated for.
+    """The bases of a model's layers, float32, and their plan.
 
-    layers: None where the plan's kind is not "latent". provenance goes into the file as it is: checkpoint
-    hash, prompts, tokens, errors.
+    layers: None where the plan's kind is not "latent". provenance is written to the file unchanged:
+    checkpoint hash, prompts, tokens, errors.
     """
 
     layers: tuple[LayerBasis | None, ...]
@@ -85,14 +85,14 @@ class Basis:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all numbers, the plan and the group: equal only for the same cache, bit for bit."""
+        """SHA-256 of all tensors, the plan and the group: equal only for the same cache, bit for bit."""
         digest = hashlib.sha256(json.dumps([self.group, [asdict(p) for p in self.plan]]).encode())
         for tensor in self.tensors():
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def tensors(self) -> Iterator[Tensor]:
-        """All of its tensors, in the order of the layers."""
+        """All tensors, layer by layer."""
         for layer in self.layers:
             if layer is not None:
                 yield from (layer.mu_C, layer.down_CR, layer.up_RC)
@@ -101,8 +101,8 @@ class Basis:
 def _check_layer(index: int, basis: LayerBasis | None, plan: LayerPlan, group: int) -> None:
     if basis is None:
         raise ValueError(
-            f"Basis: layer {index} is to keep latents of rank {plan.rank} and has no basis; calibrate it, or "
-            f"plan it as int8 or dense."
+            f"Basis: layer {index} is planned as latents of rank {plan.rank} and has no basis; calibrate it, "
+            f"or plan it as int8 or dense."
         )
     width = basis.mu_C.shape[-1]
     most = basis.down_CR.shape[-1]
@@ -114,8 +114,8 @@ def _check_layer(index: int, basis: LayerBasis | None, plan: LayerPlan, group: i
         )
     if plan.rank > most:
         raise ValueError(
-            f"Basis: layer {index} is to keep rank {plan.rank}, its basis has {most} directions of a width "
-            f"of {width}; take rank {most // group * group} or less, or int8 for this layer."
+            f"Basis: layer {index} is planned with rank {plan.rank}, its basis has {most} directions of a "
+            f"width of {width}; take rank {most // group * group} or less, or int8 for this layer."
         )
     if plan.rank % group or plan.wide % group:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A basis in one safetensors file with where it comes from, and whether it belongs to a model.
+"""Save and load a basis as one safetensors file with its provenance, and check it against a model.
 
 C channels of the model, R rank.
 """
@@ -25,7 +25,7 @@ AGAIN = "Calibrate the model again (Calibrate Cache, or python run.py calibrate)
 
 
 def save_basis(basis: Basis, path: str | Path) -> None:
-    """Write the basis to a file that appears under its name only when it is whole."""
+    """Write the basis; the file has its final name only once it is complete."""
     tensors = {
         f"layers.{index}.{part}": getattr(layer, part)
         for index, layer in enumerate(basis.layers)
@@ -44,7 +44,7 @@ def save_basis(basis: Basis, path: str | Path) -> None:
 
 
 def load_basis(path: str | Path, device: str | torch.device = "cpu") -> Basis:
-    """The basis of a file; refuses one that is not whole, not a basis, or not as it was written."""
+    """The basis of a file; ValueError if incomplete, no basis, or changed since it was written."""
     path = Path(path)
     wanted = "a basis: calibrate the model first (Calibrate Cache, or python run.py calibrate)"
     with open_tensors("load_basis", path, wanted, f"{AGAIN}.") as file:
@@ -52,51 +52,51 @@ def load_basis(path: str | Path, device: str | torch.device = "cpu") -> Basis:
         tensors = {name: file.get_tensor(name) for name in shapes_in(file)}
     try:
         basis = _assembled(about, tensors, device)
-        whole = basis.fingerprint == about["fingerprint"]
+        unchanged = basis.fingerprint == about["fingerprint"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"load_basis: {path} is damaged ({_words(error)}). {AGAIN}, or copy the file again."
         ) from error
-    if not whole:
+    if not unchanged:
         raise ValueError(
-            f"load_basis: the numbers in {path} are not those that were written. {AGAIN}, or copy it again."
+            f"load_basis: the numbers in {path} have changed since it was written. {AGAIN}, or copy it again."
         )
     return basis
 
 
 def about_model(dit: DiTTree, channels: int, dtype: torch.dtype, device: torch.device) -> dict[str, object]:
-    """What a basis keeps of the weights it was calibrated for, fit for JSON; see `arch.sketch`."""
+    """The provenance of the calibrated weights, as JSON values; see `arch.fingerprint.sketch`."""
     return {"sketch": written(sketch(dit, channels, dtype, device)), "channels": channels}
 
 
 def check_model(basis: Basis, weights_LKR: Tensor, channels: int, adapted: bool = False) -> str:
-    """'' if the basis is of the model of this sketch, a sentence if that is adapted or kept otherwise.
+    """'' if the basis is of the model with this sketch, a warning if that is adapted or quantised.
 
-    Raises ValueError for another model. channels: the model's. adapted: the caller knows of adapters (LoRA)
-    on the model, which may move its weights further than another way of keeping them could. What a cache
-    derives from the weights is found anew for every stream, whatever this says.
+    Raises ValueError for another model. channels: the model's width. adapted: the model has adapters (LoRA),
+    which may change its weights more than quantisation does. Whatever this returns, the cache derives its
+    projections from the current weights for every stream.
     """
     check_sizes(basis, len(weights_LKR), channels)
     about, name = basis.provenance, _name(basis)
-    apart = difference(read_back(about["sketch"]), weights_LKR)
-    if not apart <= (ADAPTED if adapted else KEPT_OTHERWISE):
+    distance = difference(read_back(about["sketch"]), weights_LKR)
+    if not distance <= (ADAPTED if adapted else KEPT_OTHERWISE):
         raise ValueError(
             f"Latent cache: the basis is of {name}, whose weights differ from this model's by "
-            f"{100 * apart:.0f} %: it is another checkpoint. Choose the basis of this one. {AGAIN} if "
+            f"{100 * distance:.0f} %: it is another checkpoint. Choose the basis of this one. {AGAIN} if "
             f"there is none."
         )
-    if apart <= SAME:
+    if distance <= SAME:
         return ""
     why = "an adapter (LoRA)" if adapted else "quantisation or a merged adapter"
     return (
-        f"The model's weights differ by {100 * apart:.1f} % from those of {name}, for which the basis was "
+        f"The model's weights differ by {100 * distance:.1f} % from those of {name}, for which the basis was "
         f"calibrated: {why}. Keys and values are derived from the weights as they are now; the error of "
         f"attention may be larger than the {100 * _number(about):.2g} % that were measured."
     )
 
 
 def check_sizes(basis: Basis, layers: int, channels: int) -> None:
-    """Raises ValueError for a model that cannot be the basis's by its sizes alone."""
+    """Raises ValueError for a model with other sizes than the basis."""
     needed = (len(basis.plan), basis.provenance.get("channels"))
     if needed != (layers, channels):
         raise ValueError(
@@ -132,7 +132,7 @@ def _assembled(about: Mapping[str, Any], tensors: dict[str, Tensor], device: str
         for index, layer in enumerate(plan)
     )
     if tensors:
-        raise ValueError(f"it holds {len(tensors)} tensors that no layer asks for")
+        raise ValueError(f"it has {len(tensors)} tensors of no layer")
     return Basis(layers, plan, about["group"], about["provenance"])
 
 

@@ -1,4 +1,4 @@
-"""What a cache format keeps of each token: all that a plan needs to know of it."""
+"""What a cache format costs: bytes per token and FLOPs per read, for a plan."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ SCALE_BYTES = 2  # of a group of codes, and of a key's 1/rms: float16
 
 @dataclass(frozen=True, slots=True)
 class CacheCost:
-    """Bytes of one format; a format with other bytes is another value of this type."""
+    """Bytes and FLOPs of one cache format."""
 
     name: str
-    # (shape, layer, compute dtype) -> bytes kept per token and batch row in that layer, scales included
+    # (shape, layer, compute dtype) -> bytes per token and batch row in that layer, scales included
     layer_bytes: Callable[[CacheShape, int, torch.dtype], int]
-    # (shape, latent frames, compute dtype) -> bytes beside the kept ones, once for all layers
+    # (shape, latent frames, compute dtype) -> bytes besides the buffers, once for all layers
     workspace_bytes: Callable[[CacheShape, int, torch.dtype], int]
-    # (shape, layer) -> FLOPs of giving back the keys and values of one token
+    # (shape, layer) -> FLOPs to decode the keys and values of one token
     read_flops: Callable[[CacheShape, int], int] = lambda shape, layer: 0
     exact: Exact = NO_EXACT
-    all_exact: bool = False  # whether every frame is kept without rounding
+    lossless: bool = False  # whether every frame is stored without rounding
 
-    def kept_bytes(self, shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
+    def allocated_bytes(self, shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
         """Bytes allocated for so many latent frames in all layers and rows, exact frames besides."""
         return self._bytes(shape, frames, self.exact.slots, dtype)
 
-    def saved_bytes(self, shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
-        """Bytes of so many kept latent frames in a snapshot."""
+    def snapshot_bytes(self, shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
+        """Bytes of so many latent frames in a snapshot."""
         exact = min(frames, self.exact.sink + self.exact.newest)
         return self._bytes(shape, frames, exact, dtype)
 
@@ -49,22 +49,22 @@ def coded_cost(
     name: str,
     layer_bytes: Callable[[CacheShape, int, torch.dtype], int],
     exact: Exact,
-    held_bytes: Callable[[CacheShape, torch.dtype], int] = lambda shape, dtype: 0,
+    weight_bytes: Callable[[CacheShape, torch.dtype], int] = lambda shape, dtype: 0,
     read_flops: Callable[[CacheShape, int], int] = lambda shape, layer: 0,
     *,
-    all_exact: bool = False,
+    lossless: bool = False,
 ) -> CacheCost:
     """The cost of a `coded.CodedStore`: keys and values of one layer in the workspace.
 
-    held_bytes: (shape, compute dtype) -> what the codecs hold beside what they keep, such as projections.
+    weight_bytes: (shape, compute dtype) -> bytes of the codecs' weights, such as projections.
     """
 
     def workspace_bytes(shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
         tokens = frames * shape.frame_tokens + shape.memory_tokens
         keys_and_values = shape.rows * tokens * dense_layer_bytes(shape, 0, dtype)
-        return keys_and_values + turn_table_bytes(shape, frames, dtype) + held_bytes(shape, dtype)
+        return keys_and_values + rotation_table_bytes(shape, frames, dtype) + weight_bytes(shape, dtype)
 
-    return CacheCost(name, layer_bytes, workspace_bytes, read_flops, exact, all_exact)
+    return CacheCost(name, layer_bytes, workspace_bytes, read_flops, exact, lossless)
 
 
 def dense_layer_bytes(shape: CacheShape, layer: int, dtype: torch.dtype) -> int:
@@ -85,16 +85,16 @@ def latent_layer_bytes(rank: int, wide: int, group: int) -> int:
 
 
 def dense_workspace_bytes(shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
-    """Turned keys of one layer in `dtype`, its values too beside a memory, and the turn table."""
-    tokens, rooms = frames * shape.frame_tokens + shape.memory_tokens, 2 if shape.memory_tokens else 1
-    turned = rooms * shape.rows * tokens * shape.heads * shape.head_dim * dtype.itemsize
-    return turned + turn_table_bytes(shape, frames, dtype)
+    """Rotated keys of one layer in `dtype`, with a memory its values too, and the rotation table."""
+    tokens, buffers = frames * shape.frame_tokens + shape.memory_tokens, 2 if shape.memory_tokens else 1
+    workspace = buffers * shape.rows * tokens * shape.heads * shape.head_dim * dtype.itemsize
+    return workspace + rotation_table_bytes(shape, frames, dtype)
 
 
-def turn_table_bytes(shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
+def rotation_table_bytes(shape: CacheShape, frames: int, dtype: torch.dtype) -> int:
     """(cos, sin) of all slots in float32 or wider."""
     wide = torch.promote_types(dtype, torch.float32)
     return frames * shape.frame_tokens * (shape.head_dim // 2) * 2 * wide.itemsize
 
 
-DENSE_COST = CacheCost("dense", dense_layer_bytes, dense_workspace_bytes, all_exact=True)
+DENSE_COST = CacheCost("dense", dense_layer_bytes, dense_workspace_bytes, lossless=True)

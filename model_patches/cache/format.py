@@ -1,11 +1,11 @@
-"""What every cache format offers, and the frames and positions of one block.
+"""The interfaces of cache formats, and the frames and positions of one block.
 
-A cache is a value: its table of slots never changes. The bytes behind it are shared by a stream's successive
-values; a block writes only to slots that no frame of the value it began from lies in, so whatever ends the
-block early, that value still holds. Once its successor has been continued, a value is spent.
+A cache is a value: its table of slots never changes. A stream's successive values share one store; a block
+writes only to slots without a frame of the value it began from, so that value stays valid if the block is
+interrupted. Once its successor has been continued, a value is spent.
 
-`core` is the one implementation of all this. A format brings a `core.Store`: which bytes it keeps of a token
-and how it gives keys and values back.
+`core` is the one implementation of all this. A format supplies a `store.Store`: its buffers, and how
+to write and read keys and values.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from .shapes import CacheShape, KeysValues
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one block attends to: true latent frames, rising, and the RoPE id of each."""
+    """Latent frames that one block attends to, ascending, and the RoPE id of each."""
 
-    kept: tuple[int, ...]  # frames the cache must hold
-    own: tuple[int, ...]  # frames of the block itself
-    ids: tuple[int, ...]  # of kept + own
-    query_ids: tuple[int, ...]  # of own, when they ask
-    memory_ids: tuple[int, ...] = ()  # of the memory, once there is one; see `Draft.show`
+    cached: tuple[int, ...]  # latent frames that the cache must hold
+    new: tuple[int, ...]  # latent frames of the block
+    ids: tuple[int, ...]  # of cached + new
+    query_ids: tuple[int, ...]  # of new, for the queries
+    memory_ids: tuple[int, ...] = ()  # of the memory, once there is one; see `Draft.set_memory`
 
 
 def call_of(preset: PositionPreset, start_frame: int, block_frames: int) -> Call:
     """The frames and positions of the block that begins at `start_frame`."""
     positions = plan(preset, start_frame, block_frames, memory_visible=True)
     sink, window = cached_frames(preset, start_frame, block_frames)
-    own = tuple(range(start_frame, start_frame + block_frames))
-    return Call(sink + window, own, positions.sink + positions.window, positions.query, positions.memory)
+    new = tuple(range(start_frame, start_frame + block_frames))
+    return Call(sink + window, new, positions.sink + positions.window, positions.query, positions.memory)
 
 
 def recache_call(preset: PositionPreset, start_frame: int, block_frames: int) -> Call:
-    """The newest frames beside the sink as one long block, to be run again before the block at `start_frame`.
+    """The newest frames after the sink as one long block, to be recached before the block at `start_frame`.
 
-    As many as a window holds, so also those that the block will push out; they stand where they stood when
-    the newest of them was made. `own` is empty while all frames are sink. Only where ids count on is the
-    memory shown besides (LongLive and Echo-Infinity, their released code).
+    A full window, so also the frames that the block will evict; their ids are those of the block that
+    generated the newest of them. `new` is empty while all frames are sink. Only with growing ids is the
+    memory attended to besides (LongLive and Echo-Infinity, their released code).
     """
     sink, window = cached_frames(preset, start_frame, block_frames)
     if preset.window_frames is not None:
@@ -61,95 +61,95 @@ def recache_call(preset: PositionPreset, start_frame: int, block_frames: int) ->
 
 
 class Draft(Protocol):
-    """A block that is being made: its frames lie in scratch slots until it is committed."""
+    """A block that is being denoised: its frames are in scratch slots until `commit`."""
 
     def past(self, rows: slice) -> Past:
-        """What the calls of these batch rows attend to; each call overwrites what the call before wrote."""
+        """The past of calls of these batch rows; each call overwrites the tokens of the call before."""
         ...
 
-    def show(self, memory: KeysValues | None) -> None:
-        """What every layer of the calls from here on attends to besides: nothing, or a memory.
+    def set_memory(self, memory: KeysValues | None) -> None:
+        """Set the memory that all layers of the following calls attend to; None for no memory.
 
-        memory: keys before RoPE and values [R, M, N, D] of all rows, M as the call's `memory_ids` say.
+        memory: keys before RoPE and values [R, M, N, D] of all rows, M tokens for the call's `memory_ids`.
         """
         ...
 
-    def commit(self, kept: tuple[int, ...]) -> Cache:
-        """The cache with this block in it, less every frame that is not in `kept`."""
+    def commit(self, frames: tuple[int, ...]) -> Cache:
+        """The cache with this block's frames; frames that are not in `frames` are evicted."""
         ...
 
 
 class Cache(Protocol):
-    """The kept frames of one stream."""
+    """The cached frames of one stream."""
 
     @property
     def shape(self) -> CacheShape:
-        """The sizes it was made for."""
+        """Sizes of its buffers."""
         ...
 
     @property
     def frames(self) -> tuple[int, ...]:
-        """Latent frames it holds, rising."""
+        """Cached latent frames, ascending."""
         ...
 
     @property
     def bytes(self) -> int:
-        """Bytes allocated for kept frames, free slots included, working space not."""
+        """Bytes allocated for frames, free slots included, the workspace not."""
         ...
 
     @property
     def table(self) -> tuple[int, ...]:
-        """Latent frame in each slot, -1 for a free one: goes into a snapshot as it is."""
+        """Latent frame in each slot, -1 for a free one; part of a snapshot."""
         ...
 
     def begin(self, call: Call) -> Draft:
-        """Room for the block; refuses a cache that does not hold just the frames the call attends to."""
+        """A draft of the block; the cache must hold exactly `call.cached`. Writes a fold that is pending."""
         ...
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """What a snapshot must store beside `table`: the kept frames, no more."""
+        """Tensors of the cached frames for a snapshot, in the order of their slots."""
         ...
 
-    def only(self, kept: tuple[int, ...]) -> Cache:
-        """The cache without any frame but these; `()` forgets all."""
+    def retain(self, frames: tuple[int, ...]) -> Cache:
+        """The cache with these frames alone; all others are evicted."""
         ...
 
     def keys_values(self, layer: int, frames: tuple[int, ...]) -> KeysValues:
-        """Keys before RoPE and values [R, L, N, D] of these frames, in their order, rebuilt where needed."""
+        """Keys before RoPE and values [R, L, N, D] of these frames, in this order; decoded where encoded."""
         ...
 
-    def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> Cache:
-        """The cache in which the first frame of each pair holds `share` of the second's keys and values.
+    def fold(self, pairs: Sequence[tuple[int, int]], share: float) -> Cache:
+        """The cache whose first frame of each pair is (1 - share) of itself plus `share` of the second.
 
-        In what is kept of them, where keys and values are linear in that. The first frames must be kept
-        exactly. Their bytes change when the next block begins, and the value before is spent then.
+        Keys and values are blended, or tokens they are linear in. ValueError where the first frames are
+        rounded. The buffers change when the next block begins; the value before is spent then.
         """
         ...
 
 
 class CacheFormat(Protocol):
-    """How frames are kept: a value that a stream is begun with, and taken up again with."""
+    """How a stream's frames are stored: a value, chosen at its start and on resume."""
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """Its name for users."""
         ...
 
     @property
     def cost(self) -> CacheCost:
-        """Its bytes, before anything is allocated."""
+        """Its bytes and FLOPs."""
         ...
 
     def empty(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
     ) -> Cache:
-        """A cache with nothing in it and room for `frames` latent frames, the current block's included.
+        """A cache without frames and with slots for `frames` latent frames, the block's included.
 
-        dtype: what the model computes in. Refuses a model the format cannot be used with.
+        dtype: the model's compute dtype. Raises ValueError for a model that `why_not` refuses.
         """
         ...
 
-    def restored(
+    def restore(
         self,
         model: DiTTree,
         shape: CacheShape,
@@ -158,59 +158,54 @@ class CacheFormat(Protocol):
         dtype: torch.dtype,
         device: torch.device,
     ) -> Cache:
-        """The cache that gave `table` and `tensors`, frame by frame in the same slots."""
+        """The cache with this `table` and these `tensors`, each frame in the same slot."""
         ...
 
     def spec(self) -> Mapping[str, object]:
-        """What tells this format from every other, fit for JSON; a snapshot is taken up by an equal one."""
+        """Its settings as JSON values; a snapshot resumes only with a format of equal spec."""
         ...
 
     @property
     def error(self) -> float | None:
-        """Error of attention's output that was measured when it was calibrated; None: nothing was."""
+        """Relative error of the attention output, measured at calibration; None for no measurement."""
         ...
 
     def why_not(self, model: DiTTree) -> str | None:
-        """A sentence if it cannot keep the frames of this model by its sizes and names, else None."""
+        """A sentence if it cannot store frames of this model, by sizes and module names, else None."""
         ...
 
     def check_weights(self, weights_LKR: Tensor, channels: int, adapted: bool = False) -> str:
-        """'' if it was made for a model of these weights, a sentence if those are adapted or kept otherwise.
+        """'' if it fits these weights, a warning if they are adapted or quantised since its calibration.
 
-        Raises ValueError for another model. weights: see `arch.fingerprint.sketch`. adapted: the caller knows
-        of adapters (LoRA) on the model.
+        Raises ValueError for another model. weights: see `arch.fingerprint.sketch`. adapted: the model has
+        adapters (LoRA).
         """
         ...
 
     def scaled_cost(self, shape: CacheShape, channels: int) -> CacheCost:
-        """Its bytes at the sizes of another model, in the same shares of the width.
+        """Its cost at the sizes of another model, with ranks in proportion to the width.
 
-        channels: the width of the model it was made for.
+        channels: the width of the model it belongs to.
         """
         ...
 
 
 class ForAnyModel(ABC):
-    """What a format answers that was made for no model in particular."""
+    """The defaults of a format that needs no calibration."""
 
     @property
     @abstractmethod
-    def cost(self) -> CacheCost:
-        """Its bytes."""
+    def cost(self) -> CacheCost: ...
 
     @property
     def error(self) -> float | None:
-        """Nothing was measured."""
         return None
 
     def why_not(self, model: DiTTree) -> str | None:
-        """It can keep every model's frames."""
         return None
 
     def check_weights(self, weights_LKR: Tensor, channels: int, adapted: bool = False) -> str:
-        """It belongs to no weights."""
         return ""
 
     def scaled_cost(self, shape: CacheShape, channels: int) -> CacheCost:
-        """Bytes are counted alike on every model."""
         return self.cost

@@ -1,4 +1,4 @@
-"""The table of ways to keep frames: to add one, write its module and name it here."""
+"""The table of cache formats: to add one, write its module and list it here."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FORMATS: dict[str, CacheKind] = {
 
 
 def find_format(name: str, where: str = "Cache") -> CacheKind:
-    """The kind of this name; raises ValueError, beginning with `where`, with those there are."""
+    """The kind of this name; ValueError, starting with `where`, with the list of names for any other."""
     if name not in FORMATS:
-        raise ValueError(f"{where}: there is no format {name!r}; there are {', '.join(FORMATS)}.")
+        raise ValueError(f"{where}: there is no format {name!r}; choose one of {', '.join(FORMATS)}.")
     return FORMATS[name]
 
 
-def fitting(model: DiTTree) -> list[CacheKind]:
-    """Kinds that this model can take, in their order; none that keeps more than one that loses nothing."""
-    able = {kind: token_bytes(kind, model) for kind in FORMATS.values() if kind.why_not(model) is None}
-    least = min((size for kind, size in able.items() if not kind.rounds), default=math.inf)
-    return [kind for kind, size in able.items() if size < least or (size == least and not kind.rounds)]
+def compatible_formats(model: DiTTree) -> list[CacheKind]:
+    """Kinds for this model, in table order, without those larger than a lossless one."""
+    sizes = {kind: token_bytes(kind, model) for kind in FORMATS.values() if kind.why_not(model) is None}
+    least = min((size for kind, size in sizes.items() if not kind.rounds), default=math.inf)
+    return [kind for kind, size in sizes.items() if size < least or (size == least and not kind.rounds)]
 
 
 def token_bytes(kind: CacheKind, model: DiTTree) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...kernels.quantize import dequantize, quantize
 from ...kernels.rope import rotate
 from ..arch.tree import DiTTree, width_of
-from .coded import CodedStore, Rooms
+from .coded import Buffers, CodedStore
 from .core import StoredFormat
 from .cost import CacheCost, coded_cost, int8_layer_bytes
 from .kind import CacheKind
@@ -32,50 +32,46 @@ class Int8Codec:
             raise ValueError(refusal)
         self.channels, self.group, self.device = channels, group, device
 
-    def rooms(self, rows: int, tokens: int) -> dict[str, Tensor]:
-        """Codes and scales of keys and values."""
+    def buffers(self, rows: int, tokens: int) -> dict[str, Tensor]:
         codes = torch.zeros(rows, tokens, 2, self.channels, dtype=torch.int8, device=self.device)
         groups = self.channels // self.group
         scales = torch.zeros(rows, tokens, 2, groups, dtype=torch.float16, device=self.device)
         return {"codes": codes, "scales": scales}
 
-    def encode(self, rooms: Rooms, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
-        """Round keys and values to their scales."""
-        for index, given in enumerate((k_BLND, v_BLND)):
-            codes, scales = rooms["codes"][:, :, index], rooms["scales"][:, :, index]
-            quantize(given.flatten(2), self.group, 8, codes, scales)
+    def encode(self, buffers: Buffers, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
+        for index, x_BLND in enumerate((k_BLND, v_BLND)):
+            codes, scales = buffers["codes"][:, :, index], buffers["scales"][:, :, index]
+            quantize(x_BLND.flatten(2), self.group, 8, codes, scales)
 
     def rebuild(
-        self, rooms: Rooms, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
+        self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
     ) -> None:
-        """Keys go through the room of the values: no other memory is taken."""
+        # keys are decoded in the buffer of the values: no extra memory
         flat_BLC = values_BLND.view(*values_BLND.shape[:2], -1)
         for index in (0, 1):
-            codes, scales = rooms["codes"][:, :, index], rooms["scales"][:, :, index]
+            codes, scales = buffers["codes"][:, :, index], buffers["scales"][:, :, index]
             dequantize(codes, scales, self.group, 8, values_BLND.dtype, flat_BLC)
             if index == 0:
                 rotate(values_BLND, table_L, out=keys_BLND)
 
-    def beside(self) -> Sequence[Tensor]:
-        """Nothing."""
+    def weights(self) -> Sequence[Tensor]:
         return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Format(StoredFormat):
-    """Every layer in int8; `exact` frames as they are."""
+    """Every layer in int8, `exact` frames dense besides."""
 
     group: int = GROUP
     exact: Exact = NO_EXACT
     name: str = "int8"
 
     def why_not(self, model: DiTTree) -> str | None:
-        """A sentence if a key of this model is no whole number of groups."""
+        """A sentence if the groups do not divide the model's width, else None."""
         return _why_not_groups(width_of(model), self.group)
 
     @property
     def cost(self) -> CacheCost:
-        """Two bytes a channel and the scales."""
         return coded_cost(
             self.name, lambda shape, layer, dtype: int8_layer_bytes(shape, self.group), self.exact
         )
@@ -83,12 +79,10 @@ class Int8Format(StoredFormat):
     def store(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
     ) -> CodedStore:
-        """New bytes for so many latent frames."""
         codecs = [Int8Codec(shape.heads * shape.head_dim, self.group, device)] * shape.layers
         return CodedStore(shape, frames, dtype, device, codecs, self.exact)
 
     def spec(self) -> dict[str, object]:
-        """Group and exact frames."""
         exact = {"exact_sink": self.exact.sink, "exact_newest": self.exact.newest}
         return {"name": self.name, "group": self.group, **exact}
 
@@ -101,15 +95,13 @@ class Int8Kind(CacheKind):
     """See `Int8Format`."""
 
     def why_not(self, model: DiTTree) -> str | None:
-        """A sentence if a key of this model is no whole number of groups."""
+        """A sentence if the groups do not divide the model's width, else None."""
         return INT8.why_not(model)
 
     def cost(self, model: DiTTree) -> CacheCost:
-        """Of groups as usual."""
         return INT8.cost
 
     def build(self, model: DiTTree, exact: Exact = NO_EXACT, source: Any = None) -> Int8Format:
-        """Groups as usual."""
         return Int8Format(exact=exact)
 
 

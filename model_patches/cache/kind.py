@@ -1,6 +1,6 @@
-"""How a way of keeping frames is offered: its words, what it needs, whom it suits, and what makes one.
+"""A cache format as a choice for users: label, requirements, models it fits, and how to build it.
 
-Nodes, plans, commands and measurements ask the table in `formats` and know no format by name.
+Nodes, plans, commands and benchmarks use the table in `formats` and know no format by name.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from .shapes import NO_EXACT, Exact
 class Source:
     """A file that the formats of a kind are built from."""
 
-    where: str  # for users: where it comes from, "what ... wrote"
-    maker: str  # what makes one
-    load: Callable[[Path], Any]  # refuses a file that is none, in a user's words
+    where: str  # for users: where the file comes from, "what ... wrote"
+    maker: str  # the node or command that writes one
+    load: Callable[[Path], Any]  # ValueError for any other file
 
 
 @dataclass(frozen=True)
 class CacheKind(ABC):
-    """One way of keeping frames: a row of `formats.FORMATS`."""
+    """One cache format: a row of `formats.FORMATS`."""
 
     name: str  # at sockets, in commands, tables and snapshots
-    label: str  # what it does and for whom, after its name
-    needs: str = ""  # what a user must have for it
-    rounds: bool = True  # so that frames kept exactly besides lose less
-    source: Source | None = None  # what it is built from beside the model
+    label: str  # what it does and for which models, shown after its name
+    needs: str = ""  # what a user must have to use it
+    rounds: bool = True  # whether it is lossy, so that exact frames besides reduce the error
+    source: Source | None = None  # a file it is built from besides the model
 
     @abstractmethod
     def why_not(self, model: DiTTree) -> str | None:
-        """A sentence if it cannot keep the frames of this model, else None."""
+        """A sentence if it cannot store frames of this model, else None."""
 
     @abstractmethod
     def cost(self, model: DiTTree) -> CacheCost:
-        """Its bytes on this model, before there is a file that it is built from."""
+        """Its expected cost on this model, without the file of `source`."""
 
     @abstractmethod
     def build(self, model: DiTTree, exact: Exact = NO_EXACT, source: Any = None) -> CacheFormat:
-        """The format for this model, which it can take. source: what `Source.load` gave."""
+        """The format for a model that `why_not` accepts. source: the return value of `Source.load`."""

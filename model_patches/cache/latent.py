@@ -1,9 +1,9 @@
 """Latents of a layer's input in a calibrated basis, leading coordinates in int8, the others in int4.
 
-B batch rows, L tokens, C channels of the model, R rank, N heads, D head width. A layer's input x is kept as
-c = (x - mu) P, after XQuant (keep the input, make keys and values again) and KVTC (more bits for the
-coordinates that matter). Keys and values come back through projections with the basis folded in; the
-true key's 1/rms is kept, so that no sum over heads is needed.
+B batch rows, L tokens, C channels of the model, R rank, N heads, D head width. A layer's input x is stored as
+c = (x - mu) P, after XQuant (store the input, recompute keys and values) and KVTC (more bits for important
+coordinates). Reads decode keys and values with projections that include the basis; the true key's 1/rms is
+stored, so that no sum over heads is needed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ..arch.effective import effective_gain, effective_linear
 from ..arch.tree import AttentionTree, DiTTree, width_of
 from .basis import Basis, LayerBasis, LayerPlan, why_no_basis
 from .basis_file import check_model, load_basis
-from .coded import Codec, CodedStore, PlainCodec, Rooms
+from .coded import Buffers, Codec, CodedStore, PlainCodec
 from .core import StoredFormat
 from .cost import CacheCost, coded_cost, dense_layer_bytes, int8_layer_bytes, latent_layer_bytes
 from .int8 import Int8Codec
 from .kind import CacheKind, Source
 from .shapes import NO_EXACT, CacheShape, Exact
 
-PLANNED_GROUP = 64  # coordinates under one scale, of a basis that is not there yet
+PLANNED_GROUP = 64  # coordinates per scale, assumed before there is a basis
 
 
 class LatentCodec:
@@ -45,7 +45,7 @@ class LatentCodec:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """attention: its layers are asked for their weights when keys and values are first read."""
+        """attention: its effective weights are read when keys and values are first decoded."""
         wide = torch.promote_types(dtype, torch.float32)
         self.layer, self.attention, self.basis, self.tiers = layer, attention, basis, tiers
         self.dtype, self.device, self.channels = dtype, device, basis.mu_C.shape[0]
@@ -54,11 +54,10 @@ class LatentCodec:
         folded = torch.empty(2, tiers.rank, self.channels, dtype=dtype, device=device)
         biases = torch.empty(2, self.channels, dtype=wide, device=device)
         self.up = UpProjections(folded[0], folded[1], biases[0], biases[1])
-        self.asked: Tensor | None = None  # the layers' answer when their weights were folded
-        self.block = -1  # in which the answer was last compared
+        self.asked: Tensor | None = None  # the layers' output when their weights were last folded
+        self.block = -1  # in which the output was last compared
 
-    def rooms(self, rows: int, tokens: int) -> dict[str, Tensor]:
-        """Codes, scales and 1/rms."""
+    def buffers(self, rows: int, tokens: int) -> dict[str, Tensor]:
         tiers, device = self.tiers, self.device
         return {
             "codes": torch.zeros(rows, tokens, tiers.code_bytes, dtype=torch.int8, device=device),
@@ -66,26 +65,24 @@ class LatentCodec:
             "inverse_rms": torch.zeros(rows, tokens, dtype=torch.float16, device=device),
         }
 
-    def encode(self, rooms: Rooms, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
-        """Project and round; 1/rms is what the norm multiplied the true key with."""
-        latent_write(x_BLC, self.down_CR, self.shift_R, self.tiers, rooms["codes"], rooms["scales"])
+    def encode(self, buffers: Buffers, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
+        # 1/rms is the factor of the norm on the true key
+        latent_write(x_BLC, self.down_CR, self.shift_R, self.tiers, buffers["codes"], buffers["scales"])
         wide = self.down_CR.dtype
         plain_BLC = self.attention.k(x_BLC).to(wide) * self._gain()
         squares = plain_BLC.square().sum(-1).clamp(min=torch.finfo(wide).tiny)
-        rooms["inverse_rms"].copy_((k_BLND.flatten(2).to(wide) * plain_BLC).sum(-1) / squares)
+        buffers["inverse_rms"].copy_((k_BLND.flatten(2).to(wide) * plain_BLC).sum(-1) / squares)
 
     def rebuild(
-        self, rooms: Rooms, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
+        self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
     ) -> None:
-        """Project back, scale, turn; weights that changed since the block before are folded anew."""
         if block != self.block:
             self._refold()
             self.block = block
-        latents = Latents(rooms["codes"], rooms["scales"], self.tiers)
-        rebuild(latents, self.up, table_L, keys_BLND, values_BLND, rooms["inverse_rms"])
+        latents = Latents(buffers["codes"], buffers["scales"], self.tiers)
+        rebuild(latents, self.up, table_L, keys_BLND, values_BLND, buffers["inverse_rms"])
 
-    def beside(self) -> Sequence[Tensor]:
-        """The basis and the folded projections."""
+    def weights(self) -> Sequence[Tensor]:
         up = self.up
         assert up.key_bias is not None and up.value_bias is not None
         return (self.down_CR, self.shift_R, up.key, up.value, up.key_bias, up.value_bias)
@@ -110,8 +107,8 @@ class LatentCodec:
             folded_bias_C.copy_((mu_C @ weight_CC + bias_C) * gain)
             if not folded_RC.isfinite().all():
                 raise ValueError(
-                    f"Cache latent: the projections of layer {self.layer} overflow {self.dtype} once the "
-                    f"basis is folded in; run the model in bfloat16, or plan this layer as int8."
+                    f"Cache latent: the projections of layer {self.layer} overflow {self.dtype} with the "
+                    f"basis in them; run the model in bfloat16, or plan this layer as int8."
                 )
         self.asked = answer
 
@@ -121,7 +118,7 @@ class LatentCodec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatentFormat(StoredFormat):
-    """Every layer as the basis plans it; `exact` frames as they are."""
+    """Every layer as in the basis's plan, `exact` frames dense besides."""
 
     basis: Basis
     exact: Exact = NO_EXACT
@@ -129,17 +126,15 @@ class LatentFormat(StoredFormat):
 
     @property
     def cost(self) -> CacheCost:
-        """Bytes layer by layer."""
         return latent_cost(self.basis.plan, self.basis.group, self.exact, self.name)
 
     @property
     def error(self) -> float | None:
-        """As the basis has it."""
         error = self.basis.provenance.get("error")
         return float(error) if isinstance(error, (int, float)) else None
 
     def why_not(self, model: DiTTree) -> str | None:
-        """A sentence if the basis is for other sizes, or none can be made for this model."""
+        """A sentence if the basis is for other sizes, or this model can have none, else None."""
         if refusal := why_no_basis(model):
             return refusal
         layers, width, again = len(model.blocks), width_of(model), "take the basis of this checkpoint"
@@ -157,11 +152,10 @@ class LatentFormat(StoredFormat):
         return None
 
     def check_weights(self, weights_LKR: Tensor, channels: int, adapted: bool = False) -> str:
-        """Whether the basis belongs to them; see `basis_file.check_model`."""
         return check_model(self.basis, weights_LKR, channels, adapted)
 
     def scaled_cost(self, shape: CacheShape, channels: int) -> CacheCost:
-        """Ranks in the same shares of the width; layers take turns."""
+        # ranks in proportion to the width; more layers repeat the plan
         basis, width = self.basis, shape.heads * shape.head_dim
         turns = [basis.plan[layer % len(basis.plan)] for layer in range(shape.layers)]
         scaled = [
@@ -176,12 +170,10 @@ class LatentFormat(StoredFormat):
     def store(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
     ) -> CodedStore:
-        """New bytes for so many latent frames."""
         codecs = [self._codec(model, shape, layer, dtype, device) for layer in range(shape.layers)]
         return CodedStore(shape, frames, dtype, device, codecs, self.exact)
 
     def spec(self) -> dict[str, object]:
-        """The basis by its fingerprint, and the exact frames."""
         exact = {"exact_sink": self.exact.sink, "exact_newest": self.exact.newest}
         return {"name": self.name, "basis": self.basis.fingerprint, **exact}
 
@@ -202,7 +194,7 @@ class LatentFormat(StoredFormat):
 def latent_cost(
     plans: Sequence[LayerPlan], group: int, exact: Exact = NO_EXACT, name: str = "latent"
 ) -> CacheCost:
-    """Bytes layer by layer, of a basis with these plans; ValueError for a model of other layers."""
+    """The cost of a basis with these plans; ValueError for a model with another number of layers."""
 
     def layer_bytes(shape: CacheShape, layer: int, dtype: torch.dtype) -> int:
         _refuse_other_layers(plans, shape)
@@ -212,7 +204,7 @@ def latent_cost(
         dense = plan.kind == "dense"
         return dense_layer_bytes(shape, layer, dtype) if dense else int8_layer_bytes(shape, group)
 
-    def held_bytes(shape: CacheShape, dtype: torch.dtype) -> int:
+    def weight_bytes(shape: CacheShape, dtype: torch.dtype) -> int:
         """P and mu P in float32 or wider, the folded projections, their biases."""
         wide, channels = torch.promote_types(dtype, torch.float32).itemsize, shape.heads * shape.head_dim
         ranks = [plan.rank for plan in plans if plan.kind == "latent"]
@@ -220,11 +212,11 @@ def latent_cost(
         return sum(rank * each + 2 * channels * wide for rank in ranks)
 
     def read_flops(shape: CacheShape, layer: int) -> int:
-        """A key and a value from R coordinates."""
+        """Of a key and a value from R coordinates."""
         plan = plans[layer]
         return 4 * plan.rank * shape.heads * shape.head_dim if plan.kind == "latent" else 0
 
-    return coded_cost(name, layer_bytes, exact, held_bytes, read_flops)
+    return coded_cost(name, layer_bytes, exact, weight_bytes, read_flops)
 
 
 def _refuse_other_layers(plans: Sequence[LayerPlan], shape: CacheShape) -> None:
@@ -240,7 +232,7 @@ class LatentKind(CacheKind):
     """See `LatentFormat`."""
 
     def why_not(self, model: DiTTree) -> str | None:
-        """A sentence if no basis can be made for this model."""
+        """A sentence if no basis can be calibrated for this model, else None."""
         return why_no_basis(model)
 
     def cost(self, model: DiTTree) -> CacheCost:
@@ -252,7 +244,7 @@ class LatentKind(CacheKind):
         return latent_cost((plan,) * len(model.blocks), PLANNED_GROUP)
 
     def build(self, model: DiTTree, exact: Exact = NO_EXACT, source: Any = None) -> LatentFormat:
-        """source: the basis."""
+        """source: a `Basis`."""
         return LatentFormat(source, exact)
 
 

@@ -1,9 +1,9 @@
-"""VideoMLA's own latents, as they are or in int8: what its layers project keys and values from.
+"""The latents of VideoMLA's layers, unchanged or in int8, from which they project keys and values.
 
-B batch rows, L tokens, C channels of the model, N heads, D head width, E width of the latent, R turned
-channels. Of each token and layer are kept the normed latent c and the rotary key before RoPE that all heads
-share: 192 + 32 numbers in the published sizes, 448 bytes in bfloat16 where a dense cache keeps 6144 (arXiv
-2605.30351). Both are exact; what rounding there is comes from the compute dtype, or from int8.
+B batch rows, L tokens, C channels of the model, N heads, D head width, E width of the latent, R rotary
+channels. The cache stores, per token and layer, the normed latent c and the rotary key before RoPE that all
+heads share: 192 + 32 numbers in the published sizes, 448 bytes in bfloat16 instead of 6144 in a dense cache
+(arXiv 2605.30351). The only rounding is that of the compute dtype, or of int8.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...kernels.tiers import Latents, Tiers
 from ..arch.effective import effective_linear
 from ..arch.mla import MlaAttention
 from ..arch.tree import DiTTree
-from .coded import CodedStore, Rooms
+from .coded import Buffers, CodedStore
 from .core import StoredFormat
 from .cost import SCALE_BYTES, CacheCost, coded_cost
 from .kind import CacheKind
@@ -33,14 +33,14 @@ MOST_SHARED = 64  # channels under one int8 scale
 
 
 class MlaCodec:
-    """One layer's c and k_R, side by side."""
+    """One layer's c and k_R, concatenated."""
 
     def __init__(
         self, attention: MlaAttention, tiers: Tiers | None, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """attention: its layers are asked for their weights when keys and values are first read.
+        """attention: its effective weights are read when keys and values are first decoded.
 
-        tiers: of int8; None keeps the compute dtype.
+        tiers: of int8; None stores the compute dtype.
         """
         sizes, heads, wide = attention.sizes, attention.num_heads, torch.promote_types(dtype, torch.float32)
         self.attention, self.tiers, self.dtype, self.device = attention, tiers, dtype, device
@@ -49,11 +49,10 @@ class MlaCodec:
         folded = [torch.empty(sizes.kv_latent, width, dtype=dtype, device=device) for width in widths]
         biases = [torch.empty(width, dtype=wide, device=device) for width in widths]
         self.up = UpProjections(folded[0], folded[1], biases[0], biases[1])
-        self.asked: Tensor | None = None  # the layers' answer when their weights were taken
-        self.block = -1  # in which the answer was last compared
+        self.asked: Tensor | None = None  # the layers' output when their weights were last read
+        self.block = -1  # in which the output was last compared
 
-    def rooms(self, rows: int, tokens: int) -> dict[str, Tensor]:
-        """Latents, and scales where they are codes."""
+    def buffers(self, rows: int, tokens: int) -> dict[str, Tensor]:
         kept, tiers, device = self.attention.sizes.cache_channels, self.tiers, self.device
         if tiers is None:
             return {"latents": torch.zeros(rows, tokens, kept, dtype=self.dtype, device=device)}
@@ -62,35 +61,32 @@ class MlaCodec:
             "scales": torch.zeros(rows, tokens, tiers.groups, dtype=torch.float16, device=device),
         }
 
-    def encode(self, rooms: Rooms, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
-        """Keep what the layers make of the tokens before any head."""
+    def encode(self, buffers: Buffers, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
         kept = torch.cat(self.attention.latent(x_BLC), -1)
         if self.tiers is None:
-            rooms["latents"].copy_(kept)
+            buffers["latents"].copy_(kept)
         else:
-            quantize(kept, self.tiers.group, 8, rooms["codes"], rooms["scales"])
+            quantize(kept, self.tiers.group, 8, buffers["codes"], buffers["scales"])
 
     def rebuild(
-        self, rooms: Rooms, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
+        self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
     ) -> None:
-        """Project to all heads, turn the shared key once; weights that changed are taken anew."""
         if block != self.block:
-            self._take_weights()
+            self._read_weights()
             self.block = block
         latents = (
-            Latents(rooms["latents"])
+            Latents(buffers["latents"])
             if self.tiers is None
-            else Latents(rooms["codes"], rooms["scales"], self.tiers)
+            else Latents(buffers["codes"], buffers["scales"], self.tiers)
         )
         rebuild(latents, self.up, table_L[:, self.still // 2 :], keys_BLND, values_BLND)
 
-    def beside(self) -> Sequence[Tensor]:
-        """The up-projections."""
+    def weights(self) -> Sequence[Tensor]:
         up = self.up
         assert up.key_bias is not None and up.value_bias is not None
         return (up.key, up.value, up.key_bias, up.value_bias)
 
-    def _take_weights(self) -> None:
+    def _read_weights(self) -> None:
         attention, width = self.attention, self.attention.sizes.kv_latent
         probe = torch.linspace(-1, 1, width, dtype=self.dtype, device=self.device)[None]
         answer = torch.cat([attention.k_up(probe), attention.v_up(probe)], -1)
@@ -109,7 +105,7 @@ class MlaCodec:
 
 @dataclass(frozen=True, slots=True)
 class MlaFormat(StoredFormat):
-    """Every layer's latents; `exact` frames as keys and values, which only int8 has a use for."""
+    """Every layer's latents; with int8 also `exact` frames as keys and values."""
 
     kv_latent: int = 192
     turned: int = 32
@@ -117,13 +113,13 @@ class MlaFormat(StoredFormat):
     exact: Exact = NO_EXACT
 
     @staticmethod
-    def of(model: DiTTree, int8: bool = False, exact: Exact = NO_EXACT) -> MlaFormat:
-        """The format for this model's sizes; refuses a model without latents."""
+    def for_model(model: DiTTree, int8: bool = False, exact: Exact = NO_EXACT) -> MlaFormat:
+        """The format for this model's sizes; ValueError for a model without latents."""
         sizes = _attention(model, 0).sizes
         return MlaFormat(sizes.kv_latent, sizes.rope.turned, int8, exact)
 
     def why_not(self, model: DiTTree) -> str | None:
-        """A sentence if a layer of this model makes no latents, or others."""
+        """A sentence if a layer of this model has no latents, or of other widths, else None."""
         for layer, block in enumerate(model.blocks):
             if not isinstance(block.self_attn, MlaAttention):
                 return _why_no_latents(layer)
@@ -131,51 +127,47 @@ class MlaFormat(StoredFormat):
             if (sizes.kv_latent, sizes.rope.turned) != (self.kv_latent, self.turned):
                 return (
                     f"Cache {self.name}: the format is for latents of {self.kv_latent} + {self.turned} "
-                    f"channels, layer {layer} makes {sizes.kv_latent} + {sizes.rope.turned}; take "
-                    f"MlaFormat.of(model)."
+                    f"channels, layer {layer} has {sizes.kv_latent} + {sizes.rope.turned}; take "
+                    f"MlaFormat.for_model(model)."
                 )
         return None
 
     def scaled_cost(self, shape: CacheShape, channels: int) -> CacheCost:
-        """A quarter of a head turns, as published; the rest is latent in multiples of 32."""
+        # a quarter of a head is rotary, as published; the rest is latent, in multiples of 32
         turned = shape.head_dim // 4
         kept = (self.kv_latent + self.turned) * shape.heads * shape.head_dim / channels
         return replace(self, kv_latent=max(1, round((kept - turned) / 32)) * 32, turned=turned).cost
 
     @property
     def name(self) -> str:
-        """mla, or mla-int8."""
         return "mla-int8" if self.int8 else "mla"
 
     @property
-    def keeps_exactly(self) -> bool:
-        """Whether all frames are latents alone, as they are: keys and values are linear in c and k_R, so a
-        share of two frames' latents gives that share of their keys and values."""
+    def lossless(self) -> bool:
+        """Whether all frames are latents without int8: keys and values are linear in c and k_R, so a blend
+        of two frames' latents is the same blend of their keys and values."""
         return not self.int8 and not self.exact.slots
 
     @property
     def group(self) -> int:
-        """Channels that share an int8 scale; none are of both c and k_R."""
+        """Channels per int8 scale; no group has channels of both c and k_R."""
         both = math.gcd(self.kv_latent, self.turned)
         return max(size for size in range(1, MOST_SHARED + 1) if both % size == 0)
 
     @property
     def cost(self) -> CacheCost:
-        """Bytes of c and k_R, and of scales."""
-        work = self._layer_bytes, self.exact, self._held_bytes, self._read_flops
-        return coded_cost(self.name, *work, all_exact=self.keeps_exactly)
+        work = self._layer_bytes, self.exact, self._weight_bytes, self._read_flops
+        return coded_cost(self.name, *work, lossless=self.lossless)
 
     def store(
         self, model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
     ) -> CodedStore:
-        """New bytes for so many latent frames."""
         tiers = Tiers(self.kv_latent + self.turned, 0, self.group) if self.int8 else None
         codecs = [MlaCodec(_attention(model, layer), tiers, dtype, device) for layer in range(shape.layers)]
         sizes = shape, frames, dtype, device
-        return CodedStore(*sizes, codecs, self.exact, keeps_exactly=self.keeps_exactly)
+        return CodedStore(*sizes, codecs, self.exact, lossless=self.lossless)
 
     def spec(self) -> dict[str, object]:
-        """Widths and exact frames."""
         exact = {"exact_sink": self.exact.sink, "exact_newest": self.exact.newest}
         return {"name": self.name, "kv_latent": self.kv_latent, "turned": self.turned, **exact}
 
@@ -183,13 +175,13 @@ class MlaFormat(StoredFormat):
         kept = self.kv_latent + self.turned
         return kept + kept // self.group * SCALE_BYTES if self.int8 else kept * dtype.itemsize
 
-    def _held_bytes(self, shape: CacheShape, dtype: torch.dtype) -> int:
+    def _weight_bytes(self, shape: CacheShape, dtype: torch.dtype) -> int:
         """The up-projections and their biases."""
         wide = torch.promote_types(dtype, torch.float32).itemsize
         return shape.layers * self._up_width(shape) * (self.kv_latent * dtype.itemsize + wide)
 
     def _read_flops(self, shape: CacheShape, layer: int) -> int:
-        """A key and a value from E numbers."""
+        """Of a key and a value from E numbers."""
         return 2 * self.kv_latent * self._up_width(shape)
 
     def _up_width(self, shape: CacheShape) -> int:
@@ -205,28 +197,26 @@ def _attention(model: DiTTree, layer: int) -> MlaAttention:
 
 def _why_no_latents(layer: int) -> str:
     return (
-        f"Cache mla: layer {layer} of this model is no VideoMLA attention, so it has no latents to keep; "
+        f"Cache mla: layer {layer} of this model is no VideoMLA attention and has no latents; "
         f"take format latent or int8, or convert the checkpoint (`python run.py convert-mla`)."
     )
 
 
 @dataclass(frozen=True)
 class MlaKind(CacheKind):
-    """See `MlaFormat`; one that rounds is of int8."""
+    """See `MlaFormat`; the kind that rounds is int8."""
 
     def why_not(self, model: DiTTree) -> str | None:
-        """A sentence if a layer of this model makes no latents."""
+        """A sentence if a layer of this model has no latents, else None."""
         others = (i for i, block in enumerate(model.blocks) if not isinstance(block.self_attn, MlaAttention))
         layer = next(others, None)
         return None if layer is None else _why_no_latents(layer)
 
     def cost(self, model: DiTTree) -> CacheCost:
-        """Of this model's latents."""
         return self.build(model).cost
 
     def build(self, model: DiTTree, exact: Exact = NO_EXACT, source: Any = None) -> MlaFormat:
-        """For this model's latents."""
-        return MlaFormat.of(model, self.rounds, exact)
+        return MlaFormat.for_model(model, self.rounds, exact)
 
 
 KIND = MlaKind(

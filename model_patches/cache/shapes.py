@@ -1,4 +1,4 @@
-"""The sizes that caches share, and which of their frames stay exact.
+"""Sizes of a cache, and the frames that a lossy format stores exactly.
 
 R batch rows, L tokens, N heads, D head width.
 """
@@ -20,16 +20,16 @@ class CacheShape:
     """Sizes that all formats share."""
 
     layers: int
-    rows: int  # batch rows: streams side by side, times 2 with guidance
+    rows: int  # batch rows: streams in the batch, times 2 with guidance
     grid_height: int  # tokens
     grid_width: int  # tokens
     heads: int
     head_dim: int
-    rope: RopeLayout | None = None  # which channels of a head turn; None: all, at Wan's rates
-    memory_tokens: int = 0  # a read has room for, beside the frames
+    rope: RopeLayout | None = None  # rotary channels of a head; None: all, at Wan's frequencies
+    memory_tokens: int = 0  # of the memory, in the workspace besides the frames
 
     def __post_init__(self) -> None:
-        if isinstance(self.rope, Mapping):  # as a snapshot has it
+        if isinstance(self.rope, Mapping):  # from a snapshot's JSON
             object.__setattr__(self, "rope", RopeLayout(**self.rope))
 
     @property
@@ -40,25 +40,25 @@ class CacheShape:
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """Frames that a lossy format keeps as they are beside what it keeps of every frame."""
+    """Latent frames that a lossy format stores as dense keys and values besides."""
 
     sink: int = 0  # first latent frames of the stream
-    newest: int = 0  # last latent frames that were committed
+    newest: int = 0  # last committed latent frames
 
     def __post_init__(self) -> None:
         if min(self.sink, self.newest) < 0:
             raise ValueError(
-                f"Cache: {self.sink} sink frames and {self.newest} newest frames cannot be kept exact; both "
-                f"are latent frames, 0 or more."
+                f"Cache: {self.sink} sink frames and {self.newest} newest frames cannot be exact; give both "
+                f"as 0 or more latent frames."
             )
 
     @property
     def slots(self) -> int:
-        """Frames there must be room for: the newest that a block reads, and those it will leave."""
+        """Frames to allocate: the sink, the newest that a block reads, and the newest it commits."""
         return self.sink + 2 * self.newest
 
     def of(self, frames: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of these frames, rising."""
+        """The exact ones of these ascending frames."""
         first = max(0, len(frames) - self.newest)
         return tuple(frame for at, frame in enumerate(frames) if frame < self.sink or at >= first)
 

@@ -1,4 +1,4 @@
-"""Which latent frame lies in which slot: Python numbers only."""
+"""The table of slots and their latent frames, as Python integers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FREE = -1
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """A table of slots; every change makes another table."""
+    """An immutable table of slots."""
 
     frames: tuple[int, ...]  # latent frame in each slot, or FREE
     claims: tuple[int, ...]  # number of the claim under which each slot was last written
@@ -22,24 +22,24 @@ class Slots:
 
     @property
     def free(self) -> tuple[int, ...]:
-        """Slots without a frame, rising."""
+        """Slots without a frame, ascending."""
         return tuple(slot for slot, frame in enumerate(self.frames) if frame == FREE)
 
     @property
     def filled(self) -> tuple[int, ...]:
-        """Slots with a frame, rising."""
+        """Slots with a frame, ascending."""
         return tuple(slot for slot, frame in enumerate(self.frames) if frame != FREE)
 
     @property
-    def held(self) -> tuple[int, ...]:
-        """Frames it holds, rising."""
+    def sorted_frames(self) -> tuple[int, ...]:
+        """Its frames, ascending."""
         return tuple(sorted(frame for frame in self.frames if frame != FREE))
 
-    def current(self, claims: Sequence[int]) -> bool:
-        """Whether no slot with a frame was written under another claim since."""
+    def is_current(self, claims: Sequence[int]) -> bool:
+        """Whether no filled slot was written under another claim since."""
         return all(claims[slot] == self.claims[slot] for slot in self.filled)
 
-    def grown(self, count: int) -> Slots:
+    def grow(self, count: int) -> Slots:
         """The same table with free slots appended up to `count`."""
         more = max(0, count - len(self.frames))
         return Slots(self.frames + (FREE,) * more, self.claims + (0,) * more)
@@ -51,15 +51,15 @@ class Slots:
             new_frames[slot], claims[slot] = frame, claim
         return Slots(tuple(new_frames), tuple(claims))
 
-    def claimed(self, slots: Sequence[int], claim: int) -> Slots:
-        """The table with these slots as written under this claim."""
+    def mark_claimed(self, slots: Sequence[int], claim: int) -> Slots:
+        """The table with these slots written under this claim."""
         claims = [claim if slot in slots else old for slot, old in enumerate(self.claims)]
         return Slots(self.frames, tuple(claims))
 
-    def only(self, frames: Iterable[int]) -> Slots:
-        """The table without any frame but these."""
-        kept = set(frames)
-        return Slots(tuple(frame if frame in kept else FREE for frame in self.frames), self.claims)
+    def retain(self, frames: Iterable[int]) -> Slots:
+        """The table with these frames alone."""
+        retained = set(frames)
+        return Slots(tuple(frame if frame in retained else FREE for frame in self.frames), self.claims)
 
 
 def runs(slots: Sequence[int]) -> Iterator[tuple[int, int, int]]:

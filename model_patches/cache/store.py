@@ -1,4 +1,4 @@
-"""The bytes behind a stream's caches: what all formats share of them.
+"""The buffers of a stream's caches, and the parts that all formats share.
 
 R batch rows, S tokens per latent frame, L tokens, N heads, D head width.
 """
@@ -18,22 +18,21 @@ from ..attention.rope import rope_table
 from .shapes import NO_EXACT, CacheShape, KeysValues
 from .slots import runs
 
-Own = tuple[Tensor, Tensor]  # keys before RoPE and values of a call [B, L, N, D]
-
-
 Pairs = tuple[tuple[slice, slice], ...]
-Place = tuple[slice, slice | None]  # in the rooms, and in the exact room where the tokens are kept there too
+Place = tuple[
+    slice, slice | None
+]  # in the buffers, and in the exact buffer where the tokens are kept there too
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the tokens of a draft's frames lie, in the rooms of one row and elsewhere."""
+    """Slices of the tokens of a draft's frames in the buffers, the exact buffer and the call."""
 
-    filled: slice  # in the rooms: all that the block attends to, from the beginning
-    own: Pairs  # (in the rooms, in the call) of the block's own frames
-    before: tuple[slice, ...]  # in the rooms, of frames kept from before, the exact ones left out
-    exact: Pairs = ()  # (in the rooms, in the exact room) of those
-    own_exact: Pairs = ()  # (in the exact room, in the call) of the block's own that will be exact
+    filled: slice  # in the buffers: all frames that the block attends to, from 0
+    new: Pairs  # (in the buffers, in the call) of the block's frames
+    cached: tuple[slice, ...]  # in the buffers, of cached frames without the exact ones
+    exact: Pairs = ()  # (in the buffers, in the exact buffer) of those
+    new_exact: Pairs = ()  # (in the exact buffer, in the call) of the block's frames that become exact
     memory: int = 0  # tokens behind the filled slots, in the workspace alone
 
     @property
@@ -43,125 +42,125 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Settling:
-    """How far the newest fold has been written; see `fold.Fold`."""
+class FoldProgress:
+    """The layers of the newest fold that are written; see `fold.Fold`."""
 
     claim: int = 0  # of the fold
-    layer: int = 0  # those before it hold it
-    made: tuple[Tensor, ...] | None = None  # what this layer is being given
+    layer: int = 0  # all layers before this one are written
+    result: tuple[Tensor, ...] | None = None  # being written to this layer
 
 
 class Store(ABC):
-    """The bytes behind one stream's caches, and the room to read them in, which all layers share.
+    """The buffers of one stream's caches, and the workspace that reads of all layers share.
 
-    A format says what its rooms are and how a layer's keys and values go in and come out.
+    A format defines its buffers, and how a layer's keys and values are written and read.
     """
 
-    token_dim = 1  # of every room: where its tokens are counted
-    keeps_exactly = False  # whether the rooms hold all frames unrounded, keys and values linear in them
+    token_dim = 1  # token axis of every buffer
+    lossless = False  # buffers store all frames unrounded; keys and values are linear in them
     exact = NO_EXACT
 
     def __init__(self, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device) -> None:
-        """dtype: what keys and values are given in and given back in."""
+        """dtype: of keys and values, written and read."""
         self.shape, self.dtype, self.device = shape, dtype, device
         self.claimed = 0
         self.folds = 0
-        self.settling = Settling()
-        self.lock = Lock()  # while a fold is written, or frames that it changes are read
+        self.fold_progress = FoldProgress()
+        self.lock = Lock()  # held while a fold is written or its frames are read
         self.claims: list[int] = []
         self.exact_claims = [0] * self.exact.slots
-        self.rooms: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
         self._allocate(frames)
 
     @abstractmethod
-    def make_rooms(self, tokens: int) -> dict[str, Tensor]:
-        """What is kept of so many tokens in all layers and rows, by names that go into a snapshot."""
+    def make_buffers(self, tokens: int) -> dict[str, Tensor]:
+        """New buffers for so many tokens in all layers and rows, by names that a snapshot has."""
 
     @abstractmethod
     def make_workspace(self, tokens: int) -> tuple[Tensor, ...]:
-        """What one layer needs to be read, whichever it is."""
+        """New tensors for the read of one layer, shared by all layers."""
 
     @abstractmethod
-    def write(self, layer: int, rows: slice, at: Layout, x_BLC: Tensor, own: Own, keep: bool) -> None:
-        """Take a call's own tokens; see `attention.past.Past.write`."""
+    def write(self, layer: int, rows: slice, at: Layout, x_BLC: Tensor, new: KeysValues, keep: bool) -> None:
+        """Write a call's tokens; see `attention.past.Past.write`."""
 
     @abstractmethod
     def read(
-        self, layer: int, rows: slice, at: Layout, key_table: Tensor, own: Own | None
+        self, layer: int, rows: slice, at: Layout, key_table: Tensor, new: KeysValues | None
     ) -> tuple[Tensor, Tensor]:
-        """(turned keys, values) [B, L, N, D] of the filled slots and the memory, in the workspace or in
+        """(rotated keys, values) [B, L, N, D] of the filled slots and the memory, in the workspace or in
         place.
 
-        own: what was last written for this layer; None where it was read since.
+        new: the call's keys and values; None for a second read after one write.
         """
 
     @property
     def bytes(self) -> int:
-        """Bytes of the rooms."""
-        return sum(room.nbytes for room in self.rooms.values())
+        """Bytes of the buffers."""
+        return sum(buffer.nbytes for buffer in self.buffers.values())
 
     @property
-    def beside_bytes(self) -> int:
-        """Bytes of the workspace and the turn table."""
+    def workspace_bytes(self) -> int:
+        """Bytes of the workspace and the rotation table."""
         return self._table.nbytes + sum(tensor.nbytes for tensor in self.workspace)
 
-    def unturned(self, layer: int, rows: slice, at: Layout) -> tuple[Tensor, Tensor]:
-        """Keys before RoPE and values [B, L, N, D] of the filled slots, in place, where they are kept so."""
-        raise ValueError("Cache: keys of this format are rebuilt when read; take format dense to have them.")
+    def view_keys_values(self, layer: int, rows: slice, at: Layout) -> tuple[Tensor, Tensor]:
+        """Keys before RoPE and values [B, L, N, D] of the filled slots, in place; dense stores only."""
+        raise ValueError("Cache: keys of this format are decoded when read, not viewed; take format dense.")
 
     @abstractmethod
     def keys_values(self, layer: int, places: Sequence[Place]) -> KeysValues:
-        """Keys before RoPE and values [R, L, N, D] of the tokens at these places, one after another."""
+        """Keys before RoPE and values [R, L, N, D] of the tokens at these places, concatenated."""
 
     @property
     @abstractmethod
-    def unrounded(self) -> Mapping[str, Tensor]:
-        """Rooms in which frames are kept without rounding, by the names that `saved` has for them."""
+    def lossless_buffers(self) -> Mapping[str, Tensor]:
+        """Buffers that store frames without rounding, by their names in `save`."""
 
     @abstractmethod
-    def parts(self, rooms: Mapping[str, Tensor], layer: int) -> tuple[Tensor, ...]:
-        """One layer's part [R, L, ...] of such rooms: keys and values, or what those are linear in."""
+    def parts(self, buffers: Mapping[str, Tensor], layer: int) -> tuple[Tensor, ...]:
+        """One layer's part [R, L, ...] of lossless buffers: keys and values, or tokens they are linear in."""
 
     @abstractmethod
-    def taken_in(self, layer: int, place: Place) -> tuple[Tensor, ...]:
-        """The tokens at a place as `parts` has them."""
+    def parts_at(self, layer: int, place: Place) -> tuple[Tensor, ...]:
+        """The tokens at a place, in the form of `parts`."""
 
     @abstractmethod
     def read_parts(self, layer: int, parts: tuple[Tensor, ...]) -> KeysValues:
-        """Keys before RoPE and values [R, L, N, D] of what `parts` or `taken_in` gave."""
+        """Keys before RoPE and values [R, L, N, D] of the result of `parts` or `parts_at`."""
 
     @property
-    def unrounded_claims(self) -> list[int]:
-        """Claims of the slots in those rooms."""
-        return self.claims if self.keeps_exactly else self.exact_claims
+    def lossless_claims(self) -> list[int]:
+        """Claims of the slots in the lossless buffers."""
+        return self.claims if self.lossless else self.exact_claims
 
-    @unrounded_claims.setter
-    def unrounded_claims(self, claims: list[int]) -> None:
-        if self.keeps_exactly:
+    @lossless_claims.setter
+    def lossless_claims(self, claims: list[int]) -> None:
+        if self.lossless:
             self.claims = claims
         else:
             self.exact_claims = claims
 
     def place_memory(self, at: Layout, memory: KeysValues, ids: Sequence[int]) -> None:
-        """Put a memory behind the filled slots of the workspace, where no layer writes."""
+        """Write a memory after the filled slots of the workspace, where no layer writes."""
         keys, values = memory
         behind = slice(at.filled.stop, at.attended.stop)
         rotate(keys, self.angles(ids), out=self.workspace[0][:, behind])
         self.workspace[1][:, behind] = values
 
     def reserve(self, frames: int) -> None:
-        """Have at least so many slots; what lies in the present ones stays."""
+        """Allocate at least so many slots; frames in the present ones stay."""
         if frames > len(self.claims):
             self._allocate(max(frames, 2 * len(self.claims)))
 
     def _allocate(self, frames: int) -> None:
         tokens = frames * self.shape.frame_tokens
-        rooms, workspace = self.make_rooms(tokens), self.make_workspace(tokens + self.shape.memory_tokens)
+        buffers, workspace = self.make_buffers(tokens), self.make_workspace(tokens + self.shape.memory_tokens)
         table = torch.zeros(tokens, self.shape.head_dim // 2, 2, dtype=self._wide, device=self.device)
-        for name, old in self.rooms.items():
-            rooms[name].narrow(self.token_dim, 0, old.shape[self.token_dim]).copy_(old)
-        # nothing is taken over before everything has found room
-        self.rooms, self.workspace, self._table = rooms, workspace, table
+        for name, old in self.buffers.items():
+            buffers[name].narrow(self.token_dim, 0, old.shape[self.token_dim]).copy_(old)
+        # assigned only once all allocations have succeeded
+        self.buffers, self.workspace, self._table = buffers, workspace, table
         self.claims = self.claims + [0] * (frames - len(self.claims))
         self._ids: list[int | None] = [None] * frames
 
@@ -170,7 +169,7 @@ class Store(ABC):
         return torch.promote_types(self.dtype, torch.float32)
 
     def claim(self, slots: Sequence[int], exact_slots: Sequence[int] = ()) -> int:
-        """Number under which these slots are written from here on; tables with an older number are spent."""
+        """The number of the next write to these slots; caches with an older number are spent."""
         self.claimed += 1
         for slot in slots:
             self.claims[slot] = self.claimed
@@ -179,12 +178,12 @@ class Store(ABC):
         return self.claimed
 
     def number_fold(self) -> int:
-        """Claim of the next fold; below 0, as no block has it: a codec need not ask for its weights again."""
+        """Claim of the next fold; negative, unlike a block's, so that codecs do not read weights again."""
         self.folds += 1
         return -self.folds
 
-    def turn_table(self, ids: Sequence[int]) -> Tensor:
-        """(cos, sin) of the keys of the first slots, one id a slot; angles are made where the id changed."""
+    def rotation_table(self, ids: Sequence[int]) -> Tensor:
+        """(cos, sin) of the first slots' keys, one id per slot; recomputed where an id changed."""
         size = self.shape.frame_tokens
         changed = [slot for slot, place in enumerate(ids) if self._ids[slot] != place]
         for start, stop, _ in runs(changed):
@@ -199,22 +198,20 @@ class Store(ABC):
         grid = (shape.grid_height, shape.grid_width)
         return rope_table(ids, *grid, shape.head_dim, self.device, self._wide, shape.rope)
 
-    def saved(self, slots: Sequence[int], exact_slots: Sequence[int]) -> dict[str, Tensor]:
-        """What the rooms hold of these slots, in their order."""
-        kept: dict[str, Tensor] = {}
-        for name, room in self.rooms.items():
-            parts = [self._part(room, start, stop) for start, stop, _ in runs(slots)]
-            kept[name] = torch.cat(parts, self.token_dim) if parts else self._part(room, 0, 0).clone()
-        return kept
+    def save(self, slots: Sequence[int], exact_slots: Sequence[int]) -> dict[str, Tensor]:
+        """The tensors of these slots, in their order."""
+        saved: dict[str, Tensor] = {}
+        for name, buffer in self.buffers.items():
+            parts = [self._part(buffer, start, stop) for start, stop, _ in runs(slots)]
+            saved[name] = torch.cat(parts, self.token_dim) if parts else self._part(buffer, 0, 0).clone()
+        return saved
 
-    def put_back(
-        self, slots: Sequence[int], exact_slots: Sequence[int], tensors: Mapping[str, Tensor]
-    ) -> None:
-        """Undo `saved`: the same tokens into slots of the same order."""
-        for name, room in self.rooms.items():
+    def load(self, slots: Sequence[int], exact_slots: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
+        """Write the tensors of `save` to these slots, in the same order."""
+        for name, buffer in self.buffers.items():
             for start, stop, at in runs(slots):
-                self._part(room, start, stop).copy_(self._part(tensors[name], at, at + stop - start))
+                self._part(buffer, start, stop).copy_(self._part(tensors[name], at, at + stop - start))
 
-    def _part(self, room: Tensor, start: int, stop: int) -> Tensor:
+    def _part(self, buffer: Tensor, start: int, stop: int) -> Tensor:
         size = self.shape.frame_tokens
-        return room.narrow(self.token_dim, start * size, (stop - start) * size)
+        return buffer.narrow(self.token_dim, start * size, (stop - start) * size)

@@ -17,8 +17,8 @@ class MemoryCost:
     """Tokens and bytes of one policy; bytes by (batch rows, compute dtype)."""
 
     tokens: int = 0  # that every call attends to beside the frames; the room for them is the cache's
-    held_bytes: Callable[[int, torch.dtype], int] = _nothing  # on the device while a stream runs
-    saved_bytes: Callable[[int, torch.dtype], int] = _nothing  # in a snapshot
+    device_bytes: Callable[[int, torch.dtype], int] = _nothing  # on the device while a stream runs
+    snapshot_bytes: Callable[[int, torch.dtype], int] = _nothing  # in a snapshot
 
 
 FREE = MemoryCost()

@@ -46,7 +46,7 @@ class EmaSink(Stateless):
                 f"{'no window' if preset.window_frames is None else 'a window'}; take a preset with a sink "
                 f"and a window, such as reward_forcing."
             )
-        if not cost.all_exact and cost.exact.sink < self.sink_frames:
+        if not cost.lossless and cost.exact.sink < self.sink_frames:
             return (
                 f"Memory ema: the sink takes in a thousandth at a time, and cache format {cost.name} keeps "
                 f"{self.sink_frames - cost.exact.sink} of its {self.sink_frames} frames rounded; keep "
@@ -60,7 +60,7 @@ class EmaSink(Stateless):
     ) -> tuple[Memory, Cache]:
         """The sink takes in the frames that left."""
         pairs = [(frame % self.sink_frames, frame) for frame in left]
-        return memory, cache.folded(pairs, 1 - self.keep) if pairs else cache
+        return memory, cache.fold(pairs, 1 - self.keep) if pairs else cache
 
     def spec(self) -> Mapping[str, object]:
         """Share and sink."""

@@ -52,7 +52,7 @@ class EncoderConfig:
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in MemoryEncoder(self).parameters())
 
-    def held_bytes(self, rows: int, dtype: torch.dtype) -> int:
+    def device_bytes(self, rows: int, dtype: torch.dtype) -> int:
         """What a stream holds of a memory on the device: the encoder, two states, keys and values of each.
 
         The room that reads have for it is the cache's.

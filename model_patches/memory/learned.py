@@ -99,7 +99,7 @@ class LearnedMemory:
         state = self.encoder.fresh(shape.rows)
         return MemoryTokens(state, state)
 
-    def restored(self, tensors: Mapping[str, Tensor]) -> MemoryTokens:
+    def restore(self, tensors: Mapping[str, Tensor]) -> MemoryTokens:
         """The tokens that gave `tensors`."""
         both = tensors.get("both")
         return MemoryTokens(tensors.get("before", both), tensors.get("now", both))
@@ -158,11 +158,11 @@ class LearnedMemory:
 def cost_of(config: EncoderConfig) -> MemoryCost:
     """What an encoder of these sizes takes."""
 
-    def saved_bytes(rows: int, dtype: torch.dtype) -> int:
+    def snapshot_bytes(rows: int, dtype: torch.dtype) -> int:
         """Two states."""
         return 2 * rows * config.tokens * config.dim * dtype.itemsize
 
-    return MemoryCost(config.tokens, config.held_bytes, saved_bytes)
+    return MemoryCost(config.tokens, config.device_bytes, snapshot_bytes)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class MemoryPolicy(Protocol):
         """What is remembered before the first block."""
         ...
 
-    def restored(self, tensors: Mapping[str, Tensor]) -> Memory:
+    def restore(self, tensors: Mapping[str, Tensor]) -> Memory:
         """The memory of this policy that gave `tensors`."""
         ...
 
@@ -119,7 +119,7 @@ def evict(
     """(memory, cache) before a block that attends to `kept` alone: other frames are taken in and dropped."""
     left = tuple(frame for frame in whole.frames if frame not in kept)
     memory, cache = policy.update(memory, whole, left, attention)
-    return memory, cache.only(kept)
+    return memory, cache.retain(kept)
 
 
 class Stateless:
@@ -138,7 +138,7 @@ class Stateless:
         """Nothing."""
         return NOTHING
 
-    def restored(self, tensors: Mapping[str, Tensor]) -> Memory:
+    def restore(self, tensors: Mapping[str, Tensor]) -> Memory:
         """Nothing."""
         return NOTHING
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ..arch.tree import DiTTree
 from ..arch.wan import WanConfig
 from ..cache.cost import CacheCost
-from ..cache.formats import fitting
+from ..cache.formats import compatible_formats
 from .cost import parameters
 from .plan import Plan, Request, plan_stream
 from .verdict import HEADROOM
@@ -100,7 +100,7 @@ def matrix_bytes(precision: Precision, numbers: int, itemsize: int) -> int:
 
 def usable_formats(model: DiTTree) -> tuple[CacheCost, ...]:
     """Costs of the cache formats that suit this model, most exact first; the model needs no weights."""
-    return tuple(kind.cost(model) for kind in fitting(model))
+    return tuple(kind.cost(model) for kind in compatible_formats(model))
 
 
 def choices(

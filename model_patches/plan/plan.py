@@ -172,14 +172,14 @@ def plan_stream(request: Request) -> Plan:
         min(stream.block_frames, request.piece_latents),
     )
     decoder, vae_size = request.decoder, request.vae_dtype.itemsize
-    cache_bytes = request.cache.kept_bytes(shape, frames, dtype)
+    cache_bytes = request.cache.allocated_bytes(shape, frames, dtype)
     buffer_bytes = decoder.buffers(places) * vae_size
     pixels = geometry.width * geometry.height
     # a snapshot leaves out the next block's slots, which are free between blocks
     free_frames = 0 if stream.positions.capacity_frames is None else stream.block_frames
-    saved_bytes = request.cache.saved_bytes(shape, frames - free_frames, dtype)
+    saved_bytes = request.cache.snapshot_bytes(shape, frames - free_frames, dtype)
     newest = math.prod(geometry.latent_shape(min(stream.tail_frames, frames)))
-    states = request.memory.saved_bytes(shape.rows, dtype)
+    states = request.memory.snapshot_bytes(shape.rows, dtype)
     tail_bytes = newest * stream.latent_dtype.itemsize
     first = text_work(model, request.rows * request.text_tokens, dtype)
     return Plan(
@@ -188,7 +188,7 @@ def plan_stream(request: Request) -> Plan:
         cache_bytes=cache_bytes,
         workspace_bytes=request.cache.workspace_bytes(shape, frames, dtype),
         text_bytes=_text_bytes(request),
-        memory_bytes=request.memory.held_bytes(request.rows, dtype),
+        memory_bytes=request.memory.device_bytes(request.rows, dtype),
         buffer_bytes=buffer_bytes,
         activation_bytes=live_bytes(model, full),
         decode_bytes=decoder.peak(piece, places) * vae_size,

@@ -106,7 +106,7 @@ class ModelCaller:
         first = 0 if work.begin is None else work.begin.call
 
         def flow(x_BCTHW: Tensor, index: int) -> Tensor:
-            work.draft.show(work.memory[1 if index > first else 0])
+            work.draft.set_memory(work.memory[1 if index > first else 0])
             return self._flow(x_BCTHW, times[index], groups, config)
 
         if work.clean_BCTHW is None:
@@ -124,7 +124,7 @@ class ModelCaller:
             )
         else:
             x0_BCTHW = work.clean_BCTHW
-        work.draft.show(work.memory[1])
+        work.draft.set_memory(work.memory[1])
         last: list[Tensor] = []
         for group, past in groups:
             x_RCTHW = repeat_rows(x0_BCTHW, group, config)

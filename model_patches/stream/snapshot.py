@@ -156,8 +156,8 @@ def load(
         for name in ("cache", "memory")
     }
     with refuse_altered(path):
-        frames = cache.restored(caller.tree, shape, table, parts["cache"], config.dtype, caller.device)
-        remembered, past = memory.restored(parts["memory"]), from_tensors(_under("past", tensors))
+        frames = cache.restore(caller.tree, shape, table, parts["cache"], config.dtype, caller.device)
+        remembered, past = memory.restore(parts["memory"]), from_tensors(_under("past", tensors))
     return StreamState(
         config, cache, memory, header.block, header.start_frame, frames, remembered, prompt, tail_BCTHW,
         blend, about["must_recache"], past, ledger, header.text, header.followed, about["steered"],

@@ -53,7 +53,7 @@ def reserve(caller: Caller, cache: CacheFormat, shape: CacheShape, frames: int, 
     if refusal := cache.why_not(caller.tree):
         raise ValueError(refusal)
     cost = cache.cost
-    caller.reserve(cost.kept_bytes(shape, frames, dtype) + cost.workspace_bytes(shape, frames, dtype))
+    caller.reserve(cost.allocated_bytes(shape, frames, dtype) + cost.workspace_bytes(shape, frames, dtype))
 
 
 @torch.inference_mode()
@@ -140,14 +140,14 @@ def recache(caller: Caller, state: StreamState) -> StreamState:
     call, draft, (memory, _) = _open(
         state, recache_call(config.positions, state.start_frame, config.block_frames)
     )
-    newest_BCTHW = state.tail_BCTHW[:, :, -len(call.own) :]
-    result = _remember(caller, state, draft, call.own[0], memory, newest_BCTHW)
+    newest_BCTHW = state.tail_BCTHW[:, :, -len(call.new) :]
+    result = _remember(caller, state, draft, call.new[0], memory, newest_BCTHW)
     refuse_nan(result, state)
-    whole = draft.commit(call.kept + call.own)
-    renewed = state.policy.recached(state.memory, whole, call.own, caller.attention)
+    whole = draft.commit(call.cached + call.new)
+    renewed = state.policy.recached(state.memory, whole, call.new, caller.attention)
     after = _evict(caller, replace(state, memory=renewed), whole)
     # unfolded: a fold that the next block writes would spend `state`, which a step may begin again from
-    return replace(after, cache=whole.only(after.cache.frames), must_recache=False)
+    return replace(after, cache=whole.retain(after.cache.frames), must_recache=False)
 
 
 def rollout(
@@ -193,7 +193,7 @@ def _remember(
 def _commit(caller: Caller, state: StreamState, call: Call, draft: Draft, result: Result) -> StreamState:
     """The state with the draft's frames in it, less what leaves the window; blocks are not counted."""
     refuse_nan(result, state)
-    whole = draft.commit(call.kept + call.own)
+    whole = draft.commit(call.cached + call.new)
     tail_BCTHW = torch.cat([state.tail_BCTHW, result.latents_BCTHW], 2)[:, :, -state.config.tail_frames :]
     after = replace(
         state, start_frame=state.start_frame + result.latents_BCTHW.shape[2], tail_BCTHW=tail_BCTHW.clone()
@@ -205,7 +205,7 @@ def _evict(caller: Caller, state: StreamState, whole: Cache) -> StreamState:
     """The state before its next block: frames that block does not attend to go to the memory and are
     dropped.
     """
-    kept = call_of(state.config.positions, state.start_frame, state.config.block_frames).kept
+    kept = call_of(state.config.positions, state.start_frame, state.config.block_frames).cached
     memory, cache = evict(state.policy, state.memory, whole, kept, caller.attention)
     _refuse_nan(tuple(memory.tensors().values()), state)
     return replace(state, memory=memory, cache=cache)

@@ -48,7 +48,7 @@ def forget(state: StreamState) -> StreamState:
 
     A decoder begins anew, too, as `pipeline.run` has it: the first latent of a scene is one picture.
     """
-    cache, memory = state.cache.only(()), state.policy.start(state.cache.shape)
+    cache, memory = state.cache.retain(()), state.policy.start(state.cache.shape)
     tail_BCTHW = state.tail_BCTHW[:, :, :0]
     return replace(
         state, start_frame=0, cache=cache, memory=memory, tail_BCTHW=tail_BCTHW, must_recache=False
@@ -59,6 +59,6 @@ def ask_recache(state: StreamState) -> StreamState:
     """The state with those frames alone that a recache does not run again, which it is to do next."""
     positions, block_frames = state.config.positions, state.config.block_frames
     call = recache_call(positions, state.start_frame, block_frames)
-    if not call.own:
+    if not call.new:
         return state
-    return replace(state, cache=state.cache.only(call.kept), must_recache=True)
+    return replace(state, cache=state.cache.retain(call.cached), must_recache=True)

@@ -144,7 +144,7 @@ class HostPass:
         """The sampler asks for one flow, over however many calls of the model; None: for the one at 0."""
         self.call = call
         self._ran.clear()
-        self.work.draft.show(self.work.memory[0 if call == self.first else 1])
+        self.work.draft.set_memory(self.work.memory[0 if call == self.first else 1])
 
     def end_call(self) -> None:
         """Refuses a call in which a branch did not run: its rows of the cache would hold nothing."""

@@ -56,7 +56,7 @@ class HostRotated:
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys at their positions, and values."""
-        keys, values = self.store.unturned(layer, self.past.rows, self.past.draft.at)
+        keys, values = self.store.view_keys_values(layer, self.past.rows, self.past.draft.at)
         return apply_rope1(keys, self.key_turns), values
 
     def rotate(self, q_BLND: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def rollout_bytes(job: Job, frames: int) -> int:
     config, geometry = job.config, job.geometry
     grid = (geometry.grid_height, geometry.grid_width)
     shape = CacheShape(config.num_layers, job.rollout_rows, *grid, config.num_heads, config.head_dim)
-    return DENSE_COST.kept_bytes(shape, frames, torch.float32)
+    return DENSE_COST.allocated_bytes(shape, frames, torch.float32)
 
 
 def why_not(needed: MemoryEstimate, device: torch.device) -> str | None:
@@ -143,7 +143,7 @@ def call_bytes(student: WanModel, job: Job, frames: int) -> int:
     width = job.config.dim
     inputs = ContextInputs()
     like = torch.empty(job.batch, geometry.frame_tokens, width, dtype=job.dtype, device=meta)
-    inputs.frames = {frame: [like] * job.config.num_layers for frame in call.kept}
+    inputs.frames = {frame: [like] * job.config.num_layers for frame in call.cached}
     grid = Grid(geometry.grid_height, geometry.grid_width, job.config.head_dim, meta)
     context = TrainableContext(student, inputs, call, grid)
     shape = geometry.latent_shape(job.block_frames, job.batch)

@@ -64,7 +64,7 @@ class PairedRollout:
         for block in range(clips.clean_RCTHW.shape[2] // self.block_frames):
             reference = self._run_dense(clips, block, inputs, generator)
             yield reference
-            inputs.append(reference.call, reference.contexts[1].projected, self.call(block + 1).kept)
+            inputs.append(reference.call, reference.contexts[1].projected, self.call(block + 1).cached)
 
     def student_flow(
         self, student: WanModel, reference: Reference, clips: RolloutClips, inputs: ContextInputs
@@ -106,7 +106,7 @@ class PairedRollout:
         sigma_R1 = torch.zeros(len(clean_RCTHW), 1, device=clean_RCTHW.device)
         time = embed_time(model, sigma_R1, clean_RCTHW.dtype)
         write_past(model, clean_RCTHW, time, text, context, self.attention)
-        inputs.append(call, context.projected, self.call(block + 1).kept)
+        inputs.append(call, context.projected, self.call(block + 1).cached)
 
     def attention_outputs(self, student: WanModel, reference: Reference) -> Iterator[tuple[Tensor, Tensor]]:
         """(student's output, dense model's output) of each self-attention on the dense model's inputs.

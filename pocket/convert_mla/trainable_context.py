@@ -42,8 +42,8 @@ class ContextInputs:
 
     def append(self, call: Call, by_layer: Sequence[Tensor], keep: Sequence[int]) -> None:
         """Add the call's frames, their tokens [R, L, C] listed by layer; drop all frames but `keep`."""
-        split = [x.detach().chunk(len(call.own), 1) for x in by_layer]
-        self.frames |= {frame: [x[i] for x in split] for i, frame in enumerate(call.own)}
+        split = [x.detach().chunk(len(call.new), 1) for x in by_layer]
+        self.frames |= {frame: [x[i] for x in split] for i, frame in enumerate(call.new)}
         self.frames = {frame: self.frames[frame] for frame in keep}
 
 
@@ -72,7 +72,7 @@ class TrainableContext:
         self, attention: AttentionTree, layer: int, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Rotated keys and values [R, K + L, N, D], context first, by the layers of `attention`."""
-        context = self.inputs.tokens(self.call.kept, layer)
+        context = self.inputs.tokens(self.call.cached, layer)
         if context is not None:
             context_k, context_v = project_kv(attention, context)
             k, v = torch.cat([context_k, k], 1), torch.cat([context_v, v], 1)

@@ -76,7 +76,7 @@ class MemoryContext:
         """memory: keys before RoPE and values [R, M, N, D], the same for every layer."""
         self.dit, self.cache, self.call, self.trainable = dit, cache, call, trainable
         self.memory = memory if memory_ids else None
-        ids = (*call.ids[: len(call.kept)], *memory_ids, *call.ids[len(call.kept) :])
+        ids = (*call.ids[: len(call.cached)], *memory_ids, *call.ids[len(call.cached) :])
         place = (grid.rows, grid.columns, grid.head_dim, grid.device)
         layout = layout_of(dit)
         self.key_table = rope_table(ids, *place, layout=layout)
@@ -92,7 +92,7 @@ class MemoryContext:
         parts = [self.new]
         if self.memory is not None:
             parts.insert(0, self.memory)
-        if self.call.kept:
+        if self.call.cached:
             parts.insert(0, self._cached(layer))
         keys, values = (torch.cat([part[i].to(self.new[i].dtype) for part in parts], 1) for i in (0, 1))
         return rotate(keys, self.key_table), values
@@ -101,7 +101,7 @@ class MemoryContext:
         return rotate(q_BLND, self.query_table)
 
     def _cached(self, layer: int) -> tuple[Tensor, Tensor]:
-        frames = self.call.kept
+        frames = self.call.cached
         if self.trainable:
             return project_kv(self.dit.blocks[layer].self_attn, self.cache.concat(frames, layer, "x"))
         return self.cache.concat(frames, layer, "k"), self.cache.concat(frames, layer, "v")

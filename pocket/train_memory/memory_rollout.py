@@ -123,7 +123,7 @@ class MemoryRollout:
                     error_R = self.grade_sampled(lesson, inputs, keyed, target, its_inputs)
                     error_R = error_R.expand(len(sigma_R))
                 else:
-                    clean = lesson.clean_RCTHW[:, :, inputs.call.own]
+                    clean = lesson.clean_RCTHW[:, :, inputs.call.new]
                     noise = torch.randn(clean.shape, generator=generator).to(clean)
                     error_R = self.grade(lesson, inputs, sigma_R, noise, target, its_inputs)
                 results.append((block, error_R, sigma_R))
@@ -134,7 +134,7 @@ class MemoryRollout:
         cache, states = FrameCache(), MemoryStates()
         for block in range(count):
             call = call_of(lesson.positions, block * self.block_frames, self.block_frames)
-            states = self._update(lesson, states, cache.evict(call.kept))
+            states = self._update(lesson, states, cache.evict(call.cached))
             inputs = BlockInputs(call, cache, states)
             yield inputs
             if block + 1 < count:
@@ -153,7 +153,7 @@ class MemoryRollout:
 
         target: whose flow is wanted, from its inputs; a memory of its own is to be matched too.
         """
-        clean = lesson.clean_RCTHW[:, :, inputs.call.own]
+        clean = lesson.clean_RCTHW[:, :, inputs.call.new]
         sigma, first_R = sigma_R[:, None, None, None, None].to(clean), sigma_R == 1
         noisy, wanted = (1 - sigma) * clean + sigma * noise, noise - clean
         state, state_error_R = inputs.states.visible(first_R), torch.zeros(len(clean))
@@ -194,8 +194,8 @@ class MemoryRollout:
                 wanted = target.flow(lesson, its_inputs, its_state, x_RCTHW, sigma_R)
             return self.flow(lesson, inputs, inputs.states.visible(sigma_R == 1), x_RCTHW, sigma_R), wanted
 
-        like = torch.empty_like(lesson.clean_RCTHW[:streams, :, inputs.call.own])
-        block = inputs.call.own[0] // self.block_frames
+        like = torch.empty_like(lesson.clean_RCTHW[:streams, :, inputs.call.new])
+        block = inputs.call.new[0] // self.block_frames
         grade_sampling(self.sampler, noise, block, like, rows, flows, errors.append)
         return torch.stack(errors).sum()
 
@@ -225,11 +225,11 @@ class MemoryRollout:
         """The clean pass of a block, whose frames go into the cache."""
         call = inputs.call
         context = self._context(lesson, inputs, inputs.states.after)
-        clean = lesson.context_RCTHW[:, :, call.own].to(self.dit.patch_embedding.weight.dtype)
+        clean = lesson.context_RCTHW[:, :, call.new].to(self.dit.patch_embedding.weight.dtype)
         time = embed_time(self.dit, torch.zeros(len(clean), 1, device=clean.device), clean.dtype)
         text = read_text_rows(self.dit, self._text(lesson, call))
         write_past(self.dit, clean, time, text, context, self.attention)
-        inputs.cache.append(call.own, context.by_layer)
+        inputs.cache.append(call.new, context.by_layer)
 
     def _update(self, lesson: Lesson, states: MemoryStates, evicted: FrameTokens | None) -> MemoryStates:
         """The states of the block before which these frames left the window.
@@ -246,7 +246,7 @@ class MemoryRollout:
         return MemoryStates(state, self.encoder.update(start, *pair, self.attention))
 
     def _text(self, lesson: Lesson, call: Call) -> Tensor:
-        return lesson.texts[call.own[0] // self.block_frames].to(self.dit.patch_embedding.weight.dtype)
+        return lesson.texts[call.new[0] // self.block_frames].to(self.dit.patch_embedding.weight.dtype)
 
     def _context(
         self, lesson: Lesson, inputs: BlockInputs, state_RMC: Tensor | None, trainable: bool = False
@@ -255,6 +255,6 @@ class MemoryRollout:
         grid = Grid(config.grid_height, config.grid_width, config.dim // config.num_heads, device)
         if state_RMC is None:
             return MemoryContext(self.dit, inputs.cache, call, grid, trainable=trainable)
-        ids = plan(lesson.positions, call.own[0], self.block_frames, memory_visible=True).memory
+        ids = plan(lesson.positions, call.new[0], self.block_frames, memory_visible=True).memory
         memory = self.encoder.read(state_RMC)
         return MemoryContext(self.dit, inputs.cache, call, grid, memory, ids, trainable)

@@ -100,13 +100,13 @@ class Beside:
         """Room for the block."""
         return BlockBeside(self.cache.begin(call), self.tally)
 
-    def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> Beside:
+    def fold(self, pairs: Sequence[tuple[int, int]], share: float) -> Beside:
         """The cache, folded."""
-        return Beside(self.cache.folded(pairs, share), self.tally)
+        return Beside(self.cache.fold(pairs, share), self.tally)
 
-    def only(self, kept: tuple[int, ...]) -> Beside:
+    def retain(self, frames: tuple[int, ...]) -> Beside:
         """The cache without any frame but these."""
-        return Beside(self.cache.only(kept), self.tally)
+        return Beside(self.cache.retain(frames), self.tally)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +120,13 @@ class BlockBeside:
         """What these rows attend to."""
         return CallBeside(self.draft.past(rows), self.tally)
 
-    def show(self, memory: KeysValues | None) -> None:
+    def set_memory(self, memory: KeysValues | None) -> None:
         """Show it to the other cache too."""
-        self.draft.show(memory)
+        self.draft.set_memory(memory)
 
-    def commit(self, kept: tuple[int, ...]) -> Beside:
+    def commit(self, frames: tuple[int, ...]) -> Beside:
         """The cache with the block in it."""
-        return Beside(self.draft.commit(kept), self.tally)
+        return Beside(self.draft.commit(frames), self.tally)
 
 
 @dataclass(slots=True)

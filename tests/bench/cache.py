@@ -112,7 +112,7 @@ def totals(rows: Rows, contender: Contender) -> dict[str, float]:
                 model.head_dim,
             )
             cost = contender.cost(shape)
-            kept = cost.kept_bytes(shape, FRAMES, torch.bfloat16)
+            kept = cost.allocated_bytes(shape, FRAMES, torch.bfloat16)
             beside = cost.workspace_bytes(shape, FRAMES, torch.bfloat16)
             each[name] = kept / (FRAMES * shape.frame_tokens * shape.layers)  # exact frames shared out
             rows(
@@ -125,7 +125,7 @@ def totals(rows: Rows, contender: Contender) -> dict[str, float]:
                 window_frames=FRAMES,
                 kept_bytes=kept,
                 workspace_bytes=beside,
-                smaller_ratio=DENSE_COST.kept_bytes(shape, FRAMES, torch.bfloat16) / kept,
+                smaller_ratio=DENSE_COST.allocated_bytes(shape, FRAMES, torch.bfloat16) / kept,
                 whole_smaller_ratio=_whole(DENSE_COST, shape) / (kept + beside),
             )
     return {"bytes_per_token_layer": each["wan_1.3b"]}
@@ -133,7 +133,7 @@ def totals(rows: Rows, contender: Contender) -> dict[str, float]:
 
 def _whole(cost: CacheCost, shape: CacheShape) -> int:
     sizes = shape, FRAMES, torch.bfloat16
-    return cost.kept_bytes(*sizes) + cost.workspace_bytes(*sizes)
+    return cost.allocated_bytes(*sizes) + cost.workspace_bytes(*sizes)
 
 
 def attention(rows: Rows, contender: Contender, trial: Trial) -> dict[str, float]:

@@ -19,7 +19,7 @@ from ...model_patches.cache.calibration.calibrate import Calibration, Goal, cali
 from ...model_patches.cache.calibration.measure import layer_weights
 from ...model_patches.cache.cost import CacheCost, latent_layer_bytes
 from ...model_patches.cache.format import CacheFormat
-from ...model_patches.cache.formats import FORMATS, fitting
+from ...model_patches.cache.formats import FORMATS, compatible_formats
 from ...model_patches.cache.shapes import NO_EXACT, CacheShape, Exact
 from ...model_patches.stream.model_caller import ModelCaller
 from ...model_patches.stream.step import rollout
@@ -95,7 +95,7 @@ def ready(trial: Trial) -> Iterator[Named]:
     sink = Exact(sink=trial.pocket.config().positions.sink_frames)
     found: set[str] = set()
     for dit in filter(None, (trial.pocket.dit, trial.converted)):
-        for kind in fitting(dit):
+        for kind in compatible_formats(dit):
             if kind.source is not None or kind.name in found:
                 continue
             found.add(kind.name)

@@ -31,9 +31,9 @@ from ...model_patches.cache.core import StoredFormat
 from ...model_patches.cache.cost import CacheCost
 from ...model_patches.cache.dense import DENSE, DenseStore
 from ...model_patches.cache.format import CacheFormat
-from ...model_patches.cache.formats import FORMATS, fitting
-from ...model_patches.cache.shapes import CacheShape
-from ...model_patches.cache.store import Layout, Own
+from ...model_patches.cache.formats import FORMATS, compatible_formats
+from ...model_patches.cache.shapes import CacheShape, KeysValues
+from ...model_patches.cache.store import Layout
 from ...model_patches.geometry import Geometry
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import ModelCaller
@@ -76,10 +76,10 @@ class Float64Store(DenseStore):
     """Dense keys whose turn is a chain of float64 operations over the whole window."""
 
     def read(
-        self, layer: int, rows: slice, at: Layout, key_table: Tensor, own: Own | None
+        self, layer: int, rows: slice, at: Layout, key_table: Tensor, new: KeysValues | None
     ) -> tuple[Tensor, Tensor]:
         """Returns turned keys and values."""
-        keys, values = self.unturned(layer, rows, at)
+        keys, values = self.view_keys_values(layer, rows, at)
         return rotate_reference(keys.double(), key_table.double()).to(keys.dtype), values
 
 
@@ -175,7 +175,7 @@ def subjects(
         mla = MlaModel(config, sizes).to(dtype).eval().requires_grad_(False)
     found: dict[str, tuple[nn.Module, CacheFormat]] = {}
     for model in (wan, mla):
-        for kind in fitting(model):
+        for kind in compatible_formats(model):
             if kind.source is None:
                 found.setdefault(kind.name, (model, kind.build(model)))
     found |= {Float64Rope().name: (wan, Float64Rope()), "mla, dense window": (mla, DENSE)}

@@ -91,5 +91,5 @@ def _cache(M: int) -> Iterator[tuple[str, int, int]]:
     added = [
         DENSE_COST.workspace_bytes(replace(shape, memory_tokens=tokens), frames, DTYPE) for tokens in (0, M)
     ]
-    beside = [store.beside_bytes for store in stores]
+    beside = [store.workspace_bytes for store in stores]
     yield "workspace_added_by_a_memory", added[1] - added[0], beside[1] - beside[0]

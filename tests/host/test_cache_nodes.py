@@ -304,7 +304,7 @@ def test_a_file_is_chosen_from_the_list(basis, choose, folder):
             r"dense loses nothing, so exact frames change nothing; switch keep_sink_exact",
         ),
         ({"format": "mla", "basis_file": "x.safetensors"}, r"mla uses no basis, but one is set"),
-        ({"format": "fp8"}, r"there is no format 'fp8'; there are dense, int8, latent, mla, mla-int8"),
+        ({"format": "fp8"}, r"there is no format 'fp8'; choose one of dense, int8, latent, mla, mla-int8"),
         ({"basis_file": "absent.safetensors"}, r"there is no absent.safetensors in models/rivulet"),
         ({"basis_file": "../../secret.safetensors"}, r"must be a .safetensors file in models/rivulet"),
         ({"basis_file": "/etc/passwd"}, r"must be a .safetensors file in models/rivulet"),

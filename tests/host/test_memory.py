@@ -248,7 +248,7 @@ def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_
         pocket.encode("a red circle on a green ground"),
         LearnedMemory(file.encoder, file.fingerprint),
     )
-    form = MlaFormat.of(pocket.dit)
+    form = MlaFormat.for_model(pocket.dit)
     caller = ModelCaller(pocket.dit)
     begun = init(caller, texts(text, pocket.no_text()), config, cache=form, memory=policy)
     own = list(rollout(caller, begun, 6))

@@ -110,7 +110,7 @@ def _blocks(peer: Peer, caller: ModelCaller, config: StreamConfig) -> tuple[list
             state = switch(caller, state, (text(words, config.dtype),), peer.recipe.switch)
         if peer.anew and block:
             made = torch.cat(blocks, 2)
-            state = prefill(caller, replace(begun, cache=begun.cache.only(())), past_of(made))
+            state = prefill(caller, replace(begun, cache=begun.cache.retain(())), past_of(made))
         if block == peer.blocks - 1:
             sink = _sink(state)
         x0_BCTHW, state = step(caller, state, noise=At(block))

@@ -103,13 +103,13 @@ class Recording:
         """What writes down the block of this call."""
         return BlockRecording(self, call)
 
-    def folded(self, pairs: Sequence[tuple[int, int]], share: float) -> Recording:
+    def fold(self, pairs: Sequence[tuple[int, int]], share: float) -> Recording:
         """Refuse: what is folded was not one token of the stream."""
         raise ValueError("Calibration: a sink that takes in frames cannot be calibrated on; take memory off.")
 
-    def only(self, kept: tuple[int, ...]) -> Recording:
+    def retain(self, frames: tuple[int, ...]) -> Recording:
         """The recording of a stream that has forgotten all but these frames."""
-        return replace(self, kept={place: x for place, x in self.kept.items() if place[0] in kept})
+        return replace(self, kept={place: x for place, x in self.kept.items() if place[0] in frames})
 
 
 class BlockRecording:
@@ -118,7 +118,7 @@ class BlockRecording:
     def __init__(self, recording: Recording, call: Call) -> None:
         self.recording, self.call = recording, call
         self.recorder, shape = recording.recorder, recording.shape
-        self.sampled = recording.block in recording.sample_blocks and bool(call.kept)
+        self.sampled = recording.block in recording.sample_blocks and bool(call.cached)
         count = min(shape.frame_tokens, TOKENS_PER_FRAME)
         self.picks = torch.linspace(0, shape.frame_tokens - 1, count).round().long()
         self.own: dict[tuple[int, int], list[Tensor]] = {}
@@ -128,29 +128,29 @@ class BlockRecording:
         """What writes down the calls of these rows."""
         return CallRecording(self, rows.start)
 
-    def show(self, memory: KeysValues | None) -> None:
+    def set_memory(self, memory: KeysValues | None) -> None:
         """A memory is no token of the stream: nothing is written down of it."""
 
-    def commit(self, kept: tuple[int, ...]) -> Recording:
+    def commit(self, frames: tuple[int, ...]) -> Recording:
         """The recording with this block in it; samples go to the recorder."""
         recording, own = self.recording, {place: tuple(layers) for place, layers in self.own.items()}
         if self.sampled:
             found = self.recorder.held_out if recording.held_out else self.recorder.samples
             found += [self._sample(row) for row in sorted({row for row, _ in self.asks})]
-        tokens = {place: x for place, x in {**recording.kept, **own}.items() if place[0] in kept}
+        tokens = {place: x for place, x in {**recording.kept, **own}.items() if place[0] in frames}
         return replace(recording, block=recording.block + 1, kept=tokens)
 
     def picked(self, x: Tensor) -> Tensor:
         """The sampled tokens of a call's frames, [B, frames, S, ...]."""
-        frames = x.unflatten(1, (len(self.call.own), -1))
+        frames = x.unflatten(1, (len(self.call.new), -1))
         return frames[:, :, self.picks.to(x.device)]
 
     def _sample(self, row: int) -> tuple[LayerSample, ...]:
         call, device = self.call, self.recorder.device
-        table = self.turns(call.ids[: len(call.kept)]).to(device)
+        table = self.turns(call.ids[: len(call.cached)]).to(device)
         return tuple(
             LayerSample(
-                torch.cat([self.recording.kept[frame, row][layer] for frame in call.kept], 1),
+                torch.cat([self.recording.kept[frame, row][layer] for frame in call.cached], 1),
                 table,
                 tuple(self.asks[row, layer]),
             )
@@ -181,7 +181,7 @@ class CallRecording:
         if not block.recording.held_out:
             block.recorder.take_tokens(block.recording.shape, layer, x_BLC)
         frames = block.picked(x_BLC).to(block.recorder.device).unbind(1)
-        for frame, x_BSC in zip(block.call.own, frames, strict=True):
+        for frame, x_BSC in zip(block.call.new, frames, strict=True):
             block.own.setdefault((frame, self.row), []).append(x_BSC.clone())
 
     def read(self, layer: int) -> None:
@@ -196,6 +196,6 @@ class CallRecording:
             device, call = recorder.device, block.call
             k, v = (block.picked(part).flatten(1, 2).to(device) for part in self.brought)
             asked = block.picked(rotated_BLND).flatten(1, 2).to(device)
-            own = block.turns(call.ids[len(call.kept) :]).to(device)
+            own = block.turns(call.ids[len(call.cached) :]).to(device)
             ask = Ask(asked, rotate(k, own), v)
             block.asks.setdefault((self.row, self.layer), []).append(ask)

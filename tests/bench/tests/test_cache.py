@@ -117,7 +117,7 @@ def test_a_converted_pocket_keeps_the_published_sizes_at_the_published_width():
     wan = CacheShape(30, 1, 30, 52, 12, 128)
     cost = MlaFormat(28, 8).scaled_cost(wan, 256)
     assert cost.token_bytes(wan, torch.bfloat16) == 2 * (192 + 32)
-    assert round(cost.kept_bytes(wan, 21, torch.bfloat16) / 1e9, 3) == 0.440
+    assert round(cost.allocated_bytes(wan, 21, torch.bfloat16) / 1e9, 3) == 0.440
 
 
 def test_another_model_is_measured_on_the_dense_models_tokens(streamed):

@@ -47,7 +47,7 @@ def test_every_format_is_timed_over_a_full_window(monkeypatch):
 def test_the_float64_chain_turns_keys_as_the_kernel_does(monkeypatch):
     store = object.__new__(gpu.Float64Store)
     keys, table = torch.randn(1, 5, 2, 8), torch.randn(5, 4, 2)
-    monkeypatch.setattr(gpu.Float64Store, "unturned", lambda *_: (keys, keys))
+    monkeypatch.setattr(gpu.Float64Store, "view_keys_values", lambda *_: (keys, keys))
     turned, values = store.read(0, slice(None), None, table, None)
     assert values is keys and turned.dtype == keys.dtype
     torch.testing.assert_close(turned, rotate(keys, table))

@@ -40,10 +40,10 @@ def test_the_fingerprint_changes_with_every_part():
             r"2 layers have a basis and 1 a plan; both need one record per layer",
         ),
         ({"group": 3}, "even number of coordinates, got 3"),
-        ({"layers": (None, None)}, "layer 0 is to keep latents of rank 8 and has no basis; calibrate it"),
+        ({"layers": (None, None)}, "layer 0 is planned as latents of rank 8 and has no basis; calibrate it"),
         (
             {"plan": (LayerPlan("latent", 16, 4), LayerPlan("int8"))},
-            "to keep rank 16, its basis has 8 directions of a width of 12; take rank 8 or less",
+            "planned with rank 16, its basis has 8 directions of a width of 12; take rank 8 or less",
         ),
         (
             {"plan": (LayerPlan("latent", 6, 3), LayerPlan("int8"))},
@@ -61,7 +61,7 @@ def test_a_basis_that_does_not_fit_together_is_refused(changes, words):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (("int5",), "no kind is called 'int5'; there are latent, int8, dense"),
+        (("int5",), "there is no kind 'int5'; choose one of latent, int8, dense"),
         (("latent", 0, 0), "a rank of at least 1"),
         (("latent", 8, 9), "got rank 8, wide 9"),
     ],

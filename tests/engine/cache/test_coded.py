@@ -51,8 +51,8 @@ def streamed(model, cache_format, dtype, blocks=3):
     for start in range(0, 3 * blocks, 3):
         call = call_of(PRESET, start, 3)
         draft = cache.begin(call)
-        write(model, draft, call.own, dtype)
-        cache = draft.commit(call_of(PRESET, start + 3, 3).kept)
+        write(model, draft, call.new, dtype)
+        cache = draft.commit(call_of(PRESET, start + 3, 3).cached)
     return cache, cache.begin(call_of(PRESET, 3 * blocks, 3)), call_of(PRESET, 3 * blocks, 3)
 
 
@@ -64,17 +64,17 @@ def by_frame(tensor_BLND, frames):
 def read(model, draft, call, layer, dtype):
     """Keys and values by frame, as a call of other tokens reads them."""
     past = draft.past(ALL)
-    x = tokens_of(call.own, layer + 50, dtype)
+    x = tokens_of(call.new, layer + 50, dtype)
     k, v = project_kv(model.blocks[layer].self_attn, x)
     past.write(layer, x, k, v, keep=False)
-    order = draft.cache.slots.frames[: len(call.kept + call.own)]
+    order = draft.cache.slots.frames[: len(call.cached + call.new)]
     return [by_frame(side, order) for side in past.read(layer)], (k, v)
 
 
-def decoded(room, layer, slot, plan):
+def decoded(buffer, layer, slot, plan):
     """c [2, 6, R] in float64 from a slot's codes, by hand."""
     at = slice(6 * slot, 6 * slot + 6)
-    codes, scales = room[f"{layer}.codes"][:, at], room[f"{layer}.scales"][:, at].double()
+    codes, scales = buffer[f"{layer}.codes"][:, at], buffer[f"{layer}.scales"][:, at].double()
     pairs = codes[..., plan.wide :].view(torch.uint8)
     narrow = torch.stack([pairs % 16, pairs // 16], -1).flatten(-2).double() - 8
     whole = torch.cat([codes[..., : plan.wide].double(), narrow], -1)
@@ -87,16 +87,16 @@ def test_latents_come_back_as_their_codes_say(make_model, dtype):
     model, cache_format = make_model(dtype), FORMATS["latent"]
     plans, exact = cache_format.basis.plan, make_model(dtype).to(torch.float64)
     cache, draft, call = streamed(model, cache_format, dtype)
-    place = dict(zip(call.kept + call.own, call.ids, strict=True))
+    place = dict(zip(call.cached + call.new, call.ids, strict=True))
     unit = torch.finfo(dtype).eps
     for layer, plan in enumerate(plans):
         (keys, values), _ = read(model, draft, call, layer, dtype)
         attention, layer_basis = exact.blocks[layer].self_attn, cache_format.basis.layers[layer]
         up = layer_basis.up_RC[: plan.rank].double()
-        for frame in call.kept:
+        for frame in call.cached:
             slot = cache.table.index(frame)
-            c = decoded(cache.store.rooms, layer, slot, plan)
-            inverse = cache.store.rooms[f"{layer}.inverse_rms"][:, 6 * slot : 6 * slot + 6].double()
+            c = decoded(cache.store.buffers, layer, slot, plan)
+            inverse = cache.store.buffers[f"{layer}.inverse_rms"][:, 6 * slot : 6 * slot + 6].double()
             x = layer_basis.mu_C.double() + c @ up
             gain = attention.norm_k.weight
             k = ((attention.k(x) * gain) * inverse[..., None]).unflatten(-1, (2, 12))
@@ -125,26 +125,26 @@ def test_codes_are_the_nearest_to_the_coordinates(make_model):
     model, cache_format = make_model(torch.float64), FORMATS["latent"]
     cache, _, call = streamed(model, cache_format, torch.float64)
     for layer, plan in enumerate(cache_format.basis.plan):
-        for frame in call.kept:
+        for frame in call.cached:
             slot, layer_basis = cache.table.index(frame), cache_format.basis.layers[layer]
             down = layer_basis.down_CR[:, : plan.rank].double()
             true = (tokens_of([frame], layer, torch.float64) - layer_basis.mu_C.double()) @ down
-            scales = cache.store.rooms[f"{layer}.scales"][:, 6 * slot : 6 * slot + 6].double()
+            scales = cache.store.buffers[f"{layer}.scales"][:, 6 * slot : 6 * slot + 6].double()
             step = scales.repeat_interleave(GROUP, -1)
             # a scale stored in float16 may be too small for the largest coordinate by its rounding
             slack = true.abs() * torch.finfo(torch.float16).eps
-            assert ((decoded(cache.store.rooms, layer, slot, plan) - true).abs() <= step / 2 + slack).all()
+            assert ((decoded(cache.store.buffers, layer, slot, plan) - true).abs() <= step / 2 + slack).all()
 
 
 def test_the_stored_rms_is_that_of_the_true_key(make_model):
     model = make_model(torch.float64)
     cache, _, call = streamed(model, FORMATS["latent"], torch.float64)
     for layer, block in enumerate(model.blocks):
-        for frame in call.kept:
+        for frame in call.cached:
             k = block.self_attn.k(tokens_of([frame], layer, torch.float64))
             true = (k.square().mean(-1) + block.self_attn.norm_k.eps).rsqrt()
             slot = cache.table.index(frame)
-            got = cache.store.rooms[f"{layer}.inverse_rms"][:, 6 * slot : 6 * slot + 6].double()
+            got = cache.store.buffers[f"{layer}.inverse_rms"][:, 6 * slot : 6 * slot + 6].double()
             torch.testing.assert_close(got, true, rtol=torch.finfo(torch.float16).eps / 2 * 1.01, atol=0)
 
 
@@ -152,10 +152,10 @@ def test_the_stored_rms_is_that_of_the_true_key(make_model):
 def test_int8_is_off_by_half_a_step(make_model, dtype):
     model = make_model(dtype)
     _, draft, call = streamed(model, FORMATS["int8"], dtype)
-    place = dict(zip(call.kept + call.own, call.ids, strict=True))
+    place = dict(zip(call.cached + call.new, call.ids, strict=True))
     for layer, block in enumerate(model.blocks):
         (keys, values), _ = read(model, draft, call, layer, dtype)
-        for frame in call.kept:
+        for frame in call.cached:
             k, v = project_kv(block.self_attn, tokens_of([frame], layer, dtype))
             turned = rotate(k.double(), rope_table([place[frame]], 2, 3, 12, dtype=torch.float64))
             for got, true, sides in ((keys[frame], turned, 2**0.5), (values[frame], v.double(), 1)):
@@ -172,8 +172,8 @@ def test_the_blocks_own_keys_and_values_are_as_they_are(model, name):
     _, draft, call = streamed(model, FORMATS[name], torch.float32)
     for layer in range(3):
         (keys, values), (k, v) = read(model, draft, call, layer, torch.float32)
-        turned = by_frame(rotate(k, draft.query_table), call.own)
-        for frame, value in by_frame(v, call.own).items():
+        turned = by_frame(rotate(k, draft.query_table), call.new)
+        for frame, value in by_frame(v, call.new).items():
             assert torch.equal(keys[frame], turned[frame]) and torch.equal(values[frame], value)
 
 
@@ -194,8 +194,8 @@ def test_calls_that_are_not_the_last_keep_nothing(model):
     cache = FORMATS["latent"].empty(model, SHAPE, 6, torch.float32, CPU)
     call = call_of(PRESET, 0, 3)
     draft = cache.begin(call)
-    write(model, draft, call.own, torch.float32, calls=(False,))
-    assert not any(room.any() for room in cache.store.rooms.values())
+    write(model, draft, call.new, torch.float32, calls=(False,))
+    assert not any(buffer.any() for buffer in cache.store.buffers.values())
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -203,12 +203,12 @@ def test_calls_that_are_not_the_last_keep_nothing(model):
 def test_bytes_are_what_is_allocated(make_model, name, dtype):
     made = FORMATS[name]
     cache = made.empty(make_model(dtype), SHAPE, 7, dtype, CPU)
-    assert made.cost.kept_bytes(SHAPE, 7, dtype) == cache.bytes
-    assert made.cost.workspace_bytes(SHAPE, 7, dtype) == cache.store.beside_bytes
+    assert made.cost.allocated_bytes(SHAPE, 7, dtype) == cache.bytes
+    assert made.cost.workspace_bytes(SHAPE, 7, dtype) == cache.store.workspace_bytes
     cache, _, call = streamed(make_model(dtype), made, dtype)
-    rooms = {key: room for key, room in cache.tensors().items() if key != "exact.frames"}
-    saved = sum(room.nbytes for room in rooms.values())
-    assert made.cost.saved_bytes(SHAPE, len(call.kept), dtype) == saved
+    buffers = {key: buffer for key, buffer in cache.tensors().items() if key != "exact.frames"}
+    saved = sum(buffer.nbytes for buffer in buffers.values())
+    assert made.cost.snapshot_bytes(SHAPE, len(call.cached), dtype) == saved
 
 
 def test_weights_that_change_between_blocks_are_folded_anew(make_model):
@@ -221,9 +221,9 @@ def test_weights_that_change_between_blocks_are_folded_anew(make_model):
     for either in (model, changed):
         either.blocks[1].self_attn.v.weight.add_(delta)
     after, _ = read(model, cache.begin(call), call, 1, torch.float64)
-    fresh = FORMATS["latent"].restored(changed, SHAPE, cache.table, cache.tensors(), torch.float64, CPU)
+    fresh = FORMATS["latent"].restore(changed, SHAPE, cache.table, cache.tensors(), torch.float64, CPU)
     expected, _ = read(changed, fresh.begin(call), call, 1, torch.float64)
-    for frame in call.kept:
+    for frame in call.cached:
         assert torch.equal(after[1][frame], expected[1][frame])
         assert not torch.equal(after[1][frame], before[frame])
 
@@ -248,7 +248,7 @@ def test_weights_are_folded_once_while_they_stay(model, monkeypatch):
         ),
         (
             lambda: Int8Format(GROUP, Exact(sink=-1)),
-            "-1 sink frames and 0 newest frames cannot be kept exact",
+            "-1 sink frames and 0 newest frames cannot be exact",
         ),
     ],
 )
@@ -262,7 +262,7 @@ def test_bytes_for_a_model_of_other_layers_are_refused():
     for layers in (2, 4):
         cost = LatentFormat(basis(*[latent(8, 8)] * layers)).cost
         with pytest.raises(ValueError, match=f"the basis is for {layers} layers, the model has 3"):
-            cost.kept_bytes(SHAPE, 6, torch.float32)
+            cost.allocated_bytes(SHAPE, 6, torch.float32)
 
 
 def test_folding_that_overflows_half_precision_is_refused(make_model):
@@ -284,12 +284,12 @@ def test_folding_that_overflows_half_precision_is_refused(make_model):
 def test_a_read_takes_the_products_that_a_plan_counts(model, name):
     """Of every token kept from before that is not exact; asking the layers for their weights comes before."""
     _, draft, call = streamed(model, FORMATS[name], torch.float32)
-    tokens = sum(part.stop - part.start for part in draft.at.before) * SHAPE.rows
+    tokens = sum(part.stop - part.start for part in draft.at.cached) * SHAPE.rows
     for layer in range(3):
         read(model, draft, call, layer, torch.float32)
         past = draft.past(ALL)
-        k, v = project_kv(model.blocks[layer].self_attn, tokens_of(call.own, layer, torch.float32))
-        past.write(layer, tokens_of(call.own, layer, torch.float32), k, v, keep=False)
+        k, v = project_kv(model.blocks[layer].self_attn, tokens_of(call.new, layer, torch.float32))
+        past.write(layer, tokens_of(call.new, layer, torch.float32), k, v, keep=False)
         with FlopCounterMode(display=False) as counter:
             past.read(layer)
         assert counter.get_total_flops() == tokens * FORMATS[name].cost.read_flops(SHAPE, layer)

@@ -20,8 +20,8 @@ SHAPES = [CacheShape(3, 1, 2, 3, 2, 12), CacheShape(2, 2, 4, 5, 3, 8), CacheShap
 @pytest.mark.parametrize("shape", SHAPES)
 def test_dense_bytes_are_the_allocated_ones(shape, dtype):
     store = DenseStore(shape, 7, dtype, torch.device("cpu"))
-    assert DENSE_COST.kept_bytes(shape, 7, dtype) == store.kv.nbytes == store.bytes
-    assert DENSE_COST.workspace_bytes(shape, 7, dtype) == store.beside_bytes
+    assert DENSE_COST.allocated_bytes(shape, 7, dtype) == store.kv.nbytes == store.bytes
+    assert DENSE_COST.workspace_bytes(shape, 7, dtype) == store.workspace_bytes
 
 
 @pytest.mark.parametrize(("frames", "gigabytes"), [(21, 6.04), (7, 2.01), (6, 1.73)])
@@ -29,7 +29,7 @@ def test_the_published_totals_of_the_dense_cache_are_allocated(frames, gigabytes
     """Wan 1.3B at 832 x 480: 6.04 GB for 21 latent frames (VideoMLA, arXiv 2605.30351)."""
     store = DenseStore(WAN, frames, torch.bfloat16, META)
     assert round(store.bytes / 1e9, 2) == gigabytes
-    assert store.bytes == DENSE_COST.kept_bytes(WAN, frames, torch.bfloat16)
+    assert store.bytes == DENSE_COST.allocated_bytes(WAN, frames, torch.bfloat16)
 
 
 def wan_latents(rank, wide):
@@ -50,8 +50,8 @@ def test_lossy_formats_allocate_what_they_say_at_true_sizes(made, bytes_a_token)
         model = WanModel(WanConfig(dim=1536, ffn_dim=8960, num_layers=30))
     cache = made.empty(model, WAN, 21, torch.bfloat16, META)
     assert made.cost.token_bytes(WAN, torch.bfloat16) == bytes_a_token
-    assert cache.bytes == 21 * 1560 * 30 * bytes_a_token == made.cost.kept_bytes(WAN, 21, torch.bfloat16)
-    assert cache.store.beside_bytes == made.cost.workspace_bytes(WAN, 21, torch.bfloat16)
+    assert cache.bytes == 21 * 1560 * 30 * bytes_a_token == made.cost.allocated_bytes(WAN, 21, torch.bfloat16)
+    assert cache.store.workspace_bytes == made.cost.workspace_bytes(WAN, 21, torch.bfloat16)
 
 
 def test_wan_keeps_the_published_bytes_of_a_token():

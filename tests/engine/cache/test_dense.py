@@ -29,7 +29,7 @@ def write_block(cache, preset, start, count, calls=2):
         for rows in (slice(0, 2), slice(2, 3)):
             past = draft.past(rows)
             for layer in range(SHAPE.layers):
-                k, v = kv_of(call.own, layer, i)
+                k, v = kv_of(call.new, layer, i)
                 past.write(layer, k, k[rows], v[rows])
     return draft, call
 
@@ -53,7 +53,7 @@ def test_a_block_reads_the_last_writes_of_every_frame_it_sees(name, count):
     cache = empty(preset, frames=count if preset.capacity_frames is None else None)
     for start in range(0, 14 * count, count):
         draft, call = write_block(cache, preset, start, count)
-        place = dict(zip(call.kept + call.own, call.ids, strict=True))
+        place = dict(zip(call.cached + call.new, call.ids, strict=True))
         for rows in (slice(0, 3), slice(1, 2)):
             past = draft.past(rows)
             for layer in range(SHAPE.layers):
@@ -67,16 +67,16 @@ def test_a_block_reads_the_last_writes_of_every_frame_it_sees(name, count):
                     at = row - rows.start
                     assert rows_of(keys[at]) == rows_of(torch.cat(turned, 1)[row])
                     assert rows_of(values[at]) == rows_of(torch.cat([v for _, v in parts], 1)[row])
-        q, _ = kv_of(call.own, 0, 0)
+        q, _ = kv_of(call.new, 0, 0)
         assert torch.equal(draft.past(slice(0, 3)).rotate(q), rotate(q, rope_table(call.query_ids, 2, 1, 6)))
-        cache = draft.commit(call_of(preset, start + count, count).kept)
+        cache = draft.commit(call_of(preset, start + count, count).cached)
 
 
 def test_keys_and_values_of_one_frame_share_a_place():
     cache = empty(PRESETS["pocket"])
     draft, call = write_block(cache, PRESETS["pocket"], 0, 3)
     keys, values = draft.past(slice(0, 1)).read(1)
-    k, v = kv_of(call.own, 1, 1)
+    k, v = kv_of(call.new, 1, 1)
     assert torch.equal(keys, rotate(k, rope_table((0, 1, 2), 2, 1, 6))[:1]) and torch.equal(values, v[:1])
 
 
@@ -84,24 +84,24 @@ def test_a_draft_that_is_dropped_leaves_the_kept_frames():
     preset, cache = PRESETS["infinity_rope"], empty(PRESETS["infinity_rope"])
     for start in range(0, 12, 3):
         draft, _ = write_block(cache, preset, start, 3)
-        cache = draft.commit(call_of(preset, start + 3, 3).kept)
+        cache = draft.commit(call_of(preset, start + 3, 3).cached)
     before, table = cache.tensors()["kv"], cache.table
     write_block(cache, preset, 12, 3)
     assert cache.table == table and torch.equal(cache.tensors()["kv"], before)
 
 
 def test_other_frames_than_the_blocks_are_our_own_fault():
-    with pytest.raises(AssertionError, match=r"cache holds frames \(\), the block attends to \(0, 1, 2\)"):
+    with pytest.raises(AssertionError, match=r"cache holds \(\), the block attends to \(0, 1, 2\)"):
         empty(PRESETS["pocket"]).begin(call_of(PRESETS["pocket"], 3, 3))
 
 
 def test_bytes_are_what_is_allocated_and_what_is_published():
     cache = empty(PRESETS["pocket"])
-    assert cache.bytes == cache.store.kv.nbytes == DENSE.cost.kept_bytes(SHAPE, 12, torch.float32)
+    assert cache.bytes == cache.store.kv.nbytes == DENSE.cost.allocated_bytes(SHAPE, 12, torch.float32)
     wan = CacheShape(layers=30, rows=1, grid_height=30, grid_width=52, heads=12, head_dim=128)
-    assert round(DENSE.cost.kept_bytes(wan, 1, torch.bfloat16) / 2**20, 1) == 274.2
+    assert round(DENSE.cost.allocated_bytes(wan, 1, torch.bfloat16) / 2**20, 1) == 274.2
     large = CacheShape(layers=40, rows=1, grid_height=30, grid_width=52, heads=40, head_dim=128)
-    assert round(DENSE.cost.kept_bytes(large, 1, torch.float16) / 2**20, 1) == 1218.8
+    assert round(DENSE.cost.allocated_bytes(large, 1, torch.float16) / 2**20, 1) == 1218.8
 
 
 def test_one_room_for_turned_keys_serves_all_layers():
@@ -122,18 +122,18 @@ def test_angles_are_made_only_where_the_id_changed(monkeypatch):
     preset, cache = PRESETS["longlive"], empty(PRESETS["longlive"])
     for start in range(0, 18, 3):
         draft, call = write_block(cache, preset, start, 3)
-        assert made == [call.own, call.query_ids]
+        assert made == [call.new, call.query_ids]
         made.clear()
-        cache = draft.commit(call_of(preset, start + 3, 3).kept)
+        cache = draft.commit(call_of(preset, start + 3, 3).cached)
 
 
 def test_restored_frames_lie_in_their_slots():
     preset, cache = PRESETS["infinity_rope"], empty(PRESETS["infinity_rope"])
     for start in range(0, 12, 3):
         draft, _ = write_block(cache, preset, start, 3)
-        cache = draft.commit(call_of(preset, start + 3, 3).kept)
+        cache = draft.commit(call_of(preset, start + 3, 3).cached)
     store = DenseStore(SHAPE, len(cache.table), torch.float32, torch.device("cpu"))
-    back = SlotCache.restored(store, cache.table, cache.tensors())
+    back = SlotCache.restore(store, cache.table, cache.tensors())
     assert back.table == cache.table and torch.equal(back.tensors()["kv"], cache.tensors()["kv"])
     drafts = [write_block(either, preset, 12, 3)[0].past(slice(0, 3)).read(1) for either in (cache, back)]
     assert all(torch.equal(a, b) for a, b in zip(*drafts, strict=True))

@@ -7,7 +7,7 @@ import torch
 from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.cost import DENSE_COST
-from rivulet.model_patches.cache.formats import FORMATS, find_format, fitting
+from rivulet.model_patches.cache.formats import FORMATS, compatible_formats, find_format
 from rivulet.model_patches.cache.shapes import CacheShape, Exact
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.plan.cards import describe_cards, usable_formats
@@ -51,13 +51,13 @@ def test_every_row_has_its_name_and_words():
     for name, kind in FORMATS.items():
         assert kind.name == name and kind.label and not kind.label.endswith(".")
         assert kind.source is None or kind.needs  # a file is something a user must have
-    with pytest.raises(ValueError, match=r"Here: there is no format 'x'; there are dense, int8, latent"):
+    with pytest.raises(ValueError, match=r"Here: there is no format 'x'; choose one of dense, int8, latent"):
         find_format("x", "Here")
 
 
 def test_a_model_is_offered_what_it_can_take_and_nothing_larger_than_what_loses_nothing(wan, mla):
-    assert [kind.name for kind in fitting(wan)] == ["dense", "int8", "latent"]
-    assert [kind.name for kind in fitting(mla)] == ["mla", "mla-int8"]
+    assert [kind.name for kind in compatible_formats(wan)] == ["dense", "int8", "latent"]
+    assert [kind.name for kind in compatible_formats(mla)] == ["mla", "mla-int8"]
     assert FORMATS["dense"].why_not(mla) is None and FORMATS["int8"].why_not(mla) is None
     assert "no basis can be calibrated for it" in FORMATS["latent"].why_not(mla)
     assert "is no VideoMLA attention" in FORMATS["mla"].why_not(wan)
@@ -118,4 +118,4 @@ def test_a_new_format_streams_and_is_taken_up_again(toy, model, make_text, confi
     save(ModelCaller(model), state, tmp_path / "stream.safetensors")
     back = load(tmp_path / "stream.safetensors", ModelCaller(model), config, cache=made)
     assert torch.equal(step(ModelCaller(model), state)[0], step(ModelCaller(model), back)[0])
-    assert state.cache.bytes == made.cost.kept_bytes(state.cache.shape, 6, torch.float32)
+    assert state.cache.bytes == made.cost.allocated_bytes(state.cache.shape, 6, torch.float32)

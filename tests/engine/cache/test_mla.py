@@ -49,12 +49,12 @@ def test_the_published_totals_are_allocated(frames, gigabytes):
     """Wan 1.3B at 832 x 480 (VideoMLA, arXiv 2605.30351): 92.7 % less than 6.04, 2.01 and 1.73 GB."""
     with torch.device(META):
         model = MlaModel(WanConfig(1536, 8960, 30, 12), MlaSizes())
-    made = MlaFormat.of(model)
+    made = MlaFormat.for_model(model)
     cache = made.empty(model, WAN, frames, torch.bfloat16, META)
     assert round(cache.bytes / 1e9, 3) == gigabytes
     assert made.cost.token_bytes(WAN, torch.bfloat16) == 448
-    assert cache.bytes == made.cost.kept_bytes(WAN, frames, torch.bfloat16)
-    assert cache.store.beside_bytes == made.cost.workspace_bytes(WAN, frames, torch.bfloat16)
+    assert cache.bytes == made.cost.allocated_bytes(WAN, frames, torch.bfloat16)
+    assert cache.store.workspace_bytes == made.cost.workspace_bytes(WAN, frames, torch.bfloat16)
     dense = DENSE.empty(model, WAN, frames, torch.bfloat16, META)
     assert round(1 - cache.bytes / dense.bytes, 3) == 0.927 and round(dense.bytes / cache.bytes, 1) == 13.7
 
@@ -62,10 +62,10 @@ def test_the_published_totals_are_allocated(frames, gigabytes):
 def test_int8_is_a_byte_a_number_and_a_scale_for_every_32():
     with torch.device(META):
         model = MlaModel(WanConfig(1536, 8960, 30, 12), MlaSizes())
-    made = MlaFormat.of(model, int8=True)
+    made = MlaFormat.for_model(model, int8=True)
     cache = made.empty(model, WAN, 21, torch.bfloat16, META)
     assert made.cost.token_bytes(WAN, torch.bfloat16) == 224 + 7 * 2
-    assert cache.bytes == 21 * 1560 * 30 * 238 == made.cost.kept_bytes(WAN, 21, torch.bfloat16)
+    assert cache.bytes == 21 * 1560 * 30 * 238 == made.cost.allocated_bytes(WAN, 21, torch.bfloat16)
 
 
 def rebuilt(model, made, dtype):
@@ -80,7 +80,7 @@ def rebuilt(model, made, dtype):
         own = x[:, start * 6 : (start + 3) * 6]
         k, v = (side.unflatten(-1, (2, 12)) for side in (attention.k(own), attention.v(own)))
         draft.past(slice(0, 2)).write(1, own, k, v)
-        cache = draft.commit(call_of(preset, start + 3, 3).kept) if start == 0 else cache
+        cache = draft.commit(call_of(preset, start + 3, 3).cached) if start == 0 else cache
     return draft.past(slice(0, 2)).read(1), x
 
 
@@ -95,7 +95,7 @@ def exact_pair(model, x):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_latents_give_back_the_keys_and_values_of_the_layers(mla, dtype):
     model = mla(dtype)
-    made, x = rebuilt(model, MlaFormat.of(model), dtype)
+    made, x = rebuilt(model, MlaFormat.for_model(model), dtype)
     for got, exact in zip(made, exact_pair(model, x), strict=True):
         # three roundings of sums of up to 24 products: latent down, norm, up; worst case all one way
         bound = 3 * 24 * torch.finfo(dtype).eps * exact.abs().max()
@@ -104,7 +104,7 @@ def test_latents_give_back_the_keys_and_values_of_the_layers(mla, dtype):
 
 def test_int8_is_half_a_step_from_the_latents(mla):
     model = mla(torch.float64)
-    made, x = rebuilt(model, MlaFormat.of(model, int8=True), torch.float64)
+    made, x = rebuilt(model, MlaFormat.for_model(model, int8=True), torch.float64)
     attention = model.blocks[1].self_attn
     c, k_rope = attention.latent(x)
     half = 0.5 * torch.cat([t.unflatten(-1, (-1, 2)).abs().amax(-1) / 127 for t in (c, k_rope)], -1)
@@ -127,7 +127,8 @@ def test_int8_scales_are_never_shared_by_latent_and_rotary_key():
 @pytest.mark.parametrize("int8", [False, True])
 def test_a_stream_goes_on_bit_for_bit_from_a_file(mla, make_text, config, tmp_path, int8):
     model = mla()
-    caller, made, other = ModelCaller(model), MlaFormat.of(model, int8), MlaFormat.of(model, not int8)
+    caller = ModelCaller(model)
+    made, other = (MlaFormat.for_model(model, each) for each in (int8, not int8))
     state = init(caller, (make_text(),), config, cache=made)
     for _ in range(3):
         _, state = step(caller, state)
@@ -146,7 +147,7 @@ def test_a_stream_is_the_one_of_the_dense_cache(mla, make_text, config):
     caller = ModelCaller(mla(torch.float64))
     config = type(config)(config.geometry, config.preset, 3, config.sigmas, seed=7, dtype=torch.float64)
     prompt = (make_text(dtype=torch.float64),)
-    states = [init(caller, prompt, config, cache=made) for made in (DENSE, MlaFormat.of(caller.tree))]
+    states = [init(caller, prompt, config, cache=made) for made in (DENSE, MlaFormat.for_model(caller.tree))]
     for _ in range(4):
         made = [step(caller, state) for state in states]
         states = [state for _, state in made]
@@ -183,8 +184,8 @@ def code_error(attention, x):
 def test_a_sink_takes_in_what_leaves_the_window(mla, make_text, config, made):
     """Beside an average of the keys and values themselves, which no cache had a hand in."""
     model = mla(torch.float64)
-    exact = MlaFormat.of(model, int8=True, exact=Exact(sink=1))
-    cache = {"mla": MlaFormat.of(model), "mla_int8": exact, "dense": DENSE}[made]
+    exact = MlaFormat.for_model(model, int8=True, exact=Exact(sink=1))
+    cache = {"mla": MlaFormat.for_model(model), "mla_int8": exact, "dense": DENSE}[made]
     config = replace(config, preset=PRESETS["videomla_7"], dtype=torch.float64)
     text, memory = make_text(dtype=torch.float64), EmaSink(sink_frames=1, keep=0.9)
     state, seen, sinks, off = (
@@ -227,9 +228,9 @@ def test_a_memory_over_latents_is_the_one_over_keys_and_values(mla, make_text, c
     text = make_text(dtype=torch.float64)
     states = [
         init(ModelCaller(model), (text,), config, cache=f, memory=memory)
-        for f in (DENSE, MlaFormat.of(model))
+        for f in (DENSE, MlaFormat.for_model(model))
     ]
-    plain, told = init(ModelCaller(model), (text,), config, cache=MlaFormat.of(model)), []
+    plain, told = init(ModelCaller(model), (text,), config, cache=MlaFormat.for_model(model)), []
     for _ in range(6):
         (dense, latent), states = zip(*(step(ModelCaller(model), state) for state in states), strict=True)
         assert (dense - latent).abs().max() <= 1e4 * torch.finfo(torch.float64).eps * dense.abs().max()
@@ -242,7 +243,7 @@ def test_a_memory_over_latents_is_the_one_over_keys_and_values(mla, make_text, c
 def test_a_folded_sink_goes_on_bit_for_bit_from_a_file(mla, make_text, config, tmp_path, int8):
     model, memory = mla(), EmaSink(sink_frames=1, keep=0.9)
     config = replace(config, preset=PRESETS["videomla_7"])
-    made = MlaFormat.of(model, int8, Exact(sink=1) if int8 else NO_EXACT)
+    made = MlaFormat.for_model(model, int8, Exact(sink=1) if int8 else NO_EXACT)
     state = init(ModelCaller(model), (make_text(),), config, cache=made, memory=memory)
     for _ in range(4):
         _, state = step(ModelCaller(model), state)
@@ -263,7 +264,7 @@ def test_a_sink_in_codes_is_refused_an_average(mla, make_text, config):
             ModelCaller(model),
             (make_text(),),
             config,
-            cache=MlaFormat.of(model, True),
+            cache=MlaFormat.for_model(model, True),
             memory=EmaSink(sink_frames=1),
         )
 
@@ -271,7 +272,7 @@ def test_a_sink_in_codes_is_refused_an_average(mla, make_text, config):
 def test_changed_weights_are_taken_anew(mla, make_text, config, tmp_path):
     """As if the stream had been taken up by a model that never had others."""
     model = mla()
-    caller, made = ModelCaller(model), MlaFormat.of(model)
+    caller, made = ModelCaller(model), MlaFormat.for_model(model)
     _, state = step(caller, init(caller, (make_text(),), config, cache=made))
     _, state = step(caller, state)
     save(caller, state, tmp_path / "before.safetensors")
@@ -288,9 +289,9 @@ def test_changed_weights_are_taken_anew(mla, make_text, config, tmp_path):
 
 def test_other_models_are_refused(make_model, mla):
     with pytest.raises(ValueError, match=r"layer 0 of this model is no VideoMLA attention.*convert-mla"):
-        MlaFormat.of(make_model())
+        MlaFormat.for_model(make_model())
     shape = CacheShape(3, 1, 2, 3, 2, 12, LAYOUT)
-    with pytest.raises(ValueError, match=r"latents of 192 \+ 32 channels, layer 0 makes 6 \+ 8"):
+    with pytest.raises(ValueError, match=r"latents of 192 \+ 32 channels, layer 0 has 6 \+ 8"):
         MlaFormat().empty(mla(), shape, 6, torch.float32, CPU)
 
 

@@ -7,10 +7,10 @@ def test_a_table_changes_by_making_another():
     table = empty.put((0, 2), (7, 5), claim=3)
     assert empty.frames == (FREE,) * 4
     assert table.frames == (7, FREE, 5, FREE) and table.claims == (3, 0, 3, 0)
-    assert table.free == (1, 3) and table.held == (5, 7)
-    assert table.only([5, 9]).frames == (FREE, FREE, 5, FREE)
-    assert table.only([5]).claims == table.claims
-    assert table.grown(6).frames == (7, FREE, 5, FREE, FREE, FREE) and table.grown(2) == table
+    assert table.free == (1, 3) and table.sorted_frames == (5, 7)
+    assert table.retain([5, 9]).frames == (FREE, FREE, 5, FREE)
+    assert table.retain([5]).claims == table.claims
+    assert table.grow(6).frames == (7, FREE, 5, FREE, FREE, FREE) and table.grow(2) == table
 
 
 def test_frames_and_slots_must_be_as_many():

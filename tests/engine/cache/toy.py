@@ -18,20 +18,20 @@ class UpperByte:
     def __init__(self, heads, head_dim):
         self.sizes = heads, head_dim
 
-    def rooms(self, rows, tokens):
+    def buffers(self, rows, tokens):
         return {"bytes": torch.zeros(rows, tokens, 2, *self.sizes, dtype=torch.int8)}
 
-    def encode(self, rooms, x_BLC, k_BLND, v_BLND):
+    def encode(self, buffers, x_BLC, k_BLND, v_BLND):
         both = torch.stack([k_BLND, v_BLND], 2).bfloat16().contiguous()
-        rooms["bytes"].copy_(both.view(torch.int8).unflatten(-1, (-1, 2))[..., 1])
+        buffers["bytes"].copy_(both.view(torch.int8).unflatten(-1, (-1, 2))[..., 1])
 
-    def rebuild(self, rooms, table_L, keys_BLND, values_BLND, block):
-        upper = rooms["bytes"]
+    def rebuild(self, buffers, table_L, keys_BLND, values_BLND, block):
+        upper = buffers["bytes"]
         both = torch.stack([torch.zeros_like(upper), upper], -1).flatten(-2).view(torch.bfloat16)
         rotate(both[:, :, 0].to(keys_BLND.dtype), table_L, out=keys_BLND)
         values_BLND.copy_(both[:, :, 1])
 
-    def beside(self):
+    def weights(self):
         return ()
 
 

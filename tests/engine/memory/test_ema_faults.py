@@ -154,7 +154,7 @@ def test_a_fault_at_every_operation_of_an_eviction_leaves_the_frames(begin):
     state = start(4)
     call = open_call(state)
     draft = state.cache.begin(call)
-    whole = draft.commit(call.kept + call.own)
+    whole = draft.commit(call.cached + call.new)
     before, kept = dict(whole.tensors()), tuple(frame for frame in whole.frames if frame not in (6, 7, 8))
     before = {name: tensor.clone() for name, tensor in before.items()}
     at = 0
@@ -216,7 +216,7 @@ def test_a_thread_that_saves_while_the_next_block_opens_gets_a_whole_sink(begin)
 def test_a_cut_forgets_what_the_sink_was_to_take_in(begin):
     model, start = begin
     state = start(4)
-    fresh = replace(state, start_frame=0, cache=state.cache.only(()), tail_BCTHW=state.tail_BCTHW[:, :, :0])
+    fresh = replace(state, start_frame=0, cache=state.cache.retain(()), tail_BCTHW=state.tail_BCTHW[:, :, :0])
     new = replace(start(0), block=4)
     for (latents, kept), (wanted, held) in zip(stream(model, fresh, 3), stream(model, new, 3), strict=True):
         assert torch.equal(latents, wanted) and same(kept, held)

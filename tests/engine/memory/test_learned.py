@@ -136,13 +136,13 @@ def shown_memories(monkeypatch, caller, state, blocks):
     """Per block, for each call (the clean one last): the tokens that were read, by number of update."""
     from rivulet.model_patches.cache.core import SlotDraft
 
-    seen, keep = [], SlotDraft.show
+    seen, keep = [], SlotDraft.set_memory
 
-    def show(self, memory):
+    def set_memory(self, memory):
         keep(self, memory)
         seen[-1].append(None if memory is None else memory[0][0, 0, 0, 0].item())
 
-    monkeypatch.setattr(SlotDraft, "show", show)
+    monkeypatch.setattr(SlotDraft, "set_memory", set_memory)
     states = []
     for _ in range(blocks):
         seen.append([])

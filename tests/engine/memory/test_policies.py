@@ -69,8 +69,8 @@ def test_a_policy_costs_what_its_encoder_does():
     sizes = encoder().config
     cost, dtype = learned().cost, torch.bfloat16
     assert cost.tokens == cost_of(sizes).tokens == 18
-    assert cost.held_bytes(2, dtype) == sizes.held_bytes(2, dtype)
-    assert cost.saved_bytes(2, dtype) == 2 * 2 * 18 * 24 * 2
+    assert cost.device_bytes(2, dtype) == sizes.device_bytes(2, dtype)
+    assert cost.snapshot_bytes(2, dtype) == 2 * 2 * 18 * 24 * 2
 
 
 def test_a_new_policy_streams_and_is_taken_up_again(monkeypatch, model, make_text, config, tmp_path):

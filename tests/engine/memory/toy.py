@@ -24,7 +24,7 @@ class Counting(Stateless):
     def start(self, shape) -> Count:
         return Count(torch.zeros(()))
 
-    def restored(self, tensors) -> Count:
+    def restore(self, tensors) -> Count:
         return Count(tensors["frames"])
 
     def update(self, memory, cache, left, attention=None):

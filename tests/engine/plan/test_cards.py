@@ -77,7 +77,7 @@ def test_the_cache_of_each_way_is_what_the_format_allocates(name):
     for made, way in zip((DENSE, INT8, latent), ways, strict=True):
         cache = made.empty(model, shape, 12, torch.bfloat16, META)
         assert way.plan.cache_bytes == cache.bytes, made.name
-        assert way.plan.workspace_bytes == cache.store.beside_bytes, made.name
+        assert way.plan.workspace_bytes == cache.store.workspace_bytes, made.name
     assert (
         8
         < ways[0].cache.token_bytes(shape, torch.bfloat16) / ways[2].cache.token_bytes(shape, torch.bfloat16)

@@ -52,7 +52,7 @@ def call_with_a_full_window(model, dtype, rows=1):
     )
     cache = SlotCache.empty(DenseStore(shape, 12, dtype, torch.device("cpu")))
     for start in (0, 3, 6, 9):
-        cache = cache.begin(call_of(POCKET, start, 3)).commit(call_of(POCKET, start + 3, 3).kept)
+        cache = cache.begin(call_of(POCKET, start, 3)).commit(call_of(POCKET, start + 3, 3).cached)
     past = cache.begin(call_of(POCKET, 12, 3)).past(slice(0, rows))
     text = torch.randn(rows, TEXT_TOKENS, sizes.text_dim).to(dtype)
     kv = read_text(model, (text,)).groups[0].kv

@@ -60,7 +60,9 @@ def test_a_preset_that_keeps_everything_needs_the_length_and_gets_its_room():
     request = replace(REQUEST, stream=config, seconds=1.5)
     # 24 pictures are 7 latent frames, so 3 blocks of 3
     assert request.cache_frames == 9
-    assert plan_stream(request).cache_bytes == DENSE_COST.kept_bytes(request.cache_shape, 9, torch.float32)
+    assert plan_stream(request).cache_bytes == DENSE_COST.allocated_bytes(
+        request.cache_shape, 9, torch.float32
+    )
 
 
 def test_the_peak_of_a_block_is_the_plans_within_a_tenth():

@@ -135,7 +135,7 @@ def test_a_whole_clip_cache_grows_and_gives_the_same_bits(caller, make_text, con
     for _ in range(6):
         _, small = step(caller, small)
     assert small.cache.frames == tuple(range(18)) and len(small.cache.table) == 24
-    assert small.cache.bytes == made.cost.kept_bytes(small.cache.shape, 24, config.dtype)
+    assert small.cache.bytes == made.cost.allocated_bytes(small.cache.shape, 24, config.dtype)
     got = latents_of(caller, small, 2)
     assert torch.equal(got, latents_of(caller, large, 8)[:, :, 18:])
 
@@ -168,7 +168,9 @@ def test_a_state_that_was_continued_twice_says_it_is_spent(caller, make_text, co
         states.append(step(caller, states[-1])[1])
     step(caller, states[5])
     for old in (4, 3):
-        with pytest.raises(RuntimeError, match=r"is spent: the stream went on .* take the newest state"):
+        with pytest.raises(
+            RuntimeError, match=r"is spent: the stream has continued .* the newest state"
+        ):
             step(caller, states[old])
     latents, fork = step(caller, states[5])
     step(caller, states[5])

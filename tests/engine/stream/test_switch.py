@@ -107,10 +107,10 @@ def test_a_recache_leaves_the_sink_and_shows_the_window_to_the_new_text(caller, 
 
 def test_a_recache_runs_the_nine_newest_frames_at_the_windows_own_ids():
     call = recache_call(PRESETS["echo"], 21, 3)
-    assert call.own == tuple(range(12, 21)) and call.kept == (0, 1, 2) and call.memory_ids == ()
+    assert call.new == tuple(range(12, 21)) and call.cached == (0, 1, 2) and call.memory_ids == ()
     assert call.ids == (0, 1, 2, *range(12, 21)) and call.query_ids == tuple(range(12, 21))
-    assert recache_call(PRESETS["echo"], 6, 3).own == (3, 4, 5)
-    assert recache_call(PRESETS["echo"], 3, 3).own == ()
+    assert recache_call(PRESETS["echo"], 6, 3).new == (3, 4, 5)
+    assert recache_call(PRESETS["echo"], 3, 3).new == ()
 
 
 def test_a_recache_begins_the_memory_anew_with_the_window(monkeypatch, caller, make_text, echo):

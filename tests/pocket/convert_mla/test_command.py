@@ -46,7 +46,7 @@ def test_the_command_makes_a_file_that_the_pocket_loader_streams(pool, tmp_path,
     assert pocket.recipe.trained.endswith("converted to 36 numbers a token")
     config = replace(pocket.config(), cfg=1.0)
     state = pocket.begin(
-        pocket.encode("a red circle on a blue ground"), config, cache=MlaFormat.of(pocket.dit)
+        pocket.encode("a red circle on a blue ground"), config, cache=MlaFormat.for_model(pocket.dit)
     )
     latents, _ = step(pocket.caller, state)
     assert latents.isfinite().all()

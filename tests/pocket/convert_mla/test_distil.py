@@ -53,7 +53,7 @@ def streamed(model, clips, seen_of):
         )
         clean = embed_time(model, torch.zeros(2, 1, dtype=torch.float64), torch.float64)
         write_past(model, clips.context_RCTHW[:, :, frames], clean, text, past)
-        cache = draft.commit(call_of(PRESET, frames.stop, FRAMES).kept)
+        cache = draft.commit(call_of(PRESET, frames.stop, FRAMES).cached)
     return flows
 
 
@@ -100,9 +100,9 @@ def test_gradients_reach_the_projections_of_the_context():
         (made - wanted).square().sum().backward()
         with_context = student.blocks[0].self_attn.kv_down.weight.grad.clone()
         if reference.block:
-            assert len(reference.call.kept) == min(9, 3 * reference.block)
+            assert len(reference.call.cached) == min(9, 3 * reference.block)
             inputs = reference.contexts[0].inputs
-            x = inputs.tokens(reference.call.kept, 0)
+            x = inputs.tokens(reference.call.cached, 0)
             inputs.frames = {frame: [0 * t for t in each] for frame, each in inputs.frames.items()}
             student.zero_grad()
             made = next(iter(rollout.attention_outputs(student, reference)))[0]
@@ -355,7 +355,7 @@ def test_the_plan_counts_what_a_call_keeps_for_its_gradients():
                 student, reference, seen_clips := RandomClips(torch.float32).draw(torch.Generator()), inputs
             )
         rollout.append_block(student, reference, seen_clips, inputs)
-        if len(reference.call.kept) == 9:
+        if len(reference.call.cached) == 9:
             break
     counted = sum(size for _, size in kept.values())
     # tables of angles lie in a store of their own, and are counted in one of both

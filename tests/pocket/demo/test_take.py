@@ -171,7 +171,7 @@ def test_ctrl_c_keeps_the_video(root, weights, tmp_path, connect):
         (["--size", "60"], "width must be a multiple of 16 pixels, got 60; nearest is 64"),
         (["--prompt", "a purple dog"], "does not know 'purple', 'dog'"),
         (["--weights", "nowhere"], "no file at nowhere"),
-        (["--cache", "fp8"], "there is no format 'fp8'; there are dense, int8, latent, mla, mla-int8."),
+        (["--cache", "fp8"], "there is no format 'fp8'; choose one of dense, int8, latent, mla, mla-int8."),
         (["--memory", "all"], "there is no 'all'; there are learned, ema, off."),
         (["--cache", "mla"], "is no VideoMLA attention"),
         (["--cache", "latent"], "pocket_basis.safetensors"),

@@ -61,7 +61,7 @@ def test_the_rollout_is_the_stream_call_by_call(monkeypatch, positions):
             flow = rollout.flow(lesson, inputs, shown, noisy, torch.full((ROWS,), sigma))
             off = float((flow - wanted).abs().max() / wanted.abs().max())
             assert off < torch.finfo(torch.float32).eps, (block, sigma)
-        state = replay(caller, state, lesson.clean_RCTHW[:, :, inputs.call.own])
+        state = replay(caller, state, lesson.clean_RCTHW[:, :, inputs.call.new])
 
 
 def test_the_memory_is_read_and_written_in_the_published_order():
@@ -73,7 +73,7 @@ def test_the_memory_is_read_and_written_in_the_published_order():
     for inputs in MemoryRollout(dit, encoder, FRAMES).blocks(lesson_of(torch.float32), BLOCKS):
         counts.append(len(updates))
         call, states = inputs.call, inputs.states
-        shown = plan(MEMORY, call.own[0], FRAMES, memory_visible=True).memory
+        shown = plan(MEMORY, call.new[0], FRAMES, memory_visible=True).memory
         seen.append((states.before is not None, states.after is not None, shown, call.query_ids))
     assert counts == [0, 0, 0, 0, 1, 2, 3], "one update as each block leaves, the sink never"
     assert set(updates) == {FRAMES * GRID * GRID}

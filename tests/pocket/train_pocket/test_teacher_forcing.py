@@ -35,7 +35,7 @@ def streamed_flow(dit: WanModel, clean, noisy, sigma_N, text) -> torch.Tensor:
         past = draft.past(slice(0, 1))
         flows.append(forward(dit, noisy[:, :, frames], time(float(sigma_N[i])), group, past, sdpa))
         write_past(dit, clean[:, :, frames], time(0.0), group, past, sdpa)
-        cache = draft.commit(call_of(state.config.positions, frames.stop, BLOCK_FRAMES).kept)
+        cache = draft.commit(call_of(state.config.positions, frames.stop, BLOCK_FRAMES).cached)
     return torch.cat(flows, 2)
 
 

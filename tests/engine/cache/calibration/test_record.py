@@ -121,5 +121,5 @@ def test_query_power_is_the_mean_square_of_pairs_whatever_the_position(model, co
 
 
 def test_a_saved_stream_cannot_be_calibrated_on(model):
-    with pytest.raises(ValueError, match=r"calibration: a saved stream cannot be gone on with"):
-        Recorder().watch(()).restored(model, None, (), {}, torch.float32, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"calibration: a saved stream cannot continue"):
+        Recorder().watch(()).restore(model, None, (), {}, torch.float32, torch.device("cpu"))
