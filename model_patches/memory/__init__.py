@@ -1,1 +1,1 @@
-"""What a stream remembers of the frames that left its window."""
+"""Memory policies: how a stream uses frames that are evicted from its window."""

@@ -1,4 +1,4 @@
-"""What a memory takes: all that a plan needs to know of it."""
+"""What a memory policy costs: tokens and bytes, for a plan."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 
-def _nothing(rows: int, dtype: torch.dtype) -> int:
+def _zero(rows: int, dtype: torch.dtype) -> int:
     return 0
 
 
@@ -16,9 +16,9 @@ def _nothing(rows: int, dtype: torch.dtype) -> int:
 class MemoryCost:
     """Tokens and bytes of one policy; bytes by (batch rows, compute dtype)."""
 
-    tokens: int = 0  # that every call attends to beside the frames; the room for them is the cache's
-    device_bytes: Callable[[int, torch.dtype], int] = _nothing  # on the device while a stream runs
-    snapshot_bytes: Callable[[int, torch.dtype], int] = _nothing  # in a snapshot
+    tokens: int = 0  # attended to by every call besides the frames; their workspace is in the cache's cost
+    device_bytes: Callable[[int, torch.dtype], int] = _zero  # on the device while a stream runs
+    snapshot_bytes: Callable[[int, torch.dtype], int] = _zero  # in a snapshot
 
 
 FREE = MemoryCost()

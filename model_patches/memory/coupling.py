@@ -1,8 +1,8 @@
-"""What a memory was trained with must come with it: positions, its keys' norm and the LoRA are one choice.
+"""Checks that positions, key norm and LoRA are those that a memory was trained with.
 
-Echo-Infinity (arXiv 2606.04527) has two trainings: on clips of 5 seconds, whose memory comes in the base
-file, and on long videos from there, whose memory comes beside a LoRA. Mixing their parts only makes the video
-worse, without any error, so it is refused.
+Echo-Infinity (arXiv 2606.04527) has two trainings: on clips of 5 seconds, whose memory is in the base file,
+and then on long videos, whose memory is in a file with a LoRA. A mixture of both gives worse videos without
+any error, so it is refused.
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from .encoder import EncoderConfig, MemoryEncoder
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What one of the trainings goes with."""
+    """What one of the trainings requires."""
 
-    lora: bool  # the base weights are changed by one
-    bounded_ids: bool  # keys are kept before RoPE and turned when read; else ids grow with the stream
-    turned_keys: bool  # frames that leave give the encoder keys that have been turned
-    recache: bool  # a new prompt has the memory begin again from the frames that stay
+    lora: bool  # with a LoRA on the base weights
+    bounded_ids: bool  # keys are stored before RoPE and rotated when read; else ids grow with the stream
+    rotated_keys: bool  # the encoder reads evicted keys after RoPE
+    recache: bool  # a prompt switch rebuilds the memory from the recached frames
 
 
-SHORT = Training(lora=False, bounded_ids=False, turned_keys=True, recache=False)
-LONG = Training(lora=True, bounded_ids=True, turned_keys=False, recache=True)
+SHORT = Training(lora=False, bounded_ids=False, rotated_keys=True, recache=False)
+LONG = Training(lora=True, bounded_ids=True, rotated_keys=False, recache=True)
 
 
 def training_of(config: EncoderConfig) -> Training:
-    """Which training an encoder is of: only the one on short clips norms the memory's keys."""
+    """The training of an encoder: only the one on short clips normalises the memory's keys."""
     return SHORT if config.normalize_keys else LONG
 
 
 def why_not(encoder: MemoryEncoder, preset: PositionPreset, has_lora: bool) -> str | None:
     """A sentence for the user if the encoder was not trained with these positions and weights, else None.
 
-    has_lora: the LoRA stored with the encoder is applied to the model, or has been merged into it.
+    has_lora: the LoRA stored with the encoder is applied to the model or merged into it.
     """
     config, training = encoder.config, training_of(encoder.config)
     if not preset.memory_frames:
-        return f"Memory: preset {preset.name} has no place for a memory; take preset {_presets(config)}."
+        return f"Memory: preset {preset.name} has no ids for a memory; take preset {_presets(config)}."
     if config.frames != preset.memory_frames:
         return (
-            f"Memory: this memory stands for {config.frames} latent frames, preset {preset.name} has places "
-            f"for {preset.memory_frames}; take a preset with as many, or the memory made for this one."
+            f"Memory: this memory stands for {config.frames} latent frames, preset {preset.name} has ids "
+            f"for {preset.memory_frames}; take a preset with as many, or a memory trained with this one."
         )
     bounded = preset.last_id is not None
     if training is SHORT and bounded:
         return (
-            f"Memory: this memory was trained on clips of 5 seconds whose positions count on, preset "
-            f"{preset.name} keeps them bounded; take preset {_presets(config)}, or for longer videos the "
+            f"Memory: this memory was trained on clips of 5 seconds with growing positions, preset "
+            f"{preset.name} has bounded ones; take preset {_presets(config)}, or for longer videos the "
             f"long model's file with LoRA and memory."
         )
     if training is SHORT and has_lora:
@@ -60,7 +60,7 @@ def why_not(encoder: MemoryEncoder, preset: PositionPreset, has_lora: bool) -> s
     if training is LONG and not bounded:
         return (
             f"Memory: this memory was trained on long videos with bounded positions, preset {preset.name} "
-            f"lets them count on; take preset {_presets(config)}, or for clips of 5 seconds the memory in "
+            f"has growing ones; take preset {_presets(config)}, or for clips of 5 seconds the memory in "
             f"the base file."
         )
     if training is LONG and not has_lora:
@@ -72,11 +72,11 @@ def why_not(encoder: MemoryEncoder, preset: PositionPreset, has_lora: bool) -> s
 
 
 def _presets(config: EncoderConfig) -> str:
-    """Names of the presets that the encoder was trained with."""
+    """Names of the presets for the encoder's training."""
     bounded = training_of(config).bounded_ids
-    fitting = [
+    names = [
         preset.name
         for preset in PRESETS.values()
         if preset.memory_frames == config.frames and (preset.last_id is not None) == bounded
     ]
-    return " or ".join(fitting) or f"with places for {config.frames} latent frames of memory"
+    return " or ".join(names) or f"with ids for {config.frames} latent frames of memory"

@@ -1,7 +1,7 @@
-"""Echo-Infinity's memory encoder as layers, under the names of its checkpoints (arXiv 2606.04527, section 3).
+"""Echo-Infinity's memory encoder, with the names of its checkpoints (arXiv 2606.04527, section 3).
 
-One state of M tokens serves all layers of the model. Frames that leave the window are read with attention
-from the last layer's keys and values, and a gate decides, number by number, what of the state they replace.
+One state of M tokens serves all layers of the model. It attends to the last layer's keys and values of
+evicted frames, and a gate per channel blends the result with the state before.
 B batch rows, M memory tokens, E evicted tokens, C channels of the model, N heads, D head width.
 """
 
@@ -16,29 +16,29 @@ from ..attention.sdpa import Attention, sdpa
 
 LAYERS = 2  # in every published encoder
 INIT_STD = 0.014  # of the initial state
-GATE_BIAS = 2.0  # a fresh gate keeps 0.881 of the state
+GATE_BIAS = 2.0  # sigmoid of it: an untrained gate keeps 0.881 of the state
 EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """The sizes that make one encoder."""
+    """Sizes of an encoder."""
 
     dim: int
     num_heads: int
-    frames: int  # latent frames that the state stands for
-    grid_height: int  # tokens of such a frame
+    frames: int  # latent frames in the state
+    grid_height: int  # tokens of one of its frames
     grid_width: int
     layers: int = LAYERS
-    normalize_keys: bool = False  # RMS-norm the memory's keys, as the preset for short videos does
+    normalize_keys: bool = False  # RMS norm on the memory's keys, as in the training on short clips
 
     def __post_init__(self) -> None:
         least = min(self.dim, self.num_heads, self.frames, self.grid_height, self.grid_width, self.layers)
         if least < 1 or self.dim % (2 * self.num_heads):
             raise ValueError(
                 f"EncoderConfig: {self.frames} x {self.grid_height} x {self.grid_width} memory tokens of "
-                f"{self.dim} channels in {self.num_heads} heads through {self.layers} layers cannot be; all "
-                f"are 1 or more, and the heads share the channels in even parts."
+                f"{self.dim} channels in {self.num_heads} heads and {self.layers} layers are not possible; "
+                f"give 1 or more of each, and channels that divide into heads of even width."
             )
 
     @property
@@ -48,20 +48,20 @@ class EncoderConfig:
 
     @property
     def parameters(self) -> int:
-        """Numbers in all layers and the initial state: 68.57 million in the published sizes."""
+        """Parameters of all layers and the initial state: 68.57 million in the published sizes."""
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in MemoryEncoder(self).parameters())
 
     def device_bytes(self, rows: int, dtype: torch.dtype) -> int:
-        """What a stream holds of a memory on the device: the encoder, two states, keys and values of each.
+        """Bytes on the device of a stream: the encoder, two states, keys and values of each.
 
-        The room that reads have for it is the cache's.
+        The workspace of reads is in the cache's cost.
         """
         return (self.parameters + 2 * 3 * rows * self.tokens * self.dim) * dtype.itemsize
 
 
 class EncoderLayer(nn.Module):
-    """One look at the evicted frames, and one feed-forward."""
+    """Cross-attention to the evicted frames, then a feed-forward network."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class EncoderLayer(nn.Module):
         )
 
     def forward(self, s_BMC: Tensor, k_BEND: Tensor, v_BEND: Tensor, attention: Attention) -> Tensor:
-        """The tokens after they have seen the evicted ones."""
+        """The tokens [B, M, C] after attention to the evicted ones."""
         q = self.norm_q(self.q(self.norm1(s_BMC))).unflatten(-1, k_BEND.shape[-2:])
         s_BMC = s_BMC + self.o(attention(q, k_BEND, v_BEND).flatten(2))
         return s_BMC + self.ffn(self.norm2(s_BMC))
 
 
 class MemoryEncoder(nn.Module):
-    """All layers of one encoder: `fresh` makes a state, `update` the next one, `read` its keys and values."""
+    """The encoder: `fresh` returns the initial state, `update` the next one, `read` its keys and values."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -100,17 +100,17 @@ class MemoryEncoder(nn.Module):
             nn.init.constant_(self.gate_linear.bias, GATE_BIAS)
 
     def fresh(self, rows: int) -> Tensor:
-        """The learned state [B, M, C] before any frame was seen."""
+        """The learned initial state [B, M, C]."""
         return self.query_init.expand(rows, -1, -1)
 
     def update(
         self, state_BMC: Tensor, k_BEND: Tensor, v_BEND: Tensor, attention: Attention = sdpa
     ) -> Tensor:
-        """The state [B, M, C] after it has taken in evicted keys and values of the model's last layer."""
-        seen = state_BMC
+        """The state [B, M, C] after one update with evicted keys and values of the model's last layer."""
+        x = state_BMC
         for layer in self.layers:
-            seen = layer(seen, k_BEND, v_BEND, attention)
-        proposed = self.connector_proj(seen)
+            x = layer(x, k_BEND, v_BEND, attention)
+        proposed = self.connector_proj(x)
         gate = torch.sigmoid(self.gate_linear(torch.cat([state_BMC, proposed], -1)))
         return gate * state_BMC + (1 - gate) * proposed
 

@@ -1,6 +1,6 @@
-"""How a way of remembering is offered: its words, what it needs, whom it suits, and what makes one.
+"""A memory policy as a choice for users: label, requirements, models it fits, and how to build it.
 
-Nodes, plans, commands and measurements ask the table in `policies` and know no policy by name.
+Nodes, plans, commands and benchmarks use the table in `policies` and know no policy by name.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from .policy import MemoryPolicy
 
 
 class Contract(Protocol):
-    """What a memory asks of a stream's contract."""
+    """The parts of a stream's contract that a memory uses."""
 
     @property
     def geometry(self) -> Geometry:
-        """The picture."""
+        """Picture size."""
         ...
 
     @property
     def positions(self) -> PositionPreset:
-        """Sink, window and the memory's places."""
+        """Sink, window and ids of the memory."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model's computing."""
+        """The model's compute dtype."""
         ...
 
 
 class Source(Protocol):
-    """A memory's file as it was read; its text is for a log."""
+    """A loaded memory file; its text is for a log."""
 
     @property
     def path(self) -> Path:
@@ -51,12 +51,12 @@ class Source(Protocol):
 
     @property
     def trained(self) -> str:
-        """What its training was."""
+        """A description of its training."""
         ...
 
     @property
     def lora(self) -> Lora | None:
-        """What the model's weights are to be changed by."""
+        """The LoRA for the model's weights."""
         ...
 
 
@@ -74,36 +74,36 @@ class Option:
 
 @dataclass(frozen=True)
 class MemoryKind(ABC):
-    """One way of remembering: a row of `policies.POLICIES`."""
+    """One memory policy: a row of `policies.POLICIES`."""
 
     name: str  # at sockets, in commands, tables and snapshots
-    label: str  # what it does, after its name
-    needs: str = ""  # what a user must have for it
-    files: str = ""  # which files it is built from; "": none
+    label: str  # what it does, shown after its name
+    needs: str = ""  # what a user must have to use it
+    files: str = ""  # files it can be built from; "": none
     options: tuple[Option, ...] = ()
 
     def why_not(self, model: DiTTree, model_memory: str) -> str | None:
-        """A sentence if it does not go with this model, else None.
+        """A sentence if it cannot be used with this model, else None.
 
-        model_memory: fingerprint of the memory that the model's own weights were trained with; "": none.
+        model_memory: fingerprint of the memory that the model's weights were trained with; "": none.
         """
         return None
 
     def load(
         self, path: Path, model: WanModel, model_memory: str, dtype: torch.dtype | None = None
     ) -> Source:
-        """The memory of a file for this model, or any module tree under Wan's names.
+        """The memory of a file for this model, or any module tree with Wan's names.
 
-        dtype: None for the file's. Raises ValueError where the file is not whole, or of another model.
+        dtype: None for the file's. Raises ValueError for an incomplete file or one of another model.
         """
-        raise ValueError(f"Memory {self.name}: it is made from no file, got {path}; leave the file out.")
+        raise ValueError(f"Memory {self.name}: it uses no file, got {path}; remove the file.")
 
     def preset(self, name: str, source: Source | None) -> str:
-        """The name of the positions it runs with, where the model's are `name`."""
+        """The name of its position preset on a model with preset `name`."""
         return name
 
     def cost(self, contract: Contract, source: Source | None) -> MemoryCost:
-        """What it takes in such a stream."""
+        """Its cost in such a stream."""
         return MemoryCost()
 
     @abstractmethod
@@ -114,11 +114,11 @@ class MemoryKind(ABC):
         source: Source | None,
         options: Mapping[str, bool | float],
     ) -> MemoryPolicy:
-        """The policy of such a stream; raises ValueError for positions it does not go with.
+        """The policy for such a stream; ValueError for positions it cannot be used with.
 
-        options: by name; those that are not there are as usual.
+        options: values by name; defaults for the others.
         """
 
     def option(self, name: str, options: Mapping[str, bool | float]) -> bool | float:
-        """An option's value."""
+        """The option's value, or its default."""
         return options.get(name, next(each.default for each in self.options if each.name == name))

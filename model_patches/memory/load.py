@@ -1,7 +1,7 @@
-"""Reads a memory from its file: the encoder, every key and shape accounted for, and the LoRA beside it.
+"""Loads a memory file: the encoder, with every key and shape checked, and its LoRA.
 
-The published code loads with missing keys allowed, and a file that does not fit leaves a random encoder
-without a word (arXiv 2606.04527, released code). Here such a file is refused.
+The published code allows missing keys, so a wrong file gives a random encoder without an error (arXiv
+2606.04527, released code). Here such a file is refused.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ..checkpoints.nesting import unpickle
 from .coupling import training_of
 from .encoder import EncoderConfig, MemoryEncoder
 from .names import Names, sort_names
-from .reorder import for_layout
+from .reorder import reorder_encoder
 from .resize import Grid
 
 WHERE = "load_memory"
-WANTED = "a memory: Echo-Infinity's base file, its file of LoRA and memory, or one made by Rivulet"
+WANTED = "a memory: Echo-Infinity's base file, its file of LoRA and memory, or one trained with Rivulet"
 PUBLISHED: Grid = (3, 30, 52)  # 3 latent frames at 832 x 480
 GRID = ("frames", "grid_height", "grid_width")
 COUNTS = (*GRID, "num_heads", "rank")
@@ -40,25 +40,25 @@ LAYER = re.compile(r"layers\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MemoryFile:
-    """A memory, checked against its model; its text is for a log."""
+    """A loaded memory, checked against its model; its text is for a log."""
 
     path: Path
     encoder: MemoryEncoder  # frozen
     lora: Lora | None
     fingerprint: str  # SHA-256 of the encoder's tensors as they are in the file
     metadata: Mapping[str, Any]  # the file's entry `memory`
-    names: Names  # of the file's tensors, by what they are
+    names: Names  # of the file's tensors
     coverage: tuple[int, int]  # linear layers of the model's blocks that the LoRA changes, and all of them
-    in_model: bool = False  # the model's own weights were trained with this memory: its LoRA is not used
+    in_model: bool = False  # the model's weights were trained with this memory: its LoRA is not used
 
     @property
     def trained(self) -> str:
-        """What its training was, as its file says; else its fingerprint."""
+        """The file's description of its training; without one its fingerprint."""
         return str(self.metadata.get("trained", f"fingerprint {self.fingerprint[:16]}"))
 
     @property
     def changes_the_model(self) -> bool:
-        """Whether the model's weights are trained with the memory, by a LoRA to be added or by themselves."""
+        """Whether the weights are trained with the memory, by its LoRA or in the model itself."""
         return self.in_model or self.lora is not None
 
     def __str__(self) -> str:
@@ -99,15 +99,15 @@ def load_memory(
     grid: Grid | None = None,
     model_memory: str = "",
 ) -> MemoryFile:
-    """The memory of a .safetensors or .pt file, checked against the model it is to work in.
+    """The memory of a .safetensors or .pt file, checked against the model.
 
-    model: that or any module tree under Wan's names; its weights are not changed. dtype: of the encoder,
+    model: or any module tree with Wan's names; its weights are not changed. dtype: of the encoder,
     None for the file's; the LoRA stays as stored. grid: frames, rows and columns of the state's tokens, None
     for the file's entry `memory`, else the published one. model_memory: fingerprint of the memory that the
-    model's own weights were trained with after its conversion to VideoMLA's attention, "" for none: no other
-    is taken, the encoder is put in its heads' order, and the LoRA, which is of the dense model, is not used.
-    Raises FileNotFoundError, and ValueError for a tensor that is missing, left over or of another shape, for
-    NaN, and for metadata or a LoRA that does not fit.
+    model's weights were trained with after conversion to VideoMLA's attention, "" for none: any other memory
+    is refused, the encoder is reordered for its heads, and the LoRA, of the dense model, is not used.
+    Raises FileNotFoundError, and ValueError for a missing, unknown or wrongly shaped tensor, for NaN, and
+    for metadata or a LoRA that does not fit.
     """
     path = Path(path)
     with _open(path) as (names, read, metadata):
@@ -129,13 +129,13 @@ def load_memory(
     coverage = (0, 0) if lora is None else lora.coverage(model)
     encoder.requires_grad_(False).eval()
     if model_memory:
-        encoder = for_layout(encoder, layout_of(model))
+        encoder = reorder_encoder(encoder, layout_of(model))
     return MemoryFile(path, encoder, lora, fingerprint, about, sorted_names, coverage, bool(model_memory))
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor], Mapping[str, str]]]:
-    """(names, reader of one tensor, metadata); a base file's other tensors, gigabytes, stay on disk."""
+    """(names, reader of one tensor, metadata); other tensors of a base file, gigabytes, are not read."""
     if path.suffix == ".safetensors":
         with open_tensors(WHERE, path, WANTED) as file:
             yield list(file.keys()), file.get_tensor, file.metadata() or {}
@@ -145,7 +145,7 @@ def _open(path: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor], Mapp
 
 
 def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors of dicts in dicts, under names joined by points."""
+    """Tensors of nested dicts, with names joined by dots."""
     if isinstance(value, Tensor):
         yield prefix.removesuffix("."), value
     elif isinstance(value, Mapping):
@@ -154,7 +154,7 @@ def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _memory_entry(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata's entry `memory`, {} for none; ValueError for numbers that cannot be."""
+    """The metadata's entry `memory`, {} for none; ValueError for invalid numbers."""
     text = metadata.get("memory", "{}")
     try:
         about: Any = json.loads(text)
@@ -181,7 +181,7 @@ def _memory_entry(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def _config(
     path: Path, tensors: Mapping[str, Tensor], model: WanModel, about: Mapping[str, Any], grid: Grid | None
 ) -> EncoderConfig:
-    """Sizes of the encoder: from shapes, and what shapes cannot say from metadata and model."""
+    """Sizes of the encoder, from tensor shapes, metadata and model."""
     dim, heads = model.head.modulation.shape[-1], model.num_heads
     if about.get("num_heads", heads) != heads:
         raise ValueError(
@@ -223,7 +223,7 @@ def _grid(path: Path, tokens: int, about: Mapping[str, Any], grid: Grid | None) 
 
 
 def _encoder(path: Path, tensors: Mapping[str, Tensor], config: EncoderConfig) -> MemoryEncoder:
-    """Layers without weights, which the file's tensors fit."""
+    """An encoder on the meta device; ValueError unless the tensors have its keys and shapes."""
     with torch.device("meta"):
         encoder = MemoryEncoder(config)
     shapes = shapes_of(tensors)
@@ -248,7 +248,7 @@ def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _check_lora(path: Path, lora: Lora, model: WanModel, about: Mapping[str, Any]) -> None:
-    """Raises ValueError for a LoRA that is not of one rank and one alpha, or does not fit the model."""
+    """Raises ValueError for a LoRA with several ranks or alphas, or of another model."""
     rank, *others = lora.ranks
     if lora.alphas or others:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which of a file's tensors are a memory's, told by their names: nothing is read before that is known.
+"""Sorts the names of a file's tensors into encoder, LoRA and others, before any tensor is read.
 
 Echo-Infinity's base file keeps the encoder inside the generator, `generator.model.query_memory_encoder.*`,
 its second file beside the LoRA, `query_memory_encoder.*` and `generator_lora.base_model.model.*`. A file of
@@ -22,19 +22,19 @@ GENERATOR = "generator_lora"
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names in a file by what they are."""
+    """Tensor names of a file, sorted."""
 
     encoder: Mapping[str, str]  # name in the encoder -> name in the file
-    root: str  # what stands before the encoder's names
+    root: str  # prefix of the encoder's names
     lora: Mapping[str, str]  # name in the adapter -> name in the file
-    unused: tuple[str, ...]  # other encoders and adapters, which are left
-    others: int  # tensors that are of neither
+    unused: tuple[str, ...]  # other encoders and adapters, not loaded
+    others: int  # number of all other tensors
 
 
 def sort_names(where: str, names: Collection[str]) -> Names:
-    """Names of one encoder, and of the LoRA beside it if there is one; errors begin with `where`.
+    """Names of one encoder and of its LoRA if there is one; ValueError, starting with `where`, if ambiguous.
 
-    Of an average and the weights it is of, the encoder comes from the weights, as in the official code.
+    Of trained weights and their EMA, the encoder is that of the trained weights, as in the official code.
     """
     plain = {name: WRAPPERS.sub("", name) for name in names}
     loras: dict[str, dict[str, str]] = {}
@@ -83,14 +83,14 @@ def _chosen(where: str, roots: Collection[str], names: Collection[str], has_lora
             f"{where} holds "
             + ("a LoRA without the memory that was trained with it" if has_lora else "no memory encoder")
             + f" ({len(names)} tensors: {first_few(sorted(names)) or 'none'}); give Echo-Infinity's base "
-            f"file, its file of LoRA and `query_memory_encoder`, or a memory made by Rivulet."
+            f"file, its file of LoRA and `query_memory_encoder`, or a memory trained with Rivulet."
         )
     likely = [root for root in roots if not root.partition(".")[0].endswith("ema")] or list(roots)
     # at the root: trained with the LoRA, in the place of the base file's
     likely = [MEMORY] if MEMORY in likely else likely
     if len(likely) > 1:
         raise ValueError(
-            f"{where} holds {len(likely)} memory encoders, under {first_few(sorted(likely))}; which one is "
-            f"meant is not known. Save one alone."
+            f"{where} holds {len(likely)} memory encoders, under {first_few(sorted(likely))}; only one can "
+            f"be loaded. Save one alone."
         )
     return likely[0]

@@ -1,4 +1,4 @@
-"""The memory that is none, as it is offered."""
+"""The choice of no memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ class OffKind(MemoryKind):
         source: Source | None,
         options: Mapping[str, bool | float],
     ) -> Off:
-        """The one there is."""
         return OFF
 
 

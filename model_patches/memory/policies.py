@@ -1,4 +1,4 @@
-"""The table of ways to remember: to add one, write its module and name it here."""
+"""The table of memory policies: to add one, write its module and list it here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ POLICIES: dict[str, MemoryKind] = {kind.name: kind for kind in (learned.KIND, em
 
 
 def find_policy(name: str, where: str = "Memory") -> MemoryKind:
-    """The kind of this name; raises ValueError, beginning with `where`, with those there are."""
+    """The kind of this name; ValueError, starting with `where`, with the list of names for any other."""
     if name not in POLICIES:
-        raise ValueError(f"{where}: there is no {name!r}; there are {', '.join(POLICIES)}.")
+        raise ValueError(f"{where}: there is no {name!r}; choose one of {', '.join(POLICIES)}.")
     return POLICIES[name]

@@ -1,4 +1,4 @@
-"""What every way of remembering offers, and the plainest: to forget what leaves the window.
+"""The interface of memory policies, and the simplest one: no memory.
 
 R batch rows, M memory tokens, C channels of the model, N heads, D head width.
 """
@@ -18,41 +18,42 @@ from ..cache.format import Cache, Call
 from ..cache.shapes import CacheShape, KeysValues
 from .cost import FREE, MemoryCost
 
-Visible = tuple[KeysValues | None, KeysValues | None]  # to a block's first call, and to its later ones
+MemoryKeysValues = tuple[KeysValues | None, KeysValues | None]  # of a block's first call, of its later ones
 
 
 class Memory(Protocol):
-    """What one stream remembers between two blocks: its policy's business, and a value."""
+    """The memory state of one stream between two blocks: a value that only its policy reads."""
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """What a snapshot must store, and what must be finite."""
+        """Tensors for a snapshot; all must be finite."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
-    """The memory of a policy that holds nothing of its own."""
+class EmptyMemory:
+    """The state of a policy without tensors."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """None."""
         return {}
 
 
-NOTHING = Nothing()
+EMPTY = EmptyMemory()
 
 
-def visible(policy: MemoryPolicy, memory: Memory, call: Call) -> Visible:
-    """What a block's first call, and what its later ones attend to beside the frames.
+def read_memory(policy: MemoryPolicy, memory: Memory, call: Call) -> MemoryKeysValues:
+    """Keys and values of the memory for a block's first call, and for its later ones.
 
-    Nothing as long as the positions have no ids for it.
+    None as long as the call has no ids for the memory.
     """
-    return policy.visible(memory) if call.memory_ids else (None, None)
+    return policy.read(memory) if call.memory_ids else (None, None)
 
 
-def room(policy: MemoryPolicy, shape: CacheShape, preset: PositionPreset, cost: CacheCost) -> CacheShape:
-    """The sizes with the room that the memory needs in a read.
+def add_memory_tokens(
+    policy: MemoryPolicy, shape: CacheShape, preset: PositionPreset, cost: CacheCost
+) -> CacheShape:
+    """The sizes with the policy's memory tokens in the workspace.
 
-    Raises ValueError where the policy cannot work with these sizes, positions, or a cache of this cost.
+    Raises ValueError if the policy cannot work with these sizes, positions, or a cache of this cost.
     """
     if refusal := policy.why_not(shape, preset, cost):
         raise ValueError(refusal)
@@ -60,113 +61,105 @@ def room(policy: MemoryPolicy, shape: CacheShape, preset: PositionPreset, cost: 
 
 
 class MemoryPolicy(Protocol):
-    """How a stream remembers: a value that it is begun with, and taken up again with."""
+    """How a stream uses evicted frames: a value, chosen at its start and on resume."""
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """Its name for users."""
         ...
 
     @property
     def cost(self) -> MemoryCost:
-        """What it takes."""
+        """Its tokens and bytes."""
         ...
 
     def why_not(self, shape: CacheShape, preset: PositionPreset, cost: CacheCost) -> str | None:
-        """A sentence for the user if it cannot work with these sizes and positions, or with what a cache of
-        this cost keeps of a frame, else None."""
+        """A sentence for the user if it cannot work with these sizes, positions, or a cache of this cost,
+        else None."""
         ...
 
     def start(self, shape: CacheShape) -> Memory:
-        """What is remembered before the first block."""
+        """The state before the first block."""
         ...
 
     def restore(self, tensors: Mapping[str, Tensor]) -> Memory:
-        """The memory of this policy that gave `tensors`."""
+        """The state with these `tensors`, from a snapshot."""
         ...
 
-    def visible(self, memory: Memory) -> Visible:
-        """What a block's first call, and what its later ones attend to beside the frames."""
+    def read(self, memory: Memory) -> MemoryKeysValues:
+        """Keys and values of the memory for a block's first call, and for its later ones."""
         ...
 
     def update(
-        self, memory: Memory, cache: Cache, left: tuple[int, ...], attention: Attention = sdpa
+        self, memory: Memory, cache: Cache, evicted: tuple[int, ...], attention: Attention = sdpa
     ) -> tuple[Memory, Cache]:
-        """(memory, cache) once a block is made.
+        """(memory, cache) before the next block.
 
-        cache: with the frames `left` still in it, which the next block does not attend to; they are dropped
-        afterwards. The cache before stays as it was.
+        cache: still with the frames `evicted`, which the next block does not attend to; the caller removes
+        them afterwards. The given cache stays valid.
         """
         ...
 
     def recached(
         self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
     ) -> Memory:
-        """What is remembered after the frames of the window were run again under another prompt.
+        """The state after the frames of the window were recached with a new prompt.
 
-        `frames`: those that left last are among them, and will be given to `update` again.
+        frames: include those evicted last, which `update` will get again.
         """
         ...
 
     def spec(self) -> Mapping[str, object]:
-        """What tells this policy from every other, fit for JSON; a snapshot is taken up by an equal one."""
+        """Its settings as JSON values; a snapshot resumes only with a policy of equal spec."""
         ...
 
 
 def evict(
-    policy: MemoryPolicy, memory: Memory, whole: Cache, kept: tuple[int, ...], attention: Attention = sdpa
+    policy: MemoryPolicy, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
 ) -> tuple[Memory, Cache]:
-    """(memory, cache) before a block that attends to `kept` alone: other frames are taken in and dropped."""
-    left = tuple(frame for frame in whole.frames if frame not in kept)
-    memory, cache = policy.update(memory, whole, left, attention)
-    return memory, cache.retain(kept)
+    """(memory, cache) with these frames alone; the policy's update gets all others first."""
+    evicted = tuple(frame for frame in cache.frames if frame not in frames)
+    memory, cache = policy.update(memory, cache, evicted, attention)
+    return memory, cache.retain(frames)
 
 
 class Stateless:
-    """What a policy answers that holds nothing beside the cache."""
+    """The defaults of a policy without tensors."""
 
     @property
     def cost(self) -> MemoryCost:
-        """Nothing."""
         return FREE
 
     def why_not(self, shape: CacheShape, preset: PositionPreset, cost: CacheCost) -> str | None:
-        """It works with everything."""
         return None
 
     def start(self, shape: CacheShape) -> Memory:
-        """Nothing."""
-        return NOTHING
+        return EMPTY
 
     def restore(self, tensors: Mapping[str, Tensor]) -> Memory:
-        """Nothing."""
-        return NOTHING
+        return EMPTY
 
-    def visible(self, memory: Memory) -> Visible:
-        """Nothing."""
+    def read(self, memory: Memory) -> MemoryKeysValues:
         return None, None
 
     def recached(
         self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
     ) -> Memory:
-        """What was before."""
         return memory
 
 
 @dataclass(frozen=True, slots=True)
 class Off(Stateless):
-    """Sink and window are all there is."""
+    """No memory: attention to sink and window alone."""
 
     name: str = "off"
 
     def update(
-        self, memory: Memory, cache: Cache, left: tuple[int, ...], attention: Attention = sdpa
+        self, memory: Memory, cache: Cache, evicted: tuple[int, ...], attention: Attention = sdpa
     ) -> tuple[Memory, Cache]:
-        """Both as they are."""
         return memory, cache
 
     def spec(self) -> Mapping[str, object]:
-        """Its name says all."""
         return {"name": self.name}
 
 

@@ -1,7 +1,7 @@
-"""A dense model's memory encoder for that model converted to VideoMLA's attention: channels in its order.
+"""Reorders a dense model's memory encoder for that model after conversion to VideoMLA's attention.
 
-A converted head is [still | turned]: the channels that keep turning have moved behind the others. The encoder
-asks and answers in keys' channels, so its queries and keys move alike; values stay where they are.
+A converted head is [still | rotary]: its rotary channels are after the others. The encoder's queries and keys
+have the channels of the model's keys, so both are permuted alike; values are unchanged.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from .encoder import EncoderLayer, MemoryEncoder
 
 
 @torch.no_grad()
-def for_layout(encoder: MemoryEncoder, layout: RopeLayout | None) -> MemoryEncoder:
-    """The encoder for heads of that layout; None: as it is, for whole heads that turn.
+def reorder_encoder(encoder: MemoryEncoder, layout: RopeLayout | None) -> MemoryEncoder:
+    """The encoder with its channels in the order of `layout`; unchanged for None.
 
-    Raises ValueError if heads of the layout are not as wide as the encoder's.
+    Raises ValueError if the layout's heads are not as wide as the encoder's.
     """
     if layout is None:
         return encoder
@@ -30,17 +30,17 @@ def for_layout(encoder: MemoryEncoder, layout: RopeLayout | None) -> MemoryEncod
             f"Memory: the converted model's heads have {layout.head_dim} channels, the encoder's {head_dim}; "
             f"take the encoder that was trained with the model before it was converted."
         )
-    turns = rotary_channels(layout, head_dim)
-    order = [channel for channel in range(head_dim) if channel not in turns] + turns
+    rotary = rotary_channels(layout, head_dim)
+    order = [channel for channel in range(head_dim) if channel not in rotary] + rotary
 
     def reordered(x: Tensor) -> Tensor:
         return x.unflatten(0, (config.num_heads, head_dim))[:, order].flatten(0, 1)
 
-    made = copy.deepcopy(encoder)
-    layers = [layer for layer in made.layers if isinstance(layer, EncoderLayer)]
-    projections = [*(layer.q for layer in layers), made.to_k]
-    norms = [*(layer.norm_q for layer in layers), *([made.norm_k_out] if config.normalize_keys else [])]
+    result = copy.deepcopy(encoder)
+    layers = [layer for layer in result.layers if isinstance(layer, EncoderLayer)]
+    projections = [*(layer.q for layer in layers), result.to_k]
+    norms = [*(layer.norm_q for layer in layers), *([result.norm_k_out] if config.normalize_keys else [])]
     for part in (*projections, *norms):
         for parameter in part.parameters():
             parameter.copy_(reordered(parameter))
-    return made
+    return result

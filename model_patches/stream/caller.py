@@ -17,7 +17,7 @@ from ..arch.tree import DiTTree
 from ..attention.sdpa import Attention
 from ..cache.format import CacheFormat, Draft
 from ..cache.shapes import CacheShape
-from ..memory.policy import Visible
+from ..memory.policy import MemoryKeysValues
 from ..sampler.denoise import Begin
 from ..sampler.noise import BlockNoise
 from .config import StreamConfig
@@ -34,7 +34,7 @@ class Pass:
     start_frame: int  # latent frame of the scene
     format: CacheFormat  # of the draft
     draft: Draft  # takes the keys and values of the pass at timestep 0
-    memory: Visible  # what the first call sees beside the frames, and what later ones see
+    memory: MemoryKeysValues  # what the first call sees beside the frames, and what later ones see
     shape: tuple[int, int, int, int, int]  # [B, C, T, H, W] of the latents
     sigmas: tuple[float, ...] = ()  # falling noise levels, one per call
     noise: BlockNoise | None = None  # asked for where there are sigmas

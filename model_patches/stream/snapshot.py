@@ -20,7 +20,7 @@ from ..arch.fingerprint import read_back, written
 from ..cache.dense import DENSE
 from ..cache.format import CacheFormat
 from ..cache.shapes import CacheShape
-from ..memory.policy import OFF, MemoryPolicy, room
+from ..memory.policy import OFF, MemoryPolicy, add_memory_tokens
 from ..vae.decoder import from_tensors, to_tensors
 from .caller import Caller
 from .config import StreamConfig
@@ -146,7 +146,7 @@ def load(
     config = saved if config is None else config
     _refuse_other_contract(path, _contract(saved, cache=about["cache"], memory=about["memory"]),
                            _contract(config, cache=cache.spec(), memory=memory.spec()))  # fmt: skip
-    present = room(memory, caller.shape(prompt, config), config.positions, cache.cost)
+    present = add_memory_tokens(memory, caller.shape(prompt, config), config.positions, cache.cost)
     _refuse_other_contract(path, asdict(shape), asdict(present))
     if made_with is not None:
         caller.expect(made_with, path.name, config)

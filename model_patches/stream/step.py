@@ -15,7 +15,7 @@ from torch import Tensor
 from ..cache.dense import DENSE
 from ..cache.format import Cache, CacheFormat, Call, Draft, KeysValues, call_of, recache_call
 from ..cache.shapes import CacheShape
-from ..memory.policy import OFF, MemoryPolicy, Visible, evict, room, visible
+from ..memory.policy import OFF, MemoryKeysValues, MemoryPolicy, add_memory_tokens, evict, read_memory
 from ..sampler.denoise import Begin, given_like
 from ..sampler.noise import BlockNoise, KeyedNoise
 from .caller import Caller, Pass, Prompt, Result
@@ -39,7 +39,7 @@ def init(
     has no end; such a cache doubles whenever it is full. cache: how frames are kept. memory: what is
     remembered of those that left the window, an encoder in config.dtype on the caller's device.
     """
-    shape = room(memory, caller.shape(prompt, config), config.positions, cache.cost)
+    shape = add_memory_tokens(memory, caller.shape(prompt, config), config.positions, cache.cost)
     frames = config.positions.capacity_frames or max(reserve_frames, config.block_frames)
     reserve(caller, cache, shape, frames, config.dtype)
     empty = cache.empty(caller.tree, shape, frames, config.dtype, caller.device)
@@ -100,7 +100,9 @@ def prefill(caller: Caller, state: StreamState, latents_BCTHW: Tensor) -> Stream
         )
     shape = config.geometry.latent_shape(count, len(state.tail_BCTHW))
     like = torch.empty(shape, dtype=config.latent_dtype, device=caller.device)
-    for piece_BCTHW in given_like(latents_BCTHW, like).split(prefill_lengths(count, config.block_frames), 2):
+    for piece_BCTHW in given_like(latents_BCTHW, like).split(
+        prefill_lengths(count, config.block_frames), 2
+    ):
         state = extend(caller, state, piece_BCTHW)
     return state
 
@@ -169,9 +171,9 @@ def rollout(
     return run(state)
 
 
-def _open(state: StreamState, call: Call) -> tuple[Call, Draft, Visible]:
+def _open(state: StreamState, call: Call) -> tuple[Call, Draft, MemoryKeysValues]:
     """The call, a draft for its own frames, and what it sees of the memory."""
-    return call, state.cache.begin(call), visible(state.policy, state.memory, call)
+    return call, state.cache.begin(call), read_memory(state.policy, state.memory, call)
 
 
 def _remember(

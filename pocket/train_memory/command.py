@@ -21,7 +21,7 @@ from ...model_patches.checkpoints.lora import Lora
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.load import MemoryFile, load_memory
-from ...model_patches.memory.reorder import for_layout
+from ...model_patches.memory.reorder import reorder_encoder
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import hiding, models
@@ -162,7 +162,7 @@ def _learners(
         if chosen.start:
             load_attentions(student, chosen.start, memory.fingerprint)
         unchanged = MemoryRollout(pocket.dit, memory.encoder, frames)
-        encoder = for_layout(memory.encoder, dit.rope_layout)
+        encoder = reorder_encoder(memory.encoder, dit.rope_layout)
         return MemoryRollout(student, encoder, frames, teacher, unchanged, sampler=pocket.config()), None
     if chosen.start:
         raise ValueError(

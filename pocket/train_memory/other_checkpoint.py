@@ -23,7 +23,7 @@ from ...model_patches.attention.sdpa import sdpa
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.load import load_memory
-from ...model_patches.memory.resize import for_grid
+from ...model_patches.memory.resize import resize_encoder
 from ...model_patches.stream.config import StreamConfig
 from ..convert_mla.command import load_dense, read_texts
 from .clip_lessons import (
@@ -187,7 +187,7 @@ def _learners(file: Path | None, task: Task) -> tuple[MemoryRollout, Adapters]:
     if loaded is None:
         encoder = MemoryEncoder(task.encoder)
     else:
-        encoder = for_grid(loaded.encoder, task.encoder.grid_height, task.encoder.grid_width)
+        encoder = resize_encoder(loaded.encoder, task.encoder.grid_height, task.encoder.grid_width)
     adapters = Adapters.from_lora(task.dit, loaded.lora if loaded else None, task.rank)
     rollout = MemoryRollout(
         task.dit, encoder.to(task.device), BLOCK_FRAMES, attention=fused_attention, recompute=True

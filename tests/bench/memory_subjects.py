@@ -27,7 +27,7 @@ from ...model_patches.memory.learned import LearnedMemory
 from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.policies import POLICIES
 from ...model_patches.memory.policy import MemoryPolicy
-from ...model_patches.memory.resize import for_grid
+from ...model_patches.memory.resize import resize_encoder
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import ModelCaller, texts
 from ...model_patches.stream.state import StreamState
@@ -96,7 +96,7 @@ def pocket(memory_file: Path | None = None) -> Remembered:
     dim, heads = dit.dim, dit.num_heads
     if memory_file or path.exists():
         encoder, said = load_memory(path, dit, torch.float32).encoder, path.stem
-        encoder = for_grid(encoder, geometry.grid_height, geometry.grid_width)
+        encoder = resize_encoder(encoder, geometry.grid_height, geometry.grid_width)
     else:
         encoder, said = random_encoder(dim, heads, positions, geometry), RANDOM
     known = WEIGHTS / BASIS_FILE

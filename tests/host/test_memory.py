@@ -98,7 +98,7 @@ def test_the_host_streams_what_the_engine_streams(models, memory_file, rememberi
     begun = init(own, texts(prompt(0)[0][0], negative), config, memory=policy)
     made = list(rollout(own, begun, 6))
     assert close(got, model.model.process_latent_out(torch.cat([latents for latents, _ in made], 2)))
-    assert close(state.memory.now, made[-1][1].memory.now)
+    assert close(state.memory.current, made[-1][1].memory.current)
     plain, _, _ = run(remembering("off", "none"), config)
     assert not close(plain[:, :, :3], got[:, :, :3])  # the LoRA is on
 
@@ -172,11 +172,11 @@ def test_a_recache_of_the_host_is_that_of_the_engine(load, models, remembering, 
         if block == 5:
             state = host.switch(state, prompt(3), "recache")
             own = recache(caller, switch(caller, own, texts(prompt(3)[0][0]), "recache"))
-            assert close(state.memory.before, own.memory.before)
+            assert close(state.memory.previous, own.memory.previous)
         latents, state = host.step(state)
         made, own = step(caller, own)
         assert close(latents, host.caller.to_vae(made))
-        assert block < 3 or close(state.memory.now, own.memory.now)
+        assert block < 3 or close(state.memory.current, own.memory.current)
 
 
 def test_a_take_is_gone_on_with_by_the_memory_it_was_made_with(run, remembering, load, prompt, tmp_path):
@@ -189,7 +189,7 @@ def test_a_take_is_gone_on_with_by_the_memory_it_was_made_with(run, remembering,
 
 def test_another_picture_size_gets_a_resampled_memory(run, remembering):
     latents, state, _ = run(remembering(), replace(CONFIG, geometry=Geometry(48, 48)))
-    assert latents.isfinite().all() and state.memory.now.shape == (1, 3 * 3 * 3, 128)
+    assert latents.isfinite().all() and state.memory.current.shape == (1, 3 * 3 * 3, 128)
 
 
 def test_the_node_brings_the_positions_the_memory_needs(load, remembering):
@@ -205,7 +205,7 @@ def test_the_node_brings_the_positions_the_memory_needs(load, remembering):
     [
         (("learned", "none"), "learned needs the file it was trained into"),
         (("off", "diffusion_models/memory.safetensors"), "off uses no file, but memory_file is set"),
-        (("vague", "none"), "there is no 'vague'; there are learned, ema, off"),
+        (("vague", "none"), "there is no 'vague'; choose one of learned, ema, off"),
         (("learned", "diffusion_models/none.safetensors"), "must be a file of models/rivulet"),
         (("learned", "diffusion_models/../../secret.pt"), "must be a file of models/rivulet"),
         (("learned", "diffusion_models/plain.safetensors"), "no memory encoder|encoder"),
@@ -217,7 +217,7 @@ def test_bad_choices_are_refused(remembering, choice, sentence):
 
 
 def test_positions_the_memory_was_not_trained_with_are_refused(remembering, run):
-    with pytest.raises(ValueError, match=r"preset infinity_rope has no place for a memory; take preset"):
+    with pytest.raises(ValueError, match=r"preset infinity_rope has no ids for a memory; take preset"):
         run(remembering(), replace(CONFIG, preset="infinity_rope"))
 
 
@@ -259,7 +259,7 @@ def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_
     memory = memory_of(model).policy_for(config, model.load_device)
     got, state = stream(model, *said, config, blocks=6, cache=form, memory=memory)
     wanted = model.model.process_latent_out(torch.cat([latents for latents, _ in own], 2))
-    assert close(got, wanted) and close(state.memory.now, own[-1][1].memory.now)
+    assert close(got, wanted) and close(state.memory.current, own[-1][1].memory.current)
 
 
 def test_a_model_of_latents_that_was_taught_no_memory_or_another_is_refused_one(comfyui):
@@ -272,7 +272,7 @@ def test_a_model_of_latents_that_was_taught_no_memory_or_another_is_refused_one(
     with pytest.raises(ValueError, match="the model was trained with 0123456789abcdef; take the memory"):
         RivuletMemory.execute(model, "learned", BUILT_IN)
     model = RivuletPocketModel.execute("VideoMLA's").args[0]
-    with pytest.raises(ValueError, match="keeps VideoMLA's latents and was not taught to read a memory"):
+    with pytest.raises(ValueError, match="has VideoMLA's latents and was not trained to read a memory"):
         RivuletMemory.execute(model, "learned", BUILT_IN)
 
 
@@ -298,4 +298,4 @@ def test_nan_in_the_memory_alone_is_refused_and_the_stream_goes_on_from_before(r
     hook.remove()
     assert state.block == 3 and not state.memory.tensors()
     after = made.step(state)[1]
-    assert torch.equal(after.memory.now, expected.memory.now)
+    assert torch.equal(after.memory.current, expected.memory.current)

@@ -143,7 +143,7 @@ def ours(patch, pipeline, switches=(), memory=True):
     for module, weights in zip((model, encoder.to(dtype)), inner(pipeline.model), strict=True):
         module.requires_grad_(False).load_state_dict(weights)
     training = training_of(encoder.config)
-    policy = LearnedMemory(encoder, "peer", turned=training.turned_keys, recaches=training.recache)
+    policy = LearnedMemory(encoder, "peer", turned=training.rotated_keys, recaches=training.recache)
 
     def watched(*inputs):
         made.flows.append(forward(*inputs).transpose(1, 2))
@@ -159,7 +159,7 @@ def ours(patch, pipeline, switches=(), memory=True):
                 state = switch(caller, state, (text(2 + switches.index(start), dtype),), "recache")
             clean, state = step(caller, state)
             made.latents.append(clean.transpose(1, 2))
-            made.states.append(state.memory.before)
+            made.states.append(state.memory.previous)
     return made
 
 

@@ -46,5 +46,5 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(SystemExit, match="trained together with a LoRA, which is not on the model"):
         remembering(small_pocket(), "learned", alone)
     growing = write_memory(tmp_path / "growing.safetensors", preset="echo_std")
-    with pytest.raises(SystemExit, match="preset echo_std lets them count on"):
+    with pytest.raises(SystemExit, match="preset echo_std has growing ones"):
         remembering(small_pocket(), "learned", growing)

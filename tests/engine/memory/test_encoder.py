@@ -171,5 +171,5 @@ def test_the_published_sizes_have_the_published_parameters():
     "change", [{"num_heads": 5}, {"num_heads": 12}, {"frames": 0}, {"grid_width": -1}, {"layers": 0}], ids=str
 )
 def test_sizes_that_cannot_be_are_refused(change):
-    with pytest.raises(ValueError, match=r"memory tokens of 12 channels in .* cannot be"):
+    with pytest.raises(ValueError, match=r"memory tokens of 12 channels in .* are not possible"):
         replace(SMALL, **change)

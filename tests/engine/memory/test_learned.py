@@ -155,7 +155,8 @@ def test_the_first_call_sees_the_memory_before_the_update(monkeypatch, caller, m
     policy = learned()
     seen, states = shown_memories(monkeypatch, caller, init(caller, (make_text(),), echo, memory=policy), 7)
     key = [
-        s.memory.now is not None and policy.encoder.read(s.memory.now)[0][0, 0, 0, 0].item() for s in states
+        s.memory.current is not None and policy.encoder.read(s.memory.current)[0][0, 0, 0, 0].item()
+        for s in states
     ]
     assert seen[:4] == [[None] * 3] * 4  # blocks at 0, 3, 6, 9
     assert seen[4] == [None, key[3], key[3]]  # at 12: from the second call on
@@ -267,14 +268,14 @@ def test_keys_are_turned_at_their_places_where_the_preset_says_so(caller, make_t
     for _ in range(3):
         _, state = step(caller, state)
     frames = (3, 4, 5)
-    plain = learned().recached(MemoryTokens(), state.cache, frames).now
+    plain = learned().recached(MemoryTokens(), state.cache, frames).current
     turned = learned(turned=True)
     keys, values = state.cache.keys_values(2, frames)
     factors = turns(frames, 2, 3, shape.head_dim)
     keys = turn(keys[0].double(), factors)[None].float()
     expected = turned.encoder.update(turned.encoder.query_init, keys, values)
     torch.testing.assert_close(
-        turned.recached(MemoryTokens(), state.cache, frames).now, expected, rtol=0, atol=2e-6
+        turned.recached(MemoryTokens(), state.cache, frames).current, expected, rtol=0, atol=2e-6
     )
     assert (plain - expected).abs().max() > 1e-5
 

@@ -9,7 +9,7 @@ from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.memory.load import load_memory
-from rivulet.model_patches.memory.reorder import for_layout
+from rivulet.model_patches.memory.reorder import reorder_encoder
 
 from ..conftest import SIZES as SIZES_OF_MODEL
 from .echo_files import base, encoder_shapes, filled, lora_shapes, save, second, under
@@ -163,7 +163,7 @@ def test_a_converted_model_reads_the_memory_it_was_taught_and_no_other(tmp_path,
     dense = load_memory(path, model, grid=GRID)
     got = load_memory(path, latent, grid=GRID, model_memory=dense.fingerprint)
     assert got.lora is None and got.changes_the_model and got.fingerprint == dense.fingerprint
-    wanted = for_layout(dense.encoder, layout).state_dict()
+    wanted = reorder_encoder(dense.encoder, layout).state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in got.encoder.state_dict().items())
     assert not torch.equal(got.encoder.to_k.weight, dense.encoder.to_k.weight)
     assert str(got).endswith("trained with this memory: a LoRA in the file is not used")
@@ -306,7 +306,7 @@ def test_one_tensor_twice_and_two_encoders_are_refused(load, encoder):
     twice = encoder | {"_fsdp_wrapped_module.to_k.bias": encoder["to_k.bias"]}
     with pytest.raises(ValueError, match=r"to_k.bias are one tensor once wrappers are cut off"):
         load(twice)
-    with pytest.raises(ValueError, match=r"holds 2 memory encoders, under one\., two\.; which one is meant"):
+    with pytest.raises(ValueError, match=r"holds 2 memory encoders, under one\., two\.; only one can be"):
         load({"one": encoder, "two": encoder})
 
 

@@ -30,7 +30,7 @@ def test_every_row_has_its_name_and_words():
         assert all(option.help.endswith(".") and "_" in option.name for option in kind.options)
     names = [option.name for kind in POLICIES.values() for option in kind.options]
     assert len(set(names)) == len(names)
-    with pytest.raises(ValueError, match=r"Here: there is no 'x'; there are learned, ema, off"):
+    with pytest.raises(ValueError, match=r"Here: there is no 'x'; choose one of learned, ema, off"):
         find_policy("x", "Here")
 
 
@@ -61,7 +61,7 @@ def test_latents_that_were_taught_no_memory_are_refused_one():
     with torch.device("meta"):
         wan, mla = (WanModel(WanConfig(1536, 8960, 1)), MlaModel(WanConfig(1536, 8960, 1), MlaSizes()))
     assert POLICIES["learned"].why_not(wan, "") is None
-    assert "was not taught to read a memory" in POLICIES["learned"].why_not(mla, "")
+    assert "was not trained to read a memory" in POLICIES["learned"].why_not(mla, "")
     assert POLICIES["learned"].why_not(mla, "its own") is None and POLICIES["ema"].why_not(mla, "") is None
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rivulet.model_patches.arch.rotary import RopeLayout, rotary_channels
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
-from rivulet.model_patches.memory.reorder import for_layout
+from rivulet.model_patches.memory.reorder import reorder_encoder
 
 
 def test_turned_channels_are_those_of_the_rates():
@@ -23,7 +23,7 @@ def test_an_encoder_for_a_converted_model_asks_in_its_order_of_channels():
     order = [channel for channel in range(128) if channel not in turns] + turns
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    moved = for_layout(encoder, layout)
+    moved = reorder_encoder(encoder, layout)
     keys, values = torch.randn(2, 1, 5, 2, 128, dtype=torch.float64)
     state = encoder.fresh(1)
     torch.testing.assert_close(
@@ -32,6 +32,6 @@ def test_an_encoder_for_a_converted_model_asks_in_its_order_of_channels():
     made, wanted = moved.read(state), encoder.read(state)
     torch.testing.assert_close(made[0], wanted[0][..., order], rtol=0, atol=1e-12)
     assert torch.equal(made[1], wanted[1]) and not torch.equal(made[0], wanted[0])
-    assert for_layout(encoder, None) is encoder
+    assert reorder_encoder(encoder, None) is encoder
     with pytest.raises(ValueError, match="heads have 64 channels, the encoder's 128"):
-        for_layout(encoder, RopeLayout.truncated(64, 8))
+        reorder_encoder(encoder, RopeLayout.truncated(64, 8))

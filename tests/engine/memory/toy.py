@@ -27,8 +27,8 @@ class Counting(Stateless):
     def restore(self, tensors) -> Count:
         return Count(tensors["frames"])
 
-    def update(self, memory, cache, left, attention=None):
-        return Count(memory.frames + self.step * len(left)), cache
+    def update(self, memory, cache, evicted, attention=None):
+        return Count(memory.frames + self.step * len(evicted)), cache
 
     def spec(self):
         return {"name": self.name, "step": self.step}

@@ -168,9 +168,7 @@ def test_a_state_that_was_continued_twice_says_it_is_spent(caller, make_text, co
         states.append(step(caller, states[-1])[1])
     step(caller, states[5])
     for old in (4, 3):
-        with pytest.raises(
-            RuntimeError, match=r"is spent: the stream has continued .* the newest state"
-        ):
+        with pytest.raises(RuntimeError, match=r"is spent: the stream has continued .* the newest state"):
             step(caller, states[old])
     latents, fork = step(caller, states[5])
     step(caller, states[5])
