@@ -1,1 +1,1 @@
-"""From noise to a clean block: levels, noise, and the loop over both."""
+"""Denoising of a block: noise levels, noise, and the few-step loop."""

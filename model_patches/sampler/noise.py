@@ -1,4 +1,4 @@
-"""Noise of a block: a function of (seed, block, step), so it needs no state and knows no clip length.
+"""Noise of a block as a function of (seed, block, step), without state and for any clip length.
 
 B batch, C channels, T latent frames, H/W of the latent grid.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class BlockNoise(Protocol):
-    """What the sampler asks for noise. Step 0 begins a block, step i > 0 renews the noise before call i."""
+    """Source of noise for the sampler. Step 0 is a block's first noise, step i > 0 that before call i."""
 
     def draw(self, block: int, step: int, start_frame: int, like_BCTHW: Tensor) -> Tensor:
         """Gaussian noise of like's shape, device and dtype; the block's first latent is `start_frame`."""
@@ -22,7 +22,7 @@ class BlockNoise(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KeyedNoise:
-    """The stream's own noise: any block can be drawn alone, so a shorter take begins a longer one."""
+    """Noise by `block_noise`: every block is independent, so a short take is the start of a longer one."""
 
     seed: int
 
@@ -41,8 +41,8 @@ def block_noise(
     """Gaussian noise of that shape, the same on every device: float32 on the CPU, then cast to `dtype`.
 
     Counter-based bits (Philox, Salmon et al. 2011) under a 128-bit key hashed from the three numbers, made
-    normal by Box and Muller's rule in float64, so no library's choice of sampling method is part of a take. A
-    larger batch begins with the noise of a smaller one.
+    normal by Box and Muller's rule in float64, so it does not depend on a library's sampling method. A larger
+    batch starts with the noise of a smaller one.
     """
     key = blake2b(f"rivulet noise {seed} {block} {step}".encode(), digest_size=16).digest()
     count = int(np.prod(shape, dtype=np.int64))

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 PUBLISHED_TIMESTEPS = (1000.0, 750.0, 500.0, 250.0)
-STRENGTH_STEP = 0.01  # to which a strength is chosen
+STRENGTH_STEP = 0.01  # precision of a strength
 
 
 def sigmas(timesteps: Sequence[float] = PUBLISHED_TIMESTEPS, shift: float = 5.0) -> tuple[float, ...]:
-    """Falling noise levels, one per denoising call; the clean 0 that follows is not among them.
+    """Decreasing noise levels, one per denoising call, without the final 0.
 
-    timesteps: out of 1000, before the shift. shift moves levels towards noise as in Wan 2.1,
+    timesteps: out of 1000, before the shift. shift raises levels as in Wan 2.1,
     s -> shift*s / (shift*s + 1 - s); the published four steps become 1, 0.9375, 0.8333, 0.625.
     """
     if not (math.isfinite(shift) and shift > 0):
@@ -22,15 +22,15 @@ def sigmas(timesteps: Sequence[float] = PUBLISHED_TIMESTEPS, shift: float = 5.0)
     if not all(0 < s <= 1 for s in levels):
         raise ValueError(f"Schedule: timesteps must be above 0 and at most 1000, got {list(timesteps)}.")
     if any(later >= earlier for earlier, later in pairwise(levels)):
-        raise ValueError(f"Schedule: timesteps must fall from call to call, got {list(timesteps)}.")
+        raise ValueError(f"Schedule: timesteps must decrease from call to call, got {list(timesteps)}.")
     return tuple(shift * s / (shift * s + (1 - s)) for s in levels)
 
 
 def first_call(levels: Sequence[float], strength: float) -> int:
-    """Index of the highest noise level that is not above `strength`, for a block that begins with a video.
+    """Index of the highest noise level that is not above `strength`, for a block that starts from a video.
 
-    strength: share of noise put over the video, above 0 and up to 1; a level a rounding (0.005) above it
-    counts as it. 1 begins with the first level: noise alone, where that level is 1.
+    strength: share of noise, above 0 and up to 1; a level up to 0.005 above it counts as equal. 1 starts at
+    the first level: noise alone, if that level is 1.
     """
     if not (math.isfinite(strength) and 0 < strength <= 1):
         raise ValueError(f"Schedule: strength must be above 0 and at most 1, got {strength}.")
@@ -38,7 +38,7 @@ def first_call(levels: Sequence[float], strength: float) -> int:
     if found is None:
         raise ValueError(
             f"Schedule: strength {strength} is below every noise level of this model "
-            f"({', '.join(f'{level:.3f}' for level in levels)}), so nothing would be made anew; give "
+            f"({', '.join(f'{level:.3f}' for level in levels)}), so the video would not change; give "
             f"{math.ceil(levels[-1] / STRENGTH_STEP) * STRENGTH_STEP:.2f} or more, or sigmas that go lower."
         )
     return found

@@ -18,7 +18,7 @@ from ..attention.sdpa import Attention
 from ..cache.format import CacheFormat, Draft
 from ..cache.shapes import CacheShape
 from ..memory.policy import MemoryKeysValues
-from ..sampler.denoise import Begin
+from ..sampler.denoise import InitLatents
 from ..sampler.noise import BlockNoise
 from .config import StreamConfig
 from .weights import Fingerprint
@@ -38,7 +38,7 @@ class Pass:
     shape: tuple[int, int, int, int, int]  # [B, C, T, H, W] of the latents
     sigmas: tuple[float, ...] = ()  # falling noise levels, one per call
     noise: BlockNoise | None = None  # asked for where there are sigmas
-    begin: Begin | None = None  # latents in the model's units to begin with, instead of noise alone
+    begin: InitLatents | None = None  # latents in the model's units to begin with, instead of noise alone
     clean_BCTHW: Tensor | None = None  # where there are no sigmas: the latents, in the model's units
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Geometry
-from ..sampler.denoise import Begin
+from ..sampler.denoise import InitLatents
 from ..sampler.schedule import first_call
 from ..vae.decoder import VaeBuffers, VideoVae, encode_stream
 from .config import StreamConfig
@@ -34,7 +34,7 @@ class Encode(Protocol):
 class Followed:
     """What one block begins with."""
 
-    begin: Begin
+    begin: InitLatents
     pictures: int  # of the incoming video; in its last block the rest stands still and is not shown
 
 
@@ -98,7 +98,7 @@ class Follow:
         latents_BCTHW = torch.cat(self._ready[:frames], 2)
         self._ready, self._unused = self._ready[frames:], self._unused[pictures:]
         self._fed = max(0, self._fed - pictures)
-        return Followed(Begin(latents_BCTHW, self.call), pictures)
+        return Followed(InitLatents(latents_BCTHW, self.call), pictures)
 
     def _read(self, count: int) -> None:
         """Have so many unused pictures, or all there are."""

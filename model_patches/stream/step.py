@@ -16,7 +16,7 @@ from ..cache.dense import DENSE
 from ..cache.format import Cache, CacheFormat, Call, Draft, KeysValues, call_of, recache_call
 from ..cache.shapes import CacheShape
 from ..memory.policy import OFF, MemoryKeysValues, MemoryPolicy, add_memory_tokens, evict, read_memory
-from ..sampler.denoise import Begin, given_like
+from ..sampler.denoise import InitLatents, match_latents
 from ..sampler.noise import BlockNoise, KeyedNoise
 from .caller import Caller, Pass, Prompt, Result
 from .config import StreamConfig
@@ -58,7 +58,7 @@ def reserve(caller: Caller, cache: CacheFormat, shape: CacheShape, frames: int, 
 
 @torch.inference_mode()
 def step(
-    caller: Caller, state: StreamState, *, noise: BlockNoise | None = None, begin: Begin | None = None
+    caller: Caller, state: StreamState, *, noise: BlockNoise | None = None, begin: InitLatents | None = None
 ) -> tuple[Tensor, StreamState]:
     """(clean latents [B, C, T, H, W] of the next block in the model's units, the state after it).
 
@@ -72,7 +72,7 @@ def step(
     shape = config.geometry.latent_shape(config.block_frames, len(state.tail_BCTHW))
     if begin is not None:
         like = torch.empty(shape, dtype=config.latent_dtype, device=caller.device)
-        begin = Begin(given_like(begin.clean_BCTHW, like), begin.call)
+        begin = InitLatents(match_latents(begin.clean_BCTHW, like), begin.call)
     levels = config.levels(state.start_frame, begin is not None)
     source = noise or KeyedNoise(config.seed)
     work = Pass(state.block, state.start_frame, state.format, draft, memory, shape, levels, source, begin)
@@ -100,7 +100,7 @@ def prefill(caller: Caller, state: StreamState, latents_BCTHW: Tensor) -> Stream
         )
     shape = config.geometry.latent_shape(count, len(state.tail_BCTHW))
     like = torch.empty(shape, dtype=config.latent_dtype, device=caller.device)
-    for piece_BCTHW in given_like(latents_BCTHW, like).split(
+    for piece_BCTHW in match_latents(latents_BCTHW, like).split(
         prefill_lengths(count, config.block_frames), 2
     ):
         state = extend(caller, state, piece_BCTHW)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...model_patches.arch.parts import embed_time
 from ...model_patches.attention.forward import Time, forward, write_past
 from ...model_patches.attention.text import TextRows, read_text
-from ...model_patches.sampler.denoise import first_noisy, refine
+from ...model_patches.sampler.denoise import first_input, refine
 from ...model_patches.stream.caller import Pass
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import times_of
@@ -137,7 +137,7 @@ class HostPass:
             return work.clean_BCTHW.to(x)
         assert work.noise is not None
         place = (work.noise, work.block, work.start_frame)
-        x = first_noisy(work.sigmas, *place, x, work.begin)
+        x = first_input(work.sigmas, *place, x, work.begin)
         return refine(clean, x, work.sigmas, *place, self.config.fresh_noise, self.first)
 
     def begin_call(self, call: int | None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...model_patches.sampler.denoise import Begin
+from ...model_patches.sampler.denoise import InitLatents
 from ...model_patches.stream.follow import Follow, encoder_of
 from ...model_patches.stream.incoming import Fitted, Pictures
 from ...model_patches.stream.join import blend_frames, missing_detail
@@ -185,7 +185,7 @@ def followed(pocket: Pocket, truth: Truth, strength: float, blocks: int, seed: i
     for _ in range(blocks):
         given = [follow.block(state.block, state.start_frame) for follow in follows]
         begins = [each.begin for each in given if each is not None]
-        begin = Begin(torch.cat([each.clean_BCTHW for each in begins]), begins[0].call)
+        begin = InitLatents(torch.cat([each.clean_BCTHW for each in begins]), begins[0].call)
         latents, state = step(pocket.caller, state, begin=begin)
         parts.append(latents)
     made = shown(pocket, torch.cat(parts, 2))

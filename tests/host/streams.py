@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rivulet.model_patches.sampler.denoise import Begin
+from rivulet.model_patches.sampler.denoise import InitLatents
 from rivulet.model_patches.stream.state import StreamState
 from torch import Tensor
 
@@ -22,12 +22,12 @@ class HostRun:
 
         return init(self.caller, self.prompt, self.config, reserve_frames=reserve_frames, **self.options)
 
-    def step(self, state: StreamState, begin: Begin | None = None) -> tuple[Tensor, StreamState]:
+    def step(self, state: StreamState, begin: InitLatents | None = None) -> tuple[Tensor, StreamState]:
         """(latents in the VAE's units, state); begin: in the VAE's units, too."""
         from rivulet.model_patches.stream.step import step
 
         if begin is not None:
-            begin = Begin(self.caller.from_vae(begin.clean_BCTHW), begin.call)
+            begin = InitLatents(self.caller.from_vae(begin.clean_BCTHW), begin.call)
         latents, state = step(self.caller, state, noise=self.noise, begin=begin)
         return self.caller.to_vae(latents), state
 

@@ -67,7 +67,7 @@ def test_its_own_rounding_stays_close_to_the_hosts(peer, load, prompt, stream):
 @pytest.mark.parametrize("shown", ["block after block", "begun with latents"])
 def test_both_callers_make_the_same_bits(load, prompt, shown):
     """On the same layers: other copies of the weights lie otherwise in memory, and sums round otherwise."""
-    from rivulet.model_patches.sampler.denoise import Begin
+    from rivulet.model_patches.sampler.denoise import InitLatents
     from rivulet.model_patches.stream.model_caller import ModelCaller
     from rivulet.model_patches.stream.step import init, prefill, step
     from rivulet.model_patches.stream.switch import switch
@@ -91,7 +91,7 @@ def test_both_callers_make_the_same_bits(load, prompt, shown):
         for block in range(6):
             if block == 3:
                 state = switch(caller, state, prompts[1], "recache")
-            begin = Begin(first[:, :, :3], 1) if shown != "block after block" else None
+            begin = InitLatents(first[:, :, :3], 1) if shown != "block after block" else None
             latents, state = step(caller, state, begin=begin)
             parts.append(latents)
         made.append((torch.cat(parts, 2), state.cache.tensors()["kv"]))

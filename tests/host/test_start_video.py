@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.sampler.denoise import Begin
+from rivulet.model_patches.sampler.denoise import InitLatents
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.join import FADE_FRAMES
 from rivulet.model_patches.stream.snapshot import read_header
@@ -134,9 +134,9 @@ def test_a_block_begins_with_given_latents_under_noise(begun):
     made, state = begun()
     plain = made.step(state)[0]
     made, state = begun()
-    assert torch.equal(made.step(state, Begin(latents(3), 0))[0], plain)
+    assert torch.equal(made.step(state, InitLatents(latents(3), 0))[0], plain)
     made, state = begun()
-    near, after = made.step(state, Begin(latents(3), 1))
+    near, after = made.step(state, InitLatents(latents(3), 1))
     assert (near - latents(3)).square().mean() < (plain - latents(3)).square().mean()
     assert after.start_frame == 3
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from rivulet.model_patches.sampler.denoise import Begin, denoise, guide
+from rivulet.model_patches.sampler.denoise import InitLatents, denoise, guide
 from rivulet.model_patches.sampler.noise import KeyedNoise, block_noise
 
 SHAPE = (1, 2, 3, 2, 2)
@@ -75,7 +75,7 @@ def test_a_block_can_begin_with_given_latents_under_noise_at_a_later_call():
         inputs.append((call, x.clone()))
         return torch.zeros_like(x)
 
-    denoise(flow, LEVELS, KeyedNoise(1), 2, 0, torch.empty(SHAPE), begin=Begin(given, 1))
+    denoise(flow, LEVELS, KeyedNoise(1), 2, 0, torch.empty(SHAPE), begin=InitLatents(given, 1))
     assert [call for call, _ in inputs] == [1, 2]
     assert torch.equal(inputs[0][1], 0.5 * block_noise(1, 2, 1, SHAPE) + 0.5 * given)
     assert torch.equal(inputs[1][1], 0.2 * block_noise(1, 2, 2, SHAPE) + (1 - 0.2) * inputs[0][1])

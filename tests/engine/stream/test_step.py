@@ -10,7 +10,7 @@ from rivulet.model_patches.cache.basis import Basis, LayerPlan
 from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.cache.latent import LatentFormat
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.sampler.denoise import Begin
+from rivulet.model_patches.sampler.denoise import InitLatents
 from rivulet.model_patches.sampler.schedule import sigmas
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.model_caller import ModelCaller
@@ -252,7 +252,7 @@ def test_what_has_no_past_has_its_own_noise_levels(caller, make_text, config):
     expected, after = step(caller, init(caller, (text,), all_own))
     assert torch.equal(first, expected)
     assert torch.equal(step(caller, later)[0], step(caller, replace(after, config=config))[0])
-    begin = Begin(torch.zeros_like(first), 0)
+    begin = InitLatents(torch.zeros_like(first), 0)
     assert torch.equal(
         step(caller, state, begin=begin)[0],
         step(caller, init(caller, (text,), config), begin=begin)[0],
