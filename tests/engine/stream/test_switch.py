@@ -48,7 +48,7 @@ def test_smooth_changes_the_text_alone(caller, make_text, echo):
 def test_a_cut_forgets_frames_and_memory(caller, make_text, echo, made):
     _, state = run(caller, init(caller, (make_text(1),), echo, cache=made, memory=learned()), 6)
     after = switch(caller, state, (make_text(2),), "cut")
-    assert (after.block, after.start_frame, after.cache.frames, after.memory.now) == (6, 0, (), None)
+    assert (after.block, after.start_frame, after.cache.frames, after.memory.current) == (6, 0, (), None)
     got, _ = run(caller, after, 6)
     # a stream that begins at block 6: the same noise, nothing before it
     fresh = replace(init(caller, (make_text(2),), echo, cache=made, memory=learned()), block=6)
@@ -128,8 +128,8 @@ def test_a_recache_begins_the_memory_anew_with_the_window(monkeypatch, caller, m
     # reset, one update with the nine frames; then the three that the next block pushes out, as always
     assert [count for _, count in fed] == [9 * size, 3 * size]
     assert torch.equal(fed[0][0], policy.encoder.query_init)
-    assert torch.equal(fed[1][0], after.memory.before)
-    assert not torch.equal(after.memory.before, after.memory.now)
+    assert torch.equal(fed[1][0], after.memory.previous)
+    assert not torch.equal(after.memory.previous, after.memory.current)
 
 
 def test_where_ids_count_on_a_recache_shows_the_memory_the_newest_block_began_with(
@@ -140,7 +140,7 @@ def test_where_ids_count_on_a_recache_shows_the_memory_the_newest_block_began_wi
     config, policy = replace(config, preset=PRESETS["echo_std"]), learned(turned=True, recaches=False)
     _, state = run(caller, init(caller, (make_text(1),), config, memory=policy), 6)
     fed, shown = [], []
-    update, show = type(policy.encoder).update, SlotDraft.show
+    update, show = type(policy.encoder).update, SlotDraft.set_memory
 
     def fed_with(self, tokens, keys, values, *rest):
         fed.append((tokens.clone(), values.clone()))
@@ -151,16 +151,17 @@ def test_where_ids_count_on_a_recache_shows_the_memory_the_newest_block_began_wi
         show(self, memory)
 
     monkeypatch.setattr(type(policy.encoder), "update", fed_with)
-    monkeypatch.setattr(SlotDraft, "show", showing)
+    monkeypatch.setattr(SlotDraft, "set_memory", showing)
     after = recache(caller, switch(caller, state, (make_text(2),), "recache"))
     # frames 9 to 17 run again beside ids 6 to 8
     assert [ids for ids, _ in shown] == [(6, 7, 8)]
-    assert torch.equal(shown[0][1][0], policy.encoder.read(state.memory.before)[0])
+    assert torch.equal(shown[0][1][0], policy.encoder.read(state.memory.previous)[0])
     # the update with frames 6 to 8 had happened; the one with 9 to 11 is made again from before it
     (tokens, values), size = fed[0], config.geometry.frame_tokens
     assert len(fed) == 1 and values.shape[1] == 3 * size
-    assert torch.equal(tokens, state.memory.before) and torch.equal(after.memory.before, state.memory.before)
-    assert not torch.equal(after.memory.now, state.memory.now)
+    before = state.memory.previous
+    assert torch.equal(tokens, before) and torch.equal(after.memory.previous, before)
+    assert not torch.equal(after.memory.current, state.memory.current)
 
 
 def test_only_where_ids_count_on_a_recache_has_ids_for_the_memory():
