@@ -25,21 +25,21 @@ class Support:
 
 
 def uses_triton(
-    op: str, impl: str, *tensors: Tensor | None, obstacle: str = "", multiplies: Tensor | None = None
+    op: str, choice: str, *tensors: Tensor | None, obstacle: str = "", multiplies: Tensor | None = None
 ) -> bool:
     """Whether `op` runs its Triton kernel (True) or its reference (False) on these tensors.
 
-    impl: "reference"; "triton", RuntimeError where the kernel cannot run; or "auto", which runs the kernel
+    choice: "reference"; "triton", RuntimeError where the kernel cannot run; or "auto", which runs the kernel
     on a GPU that supports it but leaves float32 matrix products to torch: tensor cores have none, and the
     kernels spill registers. obstacle: reason why the kernel cannot read this input, "" for none.
     multiplies: a factor of the op's matrix products, None without products.
     """
-    if impl not in CHOICES:
+    if choice not in CHOICES:
         names = ", ".join(map(repr, CHOICES))
-        raise ValueError(f"{op}: no implementation is called {impl!r}; choose one of {names}.")
-    if impl == "reference" or (impl == "auto" and tensors[0] is not None and tensors[0].is_cpu):
+        raise ValueError(f"{op}: no implementation is called {choice!r}; choose one of {names}.")
+    if choice == "reference" or (choice == "auto" and tensors[0] is not None and tensors[0].is_cpu):
         return False
-    if impl == "auto" and multiplies is not None and multiplies.dtype == torch.float32:
+    if choice == "auto" and multiplies is not None and multiplies.dtype == torch.float32:
         return False
     present = [tensor for tensor in tensors if tensor is not None]
     reason = obstacle or _obstacle(present)
@@ -48,7 +48,7 @@ def uses_triton(
         if support.triton:
             return True
         reason = support.why
-    if impl == "triton":
+    if choice == "triton":
         raise RuntimeError(f"{op}: the Triton kernel cannot run: {reason} impl='auto' takes torch instead.")
     return False
 

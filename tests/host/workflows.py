@@ -120,7 +120,7 @@ and triangles in red, green, blue, yellow, magenta and cyan on coloured grounds,
 object wrong.
 
 - `seconds` as many as you like: memory does not grow.
-- `seed`: a shorter take of a seed is the beginning of a longer one.
+- `seed`: with the same seed, a shorter take is the beginning of a longer one.
 - The empty prompt is the negative one; the model's guidance needs it.""",
         ),
     },
