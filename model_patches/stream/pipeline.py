@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from ..geometry import blocks_for
@@ -25,6 +24,7 @@ from ..writer.protocol import Writer
 from .caller import Caller
 from .follow import Follow, Followed
 from .ledger import FrameLedger
+from .pictures import VideoOutput
 from .script import Script
 from .snapshot import save
 from .state import StreamState
@@ -147,7 +147,7 @@ def run(
             f"Pipeline: blocks must be 0 or more, or None for a stream without end, got {blocks}."
         )
     _check_positions(writers, state)
-    loop = _Loop(caller, decoder, writers, state, script, viewers, noise, keep, on_chunk)
+    loop = _Loop(caller, VideoOutput(decoder, writers), state, script, viewers, noise, keep, on_chunk)
     last = None if blocks is None else state.block + blocks
     with ExitStack() as open_writers:
         for writer in writers:
@@ -174,8 +174,7 @@ class _Loop:
     def __init__(
         self,
         caller: Caller,
-        decoder: StreamDecoder,
-        writers: Sequence[Writer],
+        output: VideoOutput,
         state: StreamState,
         script: Script | None,
         viewers: Viewers,
@@ -183,7 +182,7 @@ class _Loop:
         keep: Callable[[StreamState], None],
         on_chunk: Callable[[Chunk], None],
     ) -> None:
-        self.caller, self.decoder, self.writers, self.state = caller, decoder, writers, state
+        self.caller, self.output, self.state = caller, output, state
         self.script, self.viewers, self.noise = script, viewers, noise
         self.keep, self.on_chunk = keep, on_chunk
         self.geometry, self.block_frames = state.config.geometry, state.config.block_frames
@@ -204,7 +203,7 @@ class _Loop:
         """Remembers latents that are there, and shows their pictures."""
         state = prefill(self.caller, self.state, start.latents_BCTHW)
         ledger = state.ledger.prefill(start.latents_BCTHW.shape[2], start.hidden, start.ending_HWC)
-        self.state, _ = self._show(replace(state, ledger=ledger), start.latents_BCTHW)
+        self.state, _ = self.output.show(replace(state, ledger=ledger), start.latents_BCTHW)
 
     def make_block(self, follow: Follow | None, last: int | None, pictures: int | None) -> bool:
         """One more block, unless the video that is followed has ended."""
@@ -218,7 +217,7 @@ class _Loop:
         latents_BCTHW, after = step(self.caller, state, noise=self.noise, begin=begin)
         ledger = self._limit(followed)
         after = replace(after, ledger=ledger, followed=followed is not None, steered=False)
-        self.state, pixels_FHWC = self._show(after, latents_BCTHW)
+        self.state, pixels_FHWC = self.output.show(after, latents_BCTHW)
         self.keep(self.state)
         seconds = time.perf_counter() - started
         self.viewers.note_plan(self._planned(last, pictures))
@@ -229,29 +228,10 @@ class _Loop:
     def end(self) -> None:
         """Shows what the decoder has held back; the state can still be gone on with."""
         state = self.state
-        flushed_FHWC, _ = self.decoder.decode(state.tail_BCTHW[:, :, :0], state.past, last=True)
-        _, ledger = self._write(flushed_FHWC, state.ledger)
-        self.state = replace(state, ledger=ledger.end(self.geometry, state.start_frame, len(flushed_FHWC)))
+        self.state = self.output.end(state)
         if state.block:
             self.keep(self.state)
         self.viewers.note_plan(state.block - state.ledger.file_block)
-
-    def _show(
-        self, state: StreamState, latents_BCTHW: Tensor, *, last: bool = False
-    ) -> tuple[StreamState, Tensor]:
-        """(the state after the latents' pictures were written, those pictures, uint8)."""
-        pixels_FHWC, past = self.decoder.decode(latents_BCTHW, state.past, last=last)
-        pixels_FHWC, ledger = self._write(pixels_FHWC, state.ledger)
-        return replace(state, past=past, ledger=ledger), pixels_FHWC
-
-    def _write(self, pixels_FHWC: Tensor, ledger: FrameLedger) -> tuple[Tensor, FrameLedger]:
-        """(those of the decoded pictures that the writers got, uint8; the ledger after them)."""
-        pixels_FHWC, ledger = ledger.show(pixels_FHWC)
-        pixels_FHWC = to_uint8(pixels_FHWC)
-        if len(pixels_FHWC):
-            for writer in self.writers:
-                writer.write(pixels_FHWC)
-        return pixels_FHWC, ledger
 
     def _limit(self, followed: Followed | None) -> FrameLedger:
         """The ledger of a video that ends where the one it follows does, if it follows one."""
@@ -303,24 +283,12 @@ class _Loop:
     def _enter(self, after: StreamState, prompt: TimedPrompt) -> None:
         """Goes on with the state under another prompt."""
         if self.state.block and not after.start_frame:
-            after = self._begin_scene(after)
+            after = self.output.begin_scene(after)
         self.state = after
         if after.block:
             self.keep(after)
         block, frame = after.block - after.ledger.file_block, self.next_frame - after.ledger.file_frame
         self.viewers.note_prompt(PromptChange(prompt.text, prompt.mode, block, frame))
-
-    def _begin_scene(self, state: StreamState) -> StreamState:
-        """The decoder, too, begins anew: the first latent of a scene is one picture, not four."""
-        state, _ = self._show(state, state.tail_BCTHW, last=True)
-        return replace(state, past=None, ledger=state.ledger.cut())
-
-
-def to_uint8(pixels_FHWC: Tensor) -> Tensor:
-    """Pictures in [0, 1] as levels of 0 to 255 on the CPU; uint8 stays as it is."""
-    if pixels_FHWC.dtype == torch.uint8:
-        return pixels_FHWC
-    return (pixels_FHWC * 255).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def _check_positions(writers: Sequence[Writer], state: StreamState) -> None:
