@@ -10,5 +10,6 @@
 
 `stream` is the heart: the state of one video, the steps from one state to the next, its file, and the loop.
 `checkpoints` reads files as they are published, `viewers` is what those who watch see and ask for, `plan`
-says before a run what it will need. Vocabulary of all stages: `geometry` (pixels, latents, tokens, frames).
+says before a run what it will need. For all stages: `geometry` (pixels, latents, tokens, frames) and
+`transfer` (copies to and from a card).
 """

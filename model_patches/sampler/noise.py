@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..transfer import to_device
+
 
 class BlockNoise(Protocol):
     """Source of noise for the sampler. Step 0 is a block's first noise, step i > 0 that before call i."""
@@ -52,4 +54,4 @@ def block_noise(
     radius, angle = np.sqrt(-2.0 * np.log(uniform[0::2])), 2.0 * np.pi * uniform[1::2]
     normal = np.empty(len(bits), dtype=np.float32)
     normal[0::2], normal[1::2] = radius * np.cos(angle), radius * np.sin(angle)
-    return torch.from_numpy(normal[:count]).reshape(shape).to(device=device, dtype=dtype)
+    return to_device(torch.from_numpy(normal[:count]).reshape(shape), torch.device(device), dtype)

@@ -1,0 +1,19 @@
+"""Copies between the host's memory and a card's that neither side waits for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """The tensor in `dtype` (None: its own) on the device, as `Tensor.to` gives it.
+
+    From the CPU to a card it is cast first and goes through pinned memory: what runs on the card meanwhile
+    goes on, and so does whoever called. The pinned bytes are torch's to reuse once the copy is done.
+    """
+    tensor = tensor.to(dtype or tensor.dtype)
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor).to(device, non_blocking=True)
