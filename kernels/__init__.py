@@ -12,4 +12,10 @@ segment_attention  attention over several segments, with the log-sum that merges
 
 Each takes impl: "auto" runs its Triton version in `_triton` on a GPU that supports it and the reference
 everywhere else; `dispatch.triton_support` says which and why.
+`check` compares every kernel with its reference before its first use, and on demand.
 """
+
+from .check import quick_check
+from .dispatch import check_first
+
+check_first(quick_check)

@@ -1,9 +1,14 @@
-"""Choice of an operation's implementation, with the reason: Triton where the GPU runs it, else torch."""
+"""Choice of an operation's implementation, with the reason: Triton where the GPU runs it, else torch.
+
+A kernel is compared with its reference before its first use in a process, on each device and in each dtype;
+one that fails, and one that raises later, is off from then on, and torch does its work.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -14,6 +19,9 @@ from torch import Tensor
 CHOICES = ("auto", "reference", "triton")
 DISABLE = "RIVULET_DISABLE_TRITON"  # set to 1: never Triton
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8)
+
+Check = Callable[[str, torch.device, torch.dtype], str]  # of an op's kernel: "", or what is wrong with it
+Kernel = tuple[str, str, int | None]  # an op, and the type and index of a device
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +38,9 @@ def uses_triton(
     """Whether `op` runs its Triton kernel (True) or its reference (False) on these tensors.
 
     choice: "reference"; "triton", RuntimeError where the kernel cannot run; or "auto", which runs the kernel
-    on a GPU that supports it but leaves float32 matrix products to torch: tensor cores have none, and the
-    kernels spill registers. obstacle: reason why the kernel cannot read this input, "" for none.
-    multiplies: a factor of the op's matrix products, None without products.
+    on a GPU that supports it, where its check passes, but leaves float32 matrix products to torch: tensor
+    cores have none, and the kernels spill registers. obstacle: reason why the kernel cannot read this input,
+    "" for none. multiplies: a factor of the op's matrix products, None without products.
     """
     if choice not in CHOICES:
         names = ", ".join(map(repr, CHOICES))
@@ -45,17 +53,43 @@ def uses_triton(
     reason = obstacle or _obstacle(present)
     if not reason:
         support = triton_support(present[0].device)
-        if support.triton:
-            return True
-        reason = support.why
+        reason = "" if support.triton else support.why
+    if not reason and choice == "auto":
+        reason = _fault(op, present[0].device, _computed(present if multiplies is None else [multiplies]))
+    if not reason:
+        return True
     if choice == "triton":
         raise RuntimeError(f"{op}: the Triton kernel cannot run: {reason} impl='auto' takes torch instead.")
     return False
 
 
 def triton_support(device: torch.device) -> Support:
-    """Whether Triton kernels run on the device; tested by running one, then cached."""
-    return _support(device.type, device.index, os.environ.get(DISABLE) == "1")
+    """Whether Triton kernels run on the device; tested by running one, then cached and, if not, told once."""
+    index = device.index
+    if index is None and device.type == "cuda" and torch.cuda.is_available():
+        index = torch.cuda.current_device()
+    return _support(device.type, index, os.environ.get(DISABLE) == "1")
+
+
+def check_first(check: Check) -> None:
+    """Have every kernel checked by this before its first use."""
+    _checks.append(check)
+
+
+def disable(op: str, why: str, device: torch.device) -> None:
+    """Leave the op to torch on this device for the rest of the process; said once, in one line of the log.
+
+    Whoever calls it in the middle of a block lets that block fail: half of it was made by the kernel.
+    """
+    if _kernel(op, device) not in _off:
+        _off[_kernel(op, device)] = why
+        message = "Triton kernel %s is off on %s, torch does its work: %s"
+        logging.getLogger(__name__).warning(message, op, device, why)
+
+
+def mark_checked(op: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Note that the op's kernel was compared with its reference in this dtype."""
+    _checked.add((_kernel(op, device), dtype))
 
 
 def is_interpreted() -> bool:
@@ -63,9 +97,44 @@ def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+_checks: list[Check] = []
+_checked: set[tuple[Kernel, torch.dtype]] = set()
+_off: dict[Kernel, str] = {}
+
+
+def _kernel(op: str, device: torch.device) -> Kernel:
+    return op, device.type, device.index
+
+
+def _fault(op: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Reason why the op's kernel is off, "" for none; checked before its first use."""
+    kernel = _kernel(op, device)
+    if kernel not in _off and (kernel, dtype) not in _checked:
+        for check in _checks:
+            if why := check(op, device, dtype):
+                disable(op, why, device)
+        mark_checked(op, device, dtype)
+    return _off.get(kernel, "")
+
+
+def _computed(tensors: list[Tensor]) -> torch.dtype:
+    """The dtype of the first tensor that holds numbers and no codes."""
+    return next((x.dtype for x in tensors if x.is_floating_point()), torch.float32)
+
+
 @cache
 def _support(kind: str, index: int | None, disabled: bool) -> Support:
     device = torch.device(kind, index) if index is not None else torch.device(kind)
+    support = _find_support(device, disabled)
+    wanted = kind not in ("cpu", "meta") or is_interpreted()
+    if wanted and not support.triton and not disabled:
+        message = "No Triton kernels on %s, torch does their work: %s"
+        logging.getLogger(__name__).warning(message, device, support.why)
+    return support
+
+
+def _find_support(device: torch.device, disabled: bool) -> Support:
+    kind = device.type
     if disabled:
         return Support(False, f"it is switched off by {DISABLE}=1.")
     if kind != "cuda" and not (kind == "cpu" and is_interpreted()):
@@ -78,7 +147,7 @@ def _support(kind: str, index: int | None, disabled: bool) -> Support:
 
 
 def _run_probe(device: torch.device) -> Support:
-    # a broken installation can raise anything anywhere, find_spec included; torch does everything then
+    # a broken installation can raise anything anywhere, find_spec included
     try:
         if find_spec("triton") is None:
             package = "triton-windows" if os.name == "nt" else "triton"
@@ -90,7 +159,6 @@ def _run_probe(device: torch.device) -> Support:
         fault = "a kernel ran and gave a wrong result"
     except Exception as error:
         fault = f"{type(error).__name__}: {error}".splitlines()[0]
-    logging.getLogger(__name__).warning("Triton does not work on %s, torch does its work: %s", device, fault)
     return Support(False, f"Triton does not work on {device}: {fault}.")
 
 

@@ -82,7 +82,7 @@ def dequantize(
         raise ValueError(
             f"dequantize: out must be {wanted} of {dtype}, got {list(out.shape)} of {out.dtype}."
         )
-    if uses_triton("dequantize", impl, codes, scales, out, obstacle=_obstacle(codes)):
+    if uses_triton("dequantize", impl, codes, out, scales, obstacle=_obstacle(codes)):
         from ._triton.quantize import dequantize_triton
 
         dequantize_triton(codes, scales, group, bits, out)

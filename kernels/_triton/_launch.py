@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..dispatch import disable
+
 Argument = Tensor | int | float | None
 
 
@@ -16,9 +18,11 @@ Argument = Tensor | int | float | None
 class Launch:
     """A kernel with its grid, run-time arguments, compile-time constants, warps and pipeline stages.
 
-    Kernels are not specialised on numbers of tokens, so a growing window compiles nothing again.
+    op: whose kernel it is, by the name under which its implementation is chosen. Kernels are not specialised
+    on numbers of tokens, so a growing window compiles nothing again.
     """
 
+    op: str
     kernel: Any
     grid: tuple[int, ...]
     arguments: Mapping[str, Argument]
@@ -32,12 +36,22 @@ class Launch:
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
     def run(self) -> None:
-        """Run the kernel on the device of its tensors; an empty grid does nothing."""
+        """Run the kernel on the device of its tensors; an empty grid does nothing.
+
+        What it raises passes, and the op is torch's from then on, unless memory was what it lacked.
+        """
         first = next(value for value in self.arguments.values() if isinstance(value, Tensor))
-        if all(self.grid):
+        if not all(self.grid):
+            return
+        try:
             # Triton launches on the current device, whichever the tensors are on
             with torch.cuda.device_of(first):
                 self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}".splitlines()[0]
+            if "out of memory" not in fault:
+                disable(self.op, fault, first.device)
+            raise
 
 
 def strides(name: str, tensor: Tensor | None, dims: str) -> dict[str, int]:

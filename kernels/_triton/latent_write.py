@@ -72,4 +72,4 @@ def launch(
     constants = {"GROUP": tiers.group, "BLOCK_G": power_of_two(tiers.group, 16)}
     constants |= {"BLOCK_L": BLOCK_L, "BLOCK_C": BLOCK_C}
     grid = (triton.cdiv(tokens, BLOCK_L), tiers.groups, rows)
-    return Launch(_latent_write, grid, arguments, constants, warps=4, stages=2)
+    return Launch("latent_write", _latent_write, grid, arguments, constants, warps=4, stages=2)

@@ -71,4 +71,5 @@ def launch(
     block_n, block_d = power_of_two(heads), power_of_two(width, 2)
     constants = {"D": width, "NORM": norm, "BLOCK_N": block_n, "BLOCK_D": block_d}
     warps = 4 if block_n * block_d <= 4096 else 8
-    return Launch(_norm_rope, (tokens, rows), arguments, constants, warps=warps, stages=1)
+    op = "norm_rope" if norm else "rotate"
+    return Launch(op, _norm_rope, (tokens, rows), arguments, constants, warps=warps, stages=1)

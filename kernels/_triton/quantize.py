@@ -63,21 +63,21 @@ def quantize_launch(x_BLC: Tensor, codes: Tensor, scales: Tensor, group: int, bi
     """The launch that writes codes [B, L, C * bits/8] and scales [B, L, C/group]."""
     arguments = {"X": x_BLC, "CODES": codes, "SCALES": scales, "L": x_BLC.shape[1]}
     arguments |= strides("x", x_BLC, "bl") | strides("codes", codes, "bl") | strides("scales", scales, "bl")
-    return _launch(_quantize, arguments, scales, group, bits)
+    return _launch("quantize", _quantize, arguments, scales, group, bits)
 
 
 def dequantize_launch(codes: Tensor, scales: Tensor, out_BLC: Tensor, group: int, bits: int) -> Launch:
     """The launch that writes the channels [B, L, C]."""
     arguments = {"CODES": codes, "SCALES": scales, "OUT": out_BLC, "L": codes.shape[1]}
     arguments |= strides("codes", codes, "bl") | strides("scales", scales, "bl") | strides("o", out_BLC, "bl")
-    return _launch(_dequantize, arguments, scales, group, bits)
+    return _launch("dequantize", _dequantize, arguments, scales, group, bits)
 
 
-def _launch(kernel, arguments: dict, scales: Tensor, group: int, bits: int) -> Launch:
+def _launch(op: str, kernel, arguments: dict, scales: Tensor, group: int, bits: int) -> Launch:
     rows, tokens, groups = scales.shape
     constants = {"BITS": bits, "GROUP": group, "BLOCK_G": power_of_two(group, 2), "BLOCK_L": BLOCK_L}
     return Launch(
-        kernel, (triton.cdiv(tokens, BLOCK_L), groups, rows), arguments, constants, warps=4, stages=1
+        op, kernel, (triton.cdiv(tokens, BLOCK_L), groups, rows), arguments, constants, warps=4, stages=1
     )
 
 

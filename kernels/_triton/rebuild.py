@@ -158,4 +158,4 @@ def launch(
     constants = {"TIERS": tiers is not None, "GROUP": group, "BLOCK_G": power_of_two(group, 16), "D": width}
     constants |= {"E": shared, "BLOCK_D": power_of_two(width, 16), "BLOCK_E": power_of_two(shared or 2, 2)}
     grid = (triton.cdiv(tokens, BLOCK_L), heads, rows)
-    return Launch(_rebuild, grid, arguments, constants | {"BLOCK_L": BLOCK_L}, warps=8, stages=2)
+    return Launch("rebuild", _rebuild, grid, arguments, constants | {"BLOCK_L": BLOCK_L}, warps=8, stages=2)

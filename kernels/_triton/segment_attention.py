@@ -93,4 +93,4 @@ def launch(q_BMND: Tensor, segments: Sequence[Segment], scale: float, out: Tenso
     constants = {"D": width, "SEGMENTS": len(full), "BLOCK_D": power_of_two(width, 16)}
     constants |= {"BLOCK_M": BLOCK_M, "BLOCK_L": BLOCK_L}
     grid = (triton.cdiv(queries, BLOCK_M), heads, rows)
-    return Launch(_segment_attention, grid, arguments, constants, warps=8, stages=3)
+    return Launch("segment_attention", _segment_attention, grid, arguments, constants, warps=8, stages=3)

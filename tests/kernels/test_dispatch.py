@@ -9,9 +9,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def forget(monkeypatch):
     """Lets every test find out for itself, and leaves nothing found out behind."""
     dispatch._support.cache_clear()
+    monkeypatch.setattr(dispatch, "_off", {})
+    monkeypatch.setattr(dispatch, "_checked", set())
     yield
     dispatch._support.cache_clear()
 
@@ -87,8 +89,10 @@ def test_a_broken_installation_is_told_once_and_is_no_error(monkeypatch, caplog)
 def test_a_missing_package_is_named(monkeypatch, caplog):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
-    assert "Triton is not installed (pip install triton" in triton_support(CPU).why
-    assert not caplog.records
+    for _ in range(2):
+        assert "Triton is not installed (pip install triton" in triton_support(CPU).why
+    (record,) = caplog.records
+    assert record.getMessage().startswith("No Triton kernels on cpu, torch does their work: Triton is not in")
 
 
 def test_a_wrong_result_is_found(triton, monkeypatch):
@@ -99,10 +103,102 @@ def test_a_wrong_result_is_found(triton, monkeypatch):
     assert "a kernel ran and gave a wrong result" in triton_support(device).why
 
 
-def test_old_cards_are_left_to_torch(monkeypatch):
+def test_old_cards_are_left_to_torch(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.version, "hip", None)
-    assert "compute capability 7.5 is below 8.0" in triton_support(torch.device("cuda", 0)).why
+    for _ in range(2):
+        assert "compute capability 7.5 is below 8.0" in triton_support(torch.device("cuda", 0)).why
+    assert len(caplog.records) == 1
+
+
+def test_devices_without_kernels_are_named_once(caplog):
+    for _ in range(2):
+        assert not triton_support(torch.device("mps")).triton
+    (record,) = caplog.records
+    assert record.getMessage().endswith("torch does their work: there are no Triton kernels for mps.")
+
+
+def test_who_switches_kernels_off_is_not_told_so(monkeypatch, caplog):
+    monkeypatch.setenv("RIVULET_DISABLE_TRITON", "1")
+    assert not triton_support(torch.device("mps")).triton and not caplog.records
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """Lets meta tensors have kernels, and returns a list of what is checked; "wrong" ops do not pass."""
+    seen = []
+
+    def check(op, device, dtype) -> str:
+        seen.append((op, dtype))
+        return "7 is 8." if op.startswith("wrong") else ""
+
+    monkeypatch.setattr(dispatch, "triton_support", lambda device: dispatch.Support(True, "yes"))
+    monkeypatch.setattr(dispatch, "_checks", [check])
+    return seen
+
+
+def test_a_kernel_is_checked_before_its_first_use_and_no_more(checks):
+    x, half = torch.zeros(2, device="meta"), torch.zeros(2, device="meta").half()
+    assert [uses_triton("op", "auto", each) for each in (x, x, half, x, half)] == [True] * 5
+    assert checks == [("op", torch.float32), ("op", torch.float16)]
+    assert uses_triton("op", "auto", x, half, multiplies=half)
+    # whoever asks for the kernel gets it unchecked: so do the check and the tests
+    assert uses_triton("wrong", "triton", x) and not uses_triton("wrong", "reference", x)
+    assert len(checks) == 2
+
+
+def test_a_kernel_that_computes_wrong_is_torchs_from_the_start(checks, caplog):
+    x = torch.zeros(2, device="meta")
+    assert [uses_triton(op, "auto", x) for op in ("wrong", "op", "wrong", "wrong")] == [False, True] + [
+        False
+    ] * 2
+    assert [op for op, _ in checks] == ["wrong", "op"]
+    (record,) = caplog.records
+    assert record.getMessage() == "Triton kernel wrong is off on meta, torch does its work: 7 is 8."
+
+
+def test_a_kernel_that_is_switched_off_stays_off_on_its_device(checks, caplog):
+    x = torch.zeros(2, device="meta")
+    assert uses_triton("op", "auto", x)
+    for _ in range(2):
+        dispatch.disable("op", "it hung.", x.device)
+    assert not uses_triton("op", "auto", x) and not uses_triton("op", "auto", x.half())
+    assert uses_triton("other", "auto", x)
+    assert len(caplog.records) == 1
+    assert dispatch._fault("op", torch.device("cuda", 1), torch.float32) == ""
+
+
+class Launched:
+    """A kernel that raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __getitem__(self, grid):
+        return self.call
+
+    def call(self, **_):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "off"),
+    [
+        (RuntimeError("Triton Error [CUDA]: invalid device function"), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (KeyboardInterrupt(), False),
+    ],
+    ids=["fault", "driver's memory", "torch's memory", "interrupted"],
+)
+def test_a_kernel_that_raises_is_off_from_then_on(plain_triton, error, off, caplog):
+    from rivulet.kernels._triton._launch import Launch
+
+    launch = Launch("rotate", Launched(error), (1,), {"X": torch.zeros(1)}, {}, warps=1, stages=1)
+    with pytest.raises(type(error)):
+        launch.run()
+    assert bool(dispatch._fault("rotate", CPU, torch.float32)) is off
+    assert len(caplog.records) == off
 
 
 @pytest.mark.gpu
