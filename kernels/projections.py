@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -21,3 +22,8 @@ class UpProjections:
     value: Tensor
     key_bias: Tensor | None = None
     value_bias: Tensor | None = None
+
+    def to(self, device: torch.device) -> UpProjections:
+        """The same projections there."""
+        tensors = (self.key, self.value, self.key_bias, self.value_bias)
+        return UpProjections(*(tensor if tensor is None else tensor.to(device) for tensor in tensors))

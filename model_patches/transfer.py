@@ -1,6 +1,8 @@
-"""Copies between the host's memory and a card's that neither side waits for."""
+"""Copies between the host's memory and a card's: nobody waits for them, or nothing is copied twice."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -17,3 +19,13 @@ def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = 
         return tensor.to(device)
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return pinned.copy_(tensor).to(device, non_blocking=True)
+
+
+def copy_in_pieces(into: Tensor, source: Tensor, dim: int) -> None:
+    """into.copy_(source) in one piece for each place in the dimensions before `dim`.
+
+    To or from a card torch first lays a part of a buffer side by side, in a copy on the card. A piece that
+    lies in one stretch on both sides needs none.
+    """
+    for place in product(*map(range, into.shape[:dim])):
+        into[place].copy_(source[place])

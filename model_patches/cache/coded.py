@@ -6,45 +6,58 @@ unchanged, and those of exact frames; all other frames are decoded layer by laye
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ...kernels.rope import rotate
 from .shapes import CacheShape, Exact, KeysValues
-from .slots import runs
 from .store import Layout, Place, Store
 
 EXACT = "exact.kv"  # in a snapshot: keys and values of the exact frames
+EXACT_TOKEN_DIM = 3  # token axis of their buffer
 
 Buffers = Mapping[str, Tensor]  # views of some rows and tokens [B, L, ...]
 
 
-class Codec(Protocol):
+class Codec(ABC):
     """Encodes and decodes the tokens of one layer."""
 
+    device: torch.device  # of its buffers
+
+    @abstractmethod
     def buffers(self, rows: int, tokens: int) -> dict[str, Tensor]:
         """New buffers for so many tokens, each [rows, tokens, ...], by names that a snapshot has."""
-        ...
 
+    @abstractmethod
     def encode(self, buffers: Buffers, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
         """Write these tokens to the buffers; arguments as in `attention.past.Past.write`."""
-        ...
 
-    def rebuild(
-        self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
-    ) -> None:
-        """Write rotated keys and values of these tokens to `keys_BLND` and `values_BLND`.
-
-        block: another number whenever the model's weights may have changed.
-        """
-        ...
+    @abstractmethod
+    def rebuild(self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor) -> None:
+        """Write rotated keys and values of these tokens to `keys_BLND` and `values_BLND`."""
 
     def weights(self) -> Sequence[Tensor]:
         """Tensors on the device besides the buffers, such as projections."""
-        ...
+        return ()
+
+    def on(self, device: torch.device) -> Self:
+        """The same codec with its tensors there."""
+        moved = copy(self)
+        moved.device = device
+        return moved
+
+    def is_current(self) -> Tensor | bool:
+        """Whether it decodes with the layer's weights as they are; a tensor [] where the device must tell."""
+        return True
+
+    def read_weights(self) -> None:
+        """Reads what of the layer's weights it decodes with; only called where `is_current` says no."""
+        raise AssertionError(f"{type(self).__name__} decodes with no weights of the layer")
 
 
 class CodedStore(Store):
@@ -66,6 +79,7 @@ class CodedStore(Store):
         assert len(codecs) == shape.layers and not (lossless and exact.slots)
         self.codecs, self.exact, self.lossless = codecs, exact, lossless
         self._names = [tuple(codec.buffers(0, 0)) for codec in codecs]
+        self._read_for = -1  # claim at which the codecs' weights were last compared
         super().__init__(shape, frames, dtype, device)
         sizes = (shape.layers, 2, shape.rows, exact.slots * shape.frame_tokens, shape.heads, shape.head_dim)
         self.exact_kv = torch.zeros(sizes, dtype=dtype, device=device)
@@ -107,15 +121,11 @@ class CodedStore(Store):
     def read(
         self, layer: int, rows: slice, at: Layout, key_table: Tensor, new: KeysValues | None
     ) -> tuple[Tensor, Tensor]:
+        self._follow_weights()
         keys, values = (buffer[rows] for buffer in self.workspace)
         for slots in at.cached if new is not None else (*at.cached, *(slots for slots, _ in at.new)):
-            self.codecs[layer].rebuild(
-                self._views(layer, rows, slots),
-                key_table[slots],
-                keys[:, slots],
-                values[:, slots],
-                self.claimed,
-            )
+            buffers = self._views(layer, rows, slots)
+            self.codecs[layer].rebuild(buffers, key_table[slots], keys[:, slots], values[:, slots])
         exact_k, exact_v = self.exact_kv[layer, :, rows].unbind(0)
         given = [(exact_k, exact_v, at.exact)] + ([] if new is None else [(*new, at.new)])
         for k_BLND, v_BLND, pairs in given:
@@ -141,8 +151,28 @@ class CodedStore(Store):
         made = torch.empty(sizes, dtype=self.dtype, device=self.device)
         no_rotation = torch.zeros(count, shape.head_dim // 2, 2, dtype=self._wide, device=self.device)
         no_rotation[..., 0] = 1
-        self.codecs[layer].rebuild(buffers, no_rotation, made[0], made[1], self.claimed)
+        self._follow_weights()
+        self.codecs[layer].rebuild(buffers, no_rotation, made[0], made[1])
         return made
+
+    def _follow_weights(self) -> None:
+        """Has the codecs read weights that were changed; once a block, and the host waits but once for all
+        layers.
+        """
+        if self._read_for == self.claimed:
+            return
+        answers = [codec.is_current() for codec in self.codecs]
+        asked = [answer for answer in answers if isinstance(answer, Tensor)]
+        told = iter(torch.stack(asked).tolist() if asked else ())
+        for codec, answer in zip(self.codecs, answers, strict=True):
+            if not (next(told) if isinstance(answer, Tensor) else answer):
+                codec.read_weights()
+        self._read_for = self.claimed
+
+    def _move(self, device: torch.device) -> None:
+        exact_kv, codecs = self.exact_kv.to(device), [codec.on(device) for codec in self.codecs]
+        super()._move(device)
+        self.exact_kv, self.codecs = exact_kv, codecs
 
     @property
     def lossless_buffers(self) -> Mapping[str, Tensor]:
@@ -169,24 +199,20 @@ class CodedStore(Store):
         """Buffers and exact frames."""
         kept = super().save(slots, exact_slots)
         if exact_slots:
-            size = self.shape.frame_tokens
-            parts = [self.exact_kv[:, :, :, a * size : b * size] for a, b, _ in runs(exact_slots)]
-            kept[EXACT] = torch.cat(parts, 3)
+            kept[EXACT] = self._saved(self.exact_kv, exact_slots, EXACT_TOKEN_DIM)
         return kept
 
     def load(self, slots: Sequence[int], exact_slots: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
         """Buffers and exact frames."""
         super().load(slots, exact_slots, tensors)
-        size = self.shape.frame_tokens
-        for start, stop, at in runs(exact_slots):
-            part = tensors[EXACT][:, :, :, at * size : (at + stop - start) * size]
-            self.exact_kv[:, :, :, start * size : stop * size] = part
+        if exact_slots:
+            self._load(self.exact_kv, exact_slots, tensors[EXACT], EXACT_TOKEN_DIM)
 
     def _views(self, layer: int, rows: slice, tokens: slice) -> Buffers:
         return {name: self.buffers[f"{layer}.{name}"][rows, tokens] for name in self._names[layer]}
 
 
-class PlainCodec:
+class PlainCodec(Codec):
     """Keys and values unchanged, for a layer that loses too much in other formats."""
 
     def __init__(self, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -199,11 +225,6 @@ class PlainCodec:
     def encode(self, buffers: Buffers, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> None:
         buffers["kv"][:, :, 0], buffers["kv"][:, :, 1] = k_BLND, v_BLND
 
-    def rebuild(
-        self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
-    ) -> None:
+    def rebuild(self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor) -> None:
         rotate(buffers["kv"][:, :, 0], table_L, out=keys_BLND)
         values_BLND.copy_(buffers["kv"][:, :, 1])
-
-    def weights(self) -> Sequence[Tensor]:
-        return ()

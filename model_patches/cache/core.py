@@ -68,6 +68,13 @@ class SlotCache:
     def bytes(self) -> int:
         return self.store.bytes
 
+    @property
+    def device(self) -> torch.device:
+        return self.store.device
+
+    def move(self, device: torch.device) -> None:
+        self.store.move(device)
+
     def begin(self, call: Call) -> SlotDraft:
         self._check_unspent()
         assert self.frames == call.cached, f"cache holds {self.frames}, the block attends to {call.cached}"

@@ -98,6 +98,18 @@ class Cache(Protocol):
         ...
 
     @property
+    def device(self) -> torch.device:
+        """Where the frames lie."""
+        ...
+
+    def move(self, device: torch.device) -> None:
+        """Moves the frames there in place, bit for bit, and those of all caches of this stream.
+
+        Elsewhere than on the model's device they can only be read by `tensors`, and moved back.
+        """
+        ...
+
+    @property
     def table(self) -> tuple[int, ...]:
         """Latent frame in each slot, -1 for a free one; part of a snapshot."""
         ...
@@ -107,7 +119,7 @@ class Cache(Protocol):
         ...
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Tensors of the cached frames for a snapshot, in the order of their slots."""
+        """Tensors of the cached frames for a snapshot, on the CPU, in the order of their slots."""
         ...
 
     def retain(self, frames: tuple[int, ...]) -> Cache:

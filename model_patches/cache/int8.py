@@ -5,7 +5,6 @@ B batch rows, L tokens, N heads, D head width, C = N * D.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from ...kernels.quantize import dequantize, quantize
 from ...kernels.rope import rotate
 from ..arch.tree import DiTTree, width_of
-from .coded import Buffers, CodedStore
+from .coded import Buffers, Codec, CodedStore
 from .core import StoredFormat
 from .cost import CacheCost, coded_cost, int8_layer_bytes
 from .kind import CacheKind
@@ -24,7 +23,7 @@ from .shapes import NO_EXACT, CacheShape, Exact
 GROUP = 64  # channels that share a scale
 
 
-class Int8Codec:
+class Int8Codec(Codec):
     """Keys after their norm and before RoPE, and values, as absmax int8."""
 
     def __init__(self, channels: int, group: int, device: torch.device) -> None:
@@ -43,9 +42,7 @@ class Int8Codec:
             codes, scales = buffers["codes"][:, :, index], buffers["scales"][:, :, index]
             quantize(x_BLND.flatten(2), self.group, 8, codes, scales)
 
-    def rebuild(
-        self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
-    ) -> None:
+    def rebuild(self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor) -> None:
         # keys are decoded in the buffer of the values: no extra memory
         flat_BLC = values_BLND.view(*values_BLND.shape[:2], -1)
         for index in (0, 1):
@@ -53,9 +50,6 @@ class Int8Codec:
             dequantize(codes, scales, self.group, 8, values_BLND.dtype, flat_BLC)
             if index == 0:
                 rotate(values_BLND, table_L, out=keys_BLND)
-
-    def weights(self) -> Sequence[Tensor]:
-        return ()
 
 
 @dataclass(frozen=True, slots=True)

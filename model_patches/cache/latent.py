@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from .shapes import NO_EXACT, CacheShape, Exact
 PLANNED_GROUP = 64  # coordinates per scale, assumed before there is a basis
 
 
-class LatentCodec:
+class LatentCodec(Codec):
     """One layer's latents: codes, scales and 1/rms of the key."""
 
     def __init__(
@@ -54,8 +54,8 @@ class LatentCodec:
         folded = torch.empty(2, tiers.rank, self.channels, dtype=dtype, device=device)
         biases = torch.empty(2, self.channels, dtype=wide, device=device)
         self.up = UpProjections(folded[0], folded[1], biases[0], biases[1])
-        self.asked: Tensor | None = None  # the layers' output when their weights were last folded
-        self.block = -1  # in which the output was last compared
+        self.probe_11C = basis.mu_C.to(device, dtype)[None, None]
+        self.asked: Tensor | None = None  # the layers' answer to it when their weights were last folded
 
     def buffers(self, rows: int, tokens: int) -> dict[str, Tensor]:
         tiers, device = self.tiers, self.device
@@ -73,12 +73,7 @@ class LatentCodec:
         squares = plain_BLC.square().sum(-1).clamp(min=torch.finfo(wide).tiny)
         buffers["inverse_rms"].copy_((k_BLND.flatten(2).to(wide) * plain_BLC).sum(-1) / squares)
 
-    def rebuild(
-        self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
-    ) -> None:
-        if block != self.block:
-            self._refold()
-            self.block = block
+    def rebuild(self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor) -> None:
         latents = Latents(buffers["codes"], buffers["scales"], self.tiers)
         rebuild(latents, self.up, table_L, keys_BLND, values_BLND, buffers["inverse_rms"])
 
@@ -87,12 +82,22 @@ class LatentCodec:
         assert up.key_bias is not None and up.value_bias is not None
         return (self.down_CR, self.shift_R, up.key, up.value, up.key_bias, up.value_bias)
 
-    def _refold(self) -> None:
-        attention = self.attention
-        mu_11C = self.basis.mu_C.to(self.device, self.dtype)[None, None]
-        answer = torch.cat([attention.norm_k(attention.k(mu_11C)), attention.v(mu_11C)])
-        if self.asked is not None and torch.equal(answer, self.asked):
-            return
+    def on(self, device: torch.device) -> Self:
+        moved = super().on(device)
+        moved.down_CR, moved.shift_R = self.down_CR.to(device), self.shift_R.to(device)
+        moved.up, moved.probe_11C = self.up.to(device), self.probe_11C.to(device)
+        moved.asked = None if self.asked is None else self.asked.to(device)
+        return moved
+
+    def is_current(self) -> Tensor | bool:
+        return self.asked is not None and (self._answer() == self.asked).all()
+
+    def _answer(self) -> Tensor:
+        attention, probe = self.attention, self.probe_11C
+        return torch.cat([attention.norm_k(attention.k(probe)), attention.v(probe)])
+
+    def read_weights(self) -> None:
+        attention, answer = self.attention, self._answer()
         self.asked = None  # until both projections are those of these weights
         wide = self.down_CR.dtype
         mu_C, up_RC = (t.to(self.device, wide) for t in (self.basis.mu_C, self.basis.up_RC))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from ...kernels.tiers import Latents, Tiers
 from ..arch.effective import effective_linear
 from ..arch.mla import MlaAttention
 from ..arch.tree import DiTTree
-from .coded import Buffers, CodedStore
+from .coded import Buffers, Codec, CodedStore
 from .core import StoredFormat
 from .cost import SCALE_BYTES, CacheCost, coded_cost
 from .kind import CacheKind
@@ -32,7 +32,7 @@ from .shapes import NO_EXACT, CacheShape, Exact
 MOST_SHARED = 64  # channels under one int8 scale
 
 
-class MlaCodec:
+class MlaCodec(Codec):
     """One layer's c and k_R, concatenated."""
 
     def __init__(
@@ -49,8 +49,8 @@ class MlaCodec:
         folded = [torch.empty(sizes.kv_latent, width, dtype=dtype, device=device) for width in widths]
         biases = [torch.empty(width, dtype=wide, device=device) for width in widths]
         self.up = UpProjections(folded[0], folded[1], biases[0], biases[1])
-        self.asked: Tensor | None = None  # the layers' output when their weights were last read
-        self.block = -1  # in which the output was last compared
+        self.probe_1E = torch.linspace(-1, 1, sizes.kv_latent, dtype=dtype, device=device)[None]
+        self.asked: Tensor | None = None  # the layers' answer to it when their weights were last read
 
     def buffers(self, rows: int, tokens: int) -> dict[str, Tensor]:
         kept, tiers, device = self.attention.sizes.cache_channels, self.tiers, self.device
@@ -68,12 +68,7 @@ class MlaCodec:
         else:
             quantize(kept, self.tiers.group, 8, buffers["codes"], buffers["scales"])
 
-    def rebuild(
-        self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor, block: int
-    ) -> None:
-        if block != self.block:
-            self._read_weights()
-            self.block = block
+    def rebuild(self, buffers: Buffers, table_L: Tensor, keys_BLND: Tensor, values_BLND: Tensor) -> None:
         latents = (
             Latents(buffers["latents"])
             if self.tiers is None
@@ -86,18 +81,25 @@ class MlaCodec:
         assert up.key_bias is not None and up.value_bias is not None
         return (up.key, up.value, up.key_bias, up.value_bias)
 
-    def _read_weights(self) -> None:
-        attention, width = self.attention, self.attention.sizes.kv_latent
-        probe = torch.linspace(-1, 1, width, dtype=self.dtype, device=self.device)[None]
-        answer = torch.cat([attention.k_up(probe), attention.v_up(probe)], -1)
-        if self.asked is not None and torch.equal(answer, self.asked):
-            return
+    def on(self, device: torch.device) -> Self:
+        moved = super().on(device)
+        moved.up, moved.probe_1E = self.up.to(device), self.probe_1E.to(device)
+        moved.asked = None if self.asked is None else self.asked.to(device)
+        return moved
+
+    def is_current(self) -> Tensor | bool:
+        return self.asked is not None and (self._answer() == self.asked).all()
+
+    def _answer(self) -> Tensor:
+        return torch.cat([self.attention.k_up(self.probe_1E), self.attention.v_up(self.probe_1E)], -1)
+
+    def read_weights(self) -> None:
+        attention, up, answer = self.attention, self.up, self._answer()
         self.asked = None  # until both projections are those of these weights
-        up = self.up
         sides = (attention.k_up, up.key, up.key_bias), (attention.v_up, up.value, up.value_bias)
         for layer, weight_EC, bias_C in sides:
             assert bias_C is not None
-            weight, bias = effective_linear(layer, width, self.dtype, self.device)
+            weight, bias = effective_linear(layer, attention.sizes.kv_latent, self.dtype, self.device)
             weight_EC.copy_(weight)
             bias_C.copy_(bias)
         self.asked = answer

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...kernels.rope import rotate
 from ..attention.rope import rope_table
+from ..transfer import copy_in_pieces
 from .shapes import NO_EXACT, CacheShape, KeysValues
 from .slots import runs
 
@@ -164,6 +165,26 @@ class Store(ABC):
         self.claims = self.claims + [0] * (frames - len(self.claims))
         self._ids: list[int | None] = [None] * frames
 
+    def move(self, device: torch.device) -> None:
+        """Moves the frames there, bit for bit, and all caches over this store with them.
+
+        Where it fails, all is where it was. Before that all bytes are on both devices, but for the workspace.
+        """
+        if device != self.device:
+            with self.lock:
+                self._move(device)
+
+    def _move(self, device: torch.device) -> None:
+        buffers = {name: buffer.to(device) for name, buffer in self.buffers.items()}
+        workspace = tuple(torch.empty_like(tensor, device=device) for tensor in self.workspace)
+        table, progress = torch.empty_like(self._table, device=device), self.fold_progress
+        if progress.result is not None:
+            result = tuple(part.to(device) for part in progress.result)
+            progress = replace(progress, result=result)
+        self.buffers, self.workspace, self._table = buffers, workspace, table
+        self._ids = [None] * len(self._ids)
+        self.device, self.fold_progress = device, progress
+
     @property
     def _wide(self) -> torch.dtype:
         return torch.promote_types(self.dtype, torch.float32)
@@ -199,19 +220,31 @@ class Store(ABC):
         return rope_table(ids, *grid, shape.head_dim, self.device, self._wide, shape.rope)
 
     def save(self, slots: Sequence[int], exact_slots: Sequence[int]) -> dict[str, Tensor]:
-        """The tensors of these slots, in their order."""
-        saved: dict[str, Tensor] = {}
-        for name, buffer in self.buffers.items():
-            parts = [self._part(buffer, start, stop) for start, stop, _ in runs(slots)]
-            saved[name] = torch.cat(parts, self.token_dim) if parts else self._part(buffer, 0, 0).clone()
-        return saved
+        """The tensors of these slots, in their order, on the CPU; no second copy on a card comes about."""
+        return {name: self._saved(buffer, slots, self.token_dim) for name, buffer in self.buffers.items()}
 
     def load(self, slots: Sequence[int], exact_slots: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
         """Write the tensors of `save` to these slots, in the same order."""
         for name, buffer in self.buffers.items():
-            for start, stop, at in runs(slots):
-                self._part(buffer, start, stop).copy_(self._part(tensors[name], at, at + stop - start))
+            self._load(buffer, slots, tensors[name], self.token_dim)
 
-    def _part(self, buffer: Tensor, start: int, stop: int) -> Tensor:
+    def _saved(self, buffer: Tensor, slots: Sequence[int], token_dim: int) -> Tensor:
+        """These slots of a buffer, in their order, on the CPU."""
+        sizes = list(buffer.shape)
+        sizes[token_dim] = len(slots) * self.shape.frame_tokens
+        saved = torch.empty(sizes, dtype=buffer.dtype)
+        for start, stop, at in runs(slots):
+            into = self._part(saved, at, at + stop - start, token_dim)
+            copy_in_pieces(into, self._part(buffer, start, stop, token_dim), token_dim)
+        return saved
+
+    def _load(self, buffer: Tensor, slots: Sequence[int], saved: Tensor, token_dim: int) -> None:
+        """Write the result of `_saved` to these slots of a buffer."""
+        for start, stop, at in runs(slots):
+            part = self._part(saved, at, at + stop - start, token_dim)
+            copy_in_pieces(self._part(buffer, start, stop, token_dim), part, token_dim)
+
+    def _part(self, buffer: Tensor, start: int, stop: int, token_dim: int) -> Tensor:
+        """A view of the slots from `start` to before `stop`."""
         size = self.shape.frame_tokens
-        return buffer.narrow(self.token_dim, start * size, (stop - start) * size)
+        return buffer.narrow(token_dim, start * size, (stop - start) * size)

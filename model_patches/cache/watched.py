@@ -131,6 +131,14 @@ class WatchedCache:
     def table(self) -> tuple[int, ...]:
         return self.inner.table
 
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    def move(self, device: torch.device) -> None:
+        """Moves the frames alone: a watcher keeps what it has seen where it saw it."""
+        self.inner.move(device)
+
     def begin(self, call: Call) -> WatchedDraft:
         return WatchedDraft(self.inner.begin(call), self.watcher.begin(call))
 

@@ -92,7 +92,10 @@ def save(caller: Caller, state: StreamState, path: str | Path) -> None:
         "past": to_tensors(state.past),
         "ledger": {name: ledger.pop(name) for name in PICTURES if ledger[name] is not None},
     }
-    tensors = {f"{part}.{name}": t.contiguous() for part, named in parts.items() for name, t in named.items()}
+    # one by one: what lies side by side only after a copy is copied here and not on a card
+    tensors = {
+        f"{part}.{name}": t.cpu().contiguous() for part, named in parts.items() for name, t in named.items()
+    }
     weights = caller.fingerprint(state.config)
     about = {
         "block": state.block,
@@ -110,7 +113,7 @@ def save(caller: Caller, state: StreamState, path: str | Path) -> None:
         "followed": state.followed,
         "steered": state.steered,
     }
-    write(Path(path), KIND, VERSION, about, {**tensors, "tail": state.tail_BCTHW.contiguous()})
+    write(Path(path), KIND, VERSION, about, {**tensors, "tail": state.tail_BCTHW.cpu().contiguous()})
 
 
 @torch.inference_mode()
@@ -151,13 +154,12 @@ def load(
     if made_with is not None:
         caller.expect(made_with, path.name, config)
     reserve(caller, cache, shape, len(table), config.dtype)
-    parts = {
-        name: {key: tensor.to(caller.device) for key, tensor in _under(name, tensors).items()}
-        for name in ("cache", "memory")
-    }
     with refuse_altered(path):
-        frames = cache.restore(caller.tree, shape, table, parts["cache"], config.dtype, caller.device)
-        remembered, past = memory.restore(parts["memory"]), from_tensors(_under("past", tensors))
+        frames = cache.restore(
+            caller.tree, shape, table, _under("cache", tensors), config.dtype, caller.device
+        )
+        held = {name: tensor.to(caller.device) for name, tensor in _under("memory", tensors).items()}
+        remembered, past = memory.restore(held), from_tensors(_under("past", tensors))
     return StreamState(
         config, cache, memory, header.block, header.start_frame, frames, remembered, prompt, tail_BCTHW,
         blend, about["must_recache"], past, ledger, header.text, header.followed, about["steered"],

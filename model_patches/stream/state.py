@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from ..cache.format import Cache, CacheFormat
@@ -58,6 +59,21 @@ class StreamState:
     text: str | None = None  # the prompt as it was typed; None: it was encoded elsewhere
     followed: bool = False  # the newest block began with an incoming video, which is not in here
     steered: bool = False  # the prompt that is due with the next block was gone over to already
+
+    @torch.inference_mode()
+    def to(self, device: torch.device) -> StreamState:
+        """The state with its cache, memory and newest latents there, bit for bit; itself if they are.
+
+        The cache is moved in place, and that of every other state of this stream with it. Prompts and the
+        decoder's past stay. A step brings what was moved away back to its caller; until then the state can be
+        saved and switched. Where it fails, the cache is where it was.
+        """
+        self.cache.move(device)
+        tensors = self.memory.tensors()
+        if all(tensor.device == device for tensor in (self.tail_BCTHW, *tensors.values())):
+            return self
+        memory = self.policy.restore({name: tensor.to(device) for name, tensor in tensors.items()})
+        return replace(self, memory=memory, tail_BCTHW=self.tail_BCTHW.to(device))
 
 
 def next_prompt(caller: Caller, state: StreamState) -> Prompt:

@@ -56,6 +56,14 @@ def reserve(caller: Caller, cache: CacheFormat, shape: CacheShape, frames: int, 
     caller.reserve(cost.allocated_bytes(shape, frames, dtype) + cost.workspace_bytes(shape, frames, dtype))
 
 
+def bring_back(caller: Caller, state: StreamState) -> StreamState:
+    """The state on the caller's device; where its cache was moved away, room is made for it first."""
+    cache, config = state.cache, state.config
+    if cache.device != caller.device:
+        reserve(caller, state.format, cache.shape, len(cache.table), config.dtype)
+    return state.to(caller.device)
+
+
 @torch.inference_mode()
 def step(
     caller: Caller, state: StreamState, *, noise: BlockNoise | None = None, begin: InitLatents | None = None
@@ -66,7 +74,7 @@ def step(
     the cache. begin: latents of the block's shape to begin with, instead of noise alone. Whatever ends it
     early, `state` is as it was and the block can be made again with the same result.
     """
-    state = recache(caller, state)
+    state = recache(caller, bring_back(caller, state))
     config = state.config
     call, draft, memory = _open(state, call_of(config.positions, state.start_frame, config.block_frames))
     shape = config.geometry.latent_shape(config.block_frames, len(state.tail_BCTHW))
@@ -113,7 +121,7 @@ def extend(caller: Caller, state: StreamState, latents_BCTHW: Tensor) -> StreamS
 
     They are in the stream's size, dtype and device. Blocks are not counted.
     """
-    state = recache(caller, state)
+    state = recache(caller, bring_back(caller, state))
     call = call_of(state.config.positions, state.start_frame, latents_BCTHW.shape[2])
     call, draft, (_, memory) = _open(state, call)
     result = _remember(caller, state, draft, state.start_frame, memory, latents_BCTHW)
@@ -138,6 +146,7 @@ def recache(caller: Caller, state: StreamState) -> StreamState:
     """
     if not state.must_recache:
         return state
+    state = bring_back(caller, state)
     config = state.config
     call, draft, (memory, _) = _open(
         state, recache_call(config.positions, state.start_frame, config.block_frames)

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 from rivulet.kernels.rope import rotate
-from rivulet.model_patches.cache.coded import CodedStore
+from rivulet.model_patches.cache.coded import Codec, CodedStore
 from rivulet.model_patches.cache.core import StoredFormat
 from rivulet.model_patches.cache.cost import CacheCost, coded_cost
 from rivulet.model_patches.cache.kind import CacheKind
 from rivulet.model_patches.cache.shapes import NO_EXACT, Exact
 
 
-class UpperByte:
+class UpperByte(Codec):
     """Sign and exponent but its last bit: half of bfloat16's bytes, and next to nothing of its numbers."""
 
     def __init__(self, heads, head_dim):
@@ -25,14 +25,11 @@ class UpperByte:
         both = torch.stack([k_BLND, v_BLND], 2).bfloat16().contiguous()
         buffers["bytes"].copy_(both.view(torch.int8).unflatten(-1, (-1, 2))[..., 1])
 
-    def rebuild(self, buffers, table_L, keys_BLND, values_BLND, block):
+    def rebuild(self, buffers, table_L, keys_BLND, values_BLND):
         upper = buffers["bytes"]
         both = torch.stack([torch.zeros_like(upper), upper], -1).flatten(-2).view(torch.bfloat16)
         rotate(both[:, :, 0].to(keys_BLND.dtype), table_L, out=keys_BLND)
         values_BLND.copy_(both[:, :, 1])
-
-    def weights(self):
-        return ()
 
 
 @dataclass(frozen=True, slots=True)
