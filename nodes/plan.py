@@ -21,7 +21,7 @@ from ..model_patches.cache.formats import find_format
 from ..model_patches.plan.cards import describe_cards, usable_formats
 from ..model_patches.plan.plan import Request, plan_stream
 from ..model_patches.plan.probe import Device, probe
-from ..model_patches.plan.verdict import FITS, gigabytes, judge
+from ..model_patches.plan.verdict import BUS_RATE, FITS, calls_of, gigabytes, judge, moved_bytes, short
 from ..model_patches.stream.config import StreamConfig
 from ..model_patches.vae.decoder import MAX_LATENTS
 from ..model_patches.vae.tiny_cost import TinyCost
@@ -211,12 +211,21 @@ def verdict_text(request: Request, device: Device, formats: Sequence[CacheCost] 
     if verdict.answer == FITS:
         return f"{verdict.text} {LEFT_OUT}", True
     if _fits_offloaded(request, device):
-        weights = gigabytes(plan_stream(request).weights_bytes)
-        return (
-            f"{verdict.text} As it is, it fits if ComfyUI keeps the model's weights ({weights}) in RAM, "
-            f"which it does by itself; each chunk then takes longer than stated. {LEFT_OUT}"
-        ), True
+        return f"{verdict.text} {offload_text(request, device)} {LEFT_OUT}", True
     return " ".join(filter(None, (verdict.text, tiny_text(request, device), LEFT_OUT))), False
+
+
+def offload_text(request: Request, device: Device) -> str:
+    """The cost of a stream whose weights lie in RAM, and the way round."""
+    weights, moved = plan_stream(request).weights_bytes, moved_bytes(request, device)
+    return (
+        f"As it is, it fits if ComfyUI keeps the model's weights ({gigabytes(weights)}) in RAM, which it "
+        f"does by itself. Then about {gigabytes(moved)} go to the card for every block, because what has no "
+        f"room there is copied in each of its {calls_of(request.stream)} calls: {short(moved / BUS_RATE)} s "
+        f"at {BUS_RATE / 1e9:.0f} GB/s (PCIe 4.0 x16, assumed), and a chunk takes at least that long. "
+        f"Weights of half the bits (fp8 or GGUF's Q8_0 in place of bf16) at least halve it; a smaller model, "
+        f"or a cache or picture that leaves the weights their room, needs none."
+    )
 
 
 def tiny_text(request: Request, device: Device) -> str | None:

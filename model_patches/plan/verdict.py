@@ -8,10 +8,12 @@ from itertools import product
 
 from ..attention.positions import preset
 from ..cache.cost import CacheCost
+from ..stream.config import StreamConfig
 from .plan import SECONDS_PER_HOUR, Plan, Request, plan_stream
 from .probe import Device
 
 HEADROOM = 1.1  # for fragmentation and libraries' workspaces; assumed, not measured
+BUS_RATE = 25e9  # bytes a second from RAM to a card, PCIe 4.0 x16 from pinned memory; assumed
 MIN_WIDTH_SHARE = 0.4  # of the requested width, the least to propose
 
 FITS, FITS_WITH, NO_FIT = "fits", "fits if", "does not fit"
@@ -69,6 +71,24 @@ def shortages(request: Request, plan: Plan, device: Device) -> list[str]:
         for what, needed, free, where in rows
         if free is not None and HEADROOM * needed > free
     ]
+
+
+def calls_of(stream: StreamConfig) -> int:
+    """Calls of the model for one block: one per noise level, and the one at timestep 0."""
+    return len(stream.sigmas) + 1
+
+
+def moved_bytes(request: Request, device: Device) -> int:
+    """Bytes copied to a card for one block, where the weights that have no room on it stay in RAM.
+
+    0 where all of it fits. Nothing is kept from one call to the next: layers are used in turn, so the one
+    that was pushed out is the one that is needed next.
+    """
+    plan = plan_stream(request)
+    if device.is_cpu or device.free_bytes is None:
+        return 0
+    missing = max(0, round(HEADROOM * plan.device_bytes) - device.free_bytes)
+    return calls_of(request.stream) * min(missing, plan.weights_bytes)
 
 
 def describe(request: Request, plan: Plan, device: Device) -> str:

@@ -1,5 +1,6 @@
 """The plan of a MODEL of the host: the engine's figures for it, and a run that stops before it begins."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,8 @@ def test_weights_that_the_host_can_keep_in_ram_do_not_stop_a_run(planned, load, 
     needed = HEADROOM * plan_stream(request_of(load("plain"), vae, config, 16.0, 2.0)).device_bytes
     _, text = planned(needed - 100_000, vae=vae).args
     assert "it fits if ComfyUI keeps the model's weights" in text
+    # 0.1 MB has no room, and a block has five calls
+    assert re.search(r"about 0\.00\d GB go to the card .* in each of its 5 calls: .* at least halve it", text)
 
 
 def test_a_model_that_cannot_be_streamed_is_refused(planned, load, monkeypatch):

@@ -16,6 +16,7 @@ from rivulet.model_patches.plan.verdict import (
     NO_FIT,
     changes,
     judge,
+    moved_bytes,
     short,
     shortages,
 )
@@ -44,6 +45,17 @@ def test_it_fits_to_the_byte():
     exact = replace(CARD, free_bytes=int(NEEDED) + 1)
     assert judge(WAN, exact).answer == FITS
     assert judge(WAN, replace(exact, free_bytes=int(NEEDED) - 1)).answer == FITS_WITH
+
+
+def test_what_has_no_room_on_the_card_is_copied_in_each_call():
+    gigabyte, calls = 10**9, len(WAN.stream.sigmas) + 1
+    weights = plan_stream(WAN).weights_bytes
+    assert weights > 2 * gigabyte
+    assert moved_bytes(WAN, replace(CARD, free_bytes=round(NEEDED) - gigabyte)) == calls * gigabyte
+    # the weights, and no more: the rest cannot lie in RAM
+    assert moved_bytes(WAN, replace(CARD, free_bytes=0)) == calls * weights
+    assert moved_bytes(WAN, replace(CARD, free_bytes=round(NEEDED))) == 0
+    assert moved_bytes(WAN, CARD) == moved_bytes(WAN, replace(card(0.1), is_cpu=True)) == 0
 
 
 def test_what_is_not_known_is_not_judged():
