@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management as management
 import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
@@ -20,6 +21,7 @@ from ..model_patches.memory.policy import MemoryPolicy
 from ..model_patches.stream.config import StreamConfig
 from ..pocket.models import MEMORY_FILE, WEIGHTS
 from .host.lora import patches_of
+from .host.memory import managed
 from .host.recipe import recipe_of, set_recipe
 from .small_cache import BUILT_IN, FOLDER, NO_FILE, labels
 
@@ -38,8 +40,12 @@ class MemoryChoice:
     options: Mapping[str, bool | float] = field(default_factory=dict)
 
     def policy_for(self, config: StreamConfig, device: torch.device) -> MemoryPolicy:
-        """The memory of a stream of this contract; refuses positions it was not trained with."""
-        return find_policy(self.name).build(config, device, self.source, self.options)
+        """The memory of a stream of this contract; refuses positions it was not trained with.
+
+        device: of the model. The host loads the memory's weights to it where they are needed.
+        """
+        away = management.unet_offload_device()
+        return managed(find_policy(self.name).build(config, away, self.source, self.options), device)
 
     def cost_for(self, config: StreamConfig) -> MemoryCost:
         """What it takes in such a stream."""

@@ -21,6 +21,7 @@ from ...model_patches.stream.caller import Pass
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import times_of
 from .past import HostRotated, LayerNamed, host_attention
+from .prefetch import fetched
 from .tree import HostTree, check_forward
 from .weights import HostWeights
 
@@ -65,47 +66,40 @@ def sample(
 ) -> Tensor:
     """The host's sampler function of one pass: its clean latents; keys and values go to the draft.
 
-    x: of it only shape, dtype and device are used; noise and given latents are the pass's.
+    x: of it only shape, dtype and device are used; noise, levels and given latents are the pass's. Of the
+    host's sigmas only the number counts: reading them would have the computer wait for the card.
     """
-    ones, levels = x.new_ones(x.shape[0]), sigmas.tolist()
+    assert len(sigmas) == len(work.levels) + 1, (len(sigmas), work.levels)
 
     def clean(x_BCTHW: Tensor, call: int) -> Tensor:
-        sigma = sigmas[call - work.first]
+        sigma_B = x.new_full((len(x),), work.work.sigmas[call])
         work.begin_call(call)
-        x0_BCTHW = model(x_BCTHW, sigma * ones, **(extra_args or {}))
+        x0_BCTHW = model(x_BCTHW, sigma_B, **(extra_args or {}))
         work.end_call()
         if callback is not None:
-            step = {"x": x_BCTHW, "i": call - work.first, "sigma": sigma, "sigma_hat": sigma}
+            step = {"x": x_BCTHW, "i": call - work.first, "sigma": sigma_B[0], "sigma_hat": sigma_B[0]}
             callback({**step, "denoised": x0_BCTHW})
         return x0_BCTHW
 
     work.latents_BCTHW = x0_BCTHW = work.make(clean, x)
-    assert levels[-1] == 0, levels
     work.begin_call(None)
-    model(x0_BCTHW, sigmas[-1] * ones, **(extra_args or {}))
+    model(x0_BCTHW, x.new_zeros(len(x)), **(extra_args or {}))
     work.end_call()
     return x0_BCTHW
 
 
 @dataclass
 class TextCache:
-    """Keys and values of the present prompt, made once per way of batching it."""
+    """Keys and values of the present prompt's texts, made once per way of batching them."""
 
     prompt: Any = None
-    rows_by_branches: dict[tuple[int, ...], tuple[Tensor, TextRows]] = field(default_factory=dict)
+    rows_by_texts: dict[tuple[Any, ...], TextRows] = field(default_factory=dict)
 
-    def use(self, prompt: Any) -> None:
-        """Forgets those of another prompt."""
-        if prompt is not self.prompt:
-            self.prompt, self.rows_by_branches = prompt, {}
-
-    def rows(self, tree: HostTree, branches: tuple[int, ...], text_RLE: Tensor) -> TextRows:
-        """Of the text that the host brings for these branches."""
-        entry = self.rows_by_branches.get(branches)
-        if entry is None or not torch.equal(entry[0], text_RLE):
-            entry = (text_RLE.clone(), read_text(tree, (text_RLE,)).groups[0])
-            self.rows_by_branches[branches] = entry
-        return entry[1]
+    def rows(self, tree: HostTree, texts: tuple[Any, ...], text_RLE: Tensor) -> TextRows:
+        """Of the text that the host brings. texts: what the host calls each branch's conditioning."""
+        if texts not in self.rows_by_texts:
+            self.rows_by_texts[texts] = read_text(tree, (text_RLE,)).groups[0]
+        return self.rows_by_texts[texts]
 
 
 class HostPass:
@@ -124,6 +118,7 @@ class HostPass:
         self.work, self.config, self.branches = work, config, branches
         self.texts, self.weights, self.like_host = texts, weights, like_host
         self.first = 0 if work.begin is None else work.begin.call  # call that the block begins with
+        self.levels = (work.sigmas or config.sigmas)[self.first :]  # that the host is told of; then 0
         self.call: int | None = None  # that is being run; None: the one at timestep 0
         self.latents_BCTHW: Tensor | None = None  # in the model's units, once they are clean
         self.last: list[Tensor] = []  # keys and values of the last layer at timestep 0
@@ -176,12 +171,15 @@ class HostPass:
         self.weights.check(tree, model.dim, x, self.work.format)
         time = self._time(tree, timestep, x)
         past = self._past(branches, len(x) // len(branches), options)
-        rows = self.texts.rows(tree, branches, text)
-        if self.call is None:
-            self.last += write_past(tree, x, time, rows, past, attention)
-            return torch.zeros_like(x_RCTHW)
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return _arrange(forward(tree, x, time, rows, past, attention), back)
+        # the host names a conditioning once, when the guider gets it; to compare texts would be to wait
+        names = tuple(options["uuids"][index] for index in order)
+        rows = self.texts.rows(tree, names, text)
+        with fetched(tree.blocks, x.device, options) as tree.blocks:
+            if self.call is None:
+                self.last += write_past(tree, x, time, rows, past, attention)
+                return torch.zeros_like(x_RCTHW)
+            flow_RCTHW = forward(tree, x, time, rows, past, attention)
+        return _arrange(flow_RCTHW, sorted(range(len(order)), key=order.__getitem__))
 
     def _claim(self, requested: list[int], x_RCTHW: Tensor) -> tuple[int, ...]:
         branches = tuple(sorted(requested))

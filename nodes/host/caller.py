@@ -17,14 +17,17 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...model_patches.attention.rope import layout_of
-from ...model_patches.attention.sdpa import sdpa
+from ...model_patches.attention.sdpa import Attention
 from ...model_patches.cache.shapes import CacheShape
 from ...model_patches.stream.caller import Pass, Result
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import same_length
 from ...model_patches.stream.weights import Fingerprint
+from ...model_patches.transfer import to_device
 from .block import KEY, HostPass, TextCache, run_model, sample
 from .file import expert_of
+from .loaded import prepare_sampling
+from .past import host_attention
 from .tree import why_not
 from .weights import HostWeights
 
@@ -51,7 +54,7 @@ class HostCaller:
             raise ValueError(refusal)
         if warning := expert_of(model):
             logging.getLogger(__name__).warning("Rivulet: %s", warning)
-        self.model, self.attention = with_wrapper(model), sdpa
+        self.model = with_wrapper(model)
         self.dtype = dtype_of(model)
         self._batch, self._like_host = batch, like_host
         self._guider = comfy.samplers.CFGGuider(self.model)
@@ -62,6 +65,11 @@ class HostCaller:
     def tree(self) -> Any:
         """The host's diffusion_model."""
         return self.model.get_model_object("diffusion_model")
+
+    @property
+    def attention(self) -> Attention:
+        """The user's choice, as in the model's layers."""
+        return host_attention(self.model.model_options.get("transformer_options", {}))
 
     @property
     def device(self) -> torch.device:
@@ -106,18 +114,18 @@ class HostCaller:
     @torch.inference_mode()
     def run(self, work: Pass, prompt: HostPrompt, config: StreamConfig) -> Result:
         """All calls of the pass in one sampling, where the host has the weights loaded."""
-        self._texts.use(prompt)
-        self._guider.set_conds(prompt.positive, prompt.negative)
+        if prompt is not self._texts.prompt:
+            self._guider.set_conds(self._placed(prompt.positive), self._placed(prompt.negative))
+            self._texts = TextCache(prompt)
         self._guider.set_cfg(config.cfg)
         branches = self._branches(config)
         inside = HostPass(work, config, branches, self._texts, self._weights, self._like_host)
-        levels = (work.sigmas or config.sigmas)[inside.first :]
-        nothing = torch.zeros(work.shape)
+        nothing = torch.zeros(work.shape, device=self.device)
         options = self._guider.model_options.setdefault("transformer_options", {})
         options[KEY] = inside
         try:
             sampler = comfy.samplers.KSAMPLER(sample, {"work": inside})
-            sigmas = torch.tensor([*levels, 0.0])
+            sigmas = to_device(torch.tensor([*inside.levels, 0.0]), self.device)
             self._guider.sample(nothing, nothing, sampler, sigmas, disable_pbar=True, seed=config.seed)
         finally:
             options.pop(KEY, None)
@@ -139,6 +147,13 @@ class HostCaller:
         """Latents in the model's units from the VAE's."""
         return self.model.model.process_latent_in(latents_BCTHW)
 
+    def _placed(self, conditioning: Any) -> Any:
+        """The conditioning with its texts as the model reads them, so that no call copies them."""
+        return [
+            [text if text is None else to_device(text, self.device, self.dtype), more]
+            for text, more in conditioning
+        ]
+
     def _branches(self, config: StreamConfig) -> int:
         always = self.model.model_options.get("disable_cfg1_optimization", False)
         return 2 if config.guided or always else 1
@@ -150,10 +165,12 @@ def dtype_of(model: Any) -> torch.dtype:
 
 
 def with_wrapper(model: Any) -> Any:
-    """A clone of the MODEL with our wrapper in it, once."""
+    """A clone of the MODEL with our wrappers in it, once."""
     clone = model.clone()
     clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, run_model)
+    clone.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
+    clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, prepare_sampling)
     return clone
 
 

@@ -139,6 +139,22 @@ def test_a_new_prompt_changes_the_blocks_after_it(begun, prompt):
     assert torch.equal(first, usual[:, :, :3]) and not close(second, usual[:, :, 3:])
 
 
+def test_each_text_of_a_prompt_is_read_once_and_used_in_its_steps(begun, prompt, monkeypatch):
+    from rivulet.nodes.host import block
+
+    first, later = prompt(0), prompt(9)
+    ranges = ({"start_percent": 0.0, "end_percent": 0.2}, {"start_percent": 0.2, "end_percent": 1.0})
+    parts = [[text[0][0], more] for text, more in zip((first, later), ranges, strict=True)]
+    read, real = [], block.read_text
+    monkeypatch.setattr(block, "read_text", lambda tree, raw: read.append(raw[0].clone()) or real(tree, raw))
+    got, _ = make_blocks(*begun(positive=parts), 2)
+    assert len(read) == 2
+    assert torch.equal(read[0], first[0][0]) and torch.equal(read[1], later[0][0])
+    monkeypatch.undo()
+    alone = [make_blocks(*begun(positive=text), 2)[0] for text in (first, later)]
+    assert not any(close(got, other) for other in alone)
+
+
 def test_the_model_is_left_as_it_was(load, prompt, stream):
     model = load("plain")
     before = dict(model.model_options["transformer_options"]) if model.model_options else {}

@@ -103,6 +103,22 @@ def test_the_host_streams_what_the_engine_streams(models, memory_file, rememberi
     assert not close(plain[:, :, :3], got[:, :, :3])  # the LoRA is on
 
 
+def test_the_users_attention_is_that_of_the_memorys_encoder(run, remembering):
+    counts = []
+    for memory in (("learned",), ("off", "none")):
+        model, seen = remembering(*memory), []
+
+        def override(function, *args, seen=seen, **kwargs):
+            seen.append(args[0].shape)
+            return function(*args, **kwargs)
+
+        model.model_options["transformer_options"]["optimized_attention_override"] = override
+        run(model, count=6)
+        counts.append(len(seen))
+    # three updates in six blocks, in two layers each
+    assert counts[0] - counts[1] == 6
+
+
 def test_without_a_lora_only_blocks_after_the_first_eviction_differ(load, stream, prompt, remembering):
     from rivulet.nodes.memory import memory_of
 
@@ -290,7 +306,9 @@ def test_nan_in_the_memory_alone_is_refused_and_the_stream_goes_on_from_before(r
     model = remembering()
     _, expected, _ = run(model, count=4)  # the fourth block is the first that pushes frames out
     _, state, made = run(model, count=3)
-    hook = state.policy.encoder.gate_linear.register_forward_hook(lambda *call: call[2] * float("nan"))
+    hook = state.policy.encoder.patcher.model.gate_linear.register_forward_hook(
+        lambda *call: call[2] * float("nan")
+    )
     with pytest.raises(
         RuntimeError, match=r"block 3 .* came out with NaN or infinite numbers in torch\.float32"
     ):

@@ -1,0 +1,57 @@
+"""A MODEL of the host on a card that is not there, see `tests.card.faked`."""
+
+from contextlib import nullcontext
+
+import torch
+from rivulet.tests.card.faked import Card
+
+PLENTY = 2**40  # bytes free on the card
+
+
+def carry(card: Card, model, monkeypatch, dtype: torch.dtype = torch.bfloat16):
+    """A clone of the MODEL whose weights are on the card; what the host does to real cards is left out.
+
+    The layers are the MODEL's own: `monkeypatch` brings them back.
+    """
+    import comfy.ldm.wan.model
+    import comfy.model_management as management
+    import comfy.model_patcher
+    from comfy.ldm.modules.attention import attention_pytorch
+    from rivulet.nodes.host import block, past
+
+    clone = model.clone()
+    dit = clone.model.diffusion_model
+    for part in dit.modules():
+        monkeypatch.setattr(part, "_parameters", dict(part._parameters))
+    card.carry(dit, dtype)
+    card.carry(dit.patch_embedding, torch.float32)
+    for owner, name, value in (
+        (clone, "load_device", card.device),
+        (clone.model, "device", card.device),
+        (dit, "dtype", dtype),
+        (management, "load_models_gpu", lambda *_, **__: None),
+        (management, "free_memory", lambda *_, **__: []),
+        (management, "get_free_memory", lambda *_, **__: PLENTY),
+        (management, "cuda_device_context", lambda _: nullcontext()),
+        (management, "device_supports_non_blocking", lambda _: True),
+        (comfy.model_patcher.ModelPatcher, "get_free_memory", lambda *_: PLENTY),
+        (past, "optimized_attention", attention_pytorch),
+        (comfy.ldm.wan.model, "optimized_attention", attention_pytorch),
+        # both read numbers
+        (block, "check_forward", lambda *_: None),
+        (block.HostWeights, "check", lambda self, *_: setattr(self, "checked", True)),
+    ):
+        monkeypatch.setattr(owner, name, value)
+    return clone
+
+
+def settle(model, device, monkeypatch) -> None:
+    """Has the host find the weights of a MODEL or VAE on the card, as after a load."""
+    monkeypatch.setattr(model, "load_device", device)
+    for name, value in (
+        ("device", device),
+        ("model_loaded_weight_memory", model.model_size()),
+        ("model_lowvram", False),
+        ("current_weight_patches_uuid", model.patches_uuid),
+    ):
+        monkeypatch.setattr(model.model, name, value)

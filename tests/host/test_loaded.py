@@ -1,0 +1,109 @@
+"""What the host loads between the blocks of a stream, and what it has in its books."""
+
+import gc
+from dataclasses import replace
+
+import pytest
+import torch
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.tests.host.carried import carry, settle
+from rivulet.tests.host.loading import make_blocks
+from rivulet.tests.host.streams import HostRun
+from rivulet.tests.host.watch import Watch
+
+CONFIG = StreamConfig(Geometry(64, 48), "pocket", 3, (1.0, 0.5), dtype=torch.bfloat16)
+GIB = 2**30
+
+
+@pytest.fixture
+def book(comfyui, monkeypatch):
+    """Returns the host's list of loaded models, empty; what was in it is back afterwards."""
+    import comfy.model_management as management
+
+    monkeypatch.setattr(management, "current_loaded_models", [])
+    return management.current_loaded_models
+
+
+@pytest.fixture
+def emptied(card, load, monkeypatch, book):
+    """Returns a function that makes blocks on the card: how often its cache was emptied in each.
+
+    A load that the host is not spared empties it: half of what is free is torch's own.
+    """
+    import comfy.model_management as management
+
+    real_load, real_free = management.load_models_gpu, management.free_memory
+    model, calls = carry(card, load("plain"), monkeypatch), []
+    monkeypatch.setattr(management, "load_models_gpu", real_load)
+    monkeypatch.setattr(management, "free_memory", real_free)
+    monkeypatch.setattr(management, "soft_empty_cache", lambda *_: calls.append(1))
+    settle(model, card.device, monkeypatch)
+
+    def run(blocks, free, prompt, before=lambda block, model: None):
+        def free_memory(*_, torch_free_too=False):
+            return (free, free // 2) if torch_free_too else free
+
+        monkeypatch.setattr(management, "get_free_memory", free_memory)
+        run, counts = HostRun(model, prompt(0), prompt(1), CONFIG), []
+        with card, Watch(card):
+            state = run.begin()
+            for block in range(blocks):
+                before(block, run.caller.model)
+                calls.clear()
+                _, state = run.step(state)
+                counts.append(len(calls))
+        return counts
+
+    return run
+
+
+def test_a_model_that_is_there_is_not_loaded_again(emptied, prompt):
+    assert emptied(4, 16 * GIB, prompt) == [1, 0, 0, 0]
+
+
+def test_where_there_is_no_room_the_host_makes_it(emptied, prompt):
+    """As much as the host keeps free for any model's run."""
+    assert emptied(2, GIB, prompt)[1] > 0
+
+
+@pytest.mark.parametrize("change", ["moved away", "other patches", "partly on the card"])
+def test_a_model_that_has_changed_is_the_hosts_to_load(emptied, prompt, monkeypatch, book, change):
+    def before(block, model):
+        if block == 2 and change == "moved away":
+            book.clear()
+        elif block == 2 and change == "other patches":
+            monkeypatch.setattr(model.model, "current_weight_patches_uuid", "of another clone")
+        elif block == 2:
+            monkeypatch.setattr(model.model, "model_loaded_weight_memory", model.model_size() - 1)
+
+    if change == "other patches":
+        monkeypatch.setattr("comfy.model_patcher.ModelPatcher.unpatch_model", lambda *_, **__: None)
+    assert emptied(3, 16 * GIB, prompt, before) == [1, 0, 1]
+
+
+def test_the_memorys_encoder_is_in_the_hosts_books(load, prompt, book):
+    import comfy.model_management as management
+    from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+    from rivulet.model_patches.memory.learned import LearnedMemory
+    from rivulet.nodes.host.memory import managed
+
+    config = replace(CONFIG, preset="pocket_memory", dtype=torch.float32)
+    torch.manual_seed(3)
+    encoder = MemoryEncoder(EncoderConfig(128, 2, 3, 3, 4))
+    policy = managed(LearnedMemory(encoder, "x"), load("plain").load_device)
+    plain = HostRun(load("plain"), prompt(0), prompt(1), config, memory=LearnedMemory(encoder, "x"))
+    expected, _ = make_blocks(plain, plain.begin(), 6)
+    run = HostRun(load("plain"), prompt(0), prompt(1), config, memory=policy)
+    latents, state = make_blocks(run, run.begin(), 5)
+    size = sum(each.numel() * each.element_size() for each in encoder.parameters())
+    (entry,) = (each for each in book if each.model is policy.encoder.patcher)
+    assert entry.model_memory() == size
+    management.unload_all_models()
+    assert not book
+    last = make_blocks(run, state, 1)[0]
+    assert torch.equal(torch.cat([latents, last], 2), expected)
+    assert policy.encoder.patcher in [each.model for each in book]
+    del run, policy, state, entry
+    gc.collect()
+    assert [each for each in book if each.model is not None and each.model.model is encoder] == []
