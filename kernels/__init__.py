@@ -2,6 +2,7 @@
 
 rope          rotary position embedding of queries and keys
 norm_rope     RMSNorm over all heads and rotary embedding in one pass
+modulate      LayerNorm and the timestep's modulation, with the addition before them
 quantize      int8 and int4 codes with one scale for each group of channels
 tiers         byte layout of a token's latents
 projections   up-projections from latents to keys and values

@@ -13,6 +13,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
+from ..kernels.dispatch import triton_support
 from ..model_patches.arch.wan import WanConfig
 from ..model_patches.cache.cost import DENSE_COST, CacheCost
 from ..model_patches.cache.dense import DENSE
@@ -166,6 +167,7 @@ def request_of(
         vae_dtype=management.vae_dtype(model.load_device, [torch.bfloat16, torch.float16, torch.float32]),
         weights_bytes=model.model_size(),
         piece_latents=PIECE_LATENTS,
+        kernels=triton_support(model.load_device).triton,
     )
     request = replace(request, cache=cache.cost, memory=memory_of(model).cost_for(config))
     if vae is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from ..modulate import add_norm_modulate, add_norm_modulate_reference, norm_modulate, norm_modulate_reference
 from ..norm_rope import norm_rope, norm_rope_reference
 from ..quantize import dequantize, dequantize_reference, quantize
 from ..rope import rotate, rotate_reference
@@ -100,3 +102,45 @@ def dequantize_trial(bits: int) -> Build:
         )
 
     return build
+
+
+def norm_modulate_trial(draw: Draw, sizes: Sizes, dtype: torch.dtype) -> Trial:
+    """See `_normed`; vectors of five frames, or of as many as tokens, that the rows share."""
+    x = draw(sizes.rows, sizes.tokens, sizes.channels, dtype=dtype, scale=3)
+    frames = sizes.tokens if sizes.tokens % 5 else 5
+    shift, scale = (draw(1, frames, sizes.channels, dtype=dtype) for _ in range(2))
+    there = [draw.there(each) for each in (x, shift, scale)]
+
+    def judge(outputs: Outputs) -> Errors:
+        return [_normed(outputs[0], x.to(WIDE), shift.to(WIDE), scale.to(WIDE))]
+
+    return Trial(lambda impl: (norm_modulate(*there, 1e-6, impl),), judge, ())
+
+
+def add_norm_modulate_trial(draw: Draw, sizes: Sizes, dtype: torch.dtype) -> Trial:
+    """A product and a sum; see `_normed` for what follows, which begins with the sum as it was stored."""
+    x, update = (draw(sizes.rows, sizes.tokens, sizes.channels, dtype=dtype, scale=3) for _ in range(2))
+    vectors = [draw(sizes.rows, 1, sizes.channels, dtype=dtype) for _ in range(3)]
+    there = [draw.there(each) for each in (x, update, *vectors)]
+
+    def judge(outputs: Outputs) -> Errors:
+        wide, moved, gain, shift, scale = (each.to(WIDE) for each in (x, update, *vectors))
+        want, _ = add_norm_modulate_reference(wide, moved, gain, shift, scale, 1e-6)
+        yield near(outputs[0], want, (2 * SINGLE + half_unit(dtype)) * (wide.abs() + (moved * gain).abs()))
+        yield _normed(outputs[1], outputs[0].to(WIDE), shift, scale)
+
+    return Trial(lambda impl: add_norm_modulate(*there, 1e-6, impl), judge, ())
+
+
+def _normed(got: Tensor, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """A mean, a mean of squares, a root, three products and two sums.
+
+    Sums of n numbers in a tree of at most sqrt(n) leaves to a thread are within sqrt(n) units of the sum of
+    their magnitudes: the mean's error is part of every channel's.
+    """
+    want = norm_modulate_reference(x, shift, scale, 1e-6)
+    inverse = torch.rsqrt(x.var(-1, unbiased=False, keepdim=True) + 1e-6)
+    normed = (x.abs() + x.abs().mean(-1, keepdim=True)) * inverse
+    shift, scale = (each.repeat_interleave(x.shape[1] // each.shape[1], 1) for each in (shift, scale))
+    size = normed * (1 + scale).abs() + shift.abs()
+    return near(got, want, ((2 * x.shape[-1] ** 0.5 + 8) * SINGLE + half_unit(got.dtype)) * size)

@@ -2,7 +2,8 @@
 
 B batch, T latent frames, H/W rows and columns of the latent, S tokens per latent frame, L = T*S tokens,
 C channels of the model, N heads, D head width. Layers are called, their weights are never read: a host may
-keep them offloaded, quantised or patched. A parameter that is no layer (`modulation`) is cast where used.
+keep them offloaded, quantised or patched; a LayerNorm that has none is an operation of `kernels/`. A
+parameter that is no layer (`modulation`) is cast where used.
 Where a host's parameters are of a class of their own, torch hands it on to all that is made with them; what
 comes out of a layer or a parameter that may be such goes through `plain_tensor`.
 """
@@ -12,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .tree import AttentionTree, BlockTree, DiTTree
+from ...kernels.modulate import add_norm_modulate, gate, modulate, norm_modulate
+from .tree import AttentionTree, BlockTree, DiTTree, Layer
 
 Cross = Callable[[Tensor], Tensor]  # q [B, L, N, D] -> out of the same shape, over the text
 
@@ -70,17 +72,53 @@ def unpatchify(dit: DiTTree, x_BLP: Tensor, grid: tuple[int, int, int]) -> Tenso
     return x.reshape(x.shape[0], x.shape[1], t * pt, h * ph, w * pw)
 
 
-def modulate(x_BLC: Tensor, shift_BTC: Tensor, scale_BTC: Tensor) -> Tensor:
-    """x * (1 + scale) + shift, frame by frame."""
-    x_BTSC = x_BLC.unflatten(1, (shift_BTC.shape[1], -1))
-    return torch.addcmul(shift_BTC[:, :, None], x_BTSC, 1 + scale_BTC[:, :, None]).flatten(1, 2)
+class Residual:
+    """The tokens [B, L, C] that every part of the model adds to.
+
+    What a part adds waits, so that the sum is made in one pass with the norm that follows. Nothing else holds
+    the tokens: those before a sum are free after it.
+    """
+
+    def __init__(self, x_BLC: Tensor) -> None:
+        self._x_BLC = x_BLC
+        self._update_BLC: Tensor | None = None
+        self._gate_BTC: Tensor | None = None
+
+    def add(self, update_BLC: Tensor, gate_BTC: Tensor | None = None) -> None:
+        """Add update * gate, the gate [B, T, C] for each latent frame or for all; None: 1."""
+        self.tokens()
+        self._update_BLC, self._gate_BTC = update_BLC, gate_BTC
+
+    def tokens(self) -> Tensor:
+        """The tokens, with all that was added."""
+        if self._update_BLC is not None and self._gate_BTC is not None:
+            self._keep(gate(self._x_BLC, self._update_BLC, self._gate_BTC))
+        elif self._update_BLC is not None:
+            self._keep(self._x_BLC + self._update_BLC)
+        return self._x_BLC
+
+    def normed(self, norm: Layer, shift_BTC: Tensor, scale_BTC: Tensor) -> Tensor:
+        """The tokens after `norm`, modulated by shift and scale [B, T, C] of each latent frame or of all."""
+        eps = _plain_eps(norm, self._x_BLC.shape[-1])
+        if eps is None:
+            return modulate(norm(self.tokens()), shift_BTC, scale_BTC)
+        if self._update_BLC is None:
+            return norm_modulate(self._x_BLC, shift_BTC, scale_BTC, eps)
+        given = (self._x_BLC, self._update_BLC, self._gate_BTC)
+        x_BLC, h_BLC = add_norm_modulate(*given, shift_BTC, scale_BTC, eps)
+        self._keep(x_BLC)
+        return h_BLC
+
+    def _keep(self, x_BLC: Tensor) -> None:
+        self._x_BLC, self._update_BLC, self._gate_BTC = x_BLC, None, None
 
 
-def gate(x_BLC: Tensor, update_BLC: Tensor, gate_BTC: Tensor) -> Tensor:
-    """x + update * gate, frame by frame."""
-    frames = gate_BTC.shape[1]
-    x_BTSC, update_BTSC = x_BLC.unflatten(1, (frames, -1)), update_BLC.unflatten(1, (frames, -1))
-    return torch.addcmul(x_BTSC, update_BTSC, gate_BTC[:, :, None]).flatten(1, 2)
+def _plain_eps(norm: Layer, channels: int) -> float | None:
+    """eps of a LayerNorm over the channels that has no weights and no changes; None: it has to be called."""
+    if not isinstance(norm, nn.LayerNorm) or norm.elementwise_affine or "forward" in vars(norm):
+        return None
+    hooked = norm._forward_hooks or norm._forward_pre_hooks
+    return None if hooked or tuple(norm.normalized_shape) != (channels,) else norm.eps
 
 
 def split_heads(attention: AttentionTree, x_BLC: Tensor) -> Tensor:
@@ -107,17 +145,17 @@ def modulation_vectors(block: BlockTree, modulation_BT6C: Tensor) -> tuple[Tenso
 
 def residual_block(
     block: BlockTree,
-    x_BLC: Tensor,
+    residual: Residual,
     modulation_BT6C: Tensor,
     mix: Callable[[Tensor], Tensor],
     cross: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """One block [B, L, C]. mix: its self-attention, of the modulated tokens. cross: its cross-attention, of
-    the tokens after norm3."""
+) -> None:
+    """Add one block to the tokens. mix: its self-attention, of the modulated tokens. cross: its
+    cross-attention, of the tokens after norm3."""
     shift1, scale1, gate1, shift2, scale2, gate2 = modulation_vectors(block, modulation_BT6C)
-    x_BLC = gate(x_BLC, mix(modulate(block.norm1(x_BLC), shift1, scale1)), gate1)
-    x_BLC = x_BLC + cross(block.norm3(x_BLC))
-    return gate(x_BLC, block.ffn(modulate(block.norm2(x_BLC), shift2, scale2)), gate2)
+    residual.add(mix(residual.normed(block.norm1, shift1, scale1)), gate1)
+    residual.add(cross(block.norm3(residual.tokens())))
+    residual.add(block.ffn(residual.normed(block.norm2, shift2, scale2)), gate2)
 
 
 def cross_attention(attention: AttentionTree, x_BLC: Tensor, cross: Cross) -> Tensor:
@@ -126,8 +164,8 @@ def cross_attention(attention: AttentionTree, x_BLC: Tensor, cross: Cross) -> Te
     return attention.o(cross(q_BLND).flatten(2))
 
 
-def head_forward(dit: DiTTree, x_BLC: Tensor, time_BTC: Tensor) -> Tensor:
+def head_forward(dit: DiTTree, residual: Residual, time_BTC: Tensor) -> Tensor:
     """Flow of each token's patch [B, L, patch*out_channels]."""
     own = plain_tensor(dit.head.modulation).to(time_BTC)[:, None]
     shift_BTC, scale_BTC = (own + time_BTC[:, :, None]).unbind(2)
-    return dit.head.head(modulate(dit.head.norm(x_BLC), shift_BTC, scale_BTC))
+    return dit.head.head(residual.normed(dit.head.norm, shift_BTC, scale_BTC))

@@ -7,10 +7,10 @@ from functools import partial
 from torch import Tensor
 
 from ..arch.parts import (
+    Residual,
     cross_attention,
     embed_time,
     head_forward,
-    modulate,
     modulation_vectors,
     patchify,
     project_kv,
@@ -34,10 +34,12 @@ def forward(
 
     time: one entry per latent frame, or a single one for all. Nothing is stored for later blocks.
     """
-    x_BLC, grid = patchify(dit, x_BCTHW)
+    tokens_BLC, grid = patchify(dit, x_BCTHW)
+    residual = Residual(tokens_BLC)
+    del tokens_BLC  # the first sum takes their place
     for layer in range(len(dit.blocks)):
-        x_BLC = _layer(dit, layer, x_BLC, time, text, past, attention, keep=False)
-    return unpatchify(dit, head_forward(dit, x_BLC, time[1]), grid)
+        _layer(dit, layer, residual, time, text, past, attention, keep=False)
+    return unpatchify(dit, head_forward(dit, residual, time[1]), grid)
 
 
 def write_past(
@@ -47,13 +49,13 @@ def write_past(
 
     The same as `forward` up to the last layer's keys and values; no flow is computed.
     """
-    x_BLC, _ = patchify(dit, x_BCTHW)
+    residual = Residual(patchify(dit, x_BCTHW)[0])
     last = len(dit.blocks) - 1
     for layer in range(last):
-        x_BLC = _layer(dit, layer, x_BLC, time, text, past, attention, keep=True)
+        _layer(dit, layer, residual, time, text, past, attention, keep=True)
     block = dit.blocks[last]
     shift_BTC, scale_BTC, *_ = modulation_vectors(block, time[0])
-    x_BLC = modulate(block.norm1(x_BLC), shift_BTC, scale_BTC)
+    x_BLC = residual.normed(block.norm1, shift_BTC, scale_BTC)
     k_BLND, v_BLND = project_kv(block.self_attn, x_BLC)
     past.write(last, x_BLC, k_BLND, v_BLND)
     return k_BLND, v_BLND
@@ -79,13 +81,13 @@ def forward_bidirectional(
 def _layer(
     dit: DiTTree,
     layer: int,
-    x_BLC: Tensor,
+    residual: Residual,
     time: Time,
     text: TextRows,
     past: Past,
     attention: Attention,
     keep: bool,
-) -> Tensor:
+) -> None:
     block = dit.blocks[layer]
     keys, values = text.layer(layer)
 
@@ -98,4 +100,4 @@ def _layer(
         return attention(q_BLND, keys, values)
 
     cross = partial(cross_attention, block.cross_attn, cross=attend_text)
-    return residual_block(block, x_BLC, time[0], self_attention, cross)
+    residual_block(block, residual, time[0], self_attention, cross)

@@ -2,7 +2,8 @@
 
 L query tokens of a call (batch rows included), K tokens they attend to per row, M text tokens, C channels, F
 feed-forward width. One multiplication with its addition is 2 FLOPs. The formulas follow `attention.forward`
-operation by operation, as it runs without a compiler that joins operations.
+operation by operation, as it runs without a compiler that joins operations; memory traffic with kernels where
+they run, peak bytes always without: a kernel that fails leaves its work to torch.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class CallSizes:
     attended_tokens: int  # of one row, the call's own included
     text_tokens: int
     dtype: torch.dtype
+    kernels: bool = False  # Triton kernels run: norms with what is around them, and rotations, in one pass
 
 
 def parameters(model: WanConfig) -> int:
@@ -76,14 +78,18 @@ def forward_work(model: WanConfig, call: CallSizes) -> Work:
     tokens, patch = call.rows * call.query_tokens, math.prod(model.patch)
     x = tokens * model.dim * call.dtype.itemsize
     head = _linear(tokens, model.dim, patch * model.out_channels, call.dtype)
-    return _patchify(model, call) + layer_work(model, call) * model.num_layers + head + Work(pass_bytes=4 * x)
+    # the head's norm and modulation; as one pass it adds the last layer's update, and the first layer's none
+    norm = Work(pass_bytes=(2 if call.kernels else 4) * x)
+    return _patchify(model, call) + layer_work(model, call) * model.num_layers + head + norm
 
 
 def cache_write_work(model: WanConfig, call: CallSizes) -> Work:
     """The call at timestep 0 that fills the cache; the last layer ends after its keys and values."""
     tokens, dim = call.rows * call.query_tokens, model.dim
     x = tokens * dim * call.dtype.itemsize
-    last = _linear(tokens, dim, dim, call.dtype) * 2 + Work(pass_bytes=(4 + 2 + 4) * x)
+    # norm and modulation as in the head, the norm of k, keys and values into the cache
+    passes = (2 if call.kernels else 4) + 2 + 4
+    last = _linear(tokens, dim, dim, call.dtype) * 2 + Work(pass_bytes=passes * x)
     return _patchify(model, call) + layer_work(model, call) * (model.num_layers - 1) + last
 
 
@@ -100,9 +106,10 @@ def layer_work(model: WanConfig, call: CallSizes) -> Work:
     )
     wide, out = _linear(tokens, dim, model.ffn_dim, dtype), _linear(tokens, model.ffn_dim, dim, dtype)
     # three norms 6, two modulations 4, three norms of q and k 6 (as one operation each, which they are on a
-    # GPU), keys and values into the cache 4, three residuals 9
+    # GPU), keys and values into the cache 4, three residuals 9; with kernels norm1, norm2, what is added
+    # before and what modulates after them are 4 each instead of 7
     tables = (call.query_tokens + call.attended_tokens) * model.head_dim * _compute_dtype(dtype).itemsize
-    passes = 29 * x + _rotate_bytes(x, dtype) + _rotate_bytes(cached, dtype) + tables
+    passes = (23 if call.kernels else 29) * x + _rotate_bytes(x + cached, call) + tables
     gelu = 2 * tokens * model.ffn_dim * dtype.itemsize
     return square * 6 + attention + wide + out + Work(pass_bytes=passes + gelu)
 
@@ -123,10 +130,10 @@ def text_work(model: WanConfig, tokens: int, dtype: torch.dtype) -> Work:
 def live_bytes(model: WanConfig, call: CallSizes) -> int:
     """Peak bytes of one call, without its inputs, weights and cache.
 
-    The layer's input and the modulated tokens with the largest of: q, k, v, rotated q and what rotating the
-    keys needs (wider than the keys where those are half precision); q, k, v and what rotating q needs; q, k,
-    v, rotated q, the result and, in all fused kernels, one float32 per token and head; or the residual
-    and twice the feed-forward's width. The timestep's six vectors of the layer are there all the time.
+    The tokens and the modulated tokens with the largest of: q, k, v, rotated q and what rotating the keys
+    needs (wider than the keys where those are half precision); q, k, v and what rotating q needs; q, k, v,
+    rotated q, the result and, in all fused kernels, one float32 per token and head; or twice the
+    feed-forward's width. The timestep's six vectors of the layer are there all the time.
     """
     size, tokens = call.dtype.itemsize, call.rows * call.query_tokens
     x = tokens * model.dim * size
@@ -137,7 +144,7 @@ def live_bytes(model: WanConfig, call: CallSizes) -> int:
     rotated_keys = 0 if widening == 1 else 2 * widening * cached
     sums = tokens * model.num_heads * 4
     vectors = 6 * model.dim * size
-    return vectors + max(5 * x + rotated_q, 6 * x + rotated_keys, 7 * x + sums, 3 * x + 2 * hidden)
+    return vectors + max(5 * x + rotated_q, 6 * x + rotated_keys, 7 * x + sums, 2 * x + 2 * hidden)
 
 
 def _linear(tokens: int, width_in: int, width_out: int, dtype: torch.dtype) -> Work:
@@ -156,7 +163,7 @@ def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _rotate_bytes(size: int, dtype: torch.dtype) -> int:
-    """Traffic of `kernels.rope.rotate` on `size` bytes; half precision is widened, rotated and narrowed."""
-    widening = _compute_dtype(dtype).itemsize // dtype.itemsize
+def _rotate_bytes(size: int, call: CallSizes) -> int:
+    """Traffic of `kernels.rope.rotate` on `size` bytes; torch widens, rotates and narrows half precision."""
+    widening = 1 if call.kernels else _compute_dtype(call.dtype).itemsize // call.dtype.itemsize
     return 2 * size if widening == 1 else (2 + 4 * widening) * size

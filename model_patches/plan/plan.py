@@ -51,6 +51,7 @@ class Request:
     weights_bytes: int | None = None  # of the transformer as stored; None: all in the stream's dtype
     piece_latents: int = MAX_LATENTS  # most latents in one call of the decoder
     memory: MemoryCost = FREE
+    kernels: bool = False  # Triton kernels run: less memory traffic
 
     def __post_init__(self) -> None:
         for name in ("fps", "text_tokens", "bits_per_pixel", "piece_latents"):
@@ -206,7 +207,8 @@ def _call(request: Request, attended_frames: int) -> CallSizes:
     tokens, stream = request.geometry.frame_tokens, request.stream
     query_tokens = stream.block_frames * tokens
     attended = attended_frames * tokens + request.cache_shape.memory_tokens
-    return CallSizes(request.rows, query_tokens, attended, request.text_tokens, stream.dtype)
+    sizes = (request.rows, query_tokens, attended, request.text_tokens)
+    return CallSizes(*sizes, stream.dtype, request.kernels)
 
 
 def _block_work(request: Request, call: CallSizes, steps: int) -> Work:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.latent_write import latent_write
+from ...kernels.modulate import add_norm_modulate, norm_modulate
 from ...kernels.norm_rope import norm_rope
 from ...kernels.projections import UpProjections
 from ...kernels.quantize import dequantize, quantize
@@ -110,6 +111,23 @@ def _norm_rope(make: Make, tokens: int, heads: int) -> Work:
     )
 
 
+def _modulate(make: Make, tokens: int, channels: int, adds: bool) -> Work:
+    x, out = make(1, tokens, channels), make(1, tokens, channels)
+    shift, scale, gate = (make(1, 1, channels) for _ in range(3))
+    if not adds:
+        return Work(
+            lambda impl: norm_modulate(x, shift, scale, 1e-6, impl),
+            (x, shift, scale, out),
+            ("modulate", "launch", (x, None, None, shift, scale, 1e-6, None, out)),
+        )
+    update, total = make(1, tokens, channels), make(1, tokens, channels)
+    return Work(
+        lambda impl: add_norm_modulate(x, update, gate, shift, scale, 1e-6, impl),
+        (x, update, gate, shift, scale, total, out),
+        ("modulate", "launch", (x, update, gate, shift, scale, 1e-6, total, out)),
+    )
+
+
 def _quantize(make: Make, tokens: int, bits: int, back: bool) -> Work:
     x = make(1, tokens, CHANNELS)
     codes = make(1, tokens, CHANNELS * bits // 8, dtype=torch.int8 if bits == 8 else torch.uint8)
@@ -171,6 +189,11 @@ CASES = [
     Case(op="rope", name="12 heads", tokens=LONG, make=_rotate),
     Case(op="norm_rope", name="12 heads", tokens=BLOCK, make=lambda m, n: _norm_rope(m, n, 12)),
     Case(op="norm_rope", name="40 heads", tokens=BLOCK, make=lambda m, n: _norm_rope(m, n, 40)),
+    Case(op="modulate", name="add and norm", tokens=BLOCK, make=lambda m, n: _modulate(m, n, CHANNELS, True)),
+    Case(op="modulate", name="norm", tokens=BLOCK, make=lambda m, n: _modulate(m, n, CHANNELS, False)),
+    Case(
+        op="modulate", name="add and norm, 5120", tokens=BLOCK, make=lambda m, n: _modulate(m, n, 5120, True)
+    ),
     Case(op="quantize", name="int8", tokens=BLOCK, make=lambda m, n: _quantize(m, n, 8, False)),
     Case(op="quantize", name="int4", tokens=BLOCK, make=lambda m, n: _quantize(m, n, 4, False)),
     Case(op="quantize", name="int8 back", tokens=WINDOW, make=lambda m, n: _quantize(m, n, 8, True)),

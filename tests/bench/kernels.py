@@ -109,7 +109,9 @@ def distinct(cases: list[Case], one_each: bool) -> Iterator[tuple[Case, Work]]:
         for case in group:
             work = case.make(maker(torch.device("meta")), case.tokens)
             launch = launch_of(work)
-            key = (case.op, id(launch.kernel), "" if one_each else str(launch.constants))
+            # an argument that is not given is compiled away
+            absent = [name for name, given in launch.arguments.items() if given is None]
+            key = (case.op, id(launch.kernel), "" if one_each else f"{launch.constants} {absent}")
             if key not in seen:
                 seen.add(key)
                 yield case, work

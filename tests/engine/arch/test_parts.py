@@ -2,13 +2,14 @@ import math
 
 import pytest
 import torch
+from rivulet.kernels.modulate import gate, modulate
+from rivulet.model_patches.arch import parts
 from rivulet.model_patches.arch.effective import effective_gain
 from rivulet.model_patches.arch.parts import (
+    Residual,
     cross_attention,
     embed_time,
-    gate,
     head_forward,
-    modulate,
     patchify,
     project_kv,
     project_qkv,
@@ -19,11 +20,11 @@ from rivulet.model_patches.arch.parts import (
 from rivulet.model_patches.attention.sdpa import sdpa
 
 
-def run_block(block, x, modulation, keys, values, attend=sdpa):
-    """Returns a block's tokens with attention over themselves and the text's keys and values."""
-    return residual_block(
+def run_block(block, residual, modulation, keys, values, attend=sdpa):
+    """Adds a block with attention over the tokens themselves and the text's keys and values."""
+    residual_block(
         block,
-        x,
+        residual,
         modulation,
         lambda h: block.self_attn.o(attend(*project_qkv(block.self_attn, h)).flatten(2)),
         lambda h: cross_attention(block.cross_attn, h, lambda q: sdpa(q, keys, values)),
@@ -71,6 +72,61 @@ def test_modulation_and_gate_act_frame_by_frame():
     torch.testing.assert_close(modulate(x, shift[:1, :1], scale[:1, :1]), x * (1 + scale[0, 0]) + shift[0, 0])
 
 
+def changed_norms():
+    """Yields (how, a norm that has to be called, what it gives of x)."""
+    affine = torch.nn.LayerNorm(8)
+    torch.nn.init.normal_(affine.weight)
+    yield "weights", affine, affine
+    replaced = torch.nn.LayerNorm(8, elementwise_affine=False)
+    replaced.forward = lambda x: x / 2
+    yield "forward", replaced, lambda x: x / 2
+    hooked = torch.nn.LayerNorm(8, elementwise_affine=False)
+    hooked.register_forward_hook(lambda module, given, result: result * 3)
+    yield "hook", hooked, lambda x: torch.nn.functional.layer_norm(x, (8,)) * 3
+    before = torch.nn.LayerNorm(8, elementwise_affine=False)
+    before.register_forward_pre_hook(lambda module, given: (given[0] + torch.arange(8.0),))
+    yield "hook before", before, lambda x: torch.nn.functional.layer_norm(x + torch.arange(8.0), (8,))
+    yield "other", torch.nn.RMSNorm(8), torch.nn.RMSNorm(8)
+    yield "function", lambda x: x + 1, lambda x: x + 1
+
+
+@pytest.mark.parametrize("norm", list(changed_norms()), ids=lambda each: each[0])
+@pytest.mark.parametrize("adds", ["nothing", "an update", "a gated update"])
+def test_a_norm_that_is_more_than_a_plain_one_is_called(norm, adds):
+    _, layer, meant = norm
+    x, update, (factor, shift, scale) = torch.randn(1, 6, 8), torch.randn(1, 6, 8), torch.randn(3, 1, 3, 8)
+    gated = factor if adds == "a gated update" else None
+    total = x if adds == "nothing" else x + update if gated is None else gate(x, update, gated)
+    residual = Residual(x)
+    if adds != "nothing":
+        residual.add(update, gated)
+    assert torch.equal(residual.normed(layer, shift, scale), modulate(meant(total), shift, scale))
+    assert torch.equal(residual.tokens(), total)
+
+
+def test_a_plain_norm_is_one_operation_with_what_is_around_it(model, monkeypatch):
+    ran = []
+    for name in ("norm_modulate", "add_norm_modulate"):
+        plain = getattr(parts, name)
+        monkeypatch.setattr(parts, name, lambda *a, plain=plain, name=name: ran.append(name) or plain(*a))
+    modulation, time = embed_time(model, torch.tensor([[900.0, 20.0]]))
+    keys, values = project_kv(model.blocks[0].cross_attn, torch.randn(1, 3, 24))
+    residual = Residual(torch.randn(1, 6, 24))
+    for block in (model.blocks[0], model.blocks[0]):
+        run_block(block, residual, modulation, keys, values)
+    head_forward(model, residual, time)
+    assert ran == ["norm_modulate", *["add_norm_modulate"] * 4]
+
+
+def test_what_is_added_is_added_once_and_in_order():
+    x, first, second, factor = *torch.randn(3, 1, 6, 8), torch.randn(1, 2, 8)
+    residual = Residual(x)
+    residual.add(first, factor)
+    residual.add(second)
+    want = gate(x, first, factor) + second
+    assert torch.equal(residual.tokens(), want) and torch.equal(residual.tokens(), want)
+
+
 def test_one_vector_for_all_frames_is_the_same_vector_for_each(model):
     text = torch.randn(1, 4, 24)
     block, x = model.blocks[0], torch.randn(1, 6, 24)
@@ -78,8 +134,9 @@ def test_one_vector_for_all_frames_is_the_same_vector_for_each(model):
     modulation, time = embed_time(model, torch.tensor([[250.0]]))
 
     def run(modulation, time):
-        out = run_block(block, x, modulation, keys, values)
-        return head_forward(model, out, time)
+        residual = Residual(x)
+        run_block(block, residual, modulation, keys, values)
+        return head_forward(model, residual, time)
 
     each = run(modulation.expand(1, 3, -1, -1), time.expand(1, 3, -1))
     torch.testing.assert_close(run(modulation, time), each)
@@ -97,11 +154,12 @@ def test_queries_and_keys_are_normed_over_the_full_width(model):
 def test_training_can_go_through_the_parts(make_model):
     model = make_model().requires_grad_(True)
     x, grid = patchify(model, torch.randn(1, 4, 3, 4, 6))
+    x = Residual(x)
     modulation, time = embed_time(model, torch.tensor([[900.0, 20.0, 0.0]]))
     text = model.text_embedding(torch.randn(1, 3, 6))
     for block in model.blocks:
         keys, values = project_kv(block.cross_attn, text)
-        x = run_block(block, x, modulation, keys, values)
+        run_block(block, x, modulation, keys, values)
     unpatchify(model, head_forward(model, x, time), grid).square().mean().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
@@ -143,8 +201,9 @@ def test_a_parameters_own_class_goes_no_further_than_its_use(make_model):
             return sdpa(q, k, v)
 
         keys, values = project_kv(block.cross_attn, model.text_embedding(text))
-        out = run_block(block, tokens, modulation, keys, values, attend)
-        seen[model] = [*made, keys, values, out, head_forward(model, out, time)]
+        residual = Residual(tokens)
+        run_block(block, residual, modulation, keys, values, attend)
+        seen[model] = [*made, keys, values, residual.tokens(), head_forward(model, residual, time)]
     assert all(torch.equal(one, other) for one, other in zip(seen[ours], seen[theirs], strict=True))
     # norm3 has parameters too: what it gives goes into a projection alone
     assert {type(each) for each in seen[theirs]} == {torch.Tensor}

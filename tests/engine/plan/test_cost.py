@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rivulet.kernels import modulate
+from rivulet.kernels.rope import rotate_reference
+from rivulet.model_patches.arch import parts
 from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.forward import forward, write_past
 from rivulet.model_patches.attention.positions import preset
 from rivulet.model_patches.attention.text import TextRows, read_text
+from rivulet.model_patches.cache import core, dense
 from rivulet.model_patches.cache.core import SlotCache
 from rivulet.model_patches.cache.dense import DenseStore
 from rivulet.model_patches.cache.format import call_of
@@ -137,6 +141,54 @@ def test_the_bytes_of_everything_else_are_those_of_a_run_within_a_fiftieth(dtype
     with Watch() as seen:
         call(*given)
     assert work(sizes, asked).pass_bytes == pytest.approx(seen.pass_bytes, rel=0.02)
+
+
+@torch.library.custom_op("tests::rotate", mutates_args=())
+def rotate_in_one_pass(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    return rotate_reference(x, table)
+
+
+@torch.library.custom_op("tests::norm", mutates_args=())
+def norm_in_one_pass(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
+    return modulate.norm_modulate_reference(x, shift, scale, eps)
+
+
+@torch.library.custom_op("tests::add_norm", mutates_args=())
+def add_and_norm_in_one_pass(
+    x: torch.Tensor,
+    update: torch.Tensor,
+    gate: torch.Tensor | None,
+    shift: torch.Tensor,
+    scale: torch.Tensor,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return modulate.add_norm_modulate_reference(x, update, gate, shift, scale, eps)
+
+
+@pytest.fixture
+def one_pass_each(monkeypatch):
+    """Has each kernel counted as what it is: one operation on its tensors."""
+    monkeypatch.setattr(parts, "norm_modulate", norm_in_one_pass)
+    monkeypatch.setattr(parts, "add_norm_modulate", add_and_norm_in_one_pass)
+    monkeypatch.setattr(core, "rotate", rotate_in_one_pass)
+    # the result of the count is the one that is read; the buffer is left alone
+    monkeypatch.setattr(dense, "rotate", lambda x, table, out: rotate_in_one_pass(x, table))
+
+
+@pytest.mark.parametrize(("call", "work"), CALLS)
+@torch.no_grad()
+def test_with_kernels_the_bytes_of_everything_else_are_those_of_one_pass_each(one_pass_each, call, work):
+    sizes = replace(SMALL, dim=768, num_heads=6)
+    model = made(sizes, torch.bfloat16)
+    for block in model.blocks:
+        for attention in (block.self_attn, block.cross_attn):
+            attention.norm_q = attention.norm_k = nn.LayerNorm(768).to(torch.bfloat16)
+    given, asked = call_with_a_full_window(model, torch.bfloat16)
+    with Watch() as seen:
+        call(*given)
+    saved = work(sizes, asked).pass_bytes - work(sizes, replace(asked, kernels=True)).pass_bytes
+    assert saved > 0.4 * work(sizes, asked).pass_bytes
+    assert work(sizes, replace(asked, kernels=True)).pass_bytes == pytest.approx(seen.pass_bytes, rel=0.02)
 
 
 def test_work_adds_up_and_takes_the_slower_of_both_bounds():
