@@ -23,15 +23,19 @@ class InitLatents:
 
 
 def match_latents(latents_BCTHW: Tensor, like_BCTHW: Tensor) -> Tensor:
-    """The latents in the dtype and on the device of `like`; ValueError for another shape or NaN."""
+    """The latents in the dtype and on the device of `like`; ValueError for another shape."""
     if latents_BCTHW.shape != like_BCTHW.shape:
         raise ValueError(
             f"Stream: the given latents are {list(latents_BCTHW.shape)}, the stream needs "
             f"{list(like_BCTHW.shape)}; encode the pictures at the stream's size."
         )
+    return latents_BCTHW.to(like_BCTHW)
+
+
+def refuse_nan_latents(latents_BCTHW: Tensor) -> None:
+    """ValueError if given latents hold NaN or infinite numbers."""
     if not latents_BCTHW.isfinite().all():
         raise ValueError("Stream: the given latents hold NaN or infinite numbers; encode the pictures again.")
-    return latents_BCTHW.to(like_BCTHW)
 
 
 def denoise(

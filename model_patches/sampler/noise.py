@@ -3,7 +3,7 @@
 B batch, C channels, T latent frames, H/W of the latent grid.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Protocol
 
@@ -27,9 +27,23 @@ class KeyedNoise:
     """Noise by `block_noise`: every block is independent, so a short take is the start of a longer one."""
 
     seed: int
+    _ahead: dict[tuple[int, int, torch.Size], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def draw(self, block: int, step: int, start_frame: int, like_BCTHW: Tensor) -> Tensor:
+        drawn = self._ahead.pop((block, step, like_BCTHW.shape), None)
+        if drawn is not None:
+            return drawn.to(like_BCTHW)
         return block_noise(self.seed, block, step, like_BCTHW.shape, like_BCTHW.device, like_BCTHW.dtype)
+
+    def draw_ahead(self, block: int, step: int, like_BCTHW: Tensor) -> None:
+        """Draws that noise now and keeps it, and it alone, until it is asked for: while a card works.
+
+        On the CPU nothing is gained, and nothing is drawn.
+        """
+        self._ahead.clear()
+        if not like_BCTHW.is_cpu:
+            drawn = block_noise(self.seed, block, step, like_BCTHW.shape, like_BCTHW.device, like_BCTHW.dtype)
+            self._ahead[block, step, like_BCTHW.shape] = drawn
 
 
 def block_noise(

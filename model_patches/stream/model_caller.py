@@ -7,6 +7,7 @@ call.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -33,6 +34,12 @@ from .weights import Fingerprint, refuse_other_weights
 
 Answer = TypeVar("Answer")
 Texts = tuple[Tensor, ...]  # [B, L, E] of the prompt and, with guidance, of the negative one
+MISMATCH = re.compile(
+    r"\bd?type|shapes?\b|\bsizes?\b|channels|same device|expected device|not implemented for", re.IGNORECASE
+)
+DRIVER = re.compile(
+    r"out of memory|\b(CUDA|HIP|XPU|MPS) (backend|driver|error)|CUBLAS|CUDNN|HIPBLAS|MIOPEN", re.IGNORECASE
+)
 TEXTS_KEPT = 2  # prompts whose keys and values stay; 94 MB each at 1.3B
 
 
@@ -168,7 +175,7 @@ class ModelCaller:
         try:
             return work()
         except RuntimeError as error:
-            if isinstance(error, torch.cuda.OutOfMemoryError):
+            if not _is_a_mismatch(error):
                 raise
             raise ValueError(
                 f"Stream: the model's layers refused {config.dtype} on {text_BLE.device} with text_dim "
@@ -185,8 +192,9 @@ def times_of(tree: DiTTree, sigmas: Sequence[float], dtype: torch.dtype, device:
     """
     times: list[Time] = []
     for levels in filter(None, (tuple(sigmas), (0.0,))):
-        timesteps = torch.tensor([[1000 * sigma for sigma in levels]], dtype=torch.float64)
-        modulation, head = embed_time(tree, timesteps.to(device), dtype)
+        # filled in there, one by one: a tensor of them made here would be a copy that is waited for
+        each = [torch.full((1, 1), 1000 * sigma, dtype=torch.float64, device=device) for sigma in levels]
+        modulation, head = embed_time(tree, torch.cat(each, 1), dtype)
         times += zip(modulation.split(1, 1), head.split(1, 1), strict=True)
     return times
 
@@ -203,6 +211,12 @@ def same_length(one_BLE: Tensor, other_BLE: Tensor) -> tuple[Tensor, Tensor]:
     return pad(one_BLE, (0, 0, 0, most - one_BLE.shape[1])), pad(
         other_BLE, (0, 0, 0, most - other_BLE.shape[1])
     )
+
+
+def _is_a_mismatch(error: RuntimeError) -> bool:
+    """Whether torch refused tensors for their dtype, sizes or device; what a driver says is none of that."""
+    # a full or a failed device has a class of its own, on backends that have one
+    return type(error) is RuntimeError and bool(MISMATCH.search(str(error)) and not DRIVER.search(str(error)))
 
 
 def _groups(texts: TextState, draft: Draft) -> list[tuple[TextRows, Past]]:

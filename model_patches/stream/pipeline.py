@@ -16,7 +16,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..geometry import blocks_for
-from ..sampler.noise import BlockNoise
+from ..sampler.noise import BlockNoise, KeyedNoise
 from ..vae.decoder import StreamDecoder
 from ..viewers.live import PromptChange
 from ..viewers.mailbox import Message
@@ -183,7 +183,8 @@ class _Loop:
         on_chunk: Callable[[Chunk], None],
     ) -> None:
         self.caller, self.output, self.state = caller, output, state
-        self.script, self.viewers, self.noise = script, viewers, noise
+        # one for all blocks, so that it can draw ahead
+        self.script, self.viewers, self.noise = script, viewers, noise or KeyedNoise(state.config.seed)
         self.keep, self.on_chunk = keep, on_chunk
         self.geometry, self.block_frames = state.config.geometry, state.config.block_frames
 

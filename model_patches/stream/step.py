@@ -6,8 +6,9 @@ on them, clone them outside inference mode.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from torch import Tensor
 from ..cache.dense import DENSE
 from ..cache.format import Cache, CacheFormat, Call, Draft, KeysValues, call_of, recache_call
 from ..cache.shapes import CacheShape
-from ..memory.policy import OFF, MemoryKeysValues, MemoryPolicy, add_memory_tokens, evict, read_memory
-from ..sampler.denoise import InitLatents, match_latents
+from ..memory.policy import OFF, Memory, MemoryKeysValues, MemoryPolicy, add_memory_tokens, evict, read_memory
+from ..sampler.denoise import InitLatents, match_latents, refuse_nan_latents
 from ..sampler.noise import BlockNoise, KeyedNoise
 from .caller import Caller, Pass, Prompt, Result
 from .config import StreamConfig
@@ -71,21 +72,25 @@ def step(
     """(clean latents [B, C, T, H, W] of the next block in the model's units, the state after it).
 
     One call of the model per noise level, then one at timestep 0 that leaves the block's keys and values in
-    the cache. begin: latents of the block's shape to begin with, instead of noise alone. Whatever ends it
-    early, `state` is as it was and the block can be made again with the same result.
+    the cache. begin: latents of the block's shape to begin with, instead of noise alone. noise: None: the
+    config's; a `KeyedNoise` that is given for block after block draws the next one's first noise while a card
+    makes this one. Whatever ends it early, `state` is as it was and the block can be made again with the same
+    result.
     """
     state = recache(caller, bring_back(caller, state))
     config = state.config
     call, draft, memory = _open(state, call_of(config.positions, state.start_frame, config.block_frames))
     shape = config.geometry.latent_shape(config.block_frames, len(state.tail_BCTHW))
+    like = torch.empty(shape, dtype=config.latent_dtype, device=caller.device)
     if begin is not None:
-        like = torch.empty(shape, dtype=config.latent_dtype, device=caller.device)
         begin = InitLatents(match_latents(begin.clean_BCTHW, like), begin.call)
     levels = config.levels(state.start_frame, begin is not None)
     source = noise or KeyedNoise(config.seed)
     work = Pass(state.block, state.start_frame, state.format, draft, memory, shape, levels, source, begin)
     result = caller.run(work, next_prompt(caller, state), config)
-    after = _commit(caller, state, call, draft, result)
+    if isinstance(noise, KeyedNoise):
+        noise.draw_ahead(state.block + 1, 0 if begin is None else begin.call, like)
+    after = _commit(caller, state, call, draft, result, begin)
     return result.latents_BCTHW, replace(
         after, block=state.block + 1, blend=state.blend and state.blend.next()
     )
@@ -108,6 +113,7 @@ def prefill(caller: Caller, state: StreamState, latents_BCTHW: Tensor) -> Stream
         )
     shape = config.geometry.latent_shape(count, len(state.tail_BCTHW))
     like = torch.empty(shape, dtype=config.latent_dtype, device=caller.device)
+    refuse_nan_latents(latents_BCTHW)
     for piece_BCTHW in match_latents(latents_BCTHW, like).split(
         prefill_lengths(count, config.block_frames), 2
     ):
@@ -153,10 +159,10 @@ def recache(caller: Caller, state: StreamState) -> StreamState:
     )
     newest_BCTHW = state.tail_BCTHW[:, :, -len(call.new) :]
     result = _remember(caller, state, draft, call.new[0], memory, newest_BCTHW)
-    refuse_nan(result, state)
     whole = draft.commit(call.cached + call.new)
     renewed = state.policy.recached(state.memory, whole, call.new, caller.attention)
     after = _evict(caller, replace(state, memory=renewed), whole)
+    refuse_nan(result, after.memory, state)
     # unfolded: a fold that the next block writes would spend `state`, which a step may begin again from
     return replace(after, cache=whole.retain(after.cache.frames), must_recache=False)
 
@@ -172,9 +178,11 @@ def rollout(
             f"{frames * state.config.geometry.time_stride} pictures), got {blocks}."
         )
 
+    source = noise or KeyedNoise(state.config.seed)
+
     def run(state: StreamState) -> Iterator[tuple[Tensor, StreamState]]:
         for _ in range(blocks):
-            latents_BCTHW, state = step(caller, state, noise=noise)
+            latents_BCTHW, state = step(caller, state, noise=source)
             yield latents_BCTHW, state
 
     return run(state)
@@ -201,15 +209,23 @@ def _remember(
     return caller.run(work, next_prompt(caller, state), state.config)
 
 
-def _commit(caller: Caller, state: StreamState, call: Call, draft: Draft, result: Result) -> StreamState:
+def _commit(
+    caller: Caller,
+    state: StreamState,
+    call: Call,
+    draft: Draft,
+    result: Result,
+    begin: InitLatents | None = None,
+) -> StreamState:
     """The state with the draft's frames in it, less what leaves the window; blocks are not counted."""
-    refuse_nan(result, state)
     whole = draft.commit(call.cached + call.new)
     tail_BCTHW = torch.cat([state.tail_BCTHW, result.latents_BCTHW], 2)[:, :, -state.config.tail_frames :]
     after = replace(
         state, start_frame=state.start_frame + result.latents_BCTHW.shape[2], tail_BCTHW=tail_BCTHW.clone()
     )
-    return _evict(caller, after, whole)
+    after = _evict(caller, after, whole)
+    refuse_nan(result, after.memory, state, begin)
+    return after
 
 
 def _evict(caller: Caller, state: StreamState, whole: Cache) -> StreamState:
@@ -218,22 +234,33 @@ def _evict(caller: Caller, state: StreamState, whole: Cache) -> StreamState:
     """
     kept = call_of(state.config.positions, state.start_frame, state.config.block_frames).cached
     memory, cache = evict(state.policy, state.memory, whole, kept, caller.attention)
-    _refuse_nan(tuple(memory.tensors().values()), state)
     return replace(state, memory=memory, cache=cache)
 
 
-def refuse_nan(result: Result, state: StreamState) -> None:
-    """Raises RuntimeError if a pass came out with numbers that would spoil all later blocks."""
-    _refuse_nan((result.latents_BCTHW, *result.last_keys_values), state)
+def refuse_nan(result: Result, memory: Memory, state: StreamState, begin: InitLatents | None = None) -> None:
+    """Raises RuntimeError if a pass came out with numbers that would spoil all later blocks.
+
+    The host waits for the device once; more only to tell what is spoilt. ValueError where `begin` is.
+    """
+    last, remembered = result.last_keys_values, memory.tensors().values()
+    if _are_finite((result.latents_BCTHW, *last, *remembered)):
+        return
+    if begin is not None:
+        refuse_nan_latents(begin.clean_BCTHW)
+    parts = {"latents": (result.latents_BCTHW,), "keys": last[::2], "values": last[1::2]}
+    parts |= {"memory": tuple(remembered)}
+    spoilt = [name for name, tensors in parts.items() if not _are_finite(tensors)]
+    first, count = state.start_frame, state.config.block_frames
+    raise RuntimeError(
+        f"Stream: block {state.block} (latent frames {first} to {first + count - 1}) came out with NaN "
+        f"or infinite numbers in {state.config.dtype} with cache format {state.format.name}, in its "
+        f"{' and '.join(spoilt)}; nothing of it was kept and the stream can go on from the block before. Try "
+        f"float32 or bfloat16 (ComfyUI: --force-fp32, --bf16-unet), a cfg nearer to 1, another seed"
+        f"{'' if state.format.name == 'dense' else ', or cache format dense'}."
+    )
 
 
-def _refuse_nan(tensors: tuple[Tensor, ...], state: StreamState) -> None:
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        first, count = state.start_frame, state.config.block_frames
-        raise RuntimeError(
-            f"Stream: block {state.block} (latent frames {first} to {first + count - 1}) came out with NaN "
-            f"or infinite numbers in {state.config.dtype} with cache format {state.format.name}; nothing of "
-            f"it was kept and the stream can go on from the block before. Try float32 or bfloat16 (ComfyUI: "
-            f"--force-fp32, --bf16-unet), a cfg nearer to 1, another seed"
-            f"{'' if state.format.name == 'dense' else ', or cache format dense'}."
-        )
+def _are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all their numbers are; each device is waited for once."""
+    finite = sorted((tensor.isfinite().all() for tensor in tensors), key=lambda flag: str(flag.device))
+    return all(bool(torch.stack(list(flags)).all()) for _, flags in groupby(finite, lambda flag: flag.device))

@@ -134,10 +134,10 @@ def test_an_interrupted_change_of_text_changes_nothing(stopped, make_text):
 
 
 PLACES = {
-    "in a denoising call": ("blocks.1.ffn", 0),
-    "in the keys of the last layer of the clean pass": ("blocks.2.self_attn.k", 2 * 2),
-    "in the values of the last layer of the clean pass": ("blocks.2.self_attn.v", 2 * 2),
-    "in the middle of the clean pass, for the negative": ("blocks.0.ffn", 2 * 2 + 1),
+    "in a denoising call": ("blocks.1.ffn", 0, "latents and keys and values"),
+    "in the keys of the last layer of the clean pass": ("blocks.2.self_attn.k", 2 * 2, "keys"),
+    "in the values of the last layer of the clean pass": ("blocks.2.self_attn.v", 2 * 2, "values"),
+    "in the middle of the clean pass, for the negative": ("blocks.0.ffn", 2 * 2 + 1, "keys and values"),
 }
 
 
@@ -145,7 +145,7 @@ PLACES = {
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_stops_the_block_by_name_and_leaves_the_stream(stopped, place, value):
     caller, state, _, expected = stopped
-    before, calls, (name, bad_call) = frozen(state), [], PLACES[place]
+    before, calls, (name, bad_call, parts) = frozen(state), [], PLACES[place]
     frame_tokens = state.config.geometry.frame_tokens
 
     def poison(module, args, output):
@@ -160,8 +160,8 @@ def test_nan_stops_the_block_by_name_and_leaves_the_stream(stopped, place, value
     first = state.start_frame
     words = (
         rf"block {state.block} \(latent frames {first} to {first + 2}\) came out with NaN or infinite "
-        rf"numbers in torch.float32 with cache format {state.format.name}; nothing of it was kept .* "
-        r"another seed"
+        rf"numbers in torch.float32 with cache format {state.format.name}, in its {parts}; nothing of it was "
+        r"kept .* another seed"
     )
     with pytest.raises(RuntimeError, match=words):
         step(caller, state)
