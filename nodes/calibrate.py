@@ -17,19 +17,21 @@ from comfy_api.v0_0_2 import io, ui
 from ..model_patches.attention.positions import why_not
 from ..model_patches.cache.basis import Basis
 from ..model_patches.cache.basis_file import about_model, save_basis
-from ..model_patches.cache.calibration.calibrate import Calibration, Goal, calibrate, split
+from ..model_patches.cache.calibration.calibrate import Calibration, Goal, calibrate, samples_bytes, split
 from ..model_patches.cache.calibration.measure import LayerWeights, layer_weights
 from ..model_patches.cache.format import CacheFormat
+from ..model_patches.plan.plan import plan_stream
+from ..model_patches.plan.verdict import HEADROOM, gigabytes
 from ..model_patches.stream.config import StreamConfig
 from ..model_patches.stream.step import init, rollout
 from .host.caller import HostCaller, HostPrompt
 from .host.inputs import height_input, width_input
 from .host.recipe import block_input, cfg_input, preset_input, stream_config
+from .plan import free_bytes, request_of
 from .small_cache import FOLDER, SUFFIX, BasisType
 
 SHARES = 1000  # steps of the progress bar
 DEFAULT_RATIO = 8  # against keys and values of two bytes a number
-ROOM = 4  # times what sums take must be free: the model and its streams need the rest
 VISIBLE = 0.05  # error of attention from which on pictures are expected to change
 WORD = re.compile(r"[\w][\w .()-]*")  # of a file's name: no folder, nothing hidden
 
@@ -140,12 +142,13 @@ class RivuletCalibrate(io.ComfyNode):
         if refusal := why_not(config.positions, config.block_frames, blocks * config.block_frames):
             raise ValueError(refusal)
         path = free_path(name)
+        room = room_for(model, config, len(lines), blocks)
         streams = CalibrationRun(model, clip, lines, config, blocks)
-        calibration = streams.calibrate()
+        calibration = streams.calibrate(room)
         basis = calibration.basis(calibration.choose(goal), {"checkpoint": path.stem, **streams.about()})
         path.parent.mkdir(parents=True, exist_ok=True)
         save_basis(basis, path)
-        text = report(basis, config, path)
+        text = f"{report(basis, config, path)}\n{room}"
         return io.NodeOutput(basis, text, ui=ui.PreviewText(text))
 
 
@@ -159,8 +162,12 @@ class CalibrationRun:
     config: StreamConfig
     blocks: int
 
-    def calibrate(self) -> Calibration:
-        """Run the streams, with progress; an interruption ends it within a call of the model."""
+    def calibrate(self, room: Room | None = None) -> Calibration:
+        """Run the streams, with progress; an interruption ends it within a call of the model.
+
+        room: None for that of `room_for`.
+        """
+        room = room or room_for(self.model, self.config, len(self.prompts), self.blocks)
         texts = [self._encode(prompt) for prompt in self.prompts]
         negative = self._encode("") if self.config.guided else []
         bar = comfy.utils.ProgressBar(SHARES)
@@ -176,10 +183,8 @@ class CalibrationRun:
             management.throw_exception_if_processing_interrupted()
             bar.update_absolute(round(SHARES * share), SHARES)
 
-        device = summing_device(self.model)
-        return calibrate(
-            streams, self.prompts, self.weights, blocks=self.blocks, device=device, report=progress
-        )
+        places = {"device": room.sums, "sample_device": room.samples}
+        return calibrate(streams, self.prompts, self.weights, blocks=self.blocks, **places, report=progress)
 
     def weights(self, layer: int) -> LayerWeights:
         """The weights of one layer, as the host runs it."""
@@ -199,12 +204,52 @@ class CalibrationRun:
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
 
 
-def summing_device(model: Any) -> torch.device:
-    """Where sums are kept: on the model's card if it knows float64 and has room to spare, else in RAM."""
-    device, dit = model.load_device, model.get_model_object("diffusion_model")
-    needed = 16 * dit.dim * dit.dim * len(dit.blocks)  # sums and bases
-    has_room = device.type == "cuda" and management.get_free_memory(device) > ROOM * needed
-    return device if has_room else torch.device("cpu")
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a calibration keeps beside its streams, and where."""
+
+    sums_bytes: int  # and bases
+    samples_bytes: int
+    sums: torch.device
+    samples: torch.device
+
+    def __str__(self) -> str:
+        """A sentence for the report."""
+        places = {torch.device("cpu"): "in RAM"}
+        sums, samples = (places.get(device, "on the card") for device in (self.sums, self.samples))
+        return (
+            f"Beside its streams it keeps {gigabytes(self.sums_bytes)} of sums {sums} and at most "
+            f"{gigabytes(self.samples_bytes)} of samples {samples}."
+        )
+
+
+def room_for(model: Any, config: StreamConfig, prompts: int, blocks: int) -> Room:
+    """Where a calibration keeps what it learns: on the model's card as far as model and streams leave room
+    there and the card knows float64, else in RAM; ValueError where that is too small.
+
+    The host's other models leave the card for it.
+    """
+    fps = 16.0  # of no picture: nothing is decoded
+    seconds = blocks * config.block_frames * config.geometry.time_stride / fps
+    request = request_of(model, None, config, fps, seconds)
+    plan, shape, device = plan_stream(request), request.cache_shape, model.load_device
+    stream_bytes = plan.weights_bytes + plan.cache_bytes + plan.workspace_bytes + plan.text_bytes
+    sums = 16 * request.model.dim**2 * shape.layers
+    sizes = (config.positions, config.block_frames, len(config.sigmas), config.dtype)
+    samples = samples_bytes(shape, *sizes, prompts=prompts, blocks=blocks)
+    left, ram = 0.0, torch.device("cpu")
+    if device.type == "cuda":
+        left = free_bytes(device) - HEADROOM * (stream_bytes + plan.activation_bytes)
+    on_card = sums * (left >= sums) + samples * (left >= sums + samples)
+    if on_card:
+        management.free_memory(on_card, device)
+    needed, free = sums + samples - on_card, management.get_free_memory(ram)
+    if needed > free:
+        raise ValueError(
+            f"Calibrate Cache: {gigabytes(needed)} of RAM are needed for sums and samples, "
+            f"{gigabytes(free)} are free; give fewer prompts (2 are the least), or a smaller picture."
+        )
+    return Room(sums, samples, device if left >= sums else ram, device if left >= sums + samples else ram)
 
 
 def goal_of(bytes_per_token: int, error_percent: float, channels: int) -> Goal:

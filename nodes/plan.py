@@ -177,19 +177,25 @@ def request_of(
 
 
 def free_on(device: torch.device, dtype: torch.dtype) -> Device:
-    """The device measured; memory that the host's other models hold counts as free, it gives it back."""
+    """The device measured, with `free_bytes` of it."""
     is_cpu = management.is_device_cpu(device)
     if not is_cpu:
         management.free_memory(PROBE_BYTES, device)
     output = Path(folder_paths.get_output_directory())
     # before ComfyUI's first result the folder is not there
     folder = next(place for place in (output, *output.parents) if place.exists())
-    resident = [part for part in management.current_loaded_models if part.device == device and not is_cpu]
     return replace(
         probe(device, dtype, folder),
-        free_bytes=management.get_free_memory(device) + sum(part.model_loaded_memory() for part in resident),
+        free_bytes=free_bytes(device),
         free_ram_bytes=management.get_free_memory(torch.device("cpu")),
     )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free bytes of a device; on a card those of the host's models are free, too: it gives them back."""
+    loaded = [part for part in management.current_loaded_models if part.device == device]
+    held = 0 if management.is_device_cpu(device) else sum(part.model_loaded_memory() for part in loaded)
+    return management.get_free_memory(device) + held
 
 
 def formats_for(request: Request, dit: Any) -> list[CacheCost]:

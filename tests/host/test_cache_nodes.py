@@ -1,6 +1,7 @@
 """A small cache in ComfyUI: calibrated, chosen, planned and streamed, on the checkout's own model classes."""
 
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,7 @@ def test_a_calibration_is_measured_written_and_told(calibrate, folder, basis):
     assert about["prompts"] == ["one", "two", "three"] and about["held_out_prompts"] == ["four"]
     assert about["tokens"] == 3 * 4 * 48 and about["token_bytes"] <= 4 * 128 / 8
     assert load_basis(folder / "small.safetensors").fingerprint == basis.fingerprint
+    assert re.search(r"it keeps 0\.001 GB of sums in RAM and at most 0\.00\d GB of samples in RAM\.", text)
     assert text.startswith("small.safetensors in models/rivulet: ") and "instead of 1,024" in text
     assert f"{100 * about['error']:.2g} %" in text and "1 held-out prompts" in text
     assert again.fingerprint == basis.fingerprint
@@ -147,6 +149,45 @@ def test_a_calibration_that_cannot_work_is_refused_and_writes_nothing(calibrate,
     with pytest.raises(ValueError, match=words):
         calibrate(**inputs)
     assert not folder.exists() or not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(("room", "places"), [(0, "RR"), (1, "CR"), (2, "CC")])
+def test_sums_and_samples_lie_where_there_is_room(load, monkeypatch, room, places):
+    import comfy.model_management as management
+    from rivulet.model_patches.plan.plan import plan_stream
+    from rivulet.model_patches.plan.verdict import HEADROOM
+    from rivulet.nodes import calibrate as node
+    from rivulet.nodes.plan import request_of
+
+    model, card, freed = load("plain").clone(), torch.device("cuda", 0), []
+    plan = plan_stream(request_of(model, None, CONFIG, 16.0, 4 * 12 / 16.0))
+    stream = plan.weights_bytes + plan.cache_bytes + plan.workspace_bytes + plan.text_bytes
+    sums = 16 * 128**2 * 2
+    monkeypatch.setattr(management, "vae_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(management, "free_memory", lambda count, device: freed.append((count, device)))
+    monkeypatch.setattr(model, "load_device", card)
+
+    def with_free(count):
+        monkeypatch.setattr(node, "free_bytes", lambda _: count)
+        return node.room_for(model, CONFIG, 4, 4)
+
+    taken = round(HEADROOM * (stream + plan.activation_bytes)) + 1
+    samples = with_free(0).samples_bytes
+    assert samples > 0 and freed == []
+    made = with_free(taken + [sums - 2, sums, sums + samples][room])
+    assert (made.sums_bytes, made.samples_bytes) == (sums, samples)
+    assert (made.sums.type, made.samples.type) == tuple({"R": "cpu", "C": "cuda"}[each] for each in places)
+    assert freed == ([(sums + samples * (room == 2), card)] if room else [])
+    assert ("samples in RAM" in str(made)) == (room < 2)
+
+
+def test_samples_that_have_no_room_in_ram_are_refused_before_a_block_is_made(calibrate, folder, monkeypatch):
+    import comfy.model_management as management
+
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: 1_000_000)
+    with pytest.raises(ValueError, match=r"0\.00\d GB of RAM are needed for sums and samples, 0\.001 GB are"):
+        calibrate()
+    assert not folder.exists()
 
 
 def test_it_can_be_interrupted(calibrate, folder, monkeypatch):

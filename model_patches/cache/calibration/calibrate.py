@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import torch
 
+from ...attention.positions import PositionPreset
 from ..basis import Basis
 from ..cost import latent_layer_bytes
-from ..format import CacheFormat
+from ..format import CacheFormat, call_of
+from ..shapes import CacheShape
 from .allocate import Point, mean_bytes, reach, spend
 from .fit import Fitted, fit
 from .measure import LayerWeights
-from .record import Recorder
+from .record import Recorder, sample_bytes
 
 GROUP = 32  # channels that share a scale
 HELD_OUT_EVERY = 4  # of four prompts one is not learned from and tells the error
@@ -99,22 +101,24 @@ def calibrate(
     blocks: int,
     group: int = GROUP,
     device: torch.device | str = "cpu",
+    sample_device: torch.device | str | None = None,
     report: Report = lambda _what, _share: None,
 ) -> Calibration:
     """Run one stream of `blocks` blocks per prompt, and fit a basis to what the layers saw, early and late.
 
     streams: makes the blocks of one stream in the format it is given. weights: of a layer. device: where sums
-    are kept, in float64, 8 * C * C bytes a layer, with samples of a few streams. report may raise to stop.
+    are kept, in float64, 8 * C * C bytes a layer. sample_device: where samples of a few streams are kept, see
+    `samples_bytes`; None: with the sums. report may raise to stop.
     """
     learned, held_out = split(prompts)
     if blocks < 2:
         raise ValueError(f"Calibration: a stream of {blocks} blocks looks back on nothing; give 2 or more.")
-    recorder = Recorder(device)
+    recorder = Recorder(device, sample_device)
     total = len(prompts) * blocks
     done = 0
     for index in range(len(prompts)):
         kind = held_out if index in held_out else learned
-        sampled = (blocks // 2, blocks - 1) if kind.index(index) < SAMPLED_PROMPTS else ()
+        sampled = _sampled_blocks(blocks) if kind.index(index) < SAMPLED_PROMPTS else ()
         for _ in streams(recorder.watch(sampled, index in held_out), index):
             done += 1
             report(f"prompt {index + 1} of {len(prompts)}", 0.9 * done / total)
@@ -135,7 +139,37 @@ def calibrate(
     return Calibration(fitted, names[0], names[1], tokens, blocks)
 
 
-def split(prompts: Sequence[str]) -> tuple[list[int], list[int]]:
+def samples_bytes(
+    shape: CacheShape,
+    preset: PositionPreset,
+    block_frames: int,
+    calls: int,
+    dtype: torch.dtype,
+    *,
+    prompts: int,
+    blocks: int,
+) -> int:
+    """Most bytes of samples that a calibration keeps, with the tokens of the stream that is being run.
+
+    shape: of the streams' caches. calls: noise levels of a block. Arguments as in `calibrate`.
+    """
+    counts = [len(call_of(preset, block * block_frames, block_frames).cached) for block in range(blocks)]
+    sampled = [
+        sample_bytes(shape, counts[block], block_frames, calls, dtype)
+        for block in set(_sampled_blocks(blocks))
+    ]
+    streams = sum(min(len(kind), SAMPLED_PROMPTS) for kind in split(range(prompts)))
+    # its frames and its last block's, without a call's queries, keys and values
+    running = sample_bytes(shape, max(counts) + block_frames, block_frames, 0, dtype)
+    return streams * sum(sampled) + running
+
+
+def _sampled_blocks(blocks: int) -> tuple[int, ...]:
+    """Early and late ones of a stream."""
+    return blocks // 2, blocks - 1
+
+
+def split(prompts: Sequence[object]) -> tuple[list[int], list[int]]:
     """(indices of the prompts to learn from, of those that tell the error)."""
     if len(prompts) < 2:
         raise ValueError(

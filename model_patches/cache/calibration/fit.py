@@ -92,7 +92,7 @@ def _fit_layer(recorder: Recorder, layer: int, weights: LayerWeights, group: int
     whitened = whiten(moments.mean_C, moments.covariance_CC, needs)
     basis = LayerBasis(whitened.mean_C.float(), whitened.down_CR.float(), whitened.up_RC.float())
     learned = Truth([sample[layer] for sample in recorder.samples], weights)
-    points = frontier(whitened, noise(whitened, learned.tokens_LC, group), group)
+    points = frontier(whitened, noise(whitened, learned.tokens_LC.to(whitened.mean_C.device), group), group)
     curve = measured(points, lambda point: learned.errors(basis, _tiers(point, group)).total)
     return FittedLayer(basis, curve)
 

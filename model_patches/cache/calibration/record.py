@@ -49,14 +49,19 @@ class LayerSample:
 
 @dataclass
 class Recorder:
-    """What has been seen, layer by layer. device: where moments are summed up, in float64."""
+    """What has been seen, layer by layer. device: where moments are summed up, in float64, and where samples
+    are kept, if sample_device names no other place for them."""
 
     device: torch.device | str = "cpu"
+    sample_device: torch.device | str | None = None
     moments: list[Moments] = field(default_factory=list)
     query_power: list[Tensor] = field(default_factory=list)  # sums over queries of squares, [N, P] float64
     queries: int = 0  # of one layer
     samples: list[tuple[LayerSample, ...]] = field(default_factory=list)  # of streams that are learned from
     held_out: list[tuple[LayerSample, ...]] = field(default_factory=list)  # of those that are not
+
+    def __post_init__(self) -> None:
+        self.sample_device = self.device if self.sample_device is None else self.sample_device
 
     def watch(self, sample_blocks: tuple[int, ...], held_out: bool = False) -> WatchedFormat:
         """The format of one stream; of a stream that is held out, only the samples are kept.
@@ -86,6 +91,19 @@ class Recorder:
         squares = q_BLND.to(self.device, torch.float32).square().sum((0, 1), dtype=torch.float64)
         self.query_power[layer] += squares.unflatten(-1, (-1, 2)).mean(-1)
         self.queries += q_BLND.shape[0] * q_BLND.shape[1] if layer == 0 else 0
+
+
+def sample_bytes(shape: CacheShape, cached: int, block_frames: int, calls: int, dtype: torch.dtype) -> int:
+    """Bytes of the samples of one block of one stream, all layers and rows together.
+
+    cached: frames it looks back on; none, and it is not sampled. calls: its noise levels. dtype: that of the
+    stream.
+    """
+    tokens, width = min(shape.frame_tokens, TOKENS_PER_FRAME), shape.heads * shape.head_dim
+    asks = 3 * calls * block_frames  # queries, keys and values of its own frames
+    numbers = shape.layers * (cached + asks) * tokens * width
+    table_bytes = cached * tokens * shape.head_dim * torch.float32.itemsize
+    return shape.rows * (numbers * dtype.itemsize + table_bytes) if cached else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +164,7 @@ class BlockRecording:
         return frames[:, :, self.picks.to(x.device)]
 
     def _sample(self, row: int) -> tuple[LayerSample, ...]:
-        call, device = self.call, self.recorder.device
+        call, device = self.call, self.recorder.sample_device
         table = self.turns(call.ids[: len(call.cached)]).to(device)
         return tuple(
             LayerSample(
@@ -180,7 +198,7 @@ class CallRecording:
             return
         if not block.recording.held_out:
             block.recorder.take_tokens(block.recording.shape, layer, x_BLC)
-        frames = block.picked(x_BLC).to(block.recorder.device).unbind(1)
+        frames = block.picked(x_BLC).to(block.recorder.sample_device).unbind(1)
         for frame, x_BSC in zip(block.call.new, frames, strict=True):
             block.own.setdefault((frame, self.row), []).append(x_BSC.clone())
 
@@ -193,7 +211,7 @@ class CallRecording:
         if not block.recording.held_out:
             recorder.take_queries(block.recording.shape, self.layer, q_BLND)
         if self.brought is not None:
-            device, call = recorder.device, block.call
+            device, call = recorder.sample_device, block.call
             k, v = (block.picked(part).flatten(1, 2).to(device) for part in self.brought)
             asked = block.picked(rotated_BLND).flatten(1, 2).to(device)
             own = block.turns(call.ids[len(call.cached) :]).to(device)

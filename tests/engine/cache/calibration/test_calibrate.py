@@ -1,7 +1,8 @@
 """Calibration of a small model: what is measured is true, allocation pays, bad requests end in a sentence."""
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -10,14 +11,15 @@ from rivulet.kernels.rope import rotate
 from rivulet.kernels.tiers import Tiers
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.attention.sdpa import sdpa
+from rivulet.model_patches.cache.calibration import calibrate as calibrate_module
 from rivulet.model_patches.cache.calibration.allocate import mean_bytes
-from rivulet.model_patches.cache.calibration.calibrate import Goal, calibrate, split
+from rivulet.model_patches.cache.calibration.calibrate import Goal, calibrate, samples_bytes, split
 from rivulet.model_patches.cache.calibration.fit import frontier, noise
 from rivulet.model_patches.cache.calibration.measure import Truth, layer_weights
-from rivulet.model_patches.cache.calibration.record import LayerSample
+from rivulet.model_patches.cache.calibration.record import Ask, LayerSample, Recording
 from rivulet.model_patches.cache.calibration.whiten import Whitened
 from rivulet.model_patches.cache.cost import latent_layer_bytes
-from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.model_caller import ModelCaller, texts
 from rivulet.model_patches.stream.step import init, step
 from rivulet.tests.engine.conftest import SIZES
 
@@ -262,3 +264,49 @@ def test_rows_of_a_sample_need_not_be_of_one_stream(calibration, model):
         for each in (one, far)
     ]
     assert min(alone) < both < max(alone) and isinstance(one, LayerSample)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:3]], ids=["all", "few"])
+def test_the_bytes_of_samples_are_those_that_are_kept(model, config, make_text, monkeypatch, prompts):
+    recorders, running = [], []
+    real_recorder, real_retain = calibrate_module.Recorder, Recording.retain
+
+    def recorder(*places):
+        recorders.append(real_recorder(*places))
+        return recorders[0]
+
+    def retain(self, frames):
+        running.append(bytes_of(self.kept))
+        return real_retain(self, frames)
+
+    monkeypatch.setattr(calibrate_module, "Recorder", recorder)
+    monkeypatch.setattr(Recording, "retain", retain)
+    calibrated(model, config, make_text, prompts=prompts, blocks=6)
+    kept = bytes_of((recorders[0].samples, recorders[0].held_out)) + max(running)
+    caller = ModelCaller(model)
+    shape = caller.shape(texts(make_text(0)), config)
+    sizes = (config.positions, config.block_frames, len(config.sigmas), config.dtype)
+    counted = samples_bytes(shape, *sizes, prompts=len(prompts), blocks=6)
+    # of the running stream no angles are kept, which are counted with its tokens
+    angles = config.positions.capacity_frames * shape.frame_tokens * shape.head_dim * 4
+    assert kept <= counted <= kept + angles
+    assert angles < 0.01 * counted
+
+
+def bytes_of(part):
+    """Of all tensors in it, each storage once."""
+    storages = {}
+
+    def visit(each):
+        if isinstance(each, torch.Tensor):
+            storages[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+        elif isinstance(each, Mapping):
+            visit(tuple(each.values()))
+        elif isinstance(each, (LayerSample, Ask)):
+            visit(tuple(getattr(each, one.name) for one in fields(each)))
+        elif isinstance(each, (list, tuple)):
+            for one in each:
+                visit(one)
+
+    visit(part)
+    return sum(storages.values())
