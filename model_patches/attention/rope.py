@@ -1,12 +1,18 @@
 """Rotary angles of a set of latent frames. L tokens in frame, row, column order; D head width."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ..arch.rotary import THETA, RopeLayout, axis_channels
+
+Key = tuple[tuple[int, ...], int, int, int, torch.device, torch.dtype, RopeLayout | None]
+
+# tables that are kept: at most so many, of so many bytes, but however large a block's own: of its keys, its
+# queries and its memory, and one more. A table of 21 latent frames at 832x480 is 16.8 MB
+MOST_TABLES, KEPT_BYTES, LEAST_TABLES = 16, 64 * 2**20, 4
 
 
 def layout_of(dit: object) -> RopeLayout | None:
@@ -27,7 +33,7 @@ def rope_table(
 
     Angles are float64: integer position times 10000^(-2i / channels of the axis), pairs in the order time,
     row, column; only cosine and sine are rounded to `dtype`. With a layout, pairs without rotation come
-    first, as (1, 0). Tables are shared through a cache of 16 entries: do not write into one. Raises
+    first, as (1, 0). The newest tables are kept and shared: do not write into one. Raises
     ValueError for a layout of another head width.
     """
     if layout is not None and layout.head_dim != head_dim:
@@ -35,10 +41,27 @@ def rope_table(
             f"RoPE: the layout is of heads of {layout.head_dim} channels, the heads have {head_dim}; "
             f"take the layout of this model."
         )
-    return _table(tuple(ids), grid_height, grid_width, head_dim, torch.device(device), dtype, layout)
+    key = (tuple(ids), grid_height, grid_width, head_dim, torch.device(device), dtype, layout)
+    table = _kept.pop(key, None)
+    _kept[key] = table = _table(*key) if table is None else table
+    _forget_oldest()
+    return table
 
 
-@lru_cache(maxsize=16)
+def forget_tables() -> None:
+    """Drop the tables that are kept."""
+    _kept.clear()
+
+
+_kept: OrderedDict[Key, Tensor] = OrderedDict()  # oldest use first
+
+
+def _forget_oldest() -> None:
+    held = sum(table.nbytes for table in list(_kept.values()))
+    while len(_kept) > MOST_TABLES or (held > KEPT_BYTES and len(_kept) > LEAST_TABLES):
+        held -= _kept.popitem(last=False)[1].nbytes
+
+
 def _table(
     ids: tuple[int, ...],
     height: int,

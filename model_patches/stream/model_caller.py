@@ -21,9 +21,10 @@ from ..arch.fingerprint import fingerprint
 from ..arch.parts import embed_time, patchify
 from ..arch.tree import DiTTree
 from ..attention.forward import Time, forward, write_past
+from ..attention.measured import measured_sdpa
 from ..attention.past import Past
 from ..attention.rope import layout_of
-from ..attention.sdpa import Attention, sdpa
+from ..attention.sdpa import Attention
 from ..attention.text import TextRows, TextState, read_text
 from ..cache.format import Draft
 from ..cache.shapes import CacheShape
@@ -52,7 +53,7 @@ class ModelCaller:
     """Runs a `DiTTree` for streams; its prompts are `Texts`, in the model's dtype and on its device."""
 
     def __init__(
-        self, tree: DiTTree, device: str | torch.device = "cpu", *, attention: Attention = sdpa
+        self, tree: DiTTree, device: str | torch.device = "cpu", *, attention: Attention = measured_sdpa
     ) -> None:
         """device: where the model's weights lie."""
         self.tree, self.device, self.attention = tree, torch.device(device), attention

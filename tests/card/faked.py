@@ -106,6 +106,6 @@ def card(monkeypatch) -> Card:
     if reason := why_no_card():
         pytest.skip(reason)
     monkeypatch.setenv(DISABLE, "1")
-    rope._table.cache_clear()
+    rope.forget_tables()
     yield Card()
-    rope._table.cache_clear()
+    rope.forget_tables()

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 from rivulet.model_patches.arch.rotary import RopeLayout, axis_channels
-from rivulet.model_patches.attention.rope import rope_table
+from rivulet.model_patches.attention import rope
+from rivulet.model_patches.attention.rope import forget_tables, rope_table
 
 
 def by_hand(frame: int, row: int, column: int, head_dim: int) -> list[tuple[float, float]]:
@@ -63,6 +64,32 @@ def test_the_same_ids_give_the_same_table_again_and_the_store_is_bounded():
     for i in range(100):
         rope_table((i,), 2, 2, 12)
     assert rope_table([1, 2], 2, 2, 12) is not first
+
+
+def held() -> list[int]:
+    """Returns the frame counts of the tables that are kept, the oldest use first."""
+    return [len(ids) for ids, *_ in rope._kept]
+
+
+def test_tables_are_kept_by_their_bytes_but_those_of_a_block(monkeypatch):
+    forget_tables()
+    frame = 4 * 4 * 6 * 2 * 4  # bytes of a latent frame of 4 x 4 tokens, six pairs of float32
+    monkeypatch.setattr(rope, "KEPT_BYTES", 10 * frame)
+    for frames in (3, 1, 4, 2):
+        rope_table(range(frames), 4, 4, 12)
+    assert held() == [3, 1, 4, 2]
+    rope_table(range(3), 4, 4, 12)
+    assert held() == [1, 4, 2, 3]  # used again: the newest
+    rope_table(range(1, 2), 4, 4, 12)
+    assert held() == [4, 2, 3, 1]  # 10 frames
+    rope_table(range(20), 4, 4, 12)
+    assert held() == [2, 3, 1, 20]  # beyond the bytes, but a block's own
+    for start in range(30):
+        rope_table(range(start, start + 1), 1, 1, 12)
+    assert held() == [1] * rope.MOST_TABLES
+    assert sum(table.nbytes for table in rope._kept.values()) <= 10 * frame
+    forget_tables()
+    assert held() == []
 
 
 def test_a_table_made_while_sampling_can_be_used_in_training():
