@@ -19,7 +19,8 @@ class Launch:
     """A kernel with its grid, run-time arguments, compile-time constants, warps and pipeline stages.
 
     op: whose kernel it is, by the name under which its implementation is chosen. Kernels are not specialised
-    on numbers of tokens, so a growing window compiles nothing again.
+    on numbers of tokens, nor on the places of what a token has less of than 16 bytes (scales, 1/rms): neither
+    a growing window nor an odd picture size compiles anything again.
     """
 
     op: str

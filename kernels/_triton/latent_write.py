@@ -13,7 +13,7 @@ from ._launch import Launch, power_of_two, strides
 BLOCK_L, BLOCK_C = 64, 64
 
 
-@triton.jit(do_not_specialize=["L"])
+@triton.jit(do_not_specialize=["L", "SCALES", "scales_b"])
 def _latent_write(
     X, BASIS, SHIFT, CODES, SCALES, L, C, x_b, x_l, basis_c, codes_b, codes_l, scales_b, scales_l, wide,
     GROUP: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr,

@@ -12,7 +12,7 @@ from ._launch import Launch, power_of_two, strides
 BLOCK_L = 32
 
 
-@triton.jit(do_not_specialize=["L"])
+@triton.jit(do_not_specialize=["L", "SCALES", "scales_b"])
 def _quantize(
     X, CODES, SCALES, L, x_b, x_l, codes_b, codes_l, scales_b, scales_l,
     BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_L: tl.constexpr,
@@ -28,7 +28,7 @@ def _quantize(
     store_codes(x, CODES, scale_at, batch * codes_b + at * codes_l, byte0, ok, BITS, GROUP, BLOCK_G)
 
 
-@triton.jit(do_not_specialize=["L"])
+@triton.jit(do_not_specialize=["L", "SCALES", "scales_b"])
 def _dequantize(
     CODES, SCALES, OUT, L, codes_b, codes_l, scales_b, scales_l, o_b, o_l,
     BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_L: tl.constexpr,

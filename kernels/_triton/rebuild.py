@@ -78,7 +78,7 @@ def _shared_key(
     return rotate_pairs(x, cos, sin, BLOCK_E)
 
 
-@triton.jit(do_not_specialize=["L"])
+@triton.jit(do_not_specialize=["L", "SCALES", "INVERSE", "s_b", "i_b"])
 def _rebuild(
     CODES, SCALES, INVERSE, TABLE, UK, UV, BK, BV, KEYS, VALUES, L, R, wide,
     c_b, c_l, s_b, s_l, i_b, i_l, t_l, uk_r, uv_r, k_b, k_l, k_n, v_b, v_l, v_n,

@@ -74,7 +74,8 @@ def _specialised(launch: Launch) -> tuple[dict[str, str], dict[str, object], set
             fixed[name] = value
         elif isinstance(value, Tensor):
             types[name] = POINTERS[value.dtype]
-            aligned.add(name)
+            if name not in plain:
+                aligned.add(name)
         elif isinstance(value, int):
             types[name] = "i32" if abs(value) < 2**31 else "i64"
             if value % 16 == 0 and name not in plain:
