@@ -242,7 +242,8 @@ class Widget {
     parts.retry.hidden = given !== "unreachable";
     const { way } = player.choice;
     const changed = !player.finished && way !== "segments";
-    put(parts.note, changed ? say(way === "file" ? "asFile" : "asPictures") : "");
+    const shown = changed ? say(way === "file" ? "asFile" : "asPictures") : "";
+    put(parts.note, [shown, state.notice].filter(Boolean).join(" "));
   }
 
   showControls(ended) {

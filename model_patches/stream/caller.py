@@ -6,7 +6,8 @@ head width. `model_caller.ModelCaller` calls a model that is there; inside Comfy
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -80,6 +81,20 @@ class Caller(Protocol):
 
     def reserve(self, count: int) -> None:
         """Makes room for so many bytes on the device; a host moves other models away."""
+        ...
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether the error says that the device is full."""
+        ...
+
+    def when_unloaded(self, call: Callable[[], None]) -> AbstractContextManager[None]:
+        """While it is entered, `call` is called whenever a host has moved the whole model away."""
+        ...
+
+    def make_room(self, *, keep_model: bool) -> None:
+        """Gives up all that is not in use on the device; a host moves all models away, this one only if it
+        need not be kept, and brings it back for the next `run`.
+        """
         ...
 
     def check(self, prompt: Prompt, config: StreamConfig, batch: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ from ..cache.format import Draft
 from ..cache.shapes import CacheShape
 from ..sampler.denoise import denoise, guide
 from .caller import Pass, Result
+from .card_memory import give_back, is_out_of_memory
 from .config import StreamConfig
 from .weights import Fingerprint, refuse_other_weights
 
@@ -82,6 +84,19 @@ class ModelCaller:
 
     def reserve(self, count: int) -> None:
         """Nothing: nobody else uses the device."""
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return is_out_of_memory(error)
+
+    def when_unloaded(self, call: Callable[[], None]) -> AbstractContextManager[None]:
+        """Never: nobody moves the model."""
+        return nullcontext()
+
+    def make_room(self, *, keep_model: bool) -> None:
+        """The model stays in any case: there is nobody to bring it back."""
+        if not keep_model:
+            self._known.clear()
+        give_back(self.device)
 
     def check(self, prompt: Texts, config: StreamConfig, batch: int) -> None:
         _refuse_texts(prompt, config)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..vae.decoder import StreamDecoder
+from ..vae.decoder import StreamDecoder, VaeBuffers
 from ..writer.protocol import Writer
 from .ledger import FrameLedger
+from .recovery import PICTURES, Recovery
 from .state import StreamState
 
 
@@ -24,6 +25,7 @@ class VideoOutput:
 
     decoder: StreamDecoder
     writers: Sequence[Writer]
+    recovery: Recovery  # tries again where the card is full; a writer gets each picture once
 
     def show(
         self, state: StreamState, latents_BCTHW: Tensor, *, last: bool = False
@@ -32,8 +34,8 @@ class VideoOutput:
 
         latents: one stream, any T from 0. last: nothing of their scene follows.
         """
-        pixels_FHWC, past = self.decoder.decode(latents_BCTHW, state.past, last=last)
-        pixels_FHWC, ledger = self._write(pixels_FHWC, state.ledger)
+        pixels_FHWC, _, past, ledger = self._make(state, latents_BCTHW, last=last)
+        self._write(pixels_FHWC)
         return replace(state, past=past, ledger=ledger), pixels_FHWC
 
     def begin_scene(self, state: StreamState) -> StreamState:
@@ -43,19 +45,26 @@ class VideoOutput:
 
     def end(self, state: StreamState) -> StreamState:
         """Writes what the decoder has held back; the state can still be gone on with."""
-        flushed_FHWC, _ = self.decoder.decode(state.tail_BCTHW[:, :, :0], state.past, last=True)
-        _, ledger = self._write(flushed_FHWC, state.ledger)
-        ledger = ledger.end(state.config.geometry, state.start_frame, len(flushed_FHWC))
-        return replace(state, ledger=ledger)
+        pixels_FHWC, flushed, _, ledger = self._make(state, state.tail_BCTHW[:, :, :0], last=True)
+        self._write(pixels_FHWC)
+        return replace(state, ledger=ledger.end(state.config.geometry, state.start_frame, flushed))
 
-    def _write(self, pixels_FHWC: Tensor, ledger: FrameLedger) -> tuple[Tensor, FrameLedger]:
-        """(those of the decoded pictures that the writers got, uint8; the ledger after them)."""
-        pixels_FHWC, ledger = ledger.show(pixels_FHWC)
-        pixels_FHWC = to_uint8(pixels_FHWC)
+    def _make(
+        self, state: StreamState, latents_BCTHW: Tensor, *, last: bool
+    ) -> tuple[Tensor, int, VaeBuffers | None, FrameLedger]:
+        """(pictures for the writers, uint8; how many were decoded; the decoder's past; the ledger)."""
+
+        def make() -> tuple[Tensor, int, VaeBuffers | None, FrameLedger]:
+            decoded_FHWC, past = self.decoder.decode(latents_BCTHW, state.past, last=last)
+            pixels_FHWC, ledger = state.ledger.show(decoded_FHWC)
+            return to_uint8(pixels_FHWC), len(decoded_FHWC), past, ledger
+
+        return self.recovery.attempt(PICTURES, make)
+
+    def _write(self, pixels_FHWC: Tensor) -> None:
         if len(pixels_FHWC):
             for writer in self.writers:
                 writer.write(pixels_FHWC)
-        return pixels_FHWC, ledger
 
 
 def to_uint8(pixels_FHWC: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from .caller import Caller
 from .follow import Follow, Followed
 from .ledger import FrameLedger
 from .pictures import VideoOutput
+from .recovery import PASS, PICTURES, PROMPT, Recovery, save_in_any_case
 from .script import Script
-from .snapshot import save
 from .state import StreamState
 from .step import prefill, step
 from .switch import switch
@@ -36,8 +36,11 @@ from .timeline import Prompt as TimedPrompt
 class Viewers(Protocol):
     """Those who watch a stream and may ask things of it, heard between two blocks."""
 
-    def should_continue(self) -> bool:
-        """Whether another block is to be made; waits as long as the stream is paused."""
+    def should_continue(self, rest: Callable[[], None]) -> bool:
+        """Whether another block is to be made; waits as long as the stream is paused.
+
+        rest: to be called where it begins to wait so; it frees the card.
+        """
         ...
 
     def next_prompt(self) -> Message | None:
@@ -64,6 +67,10 @@ class Viewers(Protocol):
         """One more block was made: so many pixel frames, after so many seconds of work."""
         ...
 
+    def tell(self, sentence: str) -> None:
+        """Something that whoever watches should know; the stream goes on."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Unwatched:
@@ -71,7 +78,7 @@ class Unwatched:
 
     stop: Callable[[], bool] = lambda: False
 
-    def should_continue(self) -> bool:
+    def should_continue(self, rest: Callable[[], None]) -> bool:
         return not self.stop()
 
     def next_prompt(self) -> Message | None:
@@ -90,6 +97,9 @@ class Unwatched:
         """Nobody is told."""
 
     def note_block(self, frames: int, seconds: float) -> None:
+        """Nobody is told."""
+
+    def tell(self, sentence: str) -> None:
         """Nobody is told."""
 
 
@@ -133,6 +143,7 @@ def run(
     noise: BlockNoise | None = None,
     keep: Callable[[StreamState], None] = lambda state: None,
     on_chunk: Callable[[Chunk], None] = lambda chunk: None,
+    may_shrink: bool = False,
 ) -> StreamState:
     """The state after the last block, with its frames in the writers, which are opened and closed here.
 
@@ -141,20 +152,23 @@ def run(
     each state that the stream can go on from. begin: latents before the first block. follow: an incoming
     video that every block begins with; the stream ends with it. On an error or an interruption the newest
     state that `keep` got is where the stream stands; it agrees with the writers, which keep what they took.
+    Where the card is full, room is made and the work is begun once more, see `recovery`; may_shrink: the
+    cache may go over to a smaller format for that. CardFullError where nothing helped.
     """
     if blocks is not None and blocks < 0:
         raise ValueError(
             f"Pipeline: blocks must be 0 or more, or None for a stream without end, got {blocks}."
         )
     _check_positions(writers, state)
-    loop = _Loop(caller, VideoOutput(decoder, writers), state, script, viewers, noise, keep, on_chunk)
+    loop = _Loop(caller, decoder, writers, state, script, viewers, noise, keep, on_chunk, may_shrink)
     last = None if blocks is None else state.block + blocks
     with ExitStack() as open_writers:
         for writer in writers:
             open_writers.enter_context(writer)
+        open_writers.enter_context(caller.when_unloaded(loop.recovery.unloaded))
         if begin is not None:
             loop.prefill(begin)
-        while not loop.is_over(last, pictures) and viewers.should_continue():
+        while not loop.is_over(last, pictures) and viewers.should_continue(loop.recovery.rest):
             if not loop.make_block(follow, last, pictures):
                 break
         loop.end()
@@ -165,7 +179,7 @@ def snapshot(caller: Caller, state: StreamState, writers: Iterable[Writer], path
     """Saves the stream, once all its frames are on disk."""
     for writer in writers:
         writer.seal()
-    save(caller, state, path)
+    save_in_any_case(caller, state, path)
 
 
 class _Loop:
@@ -174,15 +188,19 @@ class _Loop:
     def __init__(
         self,
         caller: Caller,
-        output: VideoOutput,
+        decoder: StreamDecoder,
+        writers: Sequence[Writer],
         state: StreamState,
         script: Script | None,
         viewers: Viewers,
         noise: BlockNoise | None,
         keep: Callable[[StreamState], None],
         on_chunk: Callable[[Chunk], None],
+        may_shrink: bool,
     ) -> None:
-        self.caller, self.output, self.state = caller, output, state
+        self.caller, self.state = caller, state
+        self.recovery = Recovery(caller, lambda: self.state, self._adopt, viewers.tell, may_shrink=may_shrink)
+        self.output = VideoOutput(decoder, writers, self.recovery)
         # one for all blocks, so that it can draw ahead
         self.script, self.viewers, self.noise = script, viewers, noise or KeyedNoise(state.config.seed)
         self.keep, self.on_chunk = keep, on_chunk
@@ -202,7 +220,7 @@ class _Loop:
 
     def prefill(self, start: Prefill) -> None:
         """Remembers latents that are there, and shows their pictures."""
-        state = prefill(self.caller, self.state, start.latents_BCTHW)
+        state = self.recovery.attempt(PASS, lambda: prefill(self.caller, self.state, start.latents_BCTHW))
         ledger = state.ledger.prefill(start.latents_BCTHW.shape[2], start.hidden, start.ending_HWC)
         self.state, _ = self.output.show(replace(state, ledger=ledger), start.latents_BCTHW)
 
@@ -210,12 +228,15 @@ class _Loop:
         """One more block, unless the video that is followed has ended."""
         started = time.perf_counter()
         self._steer()
-        state, first_frame = self.state, self.state.ledger.written
-        followed = None if follow is None else follow.block(state.block, state.start_frame)
+        block, first_frame = self.state.block, self.state.ledger.written
+        followed = None if follow is None else self._follow(follow)
         if follow is not None and followed is None:
             return False
         begin = None if followed is None else followed.begin
-        latents_BCTHW, after = step(self.caller, state, noise=self.noise, begin=begin)
+        # no name for the state: what it holds on the card could not leave it
+        latents_BCTHW, after = self.recovery.attempt(
+            PASS, lambda: step(self.caller, self.state, noise=self.noise, begin=begin)
+        )
         ledger = self._limit(followed)
         after = replace(after, ledger=ledger, followed=followed is not None, steered=False)
         self.state, pixels_FHWC = self.output.show(after, latents_BCTHW)
@@ -223,7 +244,7 @@ class _Loop:
         seconds = time.perf_counter() - started
         self.viewers.note_plan(self._planned(last, pictures))
         self.viewers.note_block(len(pixels_FHWC), seconds)
-        self.on_chunk(Chunk(state.block, first_frame, pixels_FHWC, seconds, self.state))
+        self.on_chunk(Chunk(block, first_frame, pixels_FHWC, seconds, self.state))
         return True
 
     def end(self) -> None:
@@ -233,6 +254,16 @@ class _Loop:
         if state.block:
             self.keep(self.state)
         self.viewers.note_plan(state.block - state.ledger.file_block)
+
+    def _adopt(self, state: StreamState) -> None:
+        """Goes on with a state that is as good as the newest; nobody is to hold that one longer."""
+        self.state = state
+        if state.block:
+            self.keep(state)
+
+    def _follow(self, follow: Follow) -> Followed | None:
+        """What the next block begins with."""
+        return self.recovery.attempt(PICTURES, lambda: follow.block(self.state.block, self.state.start_frame))
 
     def _limit(self, followed: Followed | None) -> FrameLedger:
         """The ledger of a video that ends where the one it follows does, if it follows one."""
@@ -277,9 +308,13 @@ class _Loop:
     def _switched(self, prompt: TimedPrompt) -> StreamState:
         """The state under another prompt; ValueError where it cannot be read or gone over to."""
         assert self.script is not None and self.script.encode is not None
-        encoded = self.script.encode(prompt.text)
-        after = switch(self.caller, self.state, encoded, prompt.mode, text=prompt.text)
-        return replace(after, steered=True)
+        encode = self.script.encode
+
+        def switched() -> StreamState:
+            encoded = encode(prompt.text)
+            return switch(self.caller, self.state, encoded, prompt.mode, text=prompt.text)
+
+        return replace(self.recovery.attempt(PROMPT, switched), steered=True)
 
     def _enter(self, after: StreamState, prompt: TimedPrompt) -> None:
         """Goes on with the state under another prompt."""

@@ -112,6 +112,7 @@ def save(caller: Caller, state: StreamState, path: str | Path) -> None:
         "text": state.text,
         "followed": state.followed,
         "steered": state.steered,
+        "shrunk": state.shrunk,
     }
     write(Path(path), KIND, VERSION, about, {**tensors, "tail": state.tail_BCTHW.cpu().contiguous()})
 
@@ -138,6 +139,7 @@ def load(
     tensors = {name: t if name.startswith("cache.") else t.clone() for name, t in tensors.items()}
     with refuse_altered(path):
         check_types(about, TYPES)
+        check_types({"shrunk": (shrunk := about.get("shrunk"))}, {"shrunk": (str, NONE)})
         for numbers in (about["table"], about["blend"] or []):
             check_types(dict(enumerate(numbers)), dict.fromkeys(range(len(numbers)), (int,)))
         header, shape, table = _header(about), CacheShape(**about["shape"]), tuple(about["table"])
@@ -147,8 +149,12 @@ def load(
         ledger, tail_BCTHW = replace(header.ledger, **ledger), tensors["tail"].to(caller.device)
     saved = header.config
     config = saved if config is None else config
-    _refuse_other_contract(path, _contract(saved, cache=about["cache"], memory=about["memory"]),
-                           _contract(config, cache=cache.spec(), memory=memory.spec()))  # fmt: skip
+    _refuse_other_contract(
+        path,
+        _contract(saved, cache=about["cache"], memory=about["memory"]),
+        _contract(config, cache=cache.spec(), memory=memory.spec()),
+        "" if shrunk is None else f" Its cache was {shrunk}; then the card was full.",
+    )
     present = add_memory_tokens(memory, caller.shape(prompt, config), config.positions, cache.cost)
     _refuse_other_contract(path, asdict(shape), asdict(present))
     if made_with is not None:
@@ -163,6 +169,7 @@ def load(
     return StreamState(
         config, cache, memory, header.block, header.start_frame, frames, remembered, prompt, tail_BCTHW,
         blend, about["must_recache"], past, ledger, header.text, header.followed, about["steered"],
+        shrunk,
     )  # fmt: skip
 
 
@@ -199,13 +206,15 @@ def _contract(config: StreamConfig, **specs: Mapping[str, object]) -> dict[str, 
     return json.loads(json.dumps({**same, **{name: dict(spec) for name, spec in specs.items()}}))
 
 
-def _refuse_other_contract(path: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _refuse_other_contract(
+    path: Path, saved: Mapping[str, Any], asked: Mapping[str, Any], told: str = ""
+) -> None:
     names = [name for name in saved if saved[name] != asked[name]]
     if names:
         said = "; ".join(_difference(name, saved[name], asked[name]) for name in names)
         raise ValueError(
-            f"Resume: the take in {path.name} was made with {said}. Give it the same model, size, preset, "
-            f"block, cache and memory, and guidance where it had guidance; or begin a new stream."
+            f"Resume: the take in {path.name} was made with {said}.{told} Give it the same model, size, "
+            f"preset, block, cache and memory, and guidance where it had guidance; or begin a new stream."
         )
 
 

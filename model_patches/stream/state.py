@@ -59,6 +59,9 @@ class StreamState:
     text: str | None = None  # the prompt as it was typed; None: it was encoded elsewhere
     followed: bool = False  # the newest block began with an incoming video, which is not in here
     steered: bool = False  # the prompt that is due with the next block was gone over to already
+    shrunk: str | None = (
+        None  # from which format and block the cache went over to this one: the card was full
+    )
 
     @torch.inference_mode()
     def to(self, device: torch.device) -> StreamState:

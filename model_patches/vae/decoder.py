@@ -5,6 +5,8 @@ not depend on the pieces; a VAE never sees more than `MAX_LATENTS` latents in on
 working memory does not depend on how much arrives at once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -49,6 +51,14 @@ class VaeBuffers:
         None  # what waits for more: an encoder's pixels of a group that is not full, in the
     )
     # VAE's dtype and [-1, 1]; latents, where a host's decoder takes two at a time
+
+    def on(self, device: torch.device) -> VaeBuffers:
+        """The same buffers there; themselves where they are there already."""
+        tensors = [part for part in (*self.layers, self.pending) if isinstance(part, Tensor)]
+        if all(part.device == device for part in tensors):
+            return self
+        layers = tuple(part.to(device) if isinstance(part, Tensor) else part for part in self.layers)
+        return VaeBuffers(layers, None if self.pending is None else self.pending.to(device))
 
 
 class StreamDecoder(Protocol):

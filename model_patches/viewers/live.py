@@ -64,6 +64,7 @@ class LiveStream:
         self.mailbox, self.segments = Mailbox(), Segments()
         self.pictures = Pictures(self.segments, writer.fps)
         self.phase, self.sentence, self.block = STARTING, "", 0
+        self.notice = ""  # what whoever watches should know, while the stream goes on
         self.vram: dict[str, int] | None = None
         self._sequence = 0
         self._speeds: deque[tuple[int, float]] = deque(maxlen=RECENT_BLOCKS)
@@ -148,6 +149,7 @@ class LiveStream:
                 "sequence": self._sequence,
                 "phase": self.phase,
                 "sentence": self.sentence,
+                "notice": self.notice,
                 "block": self.block,
                 "blocks": self.blocks,
                 "frames": self.writer.frames_written,

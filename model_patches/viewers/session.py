@@ -74,8 +74,10 @@ class Session:
         self.live.change(phase, sentence)
         self._send(self.live.state(prompts=False))
 
-    def should_continue(self) -> bool:
+    def should_continue(self, rest: Callable[[], None] = lambda: None) -> bool:
         """Whether to generate another block; blocks while paused or `lead_seconds` ahead of playback.
+
+        rest: called when a pause begins.
 
         A stop takes effect after the first block, so the file has at least one. Raises what `check` raises.
         """
@@ -87,6 +89,7 @@ class Session:
             if self.paused and not self.stopping:
                 if self.live.phase != PAUSED:
                     self.publish(PAUSED)
+                    rest()
             elif self.stopping or not self._is_ahead():
                 if self.live.phase == PAUSED:
                     self.publish(RUNNING)
@@ -116,6 +119,11 @@ class Session:
     def note_block(self, frames: int, seconds: float) -> None:
         """Reports a finished block: its pixel frames and the seconds of work."""
         self.live.note_block(frames, seconds, self._vram())
+        self.publish()
+
+    def tell(self, sentence: str) -> None:
+        """Reports what whoever watches should know, while the stream goes on."""
+        self.live.notice = sentence
         self.publish()
 
     def _apply_messages(self) -> None:

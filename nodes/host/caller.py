@@ -6,20 +6,22 @@ B batch, C channels, T latent frames, H/W of the latent grid, L text tokens, E t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
 import comfy.samplers
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...model_patches.attention.rope import layout_of
 from ...model_patches.attention.sdpa import Attention
 from ...model_patches.cache.shapes import CacheShape
 from ...model_patches.stream.caller import Pass, Result
+from ...model_patches.stream.card_memory import is_out_of_memory
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import same_length
 from ...model_patches.stream.weights import Fingerprint
@@ -32,6 +34,7 @@ from .tree import why_not
 from .weights import HostWeights
 
 POSITIVE, NEGATIVE = "positive", "negative"
+ALL = 1e30  # bytes; what the host asks for where everything is to leave
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +43,17 @@ class HostPrompt:
 
     positive: Any
     negative: Any = ()
+
+
+class Unloading:
+    """The host's callback of a model that leaves the device."""
+
+    call: Callable[[], None] | None = None
+
+    def __call__(self, patcher: Any, unpatch_all: bool) -> None:
+        """unpatch_all: not where the model is only loaded anew."""
+        if unpatch_all and self.call is not None:
+            self.call()
 
 
 class HostCaller:
@@ -60,6 +74,8 @@ class HostCaller:
         self._guider = comfy.samplers.CFGGuider(self.model)
         self._texts = TextCache()
         self._weights = HostWeights(adapted=bool(self.model.patches))
+        self._unloading = Unloading()
+        self.model.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, self._unloading)
 
     @property
     def tree(self) -> Any:
@@ -88,6 +104,27 @@ class HostCaller:
 
     def reserve(self, count: int) -> None:
         comfy.model_management.free_memory(count, self.device)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return comfy.model_management.is_oom(error) or is_out_of_memory(error)
+
+    @contextmanager
+    def when_unloaded(self, call: Callable[[], None]) -> Iterator[None]:
+        """By the host's callback of the patched clone; not where it only loads more or less of the model."""
+        self._unloading.call = call
+        try:
+            yield
+        finally:
+            self._unloading.call = None
+
+    def make_room(self, *, keep_model: bool) -> None:
+        """Moves all models of the device away but this one, or this one too, with the texts made for it."""
+        loaded, mine = comfy.model_management.current_loaded_models, self.model.model
+        kept = [each for each in loaded if keep_model and getattr(each.model, "model", None) is mine]
+        comfy.model_management.free_memory(ALL, self.device, keep_loaded=kept)
+        if not keep_model:
+            self._texts = TextCache()
+        comfy.model_management.soft_empty_cache()
 
     def check(self, prompt: HostPrompt, config: StreamConfig, batch: int) -> None:
         if config.dtype != self.dtype:
@@ -168,6 +205,7 @@ def with_wrapper(model: Any) -> Any:
     """A clone of the MODEL with our wrappers in it, once."""
     clone = model.clone()
     clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
+    clone.remove_callbacks_with_key(CallbacksMP.ON_DETACH, KEY)
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, run_model)
     clone.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
     clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, prepare_sampling)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...model_patches.stream.caller import Caller
-from ...model_patches.stream.snapshot import save
+from ...model_patches.stream.recovery import save_in_any_case
 from ...model_patches.stream.state import StreamState
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Snapshots:
         if self._state is None or not (self._when == ALWAYS or (self._when == EARLY and early)):
             return
         try:
-            save(self._caller, self._state, self.path)
+            save_in_any_case(self._caller, self._state, self.path)
             log.info("Stream Video: saved %s; Resume Stream continues from it.", self.path.name)
         except (OSError, RuntimeError) as why:
             log.warning("Stream Video: no snapshot was saved, so this take cannot be resumed: %s", why)

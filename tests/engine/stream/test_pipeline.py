@@ -239,8 +239,11 @@ class Watching:
         self.wishes = wishes
         self.accepted, self.refused, self.prompts, self.blocks, self.plans = [], [], [], [], []
 
-    def should_continue(self):
+    def should_continue(self, rest):
         return True
+
+    def tell(self, sentence):
+        raise AssertionError(sentence)
 
     def next_prompt(self):
         return self.wishes.get(len(self.blocks))
@@ -332,7 +335,7 @@ def test_a_take_that_was_interrupted_while_it_followed_goes_on_by_its_prompt(wan
     kept, writer = [], Collected()
 
     class Interrupting(Unwatched):
-        def should_continue(self):
+        def should_continue(self, rest):
             if len(kept) == made:
                 raise KeyboardInterrupt
             return True
