@@ -60,12 +60,12 @@ def taking(load, vae, prompt, tmp_path):
         take = HostTake(load("plain"), vae, live, prompt, config, resume=kept)
         should_continue = take.session.should_continue
 
-        def asked():
+        def asked(rest):
             if live.block == stop:
                 live.ask(Message("me", 1, "stop"))
             if live.block == broken:
                 raise ZeroDivisionError
-            return should_continue()
+            return should_continue(rest)
 
         take.session.should_continue = asked
         begin = prefill_of(take, *given) if isinstance(given, tuple) else given

@@ -30,7 +30,7 @@ def making(load, vae, prompt, tmp_path):
         live = LiveStream(writer, **queued, blocks=4, modes=tuple(MODES))
         take = HostTake(load("plain"), vae, live, prompt, CONFIG, changes=changes, encode=encode)
         should_continue = take.session.should_continue
-        take.session.should_continue = lambda: (tell(live), should_continue())[1]
+        take.session.should_continue = lambda rest: (tell(live), should_continue(rest))[1]
         take.run(PICTURES)
         return take, live
 

@@ -32,10 +32,10 @@ def take(weights, tmp_path):
         session, meter = Session(live, Streams()), Meter()
         should_continue = session.should_continue
 
-        def ask():
+        def ask(rest):
             if live.block == 1 and asked:
                 live.ask(Message("me", 1, "prompt", asked, SWITCH))
-            return should_continue()
+            return should_continue(rest)
 
         session.should_continue = ask
         with session:
