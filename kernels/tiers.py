@@ -83,13 +83,13 @@ class Latents:
             raise ValueError(f"{where}: codes must be [B, L, bytes], got {list(self.codes.shape)}.")
 
     def to_float(self, dtype: torch.dtype) -> Tensor:
-        """The latents [B, L, rank] in a floating dtype, dequantised where they have tiers."""
+        """The latents [B, L, rank] in a floating dtype, dequantised by torch where they have tiers."""
         if self.tiers is None or self.scales is None:
             return self.codes.to(dtype)
         wide, narrow = self.tiers.split(self.codes, self.scales)
         group = self.tiers.group
         parts = [
-            dequantize(codes, scales, group, bits, dtype)
+            dequantize(codes, scales, group, bits, dtype, impl="reference")
             for (codes, scales), bits in ((wide, 8), (narrow, 4))
             if codes.shape[-1]
         ]

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from rivulet.kernels import tiers as tiers_module
 from rivulet.kernels.quantize import quantize
 from rivulet.kernels.tiers import Latents, Tiers, check_rows
 
@@ -52,3 +53,14 @@ def test_what_does_not_fit_is_refused():
         Latents(codes[0], torch.zeros(2, 3), tiers).check("here")
     with pytest.raises(ValueError, match=r"without tiers must be \[B, L, rank\] of floating point"):
         Latents(codes).check("here")
+
+
+def test_they_are_dequantised_by_torch_wherever_they_lie(monkeypatch):
+    """What a kernel is compared with has no kernel in it."""
+    asked = []
+    monkeypatch.setattr(
+        tiers_module, "dequantize", lambda *given, impl="auto": asked.append(impl) or torch.zeros(1, 2, 16)
+    )
+    codes, scales = torch.zeros(1, 2, 24, dtype=torch.int8), torch.ones(1, 2, 2, dtype=torch.float16)
+    Latents(codes, scales, Tiers(16, 16, 16)).to_float(torch.float32)
+    assert asked == ["reference", "reference"]
