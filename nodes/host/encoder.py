@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...model_patches.vae.wan import TIME_STRIDE
+from .once import check_once
 from .vae import LAYERS, why_not_wan, without_view
 
 AT_ONCE = 2  # pictures that the host's encoder is given in one call after the first
@@ -37,7 +38,7 @@ class HostEncoder:
         if refusal := why_not_wan(vae) or _why_not_encoder(vae):
             raise ValueError(refusal)
         self.vae = vae
-        self._check()
+        check_once(vae.first_stage_model, type(self), self._check)
 
     @torch.inference_mode()
     def __call__(

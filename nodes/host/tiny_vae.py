@@ -19,6 +19,7 @@ from ...model_patches.vae.load import FAMILY, units_by_name
 from ...model_patches.vae.tiny import decode_pictures, has_memory
 from ...model_patches.vae.wan import SPACE_STRIDE, in_model_units, in_vae_units
 from .file import file_of
+from .once import check_once
 from .vae import NEEDS, refuse_foreign
 
 TINY_NEEDS = (
@@ -36,7 +37,7 @@ class HostTinyDecoder:
         if refusal := why_not_tiny(vae):
             raise ValueError(refusal)
         self.vae, self.layers = vae, list(vae.first_stage_model.decoder)
-        self._check()
+        check_once(vae.first_stage_model, type(self), self._check)
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         """Raises ValueError for the past of another kind of decoder."""

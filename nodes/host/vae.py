@@ -17,6 +17,7 @@ from ...model_patches.geometry import LATENT_CHANNELS
 from ...model_patches.vae.decoder import VaeBuffers
 from ...model_patches.vae.load import NEEDED
 from ...model_patches.vae.wan import SPACE_STRIDE
+from .once import check_once
 
 NEEDS = (
     "first_stage_model",
@@ -40,7 +41,7 @@ class HostDecoder:
         if refusal := why_not_wan(vae):
             raise ValueError(refusal)
         self.vae = vae
-        self._check()
+        check_once(vae.first_stage_model, type(self), self._check)
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         """Raises ValueError for the past of another kind of decoder."""

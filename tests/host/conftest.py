@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -142,6 +143,16 @@ def vae(models):
 
     (loaded,) = nodes.VAELoader().load_vae("vae.safetensors")
     return loaded
+
+
+@pytest.fixture
+def unchecked(comfyui, monkeypatch):
+    """Has every VAE pass its self-check anew, and returns those that passed one: layers and kinds."""
+    from rivulet.nodes.host import once
+
+    passed = WeakKeyDictionary()
+    monkeypatch.setattr(once, "_PASSED", passed)
+    return passed
 
 
 @pytest.fixture(scope="session")

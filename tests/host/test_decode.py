@@ -50,10 +50,23 @@ def test_another_vae_is_refused(vae):
     assert why_not_vae(vae) is None
 
 
-def test_a_decoder_that_changed_is_found(vae, monkeypatch):
+def test_a_decoder_that_changed_is_found_in_every_run(vae, unchecked, monkeypatch):
     from rivulet.nodes.host.vae import HostDecoder
 
     right = HostDecoder._piece
     monkeypatch.setattr(HostDecoder, "_piece", lambda self, piece, layers: right(self, piece, None))
-    with pytest.raises(RuntimeError, match="other pictures piece by piece than at once"):
-        HostDecoder(vae)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="other pictures piece by piece than at once"):
+            HostDecoder(vae)
+
+
+def test_the_same_layers_are_checked_once_by_each_kind(vae, unchecked, monkeypatch):
+    from rivulet.nodes.host.encoder import HostEncoder
+    from rivulet.nodes.host.vae import HostDecoder
+
+    asked = []
+    for kind in (HostDecoder, HostEncoder):
+        monkeypatch.setattr(kind, "_check", lambda self: asked.append(type(self)))
+        kind(vae), kind(vae)
+    assert asked == [HostDecoder, HostEncoder]
+    assert unchecked[vae.first_stage_model] == {HostDecoder, HostEncoder}

@@ -90,7 +90,7 @@ def test_tiny_decoders_of_other_latents_are_named(tiny_vae, monkeypatch, channel
     assert f"is a tiny decoder for {kind} ({channels} latent channels)" in why_not_vae(tiny_vae)
 
 
-def test_a_host_whose_decoder_changed_is_found(tiny_vae, monkeypatch):
+def test_a_host_whose_decoder_changed_is_found(tiny_vae, unchecked, monkeypatch):
     from rivulet.nodes.host.tiny_vae import HostTinyDecoder
 
     right = HostTinyDecoder._piece
