@@ -18,19 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import bits_engine
+from . import bits_engine, hosted
 from .bits_scenarios import ENGINE, HOST, fingerprints
 from .records import Rows
 
-ROOT = Path(__file__).resolve().parents[2]
-# loads the pack as `run.py` does, in a Python that has ComfyUI's packages
-CHILD = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("run", sys.argv[1])
-run = sys.modules["run"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(run)
-sys.exit(run.run_module("tests.bench.bits_host", sys.argv[2:]))
-"""
 Prints = Mapping[str, Mapping[str, Any]]  # by the scenario's full name
 
 
@@ -85,7 +76,7 @@ def by_host(chosen: argparse.Namespace) -> Prints:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "host.json"
         how = [str(chosen.comfyui.resolve()), str(out), chosen.only, "quick" if chosen.quick else "all"]
-        command = [chosen.python, "-c", CHILD, str(ROOT / "run.py"), *how]
+        command = hosted.command(chosen.python, "bits_host", *how)
         # what ComfyUI prints is no row
         subprocess.run(command, stdout=sys.stderr, check=True)
         return json.loads(out.read_text(encoding="utf-8"))

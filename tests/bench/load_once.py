@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,18 +46,23 @@ class Watch:
 
 def start_host(comfyui: Path) -> None:
     """Makes ComfyUI's packages and this pack importable, on the CPU."""
+    run_file().load_pack()
+    import_host(comfyui)
+
+
+def run_file() -> ModuleType:
+    """Returns run.py as a module."""
     spec = importlib.util.spec_from_file_location("run", ROOT / "run.py")
     assert spec and spec.loader
     run = sys.modules["run"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(run)
-    run.load_pack()
-    import_host(comfyui)
+    return run
 
 
-def import_host(comfyui: Path) -> None:
-    """Makes ComfyUI's packages importable, on the CPU."""
+def import_host(comfyui: Path, *options: str) -> None:
+    """Makes ComfyUI's packages importable, on the CPU unless its options say otherwise."""
     sys.path.insert(0, str(comfyui))
-    sys.argv = ["main.py", "--cpu"]
+    sys.argv = ["main.py", *(options or ("--cpu",))]
     import comfy.options
 
     comfy.options.enable_args_parsing()

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -40,7 +41,10 @@ SAMPLES = 400
 SHOWN = 10  # of them, as rows while it runs
 NEWEST_BLOCKS = 10  # whose median stands for the time at a block
 Clocked = tuple[float, float]  # seconds on the clock, seconds of the processor
-LENGTHS = {"tiny": (100_000, 400), "pocket": (2_000, 80), "1.3B": (1_000, 80)}  # blocks, and of --quick
+Taken = TypeVar("Taken")
+# blocks of the long stream, and of --quick; on a card one of the large model may take more than a second
+LENGTHS = {"tiny": (100_000, 400), "pocket": (2_000, 80), "1.3B": (120, 80)}
+ROUNDS, PAIRS = {"1.3B": 8}, {"1.3B": 20}  # timed blocks of a stream, late blocks beside young ones; by model
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Making:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
     parser.add_argument("--size", choices=SUBJECTS, help="model; default pocket for time, tiny for flat")
-    parser.add_argument("--rounds", type=int, help="timed blocks of each stream; default 60, quick 4")
+    parser.add_argument("--rounds", type=int, help="timed blocks of each stream; default 60, 1.3B 8, quick 4")
     parser.add_argument("--blocks", type=int, help="length of the long stream; default by model, 100000 tiny")
     parser.add_argument("--memory", choices=MEMORIES, default="learned", help="of the long stream")
     parser.add_argument("--case", choices=CASES, help="one case alone, without the machine's row")
@@ -118,7 +122,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
 def timed(chosen: argparse.Namespace, rows: Rows) -> bool:
     """Time of a block with each memory, beside one that forgets, for each cache format."""
     given = _subject(chosen, "pocket")
-    rounds = chosen.rounds or (4 if chosen.quick else 60)
+    rounds = chosen.rounds or (4 if chosen.quick else ROUNDS.get(given.name, 60))
     for name, cache in given.formats().items():
         streams = {memory: Making(given, memory, cache).to(STEADY_BLOCKS) for memory in MEMORIES}
         taken = in_turns({memory: making.clocked for memory, making in streams.items()}, rounds)
@@ -160,10 +164,10 @@ def beside(one: str, ratio: str, seconds: Sequence[float], others: Sequence[floa
     }
 
 
-def in_turns(steps: dict[str, Callable[[], Clocked]], rounds: int) -> dict[str, list[Clocked]]:
-    """Times of each step in every round; who goes first changes from round to round."""
+def in_turns(steps: dict[str, Callable[[], Taken]], rounds: int) -> dict[str, list[Taken]]:
+    """What each step gave in every round; who goes first changes from round to round."""
     names = list(steps)
-    taken: dict[str, list[Clocked]] = {name: [] for name in names}
+    taken: dict[str, list[Taken]] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
@@ -182,7 +186,7 @@ def flat(chosen: argparse.Namespace, rows: Rows) -> bool:
     except KeyboardInterrupt:
         rows("interrupted", case="flat", at_blocks=making.state.block)
     young = Making(given, chosen.memory).to(FIRST_BLOCK)
-    pairs = ratios(making.step, young.step, 20 if chosen.quick else 200)
+    pairs = ratios(making.step, young.step, 20 if chosen.quick else PAIRS.get(given.name, 200))
     return verdict(rows, making, samples, pairs)
 
 

@@ -8,6 +8,8 @@ import os
 import platform
 import sys
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
@@ -66,6 +68,10 @@ WORDS = {
     "policy",
     "memory",
     "mode",
+    "date",
+    "cuda",
+    "driver",
+    "triton",
 }
 CHECKS = {"quick", "ok"}
 
@@ -110,7 +116,7 @@ def why_not(name: str, value: object) -> str | None:
 
 
 def machine() -> dict[str, str | int]:
-    """Returns what the figures depend on: processor, cores, torch, Python, and the GPU if there is one."""
+    """Returns what the figures depend on: the machine, its GPU if there is one, versions, the day."""
     found: dict[str, str | int] = {
         "cpu": cpu_name(),
         "cores": os.cpu_count() or 1,
@@ -119,9 +125,27 @@ def machine() -> dict[str, str | int]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+    found["date"] = datetime.now(timezone.utc).date().isoformat()
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
+        found |= {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda or torch.version.hip)}
+        found |= {"driver": driver(), "triton": version_of("triton")}
     return found
+
+
+def driver() -> str:
+    """Returns the version of NVIDIA's driver, where its file tells it."""
+    path = Path("/proc/driver/nvidia/version")
+    words = path.read_text(encoding="ascii").split() if path.exists() else []
+    numbers = [word for word in words if word[:1].isdigit() and word.count(".") >= 1]
+    return numbers[0] if numbers else "unknown"
+
+
+def version_of(package: str) -> str:
+    """Returns the installed version of a package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def cpu_name() -> str:

@@ -21,13 +21,14 @@ BENCHES = {
     "start": "streams that begin with a picture, a video or an earlier take, and video to video",
     "stream": "time per block and memory, early and late, against a cache that keeps the whole clip",
     "kernels": "each kernel against its reference and the card; --aot compiles for cards that are not here",
-    "gpu": "all that needs a GPU: tests of kernels, their times, whole blocks by cache format; ten minutes",
+    "gpu": "all that needs a GPU, in eight minutes: streams by cache format, decoders, kernels, tests",
     "recall": "whether what left the window is remembered: colour and shape of what a band has hidden",
     "quality": "whether the video shows what the prompt says, at the start and much later: --memory NAME",
     "memory": "what remembering costs a block by cache format, and whether it stays that for --blocks N",
+    "vs-core": "ComfyUI's own autoregressive nodes beside Stream Video: --comfyui PATH --python PYTHON",
     "switch": "how soon each kind of prompt switch shows the new prompt, and how hard it jumps",
 }
-MODULES = {"memory": "memory_cost"}  # where the bench's name is another module's
+MODULES = {"memory": "memory_cost", "vs-core": "vs_core"}  # where the bench's name is another module's
 
 
 def main(arguments: list[str]) -> int:

@@ -179,3 +179,11 @@ def test_each_case_has_a_process_of_its_own_and_all_options(monkeypatch):
     assert [command[2:] for command in commands] == [
         [*asked, f"--case={case}"] for case in ("time", "flat", "bytes", "work")
     ]
+
+
+def test_the_large_model_is_done_in_minutes_on_a_card():
+    """Blocks of a whole run, at a second each, which a card of 24 GB takes for one with memory (computed)."""
+    name, formats = "1.3B", 2
+    timed = formats * len(MEMORIES) * (memory_cost.STEADY_BLOCKS + memory_cost.ROUNDS[name])
+    flat = memory_cost.LENGTHS[name][0] + memory_cost.FIRST_BLOCK + 2 * memory_cost.PAIRS[name]
+    assert timed + flat < 400
