@@ -66,7 +66,7 @@ def kinds(launch):
 
 
 def standins(note):
-    """Yields (module, function in the place of its own): each tells of its launch, and torch does the work."""
+    """Yields (module, function in the place of its own): each tells of its launch, torch does the work."""
     from rivulet.kernels._triton import latent_write as written
     from rivulet.kernels._triton import norm_rope
     from rivulet.kernels._triton import quantize as quantized
