@@ -188,8 +188,10 @@ class CalibrationRun:
 
     def weights(self, layer: int) -> LayerWeights:
         """The weights of one layer, as the host runs it."""
-        dit = self._load()
-        return layer_weights(dit.blocks[layer], dit.dim, self.config.dtype, self.model.load_device)
+        dit, device = self._load(), self.model.load_device
+        found = layer_weights(dit.blocks[layer], dit.dim, self.config.dtype, device)
+        # errors are summed up in float64 where the weights are, and Apple's GPUs have none
+        return found.on_cpu() if device.type == "mps" else found
 
     def about(self) -> dict[str, object]:
         """What identifies these weights in a basis file."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..transfer import to_device
 from .parts import plain_tensor
 from .tree import DiTTree, Layer
 
@@ -30,8 +31,8 @@ def sketch(dit: DiTTree, channels: int, dtype: torch.dtype, device: torch.device
     is summed up under signs again: such random projections keep distances (Johnson and Lindenstrauss 1984),
     so that rounding moves a sketch little and other weights move it much.
     """
-    rows_RC = _signs(ROWS, channels).to(device, dtype)
-    back_C = _signs(1, channels, first=ROWS)[0].to(device, torch.promote_types(dtype, torch.float32))
+    rows_RC = to_device(_signs(ROWS, channels), device, dtype)
+    back_C = to_device(_signs(1, channels, first=ROWS)[0], device, torch.promote_types(dtype, torch.float32))
     sketches = []
     for block in dit.blocks:
         attention = block.self_attn
@@ -62,9 +63,10 @@ def fingerprint(
     """
 
     def numbers(layer: Layer, like: Tensor) -> Tensor:
-        out = plain_tensor(layer(like.to(device, dtype))).to(torch.promote_types(dtype, torch.float32))
-        rows_RN = out.reshape(ROWS, -1)
-        return (rows_RN @ _signs(1, rows_RN.shape[1], first=ROWS)[0].to(rows_RN)).float().cpu()
+        out = plain_tensor(layer(to_device(like, device, dtype)))
+        rows_RN = out.to(torch.promote_types(dtype, torch.float32)).reshape(ROWS, -1)
+        signs_N = to_device(_signs(1, rows_RN.shape[1], first=ROWS)[0], rows_RN.device, rows_RN.dtype)
+        return (rows_RN @ signs_N).float().cpu()
 
     width = plain_tensor(dit.head.modulation).shape[-1]
     rows_1RC = _signs(ROWS, width)[None]
@@ -97,7 +99,7 @@ def farthest(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[fl
 
 def _of_parameter(parameter: Tensor) -> Tensor:
     """Four sums of a parameter under signs; it is no layer, and hosts keep it unpacked."""
-    flat_N = plain_tensor(parameter).detach().double().flatten().cpu()
+    flat_N = plain_tensor(parameter).detach().cpu().double().flatten()
     return (_signs(ROWS, len(flat_N)) @ flat_N).float()
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.modulate import add_norm_modulate, gate, modulate, norm_modulate
+from ..transfer import to_device
 from .tree import AttentionTree, BlockTree, DiTTree, Layer
 
 Cross = Callable[[Tensor], Tensor]  # q [B, L, N, D] -> out of the same shape, over the text
@@ -43,12 +44,15 @@ def embed_time(
     timesteps_BT: Tensor,
     dtype: torch.dtype = torch.float32,
     angles: torch.dtype = torch.float64,
+    device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(modulation_BT6C for the blocks, time_BTC for the head), one timestep in 0..1000 per latent frame.
 
-    angles: what the sinusoid is computed in; Wan's published code takes float64, ComfyUI float32.
+    angles: what the sinusoid is computed in; Wan's published code takes float64, ComfyUI float32. It is
+    computed where the timesteps are: not every device knows float64. device: of the model; None: the same.
     """
-    time_BTC = dit.time_embedding(sinusoid(timesteps_BT, dit.freq_dim, angles).to(dtype))
+    waves_BTC = sinusoid(timesteps_BT, dit.freq_dim, angles)
+    time_BTC = dit.time_embedding(to_device(waves_BTC, device or waves_BTC.device, dtype))
     return dit.time_projection(time_BTC).unflatten(-1, (6, -1)), time_BTC
 
 

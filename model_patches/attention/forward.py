@@ -74,7 +74,7 @@ def forward_bidirectional(
     text = read_text(dit, (text_BLE,)).groups[0]
     head_dim, device = text.kv.shape[-1], x_BCTHW.device
     table = rope_table(range(frames), height, width, head_dim, device, layout=layout_of(dit))
-    time = embed_time(dit, timesteps_BT, x_BCTHW.dtype)
+    time = embed_time(dit, timesteps_BT, x_BCTHW.dtype, device=device)
     return forward(dit, x_BCTHW, time, text, NoPast(table), attention)
 
 

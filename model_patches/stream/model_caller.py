@@ -208,9 +208,8 @@ def times_of(tree: DiTTree, sigmas: Sequence[float], dtype: torch.dtype, device:
     """
     times: list[Time] = []
     for levels in filter(None, (tuple(sigmas), (0.0,))):
-        # filled in there, one by one: a tensor of them made here would be a copy that is waited for
-        each = [torch.full((1, 1), 1000 * sigma, dtype=torch.float64, device=device) for sigma in levels]
-        modulation, head = embed_time(tree, torch.cat(each, 1), dtype)
+        timesteps = torch.tensor([[1000 * sigma for sigma in levels]], dtype=torch.float64)
+        modulation, head = embed_time(tree, timesteps, dtype, device=device)
         times += zip(modulation.split(1, 1), head.split(1, 1), strict=True)
     return times
 

@@ -45,15 +45,16 @@ class LayoutEmbedder(nn.Module):
         """Rotation matrices [B, 1, L, D/2, 2, 2] of places on the axes time, row and column."""
         layout = self.layout
         rates = (layout.time, layout.row, layout.column)
-        places = ids_BLA.double()
+        places = ids_BLA.cpu().double()  # not every device knows float64
         turned = [
-            places[..., axis, None] * torch.tensor(each, dtype=torch.float64, device=places.device)
+            places[..., axis, None] * torch.tensor(each, dtype=torch.float64)
             for axis, each in enumerate(rates)
         ]
         still = places.new_zeros(*places.shape[:2], layout.still // 2)
         angles = torch.cat([still, *turned], -1)
         cos, sin = angles.cos().float(), angles.sin().float()
-        return torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))[:, None]
+        turns = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))[:, None]
+        return turns.to(ids_BLA.device)
 
 
 class HostMlaModel(WanModel):

@@ -118,9 +118,9 @@ def check_forward(
     shape = (1, x_BCTHW.shape[1], 2, *(2 * side for side in tree.patch_size[1:]))
     count = torch.Size(shape).numel()
     small = torch.sin(torch.arange(count, device=x_BCTHW.device) * 1.7).reshape(shape).to(x_BCTHW.dtype)
-    timestep = torch.full((1,), 500.0, device=x_BCTHW.device)
+    timestep = torch.full((1,), 500.0)
     text = text_BLE[:1]
-    theirs = host_forward(small, timestep, text).float()
+    theirs = host_forward(small, timestep.to(x_BCTHW.device), text).float()
     ours = forward_bidirectional(tree, small, timestep[:, None], text, attention).float()
     span = theirs.abs().max().item()
     # half precision may lose a few digits over forty layers; a wrong formula is wrong in the first

@@ -107,3 +107,33 @@ def test_the_memorys_encoder_is_in_the_hosts_books(load, prompt, book):
     del run, policy, state, entry
     gc.collect()
     assert [each for each in book if each.model is not None and each.model.model is encoder] == []
+
+
+def test_a_model_moved_away_in_mid_run_is_brought_back(load, load_vae, prompt, book):
+    """As by "Unload models" of the host's menu, or another node's wish for room, between any two blocks."""
+    import comfy.model_management as management
+    from rivulet.nodes.host.decoder import decoder_for
+
+    config = replace(CONFIG, dtype=torch.float32)
+
+    def made(disturbed):
+        run, vae, past, pictures = (
+            HostRun(load("plain"), prompt(0), prompt(1), config),
+            load_vae("vae"),
+            None,
+            [],
+        )
+        decoder, state = decoder_for(vae, run.caller.to_vae), run.begin()
+        for _ in range(3):
+            latents, state = run.step(state)
+            if disturbed:
+                management.unload_all_models()
+                assert not book
+            frames, past = decoder.decode(run.caller.from_vae(latents), past)
+            assert vae.patcher in [each.model for each in book]
+            pictures.append(frames)
+            if disturbed:
+                management.unload_all_models()
+        return torch.cat(pictures)
+
+    assert torch.equal(made(True), made(False))

@@ -1,6 +1,6 @@
 """Runs what the host does on a card that is not there, and counts copies to it and waits for it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.copied: Counter[int] = Counter()  # to the card, by their last size
         self.compared = 0  # tensors on the card, with the result read
+        self.made: defaultdict[torch.dtype, set[str]] = defaultdict(
+            set
+        )  # operations by their result on the card
+        self.devices: set[torch.device] = set()  # of what was made on any card
         self._tensors = card._tensors
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -39,7 +43,11 @@ class Watch(TorchDispatchMode):
             self.copied[first.shape[-1] if first.ndim else 0] += 1
         if "lift_fresh" not in str(function):
             args = tuple(self._faked(each) for each in args)
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if isinstance(result, Tensor) and result.is_cuda:
+            self.made[result.dtype].add(str(function))
+            self.devices.add(result.device)
+        return result
 
     def _faked(self, value):
         real = isinstance(value, Tensor) and not isinstance(value, FakeTensor)

@@ -7,7 +7,7 @@ R channels of a basis.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,11 @@ class LayerWeights:
     out_OC: Tensor
     gain_O: Tensor  # of the keys' norm
     heads: int
+
+    def on_cpu(self) -> LayerWeights:
+        """The same in RAM."""
+        parts = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: part.cpu() for name, part in parts.items() if isinstance(part, Tensor)})
 
     def raw_keys(self, x_BTC: Tensor) -> Tensor:
         """Keys before their norm [B, T, O]."""
