@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..arch.rotary import THETA, RopeLayout, axis_channels
+from ..transfer import to_device
 
 Key = tuple[tuple[int, ...], int, int, int, torch.device, torch.dtype, RopeLayout | None]
 
@@ -87,7 +88,7 @@ def _table(
             ],
             dim=3,
         )
-        return table.reshape(-1, head_dim // 2, 2).to(dtype).to(device)
+        return to_device(table.reshape(-1, head_dim // 2, 2), device, dtype)
 
 
 def _rates(head_dim: int, layout: RopeLayout | None) -> list[Tensor]:
