@@ -65,6 +65,10 @@ COMMANDS = {
         shares_cores=True,
     ),
     "comfy": Command("start your ComfyUI with this pack in it: --comfyui PATH --base --port --cpu"),
+    "check": Command(
+        "what runs on this machine, in three minutes: --json FILE --device cuda:1 --quick --comfyui PATH",
+        "model_patches.check.command",
+    ),
     "test": Command("all checks; with arguments: pytest alone, with these arguments", tools=True),
     "bench": Command("measurements as JSON lines, for instance `bench stream --quick`", "tests.bench.run"),
     "soak": Command("a long run that watches memory: --blocks 20000, --quick", "tests.bench.soak"),
@@ -349,17 +353,51 @@ def link_pack(packs: Path, root: Path = ROOT) -> Path:
     return place
 
 
-def comfy(arguments: list[str]) -> int:
-    """Returns the exit status of a ComfyUI that has this pack."""
-    chosen, more = comfy_options(arguments)
+def equip_comfyui(chosen: argparse.Namespace) -> tuple[Path, str]:
+    """Returns ComfyUI's folder and its interpreter, which has what the pack needs."""
     folder = comfyui_folder(chosen.comfyui)
     python = comfyui_python(folder, chosen.python)
-    base = chosen.base.expanduser().resolve() if chosen.base else None
-    link_pack((base or folder) / "custom_nodes")
     ask = [python, "-c", LACKING, *requirements(COMMANDS["comfy"])]
     wanted = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()
     if wanted:
         pip_install(Path(python), wanted)
+    return folder, python
+
+
+def check_in_comfyui(arguments: list[str]) -> int:
+    """Returns the exit status of a check that a ComfyUI with this pack makes; .venv is left alone."""
+    parser = argparse.ArgumentParser(
+        prog="python run.py check --comfyui PATH",
+        allow_abbrev=False,
+        description="Starts ComfyUI with this pack alone in a folder that is deleted again, and has the node "
+        "Rivulet Doctor check the card; other arguments go to ComfyUI, such as --use-sage-attention.",
+    )
+    parser.add_argument("--comfyui", required=True, type=Path, metavar="PATH", help="folder of ComfyUI")
+    parser.add_argument("--python", help="interpreter of that ComfyUI; default: the one in its folder")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found, to send in a report")
+    parser.add_argument("--quick", action="store_true", help="fewer streams")
+    chosen, more = parser.parse_known_args(arguments)
+    folder, python = equip_comfyui(chosen)
+
+    def start(base: Path, port: int) -> list[str]:
+        link_pack(base / "custom_nodes")
+        flags = ["--base-directory", str(base), "--port", str(port), "--database-url", "sqlite:///:memory:"]
+        return [python, str(folder / "main.py"), *flags, *more]
+
+    load_pack()
+    module = importlib.import_module("rivulet.model_patches.check.in_comfyui")
+    try:
+        return module.check_in_comfyui(start, folder, "quick" if chosen.quick else "whole", chosen.json)
+    except module.FailedError as why:
+        raise StopError(str(why)) from why
+
+
+def comfy(arguments: list[str]) -> int:
+    """Returns the exit status of a ComfyUI that has this pack."""
+    chosen, more = comfy_options(arguments)
+    folder, python = equip_comfyui(chosen)
+    base = chosen.base.expanduser().resolve() if chosen.base else None
+    link_pack((base or folder) / "custom_nodes")
     command = [python, str(folder / "main.py"), "--port", str(chosen.port)]
     command += ["--base-directory", str(base)] if base else []
     command += [*(["--cpu"] if chosen.cpu else []), *more]
@@ -385,6 +423,8 @@ def main(arguments: list[str]) -> int:
         )
     if name == "comfy":
         return comfy(rest)
+    if name == "check" and any(word.split("=")[0] == "--comfyui" for word in rest):
+        return check_in_comfyui(rest)
     command = COMMANDS[name]
     if command.shares_cores:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")

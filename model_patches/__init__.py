@@ -1,6 +1,6 @@
 """The engine, host-free: torch and kernels/ only. A stage imports from the stages to its left.
 
-    arch > attention > sampler > checkpoints > cache > memory > vae > writer > viewers > stream > plan
+    arch > attention > sampler > checkpoints > cache > memory > vae > writer > viewers > stream > plan > check
 
                   +------------------- block after block ------------------+
     arch -------> attention -----> cache -------> memory ------> sampler --+--> vae -------> writer
@@ -10,6 +10,6 @@
 
 `stream` is the heart: the state of one video, the steps from one state to the next, its file, and the loop.
 `checkpoints` reads files as they are published, `viewers` is what those who watch see and ask for, `plan`
-says before a run what it will need. For all stages: `geometry` (pixels, latents, tokens, frames) and
-`transfer` (copies to and from a card).
+says before a run what it will need, `check` what of all this runs on a machine. For all stages: `geometry`
+(pixels, latents, tokens, frames) and `transfer` (copies to and from a card).
 """

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import platform
-import re
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management as management
@@ -18,6 +16,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..kernels.dispatch import triton_support
 from ..model_patches.cache.formats import FORMATS
 from ..model_patches.cache.kind import CacheKind
+from ..model_patches.check.machine import pack_version
 from ..model_patches.memory.kind import MemoryKind
 from ..model_patches.memory.policies import POLICIES
 from ..model_patches.plan.verdict import gigabytes
@@ -31,6 +30,12 @@ TESTED_WITH = (
 # kernels that streams call, and for which cache; the others do so in half precision alone
 KERNELS = {"rope": "every cache", "quantize": "int8, mla-int8"}
 HALF_KERNELS = {"latent_write": "latent", "rebuild": "latent, mla, mla-int8"}
+NO_CHECK, QUICK_CHECK = "no", "quick"
+CHECKS = {
+    NO_CHECK: "only what is installed is listed",
+    QUICK_CHECK: "two cache formats, about a minute",
+    "whole": "all of them, at most three minutes",
+}
 
 
 class RivuletDoctor(io.ComfyNode):
@@ -43,13 +48,24 @@ class RivuletDoctor(io.ComfyNode):
             display_name="Rivulet Doctor",
             category="rivulet",
             description="Lists versions, attention, Triton kernels (or why there are none), ffmpeg and "
-            "what is missing, and says whether a model and a VAE can be streamed. Copy its text into a bug "
-            "report.",
+            "what is missing, and says whether a model and a VAE can be streamed; on request it checks this "
+            "card with small tests. Copy its text into a bug report.",
             search_aliases=["diagnose", "system info", "versions", "debug", "bug report"],
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", optional=True, tooltip="Checked, not run."),
                 io.Vae.Input("vae", optional=True, tooltip="Checked, not run."),
+                io.Combo.Input(
+                    "check_card",
+                    options=list(CHECKS),
+                    default=NO_CHECK,
+                    optional=True,
+                    tooltip="Runs small tests on this card: kernels, attention, a stream in each cache "
+                    "format, Resume, a full card, speed. Cancel stops it. The result is also a file in "
+                    "output/rivulet, to send with a report. "
+                    + "; ".join(f"{name}: {what}" for name, what in CHECKS.items())
+                    + ".",
+                ),
             ],
             outputs=[io.String.Output(display_name="report", tooltip="One finding per line.")],
         )
@@ -60,9 +76,11 @@ class RivuletDoctor(io.ComfyNode):
         return float("nan")
 
     @classmethod
-    def execute(cls, model: Any = None, vae: Any = None) -> io.NodeOutput:
-        """Returns the report, one finding a line."""
+    def execute(cls, model: Any = None, vae: Any = None, check_card: str = NO_CHECK) -> io.NodeOutput:
+        """Returns the report, one finding a line; below it what the check of the card found."""
         text = "\n".join(f"{name}: {finding}" for name, finding in findings(model, vae).items())
+        if check_card != NO_CHECK:
+            text = f"{text}\n{checked(check_card)}"
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
 
@@ -86,11 +104,15 @@ def findings(model: Any = None, vae: Any = None) -> dict[str, str]:
     return report
 
 
-def pack_version() -> str:
-    """The pack's version, as its pyproject.toml says."""
-    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
-    match = re.search(r'^version = "(.+)"$', project.read_text(encoding="utf-8"), re.MULTILINE)
-    return match[1] if match else "unknown"
+def checked(how: str) -> str:
+    """What a check of the card found: a summary, then a line a finding, verdict first."""
+    if missing := lacking():
+        return f"Check of the card: not made, because ComfyUI lacks {', '.join(missing)}"
+    from .run.check import check_card
+
+    report, path = check_card(how == QUICK_CHECK)
+    lines = "\n".join(finding.line for finding in report.findings)
+    return f"Check of the card: {report.summary}, written to {path.parent.name}/{path.name}\n{lines}"
 
 
 def device() -> str:

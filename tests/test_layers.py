@@ -9,7 +9,7 @@ import pytest
 
 STAGES = (
     *("arch", "attention", "sampler", "checkpoints", "cache", "memory"),
-    *("vae", "writer", "viewers", "stream", "plan"),
+    *("vae", "writer", "viewers", "stream", "plan", "check"),
 )
 FOLDERS = {
     "kernels": {"kernels"},

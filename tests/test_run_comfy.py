@@ -116,3 +116,44 @@ def test_lacking_packages_are_named(run):
     names = ["pytest", "no-such-package-here"]
     done = subprocess.run([sys.executable, "-c", run.LACKING, *names], capture_output=True, text=True)
     assert done.stdout.split() == ["no-such-package-here"]
+
+
+@pytest.fixture
+def asked(run, monkeypatch):
+    """Returns what the check in ComfyUI is asked for, and its answer."""
+    said = []
+
+    class Module:
+        class FailedError(Exception):
+            pass
+
+        @staticmethod
+        def check_in_comfyui(start, folder, how, target):
+            said.append((start, folder, how, target))
+            if Module.fault:
+                raise Module.FailedError(Module.fault)
+            return 1
+
+        fault = ""
+
+    monkeypatch.setattr(run, "load_pack", lambda: None)
+    monkeypatch.setattr(run.importlib, "import_module", lambda name: Module)
+    return said, Module
+
+
+def test_a_check_inside_comfyui_starts_it_with_this_pack_alone(run, host, started, asked, tmp_path, root):
+    more = ["--cpu", "--use-split-cross-attention"]
+    assert run.main(["check", "--quick", f"--comfyui={host}", *more]) == 1
+    ((start, folder, how, target),) = asked[0]
+    assert (folder, how, target) == (host, "quick", None) and not (host / "custom_nodes").exists()
+    base = tmp_path / "base"
+    command = start(base, 8190)
+    assert command[:2] == [str(host / "venv/bin/python"), str(host / "main.py")]
+    assert command[2:6] == ["--base-directory", str(base), "--port", "8190"] and command[-2:] == more
+    assert (base / "custom_nodes" / "rivulet").resolve() == root
+
+
+def test_a_comfyui_that_fails_in_the_check_is_said(run, host, started, asked):
+    asked[1].fault = "ComfyUI did not come up. Its last lines:\nno"
+    with pytest.raises(run.StopError, match="did not come up"):
+        run.main(["check", "--comfyui", str(host)])

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..arch.fingerprint import fingerprint
@@ -123,6 +123,7 @@ class ModelCaller:
     @torch.inference_mode()
     def run(self, work: Pass, prompt: Texts, config: StreamConfig) -> Result:
         """One call of the model per sigma and group of texts, then one at timestep 0."""
+        _refuse_moved(self.tree, self.device)
         texts = self._read(prompt, config)
         groups = _groups(texts, work.draft)
         times = times_of(self.tree, work.sigmas, config.dtype, self.device)
@@ -246,6 +247,18 @@ def _groups(texts: TextState, draft: Draft) -> list[tuple[TextRows, Past]]:
 def _used(prompt: Texts, config: StreamConfig) -> Texts:
     """Without guidance the negative text is not read."""
     return prompt[: 2 if config.guided else 1]
+
+
+def _refuse_moved(tree: DiTTree, device: torch.device) -> None:
+    """RuntimeError for weights that left the device after the stream had begun."""
+    if not isinstance(tree, nn.Module):
+        return
+    weight = next(tree.parameters(), None)
+    if weight is not None and not _is_on(weight, device):
+        raise RuntimeError(
+            f"Stream: the model's weights are on {weight.device} and the stream is on {device}: they were "
+            f"moved away in mid-run. What was made is kept. Load it again onto {device} and go on from there."
+        )
 
 
 def _is_on(tensor: Tensor, device: torch.device) -> bool:

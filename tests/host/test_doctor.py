@@ -183,3 +183,86 @@ def test_the_kernels_it_names_are_those_that_streams_call(comfyui):
     for op in twins:
         halves = "multiplies=" in (root / "kernels" / f"{op}.py").read_text(encoding="utf-8")
         assert op not in called or (op in HALF_KERNELS) == halves
+
+
+@pytest.fixture
+def checked(comfyui, tmp_path, monkeypatch):
+    """Returns a function that has the node check the card: (its text, the files it wrote)."""
+    import folder_paths
+    from rivulet.nodes.doctor import RivuletDoctor
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+
+    def run(how):
+        (text,) = RivuletDoctor.execute(check_card=how).args
+        return text, sorted(tmp_path.rglob("*"))
+
+    return run
+
+
+def test_a_check_of_the_card_is_in_the_report_and_in_a_file_without_names(checked, monkeypatch):
+    import getpass
+    import json
+
+    from rivulet.model_patches.check import suite
+
+    def fault(*_):
+        raise OSError(f"{Path.home() / 'planted' / 'x'} of {getpass.getuser()} is gone")
+
+    monkeypatch.setattr(suite, "check_moved_away", fault)
+    text, (_, path) = checked("quick")
+    lines = text.splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("Check of the card: 1 broken"))
+    assert lines[first].endswith(f"written to rivulet/{path.name}")
+    assert all(line.split()[0] in ("ok", "slow", "broken", "skipped", "way") for line in lines[first + 1 :])
+    found = json.loads(path.read_text())
+    verdicts = {each["name"]: each["verdict"] for each in found["findings"]}
+    assert verdicts["ComfyUI's path, stream"] == verdicts["ComfyUI's path, Resume"] == "ok"
+    assert verdicts["Attention, as ComfyUI calls it (attention_sub_quad)"] == "ok"
+    assert found["facts"]["vram_state"] == "DISABLED" and found["facts"]["dynamic_vram"] is False
+    assert found["facts"]["comfyui"] == "0.33.0" and found["facts"]["comfyui_attention"]
+    (fault,) = (each for each in found["findings"] if each["verdict"] == "broken")
+    assert "is gone" in fault["said"] and "planted" not in path.read_text()
+    assert str(Path.home()) not in path.read_text()
+
+
+def test_a_check_is_stopped_by_the_hosts_cancel(checked, monkeypatch, tmp_path):
+    import comfy.model_management as management
+    from rivulet.model_patches.check import suite
+
+    def ticks(device, clock, *_):
+        management.interrupt_current_processing()
+        clock.tick()
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(suite, "check_machine", lambda device: [])
+    monkeypatch.setattr(suite, "check_triton", lambda device: [])
+    monkeypatch.setattr(suite, "check_attention", lambda device, dtype, clock, others: ticks(device, clock))
+    with pytest.raises(management.InterruptProcessingException):
+        checked("whole")
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_host_that_lacks_something_is_not_checked(checked, monkeypatch):
+    from rivulet.nodes import doctor
+
+    monkeypatch.setattr(doctor, "lacking", lambda: ["comfy.x.y"])
+    text, files = checked("quick")
+    assert text.endswith("Check of the card: not made, because ComfyUI lacks comfy.x.y") and not files
+
+
+def test_an_attention_of_the_host_that_computes_wrong_is_broken_with_its_option(comfyui):
+    import torch
+    from rivulet.model_patches.check.attention import check_attention
+    from rivulet.model_patches.check.clock import Clock
+    from rivulet.nodes.host.past import host_attention
+
+    def override(function, q, k, v, *args, **options):
+        return function(q, k[:, 1:], v[:, 1:], *args, **options)
+
+    clock = Clock(60)
+    choice = {"host": host_attention({"optimized_attention_override": override})}
+    with clock.bounded(60):
+        found = list(check_attention(torch.device("cpu"), torch.float32, clock, choice))
+    (host,) = (finding for finding in found if finding.name == "host")
+    assert host.verdict == "broken" and "--use-split-cross-attention" in host.way_round
