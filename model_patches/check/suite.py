@@ -28,7 +28,7 @@ DEFAULT = ("latent", "learned")  # the combined system: format and memory of tes
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Check:
     """One test; `run` gives its findings, asks the clock between two pieces of work."""
 
     name: str
@@ -69,7 +69,7 @@ class Suite:
     device: torch.device
     quick: bool = False
     attentions: Mapping[str, Attention] = field(default_factory=dict)  # a host's
-    more: Sequence[Test] = ()  # a host's
+    more: Sequence[Check] = ()  # a host's
     more_facts: Mapping[str, Figure] = field(default_factory=dict)
     seconds: float = SECONDS
     pulse: Callable[[], None] = lambda: None
@@ -91,27 +91,29 @@ class Suite:
         known = {**clean({**facts(self.device), **self.more_facts})}
         return Report(known, tuple(self.findings), self.clock.spent, self.quick)
 
-    def tests(self) -> list[Test]:
+    def tests(self) -> list[Check]:
         """The list for this device."""
         device, dtype = self.device, compute_dtype(self.device)
         one = next(each for each in subjects(dtype) if (each.kind.name, each.memory) == DEFAULT)
         return [
-            Test("Machine", 30, lambda clock: check_machine(device)),
-            Test("Triton", 90, lambda clock: check_triton(device)),
-            Test("Attention", 15, lambda clock: check_attention(device, dtype, clock, self.attentions), True),
+            Check("Machine", 30, lambda clock: check_machine(device)),
+            Check("Triton", 90, lambda clock: check_triton(device)),
+            Check(
+                "Attention", 15, lambda clock: check_attention(device, dtype, clock, self.attentions), True
+            ),
             *(_one(f"Stream {each.name}", 20, check_stream, each, device) for each in self._subjects(dtype)),
-            Test("Resume", 30, lambda clock: [_resume(one, device, clock)]),
+            Check("Resume", 30, lambda clock: [_resume(one, device, clock)]),
             *self.more,
-            Test("VAE decode", 30, lambda clock: (check_decoder(n, device, dtype, clock) for n in DECODERS)),
+            Check("VAE decode", 30, lambda clock: (check_decoder(n, device, dtype, clock) for n in DECODERS)),
             _one("Model moved away", 15, check_moved_away, one, device),
-            Test("Speed", 30, lambda clock: check_speed(device, dtype, clock), True),
+            Check("Speed", 30, lambda clock: check_speed(device, dtype, clock), True),
         ]
 
     def _subjects(self, dtype: torch.dtype) -> list[Subject]:
         every = subjects(dtype)
         return [each for each in every if each.kind.name in QUICK] if self.quick else every
 
-    def _findings(self, test: Test) -> Iterator[Finding]:
+    def _findings(self, test: Check) -> Iterator[Finding]:
         """A test's findings, cleaned; one more where it came to no end."""
         if self.clock.left <= 0:
             yield Finding(test.name, SKIPPED, "no time was left")
@@ -148,5 +150,5 @@ def _one(
     check: Callable[[Subject, torch.device, Clock], Finding],
     subject: Subject,
     device: torch.device,
-) -> Test:
-    return Test(name, seconds, lambda clock: [check(subject, device, clock)])
+) -> Check:
+    return Check(name, seconds, lambda clock: [check(subject, device, clock)])

@@ -19,7 +19,7 @@ from ...model_patches.check.finding import Figure, Finding
 from ...model_patches.check.report_file import write_report
 from ...model_patches.check.streams import CPU, check_resume, compare_streams
 from ...model_patches.check.subject import Start
-from ...model_patches.check.suite import Report, Suite, Test
+from ...model_patches.check.suite import Report, Suite
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.policy import OFF
 from ...model_patches.stream.config import StreamConfig
@@ -54,7 +54,7 @@ def check_card(quick: bool) -> tuple[Report, Path]:
         device,
         quick,
         attentions={f"Attention, as ComfyUI calls it ({chosen_attention()})": host_attention({})},
-        more=(Test("ComfyUI's path", 60, _host_stream),),
+        more=(Check("ComfyUI's path", 60, _host_stream),),
         more_facts=host_facts(),
         pulse=management.throw_exception_if_processing_interrupted,
         tell=tell,

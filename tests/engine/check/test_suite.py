@@ -7,7 +7,7 @@ import torch
 from rivulet.model_patches.check import command, suite
 from rivulet.model_patches.check.clock import Clock, OutOfTimeError
 from rivulet.model_patches.check.finding import Finding
-from rivulet.model_patches.check.suite import Suite, Test
+from rivulet.model_patches.check.suite import Suite
 from rivulet.model_patches.check.tolerance import allowed
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def test_a_test_that_takes_too_long_is_skipped_with_what_it_had_found_and_the_re
         yield Finding("early", "ok", "it is")
         clock.tick()
 
-    listed(monkeypatch, Test("late", -1, late), Test("fine", 10, fine))
+    listed(monkeypatch, Check("late", -1, late), Check("fine", 10, fine))
     report = Suite(CPU).run()
     assert [(each.name, each.verdict) for each in report.findings] == [
         ("early", "ok"), ("late", "skipped"), ("fine", "ok")
@@ -59,7 +59,7 @@ def test_a_test_that_takes_too_long_is_skipped_with_what_it_had_found_and_the_re
 
 
 def test_without_time_nothing_is_begun(monkeypatch):
-    listed(monkeypatch, Test("fine", 10, fine))
+    listed(monkeypatch, Check("fine", 10, fine))
     (finding,) = Suite(CPU, seconds=0).run().findings
     assert (finding.verdict, finding.said) == ("skipped", "no time was left")
 
@@ -68,7 +68,7 @@ def test_a_fault_in_a_test_is_broken_in_clean_words_and_the_rest_goes_on(monkeyp
     def fault(clock):
         raise OSError("cannot read /home/planted/secret.bin\nmore of it")
 
-    listed(monkeypatch, Test("fault", 10, fault), Test("fine", 10, fine))
+    listed(monkeypatch, Check("fault", 10, fault), Check("fine", 10, fine))
     report = Suite(CPU).run()
     assert [each.verdict for each in report.findings] == ["broken", "ok"] and not report.ok
     assert report.findings[0].said == "OSError: cannot read <path> more of it"
@@ -81,7 +81,7 @@ def test_an_interruption_passes_through(monkeypatch):
     def pulse():
         raise Interrupted
 
-    listed(monkeypatch, Test("ticks", 10, lambda clock: [clock.tick()]), Test("fine", 10, fine))
+    listed(monkeypatch, Check("ticks", 10, lambda clock: [clock.tick()]), Check("fine", 10, fine))
     before = torch.get_num_threads()
     with pytest.raises(Interrupted):
         Suite(CPU, pulse=pulse).run()
@@ -98,7 +98,7 @@ def test_the_list_has_every_stream_and_a_quick_one_fewer():
 
 @pytest.fixture
 def short(monkeypatch):
-    listed(monkeypatch, Test("fine", 10, fine))
+    listed(monkeypatch, Check("fine", 10, fine))
 
 
 def test_the_command_prints_a_table_and_writes_a_file(short, tmp_path, capsys):
@@ -113,7 +113,7 @@ def test_the_command_prints_a_table_and_writes_a_file(short, tmp_path, capsys):
 
 
 def test_something_broken_is_the_exit_status(monkeypatch, capsys):
-    listed(monkeypatch, Test("bad", 10, lambda clock: [Finding("bad", "broken", "it is", "go round")]))
+    listed(monkeypatch, Check("bad", 10, lambda clock: [Finding("bad", "broken", "it is", "go round")]))
     assert command.main(["--device", "cpu"]) == 1
     assert "broken   bad: it is\n         way round: go round\n1 broken; 0 s" in capsys.readouterr().out
 
