@@ -19,7 +19,7 @@ from ...model_patches.check.finding import Figure, Finding
 from ...model_patches.check.report_file import write_report
 from ...model_patches.check.streams import CPU, check_resume, compare_streams
 from ...model_patches.check.subject import Start
-from ...model_patches.check.suite import Report, Suite
+from ...model_patches.check.suite import Check, Report, Suite
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.policy import OFF
 from ...model_patches.stream.config import StreamConfig

@@ -23,10 +23,20 @@ def dotted(node):
     return f"{inner}.{node.attr}" if inner else ""
 
 
+def optional(tree):
+    """Returns the imports that a module does without where the host lacks them."""
+    tries = [node for node in ast.walk(tree) if isinstance(node, ast.Try)]
+    asked = [node for node in tries if any(dotted(h.type) == "ImportError" for h in node.handlers if h.type)]
+    return {each for node in asked for line in node.body for each in ast.walk(line)}
+
+
 def used(source):
-    """Returns full names of what a module takes from the host."""
+    """Returns full names of what a module takes from the host and cannot do without."""
     tree, modules, found = ast.parse(source), {}, set()
+    without = optional(tree)
     for node in ast.walk(tree):
+        if node in without:
+            continue
         if isinstance(node, ast.ImportFrom) and not node.level and of_the_host(node.module):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -53,6 +63,8 @@ def test_all_that_the_nodes_take_from_the_host_is_in_the_table(comfyui):
 def test_the_scan_finds_what_is_used():
     source = "import comfy.sd\nimport comfy.model_management as m\nfrom comfy.a import b\nm.x(comfy.sd.VAE.y)"
     assert used(source) == {"comfy.sd.VAE", "comfy.model_management.x", "comfy.a.b"}
+    asked = "try:\n    from comfy import new\nexcept ImportError:\n    new = None\nfrom comfy.c import d"
+    assert used(asked) == {"comfy.c.d"}
 
 
 def test_this_host_has_it_all_and_another_is_refused_by_name(comfyui):

@@ -7,7 +7,7 @@ import torch
 from rivulet.model_patches.check import command, suite
 from rivulet.model_patches.check.clock import Clock, OutOfTimeError
 from rivulet.model_patches.check.finding import Finding
-from rivulet.model_patches.check.suite import Suite
+from rivulet.model_patches.check.suite import Check, Suite
 from rivulet.model_patches.check.tolerance import allowed
 
 CPU = torch.device("cpu")
