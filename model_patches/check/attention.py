@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..attention.measured import chosen, measured_sdpa
 from ..attention.sdpa import Attention, sdpa
 from .clock import Clock, timed
 from .finding import BROKEN, OK, SKIPPED, SLOW, Finding, compared
@@ -74,7 +75,8 @@ def check_attention(
         finding = _one_kernel(name, backend, case, device)
         fused += name in FUSED and finding.verdict == OK
         yield finding
-    yield _judged("Attention, as streams call it", sdpa, case, device)
+    name = chosen(case.q.device, dtype, WIDTH)
+    yield _judged(f"Attention, as streams call it ({name})", measured_sdpa, case, device)
     for name, attention in others.items():
         clock.tick()
         yield _approximate(_judged(name, attention, case, device))

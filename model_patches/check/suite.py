@@ -17,6 +17,7 @@ from .decoders import DECODERS, check_decoder
 from .finding import BROKEN, SKIPPED, Figure, Finding, summary, table
 from .kernels import check_triton
 from .machine import check_machine, compute_dtype, facts
+from .out_of_memory import check_out_of_memory
 from .privacy import clean
 from .speed import check_speed
 from .streams import check_moved_away, check_resume, check_stream
@@ -106,6 +107,7 @@ class Suite:
             *self.more,
             Check("VAE decode", 30, lambda clock: (check_decoder(n, device, dtype, clock) for n in DECODERS)),
             _one("Model moved away", 15, check_moved_away, one, device),
+            Check("Card full", 20, lambda clock: check_out_of_memory(one, device, clock)),
             Check("Speed", 30, lambda clock: check_speed(device, dtype, clock), True),
         ]
 

@@ -188,7 +188,7 @@ def test_attention_is_held_to_what_its_roundings_explain():
         return attention.sdpa((q * 8).round() / 8, k, v)
 
     found = attention_findings(wrong=wrong, coarse=coarse, none=lambda q, k, v: q / 0)
-    right = found["Attention, as streams call it"]
+    right = found["Attention, as streams call it (torch's own choice)"]
     assert right.verdict == "ok" and right.figures["error"] > right.figures["tolerance"] / 20
     assert found["Attention, cuDNN"].verdict == "skipped"
     assert found["none"].verdict == "broken" and "--use-split-cross-attention" in found["none"].way_round
