@@ -64,17 +64,23 @@ def check_kernels(device: torch.device) -> tuple[KernelCheck, ...]:
     return tuple(found)
 
 
-def quick_check(name: str, device: torch.device, dtype: torch.dtype) -> str:
+def quick_check(name: str, device: torch.device, dtype: torch.dtype, choice: str = "triton") -> str:
     """Reason why a kernel is not to be used on the device, "" for none: one shape, one dtype.
+
+    choice: "triton", or "offered" for the host's operation.
 
     What it compiles is what a stream of Wan 1.3B runs. An operation without trials passes.
     """
-    return _checked(name, device, (dtype,), (TRUE,)).why if name in TRIALS else ""
+    return _checked(name, device, (dtype,), (TRUE,), choice).why if name in TRIALS else ""
 
 
 @torch.inference_mode()
 def _checked(
-    name: str, device: torch.device, dtypes: tuple[torch.dtype, ...], shapes: tuple[Sizes, ...]
+    name: str,
+    device: torch.device,
+    dtypes: tuple[torch.dtype, ...],
+    shapes: tuple[Sizes, ...],
+    choice: str = "triton",
 ) -> KernelCheck:
     found = KernelCheck(name, True)
     for dtype in dtypes:
@@ -82,7 +88,7 @@ def _checked(
             for build in TRIALS[name]:
                 case = f"{sizes.rows} x {sizes.tokens} tokens, {sizes.heads} heads of {sizes.width}, {dtype}"
                 try:
-                    found = _judged(found, build(Draw(device), sizes, dtype), case)
+                    found = _judged(found, build(Draw(device), sizes, dtype), case, choice)
                 except torch.OutOfMemoryError:
                     raise
                 except Exception as error:  # a compiler, a driver or a broken installation: anything
@@ -93,9 +99,9 @@ def _checked(
     return found
 
 
-def _judged(found: KernelCheck, trial: Trial, case: str) -> KernelCheck:
+def _judged(found: KernelCheck, trial: Trial, case: str, choice: str) -> KernelCheck:
     start = time.perf_counter()
-    outputs = tuple(output.cpu() for output in trial.run("triton"))
+    outputs = tuple(output.cpu() for output in trial.run(choice))
     found = replace(found, compile_seconds=found.compile_seconds + time.perf_counter() - start)
     if overflowed(trial):
         return replace(found, ok=False, why=f"{case}: it wrote beyond its result.")

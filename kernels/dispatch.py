@@ -16,12 +16,15 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-CHOICES = ("auto", "reference", "triton")
+CHOICES = ("auto", "reference", "triton", "offered")
 DISABLE = "RIVULET_DISABLE_TRITON"  # set to 1: never Triton
+_HALVES = (torch.bfloat16, torch.float16)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8)
 
-Check = Callable[[str, torch.device, torch.dtype], str]  # of an op's kernel: "", or what is wrong with it
-Kernel = tuple[str, str, int | None]  # an op, and the type and index of a device
+# of an op by "triton" or "offered": "", or what is wrong with it
+Check = Callable[[str, torch.device, torch.dtype, str], str]
+Kernel = tuple[str, str, str, int | None]  # an op, "triton" or "offered", the type and index of a device
+Operation = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,9 @@ def uses_triton(
     if choice not in CHOICES:
         names = ", ".join(map(repr, CHOICES))
         raise ValueError(f"{op}: no implementation is called {choice!r}; choose one of {names}.")
-    if choice == "reference" or (choice == "auto" and tensors[0] is not None and tensors[0].is_cpu):
+    if choice in ("reference", "offered"):
+        return False
+    if choice == "auto" and tensors[0] is not None and tensors[0].is_cpu:
         return False
     if choice == "auto" and multiplies is not None and multiplies.dtype == torch.float32:
         return False
@@ -76,20 +81,47 @@ def check_first(check: Check) -> None:
     _checks.append(check)
 
 
-def disable(op: str, why: str, device: torch.device) -> None:
+def offer(op: str, operation: Operation | None) -> None:
+    """Give an op a host's own operation, for cards on which its kernel does not run; None: take it away.
+
+    operation: of the op's tensors and numbers in their order, without `impl` and `out`. It is taken in half
+    precision, after the check that kernels have to pass.
+    """
+    _offers.pop(op, None)
+    if operation is not None:
+        _offers[op] = operation
+
+
+def offered(op: str, choice: str, x: Tensor) -> Operation | None:
+    """The host's operation for these tensors, where it is to do the op's work; x: the first of them."""
+    operation = _offers.get(op)
+    if operation is None or choice not in ("auto", "offered"):
+        return None
+    if choice == "auto":
+        graded = torch.is_grad_enabled() and x.requires_grad
+        if graded or x.is_cpu or x.dtype not in _HALVES or torch.compiler.is_compiling():
+            return None
+        if _fault(op, x.device, x.dtype, "offered"):
+            return None
+    return _guarded(op, operation, x.device)
+
+
+def disable(op: str, why: str, device: torch.device, choice: str = "triton") -> None:
     """Leave the op to torch on this device for the rest of the process; said once, in one line of the log.
 
     Whoever calls it in the middle of a block lets that block fail: half of it was made by the kernel.
     """
-    if _kernel(op, device) not in _off:
-        _off[_kernel(op, device)] = why
-        message = "Triton kernel %s is off on %s, torch does its work: %s"
-        logging.getLogger(__name__).warning(message, op, device, why)
+    kernel = _kernel(op, device, choice)
+    if kernel not in _off:
+        _off[kernel] = why
+        what = "Triton kernel" if choice == "triton" else "The host's"
+        message = "%s %s is off on %s, torch does its work: %s"
+        logging.getLogger(__name__).warning(message, what, op, device, why)
 
 
-def mark_checked(op: str, device: torch.device, dtype: torch.dtype) -> None:
+def mark_checked(op: str, device: torch.device, dtype: torch.dtype, choice: str = "triton") -> None:
     """Note that the op's kernel was compared with its reference in this dtype."""
-    _checked.add((_kernel(op, device), dtype))
+    _checked.add((_kernel(op, device, choice), dtype))
 
 
 def is_interpreted() -> bool:
@@ -102,19 +134,37 @@ _checked: set[tuple[Kernel, torch.dtype]] = set()
 _off: dict[Kernel, str] = {}
 
 
-def _kernel(op: str, device: torch.device) -> Kernel:
-    return op, device.type, device.index
+_offers: dict[str, Operation] = {}
 
 
-def _fault(op: str, device: torch.device, dtype: torch.dtype) -> str:
+def _kernel(op: str, device: torch.device, choice: str) -> Kernel:
+    return op, choice, device.type, device.index
+
+
+def _fault(op: str, device: torch.device, dtype: torch.dtype, choice: str = "triton") -> str:
     """Reason why the op's kernel is off, "" for none; checked before its first use."""
-    kernel = _kernel(op, device)
+    kernel = _kernel(op, device, choice)
     if kernel not in _off and (kernel, dtype) not in _checked:
         for check in _checks:
-            if why := check(op, device, dtype):
-                disable(op, why, device)
-        mark_checked(op, device, dtype)
+            if why := check(op, device, dtype, choice):
+                disable(op, why, device, choice)
+        mark_checked(op, device, dtype, choice)
     return _off.get(kernel, "")
+
+
+def _guarded(op: str, operation: Operation, device: torch.device) -> Operation:
+    """The operation, which is off once it raises; lack of memory is no fault of its own."""
+
+    def run(*given: object) -> Tensor:
+        try:
+            return operation(*given)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            disable(op, f"{type(error).__name__}: {error}".splitlines()[0], device, "offered")
+            raise
+
+    return run
 
 
 def _computed(tensors: list[Tensor]) -> torch.dtype:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dispatch import uses_triton
+from .dispatch import offered, uses_triton
 
 
 def modulate(x_BLC: Tensor, shift_BTC: Tensor, scale_BTC: Tensor) -> Tensor:
@@ -35,6 +35,8 @@ def norm_modulate(
         from ._triton.modulate import norm_modulate_triton
 
         return norm_modulate_triton(x_BLC, shift_BTC, scale_BTC, eps)
+    if (operation := offered("norm_modulate", impl, x_BLC)) is not None:
+        return operation(x_BLC, shift_BTC, scale_BTC, eps)
     return norm_modulate_reference(x_BLC, shift_BTC, scale_BTC, eps)
 
 
@@ -57,6 +59,9 @@ def add_norm_modulate(
         from ._triton.modulate import add_norm_modulate_triton
 
         return add_norm_modulate_triton(x_BLC, update_BLC, gate_BTC, shift_BTC, scale_BTC, eps)
+    if impl == "auto" and (operation := offered("norm_modulate", impl, x_BLC)) is not None:
+        y_BLC = _add(x_BLC, update_BLC, gate_BTC)
+        return y_BLC, operation(y_BLC, shift_BTC, scale_BTC, eps)
     return add_norm_modulate_reference(x_BLC, update_BLC, gate_BTC, shift_BTC, scale_BTC, eps)
 
 
@@ -74,8 +79,12 @@ def add_norm_modulate_reference(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """The gated addition, then adaptive layer norm."""
-    y_BLC = x_BLC + update_BLC if gate_BTC is None else gate(x_BLC, update_BLC, gate_BTC)
+    y_BLC = _add(x_BLC, update_BLC, gate_BTC)
     return y_BLC, norm_modulate_reference(y_BLC, shift_BTC, scale_BTC, eps)
+
+
+def _add(x_BLC: Tensor, update_BLC: Tensor, gate_BTC: Tensor | None) -> Tensor:
+    return x_BLC + update_BLC if gate_BTC is None else gate(x_BLC, update_BLC, gate_BTC)
 
 
 def _runs_kernel(op: str, impl: str, *tensors: Tensor) -> bool:

@@ -4,14 +4,15 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from .dispatch import uses_triton
+from .dispatch import offered, uses_triton
 
 
 def rotate(x_BLND: Tensor, table_L: Tensor, impl: str = "auto", out: Tensor | None = None) -> Tensor:
     """x with each channel pair (2i, 2i+1) rotated by its angle; shape, dtype and device of x.
 
     table_L: (cos, sin) [L, D/2, 2], on x's device. Computed in float32, or in float64 if x or the table is.
-    impl: "auto", "reference" or "triton". out: written and returned, no memory shared with x.
+    impl: see `dispatch.uses_triton` and `dispatch.offered`. out: written and returned, no memory shared with
+    x.
     """
     _check(x_BLND, table_L)
     if out is not None and (out.shape != x_BLND.shape or out.dtype != x_BLND.dtype):
@@ -28,6 +29,9 @@ def rotate(x_BLND: Tensor, table_L: Tensor, impl: str = "auto", out: Tensor | No
 
         rotated = torch.empty_like(x_BLND, memory_format=torch.contiguous_format) if out is None else out
         return rotate_triton(x_BLND, table_L, rotated)
+    if (operation := offered("rotate", impl, x_BLND)) is not None:
+        rotated = operation(x_BLND, table_L)
+        return rotated if out is None else out.copy_(rotated)
     return rotate_reference(x_BLND, table_L, out)
 
 

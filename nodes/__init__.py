@@ -11,14 +11,16 @@ class RivuletExtension(ComfyExtension):
     """What ComfyUI asks for the pack's nodes."""
 
     async def on_load(self) -> None:
-        """Adds the routes of the live preview to ComfyUI's server."""
+        """Adds the routes of the live preview to ComfyUI's server, and its operations to the engine's."""
         if why_not_host():
             return
         from server import PromptServer
 
+        from .host.operations import offer_operations
         from .viewers.routes import register
 
         register(PromptServer.instance.routes)
+        offer_operations()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes in the order of a graph; in a ComfyUI that lacks something, the doctor."""

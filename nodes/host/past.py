@@ -49,7 +49,8 @@ class HostRotated:
     def __init__(self, past: SlotPast) -> None:
         """past: of a cache that keeps keys as they are; only those are the host's own."""
         self.past, self.store = past, past.store
-        self.key_turns, self.query_turns = _turns(past.key_table), _turns(past.query_table)
+        self.key_turns = rotation_matrices(past.key_table)
+        self.query_turns = rotation_matrices(past.query_table)
 
     def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
         self.past.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
@@ -64,7 +65,7 @@ class HostRotated:
         return apply_rope1(q_BLND, self.query_turns)
 
 
-def _turns(table_L: Tensor) -> Tensor:
+def rotation_matrices(table_L: Tensor) -> Tensor:
     """Rotation matrices [1, L, 1, D/2, 2, 2] of a (cos, sin) table."""
     cos, sin = table_L.unbind(-1)
     return torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))[None, :, None]

@@ -128,7 +128,7 @@ def checks(monkeypatch):
     """Lets meta tensors have kernels, and returns a list of what is checked; "wrong" ops do not pass."""
     seen = []
 
-    def check(op, device, dtype) -> str:
+    def check(op, device, dtype, choice) -> str:
         seen.append((op, dtype))
         return "7 is 8." if op.startswith("wrong") else ""
 
