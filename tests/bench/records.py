@@ -37,6 +37,11 @@ UNITS = (
         "adherence",  # share of frames that show what the prompt says
         "recall",  # share of trials in which what was hidden came out as it went in
         "trials",
+        "operators",
+        "launches",
+        "calls",
+        "waits",
+        "copies",
         "windows",  # lengths in windows of the preset
         "ms_per_1000_blocks",
         "streams",
