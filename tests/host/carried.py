@@ -8,7 +8,9 @@ from rivulet.tests.card.faked import Card
 PLENTY = 2**40  # bytes free on the card
 
 
-def carry(card: Card, model, monkeypatch, dtype: torch.dtype = torch.bfloat16):
+def carry(
+    card: Card, model, monkeypatch, dtype: torch.dtype = torch.bfloat16, device: torch.device = Card.device
+):
     """A clone of the MODEL whose weights are on the card; what the host does to real cards is left out.
 
     The layers are the MODEL's own: `monkeypatch` brings them back.
@@ -23,11 +25,11 @@ def carry(card: Card, model, monkeypatch, dtype: torch.dtype = torch.bfloat16):
     dit = clone.model.diffusion_model
     for part in dit.modules():
         monkeypatch.setattr(part, "_parameters", dict(part._parameters))
-    card.carry(dit, dtype)
-    card.carry(dit.patch_embedding, torch.float32)
+    card.carry(dit, dtype, device)
+    card.carry(dit.patch_embedding, torch.float32, device)
     for owner, name, value in (
-        (clone, "load_device", card.device),
-        (clone.model, "device", card.device),
+        (clone, "load_device", device),
+        (clone.model, "device", device),
         (dit, "dtype", dtype),
         (management, "load_models_gpu", lambda *_, **__: None),
         (management, "free_memory", lambda *_, **__: []),

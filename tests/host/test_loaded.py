@@ -10,7 +10,6 @@ from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.tests.host.carried import carry, settle
 from rivulet.tests.host.loading import make_blocks
 from rivulet.tests.host.streams import HostRun
-from rivulet.tests.host.watch import Watch
 
 CONFIG = StreamConfig(Geometry(64, 48), "pocket", 3, (1.0, 0.5), dtype=torch.bfloat16)
 GIB = 2**30
@@ -46,7 +45,7 @@ def emptied(card, load, monkeypatch, book):
 
         monkeypatch.setattr(management, "get_free_memory", free_memory)
         run, counts = HostRun(model, prompt(0), prompt(1), CONFIG), []
-        with card, Watch(card):
+        with card:
             state = run.begin()
             for block in range(blocks):
                 before(block, run.caller.model)
