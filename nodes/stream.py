@@ -22,6 +22,7 @@ from ..model_patches.geometry import blocks_for
 from ..model_patches.memory.policy import MemoryPolicy
 from ..model_patches.stream.config import StreamConfig
 from ..model_patches.stream.pipeline import run
+from ..model_patches.stream.recovery import refuse_full
 from ..model_patches.stream.script import Script
 from ..model_patches.stream.timeline import MODES
 from ..model_patches.viewers.live import LiveStream
@@ -129,6 +130,16 @@ class RivuletStream(io.ComfyNode):
                     optional=True,
                     tooltip="From Small Cache: fewer bytes for the frames that the stream looks back on.",
                 ),
+                io.Boolean.Input(
+                    "shrink_cache",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="What a full card may do where nothing else helps. On: the frames that the "
+                    "stream looks back on are stored in int8 from there, in half their bytes, and "
+                    "the video goes on a little different. Off: the stream stops and keeps what it "
+                    "has. Only without Small Cache.",
+                ),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="A file, never frames in memory."),
@@ -173,6 +184,7 @@ class RivuletStream(io.ComfyNode):
         start: Beginning | None = None,
         snapshot: str = EARLY,
         cache: CacheChoice | None = None,
+        shrink_cache: bool = False,
     ) -> io.NodeOutput:
         """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
         config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
@@ -182,11 +194,12 @@ class RivuletStream(io.ComfyNode):
         script = begin.script(
             read_script(positive, prompts, negative, config, fps, blocks, begin, switch_of(model))
         )
-        caller, (cache_format, policy) = HostCaller(model), _cache_and_memory(model, cache, config)
-        frames = begin.latents + blocks * config.block_frames
-        state = begin.state(caller, script, config, cache_format, policy, frames)
+        caller, frames = HostCaller(model), begin.latents + blocks * config.block_frames
+        with refuse_full(caller, "before the first block"):
+            kept = _cache_and_memory(model, cache, config)
+            state = begin.state(caller, script, config, *kept, frames)
+            decoder = decoder_for(vae, caller.to_vae)
         state = replace(state, ledger=replace(state.ledger, fps=fps))
-        decoder = decoder_for(vae, caller.to_vae)
         decoder.refuse_foreign(state.past)
         target = _target(filename_prefix, width, height)
         writer = Mp4Writer(target, width=width, height=height, fps=fps, metadata=cls._graph())
@@ -197,10 +210,12 @@ class RivuletStream(io.ComfyNode):
             session_of(live, caller.device) as session,
             Snapshots(caller, target, snapshot) as snapshots,
         ):
+            with refuse_full(caller, "while what the stream begins with is encoded"):
+                first = begin.prefill(caller, vae)
             state = run(
                 caller, decoder, state, [OpenWriter(writer), last], pictures=pictures, script=script,
-                viewers=session, begin=begin.prefill(caller, vae), follow=follow, keep=snapshots.keep,
-                on_chunk=lambda _: bar.update_absolute(live.block, live.blocks),
+                viewers=session, begin=first, follow=follow, keep=snapshots.keep,
+                on_chunk=lambda _: bar.update_absolute(live.block, live.blocks), may_shrink=shrink_cache,
             )  # fmt: skip
             snapshots.stopped = session.stopping
         FINGERPRINTS.note(str(cls.hidden.unique_id), writer.result, as_queued=live.as_queued)

@@ -23,6 +23,7 @@ from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.follow import Follow
 from ...model_patches.stream.incoming import CROP, EXACT, STRETCH, Fitted
 from ...model_patches.stream.pipeline import Prefill
+from ...model_patches.stream.recovery import refuse_full
 from ...model_patches.stream.script import Script
 from ...model_patches.stream.snapshot import load, read_ending, read_header
 from ...model_patches.stream.start import context_latents
@@ -210,7 +211,9 @@ class Following(Beginning):
         with open_source(self.source, fps) as incoming:
             video = Fitted(incoming, config.geometry.width, config.geometry.height, self.fit)
             follow = Follow(video, encode, config, self.strength)
-            if follow.block(0, 0) is None:
+            with refuse_full(caller, "while the first pictures of the video are encoded"):
+                first = follow.block(0, 0)
+            if first is None:
                 raise ValueError(f"{WHO}: {video.name} has no picture to follow; it needs at least one.")
             yield follow
 

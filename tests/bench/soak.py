@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ...model_patches.attention.positions import plan
-from ...model_patches.stream.pipeline import Chunk, Unwatched, run
+from ...model_patches.stream.pipeline import Chunk, run
 from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import step
 from ...model_patches.vae.decoder import VaeDecoder, decode_stream
@@ -30,6 +32,7 @@ from ...pocket.ram import peak_bytes, resident_bytes
 from .memory import settled, slope
 from .playback import frame_count, last_frame, psnr_db
 from .records import Rows, machine
+from .soak_full import Beside, Faults, Noting, digest, now_and_then
 from .soak_kept import Kept, taken_up
 from .subject import Subject, subject
 
@@ -37,6 +40,7 @@ LEAST_BLOCKS = 2  # growth needs two places
 SAMPLES = 400
 SHOWN = 20  # of the samples, as rows while it runs
 NOISE_BYTES = 16 << 20  # what an allocator may keep without a leak: 839 bytes a block over 20,000 blocks
+QUICK_SECONDS = 30  # half of it where the stream is made a second time
 KEEP_BLOCKS = 1000  # about so often a kept soak writes where it stands
 LASTING = ("seen", "highest_id", "most_latents")  # of a watch, over all goes; memory is each process's own
 LEAST_DB = 20.0  # of the file's last frame against the streamed one
@@ -97,20 +101,23 @@ class Watch:
         return sum(first) / len(first), sum(last) / len(last)
 
 
-def main(arguments: list[str]) -> int:
-    """Returns 0 when nothing grew, broke or was forgotten."""
+def read(arguments: list[str]) -> argparse.Namespace:
+    """Returns the options, their defaults filled in."""
     parser = argparse.ArgumentParser(prog="run.py soak", description=__doc__)
     parser.add_argument("--blocks", type=int, help="blocks to make; default 20000, quick 150")
     parser.add_argument("--quick", action="store_true", help="under a minute on two cores; rows are marked")
     parser.add_argument(
         "--decode-every", type=int, default=1, help="decode every Nth block alone; default all"
     )
+    parser.add_argument(
+        "--oom", action="store_true", help="the card is full at random operations; CPU, every block decoded"
+    )
     parser.add_argument("--keep", type=Path, help="folder to go on from and to keep the stream in")
     parser.add_argument("--seconds", type=float, help="stop after so long; default never, quick 30")
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the video")
     chosen = parser.parse_args(arguments)
-    blocks = chosen.blocks or (150 if chosen.quick else 20000)
+    blocks = chosen.blocks = chosen.blocks or (150 if chosen.quick else 20000)
     if blocks < LEAST_BLOCKS:
         parser.error(f"--blocks must be at least {LEAST_BLOCKS}, got {blocks}: growth needs two places")
     if not 1 <= chosen.decode_every <= blocks // LEAST_BLOCKS:
@@ -119,34 +126,70 @@ def main(arguments: list[str]) -> int:
         )
     if chosen.keep and chosen.decode_every == 1:
         parser.error("--keep is for --decode-every 2 and more; a stream that is decoded whole is one file")
+    if chosen.oom and chosen.decode_every != 1:
+        parser.error("--oom is for a stream that is decoded whole; leave --decode-every out")
+    return chosen
+
+
+def main(arguments: list[str]) -> int:
+    """Returns 0 when nothing grew, broke or was forgotten."""
+    chosen = read(arguments)
+    blocks = chosen.blocks
     rows, given = Rows("soak", chosen.quick), subject(chosen.weights)
     rows("machine", **machine())
     path = chosen.out / f"soak-{datetime.now():%Y%m%d-%H%M%S}.mp4"
     watch, start = Watch(), time.perf_counter()
-    end = start + (chosen.seconds or (30 if chosen.quick else math.inf))
+    end = start + (chosen.seconds or (QUICK_SECONDS / (1 + chosen.oom) if chosen.quick else math.inf))
+    faults = Faults() if chosen.oom else None
     if chosen.decode_every == 1:
-        soak(given, blocks, path, watch, rows, end)
+        soak(given, blocks, path, watch, rows, end, faults)
         kept = None
     else:
         kept = sparse_soak(given, blocks, path, watch, rows, end, chosen.decode_every, chosen.keep)
     if watch.last_HWC is None:
         why = watch.fault or "it was interrupted, or the kept stream is as long already"
-        parser.exit(1, f"soak: no picture was made; {why}\n")
-    return 0 if verdict(given, watch, path, time.perf_counter() - start, rows, kept) else 1
+        sys.exit(f"soak: no picture was made; {why}")
+    is_good = verdict(given, watch, path, time.perf_counter() - start, rows, kept)
+    if faults is not None:
+        rows("full_card", **faults.figures())
+        is_good &= faults.figures()["is_undisturbed"] is True
+    return 0 if is_good else 1
 
 
-def soak(given: Subject, blocks: int, path: Path, watch: Watch, rows: Rows, end: float = math.inf) -> None:
-    """Makes the video; its length, the clock (`end`), Ctrl-C or a fault end it, and the file is whole."""
+def soak(
+    given: Subject,
+    blocks: int,
+    path: Path,
+    watch: Watch,
+    rows: Rows,
+    end: float = math.inf,
+    faults: Faults | None = None,
+) -> None:
+    """Makes the video; its length, the clock (`end`), Ctrl-C or a fault end it, and the file is whole.
+
+    faults: the card is full now and then; they are counted here.
+    """
 
     def on_chunk(chunk: Chunk) -> None:
-        watch.show(chunk.pixels_FHWC)
-        watch.take(given, chunk.state)
-        look(given, blocks, chunk.pixels_FHWC, watch, rows)
+        with _disable_current_modes():
+            watch.show(chunk.pixels_FHWC)
+            watch.take(given, chunk.state)
+            look(given, blocks, chunk.pixels_FHWC, watch, rows)
+        if faults is not None:
+            faults.digests.append(digest(chunk.pixels_FHWC))
 
-    clock = Unwatched(lambda: watch.blocks >= LEAST_BLOCKS and time.perf_counter() >= end)
-    writer, decoder = writer_of(given, path), VaeDecoder(given.vae)
-    with ended(watch, rows):
-        run(given.caller, decoder, given.start(), [writer], blocks=blocks, on_chunk=on_chunk, viewers=clock)
+    clock = Noting(lambda: watch.blocks >= LEAST_BLOCKS and time.perf_counter() >= end)
+    writer, decoder, card = (
+        Beside(writer_of(given, path)),
+        VaeDecoder(given.vae),
+        now_and_then(given.config.seed),
+    )
+    state = given.start()
+    with ended(watch, rows), nullcontext() if faults is None else card:
+        run(given.caller, decoder, state, [writer], blocks=blocks, on_chunk=on_chunk, viewers=clock)
+    if faults is not None:
+        faults.operations, faults.raised, faults.told = card.operations, card.raised, clock.sentences
+        faults.compare(given)
 
 
 def sparse_soak(

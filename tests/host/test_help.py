@@ -114,4 +114,4 @@ def test_the_host_serves_pages_and_texts(server):
 
 def test_rare_widgets_are_out_of_the_way(schemas):
     rare = {each.id for each in schemas["RivuletStream"].inputs if getattr(each, "advanced", None)}
-    assert rare == {"preset", "num_frame_per_block", "snapshot"}
+    assert rare == {"preset", "num_frame_per_block", "snapshot", "shrink_cache"}

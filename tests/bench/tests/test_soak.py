@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.tests.bench import soak
+from rivulet.tests.bench import soak, soak_full
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.subject import random_subject
 
@@ -196,3 +196,17 @@ def test_a_soak_that_is_decoded_whole_cannot_be_kept(tmp_path, capsys):
     with pytest.raises(SystemExit):
         soak.main(["--quick", "--keep", str(tmp_path)])
     assert "--decode-every 2 and more" in capsys.readouterr().err
+
+
+def test_a_card_that_is_full_now_and_then_changes_no_picture(given, tmp_path, monkeypatch):
+    """And a picture that is another is seen."""
+    monkeypatch.setattr(soak_full, "CALM_OPERATIONS", 1200)
+    monkeypatch.setattr(soak_full, "SPREAD_OPERATIONS", 300)
+    faults = soak_full.Faults()
+    watch, _ = made(given, tmp_path / "soak.mp4", faults=faults)
+    row = faults.figures()
+    assert watch.fault == "" and watch.blocks == 4 and row["is_undisturbed"] is True
+    assert row["full_trials"] >= 2 and row["compared_blocks"] == 4 and 1 <= row["measures_steps"] <= 4
+    faults.digests[2] = b"another"
+    faults.compare(given)
+    assert faults.figures()["is_undisturbed"] is False and faults.blocks_other == 1
