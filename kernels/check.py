@@ -41,16 +41,20 @@ class KernelCheck:
 
 
 def check_kernels(device: torch.device) -> tuple[KernelCheck, ...]:
-    """All kernels, in every dtype that streams use, on true, odd and single-token shapes; then their time.
+    """What `check_each` finds of all kernels; () where Triton does not run."""
+    return tuple(check_each(device))
 
-    A kernel that fails is switched off on this device for the rest of the process. () where Triton does not
+
+def check_each(device: torch.device) -> Iterator[KernelCheck]:
+    """One kernel after the other, in each dtype of streams, on true, odd and one-token shapes; then its time.
+
+    A kernel that fails is switched off on this device for the rest of the process. None where Triton does not
     run; `dispatch.triton_support` says why. It takes about as long as compiling each kernel six times.
     torch.OutOfMemoryError passes.
     """
     if not triton_support(device).triton:
-        return ()
+        return
     device = torch.empty(0, device=device).device  # with its index
-    found = []
     for name in TRIALS:
         dtypes = HALVES if name in PRODUCTS else (*HALVES, torch.float32)
         check = _checked(name, device, dtypes, (TRUE, ODD, SINGLE_TOKEN))
@@ -60,8 +64,7 @@ def check_kernels(device: torch.device) -> tuple[KernelCheck, ...]:
             disable(name, check.why, device)
         for dtype in dtypes:
             mark_checked(name, device, dtype)
-        found.append(check)
-    return tuple(found)
+        yield check
 
 
 def quick_check(name: str, device: torch.device, dtype: torch.dtype, choice: str = "triton") -> str:

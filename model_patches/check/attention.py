@@ -93,14 +93,18 @@ def _one_kernel(name: str, backend: str, case: Case, device: torch.device) -> Fi
         return Finding(name, SKIPPED, f"torch {torch.__version__} does not have it")
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        with warnings.catch_warnings(), sdpa_kernel(chosen):
-            warnings.simplefilter("ignore")  # torch warns of each reason why a kernel does not run
+        with sdpa_kernel(chosen):
             return sdpa(q, k, v)
 
-    try:
-        attend(case.q[:, :1], case.k[:, :1], case.v[:, :1])
-    except RuntimeError as why:
-        return Finding(name, SKIPPED, f"does not run here ({str(why).splitlines()[0].rstrip('.')})")
+    with warnings.catch_warnings(record=True) as told:  # torch warns of each reason why a kernel does not run
+        warnings.simplefilter("always")
+        try:
+            attend(case.q, case.k, case.v)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            reasons = [str(each.message).partition(" (Triggered")[0].rstrip(".") for each in told]
+            return Finding(name, SKIPPED, "; ".join(["does not run on this device", *reasons]))
     return _judged(name, attend, case, device)
 
 

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 import torch
 
-from ...kernels.check import KernelCheck, check_kernels
+from ...kernels.check import KernelCheck, check_each
 from ...kernels.dispatch import triton_support
+from .clock import Clock
 from .finding import BROKEN, OK, SKIPPED, SLOW, Finding
 
 TORCH = "torch does its work for the whole run"
 
 
-def check_triton(device: torch.device) -> Iterator[Finding]:
-    """Triton's verdict, then a finding a kernel."""
+def check_triton(device: torch.device, clock: Clock) -> Iterator[Finding]:
+    """Triton's verdict, then a finding a kernel; time is asked for after each."""
     support = triton_support(device)
     why = support.why.rstrip(".")
     if not support.triton:
@@ -24,7 +25,9 @@ def check_triton(device: torch.device) -> Iterator[Finding]:
             yield Finding("Triton", SLOW, f"no kernel in use: {why}", TORCH)
         return
     yield Finding("Triton", OK, why)
-    yield from map(_finding, check_kernels(device))
+    for check in check_each(device):
+        yield _finding(check)
+        clock.tick()
 
 
 def _finding(check: KernelCheck) -> Finding:

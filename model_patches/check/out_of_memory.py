@@ -90,12 +90,23 @@ def limited(device: torch.device) -> Iterator[Filling]:
         ballast.drop()
 
 
+def _why_no_limit(device: torch.device) -> str:
+    """Reason why no limit can be set there, "" where one can."""
+    if device.type != "cuda":
+        return "only cards of NVIDIA and AMD take a limit"
+    try:
+        with limited(device):
+            return ""
+    except (RuntimeError, NotImplementedError) as why:  # another allocator than torch's
+        return f"this allocator takes no limit: {why}"
+
+
 def check_out_of_memory(
     subject: Subject, device: torch.device, clock: Clock, limit: Limit = limited
 ) -> Iterator[Finding]:
     """The card full in a block, once with room that can be made, once without."""
-    if device.type != "cuda" and limit is limited:
-        yield Finding("Card full", SKIPPED, "only cards of NVIDIA and AMD take a limit")
+    if limit is limited and (why := _why_no_limit(device)):
+        yield Finding("Card full", SKIPPED, why)
         return
     whole = Run(subject.on(device, subject.dtype), clock).go_on(BLOCKS)
     for name, helps in CASES.items():

@@ -98,7 +98,7 @@ class Suite:
         one = next(each for each in subjects(dtype) if (each.kind.name, each.memory) == DEFAULT)
         return [
             Check("Machine", 30, lambda clock: check_machine(device)),
-            Check("Triton", 90, lambda clock: check_triton(device)),
+            Check("Triton", 90, lambda clock: check_triton(device, clock)),
             Check(
                 "Attention", 15, lambda clock: check_attention(device, dtype, clock, self.attentions), True
             ),

@@ -248,7 +248,7 @@ def test_a_check_is_stopped_by_the_hosts_cancel(checked, monkeypatch, tmp_path):
         raise AssertionError("it went on")
 
     monkeypatch.setattr(suite, "check_machine", lambda device: [])
-    monkeypatch.setattr(suite, "check_triton", lambda device: [])
+    monkeypatch.setattr(suite, "check_triton", lambda device, clock: [])
     monkeypatch.setattr(suite, "check_attention", lambda device, dtype, clock, others: ticks(device, clock))
     with pytest.raises(management.InterruptProcessingException):
         checked("whole")

@@ -8,7 +8,7 @@ import torch
 from rivulet.kernels.check import KernelCheck
 from rivulet.kernels.dispatch import Support
 from rivulet.model_patches.check import attention, kernels, machine, speed
-from rivulet.model_patches.check.clock import Clock
+from rivulet.model_patches.check.clock import Clock, OutOfTimeError
 from rivulet.model_patches.check.finding import Finding
 from rivulet.model_patches.plan.plan import plan_stream
 from rivulet.model_patches.plan.probe import Device
@@ -152,7 +152,7 @@ def test_facts_hold_whatever_cannot_be_asked(monkeypatch):
 )
 def test_a_card_without_kernels_is_slow_and_torch_does_it_all(monkeypatch, why, device):
     monkeypatch.setattr(kernels, "triton_support", lambda device: Support(False, why))
-    (finding,) = kernels.check_triton(device)
+    (finding,) = kernels.check_triton(device, Clock(10))
     assert finding.verdict == "slow" and why.rstrip(".") in finding.said
     assert finding.way_round == "torch does its work for the whole run"
 
@@ -164,11 +164,24 @@ def test_a_kernel_that_computes_wrong_is_broken_and_torchs_for_the_whole_run(mon
         KernelCheck("rebuild", False, None, 0.3, 1e-2, why="1 x 70 tokens: a result is 0.3 off."),
     )
     monkeypatch.setattr(kernels, "triton_support", lambda device: Support(True, "it runs."))
-    monkeypatch.setattr(kernels, "check_kernels", lambda device: found)
-    triton, rope, quantize, rebuild = kernels.check_triton(CUDA)
+    monkeypatch.setattr(kernels, "check_each", lambda device: iter(found))
+    clock = Clock(10)
+    with clock.bounded(10):
+        triton, rope, quantize, rebuild = kernels.check_triton(CUDA, clock)
     assert [triton.verdict, rope.verdict, quantize.verdict, rebuild.verdict] == ["ok", "ok", "slow", "broken"]
     assert rebuild.said == "1 x 70 tokens: a result is 0.3 off"
     assert rebuild.way_round == "torch does its work for the whole run"
+
+
+def test_kernels_that_take_too_long_leave_what_was_found(monkeypatch):
+    found = KernelCheck("rope", True), KernelCheck("quantize", True)
+    monkeypatch.setattr(kernels, "triton_support", lambda device: Support(True, "it runs."))
+    monkeypatch.setattr(kernels, "check_each", lambda device: iter(found))
+    clock, names = Clock(10), []
+    with clock.bounded(-1), pytest.raises(OutOfTimeError):
+        for finding in kernels.check_triton(CUDA, clock):
+            names.append(finding.name)
+    assert names == ["Triton", "Kernel rope"]
 
 
 def attention_findings(**others):

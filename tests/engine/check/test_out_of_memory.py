@@ -76,6 +76,21 @@ def test_a_stream_that_comes_back_with_other_bits_is_broken(monkeypatch):
     assert (helped.verdict, helped.said) == ("broken", "after it the stream has other bits")
 
 
+def test_an_allocator_without_a_limit_is_skipped_in_its_words(monkeypatch):
+    def refuse(share, device):
+        raise RuntimeError("setMemoryFraction is not supported")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1 << 30)
+    total = type("Card", (), {"total_memory": 4 << 30})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: total)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0, raising=False)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", refuse)
+    clock = Clock(10)
+    (finding,) = check_out_of_memory(SUBJECT, torch.device("cuda", 0), clock)
+    assert finding.verdict == "skipped" and finding.said.endswith("setMemoryFraction is not supported")
+
+
 def test_a_processor_has_no_limit_that_can_be_set():
     (finding,) = findings(limited)
     assert finding.verdict == "skipped"
