@@ -100,11 +100,10 @@ def _one_kernel(name: str, backend: str, case: Case, device: torch.device) -> Fi
         warnings.simplefilter("always")
         try:
             attend(case.q, case.k, case.v)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:
-            reasons = [str(each.message).partition(" (Triggered")[0].rstrip(".") for each in told]
-            return Finding(name, SKIPPED, "; ".join(["does not run on this device", *reasons]))
+        except RuntimeError as error:
+            reasons = [str(each.message).partition(" (Triggered")[0] for each in told] or [str(error)]
+            first = [reason.splitlines()[0].rstrip(".") for reason in reasons]
+            return Finding(name, SKIPPED, "; ".join(["does not run here", *first]))
     return _judged(name, attend, case, device)
 
 
