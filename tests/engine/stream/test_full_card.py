@@ -11,6 +11,7 @@ from rivulet.model_patches.arch.mla import MlaSizes
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import OFF
+from rivulet.model_patches.stream import recovery
 from rivulet.model_patches.stream.card_memory import CardFullError, forget, is_out_of_memory
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.follow import Follow, encoder_of
@@ -22,14 +23,34 @@ from rivulet.model_patches.stream.script import Script
 from rivulet.model_patches.stream.snapshot import load
 from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.stream.timeline import Prompt
-from rivulet.model_patches.vae.decoder import VaeDecoder
+from rivulet.model_patches.vae.decoder import VaeBuffers, VaeDecoder
 from rivulet.tests.full_card import SAID, FullCard
 
 from .full_runs import Now, Told, Unharmed, numbers, same, went
 from .videos import GEOMETRY, Collected, pictures, text
 
+AWAY = torch.device("cpu", 0)
 CONFIG = StreamConfig(GEOMETRY, sigmas=(1.0, 0.5), seed=7)
 LATENTS = MlaSizes(6, 10, RopeLayout(4, (1.0, 0.3), (0.7,), (0.9,)))
+
+
+@pytest.fixture(autouse=True)
+def beside(monkeypatch):
+    """Everything lies on the CPU; `cpu:0` is another name of it, so that a cache that leaves is moved.
+
+    Returns the pasts of a decoder that have left the card.
+    """
+    away, on = [], VaeBuffers.on
+    monkeypatch.setattr(recovery, "HOST", AWAY)
+
+    def noted(past, device):
+        if any(past is each for each in away):
+            return past
+        away.append(on(past, device))
+        return away[-1]
+
+    monkeypatch.setattr(VaeBuffers, "on", noted)
+    return away
 
 
 @pytest.fixture
@@ -172,52 +193,75 @@ def test_given_latents_are_remembered_where_the_card_was_full(wan, vae, start):
 
 
 def test_the_failed_block_is_let_go_of_before_the_next_try(wan, vae, start):
-    """Tensors of its frames are gone, without the help of a collector, while the second try runs."""
-    state, held, alive = fresh(wan, vae, start), [], []
-
-    class Ones:
-        def draw(self, block, step, start_frame, like):
-            alive.append([ref() is not None for ref in held])
-            made = torch.ones_like(like)
-            held.append(weakref.ref(made))
-            return made
-
-    seen = []
+    """Tensors of its frames are gone, without the help of a collector, when the second try comes so far."""
+    state, failed, alive = fresh(wan, vae, start), [], []
 
     def fail(module, args):
-        if len(seen) < 1:
-            seen.append(args[0].shape)
+        alive.append([each() is not None for each in failed])
+        if not failed:
+            failed.append(weakref.ref(args[0]))
             raise torch.OutOfMemoryError(SAID)
 
     hook = wan.tree.blocks[1].ffn.register_forward_pre_hook(fail)
     gc.disable()
     try:
-        run(wan, VaeDecoder(vae), state, [Unharmed(state.ledger.written)], blocks=1, noise=Ones())
+        run(wan, VaeDecoder(vae), state, [Unharmed(state.ledger.written)], blocks=1)
     finally:
         gc.enable()
         hook.remove()
-    # the first draw's tensor lived while the block was made, and is gone at the first draw of the second try
-    assert seen and alive[1] == [False]
+    assert alive[:2] == [[], [False]]
 
 
-def test_a_pause_frees_the_card_and_the_stream_goes_on_bit_for_bit(wan, vae, start):
+def test_a_pause_frees_the_card_and_the_stream_goes_on_bit_for_bit(wan, vae, start, beside):
     whole, expected, _, _ = went(wan, vae, start(), blocks=3)
-    rested = []
+    kept, lay = [start()], []
 
     class Pausing(Told):
         def should_continue(self, rest):
             rest()
-            rested.append(rest)
+            state = kept[-1]
+            lay.append((state.cache.device, state.past is None or is_in(beside, state.past)))
             return True
 
     writer = Collected()
-    after = run(
-        *(wan, VaeDecoder(vae), start(), [writer]),
-        blocks=3,
-        viewers=Pausing(),
-    )
-    assert len(rested) == 3
+    after = run(wan, VaeDecoder(vae), kept[0], [writer], blocks=3, viewers=Pausing(), keep=kept.append)
+    assert lay == [(AWAY, True)] * 3
+    assert after.cache.device == wan.device
     assert np.array_equal(writer.frames, whole) and same(numbers(after), expected)
+
+
+def is_in(pasts, past):
+    return any(past is each for each in pasts)
+
+
+def test_the_decoders_past_leaves_for_a_pass_and_the_cache_for_a_decode(wan, vae, start, beside):
+    """Once the card was full twice in either; a measure holds to the end of the run."""
+    whole = went(wan, vae, start(), blocks=4)[0]
+    passes, decodes, lay, kept = full_passes(2), full_passes(2), {"pass": [], "decode": []}, []
+
+    def in_pass(module, args):
+        passes(module, args)
+        lay["pass"].append((kept[-1].cache.device, is_in(beside, kept[-1].past)))
+
+    def in_decode(module, args):
+        decodes(module, args)
+        lay["decode"].append(kept[-1].cache.device)
+
+    state = fresh(wan, vae, start)
+    kept.append(state)
+    hooks = [
+        wan.tree.blocks[1].ffn.register_forward_pre_hook(in_pass),
+        vae.decoder.conv1.register_forward_pre_hook(in_decode),
+    ]
+    writer, viewers = Collected(state.ledger.written), Told()
+    try:
+        run(wan, VaeDecoder(vae), state, [writer], blocks=3, viewers=viewers, keep=kept.append)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert np.array_equal(writer.frames, whole[9:]) and len(viewers.sentences) == 4
+    assert set(lay["pass"]) == {(wan.device, True)}
+    assert set(lay["decode"]) == {AWAY}
 
 
 @pytest.fixture(scope="module")
