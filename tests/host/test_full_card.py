@@ -1,6 +1,8 @@
 """Takes in ComfyUI on a card that is full now and then: the same pictures, or a sentence."""
 
 from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -193,3 +195,28 @@ def test_the_host_says_what_a_full_card_is(load):
     assert caller.is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"))
     assert not caller.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not caller.is_out_of_memory(KeyboardInterrupt())
+
+
+def test_the_node_lets_the_cache_shrink_where_it_is_asked_to(load, vae, prompt, tmp_path, monkeypatch):
+    import folder_paths
+    from rivulet.model_patches.stream.snapshot import KIND, VERSION
+    from rivulet.model_patches.stream.state_file import read_metadata
+    from rivulet.nodes.run.take import ALWAYS
+    from rivulet.nodes.stream import RivuletStream
+
+    hidden = SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None)
+    monkeypatch.setattr(RivuletStream, "hidden", hidden)
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    asked = {"width": 32, "height": 48, "seconds": 1.3, "fps": 16.0, "seed": 5, "num_frame_per_block": 3}
+    inputs = {"preset": "pocket", "cfg": 1.0, "filename_prefix": "take", "positive": prompt(0)}
+    model = load("plain")
+    full = model.get_model_object("diffusion_model").blocks[1].ffn.register_forward_pre_hook(Full(8, 9, 10))
+    try:
+        options = {"snapshot": ALWAYS, "shrink_cache": True}
+        *_, path = RivuletStream.execute(model, vae, **asked, **inputs, **options).args
+    finally:
+        full.remove()
+    about = read_metadata(Path(path), KIND, VERSION)
+    assert (
+        about["cache"]["name"] == "int8" and about["shrunk"] == "dense until block 1" and about["block"] == 2
+    )
