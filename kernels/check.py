@@ -91,7 +91,8 @@ def _checked(
             for build in TRIALS[name]:
                 case = f"{sizes.rows} x {sizes.tokens} tokens, {sizes.heads} heads of {sizes.width}, {dtype}"
                 try:
-                    found = _judged(found, build(Draw(device), sizes, dtype), case, choice)
+                    with torch.device("cpu"):  # whatever the default: the truth is computed there
+                        found = _judged(found, build(Draw(device), sizes, dtype), case, choice)
                 except torch.OutOfMemoryError:
                     raise
                 except Exception as error:  # a compiler, a driver or a broken installation: anything
@@ -129,7 +130,8 @@ def _timed(check: KernelCheck, device: torch.device) -> KernelCheck:
 
 
 def _seconds(build: Build, device: torch.device, dtype: torch.dtype, impl: str) -> float:
-    trial = build(Draw(device), LARGE, dtype)
+    with torch.device("cpu"):
+        trial = build(Draw(device), LARGE, dtype)
     trial.run(impl)
     return min(_timings(trial, device, impl))
 

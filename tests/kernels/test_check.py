@@ -118,6 +118,14 @@ def test_where_triton_does_not_run_there_is_nothing_to_check(monkeypatch):
     assert check_kernels(torch.device("cpu")) == ()
 
 
+@pytest.mark.parametrize("name", ["rotate", "dequantize", "rebuild", "add_norm_modulate"])
+def test_the_default_device_is_no_concern_of_it(name, triton):
+    dtype = torch.bfloat16 if name == "rebuild" else torch.float32
+    with torch.device("meta"):
+        found = check._checked(name, DEVICE, (dtype,), (ODD,))
+    assert found.why == ""
+
+
 def test_random_numbers_of_the_process_are_left_alone(triton):
     torch.manual_seed(3)
     wanted = torch.randn(4)
