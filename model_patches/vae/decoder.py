@@ -14,18 +14,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .wan import SPACE_STRIDE, TIME_STRIDE, LayerBuffers
+from .wan import SPACE_STRIDE, TIME_STRIDE, LayerBuffers, SpentBuffers
 
 MAX_LATENTS = 4
 
 
 class VideoDecoder(Protocol):
-    """Interface of a causal decoder, Wan's or a tiny one: its layer buffers are passed in and returned."""
+    """Interface of a causal decoder, Wan's or a tiny one: its layer buffers are passed in and returned.
+
+    Those in a tuple stay as they are; a list of them is given away, and used up.
+    """
 
     latent_channels: int
 
     def decode(
-        self, latents_BCTHW: Tensor, past: LayerBuffers | None = None
+        self, latents_BCTHW: Tensor, past: LayerBuffers | SpentBuffers | None = None
     ) -> tuple[Tensor, LayerBuffers]: ...
 
     def parameters(self) -> Iterator[Tensor]: ...
@@ -35,7 +38,7 @@ class VideoVae(VideoDecoder, Protocol):
     """A decoder that can also encode."""
 
     def encode(
-        self, pixels_BCFHW: Tensor, past: LayerBuffers | None = None
+        self, pixels_BCFHW: Tensor, past: LayerBuffers | SpentBuffers | None = None
     ) -> tuple[Tensor, LayerBuffers]: ...
 
 
@@ -91,7 +94,7 @@ class VaeDecoder:
         if past is not None:
             device = next(self.vae.parameters()).device
             past = VaeBuffers(tuple(layer.to(device) for layer in past.layers))
-        return decode_stream(self.vae, latents_BCTHW, past)
+        return _decode(self.vae, latents_BCTHW, past)
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         """Does nothing: the first decode compares sizes and dtype."""
@@ -109,19 +112,36 @@ def decode_stream(
 
     latents: one stream [1, C, T, H, W] in the model's units, any T from 0; they are brought to the VAE's
     dtype and device. pixels: uint8 in 0..255, or a floating `dtype` in [0, 1], on the VAE's device. past:
-    None at the start of a stream.
+    None at the start of a stream; it stays as it is. Beside it and the new one no other past is held: between
+    two pieces each layer's buffer gives way to its next.
     """
     _check_piece(max_latents)
     _check_latents(vae, latents_BCTHW)
+    _check_numbers(latents_BCTHW)
+    return _decode(vae, latents_BCTHW, past, max_latents, dtype)
+
+
+@torch.no_grad()
+def _decode(
+    vae: VideoDecoder,
+    latents_BCTHW: Tensor,
+    past: VaeBuffers | None,
+    max_latents: int = MAX_LATENTS,
+    dtype: torch.dtype = torch.uint8,
+) -> tuple[Tensor, VaeBuffers | None]:
+    """`decode_stream` of latents that a step has found to be numbers."""
+    _check_latents(vae, latents_BCTHW)
     latents_BCTHW = latents_BCTHW.to(next(vae.parameters()))
-    layers = None if past is None else past.layers
+    layers: LayerBuffers | SpentBuffers | None = None if past is None else past.layers
     _check_past(layers, latents_BCTHW, "latents")
     height, width = latents_BCTHW.shape[3] * SPACE_STRIDE, latents_BCTHW.shape[4] * SPACE_STRIDE
     pieces = [torch.empty(0, height, width, 3, dtype=dtype, device=latents_BCTHW.device)]
     for piece_BCTHW in latents_BCTHW.split(max_latents, 2) if latents_BCTHW.shape[2] else ():
-        pixels_BCFHW, layers = vae.decode(piece_BCTHW, layers)
+        pixels_BCFHW, after = vae.decode(piece_BCTHW, layers)
         pieces.append(_to_frames(pixels_BCFHW, dtype))
-    return torch.cat(pieces), None if layers is None else VaeBuffers(layers)
+        layers = list(after)
+        del after, pixels_BCFHW  # the next piece has the only reference to a past that nobody keeps
+    return torch.cat(pieces), _buffers(layers)
 
 
 @torch.no_grad()
@@ -136,18 +156,29 @@ def encode_stream(
     _check_piece(max_latents)
     _check_frames(pixels_FHWC)
     pixels_BCFHW = _from_frames(pixels_FHWC, next(vae.parameters()))
-    layers = None if past is None else past.layers
+    layers: LayerBuffers | SpentBuffers | None = None if past is None else past.layers
     _check_past(layers, pixels_BCFHW, "frames")
     if past is not None and past.pending is not None:
         pixels_BCFHW = torch.cat([past.pending, pixels_BCFHW], 2)
     height, width = pixels_FHWC.shape[1] // SPACE_STRIDE, pixels_FHWC.shape[2] // SPACE_STRIDE
     pieces = [pixels_BCFHW.new_empty(1, vae.latent_channels, 0, height, width)]
     while frames := _full_frames(pixels_BCFHW.shape[2], layers is None, max_latents):
-        latents_BCTHW, layers = vae.encode(pixels_BCFHW[:, :, :frames], layers)
+        latents_BCTHW, after = vae.encode(pixels_BCFHW[:, :, :frames], layers)
+        layers = list(after)
+        del after
         pieces.append(latents_BCTHW)
         pixels_BCFHW = pixels_BCFHW[:, :, frames:]
     # clone: a view would keep every frame of this call alive
-    return torch.cat(pieces, 2), None if layers is None else VaeBuffers(layers, pixels_BCFHW.clone())
+    return torch.cat(pieces, 2), _buffers(layers, pixels_BCFHW)
+
+
+def _buffers(
+    layers: LayerBuffers | SpentBuffers | None, pending: Tensor | None = None
+) -> VaeBuffers | None:
+    """What a stream keeps after a piece; None before its first."""
+    if layers is None:
+        return None
+    return VaeBuffers(tuple(layers), None if pending is None else pending.clone())
 
 
 def to_tensors(past: VaeBuffers | None) -> dict[str, Tensor]:
@@ -215,10 +246,14 @@ def _check_latents(vae: VideoDecoder, latents_BCTHW: Tensor) -> None:
             f"VAE decode: needs floating-point latents of one stream [1, {channels}, T, H, W], "
             f"got {shape} of {latents_BCTHW.dtype}; decode the rows of a batch one by one."
         )
-    bad = [t for t in range(shape[2]) if not latents_BCTHW[:, :, t].isfinite().all()]
-    if bad:
+
+
+def _check_numbers(latents_BCTHW: Tensor) -> None:
+    finite_T = latents_BCTHW.isfinite().all(1).flatten(2).all(2)[0]
+    if not bool(finite_T.all()):  # the only wait for the device
+        bad = [t for t, finite in enumerate(finite_T.tolist()) if not finite]
         raise ValueError(
-            f"VAE decode: latent frames {bad} of {shape[2]} hold NaN or infinity and would spoil every later "
+            f"VAE decode: latent frames {bad} of {len(finite_T)} hold NaN or infinity and would spoil every later "
             f"frame; run the block again, or sample in float32 or bfloat16."
         )
 
@@ -239,7 +274,7 @@ def _check_frames(pixels_FHWC: Tensor) -> None:
         raise ValueError("VAE encode: the frames hold NaN or infinity; give values in [0, 1].")
 
 
-def _check_past(layers: LayerBuffers | None, x: Tensor, what: str) -> None:
+def _check_past(layers: LayerBuffers | SpentBuffers | None, x: Tensor, what: str) -> None:
     """ValueError unless the first layer's buffer has the input's size, dtype and device."""
     if layers is None:
         return

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..geometry import LATENT_CHANNELS
-from .wan import LayerBuffers, in_vae_units
+from .wan import LayerBuffers, SpentBuffers, in_vae_units
 
 WIDTHS = (256, 128, 64, 64)  # of the published decoders
 LEAD_FRAMES = 3  # pictures of a stream's first latent that stand before its first frame
@@ -73,7 +73,9 @@ class TinyDecoder(nn.Module):
         self.decoder = nn.Sequential(*layers, nn.ReLU(inplace=True), _conv(widths[3], 3))
         self.latent_channels, self.takes_vae_units = LATENT_CHANNELS, takes_vae_units
 
-    def decode(self, latents_BCTHW: Tensor, past: LayerBuffers | None = None) -> tuple[Tensor, LayerBuffers]:
+    def decode(
+        self, latents_BCTHW: Tensor, past: LayerBuffers | SpentBuffers | None = None
+    ) -> tuple[Tensor, LayerBuffers]:
         """(pixels [B, 3, F, 8H, 8W] in about [-1, 1], past).
 
         T latents give 1 + 4(T - 1) frames on the first call of a stream, 4T on later ones.
@@ -86,7 +88,9 @@ class TinyDecoder(nn.Module):
 
 
 def decode_pictures(
-    decoder: Sequence[nn.Module] | nn.Sequential, latents_BCTHW: Tensor, past: LayerBuffers | None = None
+    decoder: Sequence[nn.Module] | nn.Sequential,
+    latents_BCTHW: Tensor,
+    past: LayerBuffers | SpentBuffers | None = None,
 ) -> tuple[Tensor, LayerBuffers]:
     """(pixels [B, 3, F, 8H, 8W] in about [0, 1], past) of the family's layers, this module's or a host's.
 
@@ -100,18 +104,23 @@ def decode_pictures(
             f"TinyDecoder: the past holds {len(past)} tensors, the decoder has {len(memory_layers)} memory "
             f"blocks; it is of another VAE, start with past=None."
         )
-    newest = (
-        {}
-        if past is None
-        else {index: buffer[:, :, 0] for index, buffer in zip(memory_layers, past, strict=True)}
-    )
+    start, newest = past is None, _newest(memory_layers, past)
     pictures = [
         picture_BCHW
         for latent_BCHW in latents_BCTHW.unbind(2)
         for picture_BCHW in _expand(layers, 0, latent_BCHW, newest)
     ]
-    pixels_BCFHW = torch.stack(pictures[LEAD_FRAMES if past is None else 0 :], 2)
+    pixels_BCFHW = torch.stack(pictures[LEAD_FRAMES if start else 0 :], 2)
     return pixels_BCFHW, tuple(newest[index].unsqueeze(2) for index in memory_layers)
+
+
+def _newest(memory_layers: Sequence[int], past: LayerBuffers | SpentBuffers | None) -> dict[int, Tensor]:
+    """The buffers by their layers; a list of them is emptied."""
+    pairs = zip(memory_layers, past or (), strict=past is not None)
+    newest = {index: buffer[:, :, 0] for index, buffer in pairs if buffer is not None}
+    if isinstance(past, list):
+        past.clear()
+    return newest
 
 
 def has_memory(layer: Any) -> bool:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geometry import LATENT_CHANNELS
+from ..transfer import to_device
 
 TIME_STRIDE = 4
 SPACE_STRIDE = 8
@@ -56,12 +57,13 @@ LATENTS_STD = (
 )
 
 LayerBuffers = tuple[Tensor, ...]  # newest frames of each causal layer, in the order of the forward
+SpentBuffers = list[Tensor | None]  # the same, given away: each is let go of once its layer has read it
 
 
 class Tape:
     """Buffers of the causal layers, read and written in the order of the forward."""
 
-    def __init__(self, past: LayerBuffers | None) -> None:
+    def __init__(self, past: LayerBuffers | SpentBuffers | None) -> None:
         self._old = past
         self._new: list[Tensor] = []
 
@@ -72,6 +74,8 @@ class Tape:
         buffer = self._old[len(self._new)] if len(self._new) < len(self._old) else None
         if buffer is None or buffer.shape[1] != x_BCTHW.shape[1]:
             raise self._foreign_error()
+        if isinstance(self._old, list):
+            self._old[len(self._new)] = None
         return buffer
 
     def write(self, frames_BCTHW: Tensor) -> None:
@@ -126,6 +130,7 @@ class CausalConv3d(nn.Conv3d):
         if past is None:
             past = x_BCTHW.new_zeros(*x_BCTHW.shape[:2], length, *x_BCTHW.shape[3:])
         x = torch.cat([past, x_BCTHW], 2)
+        del past
         tape.write(x[:, :, -length:])
         return self(x)
 
@@ -241,6 +246,7 @@ class Upsample(nn.Module):
         if past is None:
             past = x.new_zeros(*x.shape[:2], 2, *x.shape[3:])
         extended = torch.cat([past, x], 2)
+        del past
         tape.write(extended[:, :, -2:])
         if not x.shape[2]:
             return head
@@ -318,7 +324,9 @@ class WanVAE(nn.Module):
         self.decoder = Decoder(dim, latent_channels)
         self.latent_channels = latent_channels
 
-    def encode(self, pixels_BCFHW: Tensor, past: LayerBuffers | None = None) -> tuple[Tensor, LayerBuffers]:
+    def encode(
+        self, pixels_BCFHW: Tensor, past: LayerBuffers | SpentBuffers | None = None
+    ) -> tuple[Tensor, LayerBuffers]:
         """(latents [B, 16, T, H/8, W/8], past) of pixels in [-1, 1].
 
         The first call of a stream takes 1 + 4k frames, later ones 4k.
@@ -336,7 +344,9 @@ class WanVAE(nn.Module):
         """The mean of the encoder's moments [B, 32, T, h, w] in the diffusion model's units."""
         return in_model_units(moments_BCTHW[:, : self.latent_channels])
 
-    def decode(self, latents_BCTHW: Tensor, past: LayerBuffers | None = None) -> tuple[Tensor, LayerBuffers]:
+    def decode(
+        self, latents_BCTHW: Tensor, past: LayerBuffers | SpentBuffers | None = None
+    ) -> tuple[Tensor, LayerBuffers]:
         """(pixels [B, 3, F, 8H, 8W] in about [-1, 1], past).
 
         T latents give 1 + 4(T - 1) frames on the first call of a stream, 4T on later ones.
@@ -364,5 +374,6 @@ def in_model_units(latents_BCTHW: Tensor) -> Tensor:
 
 
 def _statistics(like: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (1, len(LATENTS_MEAN), 1, 1, 1)
-    return like.new_tensor(LATENTS_MEAN).view(shape), like.new_tensor(LATENTS_STD).view(shape)
+    both = torch.tensor((LATENTS_MEAN, LATENTS_STD), dtype=like.dtype).view(2, 1, -1, 1, 1, 1)
+    mean, std = to_device(both, like.device)
+    return mean, std
