@@ -54,6 +54,7 @@ class WanCost:
 
     dim: int = 96  # the published one's
     name: str = "wan"
+    in_pairs: bool = False  # run as ComfyUI does, see `paired_peak_numbers`
 
     @property
     def parameters(self) -> int:
@@ -66,7 +67,8 @@ class WanCost:
         return buffer_numbers(self.dim, places)
 
     def peak(self, latents: int, places: int) -> int:
-        return peak_numbers(self.dim, latents, places)
+        count = paired_peak_numbers if self.in_pairs else peak_numbers
+        return count(self.dim, latents, places)
 
     def flops(self, latents: int, places: int) -> int:
         return decode_flops(self.dim, latents, places)
@@ -150,6 +152,21 @@ def peak_numbers(dim: int, latents: int, places: int, latent_channels: int = LAT
     frame = last.width * last.places
     new_buffers = buffer_numbers(dim, places, latent_channels) - 2 * frame
     return 4 * last.volume + 2 * frame + new_buffers + latent_channels * latents * places
+
+
+def paired_peak_numbers(dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
+    """`peak_numbers` where two frames go through all finer stages before the next two of a doubling do.
+
+    In the second convolution of the last residual block, for the last two pictures: the block's input, the
+    activation, and the same with two frames before it; all new buffers; the frames that the two doublings in
+    time made; and the pictures before.
+    """
+    coarse, middle, _, last = stages(dim, latents, places)
+    pair = 2 * last.width * last.places
+    doubled = (2 * coarse.frames * 4 * coarse.places + 4 * 4 * middle.places) * 2 * dim
+    pictures = 3 * (last.frames - 2) * last.places
+    given = latent_channels * latents * places
+    return buffer_numbers(dim, places, latent_channels) + 4 * pair + doubled + pictures + given
 
 
 def decode_flops(dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:

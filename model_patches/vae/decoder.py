@@ -68,12 +68,13 @@ class StreamDecoder(Protocol):
     """Decodes one stream block by block."""
 
     def decode(
-        self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False
+        self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False, exact: bool = False
     ) -> tuple[Tensor, VaeBuffers | None]:
-        """(pixels [F, H, W, 3], uint8 or in [0, 1]; past for the next call).
+        """(pixels [F, H, W, 3] on the VAE's device, uint8; past for the next call).
 
-        latents: one stream [1, C, T, H, W] in the model's units, any T from 0. past: None where a scene
-        begins, else this stream's, on any device. last: nothing follows, so nothing is held back.
+        latents: one stream [1, C, T, H, W] in the model's units, any T from 0, finite. past: None where a
+        scene begins, else this stream's, on any device; it stays as it is. last: nothing follows, so nothing
+        is held back. exact: something is added to the pixels, which may come in [0, 1], not yet rounded.
         """
         ...
 
@@ -89,7 +90,7 @@ class VaeDecoder:
         self.vae = vae
 
     def decode(
-        self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False
+        self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False, exact: bool = False
     ) -> tuple[Tensor, VaeBuffers | None]:
         if past is not None:
             device = next(self.vae.parameters()).device
@@ -172,13 +173,16 @@ def encode_stream(
     return torch.cat(pieces, 2), _buffers(layers, pixels_BCFHW)
 
 
-def _buffers(
-    layers: LayerBuffers | SpentBuffers | None, pending: Tensor | None = None
-) -> VaeBuffers | None:
+def _buffers(layers: LayerBuffers | SpentBuffers | None, pending: Tensor | None = None) -> VaeBuffers | None:
     """What a stream keeps after a piece; None before its first."""
     if layers is None:
         return None
     return VaeBuffers(tuple(layers), None if pending is None else pending.clone())
+
+
+def to_levels(pixels: Tensor) -> Tensor:
+    """The nearest uint8 levels of numbers in [0, 1], on their device; others go to the nearer end."""
+    return (pixels * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def to_tensors(past: VaeBuffers | None) -> dict[str, Tensor]:
@@ -222,7 +226,7 @@ def _full_frames(frames: int, start: bool, max_latents: int) -> int:
 def _to_frames(pixels_BCFHW: Tensor, dtype: torch.dtype) -> Tensor:
     pixels_FHWC = (pixels_BCFHW[0].permute(1, 2, 3, 0) + 1) / 2
     if dtype == torch.uint8:
-        return (pixels_FHWC * 255).round().clamp(0, 255).to(dtype)
+        return to_levels(pixels_FHWC)
     return pixels_FHWC.clamp(0, 1).to(dtype)
 
 
@@ -253,8 +257,8 @@ def _check_numbers(latents_BCTHW: Tensor) -> None:
     if not bool(finite_T.all()):  # the only wait for the device
         bad = [t for t, finite in enumerate(finite_T.tolist()) if not finite]
         raise ValueError(
-            f"VAE decode: latent frames {bad} of {len(finite_T)} hold NaN or infinity and would spoil every later "
-            f"frame; run the block again, or sample in float32 or bfloat16."
+            f"VAE decode: latent frames {bad} of {len(finite_T)} hold NaN or infinity and would spoil every "
+            f"later frame; run the block again, or sample in float32 or bfloat16."
         )
 
 

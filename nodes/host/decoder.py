@@ -7,11 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ...model_patches.vae.cost import DecoderCost, WanCost
+from ...model_patches.vae.cost import DecoderCost
 from ...model_patches.vae.decoder import MAX_LATENTS, StreamDecoder, VaeBuffers
-from ...model_patches.vae.tiny_cost import TinyCost
-from .tiny_vae import HostTinyDecoder, encode, is_tiny, why_not_tiny, widths
-from .vae import PIECE_LATENTS, HostDecoder, why_not_wan
+from .tiny_vae import HostTinyDecoder, encode, is_tiny, tiny_cost, why_not_tiny
+from .vae import PIECE_LATENTS, HostDecoder, wan_cost, why_not_wan
 
 
 class InModelUnits:
@@ -22,9 +21,9 @@ class InModelUnits:
         self._decoder, self._to_vae = decoder, to_vae
 
     def decode(
-        self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False
+        self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False, exact: bool = False
     ) -> tuple[Tensor, VaeBuffers]:
-        return self._decoder.decode(self._to_vae(latents_BCTHW), past, last=last)
+        return self._decoder.decode(self._to_vae(latents_BCTHW), past, last=last, exact=exact)
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         self._decoder.refuse_foreign(past)
@@ -50,8 +49,4 @@ def first_latents(vae: Any, pixels_BHWC: Tensor) -> Tensor:
 
 def decoder_cost(vae: Any) -> tuple[DecoderCost, int]:
     """(what decoding with the host's VAE costs, most latents that it is given at once)."""
-    model = vae.first_stage_model
-    if not is_tiny(vae):
-        return WanCost(model.decoder.conv1.out_channels // 4), PIECE_LATENTS
-    beside = sum(weight.numel() for weight in model.encoder.parameters())
-    return TinyCost(tuple(widths(vae)), beside), MAX_LATENTS
+    return (tiny_cost(vae), MAX_LATENTS) if is_tiny(vae) else (wan_cost(vae), PIECE_LATENTS)

@@ -6,6 +6,7 @@ joins what it keeps only when latents come as one, then two by two; an odd laten
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -14,10 +15,12 @@ from torch import Tensor
 
 from ...model_patches.checkpoints import wan22
 from ...model_patches.geometry import LATENT_CHANNELS
-from ...model_patches.vae.decoder import VaeBuffers
+from ...model_patches.vae.cost import WanCost
+from ...model_patches.vae.decoder import VaeBuffers, to_levels
 from ...model_patches.vae.load import NEEDED
 from ...model_patches.vae.wan import SPACE_STRIDE
 from .once import check_once
+from .same import refuse_other
 
 NEEDS = (
     "first_stage_model",
@@ -49,9 +52,16 @@ class HostDecoder:
 
     @torch.inference_mode()
     def decode(
-        self, latents_BCTHW: Tensor, past: VaeBuffers | None = None, *, last: bool = False
+        self,
+        latents_BCTHW: Tensor,
+        past: VaeBuffers | None = None,
+        *,
+        last: bool = False,
+        exact: bool = False,
     ) -> tuple[Tensor, VaeBuffers]:
-        """(pixels [F, H, W, 3] in [0, 1] on the host's output device, past for the next call).
+        """(pixels [F, H, W, 3] on the VAE's device, past for the next call).
+
+        pixels: uint8; exact: float32 in [0, 1].
 
         latents: one stream [1, C, T, H, W] in the VAE's units, any T. last: nothing follows, so a latent that
         is left over is decoded without its pair.
@@ -60,55 +70,58 @@ class HostDecoder:
         if past is not None and past.pending is not None:
             # that of a snapshot lies beside the card
             latents_BCTHW = torch.cat([past.pending.to(latents_BCTHW), latents_BCTHW], 2)
-        two = (*latents_BCTHW.shape[:2], PIECE_LATENTS, *latents_BCTHW.shape[3:])
-        comfy.model_management.load_models_gpu(
-            [vae.patcher], memory_required=vae.memory_used_decode(two, vae.vae_dtype)
-        )
-        layers = None if past is None else past.layers
-        pieces: list[Tensor] = []
-        while count := _next(latents_BCTHW.shape[2], layers is None, last):
+        height, width = latents_BCTHW.shape[3:]
+        needed = wan_cost(vae).peak(PIECE_LATENTS, height * width) * vae.vae_dtype.itemsize
+        comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
+        begun = past is not None and len(past.layers) > 0
+        kept = KeptFrames(vae, past.layers if past is not None and begun else (None,) * LAYERS)
+        size = (0, height * SPACE_STRIDE, width * SPACE_STRIDE, 3)
+        pieces = [torch.empty(size, dtype=torch.float32 if exact else torch.uint8, device=vae.device)]
+        while count := _next(latents_BCTHW.shape[2], not begun, last):
             piece_BCTHW, latents_BCTHW = latents_BCTHW[:, :, :count], latents_BCTHW[:, :, count:]
-            frames, layers = self._piece(piece_BCTHW, layers)
-            pieces.append(frames)
+            pieces.append(self._piece(piece_BCTHW, kept, exact))
+            begun = True
         held = latents_BCTHW.clone() if latents_BCTHW.shape[2] else None
-        return self._pixels(pieces, two), VaeBuffers(layers or (), held)
+        return torch.cat(pieces), VaeBuffers(tuple(kept) if begun else (), held)
 
-    def _piece(self, piece_BCTHW: Tensor, layers: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
+    def _piece(self, piece_BCTHW: Tensor, kept: KeptFrames, exact: bool) -> Tensor:
+        """The piece's pixels [F, H, W, 3]; what the layers keep is replaced."""
         vae, model = self.vae, self.vae.first_stage_model
-        there = {"device": vae.device, "dtype": vae.vae_dtype}
-        past = (None,) * LAYERS if layers is None else layers
-        layer_frames = [each.to(**there) if isinstance(each, Tensor) else each for each in past]
-        x = model.conv2(piece_BCTHW.to(**there))
-        frames = torch.cat(model.decoder(x, feat_cache=layer_frames, feat_idx=[0]), 2)
-        return frames.to(vae.output_device), tuple(without_view(part) for part in layer_frames)
-
-    def _pixels(self, pieces: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-        vae = self.vae
-        if not pieces:
-            size = (shape[3] * SPACE_STRIDE, shape[4] * SPACE_STRIDE)
-            return torch.empty(0, *size, 3, device=vae.output_device)
-        dtype = vae.vae_output_dtype() if hasattr(vae, "vae_output_dtype") else torch.float32
-        pixels_BCFHW = vae.process_output(torch.cat(pieces, 2).to(dtype, copy=True))
-        return pixels_BCFHW[0].movedim(0, -1)
+        x = model.conv2(piece_BCTHW.to(vae.device, vae.vae_dtype))
+        pixels_BCFHW = torch.cat(model.decoder(x, feat_cache=kept, feat_idx=[0]), 2)
+        pixels_FHWC = vae.process_output(pixels_BCFHW.float())[0].movedim(0, -1)
+        return pixels_FHWC if exact else to_levels(pixels_FHWC)
 
     @torch.inference_mode()
     def _check(self) -> None:
         """Raises RuntimeError unless five small latents give the same pictures in pieces and as a whole."""
-        vae = self.vae
         small = torch.sin(torch.arange(16 * 5 * 4 * 4) * 0.7).reshape(1, 16, 5, 4, 4)
-        whole, past, parts = vae.decode(small.clone())[0], None, []
+        whole, past, parts = self.vae.decode(small.clone())[0], None, []
         for piece in small.split(2, 2):
-            pixels, past = self.decode(piece, past)
+            pixels, past = self.decode(piece, past, exact=True)
             parts.append(pixels)
-        parts.append(self.decode(small[:, :, :0], past, last=True)[0])
-        streamed = torch.cat(parts)
-        worst = (streamed - whole).abs().max().item() if streamed.shape == whole.shape else float("inf")
-        if not worst <= 1 / 255:
-            raise RuntimeError(
-                f"Rivulet: this VAE gives other pictures piece by piece than at once (largest "
-                f"difference {worst:.3g} of 1, {list(streamed.shape)} against {list(whole.shape)}); "
-                f"ComfyUI's decoder has changed. Update Rivulet."
-            )
+        parts.append(self.decode(small[:, :, :0], past, last=True, exact=True)[0])
+        refuse_other(torch.cat(parts), whole, self.vae, "decoder", "pictures")
+
+
+class KeptFrames(list[Any]):
+    """What the host's causal layers keep, in their order; each is replaced as the layers go through.
+
+    Frames are copied out of what they are a part of, so that it is freed. Those given stay as they are.
+    """
+
+    def __init__(self, vae: Any, frames: Sequence[Any]) -> None:
+        """frames: of a past, on any device."""
+        there = {"device": vae.device, "dtype": vae.vae_dtype}
+        super().__init__(each.to(**there) if isinstance(each, Tensor) else each for each in frames)
+
+    def __setitem__(self, index: Any, part: Any) -> None:
+        super().__setitem__(index, without_view(part))
+
+
+def wan_cost(vae: Any) -> WanCost:
+    """What decoding with the host's Wan VAE costs, whatever its width."""
+    return WanCost(vae.first_stage_model.decoder.conv1.out_channels // 4, in_pairs=True)
 
 
 def why_not_wan(vae: Any) -> str | None:

@@ -7,10 +7,10 @@ def latents(count, side=4):
     return torch.randn(1, 16, count, side, side, generator=torch.Generator().manual_seed(count))
 
 
-def streamed(decoder, whole, cut):
+def streamed(decoder, whole, cut, exact=True):
     past, parts = None, []
     for piece in whole.split(cut, 2):
-        pixels, past = decoder.decode(piece, past)
+        pixels, past = decoder.decode(piece, past, exact=exact)
         parts.append(pixels)
-    pixels, past = decoder.decode(whole[:, :, :0], past, last=True)
+    pixels, past = decoder.decode(whole[:, :, :0], past, last=True, exact=exact)
     return torch.cat([*parts, pixels])

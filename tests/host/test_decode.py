@@ -22,6 +22,8 @@ def test_streamed_frames_equal_the_hosts_decode_of_the_whole(decoder, vae, cut, 
     assert got.shape == whole.shape == (1 + 4 * (count - 1), 32, 32, 3)
     assert whole.std() > 0.01 and got.dtype == whole.dtype
     assert torch.equal(got, whole), f"max difference {(got - whole).abs().max():.3g}"
+    levels = streamed(decoder, latents(count), cut, exact=False)
+    assert levels.dtype == torch.uint8 and torch.equal(levels, (whole * 255).round().byte())
 
 
 def test_a_past_can_be_continued_twice(decoder):
@@ -54,7 +56,12 @@ def test_a_decoder_that_changed_is_found_in_every_run(vae, unchecked, monkeypatc
     from rivulet.nodes.host.vae import HostDecoder
 
     right = HostDecoder._piece
-    monkeypatch.setattr(HostDecoder, "_piece", lambda self, piece, layers: right(self, piece, None))
+
+    def forgetting(self, piece, kept, exact):
+        kept[:] = [None] * len(kept)
+        return right(self, piece, kept, exact)
+
+    monkeypatch.setattr(HostDecoder, "_piece", forgetting)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="other pictures piece by piece than at once"):
             HostDecoder(vae)

@@ -32,6 +32,8 @@ def test_streamed_frames_equal_the_hosts_decode_of_the_whole(decoder, tiny_vae, 
     whole = whole.clamp(0, 1)
     assert whole.std() > 0.1 and whole.std(0).mean() > 0.01
     assert torch.equal(got, whole), f"max difference {(got - whole).abs().max():.3g}"
+    levels = streamed(decoder, latents(9), cut, exact=False)
+    assert levels.dtype == torch.uint8 and torch.equal(levels, (whole * 255).round().byte())
 
 
 def test_the_engines_own_decoder_gives_the_hosts_pictures(tiny_vae, models):
