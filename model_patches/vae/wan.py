@@ -6,12 +6,13 @@ frame of a stream is one latent of its own, each following group of four is one 
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import cache, reduce
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from ..geometry import LATENT_CHANNELS
 from ..transfer import to_device
@@ -104,9 +105,10 @@ class CausalConv3d(nn.Conv3d):
         super().__init__(width_in, width_out, size, (stride, 1, 1), (0, size[1] // 2, size[2] // 2))
 
     def forward(self, input: Tensor) -> Tensor:
-        # torch 2.13 runs one small clip on a CPU through a loop that takes three times as long
-        small = input.shape[0] == 1 and input[0, ..., 0].numel() <= 20480
-        return self._sum_of_2d(input) if small and input.is_cpu else super().forward(input)
+        if not _is_better_in_2d(input):
+            return super().forward(input)
+        clips = [self._sum_of_2d(clip_BCTHW) for clip_BCTHW in input.split(1)]
+        return clips[0] if len(clips) == 1 else torch.cat(clips)
 
     def _sum_of_2d(self, x_BCTHW: Tensor) -> Tensor:
         """The same sum as 2D convolutions, one for each frame of the kernel."""
@@ -133,6 +135,28 @@ class CausalConv3d(nn.Conv3d):
         del past
         tape.write(x[:, :, -length:])
         return self(x)
+
+
+def _is_better_in_2d(x_BCTHW: Tensor) -> bool:
+    """Whether a sum of 2D convolutions is faster, or takes much less memory, than the library's 3D one."""
+    if x_BCTHW.is_cpu:
+        # torch 2.13 runs one small clip on a CPU through a loop that takes three times as long
+        return x_BCTHW.shape[0] == 1 and x_BCTHW[0, ..., 0].numel() <= 20480
+    return x_BCTHW.is_cuda and x_BCTHW.itemsize == 2 and wastes_memory(torch.__version__, _cudnn())
+
+
+def wastes_memory(torch_version: TorchVersion | str, cudnn: int | None) -> bool:
+    """Whether 3D convolutions in half precision take many times the memory on cards with these versions.
+
+    cudnn: as torch numbers it, None without. It is fixed in cuDNN 9.15 (pytorch issue 166643).
+    """
+    affected = TorchVersion(torch_version)
+    return cudnn is not None and 91002 <= cudnn < 91500 and affected >= (2, 9) and affected < (2, 11)
+
+
+@cache
+def _cudnn() -> int | None:
+    return None if torch.version.hip else torch.backends.cudnn.version()
 
 
 class RMSNorm(nn.Module):
