@@ -24,6 +24,7 @@ from ..model_patches.plan.plan import Request, plan_stream
 from ..model_patches.plan.probe import Device, probe
 from ..model_patches.plan.verdict import BUS_RATE, FITS, calls_of, gigabytes, judge, moved_bytes, short
 from ..model_patches.stream.config import StreamConfig
+from ..model_patches.vae.cost import WanCost
 from ..model_patches.vae.decoder import MAX_LATENTS
 from ..model_patches.vae.tiny_cost import TinyCost
 from .host.decoder import decoder_cost, why_not_vae
@@ -166,6 +167,7 @@ def request_of(
         seconds or None,
         vae_dtype=management.vae_dtype(model.load_device, [torch.bfloat16, torch.float16, torch.float32]),
         weights_bytes=model.model_size(),
+        decoder=WanCost(in_pairs=True),
         piece_latents=PIECE_LATENTS,
         kernels=triton_support(model.load_device).triton,
     )

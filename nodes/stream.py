@@ -36,6 +36,7 @@ from .memory import memory_of
 from .prompts import PromptsType
 from .run.beginnings import FROM_NOTHING, Beginning
 from .run.fingerprint import FINGERPRINTS
+from .run.overlap import overlap_for
 from .run.script import read_script
 from .run.session import client_of_run, session_of
 from .run.take import EARLY, WHEN, LastPicture, Snapshots
@@ -216,6 +217,9 @@ class RivuletStream(io.ComfyNode):
                 caller, decoder, state, [OpenWriter(writer), last], pictures=pictures, script=script,
                 viewers=session, begin=first, follow=follow, keep=snapshots.keep,
                 on_chunk=lambda _: bar.update_absolute(live.block, live.blocks), may_shrink=shrink_cache,
+                viewers=session, begin=begin.prefill(caller, vae), follow=follow, keep=snapshots.keep,
+                on_chunk=lambda _: bar.update_absolute(live.block, live.blocks),
+                overlap=overlap_for(model, vae, state, fps),
             )  # fmt: skip
             snapshots.stopped = session.stopping
         FINGERPRINTS.note(str(cls.hidden.unique_id), writer.result, as_queued=live.as_queued)

@@ -142,6 +142,11 @@ class Plan:
         return self.resident_bytes + max(self.activation_bytes, self.decode_bytes)
 
     @property
+    def overlap_bytes(self) -> int:
+        """Peak bytes on the device where a block is decoded while the next one is made."""
+        return self.resident_bytes + self.activation_bytes + self.decode_bytes
+
+    @property
     def ram_bytes(self) -> int:
         """Bytes of RAM for queued pictures and for a snapshot during its save, the model's not counted."""
         return QUEUED_CHUNKS * self.chunk_bytes + self.snapshot_bytes

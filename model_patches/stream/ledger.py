@@ -50,6 +50,11 @@ class FrameLedger:
         """The frame of the video that the latent at `start_frame` of the scene begins with."""
         return self.scene + geometry.pixel_frames(start_frame)
 
+    @property
+    def adds(self) -> bool:
+        """Whether `show` adds something to the next pictures, which are better not rounded before."""
+        return self.ending_HWC is not None or self.lost_HWC is not None
+
     def show(self, pixels_FHWC: Tensor) -> tuple[Tensor, FrameLedger]:
         """(the pictures to be written of those that were decoded, uint8 or in [0, 1]; the ledger after
         them).

@@ -20,10 +20,12 @@ from ..sampler.noise import BlockNoise, KeyedNoise
 from ..vae.decoder import StreamDecoder
 from ..viewers.live import PromptChange
 from ..viewers.mailbox import Message
+from ..writer.frames import HostFrames
 from ..writer.protocol import Writer
 from .caller import Caller
 from .follow import Follow, Followed
 from .ledger import FrameLedger
+from .overlap import Overlap
 from .pictures import VideoOutput
 from .recovery import PASS, PICTURES, PROMPT, Recovery, save_in_any_case
 from .script import Script
@@ -118,14 +120,19 @@ class Chunk:
 
     block: int  # counted from the start of the stream
     first_frame: int  # pixel frame of the whole video
-    pixels_FHWC: Tensor  # uint8
+    frames: HostFrames
     seconds: float  # of work that it took
     state: StreamState  # goes on after this block; all a snapshot needs
 
     @property
     def end_frame(self) -> int:
         """Pixel frames of the video so far."""
-        return self.first_frame + len(self.pixels_FHWC)
+        return self.first_frame + len(self.frames)
+
+    @property
+    def pixels_FHWC(self) -> Tensor:
+        """The frames, uint8; waits until the card has made them."""
+        return self.frames.read()
 
 
 def run(
@@ -144,13 +151,15 @@ def run(
     keep: Callable[[StreamState], None] = lambda state: None,
     on_chunk: Callable[[Chunk], None] = lambda chunk: None,
     may_shrink: bool = False,
+    overlap: Overlap | None = None,
 ) -> StreamState:
     """The state after the last block, with its frames in the writers, which are opened and closed here.
 
     blocks: so many more; pictures: until the whole video has so many pixel frames; neither: until viewers say
     stop. Between blocks, and only there: the script's prompt, then a viewer's, takes effect, and `keep` gets
     each state that the stream can go on from. begin: latents before the first block. follow: an incoming
-    video that every block begins with; the stream ends with it. On an error or an interruption the newest
+    video that every block begins with; the stream ends with it. overlap: has a card decode a block while the
+    next one is made, unless a video is followed; None: in turns. On an error or an interruption the newest
     state that `keep` got is where the stream stands; it agrees with the writers, which keep what they took.
     Where the card is full, room is made and the work is begun once more, see `recovery`; may_shrink: the
     cache may go over to a smaller format for that. CardFullError where nothing helped.
@@ -160,9 +169,11 @@ def run(
             f"Pipeline: blocks must be 0 or more, or None for a stream without end, got {blocks}."
         )
     _check_positions(writers, state)
-    loop = _Loop(caller, decoder, writers, state, script, viewers, noise, keep, on_chunk, may_shrink)
+    overlap = overlap or Overlap()
+    loop = _Loop(caller, decoder, writers, state, script, viewers, noise, keep, on_chunk, may_shrink, overlap)
     last = None if blocks is None else state.block + blocks
     with ExitStack() as open_writers:
+        open_writers.callback(overlap.finish)
         for writer in writers:
             open_writers.enter_context(writer)
         open_writers.enter_context(caller.when_unloaded(loop.recovery.unloaded))
@@ -197,10 +208,13 @@ class _Loop:
         keep: Callable[[StreamState], None],
         on_chunk: Callable[[Chunk], None],
         may_shrink: bool,
+        overlap: Overlap,
     ) -> None:
         self.caller, self.state = caller, state
-        self.recovery = Recovery(caller, lambda: self.state, self._adopt, viewers.tell, may_shrink=may_shrink)
-        self.output = VideoOutput(decoder, writers, self.recovery)
+        self.recovery = Recovery(
+            caller, lambda: self.state, self._adopt, viewers.tell, may_shrink=may_shrink, overlap=overlap
+        )
+        self.output = VideoOutput(decoder, writers, self.recovery, overlap)
         # one for all blocks, so that it can draw ahead
         self.script, self.viewers, self.noise = script, viewers, noise or KeyedNoise(state.config.seed)
         self.keep, self.on_chunk = keep, on_chunk
@@ -239,12 +253,12 @@ class _Loop:
         )
         ledger = self._limit(followed)
         after = replace(after, ledger=ledger, followed=followed is not None, steered=False)
-        self.state, pixels_FHWC = self.output.show(after, latents_BCTHW)
+        self.state, frames = self.output.show(after, latents_BCTHW)
         self.keep(self.state)
         seconds = time.perf_counter() - started
         self.viewers.note_plan(self._planned(last, pictures))
-        self.viewers.note_block(len(pixels_FHWC), seconds)
-        self.on_chunk(Chunk(block, first_frame, pixels_FHWC, seconds, self.state))
+        self.viewers.note_block(len(frames), seconds)
+        self.on_chunk(Chunk(block, first_frame, frames, seconds, self.state))
         return True
 
     def end(self) -> None:
@@ -263,6 +277,8 @@ class _Loop:
 
     def _follow(self, follow: Follow) -> Followed | None:
         """What the next block begins with."""
+        # the VAE's weights may still be on their way for the block before
+        self.output.overlap.finish()
         return self.recovery.attempt(PICTURES, lambda: follow.block(self.state.block, self.state.start_frame))
 
     def _limit(self, followed: Followed | None) -> FrameLedger:

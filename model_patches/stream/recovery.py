@@ -19,6 +19,7 @@ from ..cache.format import CacheFormat
 from ..cache.shrink import shrink, smaller
 from .caller import Caller
 from .card_memory import CardFullError, forget, usage
+from .overlap import Overlap
 from .snapshot import save
 from .state import StreamState
 
@@ -58,13 +59,15 @@ class Recovery:
         tell: Callable[[str], None],
         *,
         may_shrink: bool = False,
+        overlap: Overlap | None = None,
     ) -> None:
         """now: the run's state. adopt: goes on with an equal one. tell: a sentence for whoever watches.
 
-        may_shrink: the user allows that the cache goes over to a smaller format.
+        may_shrink: the user allows that the cache goes over to a smaller format. overlap: ends where the card
+        is full, and with it the work of two at once.
         """
         self._caller, self._now, self._adopt, self._tell = caller, now, adopt, tell
-        self._may_shrink = may_shrink
+        self._may_shrink, self._overlap = may_shrink, overlap or Overlap()
         self._in_force: dict[Work, int] = {}  # the last measure that holds
         self._in_pass = False
 
@@ -124,6 +127,7 @@ class Recovery:
 
     def _take_measure(self, work: Work, said: str, tried: list[str]) -> None:
         """Has the next measure hold, or those that hold once more; CardFullError after the last."""
+        self._overlap.end()
         level = self._in_force.get(work, 0)
         if level < self._last(work):
             level += 1
@@ -162,6 +166,7 @@ class Recovery:
         return "all models that are not needed leave the card" if level == OTHERS_LEAVE else work.rest
 
     def _past_leaves(self) -> None:
+        self._overlap.finish()
         state = self._now()
         if state.past is not None and (past := state.past.on(HOST)) is not state.past:
             self._adopt(replace(state, past=past))

@@ -92,6 +92,8 @@ def save(caller: Caller, state: StreamState, path: str | Path) -> None:
         "past": to_tensors(state.past),
         "ledger": {name: ledger.pop(name) for name in PICTURES if ledger[name] is not None},
     }
+    for device in {t.device for named in parts.values() for t in named.values() if t.is_cuda}:
+        torch.cuda.synchronize(device)  # another stream may be decoding still
     # one by one: what lies side by side only after a copy is copied here and not on a card
     tensors = {
         f"{part}.{name}": t.cpu().contiguous() for part, named in parts.items() for name, t in named.items()

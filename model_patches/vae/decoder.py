@@ -82,6 +82,10 @@ class StreamDecoder(Protocol):
         """ValueError for buffers of another kind of decoder."""
         ...
 
+    def weights(self) -> Iterator[Tensor]:
+        """The tensors that decoding reads beside its inputs, wherever they are."""
+        ...
+
 
 class VaeDecoder:
     """StreamDecoder of the engine's own VAE; it holds no latents back and returns uint8."""
@@ -99,6 +103,9 @@ class VaeDecoder:
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         """Does nothing: the first decode compares sizes and dtype."""
+
+    def weights(self) -> Iterator[Tensor]:
+        return self.vae.parameters()
 
 
 @torch.no_grad()

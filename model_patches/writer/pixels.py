@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .frames import HostFrames
+
 
 def check_size(who: str, width: int, height: int, multiple: int = 1) -> tuple[int, int]:
     """Returns (width, height) in pixels; ValueError unless both are positive multiples of `multiple`."""
@@ -31,9 +33,9 @@ def check_start(who: str, start_frame: int) -> int:
     return start_frame
 
 
-def to_frames(who: str, pixels_FHWC: Tensor | np.ndarray, width: int, height: int) -> np.ndarray:
-    """Returns a contiguous uint8 copy [F, H, W, 3] of the frames; ValueError for another type or shape."""
-    if not isinstance(pixels_FHWC, Tensor | np.ndarray):
+def to_frames(who: str, pixels_FHWC: HostFrames | Tensor | np.ndarray, width: int, height: int) -> HostFrames:
+    """Returns the frames, copied unless nobody changes them; ValueError for another type, shape or dtype."""
+    if not isinstance(pixels_FHWC, HostFrames | Tensor | np.ndarray):
         raise ValueError(
             f"{who}: frames must be a uint8 tensor [F, {height}, {width}, 3], "
             f"got {type(pixels_FHWC).__name__}."
@@ -44,9 +46,11 @@ def to_frames(who: str, pixels_FHWC: Tensor | np.ndarray, width: int, height: in
             f"{who}: frames must be [F, {height}, {width}, 3] (height {height}, width {width}, RGB last), "
             f"got {list(shape)}; open another writer for another size."
         )
+    if isinstance(pixels_FHWC, HostFrames):
+        return pixels_FHWC
     if pixels_FHWC.dtype not in (torch.uint8, np.dtype(np.uint8)):
         raise ValueError(
             f"{who}: frames must be uint8 in 0 to 255, got {pixels_FHWC.dtype}; scale and round them first."
         )
     array = pixels_FHWC.detach().cpu().numpy() if isinstance(pixels_FHWC, Tensor) else pixels_FHWC
-    return np.array(array, order="C")
+    return HostFrames(torch.from_numpy(np.array(array, order="C")))

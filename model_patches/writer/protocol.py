@@ -3,13 +3,14 @@
 from types import TracebackType
 from typing import Protocol
 
-from torch import Tensor
+from .frames import HostFrames
 
 
 class Writer(Protocol):
-    """Context manager that writes uint8 frames [F, H, W, 3] in [0, 255]; an error loses no written frame.
+    """Context manager that writes frames one after the other; an error loses no written frame.
 
-    Its position in the stream is one number, `frames_written`; to resume from a snapshot, open a writer with
+    Frames may still be on their way from a card: a writer reads them where it may wait, in its thread. Its
+    position in the stream is one number, `frames_written`; to resume from a snapshot, open a writer with
     `start_frame` set to it.
     """
 
@@ -20,7 +21,7 @@ class Writer(Protocol):
 
     def __enter__(self) -> "Writer": ...
 
-    def write(self, pixels_FHWC: Tensor) -> None:
+    def write(self, frames: HostFrames) -> None:
         """Queues the next frames; blocks while the queue is full."""
         ...
 
@@ -46,8 +47,8 @@ class OpenWriter:
     def __enter__(self) -> "OpenWriter":
         return self
 
-    def write(self, pixels_FHWC: Tensor) -> None:
-        self._writer.write(pixels_FHWC)
+    def write(self, frames: HostFrames) -> None:
+        self._writer.write(frames)
 
     def seal(self) -> None:
         self._writer.seal()

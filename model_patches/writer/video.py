@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .ffmpeg import Encoder, EncoderError, encode_command, find_ffmpeg
 from .fmp4 import FragmentIndex
+from .frames import HostFrames
 from .parts import Part, find_parts, join_parts, part_path, trim, trim_all
 from .pixels import check_size, check_start, to_frames
 
@@ -75,7 +76,7 @@ class Mp4Writer:
             threads=threads,
         )
         self._program = ""
-        self._queue: queue.Queue[np.ndarray | threading.Event | None] = queue.Queue(queue_chunks)
+        self._queue: queue.Queue[HostFrames | threading.Event | None] = queue.Queue(queue_chunks)
         self._thread: threading.Thread | None = None
         self._fault: Exception | None = None
         self._part = 0
@@ -104,8 +105,11 @@ class Mp4Writer:
         self._thread.start()
         return self
 
-    def write(self, pixels_FHWC: Tensor | np.ndarray) -> None:
-        """Queues a copy of uint8 frames [F, H, W, 3] in [0, 255]; blocks while the queue is full."""
+    def write(self, pixels_FHWC: HostFrames | Tensor | np.ndarray) -> None:
+        """Queues uint8 frames [F, H, W, 3] in [0, 255]; blocks while the queue is full.
+
+        A tensor or an array is copied. What a card has not made yet is waited for in the writer's thread.
+        """
         self._check_open()
         frames = to_frames(WHO, pixels_FHWC, self.width, self.height)
         if len(frames):
@@ -171,7 +175,7 @@ class Mp4Writer:
         if self._thread is None or not self._thread.is_alive():
             raise RuntimeError(f"{WHO}: {self.path.name} is not open; write inside its `with` block.")
 
-    def _put(self, item: np.ndarray | threading.Event | None) -> None:
+    def _put(self, item: HostFrames | threading.Event | None) -> None:
         while True:
             try:
                 return self._queue.put(item, timeout=POLL_SECONDS)
@@ -214,10 +218,10 @@ class Mp4Writer:
     def _write_part(self) -> bool:
         """Sends chunks to ffmpeg; returns True when the part is sealed, False when the writer closes."""
         encoder, index = None, None
-        while isinstance(item := self._queue.get(), np.ndarray):
+        while isinstance(item := self._queue.get(), HostFrames):
             if encoder is None or index is None:
                 encoder, index = self._open_part()
-            encoder.write(item)
+            encoder.write(item.read().numpy())
             index.extend()
         if encoder and index:
             encoder.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +27,9 @@ class InModelUnits:
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         self._decoder.refuse_foreign(past)
+
+    def weights(self) -> Iterator[Tensor]:
+        return self._decoder.vae.first_stage_model.parameters()
 
 
 def why_not_vae(vae: Any) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...model_patches.stream.caller import Caller
 from ...model_patches.stream.recovery import save_in_any_case
 from ...model_patches.stream.state import StreamState
+from ...model_patches.writer.frames import HostFrames
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +63,19 @@ class LastPicture:
 
     def __init__(self) -> None:
         self.frames_written = 0
-        self.image_BHWC = torch.empty(0)  # [1, H, W, 3] in [0, 1]
+        self._newest: HostFrames | None = None
 
     def __enter__(self) -> LastPicture:
         return self
 
-    def write(self, pixels_FHWC: Tensor) -> None:
-        self.frames_written += len(pixels_FHWC)
-        self.image_BHWC = pixels_FHWC[-1:].float() / 255
+    def write(self, frames: HostFrames) -> None:
+        self.frames_written += len(frames)
+        self._newest = frames
+
+    @property
+    def image_BHWC(self) -> Tensor:
+        """The picture [1, H, W, 3] in [0, 1]; empty before the first."""
+        return torch.empty(0) if self._newest is None else self._newest.read()[-1:].float() / 255
 
     def seal(self) -> None:
         """Does nothing: there is no file to close."""

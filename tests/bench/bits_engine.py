@@ -29,6 +29,7 @@ from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import step
 from ...model_patches.stream.switch import switch
 from ...model_patches.vae.decoder import VaeBuffers, VaeDecoder, decode_stream
+from ...model_patches.writer.frames import HostFrames
 from ...pocket.choices import build
 from ...pocket.models import DIT_FILE, MLA_FILE, MLA_MEMORY_FILE, Pocket, load_pocket
 from .bits_scenarios import (
@@ -64,10 +65,10 @@ class Taker:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def write(self, pixels_FHWC: Tensor) -> None:
+    def write(self, frames: HostFrames) -> None:
         """Takes the next pictures."""
-        self.taken.pictures(pixels_FHWC)
-        self.frames_written += len(pixels_FHWC)
+        self.taken.pictures(frames.read())
+        self.frames_written += len(frames)
 
     def seal(self) -> None:
         """Nothing waits here."""

@@ -98,13 +98,14 @@ def graph(how: Scenario) -> Graph:
 @contextmanager
 def taking(vae: Any, taken: Fingerprint) -> Iterator[None]:
     """What the VAE is given to decode, and what a writer is given, go to the fingerprint."""
+    from rivulet.model_patches.writer.frames import HostFrames
     from rivulet.model_patches.writer.video import Mp4Writer
 
     write, newest = Mp4Writer.write, torch.empty(0)
 
-    def watched(writer: Mp4Writer, pixels_FHWC: Tensor) -> None:
-        taken.pictures(pixels_FHWC)
-        write(writer, pixels_FHWC)
+    def watched(writer: Mp4Writer, frames: HostFrames) -> None:
+        taken.pictures(frames.read())
+        write(writer, frames)
 
     def given(_: Any, inputs: tuple[Tensor, ...]) -> None:
         nonlocal newest

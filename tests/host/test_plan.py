@@ -44,7 +44,7 @@ def test_the_models_sizes_are_read_from_the_host(load, vae, models):
     config = StreamConfig(Geometry(64, 48))
     request = request_of(load("plain"), vae, config, 16.0, 0.0)
     assert request.model == open_checkpoint(models / "plain.safetensors").config
-    assert request.seconds is None and request.decoder == WanCost(16)
+    assert request.seconds is None and request.decoder == WanCost(16, in_pairs=True)
     assert plan_stream(request).weights_bytes == load("plain").model_size()
 
 

@@ -130,7 +130,7 @@ class HoldingDecoder:
     def __init__(self, held):
         self.held = held
 
-    def decode(self, latents_BCTHW, past, *, last=False):
+    def decode(self, latents_BCTHW, past, *, last=False, exact=False):
         begun = past is not None and int(past.layers[0])
         if past is not None:
             latents_BCTHW = torch.cat([past.pending, latents_BCTHW], 2)
@@ -142,6 +142,9 @@ class HoldingDecoder:
 
     def refuse_foreign(self, past):
         """Nothing."""
+
+    def weights(self):
+        return iter(())
 
 
 def latents_of(latents_BCTHW):

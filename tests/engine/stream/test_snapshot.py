@@ -391,7 +391,7 @@ NO_LAYERS = (None,)  # of a past before the first latent was decoded
 class Held(VaeDecoder):
     """Holds the two newest latents back, as a host's decoder may."""
 
-    def decode(self, latents_BCTHW, past, *, last=False):
+    def decode(self, latents_BCTHW, past, *, last=False, exact=False):
         if past is not None:
             latents_BCTHW = torch.cat([past.pending, latents_BCTHW], 2)
             past = None if past.layers == NO_LAYERS else VaeBuffers(past.layers)

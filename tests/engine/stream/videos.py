@@ -39,7 +39,7 @@ class Collected:
         return self
 
     def write(self, pixels):
-        self.chunks.append(pixels.numpy().copy())
+        self.chunks.append(pixels.read().numpy().copy())
         self.frames_written += len(pixels)
 
     def seal(self):
