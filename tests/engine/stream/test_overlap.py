@@ -71,10 +71,10 @@ class Telling(VaeDecoder):
 
     def __init__(self, vae, streams, fails_at=None):
         super().__init__(vae)
-        self.streams, self.fails_at, self.calls = streams, fails_at, 0
+        self.streams, self.fails_at, self.calls, self.may_be_outside = streams, fails_at, 0, False
 
     def decode(self, latents_BCTHW, past, **how):
-        assert self.streams.inside is not None, "decoding is asked for outside of its stream"
+        assert self.streams.inside or self.may_be_outside, "decoding is asked for outside of its stream"
         self.calls += 1
         self.streams.told.append(f"decode {self.calls}")
         if self.calls == self.fails_at:
@@ -157,6 +157,25 @@ def test_a_pause_or_a_stop_finds_at_most_one_block_on_the_way(wan, vae, start, s
         overlap=Overlap(CARD),
     )  # fmt: skip
     assert ahead == [0, 1, 1, 1] and streams.told[-1].startswith("wait for work")
+
+
+def test_a_card_that_is_full_decodes_in_turns_from_there_on(wan, vae, start, streams):
+    """Two at once are what there may be no room for; what was made until then is the same."""
+    alone, writer = Collected(), Collected()
+    run(wan, VaeDecoder(vae), start(), [alone], blocks=4)
+
+    class Full(TellingCaller):
+        def run(self, *given):
+            if self._calls == 2:
+                self._calls += 1
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().run(*given)
+
+    decoder = Telling(vae, streams)
+    decoder.may_be_outside = True
+    run(Full(wan, streams), decoder, start(), [writer], blocks=4, overlap=Overlap(CARD))
+    assert np.array_equal(writer.frames, alone.frames)
+    assert streams.events == 2 and streams.waits == ["wait for work 1", "wait for work 2"]
 
 
 class Lent:
