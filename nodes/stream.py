@@ -217,8 +217,6 @@ class RivuletStream(io.ComfyNode):
                 caller, decoder, state, [OpenWriter(writer), last], pictures=pictures, script=script,
                 viewers=session, begin=first, follow=follow, keep=snapshots.keep,
                 on_chunk=lambda _: bar.update_absolute(live.block, live.blocks), may_shrink=shrink_cache,
-                viewers=session, begin=begin.prefill(caller, vae), follow=follow, keep=snapshots.keep,
-                on_chunk=lambda _: bar.update_absolute(live.block, live.blocks),
                 overlap=overlap_for(model, vae, state, fps),
             )  # fmt: skip
             snapshots.stopped = session.stopping

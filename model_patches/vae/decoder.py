@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..transfer import to_device
 from .wan import SPACE_STRIDE, TIME_STRIDE, LayerBuffers, SpentBuffers
 
 MAX_LATENTS = 4
@@ -239,7 +240,8 @@ def _to_frames(pixels_BCFHW: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _from_frames(pixels_FHWC: Tensor, like: Tensor) -> Tensor:
     scale = 255 if pixels_FHWC.dtype == torch.uint8 else 1
-    return (pixels_FHWC.to(like) / scale * 2 - 1).permute(3, 0, 1, 2)[None]
+    there_FHWC = to_device(pixels_FHWC, like.device).to(like.dtype)
+    return (there_FHWC / scale * 2 - 1).permute(3, 0, 1, 2)[None]
 
 
 def _check_piece(max_latents: int) -> None:

@@ -251,7 +251,7 @@ def video(
 
     def on_chunk(chunk: Chunk) -> None:
         ends.append(time.perf_counter())
-        frames.append(len(chunk.pixels_FHWC))
+        frames.append(len(chunk.frames))
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "take.mp4"

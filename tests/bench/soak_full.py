@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ...model_patches.stream.pipeline import Chunk, Unwatched, run
 from ...model_patches.vae.decoder import VaeDecoder
+from ...model_patches.writer.frames import HostFrames
 from ...model_patches.writer.protocol import Writer
 from ..full_card import FullCard
 from .subject import Subject
@@ -34,9 +35,9 @@ class Beside:
         self.inner.__enter__()
         return self
 
-    def write(self, pixels_FHWC: Tensor) -> None:
+    def write(self, frames: HostFrames) -> None:
         with _disable_current_modes():
-            self.inner.write(pixels_FHWC)
+            self.inner.write(frames)
 
     def seal(self) -> None:
         self.inner.seal()

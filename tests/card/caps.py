@@ -13,24 +13,13 @@ from rivulet.tests.card.watch import Watch
 # of several streams the highest count holds; a block of a switch has more to do, and so has one that follows
 TABLE = """
 part    during  kind     file                                  at most
-engine  block   to card  model_patches/vae/wan.py              2
 engine  block   to host  model_patches/cache/coded.py          1
-engine  block   to host  model_patches/stream/pictures.py      1
 engine  block   wait     model_patches/stream/step.py          1
-engine  block   wait     model_patches/vae/decoder.py          3
-engine  follow  to card  model_patches/vae/decoder.py          1
-engine  follow  to card  model_patches/vae/wan.py              4
 engine  follow  to host  model_patches/cache/coded.py          1
-engine  follow  to host  model_patches/stream/pictures.py      1
 engine  follow  wait     model_patches/stream/step.py          1
-engine  follow  wait     model_patches/vae/decoder.py          3
-engine  switch  to card  model_patches/vae/decoder.py          1
-engine  switch  to card  model_patches/vae/wan.py              4
 engine  switch  to host  model_patches/cache/coded.py          2
-engine  switch  to host  model_patches/stream/pictures.py      1
 engine  switch  wait     model_patches/stream/model_caller.py  1
 engine  switch  wait     model_patches/stream/step.py          2
-engine  switch  wait     model_patches/vae/decoder.py          3
 """
 
 Cap = tuple[str, str, str, str]  # part (engine or host), during, kind, file

@@ -44,7 +44,8 @@ def test_between_two_pieces_no_third_past_is_alive(card, count):
             decode_stream(vae, given, past, max_latents=1)
     piece, frame = peak_numbers(96, 1, PLACES) * BYTES, 96 * 64 * PLACES * BYTES
     pictures = 4 * (count - 1) * 64 * PLACES * 3
-    assert piece < seen.peak_bytes <= piece + 2 * frame + pictures
+    constants = 512  # mean and spread of the latents, here and there
+    assert piece < seen.peak_bytes <= piece + 2 * frame + pictures + constants
     assert buffer_numbers(96, PLACES) * BYTES > 12 * frame  # a past would not fit into that
 
 

@@ -34,8 +34,8 @@ from rivulet.model_patches.stream.timeline import Prompt
 from rivulet.model_patches.vae.decoder import VaeDecoder
 from rivulet.model_patches.vae.tiny import TinyDecoder
 from rivulet.model_patches.vae.wan import WanVAE
+from rivulet.model_patches.writer.frames import HostFrames
 from rivulet.tests.card.faked import Card
-from torch import Tensor
 
 SIZES = WanConfig(dim=256, ffn_dim=64, num_layers=2, text_dim=32)
 MLA = MlaSizes(kv_latent=64, query_latent=128, rope=RopeLayout.truncated(128, 32))
@@ -67,7 +67,7 @@ class Case:
 
 
 class Pictureless:
-    """A writer that keeps nothing; what it gets lies on the CPU, as a file needs it."""
+    """A writer that keeps nothing; what it gets lies on the CPU, or is on its way there."""
 
     def __init__(self, frames_written: int = 0) -> None:
         self.frames_written = frames_written
@@ -75,9 +75,9 @@ class Pictureless:
     def __enter__(self) -> Pictureless:
         return self
 
-    def write(self, pixels_FHWC: Tensor) -> None:
-        assert pixels_FHWC.dtype == torch.uint8
-        self.frames_written += len(pixels_FHWC.cpu())
+    def write(self, frames: HostFrames) -> None:
+        assert len(frames.shape) == 4 and len(frames)
+        self.frames_written += len(frames)
 
     def seal(self) -> None:
         """Nothing is on its way."""

@@ -132,7 +132,7 @@ class Kept:
         return self
 
     def write(self, frames):
-        self.chunks.append(frames)
+        self.chunks.append(frames.read())
         self.frames_written += len(frames)
 
     def seal(self):
