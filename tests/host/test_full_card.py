@@ -38,7 +38,7 @@ def made(load, vae, prompt, tmp_path):
     def make(name, before=lambda take: None, **hooks):
         writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
         written, write = [], writer.write
-        writer.write = lambda frames: (written.append(frames), write(frames))
+        writer.write = lambda frames: (written.append(frames.read()), write(frames))
         live = LiveStream(writer, node="1", prompt_id="p", blocks=2)
         take, error = HostTake(load("plain"), vae, live, prompt, CONFIG), None
         before(take)

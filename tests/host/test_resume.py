@@ -30,7 +30,7 @@ def recorded(tmp_path):
     def record(name):
         writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
         written, write = [], writer.write
-        writer.write = lambda frames: (written.append(frames), write(frames))
+        writer.write = lambda frames: (written.append(frames.read()), write(frames))
         live = LiveStream(writer, node="1", prompt_id="p", blocks=6, modes=tuple(MODES))
         return live, written
 

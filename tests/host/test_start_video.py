@@ -55,7 +55,7 @@ def taking(load, vae, prompt, tmp_path):
         """given: arguments of `prefill_of`, or a Prefill. follow: of the caller, a video that is followed."""
         writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
         written, write = [], writer.write
-        writer.write = lambda frames: (written.append(frames), write(frames))
+        writer.write = lambda frames: (written.append(frames.read()), write(frames))
         live = LiveStream(writer, node="1", prompt_id="p", blocks=3, modes=())
         take = HostTake(load("plain"), vae, live, prompt, config, resume=kept)
         should_continue = take.session.should_continue
