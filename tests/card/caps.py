@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rivulet.tests.card.watch import Watch
+from rivulet.tests.card.watch import CAPPED, Watch
 
 # wait: the program waits until the card has a number for it; aim: one a block, that of the check for NaN
 # to host: a copy that the program waits for; aim: none, pictures come through pinned memory
@@ -35,7 +35,7 @@ def caps() -> dict[Cap, int]:
     return read
 
 
-def beyond(part: str, watch: Watch, during: Iterable[str]) -> list[str]:
+def beyond(part: str, watch: Watch, during: Iterable[str], kinds: Iterable[str] = CAPPED) -> list[str]:
     """A sentence for each count above its cap, with the lines that ask."""
     known, found = caps(), []
     for section in watch.sections:
@@ -43,7 +43,7 @@ def beyond(part: str, watch: Watch, during: Iterable[str]) -> list[str]:
             continue
         for (kind, file), count in section.by_file().items():
             cap = known.get((part, section.label, kind, file), 0)
-            if count > cap:
+            if count > cap and kind in kinds:
                 lines = section.lines(kind, file)
                 found.append(f"{part}, {section.label}: {count} of '{kind}', at most {cap}: {lines}")
     return found

@@ -46,6 +46,9 @@ INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 METHODS = {  # of a tensor on a card, which torch's fakes lack or have in another way
     "tolist": lambda tensor: tensor.cpu().tolist(),
     "record_stream": lambda tensor, stream: None,
+    "new_tensor": lambda tensor, data, dtype=None, device=None: torch.tensor(
+        data, dtype=dtype or tensor.dtype, device=device or tensor.fake_device
+    ),
 }
 
 
