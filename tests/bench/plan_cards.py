@@ -12,7 +12,7 @@ from ...model_patches.geometry import Geometry
 from ...model_patches.plan.cards import WEIGHTS, Choice, choices, usable_formats
 from ...model_patches.plan.plan import Request
 from ...model_patches.stream.config import StreamConfig
-from ...model_patches.vae.cost import WAN_VAE
+from ...model_patches.vae.cost import WanCost
 from ...model_patches.vae.tiny_cost import TinyCost
 from .records import Rows
 
@@ -22,8 +22,9 @@ MODELS = {
 }
 PICTURES = ((832, 480), (1280, 720))
 PRESET = "longlive_infinity"  # 3 frames of sink, a window of 9
-# as ComfyUI is given them: Wan's VAE two latents at a time
-DECODERS = ((WAN_VAE, 2), (TinyCost(), 4))
+# as ComfyUI runs them: Wan's VAE two latents at a time, pair by pair
+IN_COMFYUI = WanCost(in_pairs=True)
+DECODERS = ((IN_COMFYUI, 2), (TinyCost(), 4))
 CALLS = 5  # of the model in a block: four steps, and the call at timestep 0
 
 
@@ -66,7 +67,7 @@ def table() -> str:
     """Returns the tables of docs/plan.md: one a decoder, and how weights are kept."""
     parts: list[str] = []
     for decoder, _ in DECODERS:
-        title = "Wan's VAE" if decoder is WAN_VAE else "a tiny decoder"
+        title = "Wan's VAE" if decoder is IN_COMFYUI else "a tiny decoder"
         names = " | ".join(weights.name for weights in WEIGHTS)
         parts += ["", f"With {title}:", "", f"| model, picture, cache | {names} |", "|---" * 7 + "|"]
         found = [way for way in ways() if way[1].decoder is decoder]
