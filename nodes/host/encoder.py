@@ -10,13 +10,13 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
 from ...model_patches.geometry import LATENT_CHANNELS
 from ...model_patches.transfer import to_device
 from ...model_patches.vae.wan import SPACE_STRIDE, TIME_STRIDE
+from .loaded import load_models
 from .once import check_once
 from .same import refuse_other
 from .vae import LAYERS, KeptFrames, why_not_wan
@@ -68,7 +68,7 @@ class HostEncoder:
     def _load(self, pixels_FHWC: Tensor) -> None:
         vae, (_, height, width, colours) = self.vae, pixels_FHWC.shape
         needed = vae.memory_used_encode((1, colours, GROUP, height, width), vae.vae_dtype)
-        comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
+        load_models([vae.patcher], memory_required=needed)
 
     def _piece(self, pixels_FHWC: Tensor, kept: KeptFrames) -> Tensor:
         """Latents [1, C, T, H, W] of a piece's pictures; what the layers keep is replaced."""

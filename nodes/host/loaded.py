@@ -1,7 +1,8 @@
 """Loading models of the host, without a wait for the card where they are loaded already.
 
 The host's `load_models_gpu` gives torch's freed memory back to the driver whenever that is a quarter of what
-is free, which synchronizes; between two blocks of a stream, once for the model and once for the VAE.
+is free, which synchronizes; between two blocks of a stream that would be once for the model and once for the
+VAE.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def in_place(patchers: Sequence[Any], memory_required: float) -> bool:
 
     The host then has nothing to load and nothing to free; they are marked as in use, as it marks them.
     """
-    entries = {id(entry.model): entry for entry in management.current_loaded_models}
+    # of a model that nobody holds any more the host keeps the entry for a while
+    living = (entry for entry in management.current_loaded_models if entry.model is not None)
+    entries = {id(entry.model): entry for entry in living}
     found = [entries.get(id(patcher)) for patcher in patchers]
     if not all(entry is not None and _is_whole(entry) for entry in found):
         return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import comfy.model_management
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from ...model_patches.vae.tiny import decode_pictures, has_memory
 from ...model_patches.vae.tiny_cost import TinyCost
 from ...model_patches.vae.wan import SPACE_STRIDE, in_model_units, in_vae_units
 from .file import file_of
+from .loaded import load_models
 from .once import check_once
 from .same import refuse_other
 from .vae import NEEDS, refuse_foreign
@@ -63,7 +63,7 @@ class HostTinyDecoder:
         """
         vae, (height, width) = self.vae, latents_BCTHW.shape[3:]
         needed = tiny_cost(vae).peak(MAX_LATENTS, height * width) * vae.vae_dtype.itemsize
-        comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
+        load_models([vae.patcher], memory_required=needed)
         # a past that has no layers is that of a stream without a latent
         kept: Any = past.layers if past is not None and past.layers else None
         if kept is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from ...model_patches.vae.cost import WanCost
 from ...model_patches.vae.decoder import VaeBuffers, to_levels
 from ...model_patches.vae.load import NEEDED
 from ...model_patches.vae.wan import SPACE_STRIDE
+from .loaded import load_models
 from .once import check_once
 from .same import refuse_other
 
@@ -72,7 +72,7 @@ class HostDecoder:
             latents_BCTHW = torch.cat([past.pending.to(latents_BCTHW), latents_BCTHW], 2)
         height, width = latents_BCTHW.shape[3:]
         needed = wan_cost(vae).peak(PIECE_LATENTS, height * width) * vae.vae_dtype.itemsize
-        comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
+        load_models([vae.patcher], memory_required=needed)
         begun = past is not None and len(past.layers) > 0
         kept = KeptFrames(vae, past.layers if past is not None and begun else (None,) * LAYERS)
         size = (0, height * SPACE_STRIDE, width * SPACE_STRIDE, 3)

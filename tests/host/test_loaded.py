@@ -81,6 +81,68 @@ def test_a_model_that_has_changed_is_the_hosts_to_load(emptied, prompt, monkeypa
     assert emptied(3, 16 * GIB, prompt, before) == [1, 0, 1]
 
 
+def once_loaded(load_vae, name):
+    """Returns (the VAE of a kind, a function that has it work on what follows a past)."""
+    from rivulet.nodes.host.decoder import decoder_for
+    from rivulet.nodes.host.encoder import HostEncoder
+
+    if name == "encoder":
+        vae = load_vae("vae")
+        encoder = HostEncoder(vae)
+        return vae, lambda past: encoder(torch.zeros(12, 32, 32, 3), past)[1]
+    vae = load_vae(name)
+    decoder = decoder_for(vae, lambda latents: latents)
+    return vae, lambda past: decoder.decode(torch.zeros(1, 16, 3, 4, 4), past)[1]
+
+
+@pytest.mark.parametrize("name", ["vae", "lighttaew2_1", "encoder"])
+def test_a_vae_that_is_there_is_not_loaded_again(load_vae, book, monkeypatch, name):
+    import comfy.model_management as management
+
+    vae, work = once_loaded(load_vae, name)
+    loads, real, past = [], management.load_models_gpu, None
+    monkeypatch.setattr(management, "load_models_gpu", lambda *a, **more: (loads.append(a), real(*a, **more)))
+    management.unload_all_models()
+    counts = []
+    for block in range(5):
+        if block == 3:
+            management.unload_all_models()
+        loads.clear()
+        past = work(past)
+        counts.append(len(loads))
+        (entry,) = (each for each in book if each.model is vae.patcher)
+        assert entry.currently_used
+        entry.currently_used = False
+    assert counts == [1, 0, 0, 1, 0]
+
+
+def test_where_there_is_no_room_for_the_vaes_work_the_host_makes_it(load_vae, book, monkeypatch):
+    import comfy.model_management as management
+
+    _, work = once_loaded(load_vae, "vae")
+    asked = []
+    past = work(None)
+    monkeypatch.setattr(management, "load_models_gpu", lambda *_, memory_required: asked.append(1))
+    past = work(past)
+    assert asked == []
+    monkeypatch.setattr(management, "get_free_memory", lambda *_, **__: 1)
+    work(past)
+    assert asked == [1]
+
+
+def test_the_entry_of_a_model_that_is_gone_is_none_of_ours(load_vae, book):
+    import comfy.model_management as management
+    from rivulet.nodes.host.loaded import in_place
+
+    vae = load_vae("vae")
+    management.load_models_gpu([vae.patcher])
+    layers = vae.first_stage_model  # held by another clone, say
+    del vae
+    gc.collect()
+    assert [each.model for each in book] == [None] and layers is book[0].real_model()
+    assert not in_place([None], 0)
+
+
 def test_the_memorys_encoder_is_in_the_hosts_books(load, prompt, book):
     import comfy.model_management as management
     from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
