@@ -210,10 +210,8 @@ class Mp4Writer:
         try:
             while self._write_part():
                 pass
-        except EncoderError as why:
-            self._fault = self._encoder_failure(why)
         except Exception as why:
-            self._fault = why
+            self._fault = self._failure(why)
 
     def _write_part(self) -> bool:
         """Sends chunks to ffmpeg; returns True when the part is sealed, False when the writer closes."""
@@ -221,7 +219,13 @@ class Mp4Writer:
         while isinstance(item := self._queue.get(), HostFrames):
             if encoder is None or index is None:
                 encoder, index = self._open_part()
-            encoder.write(item.read().numpy())
+            try:
+                encoder.write(item.read().numpy())
+            except EncoderError:
+                raise
+            except Exception:  # a card that failed before it had made them: the frames before are whole
+                encoder.close()
+                raise
             index.extend()
         if encoder and index:
             encoder.close()
@@ -240,14 +244,15 @@ class Mp4Writer:
         self.index = FragmentIndex(path, first_frame=first_frame)
         return Encoder(self._command(self._program, path)), self.index
 
-    def _encoder_failure(self, why: EncoderError) -> RuntimeError:
-        """Cuts the file of a failed ffmpeg to complete frames; returns the error for the user."""
+    def _failure(self, why: Exception) -> RuntimeError:
+        """Cuts the file of a part that failed to complete frames; returns the error for the user."""
         path = part_path(self.path, self._part)
-        part = trim(Part(path, self._part, 0))
+        part = trim(Part(path, self._part, 0)) if path.exists() else Part(path, self._part, 0)
         where = f"{path} holds {part.frames} frames and plays" if part.frames else "it had written no frame"
         step = "Free some space" if "No space left" in str(why) else "Mend that"
+        said = str(why).partition("\n")[0].rstrip(". ")
         return RuntimeError(
-            f"{WHO}: {why}; {where}. {step}, then resume the stream or call finish({str(self.path)!r})."
+            f"{WHO}: {said}; {where}. {step}, then resume the stream or call finish({str(self.path)!r})."
         )
 
 
