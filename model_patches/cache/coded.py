@@ -174,6 +174,10 @@ class CodedStore(Store):
         super()._move(device)
         self.exact_kv, self.codecs = exact_kv, codecs
 
+    def free(self) -> None:
+        super().free()
+        self.exact_kv, self.codecs = self.exact_kv.new_empty(0), ()
+
     @property
     def lossless_buffers(self) -> Mapping[str, Tensor]:
         return self.buffers if self.lossless else {EXACT: self.exact_kv}

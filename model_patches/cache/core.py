@@ -75,6 +75,9 @@ class SlotCache:
     def move(self, device: torch.device) -> None:
         self.store.move(device)
 
+    def free(self) -> None:
+        self.store.free()
+
     def begin(self, call: Call) -> SlotDraft:
         self._check_unspent()
         assert self.frames == call.cached, f"cache holds {self.frames}, the block attends to {call.cached}"
@@ -165,6 +168,11 @@ class SlotCache:
 
     def _check_unspent(self) -> None:
         store, (slots, exact) = self.store, self._tables()
+        if store.freed:
+            raise RuntimeError(
+                "Stream: this state is spent: its cache went over to a smaller format when the card was "
+                "full; take the newest state, or load a saved one."
+            )
         there = slots.is_current(store.claims) and exact.is_current(store.exact_claims)
         if not (there and (self.pending_fold is None or self.pending_fold.is_possible(store))):
             raise RuntimeError(

@@ -109,6 +109,10 @@ class Cache(Protocol):
         """
         ...
 
+    def free(self) -> None:
+        """Gives their memory back, whoever still holds a cache of this stream: all of them are spent."""
+        ...
+
     @property
     def table(self) -> tuple[int, ...]:
         """Latent frame in each slot, -1 for a free one; part of a snapshot."""

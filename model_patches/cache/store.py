@@ -67,6 +67,7 @@ class Store(ABC):
         self.claimed = 0
         self.folds = 0
         self.fold_progress = FoldProgress()
+        self.freed = False  # nothing is in it any more
         self.lock = Lock()  # held while a fold is written or its frames are read
         self.claims: list[int] = []
         self.exact_claims = [0] * self.exact.slots
@@ -184,6 +185,11 @@ class Store(ABC):
         self.buffers, self.workspace, self._table = buffers, workspace, table
         self._ids = [None] * len(self._ids)
         self.device, self.fold_progress = device, progress
+
+    def free(self) -> None:
+        """Lets go of all its tensors; no cache over this store can be read or gone on with any more."""
+        self.freed, self.buffers, self.workspace = True, {}, ()
+        self._table, self.fold_progress = self._table.new_empty(0), FoldProgress()
 
     @property
     def _wide(self) -> torch.dtype:

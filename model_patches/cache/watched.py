@@ -139,6 +139,9 @@ class WatchedCache:
         """Moves the frames alone: a watcher keeps what it has seen where it saw it."""
         self.inner.move(device)
 
+    def free(self) -> None:
+        self.inner.free()
+
     def begin(self, call: Call) -> WatchedDraft:
         return WatchedDraft(self.inner.begin(call), self.watcher.begin(call))
 

@@ -95,10 +95,7 @@ class Recovery:
     def rest(self) -> None:
         """A pause: everything that can leaves the card, and comes back with what needs it next."""
         self._spill_if_possible()
-        try:
-            self._past_leaves()
-        except RuntimeError as why:
-            log.warning("Stream: what the decoder looks back on stays on the card: %s", why)
+        self._past_leaves_if_possible()
         self._caller.make_room(keep_model=False)
 
     def unloaded(self) -> None:
@@ -112,6 +109,12 @@ class Recovery:
         except RuntimeError as why:  # the computer's own memory is full, too
             log.warning("Stream: the cache stays on the card: %s", why)
 
+    def _past_leaves_if_possible(self) -> None:
+        try:
+            self._past_leaves()
+        except RuntimeError as why:
+            log.warning("Stream: what the decoder looks back on stays on the card: %s", why)
+
     def _make_room(self, work: Work) -> None:
         """Puts the measures into effect that hold for this work."""
         level = self._in_force.get(work, 0)
@@ -119,9 +122,9 @@ class Recovery:
             self._caller.make_room(keep_model=work.needs_model)
         if level >= REST_LEAVES:
             if work is not PICTURES:
-                self._past_leaves()
+                self._past_leaves_if_possible()
             if work is not PASS:
-                self._now().cache.move(HOST)
+                self._spill_if_possible()
         if level >= CACHE_SHRINKS:
             self._shrink()
 
@@ -185,10 +188,11 @@ class Recovery:
         state, target = self._now(), self._smaller()
         if target is None:  # it is small already
             return
-        state.cache.move(HOST)
+        self._spill_if_possible()
         made = shrink(state.cache, target, self._caller.tree, state.config.dtype, self._caller.device)
         shrunk = f"{state.format.name} until block {state.block}"
         self._adopt(replace(state, cache=made, format=target, shrunk=shrunk))
+        state.cache.free()  # whoever called the run may hold its first state to the end
 
     def _say(self, sentence: str) -> None:
         log.warning("Stream: %s", sentence)
