@@ -1,4 +1,6 @@
-"""The model and the VAE of `videos`, whose weights no test changes."""
+"""The models and the VAE of `videos`, whose weights no test changes."""
+
+from dataclasses import replace
 
 import pytest
 from rivulet.model_patches.arch.wan import WanModel
@@ -17,3 +19,9 @@ def wan():
 @pytest.fixture(scope="session")
 def vae():
     return seeded(WanVAE(dim=4))
+
+
+@pytest.fixture(scope="session")
+def wide():
+    """Returns a caller of a model whose width int8 has groups for."""
+    return ModelCaller(seeded(WanModel(replace(SIZES, dim=64, ffn_dim=64))))

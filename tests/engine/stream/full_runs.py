@@ -4,7 +4,7 @@ import torch
 from rivulet.model_patches.stream.pipeline import Unwatched, run
 from rivulet.model_patches.stream.recovery import Recovery
 from rivulet.model_patches.vae.decoder import VaeDecoder, to_tensors
-from rivulet.tests.full_card import FullCard
+from rivulet.tests.full_card import SAID, FullCard
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .videos import Collected
@@ -73,3 +73,15 @@ def went(wan, vae, state, is_full=lambda _: False, **options):
     with FullCard(is_full) as card:
         after = run(wan, VaeDecoder(vae), state, [writer], viewers=viewers, **options)
     return writer.frames, numbers(after), viewers.sentences, card.raised
+
+
+def full_passes(count):
+    """A hook of a layer that finds no room so many times."""
+    left = [count]
+
+    def fail(module, args):
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError(SAID)
+
+    return fail

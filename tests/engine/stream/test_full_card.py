@@ -9,7 +9,6 @@ import pytest
 import torch
 from rivulet.model_patches.arch.mla import MlaSizes
 from rivulet.model_patches.arch.rotary import RopeLayout
-from rivulet.model_patches.cache.store import Store
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import OFF
 from rivulet.model_patches.stream import recovery
@@ -17,7 +16,6 @@ from rivulet.model_patches.stream.card_memory import CardFullError, forget, is_o
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.follow import Follow, encoder_of
 from rivulet.model_patches.stream.incoming import Pictures
-from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.pipeline import Prefill, run, snapshot
 from rivulet.model_patches.stream.recovery import PICTURES, PROMPT
 from rivulet.model_patches.stream.script import Script
@@ -27,7 +25,7 @@ from rivulet.model_patches.stream.timeline import Prompt
 from rivulet.model_patches.vae.decoder import VaeBuffers, VaeDecoder
 from rivulet.tests.full_card import SAID, FullCard
 
-from .full_runs import Now, Told, Unharmed, numbers, same, went
+from .full_runs import Now, Told, Unharmed, full_passes, numbers, same, went
 from .videos import GEOMETRY, Collected, pictures, text
 
 AWAY = torch.device("cpu", 0)
@@ -265,29 +263,6 @@ def test_the_decoders_past_leaves_for_a_pass_and_the_cache_for_a_decode(wan, vae
     assert set(lay["decode"]) == {AWAY}
 
 
-@pytest.fixture(scope="module")
-def wide():
-    """Returns a caller of a model whose width int8 has groups for."""
-    from rivulet.model_patches.arch.wan import WanModel
-
-    from .videos import SIZES as NARROW
-    from .videos import seeded
-
-    return ModelCaller(seeded(WanModel(replace(NARROW, dim=64, ffn_dim=64))))
-
-
-def full_passes(count):
-    """A hook of a layer that finds no room so many times."""
-    left = [count]
-
-    def fail(module, args):
-        if left[0]:
-            left[0] -= 1
-            raise torch.OutOfMemoryError(SAID)
-
-    return fail
-
-
 @pytest.mark.parametrize("memory", [OFF, EmaSink(keep=0.9)], ids=["no memory", "a sink that takes in"])
 def test_the_cache_shrinks_only_where_that_is_allowed(wide, vae, memory, tmp_path):
     config = replace(CONFIG, preset="reward_forcing")
@@ -324,57 +299,6 @@ def test_the_cache_shrinks_only_where_that_is_allowed(wide, vae, memory, tmp_pat
         load(tmp_path / "shrunk", wide, config, memory=memory)
     again = load(tmp_path / "shrunk", wide, config, cache=after.format, memory=memory)
     assert again.shrunk == after.shrunk and same(numbers(again), numbers(after))
-
-
-def test_a_cache_that_shrank_is_nowhere_any_more_though_its_states_are_held(wide, vae):
-    """At the sizes of 14B the old one is gigabytes of the computer's memory."""
-    first = run(wide, VaeDecoder(vae), init(wide, (text(0),), CONFIG), [Collected()], blocks=2)
-    states = [first, replace(first, cache=first.cache.retain(()))]
-    held = [weakref.ref(each) for each in tensors_in(first.cache.store)]
-    hook = wide.tree.blocks[1].ffn.register_forward_pre_hook(full_passes(3))
-    writer = Collected(first.ledger.written)
-    try:
-        after = run(wide, VaeDecoder(vae), first, [writer], blocks=2, may_shrink=True)
-    finally:
-        hook.remove()
-    assert after.format.name == "int8" and not [each for each in held if each() is not None]
-    for state in states:
-        with pytest.raises(RuntimeError, match="is spent: its cache went over to a smaller format"):
-            step(wide, state)
-    with pytest.raises(RuntimeError, match="is spent"):
-        first.cache.tensors()
-    assert step(wide, after)[1].block == 5
-
-
-def tensors_in(store):
-    return [*store.buffers.values(), *store.workspace, store._table]
-
-
-@pytest.mark.parametrize("what", ["the cache", "what the decoder looks back on"])
-def test_where_the_computers_memory_is_full_too_a_measure_is_left_out(
-    wan, vae, start, monkeypatch, caplog, what
-):
-    """It holds for every block to come: none of them ends the stream."""
-    whole, expected, _, _ = went(wan, vae, start(), blocks=4)
-    kind, name = (Store, "move") if what == "the cache" else (VaeBuffers, "on")
-    there, asked = getattr(kind, name), []
-
-    def no_room(self, device):
-        if device == AWAY:
-            asked.append(device)
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate")
-        return there(self, device)
-
-    monkeypatch.setattr(kind, name, no_room)
-    in_pass = wan.tree.blocks[1].ffn.register_forward_pre_hook(full_passes(2))
-    in_decode = vae.decoder.conv1.register_forward_pre_hook(full_passes(2))
-    try:
-        frames, after, told, _ = went(wan, vae, start(), blocks=4)
-    finally:
-        in_pass.remove()
-        in_decode.remove()
-    assert np.array_equal(frames, whole) and same(after, expected) and len(told) == 4
-    assert len(asked) >= 3 and f"{what} stays on the card" in caplog.text
 
 
 def test_a_cache_that_shrank_holds_what_the_smaller_format_makes_of_its_frames(wide):
