@@ -5,7 +5,7 @@ B batch, C channels, T latent frames, F pixel frames, H/W of the picture or of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,12 +34,16 @@ class Latents:
     """A decoder that shows latents themselves: what a check compares is what the model made."""
 
     def decode(
-        self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False
+        self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False, exact: bool = False
     ) -> tuple[Tensor, VaeBuffers | None]:
         return torch.zeros(latents_BCTHW.shape[2], 1, 1, 3, dtype=torch.uint8), past
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         """Nothing is foreign to it."""
+
+    def weights(self) -> Iterator[Tensor]:
+        """It has none."""
+        return iter(())
 
 
 @dataclass
