@@ -5,7 +5,7 @@ B batch, C channels, T latent frames, F pixel frames, H/W of the picture or of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
