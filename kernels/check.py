@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .dispatch import disable, is_interpreted, mark_checked, triton_support
+from .out_of_memory import is_out_of_memory
 from .trials import TRIALS
 from .trials.trial import Build, Draw, Sizes, Trial, overflowed
 
@@ -49,8 +50,8 @@ def check_each(device: torch.device) -> Iterator[KernelCheck]:
     """One kernel after the other, in each dtype of streams, on true, odd and one-token shapes; then its time.
 
     A kernel that fails is switched off on this device for the rest of the process. None where Triton does not
-    run; `dispatch.triton_support` says why. It takes about as long as compiling each kernel six times.
-    torch.OutOfMemoryError passes.
+    run; `dispatch.triton_support` says why. It takes about as long as compiling each kernel six times. What
+    says that the card is full passes.
     """
     if not triton_support(device).triton:
         return
@@ -93,9 +94,9 @@ def _checked(
                 try:
                     with torch.device("cpu"):  # whatever the default: the truth is computed there
                         found = _judged(found, build(Draw(device), sizes, dtype), case, choice)
-                except torch.OutOfMemoryError:
-                    raise
                 except Exception as error:  # a compiler, a driver or a broken installation: anything
+                    if is_out_of_memory(error):
+                        raise
                     fault = f"{type(error).__name__}: {error}".splitlines()[0]
                     return replace(found, ok=False, why=f"{case}: {fault}.")
                 if not found.ok:

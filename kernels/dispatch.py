@@ -16,6 +16,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from .out_of_memory import is_out_of_memory
+
 CHOICES = ("auto", "reference", "triton", "offered")
 DISABLE = "RIVULET_DISABLE_TRITON"  # set to 1: never Triton
 _HALVES = (torch.bfloat16, torch.float16)
@@ -33,6 +35,7 @@ class Support:
 
     triton: bool
     why: str
+    full: bool = False  # nobody knows yet: the device had no room to try one
 
 
 def uses_triton(
@@ -42,8 +45,9 @@ def uses_triton(
 
     choice: "reference"; "triton", RuntimeError where the kernel cannot run; or "auto", which runs the kernel
     on a GPU that supports it, where its check passes, but leaves float32 matrix products to torch: tensor
-    cores have none, and the kernels spill registers. obstacle: reason why the kernel cannot read this input,
-    "" for none. multiplies: a factor of the op's matrix products, None without products.
+    cores have none, and the kernels spill registers. A GPU without room to find out raises. obstacle:
+    reason why the kernel cannot read this input, "" for none. multiplies: a factor of the op's matrix
+    products, None without products.
     """
     if choice not in CHOICES:
         names = ", ".join(map(repr, CHOICES))
@@ -58,6 +62,8 @@ def uses_triton(
     reason = obstacle or _obstacle(present)
     if not reason:
         support = triton_support(present[0].device)
+        if support.full:
+            raise torch.OutOfMemoryError(support.why)
         reason = "" if support.triton else support.why
     if not reason and choice == "auto":
         reason = _fault(op, present[0].device, _computed(present if multiplies is None else [multiplies]))
@@ -69,11 +75,19 @@ def uses_triton(
 
 
 def triton_support(device: torch.device) -> Support:
-    """Whether Triton kernels run on the device; tested by running one, then cached and, if not, told once."""
+    """Whether Triton kernels run on the device; tested by running one, then cached and, if not, told once.
+
+    A device without room for the test is tested the next time.
+    """
     index = device.index
     if index is None and device.type == "cuda" and torch.cuda.is_available():
         index = torch.cuda.current_device()
-    return _support(device.type, index, os.environ.get(DISABLE) == "1")
+    try:
+        return _support(device.type, index, os.environ.get(DISABLE) == "1")
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return Support(False, f"{device} is out of memory, so that no Triton kernel could be tried.", True)
 
 
 def check_first(check: Check) -> None:
@@ -158,9 +172,9 @@ def _guarded(op: str, operation: Operation, device: torch.device) -> Operation:
     def run(*given: object) -> Tensor:
         try:
             return operation(*given)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             disable(op, f"{type(error).__name__}: {error}".splitlines()[0], device, "offered")
             raise
 
@@ -208,6 +222,8 @@ def _run_probe(device: torch.device) -> Support:
             return Support(True, f"Triton kernels run on {device}.")
         fault = "a kernel ran and gave a wrong result"
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         fault = f"{type(error).__name__}: {error}".splitlines()[0]
     return Support(False, f"Triton does not work on {device}: {fault}.")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..dispatch import disable
+from ..out_of_memory import is_out_of_memory
 
 Argument = Tensor | int | float | None
 
@@ -49,9 +50,8 @@ class Launch:
             with torch.cuda.device_of(first):
                 self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
         except Exception as error:
-            fault = f"{type(error).__name__}: {error}".splitlines()[0]
-            if "out of memory" not in fault:
-                disable(self.op, fault, first.device)
+            if not is_out_of_memory(error):
+                disable(self.op, f"{type(error).__name__}: {error}".splitlines()[0], first.device)
             raise
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ...kernels.out_of_memory import is_out_of_memory
 from .sdpa import sdpa
 
 KERNELS = {
@@ -57,7 +58,9 @@ def chosen(device: torch.device, dtype: torch.dtype, width: int) -> str:
     if entry not in table:
         try:
             table[entry] = measure(device, dtype, width)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             return OWN
         write_table(table)
     return fastest(table[entry])
@@ -76,7 +79,7 @@ def measure(
 ) -> dict[str, float]:
     """Seconds of one attention by torch's own choice and by each kernel that takes it and is right.
 
-    clock: None: the device's. torch.OutOfMemoryError passes.
+    clock: None: the device's. What says that the card is full passes.
     """
     clock = clock or (lambda work: _seconds(work, device))
     numbers = torch.Generator(device).manual_seed(20)
@@ -94,10 +97,9 @@ def measure(
                 # a NaN is not within a bound
                 if (sdpa(q, k, v) - own).abs().max() <= bound:
                     found[name] = clock(lambda: sdpa(q, k, v))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # a kernel that this card, dtype or build of torch has not
-            continue
+        except RuntimeError as error:  # a kernel that this card, dtype or build of torch has not
+            if is_out_of_memory(error):
+                raise
     return found
 
 

@@ -10,15 +10,7 @@ from typing import Any
 
 import torch
 
-# what libraries say that are no torch.OutOfMemoryError; "Allocation on device": torch over cudaMallocAsync
-SAYINGS = (
-    "out of memory",  # CUDA, HIP and XPU drivers, "MPS backend out of memory"
-    "status_alloc_failed",  # cuBLAS, cuDNN, cuSOLVER, hipBLAS
-    "cufft_alloc_failed",
-    "allocation on device",
-    "not enough gpu video memory",  # DirectML
-)
-CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, hipErrorOutOfMemory
+from ...kernels import out_of_memory as kernels
 
 
 class CardFullError(RuntimeError):
@@ -26,19 +18,8 @@ class CardFullError(RuntimeError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the card has no room; not one that the computer's own memory is full.
-
-    torch.OutOfMemoryError, torch.AcceleratorError of that kind, and a RuntimeError of a driver or a library
-    by what it says.
-    """
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    if not isinstance(error, RuntimeError) or isinstance(error, CardFullError):
-        return False
-    if getattr(error, "error_code", None) == CUDA_OUT_OF_MEMORY:
-        return True
-    said = str(error).lower()
-    return any(saying in said for saying in SAYINGS)
+    """`kernels.out_of_memory`'s answer; a CardFullError has it behind it."""
+    return not isinstance(error, CardFullError) and kernels.is_out_of_memory(error)
 
 
 def forget(error: BaseException | None) -> None:

@@ -103,13 +103,22 @@ def test_a_kernel_that_does_not_compile_is_found_and_turned_off(spoiled, monkeyp
     assert dispatch._fault("rotate", DEVICE, torch.float32) == found["rotate"].why
 
 
-def test_a_full_card_is_no_fault_of_a_kernel(spoiled):
+FULL = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+)
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_a_full_card_is_no_fault_of_a_kernel(spoiled, error):
     def full(launch) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     spoiled(full, instead=True)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)) as raised:
         quick_check("rotate", DEVICE, torch.float16)
+    assert raised.value is error
     assert dispatch._off == {} and dispatch._checked == set()
 
 

@@ -103,6 +103,26 @@ def test_a_wrong_result_is_found(triton, monkeypatch):
     assert "a kernel ran and gave a wrong result" in triton_support(device).why
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Triton Error [CUDA]: out of memory"), torch.OutOfMemoryError()]
+)
+def test_a_full_card_says_nothing_of_triton_and_is_asked_again(triton, monkeypatch, caplog, error):
+    from rivulet.kernels._triton import _smoke
+
+    def full(device):
+        raise error
+
+    device = torch.device("cuda") if torch.cuda.is_available() else CPU
+    x, works = torch.zeros(2, device=device), _smoke.works
+    monkeypatch.setattr(_smoke, "works", full)
+    support = triton_support(device)
+    assert support.full and not support.triton and "is out of memory" in support.why
+    with pytest.raises(torch.OutOfMemoryError, match="no Triton kernel could be tried"):
+        uses_triton("op", "triton", x)
+    monkeypatch.setattr(_smoke, "works", works)
+    assert triton_support(device).triton and uses_triton("op", "triton", x) and not caplog.records
+
+
 def test_old_cards_are_left_to_torch(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.version, "hip", None)
@@ -186,10 +206,11 @@ class Launched:
     [
         (RuntimeError("Triton Error [CUDA]: invalid device function"), True),
         (RuntimeError("Triton Error [CUDA]: out of memory"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), False),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
         (KeyboardInterrupt(), False),
     ],
-    ids=["fault", "driver's memory", "torch's memory", "interrupted"],
+    ids=["fault", "driver's memory", "a library's memory", "torch's memory", "interrupted"],
 )
 def test_a_kernel_that_raises_is_off_from_then_on(plain_triton, error, off, caplog):
     from rivulet.kernels._triton._launch import Launch

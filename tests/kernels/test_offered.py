@@ -109,3 +109,18 @@ def test_one_that_raises_is_off_from_then_on(error, off, monkeypatch):
     with pytest.raises(type(error)):
         rotate(torch.zeros(1, 2, 1, 4), torch.zeros(2, 2, 2), "offered")
     assert bool(dispatch._fault("rotate", CPU, torch.float16, "offered")) is off
+
+
+@pytest.mark.parametrize("said", ["CUDA out of memory.", "CUDA error: out of memory", "allocation on device"])
+def test_lack_of_memory_is_no_fault_of_its_own(monkeypatch, said):
+    def full(x, table):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(dispatch, "_checks", [])
+    offer("rotate", full)
+    x = torch.zeros(1, 2, 1, 4, device="meta", dtype=torch.float16)
+    for _ in range(2):
+        operation = offered("rotate", "auto", x)
+        with pytest.raises(RuntimeError, match=said):
+            operation(x, x)
+    assert dispatch._off == {}
