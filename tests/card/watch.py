@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACK, TESTS = f"{ROOT}/", f"{ROOT / 'tests'}/"
+PACK = f"{ROOT}/"
+# in the folder of the pack, and no part of it
+TESTS = tuple(f"{ROOT / folder}/" for folder in ("tests", ".venv"))
 
 WAIT = "wait"  # the program waits until the card has a number for it
 TO_HOST = "to host"  # a copy that the program waits for
