@@ -11,6 +11,7 @@ comes out of a layer or a parameter that may be such goes through `plain_tensor`
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -119,10 +120,28 @@ class Residual:
 
 def _plain_eps(norm: Layer, channels: int) -> float | None:
     """eps of a LayerNorm over the channels that has no weights and no changes; None: it has to be called."""
-    if not isinstance(norm, nn.LayerNorm) or norm.elementwise_affine or "forward" in vars(norm):
+    if not isinstance(norm, nn.LayerNorm) or "forward" in vars(norm):
         return None
-    hooked = norm._forward_hooks or norm._forward_pre_hooks
-    return None if hooked or tuple(norm.normalized_shape) != (channels,) else norm.eps
+    if norm.elementwise_affine or norm.weight is not None or norm.bias is not None:
+        return None
+    if norm._forward_hooks or norm._forward_pre_hooks or tuple(norm.normalized_shape) != (channels,):
+        return None
+    return norm.eps if _only_normalises(norm) else None
+
+
+def _only_normalises(norm: nn.LayerNorm) -> bool:
+    """Whether it does what torch's own class does, as those of hosts do; each is asked once, on the CPU."""
+    if type(norm).forward is nn.LayerNorm.forward:
+        return True
+    if norm not in _answers:
+        with torch.inference_mode():
+            x_LC = torch.arange(2.0 * norm.normalized_shape[0], dtype=torch.float32, device="cpu").sin()
+            x_LC = x_LC.unflatten(0, (2, -1))
+            _answers[norm] = torch.equal(norm(x_LC), nn.LayerNorm.forward(norm, x_LC))
+    return _answers[norm]
+
+
+_answers: WeakKeyDictionary[nn.LayerNorm, bool] = WeakKeyDictionary()
 
 
 def split_heads(attention: AttentionTree, x_BLC: Tensor) -> Tensor:

@@ -72,6 +72,18 @@ def test_modulation_and_gate_act_frame_by_frame():
     torch.testing.assert_close(modulate(x, shift[:1, :1], scale[:1, :1]), x * (1 + scale[0, 0]) + shift[0, 0])
 
 
+class Halved(torch.nn.LayerNorm):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+class Widened(torch.nn.LayerNorm):
+    """As Wan's own: it does nothing else, in float32."""
+
+    def forward(self, x):
+        return super().forward(x.float()).type_as(x)
+
+
 def changed_norms():
     """Yields (how, a norm that has to be called, what it gives of x)."""
     affine = torch.nn.LayerNorm(8)
@@ -86,6 +98,10 @@ def changed_norms():
     before = torch.nn.LayerNorm(8, elementwise_affine=False)
     before.register_forward_pre_hook(lambda module, given: (given[0] + torch.arange(8.0),))
     yield "hook before", before, lambda x: torch.nn.functional.layer_norm(x + torch.arange(8.0), (8,))
+    weighted = torch.nn.LayerNorm(8, elementwise_affine=False)
+    weighted.weight = torch.nn.Parameter(torch.arange(1.0, 9.0), requires_grad=False)
+    yield "weight of its own", weighted, lambda x: torch.nn.functional.layer_norm(x, (8,), weighted.weight)
+    yield "class", Halved(8, elementwise_affine=False), lambda x: torch.nn.functional.layer_norm(x, (8,)) / 2
     yield "other", torch.nn.RMSNorm(8), torch.nn.RMSNorm(8)
     yield "function", lambda x: x + 1, lambda x: x + 1
 
@@ -112,6 +128,7 @@ def test_a_plain_norm_is_one_operation_with_what_is_around_it(model, monkeypatch
     modulation, time = embed_time(model, torch.tensor([[900.0, 20.0]]))
     keys, values = project_kv(model.blocks[0].cross_attn, torch.randn(1, 3, 24))
     residual = Residual(torch.randn(1, 6, 24))
+    monkeypatch.setattr(model.blocks[0], "norm2", Widened(24, model.blocks[0].norm2.eps, False))
     for block in (model.blocks[0], model.blocks[0]):
         run_block(block, residual, modulation, keys, values)
     head_forward(model, residual, time)
