@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from functools import cache
 from itertools import product
 
 import torch
@@ -17,8 +20,25 @@ def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = 
     tensor = tensor.to(dtype or tensor.dtype)
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
-    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return pinned.copy_(tensor).to(device, non_blocking=True)
+    return pinned(tensor.shape, tensor.dtype).copy_(tensor).to(device, non_blocking=True)
+
+
+def pinned(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """New memory of the host that a card copies from and to while the host goes on.
+
+    Ordinary memory, for whose copies the host waits, where none can be pinned: a system may allow little, and
+    says the card's words for it, with which the card is not full.
+    """
+    try:
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+    except RuntimeError as why:
+        _tell_once(str(why).partition("\n")[0])
+        return torch.empty(shape, dtype=dtype)
+
+
+@cache
+def _tell_once(why: str) -> None:
+    logging.getLogger(__name__).warning("Copies to and from the card are waited for, none is pinned: %s", why)
 
 
 def copy_in_pieces(into: Tensor, source: Tensor, dim: int) -> None:

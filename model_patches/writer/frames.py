@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..transfer import pinned
+
 
 class HostFrames:
     """uint8 frames [F, H, W, 3] in the host's memory, or on their way there; never changed."""
@@ -21,7 +23,7 @@ class HostFrames:
         if frames_FHWC.device.type != "cuda":
             self._frames_FHWC = frames_FHWC.cpu()
             return
-        self._frames_FHWC = torch.empty(frames_FHWC.shape, dtype=torch.uint8, pin_memory=True)
+        self._frames_FHWC = pinned(frames_FHWC.shape, torch.uint8)
         self._frames_FHWC.copy_(frames_FHWC, non_blocking=True)
         self._copied = torch.cuda.current_stream(frames_FHWC.device).record_event()
 

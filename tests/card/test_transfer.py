@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rivulet.model_patches import transfer
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.sampler import noise
@@ -9,6 +10,7 @@ from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.step import init, rollout
 from rivulet.model_patches.transfer import to_device
+from rivulet.model_patches.writer.frames import HostFrames
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -47,6 +49,25 @@ def test_what_is_there_already_is_not_copied(card):
     with card:
         assert to_device(there, card.device) is there
     assert to_device(here, CPU) is here
+
+
+def test_where_no_memory_can_be_pinned_the_copy_is_made_all_the_same(card, monkeypatch, caplog):
+    """The system refuses it in the words of a full card; no measure against one would help."""
+    transfer._tell_once.cache_clear()
+    there, empty = card.empty(5, 16, 16, 3, dtype=torch.uint8), torch.empty
+
+    def refuse(*shape, pin_memory=False, **options):
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+        return empty(*shape, **options)
+
+    with card:
+        monkeypatch.setattr(torch, "empty", refuse)
+        for _ in range(2):
+            assert to_device(torch.arange(3.0), card.device).device == card.device
+            assert HostFrames(there).read().shape == (5, 16, 16, 3)
+    (record,) = caplog.records
+    assert record.getMessage().endswith("none is pinned: CUDA error: out of memory")
 
 
 def test_on_the_cpu_it_is_a_change_of_dtype():
