@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...model_patches.arch.parts import embed_time
@@ -26,6 +27,14 @@ from .tree import HostTree, check_forward
 from .weights import HostWeights
 
 KEY = "rivulet"  # of our wrapper, and of the block in transformer_options
+# the host's kinds of wrappers that stand between a conditioning and the layers that read its text
+BEFORE_TEXT = (
+    WrappersMP.PREDICT_NOISE,
+    WrappersMP.CALC_COND_BATCH,
+    WrappersMP.APPLY_MODEL,
+    WrappersMP.DIFFUSION_MODEL,
+)
+KEEP_TEXT = (KEY, "torch.compile")  # keys of wrappers that do not change it: ours, the host's compiler
 PATCHES = ("attn1_patch", "attn2_patch", "double_block")  # what the host's own forward would run
 
 
@@ -90,13 +99,25 @@ def sample(
 
 @dataclass
 class TextCache:
-    """Keys and values of the present prompt's texts, made once per way of batching them."""
+    """Keys and values of the present prompt's texts, made once per way of batching them.
+
+    Made in every call where something in between may change a text, or the weights that read it, from call to
+    call: the host's name of a conditioning stays, and to compare texts would be to wait for the card.
+    """
 
     prompt: Any = None
+    varies: bool = False  # by what the model or the conditioning carries
     rows_by_texts: dict[tuple[Any, ...], TextRows] = field(default_factory=dict)
 
-    def rows(self, tree: HostTree, texts: tuple[Any, ...], text_RLE: Tensor) -> TextRows:
-        """Of the text that the host brings. texts: what the host calls each branch's conditioning."""
+    def rows(
+        self, tree: HostTree, texts: tuple[Any, ...], text_RLE: Tensor, options: dict[str, Any]
+    ) -> TextRows:
+        """Of the text that the host brings. texts: what the host calls each branch's conditioning.
+
+        options: the host's transformer_options of the call.
+        """
+        if self.varies or _has_wrappers(options):
+            return read_text(tree, (text_RLE,)).groups[0]
         if texts not in self.rows_by_texts:
             self.rows_by_texts[texts] = read_text(tree, (text_RLE,)).groups[0]
         return self.rows_by_texts[texts]
@@ -171,9 +192,9 @@ class HostPass:
         self.weights.check(tree, model.dim, x, self.work.format)
         time = self._time(tree, timestep, x)
         past = self._past(branches, len(x) // len(branches), options)
-        # the host names a conditioning once, when the guider gets it; to compare texts would be to wait
+        # the host names a conditioning once, when the guider gets it
         names = tuple(options["uuids"][index] for index in order)
-        rows = self.texts.rows(tree, names, text)
+        rows = self.texts.rows(tree, names, text, options)
         with fetched(tree.blocks, x.device, options) as tree.blocks:
             if self.call is None:
                 self.last += write_past(tree, x, time, rows, past, attention)
@@ -212,6 +233,14 @@ class HostPass:
     def _past(self, branches: tuple[int, ...], batch: int, options: dict[str, Any]) -> LayerNamed:
         past = self.work.draft.past(slice(branches[0] * batch, (branches[-1] + 1) * batch))
         return LayerNamed(HostRotated(past) if self.like_host else past, options)
+
+
+def _has_wrappers(options: dict[str, Any]) -> bool:
+    """Whether a wrapper of another node may change the text of a call."""
+    wrappers = options.get("wrappers", {})
+    return any(
+        each and key not in KEEP_TEXT for kind in BEFORE_TEXT for key, each in wrappers.get(kind, {}).items()
+    )
 
 
 def _arrange(rows: Tensor, order: list[int]) -> Tensor:

@@ -33,7 +33,9 @@ from .past import host_attention
 from .tree import why_not
 from .weights import HostWeights
 
+log = logging.getLogger(__name__)
 POSITIVE, NEGATIVE = "positive", "negative"
+BEFORE_CALL = ("model_function_wrapper", "sampler_calc_cond_batch_function")  # may change what a call gets
 ALL = 1e30  # bytes; what the host asks for where everything is to leave
 
 
@@ -46,14 +48,21 @@ class HostPrompt:
 
 
 class Unloading:
-    """The host's callback of a model that leaves the device."""
+    """The host's callback of a model that leaves the device; what fails in it is logged.
+
+    An error in the middle of the host's unloading would leave its list of models so that no later run could
+    load one.
+    """
 
     call: Callable[[], None] | None = None
 
     def __call__(self, patcher: Any, unpatch_all: bool) -> None:
         """unpatch_all: not where the model is only loaded anew."""
         if unpatch_all and self.call is not None:
-            self.call()
+            try:
+                self.call()
+            except Exception:
+                log.exception("Rivulet: a stream could not follow its model off the card")
 
 
 class HostCaller:
@@ -67,7 +76,7 @@ class HostCaller:
         if refusal:
             raise ValueError(refusal)
         if warning := expert_of(model):
-            logging.getLogger(__name__).warning("Rivulet: %s", warning)
+            log.warning("Rivulet: %s", warning)
         self.model = with_wrapper(model)
         self.dtype = dtype_of(model)
         self._batch, self._like_host = batch, like_host
@@ -153,7 +162,7 @@ class HostCaller:
         """All calls of the pass in one sampling, where the host has the weights loaded."""
         if prompt is not self._texts.prompt:
             self._guider.set_conds(self._placed(prompt.positive), self._placed(prompt.negative))
-            self._texts = TextCache(prompt)
+            self._texts = TextCache(prompt, _varies(self.model.model_options, prompt))
         self._guider.set_cfg(config.cfg)
         branches = self._branches(config)
         inside = HostPass(work, config, branches, self._texts, self._weights, self._like_host)
@@ -217,6 +226,12 @@ def _why_not_options(options: dict[str, Any]) -> str | None:
         if options.get(key):
             return f"Rivulet: the MODEL carries {what}, which splits a clip in its own way; remove that node."
     return None
+
+
+def _varies(options: dict[str, Any], prompt: HostPrompt) -> bool:
+    """Whether a text, or the weights that read it (the host's hooks), may change from call to call."""
+    hooked = any("hooks" in more for side in (prompt.positive, prompt.negative) for _, more in side)
+    return hooked or any(options.get(name) for name in BEFORE_CALL)
 
 
 def _text_of(conditioning: Any) -> Tensor:

@@ -54,7 +54,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
     ),
     "comfy.patcher_extension": (
         "CallbacksMP.ON_DETACH",
+        "WrappersMP.APPLY_MODEL",
+        "WrappersMP.CALC_COND_BATCH",
         "WrappersMP.DIFFUSION_MODEL",
+        "WrappersMP.PREDICT_NOISE",
         "WrappersMP.PREPARE_SAMPLING",
     ),
     "comfy.sampler_helpers": ("estimate_memory", "get_additional_models"),

@@ -187,6 +187,29 @@ def test_a_real_unload_takes_the_cache_along_unless_a_pass_is_under_way(made, ca
     assert seen[1] == [] and take.caller._unloading.call is None
 
 
+def test_a_cache_that_cannot_leave_with_its_model_does_not_break_the_hosts_list_of_models(
+    made, calm, monkeypatch, caplog
+):
+    import comfy.model_management as management
+    from rivulet.model_patches.cache.core import SlotCache
+
+    def unloading(take):
+        note = take.session.note_block
+
+        def noted(frames, seconds):
+            note(frames, seconds)
+            with monkeypatch.context() as broken:
+                broken.setattr(SlotCache, "move", lambda *_: 1 / 0)
+                management.unload_all_models()
+            assert management.current_loaded_models == []
+
+        take.session.note_block = noted
+
+    _, pictures, error = made("stuck", unloading)
+    assert error is None and torch.equal(pictures, calm)
+    assert "could not follow its model" in caplog.text and "ZeroDivisionError" in caplog.text
+
+
 def test_the_host_says_what_a_full_card_is(load):
     from rivulet.nodes.host.caller import HostCaller
 
