@@ -43,6 +43,13 @@ def norm_rope(
     return norm_rope_reference(x_BLND, gain_ND, table_L, eps, inverse_rms_BL, out)
 
 
+def runs_kernel(x_BLND: Tensor, table_L: Tensor) -> bool:
+    """Whether `norm_rope` is one pass over x; elsewhere a model's own norm and `rotate` do as well."""
+    if torch.compiler.is_compiling():
+        return False
+    return uses_triton("norm_rope", "auto", x_BLND, table_L, obstacle=table_obstacle(table_L))
+
+
 def norm_rope_reference(
     x_BLND: Tensor,
     gain_ND: Tensor | None,

@@ -120,13 +120,22 @@ class Residual:
 
 def _plain_eps(norm: Layer, channels: int) -> float | None:
     """eps of a LayerNorm over the channels that has no weights and no changes; None: it has to be called."""
-    if not isinstance(norm, nn.LayerNorm) or "forward" in vars(norm):
+    if not isinstance(norm, nn.LayerNorm) or not _is_plain(norm, channels):
         return None
     if norm.elementwise_affine or norm.weight is not None or norm.bias is not None:
         return None
-    if norm._forward_hooks or norm._forward_pre_hooks or tuple(norm.normalized_shape) != (channels,):
-        return None
     return norm.eps if _only_normalises(norm) else None
+
+
+def plain_rms_eps(norm: Layer, channels: int) -> float | None:
+    """eps of an RMSNorm over the channels that is not hooked or replaced; None: it has to be called."""
+    return norm.eps if isinstance(norm, nn.RMSNorm) and _is_plain(norm, channels) else None
+
+
+def _is_plain(norm: nn.LayerNorm | nn.RMSNorm, channels: int) -> bool:
+    """Whether nobody has hooked it or replaced its forward, and it is over so many channels."""
+    changed = "forward" in vars(norm) or norm._forward_hooks or norm._forward_pre_hooks
+    return not changed and tuple(norm.normalized_shape) == (channels,)
 
 
 def _only_normalises(norm: nn.LayerNorm) -> bool:

@@ -13,12 +13,13 @@ from ..arch.parts import (
     head_forward,
     modulation_vectors,
     patchify,
+    plain_tensor,
     project_kv,
-    project_qkv,
     residual_block,
+    split_heads,
     unpatchify,
 )
-from ..arch.tree import DiTTree
+from ..arch.tree import DiTTree, Layer
 from .past import NoPast, Past
 from .rope import layout_of, rope_table
 from .sdpa import Attention, sdpa
@@ -92,9 +93,15 @@ def _layer(
     keys, values = text.layer(layer)
 
     def self_attention(h_BLC: Tensor) -> Tensor:
-        q, k, v = project_qkv(block.self_attn, h_BLC)
-        past.write(layer, h_BLC, k, v, keep=keep)
-        return block.self_attn.o(attention(past.rotate(q), *past.read(layer)).flatten(2))
+        layers = block.self_attn
+
+        def heads(project: Layer) -> Tensor:
+            return split_heads(layers, plain_tensor(project(h_BLC)))
+
+        q = past.rotate(heads(layers.q), layers.norm_q)
+        # nothing here holds what is normed in there
+        past.write(layer, h_BLC, heads(layers.k), heads(layers.v), keep=keep, norm=layers.norm_k)
+        return layers.o(attention(q, *past.read(layer)).flatten(2))
 
     def attend_text(q_BLND: Tensor) -> Tensor:
         return attention(q_BLND, keys, values)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...kernels.rope import rotate
 from .shapes import CacheShape, Exact, KeysValues
-from .store import Layout, Place, Store
+from .store import Layout, Pairs, Place, Store, Turn
 
 EXACT = "exact.kv"  # in a snapshot: keys and values of the exact frames
 EXACT_TOKEN_DIM = 3  # token axis of their buffer
@@ -107,7 +107,16 @@ class CodedStore(Store):
         held = sum(tensor.nbytes for codec in self.codecs for tensor in codec.weights())
         return super().workspace_bytes + held
 
-    def write(self, layer: int, rows: slice, at: Layout, x_BLC: Tensor, new: KeysValues, keep: bool) -> None:
+    def write(
+        self,
+        layer: int,
+        rows: slice,
+        at: Layout,
+        x_BLC: Tensor,
+        new: KeysValues,
+        keep: bool,
+        normed: bool = True,
+    ) -> None:
         if not keep:
             return
         k_BLND, v_BLND = new
@@ -119,7 +128,13 @@ class CodedStore(Store):
                 buffer.copy_(given[:, tokens])
 
     def read(
-        self, layer: int, rows: slice, at: Layout, key_table: Tensor, new: KeysValues | None
+        self,
+        layer: int,
+        rows: slice,
+        at: Layout,
+        key_table: Tensor,
+        new: KeysValues | None,
+        turn: Turn | None = None,
     ) -> tuple[Tensor, Tensor]:
         self._follow_weights()
         keys, values = (buffer[rows] for buffer in self.workspace)
@@ -127,10 +142,12 @@ class CodedStore(Store):
             buffers = self._views(layer, rows, slots)
             self.codecs[layer].rebuild(buffers, key_table[slots], keys[:, slots], values[:, slots])
         exact_k, exact_v = self.exact_kv[layer, :, rows].unbind(0)
-        given = [(exact_k, exact_v, at.exact)] + ([] if new is None else [(*new, at.new)])
-        for k_BLND, v_BLND, pairs in given:
+        given: list[tuple[Turn, Tensor, Tensor, Pairs]] = [(rotate, exact_k, exact_v, at.exact)]
+        if new is not None:
+            given.append((turn or rotate, *new, at.new))
+        for rotated, k_BLND, v_BLND, pairs in given:
             for slots, tokens in pairs:
-                rotate(k_BLND[:, tokens], key_table[slots], out=keys[:, slots])
+                rotated(k_BLND[:, tokens], key_table[slots], out=keys[:, slots])
                 values[:, slots] = v_BLND[:, tokens]
         return keys[:, at.attended], values[:, at.attended]
 

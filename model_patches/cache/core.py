@@ -11,12 +11,13 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ...kernels.rope import rotate
-from ..arch.tree import DiTTree
+from ..arch.tree import DiTTree, Layer
+from ..attention.turning import Turning, norm_heads
 from .fold import Fold
 from .format import Call, ForAnyModel
 from .shapes import CacheShape, KeysValues
@@ -250,20 +251,36 @@ class SlotPast:
     def __init__(self, draft: SlotDraft, rows: slice) -> None:
         self.draft, self.store, self.rows = draft, draft.store, rows
         self.key_table, self.query_table = draft.key_table, draft.query_table
-        self.written: tuple[int, KeysValues] | None = None
+        self.turning = Turning()
+        self.written: tuple[int, KeysValues, Layer | None] | None = None
 
-    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
+    def write(
+        self,
+        layer: int,
+        x_BLC: Tensor,
+        k_BLND: Tensor,
+        v_BLND: Tensor,
+        *,
+        keep: bool = True,
+        norm: Layer | None = None,
+    ) -> None:
+        # what is kept is normed; else the norm may wait, to be one pass with the rotation
+        if norm is not None and (keep or not self.turning.joins(k_BLND, self.key_table, norm)):
+            k_BLND, norm = norm_heads(norm, k_BLND), None
         new = k_BLND, v_BLND
-        self.store.write(layer, self.rows, self.draft.at, x_BLC, new, keep)
-        self.written = layer, new
+        self.store.write(layer, self.rows, self.draft.at, x_BLC, new, keep, normed=norm is None)
+        self.written = layer, new, norm
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         written, self.written = self.written, None  # not held while the rest of the layer runs
-        new = written[1] if written is not None and written[0] == layer else None
-        return self.store.read(layer, self.rows, self.draft.at, self.key_table, new)
+        given = (layer, self.rows, self.draft.at, self.key_table)
+        if written is None or written[0] != layer:
+            return self.store.read(*given, None)
+        _, new, norm = written
+        return self.store.read(*given, new, None if norm is None else partial(self.turning.rotate, norm=norm))
 
-    def rotate(self, q_BLND: Tensor) -> Tensor:
-        return rotate(q_BLND, self.query_table)
+    def rotate(self, q_BLND: Tensor, norm: Layer | None = None) -> Tensor:
+        return self.turning.rotate(q_BLND, self.query_table, norm)
 
 
 class StoredFormat(ForAnyModel):

@@ -18,7 +18,7 @@ from .core import StoredFormat
 from .cost import DENSE_COST, CacheCost
 from .kind import CacheKind
 from .shapes import NO_EXACT, CacheShape, Exact, KeysValues
-from .store import Layout, Place, Store
+from .store import Layout, Place, Store, Turn
 
 
 class DenseStore(Store):
@@ -42,16 +42,39 @@ class DenseStore(Store):
         sizes = (2 if shape.memory_tokens else 1, shape.rows, tokens, shape.heads, shape.head_dim)
         return torch.empty(sizes, dtype=self.dtype, device=self.device).unbind(0)
 
-    def write(self, layer: int, rows: slice, at: Layout, x_BLC: Tensor, new: KeysValues, keep: bool) -> None:
-        for buffer, x_BLND in zip(self.view_keys_values(layer, rows, at), new, strict=True):
+    def write(
+        self,
+        layer: int,
+        rows: slice,
+        at: Layout,
+        x_BLC: Tensor,
+        new: KeysValues,
+        keep: bool,
+        normed: bool = True,
+    ) -> None:
+        sides = list(zip(self.view_keys_values(layer, rows, at), new, strict=True))
+        for buffer, x_BLND in sides if normed else sides[1:]:
             for slots, tokens in at.new:
                 buffer[:, slots] = x_BLND[:, tokens]
 
     def read(
-        self, layer: int, rows: slice, at: Layout, key_table: Tensor, new: KeysValues | None
+        self,
+        layer: int,
+        rows: slice,
+        at: Layout,
+        key_table: Tensor,
+        new: KeysValues | None,
+        turn: Turn | None = None,
     ) -> tuple[Tensor, Tensor]:
         keys, values = self.view_keys_values(layer, rows, at)
-        rotated = rotate(keys, key_table, out=self.workspace[0][rows, at.filled])
+        rotated = self.workspace[0][rows, at.filled]
+        if new is None or turn is None:
+            rotate(keys, key_table, out=rotated)
+        else:
+            for slots in at.cached:
+                rotate(keys[:, slots], key_table[slots], out=rotated[:, slots])
+            for slots, tokens in at.new:
+                turn(new[0][:, tokens], key_table[slots], out=rotated[:, slots])
         if not at.memory:
             return rotated, values
         self.workspace[1][rows, at.filled] = values

@@ -6,7 +6,7 @@ R batch rows, S tokens per latent frame, L tokens, N heads, D head width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -19,6 +19,7 @@ from ..transfer import copy_in_pieces
 from .shapes import NO_EXACT, CacheShape, KeysValues
 from .slots import runs
 
+Turn = Callable[..., Tensor]  # as `kernels.rope.rotate`: of (keys, table) into `out`
 Pairs = tuple[tuple[slice, slice], ...]
 Place = tuple[
     slice, slice | None
@@ -83,17 +84,36 @@ class Store(ABC):
         """New tensors for the read of one layer, shared by all layers."""
 
     @abstractmethod
-    def write(self, layer: int, rows: slice, at: Layout, x_BLC: Tensor, new: KeysValues, keep: bool) -> None:
-        """Write a call's tokens; see `attention.past.Past.write`."""
+    def write(
+        self,
+        layer: int,
+        rows: slice,
+        at: Layout,
+        x_BLC: Tensor,
+        new: KeysValues,
+        keep: bool,
+        normed: bool = True,
+    ) -> None:
+        """Write a call's tokens; see `attention.past.Past.write`.
+
+        normed: False for keys that `read` will be given with a `turn`, of a call that is not kept.
+        """
 
     @abstractmethod
     def read(
-        self, layer: int, rows: slice, at: Layout, key_table: Tensor, new: KeysValues | None
+        self,
+        layer: int,
+        rows: slice,
+        at: Layout,
+        key_table: Tensor,
+        new: KeysValues | None,
+        turn: Turn | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(rotated keys, values) [B, L, N, D] of the filled slots and the memory, in the workspace or in
         place.
 
-        new: the call's keys and values; None for a second read after one write.
+        new: the call's keys and values; None for a second read after one write. turn: for keys that are not
+        normed, what norms and rotates them.
         """
 
     @property

@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..arch.tree import DiTTree
+from ..arch.tree import DiTTree, Layer
 from ..attention.past import Past
+from ..attention.turning import norm_heads
 from .cost import CacheCost
 from .dense import DENSE
 from .format import Cache, Call, Draft, ForAnyModel
@@ -22,7 +23,8 @@ from .shapes import CacheShape, KeysValues
 
 
 class CallWatcher(Protocol):
-    """Observes one call of some rows, layer by layer: the write, the read if there is one, the queries."""
+    """Observes one call of some rows, layer by layer: the queries if there are any, the write, the read if
+    there is one."""
 
     def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, keep: bool) -> None:
         """Observe the call's tokens; arguments as in `attention.past.Past`."""
@@ -33,7 +35,7 @@ class CallWatcher(Protocol):
         ...
 
     def rotate(self, q_BLND: Tensor, rotated_BLND: Tensor) -> None:
-        """Observe the queries, before and after RoPE."""
+        """Observe the queries of the layer that is written next, before and after RoPE."""
         ...
 
 
@@ -185,7 +187,17 @@ class WatchedPast:
     inner: Past
     watcher: CallWatcher
 
-    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
+    def write(
+        self,
+        layer: int,
+        x_BLC: Tensor,
+        k_BLND: Tensor,
+        v_BLND: Tensor,
+        *,
+        keep: bool = True,
+        norm: Layer | None = None,
+    ) -> None:
+        k_BLND = norm_heads(norm, k_BLND)
         self.inner.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
         self.watcher.write(layer, x_BLC, k_BLND, v_BLND, keep)
 
@@ -193,7 +205,8 @@ class WatchedPast:
         self.watcher.read(layer)
         return self.inner.read(layer)
 
-    def rotate(self, q_BLND: Tensor) -> Tensor:
+    def rotate(self, q_BLND: Tensor, norm: Layer | None = None) -> Tensor:
+        q_BLND = norm_heads(norm, q_BLND)
         rotated_BLND = self.inner.rotate(q_BLND)
         self.watcher.rotate(q_BLND, rotated_BLND)
         return rotated_BLND

@@ -90,11 +90,14 @@ def cache_write_work(model: WanConfig, call: CallSizes) -> Work:
     # norm and modulation as in the head, the norm of k, keys and values into the cache
     passes = (2 if call.kernels else 4) + 2 + 4
     last = _linear(tokens, dim, dim, call.dtype) * 2 + Work(pass_bytes=passes * x)
-    return _patchify(model, call) + layer_work(model, call) * (model.num_layers - 1) + last
+    return _patchify(model, call) + layer_work(model, call, keeps=True) * (model.num_layers - 1) + last
 
 
-def layer_work(model: WanConfig, call: CallSizes) -> Work:
-    """One block: q, k, v, o and attention over K tokens, q, o and attention over the text, feed-forward."""
+def layer_work(model: WanConfig, call: CallSizes, keeps: bool = False) -> Work:
+    """One block: q, k, v, o and attention over K tokens, q, o and attention over the text, feed-forward.
+
+    keeps: its keys are for later blocks.
+    """
     dim, dtype = model.dim, call.dtype
     tokens, keys = call.rows * call.query_tokens, call.rows * call.attended_tokens
     text = call.rows * call.text_tokens
@@ -107,9 +110,11 @@ def layer_work(model: WanConfig, call: CallSizes) -> Work:
     wide, out = _linear(tokens, dim, model.ffn_dim, dtype), _linear(tokens, model.ffn_dim, dim, dtype)
     # three norms 6, two modulations 4, three norms of q and k 6 (as one operation each, which they are on a
     # GPU), keys and values into the cache 4, three residuals 9; with kernels norm1, norm2, what is added
-    # before and what modulates after them are 4 each instead of 7
+    # before and what modulates after them are 4 each instead of 7, q's norm is part of its rotation, and so
+    # is k's where it is not kept, whose way into the cache is spared then
     tables = (call.query_tokens + call.attended_tokens) * model.head_dim * _compute_dtype(dtype).itemsize
-    passes = (23 if call.kernels else 29) * x + _rotate_bytes(x + cached, call) + tables
+    count = 29 if not call.kernels else 21 if keeps else 17
+    passes = count * x + _rotate_bytes(x + cached, call) + tables
     gelu = 2 * tokens * model.ffn_dim * dtype.itemsize
     return square * 6 + attention + wide + out + Work(pass_bytes=passes + gelu)
 
@@ -130,10 +135,10 @@ def text_work(model: WanConfig, tokens: int, dtype: torch.dtype) -> Work:
 def live_bytes(model: WanConfig, call: CallSizes) -> int:
     """Peak bytes of one call, without its inputs, weights and cache.
 
-    The tokens and the modulated tokens with the largest of: q, k, v, rotated q and what rotating the keys
-    needs (wider than the keys where those are half precision); q, k, v and what rotating q needs; q, k, v,
-    rotated q, the result and, in all fused kernels, one float32 per token and head; or twice the
-    feed-forward's width. The timestep's six vectors of the layer are there all the time.
+    The tokens and the modulated tokens with the largest of: q before and after its norm and what rotating it
+    needs (wider than q where that is half precision); rotated q, k, v and what rotating the keys needs;
+    rotated q, k, v, what the norm of k makes of it and one float32 per token; or twice the feed-forward's
+    width. The timestep's six vectors of the layer are there all the time.
     """
     size, tokens = call.dtype.itemsize, call.rows * call.query_tokens
     x = tokens * model.dim * size
@@ -142,9 +147,8 @@ def live_bytes(model: WanConfig, call: CallSizes) -> int:
     widening = _compute_dtype(call.dtype).itemsize // size
     rotated_q = x if widening == 1 else (2 * widening + 1) * x
     rotated_keys = 0 if widening == 1 else 2 * widening * cached
-    sums = tokens * model.num_heads * 4
     vectors = 6 * model.dim * size
-    return vectors + max(5 * x + rotated_q, 6 * x + rotated_keys, 7 * x + sums, 2 * x + 2 * hidden)
+    return vectors + max(4 * x + rotated_q, 5 * x + rotated_keys, 7 * x + 4 * tokens, 2 * x + 2 * hidden)
 
 
 def _linear(tokens: int, width_in: int, width_out: int, dtype: torch.dtype) -> Work:

@@ -9,8 +9,10 @@ from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
+from ...model_patches.arch.tree import Layer
 from ...model_patches.attention.past import Past
 from ...model_patches.attention.sdpa import Attention
+from ...model_patches.attention.turning import norm_heads
 from ...model_patches.cache.core import SlotPast
 
 
@@ -31,16 +33,25 @@ class LayerNamed:
     def __init__(self, past: Past, options: dict[str, Any]) -> None:
         self.past, self.options = past, options
 
-    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
+    def write(
+        self,
+        layer: int,
+        x_BLC: Tensor,
+        k_BLND: Tensor,
+        v_BLND: Tensor,
+        *,
+        keep: bool = True,
+        norm: Layer | None = None,
+    ) -> None:
         """Writes after naming the layer in the options."""
         self.options["block_index"] = layer
-        self.past.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
+        self.past.write(layer, x_BLC, k_BLND, v_BLND, keep=keep, norm=norm)
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         return self.past.read(layer)
 
-    def rotate(self, q_BLND: Tensor) -> Tensor:
-        return self.past.rotate(q_BLND)
+    def rotate(self, q_BLND: Tensor, norm: Layer | None = None) -> Tensor:
+        return self.past.rotate(q_BLND, norm)
 
 
 class HostRotated:
@@ -52,17 +63,26 @@ class HostRotated:
         self.key_turns = rotation_matrices(past.key_table)
         self.query_turns = rotation_matrices(past.query_table)
 
-    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
-        self.past.write(layer, x_BLC, k_BLND, v_BLND, keep=keep)
+    def write(
+        self,
+        layer: int,
+        x_BLC: Tensor,
+        k_BLND: Tensor,
+        v_BLND: Tensor,
+        *,
+        keep: bool = True,
+        norm: Layer | None = None,
+    ) -> None:
+        self.past.write(layer, x_BLC, norm_heads(norm, k_BLND), v_BLND, keep=keep)
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys at their positions, and values."""
         keys, values = self.store.view_keys_values(layer, self.past.rows, self.past.draft.at)
         return apply_rope1(keys, self.key_turns), values
 
-    def rotate(self, q_BLND: Tensor) -> Tensor:
+    def rotate(self, q_BLND: Tensor, norm: Layer | None = None) -> Tensor:
         """The call's queries at their positions."""
-        return apply_rope1(q_BLND, self.query_turns)
+        return apply_rope1(norm_heads(norm, q_BLND), self.query_turns)
 
 
 def rotation_matrices(table_L: Tensor) -> Tensor:

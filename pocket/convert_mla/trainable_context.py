@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ...kernels.rope import rotate
 from ...model_patches.arch.parts import project_kv, project_qkv
-from ...model_patches.arch.tree import AttentionTree, DiTTree
+from ...model_patches.arch.tree import AttentionTree, DiTTree, Layer
 from ...model_patches.attention.rope import layout_of, rope_table
 from ...model_patches.attention.sdpa import Attention, sdpa
+from ...model_patches.attention.turning import norm_heads
 from ...model_patches.cache.format import Call
 
 
@@ -58,15 +59,25 @@ class TrainableContext:
         self.query_table = rope_table(call.query_ids, *place, layout=layout)
         self.projected: list[Tensor] = []  # the call's tokens [R, L, C] by layer
 
-    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
+    def write(
+        self,
+        layer: int,
+        x_BLC: Tensor,
+        k_BLND: Tensor,
+        v_BLND: Tensor,
+        *,
+        keep: bool = True,
+        norm: Layer | None = None,
+    ) -> None:
         self.projected.append(x_BLC)
+        k_BLND = norm_heads(norm, k_BLND)
         self.new = (k_BLND, v_BLND)
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         return self.keys_values(self.dit.blocks[layer].self_attn, layer, *self.new)
 
-    def rotate(self, q_BLND: Tensor) -> Tensor:
-        return rotate(q_BLND, self.query_table)
+    def rotate(self, q_BLND: Tensor, norm: Layer | None = None) -> Tensor:
+        return rotate(norm_heads(norm, q_BLND), self.query_table)
 
     def keys_values(
         self, attention: AttentionTree, layer: int, k: Tensor, v: Tensor

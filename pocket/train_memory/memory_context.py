@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ...kernels.rope import rotate
 from ...model_patches.arch.parts import project_kv
-from ...model_patches.arch.tree import DiTTree
+from ...model_patches.arch.tree import DiTTree, Layer
 from ...model_patches.attention.rope import layout_of, rope_table
+from ...model_patches.attention.turning import norm_heads
 from ...model_patches.cache.format import Call
 from ..convert_mla.trainable_context import Grid
 from ..train_pocket.teacher_forcing import unfused_attention
@@ -83,7 +84,17 @@ class MemoryContext:
         self.query_table = rope_table(call.query_ids, *place, layout=layout)
         self.by_layer: list[FrameTokens] = []  # the call's tokens, of a pass that is kept
 
-    def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, *, keep: bool = True) -> None:
+    def write(
+        self,
+        layer: int,
+        x_BLC: Tensor,
+        k_BLND: Tensor,
+        v_BLND: Tensor,
+        *,
+        keep: bool = True,
+        norm: Layer | None = None,
+    ) -> None:
+        k_BLND = norm_heads(norm, k_BLND)
         self.new = (k_BLND, v_BLND)
         if keep:
             self.by_layer.append(FrameTokens(x_BLC, k_BLND, v_BLND))
@@ -97,8 +108,8 @@ class MemoryContext:
         keys, values = (torch.cat([part[i].to(self.new[i].dtype) for part in parts], 1) for i in (0, 1))
         return rotate(keys, self.key_table), values
 
-    def rotate(self, q_BLND: Tensor) -> Tensor:
-        return rotate(q_BLND, self.query_table)
+    def rotate(self, q_BLND: Tensor, norm: Layer | None = None) -> Tensor:
+        return rotate(norm_heads(norm, q_BLND), self.query_table)
 
     def _cached(self, layer: int) -> tuple[Tensor, Tensor]:
         frames = self.call.cached

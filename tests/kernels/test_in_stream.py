@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.kernels import dispatch, latent_write, quantize, rebuild, rope
+from rivulet.kernels import dispatch, latent_write, norm_rope, quantize, rebuild, rope
 from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
@@ -57,10 +57,13 @@ def test_kernels_keep_a_stream_as_torch_does(name, triton, monkeypatch):
         ran.append(op)
         return wanted != "reference"
 
-    for module in (latent_write, quantize, rebuild, rope):
+    for module in (latent_write, norm_rope, quantize, rebuild, rope):
         monkeypatch.setattr(module, "uses_triton", always)
     kernels = made(model, cache)
-    wanted = {"int8": {"quantize", "dequantize"}, "latent": {"latent_write", "rebuild"}}
+    wanted = {
+        "int8": {"quantize", "dequantize", "norm_rope"},
+        "latent": {"latent_write", "rebuild", "norm_rope"},
+    }
     assert wanted.get(name, {"quantize", "rebuild"}) <= set(ran)
     lost = (plain - dense).norm()
     assert lost > 0
@@ -92,7 +95,7 @@ def test_a_kernel_that_fails_in_a_block_costs_that_block_and_torch_makes_the_res
         launches.append(launch.op)
         plain(launch if len(launches) != 5 else replace(launch, kernel=Broken()))
 
-    for module in (quantize, rope):
+    for module in (norm_rope, quantize, rope):
         monkeypatch.setattr(module, "uses_triton", usual)
     monkeypatch.setattr(Launch, "run", run)
     stream = StreamConfig(Geometry(32, 32), PRESET, block_frames=1, sigmas=(1.0, 0.5))

@@ -187,33 +187,42 @@ class CallRecording:
 
     def __init__(self, block: BlockRecording, row: int) -> None:
         self.block, self.row = block, row
-        self.layer = 0
-        self.brought: tuple[Tensor, Tensor] | None = None  # keys and values of a sampled call
+        self.queries: tuple[Tensor, Tensor] | None = None  # before and after RoPE, until the layer is written
 
     def write(self, layer: int, x_BLC: Tensor, k_BLND: Tensor, v_BLND: Tensor, keep: bool) -> None:
-        """Note the call's tokens where later blocks are to find them, else what the call brings itself."""
-        self.layer, block = layer, self.block
-        self.brought = (k_BLND, v_BLND) if block.sampled and not keep else None
-        if not keep:
-            return
-        if not block.recording.held_out:
-            block.recorder.take_tokens(block.recording.shape, layer, x_BLC)
-        frames = block.picked(x_BLC).to(block.recorder.sample_device).unbind(1)
-        for frame, x_BSC in zip(block.call.new, frames, strict=True):
-            block.own.setdefault((frame, self.row), []).append(x_BSC.clone())
+        """Note the call's tokens where later blocks are to find them, and the layer's queries."""
+        block = self.block
+        if keep:
+            if not block.recording.held_out:
+                block.recorder.take_tokens(block.recording.shape, layer, x_BLC)
+            frames = block.picked(x_BLC).to(block.recorder.sample_device).unbind(1)
+            for frame, x_BSC in zip(block.call.new, frames, strict=True):
+                block.own.setdefault((frame, self.row), []).append(x_BSC.clone())
+        if self.queries is not None:
+            self._ask(layer, *self.queries, None if keep else (k_BLND, v_BLND))
+        self.queries = None
 
     def read(self, layer: int) -> None:
         """The past is put together again from its tokens: nothing is written down of a read."""
 
     def rotate(self, q_BLND: Tensor, rotated_BLND: Tensor) -> None:
-        """Note the queries, and in a sampled call what it brings beside them."""
+        """Hold the queries until it is known what they are beside."""
+        self.queries = q_BLND, rotated_BLND
+
+    def _ask(
+        self, layer: int, q_BLND: Tensor, rotated_BLND: Tensor, brought: tuple[Tensor, Tensor] | None
+    ) -> None:
+        """Note the queries, and in a sampled call what it brings beside them.
+
+        brought: keys and values of a call that is not kept.
+        """
         block, recorder = self.block, self.block.recorder
         if not block.recording.held_out:
-            recorder.take_queries(block.recording.shape, self.layer, q_BLND)
-        if self.brought is not None:
+            recorder.take_queries(block.recording.shape, layer, q_BLND)
+        if brought is not None and block.sampled:
             device, call = recorder.sample_device, block.call
-            k, v = (block.picked(part).flatten(1, 2).to(device) for part in self.brought)
+            k, v = (block.picked(part).flatten(1, 2).to(device) for part in brought)
             asked = block.picked(rotated_BLND).flatten(1, 2).to(device)
             own = block.turns(call.ids[len(call.cached) :]).to(device)
             ask = Ask(asked, rotate(k, own), v)
-            block.asks.setdefault((self.row, self.layer), []).append(ask)
+            block.asks.setdefault((self.row, layer), []).append(ask)

@@ -5,14 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.kernels import modulate
+from rivulet.kernels.norm_rope import norm_rope_reference
 from rivulet.kernels.rope import rotate_reference
 from rivulet.model_patches.arch import parts
 from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.attention import turning
 from rivulet.model_patches.attention.forward import forward, write_past
 from rivulet.model_patches.attention.positions import preset
 from rivulet.model_patches.attention.text import TextRows, read_text
-from rivulet.model_patches.cache import core, dense
+from rivulet.model_patches.cache import dense
 from rivulet.model_patches.cache.core import SlotCache
 from rivulet.model_patches.cache.dense import DenseStore
 from rivulet.model_patches.cache.format import call_of
@@ -148,6 +150,20 @@ def rotate_in_one_pass(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return rotate_reference(x, table)
 
 
+@torch.library.custom_op("tests::norm_rope", mutates_args=())
+def norm_and_rotate_in_one_pass(
+    x: torch.Tensor, gain: torch.Tensor, table: torch.Tensor, eps: float
+) -> torch.Tensor:
+    return norm_rope_reference(x, gain, table, eps, None, torch.empty_like(x))
+
+
+class OneOperation(nn.RMSNorm):
+    """Asked for its gain in one operation, as on a GPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.layer_norm(x, self.normalized_shape, self.weight)
+
+
 @torch.library.custom_op("tests::norm", mutates_args=())
 def norm_in_one_pass(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
     return modulate.norm_modulate_reference(x, shift, scale, eps)
@@ -170,7 +186,9 @@ def one_pass_each(monkeypatch):
     """Has each kernel counted as what it is: one operation on its tensors."""
     monkeypatch.setattr(parts, "norm_modulate", norm_in_one_pass)
     monkeypatch.setattr(parts, "add_norm_modulate", add_and_norm_in_one_pass)
-    monkeypatch.setattr(core, "rotate", rotate_in_one_pass)
+    monkeypatch.setattr(turning, "runs_kernel", lambda x, table: True)
+    monkeypatch.setattr(turning, "only_scales", lambda *_: True)
+    monkeypatch.setattr(turning, "norm_rope", lambda *given, out: norm_and_rotate_in_one_pass(*given))
     # the result of the count is the one that is read; the buffer is left alone
     monkeypatch.setattr(dense, "rotate", lambda x, table, out: rotate_in_one_pass(x, table))
 
@@ -183,6 +201,8 @@ def test_with_kernels_the_bytes_of_everything_else_are_those_of_one_pass_each(on
     for block in model.blocks:
         for attention in (block.self_attn, block.cross_attn):
             attention.norm_q = attention.norm_k = nn.LayerNorm(768).to(torch.bfloat16)
+        for name in ("norm_q", "norm_k"):
+            setattr(block.self_attn, name, OneOperation(768, eps=1e-6).to(torch.bfloat16))
     given, asked = call_with_a_full_window(model, torch.bfloat16)
     with Watch() as seen:
         call(*given)
