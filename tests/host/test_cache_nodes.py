@@ -154,6 +154,7 @@ def test_a_calibration_that_cannot_work_is_refused_and_writes_nothing(calibrate,
 @pytest.mark.parametrize(("room", "places"), [(0, "RR"), (1, "CR"), (2, "CC")])
 def test_sums_and_samples_lie_where_there_is_room(load, monkeypatch, room, places):
     import comfy.model_management as management
+    from rivulet.kernels.dispatch import Support
     from rivulet.model_patches.plan.plan import plan_stream
     from rivulet.model_patches.plan.verdict import HEADROOM
     from rivulet.nodes import calibrate as node
@@ -166,6 +167,7 @@ def test_sums_and_samples_lie_where_there_is_room(load, monkeypatch, room, place
     monkeypatch.setattr(management, "vae_dtype", lambda *_: torch.bfloat16)
     monkeypatch.setattr(management, "free_memory", lambda count, device: freed.append((count, device)))
     monkeypatch.setattr(model, "load_device", card)
+    monkeypatch.setattr("rivulet.nodes.plan.triton_support", lambda _: Support(False, "no card is there."))
 
     def with_free(count):
         monkeypatch.setattr(node, "free_bytes", lambda _: count)
