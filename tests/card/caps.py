@@ -63,7 +63,7 @@ def highest(part: str, watch: Watch, during: Iterable[str]) -> dict[Cap, int]:
 def written(counts: dict[Cap, int]) -> str:
     """Rows of the table."""
     return "\n".join(
-        f"{part:<8}{during:<8}{kind:<9}{file:<38}{count}"
+        f"{part:<8}{during:<8}{kind:<9}{file:<46}{count}"
         for (part, during, kind, file), count in sorted(counts.items())
     )
 

@@ -24,7 +24,8 @@ def is_strided(func: Any, tensors: Sequence[Tensor]) -> bool:
     if func in NORMS:
         # it reads whole rows, and copies what does not lie in rows
         return tensors[0].numel() >= LARGE and not tensors[0].is_contiguous()
-    return torch.Tag.pointwise in func.tags and is_scattered(tensors)
+    # torch calls a copy pointwise; one that brings a tensor into order is what arithmetic needs
+    return func is not aten.clone.default and torch.Tag.pointwise in func.tags and is_scattered(tensors)
 
 
 def is_scattered(tensors: Sequence[Tensor]) -> bool:

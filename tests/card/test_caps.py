@@ -5,7 +5,7 @@ from rivulet.tests.card.tiny import DURING, Case, TinyStream
 
 # each asks for something that no other does
 SHOWN = (
-    Case(switch="recache"),
+    Case(switch="recache", calls=2),  # noise between two calls
     Case("latent", "learned", "echo", "recache", vae="tiny"),
     Case("mla", "off", "videomla_6", "blend"),
     Case("int8", "ema", "reward_forcing", "cut", "follow"),

@@ -20,6 +20,7 @@ from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.off import OFF
 from rivulet.model_patches.memory.policy import MemoryPolicy
+from rivulet.model_patches.stream.caller import Caller
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.follow import Follow, encoder_of
 from rivulet.model_patches.stream.incoming import Pictures
@@ -31,11 +32,12 @@ from rivulet.model_patches.stream.start import from_video
 from rivulet.model_patches.stream.state import StreamState
 from rivulet.model_patches.stream.step import init
 from rivulet.model_patches.stream.timeline import Prompt
-from rivulet.model_patches.vae.decoder import VaeDecoder
+from rivulet.model_patches.vae.decoder import StreamDecoder, VaeDecoder
 from rivulet.model_patches.vae.tiny import TinyDecoder
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.model_patches.writer.frames import HostFrames
 from rivulet.tests.card.faked import Card
+from rivulet.tests.card.watch import Watch
 
 SIZES = WanConfig(dim=256, ffn_dim=64, num_layers=2, text_dim=32)
 MLA = MlaSizes(kv_latent=64, query_latent=128, rope=RopeLayout.truncated(128, 32))
@@ -59,6 +61,7 @@ class Case:
     apart: bool = False  # the VAE on the other card
     second: bool = False  # the model on the second card
     half: torch.dtype = torch.bfloat16
+    calls: int = 1  # noisy ones a block; the one at timestep 0 comes on top
 
     def __str__(self) -> str:
         words = [self.format, self.memory, self.preset, self.switch, self.start, self.vae]
@@ -103,9 +106,9 @@ class TinyStream:
         for each in {self.vae, self.decoding}:
             card.carry(each, case.half, self.vae_device)
         self.caller = ModelCaller(model, self.device)
-        # one call a block, and one at timestep 0; a video is followed from the second level on
-        sigmas = (1.0, 0.5) if case.start == "follow" else (1.0,)
-        self.config = StreamConfig(GEOMETRY, case.preset, BLOCK, sigmas, dtype=case.half)
+        self.config = StreamConfig(
+            GEOMETRY, case.preset, BLOCK, sigmas_of(case.calls, case.start), dtype=case.half
+        )
         self.memory = self._memory()
         self.format = cache_format(case, model)
 
@@ -117,7 +120,7 @@ class TinyStream:
 
     def run(self, folder: Path) -> StreamState:
         """Blocks until the window is full, two more, and two from a switch on; each under its label."""
-        full = self._blocks_to_fill()
+        full = blocks_to_fill(self.case.preset)
         state, begin, follow = self.start(), None, None
         if self.case.start == "latents":
             pictures = torch.zeros(GEOMETRY.pixel_frames(4), GEOMETRY.height, GEOMETRY.width, 3)
@@ -138,25 +141,8 @@ class TinyStream:
         change = Prompt(0, "another", self.case.switch)
         script = Script(self.text(), changes={full + 2: change}, encode=lambda _: self.text(9))
         plain = FOLLOWS if self.case.start == "follow" else PLAIN
-        watch = self.card.watch
-
-        def label_next(chunk: Chunk) -> None:
-            block = chunk.block + 1
-            watch.begin(OTHER if block <= full else SWITCHES if block == full + 2 else plain)
-
-        writer = Pictureless(state.ledger.written)
         decoder = VaeDecoder(self.decoding)
-        watch.begin(OTHER)
-        state = run(
-            self.caller, decoder, state, [writer], blocks=blocks, script=script, on_chunk=label_next, **more
-        )
-        watch.begin(OTHER)
-        return state
-
-    def _blocks_to_fill(self) -> int:
-        """After which the next block evicts; a window without an end has none."""
-        capacity = preset(self.case.preset).capacity_frames
-        return 1 if capacity is None else -(-capacity // BLOCK)
+        return run_labelled(self.card.watch, self.caller, decoder, state, script, plain, blocks, **more)
 
     def _memory(self) -> MemoryPolicy:
         if self.case.memory == "ema":
@@ -169,6 +155,44 @@ class TinyStream:
             encoder = MemoryEncoder(EncoderConfig(SIZES.dim, SIZES.num_heads, frames, *grid))
         self.card.carry(encoder, self.case.half, self.device)
         return LearnedMemory(encoder, "tiny")
+
+
+def run_labelled(
+    watch: Watch,
+    caller: Caller,
+    decoder: StreamDecoder,
+    state: StreamState,
+    script: Script,
+    plain: str,
+    blocks: int,
+    **more: object,
+) -> StreamState:
+    """So many blocks, watched under their labels: OTHER until the window is full, then `plain`, and the
+    script's change."""
+    (switched,) = script.changes
+    full = switched - 2
+
+    def label_next(chunk: Chunk) -> None:
+        block = chunk.block + 1
+        watch.begin(OTHER if block <= full else SWITCHES if block == switched else plain)
+
+    writer = Pictureless(state.ledger.written - state.ledger.file_frame)
+    watch.begin(OTHER)
+    state = run(caller, decoder, state, [writer], blocks=blocks, script=script, on_chunk=label_next, **more)
+    watch.begin(OTHER)
+    return state
+
+
+def sigmas_of(calls: int, start: str) -> tuple[float, ...]:
+    """Noise levels of so many calls; a video is followed from the second level on."""
+    levels = (1.0, 0.5, 0.25)
+    return levels[: calls + 1] if start == "follow" else levels[:calls]
+
+
+def blocks_to_fill(name: str) -> int:
+    """Blocks under a preset after which the next one evicts; a window without an end has none."""
+    capacity = preset(name).capacity_frames
+    return 1 if capacity is None else -(-capacity // BLOCK)
 
 
 def cache_format(case: Case, model: WanModel) -> CacheFormat:

@@ -27,7 +27,7 @@ CAPPED = (WAIT, TO_HOST, TO_CARD, STRIDED)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the pack something was asked for; the tests do not count as a part of it."""
+    """Where something was asked for, in the pack or in the program that it runs in; tests are no part of it."""
 
     file: str
     function: str
@@ -100,14 +100,15 @@ class Watch:
 
     def __init__(self) -> None:
         self.sections = [Section("")]
+        self.host: Path | None = None  # folder of the program that the pack runs in; its files count, too
 
     def begin(self, label: str) -> None:
         """From here on something else is done."""
         self.sections.append(Section(label))
 
     def note(self, kind: str, what: str = "", nbytes: int = 0) -> None:
-        """Writes one down, at the place of the pack that is running."""
-        key = kind, place(), what
+        """Writes one down, at the place of the pack, or of its host, that is running."""
+        key = kind, place(self.host), what
         section = self.sections[-1]
         section.counts[key] += 1
         section.bytes[key] += nbytes
@@ -120,13 +121,15 @@ class Watch:
         return self.sections_of(label)[-1].table()
 
 
-def place() -> Place:
-    """The innermost function of the pack that is running."""
+def place(host: Path | None = None) -> Place:
+    """The innermost function of the pack, or of a program in the folder `host`, that is running."""
+    beside = f"{host}/" if host else None
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        if name.startswith(PACK) and not name.startswith(TESTS):
-            return Place(name.removeprefix(PACK), frame.f_code.co_name, frame.f_lineno)
+        for root in (PACK, beside):
+            if root and name.startswith(root) and not name.startswith(TESTS):
+                return Place(name.removeprefix(root), frame.f_code.co_name, frame.f_lineno)
         frame = frame.f_back
     return Place("elsewhere", "", 0)
 
