@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.samplers import Sampler
 from torch import Tensor
 
 from ...model_patches.arch.parts import embed_time
@@ -63,38 +64,48 @@ def run_model(
     return work.flow(executor.class_obj, x_RCTHW, timestep_R, context_RLE, options, host_forward)
 
 
-def sample(
-    model: Any,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict[str, Any] | None = None,
-    callback: Callable[[dict[str, Any]], None] | None = None,
-    disable: bool | None = None,
-    *,
-    work: HostPass,
-) -> Tensor:
-    """The host's sampler function of one pass: its clean latents; keys and values go to the draft.
+class PassSampler(Sampler):
+    """The host's sampler of one pass, whose clean latents and drafted keys and values the pass keeps.
 
-    x: of it only shape, dtype and device are used; noise, levels and given latents are the pass's. Of the
-    host's sigmas only the number counts: reading them would have the computer wait for the card.
+    In place of the host's KSAMPLER, which reads the first level from the card, and so waits for it.
     """
-    assert len(sigmas) == len(work.levels) + 1, (len(sigmas), work.levels)
 
-    def clean(x_BCTHW: Tensor, call: int) -> Tensor:
-        sigma_B = x.new_full((len(x),), work.work.sigmas[call])
-        work.begin_call(call)
-        x0_BCTHW = model(x_BCTHW, sigma_B, **(extra_args or {}))
+    def __init__(self, work: HostPass) -> None:
+        self.work = work
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Callable[[int, Tensor, Tensor, int], None] | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        """No latent frame, on the CPU: what the host turns into the VAE's units nobody reads.
+
+        noise: of it only shape, dtype and device are used; noise, levels and given latents are the pass's. Of
+        the host's sigmas only the number counts.
+        """
+        work, x = self.work, noise
+        assert len(sigmas) == len(work.levels) + 1, (len(sigmas), work.levels)
+
+        def clean(x_BCTHW: Tensor, call: int) -> Tensor:
+            sigma_B = x.new_full((len(x),), work.work.sigmas[call])
+            work.begin_call(call)
+            x0_BCTHW = model_wrap(x_BCTHW, sigma_B, **extra_args)
+            work.end_call()
+            if callback is not None:
+                callback(call - work.first, x0_BCTHW, x_BCTHW, len(work.levels))
+            return x0_BCTHW
+
+        work.latents_BCTHW = x0_BCTHW = work.make(clean, x)
+        work.begin_call(None)
+        model_wrap(x0_BCTHW, x.new_zeros(len(x)), **extra_args)
         work.end_call()
-        if callback is not None:
-            step = {"x": x_BCTHW, "i": call - work.first, "sigma": sigma_B[0], "sigma_hat": sigma_B[0]}
-            callback({**step, "denoised": x0_BCTHW})
-        return x0_BCTHW
-
-    work.latents_BCTHW = x0_BCTHW = work.make(clean, x)
-    work.begin_call(None)
-    model(x0_BCTHW, x.new_zeros(len(x)), **(extra_args or {}))
-    work.end_call()
-    return x0_BCTHW
+        return torch.empty((*x.shape[:2], 0, *x.shape[3:]))
 
 
 @dataclass

@@ -14,6 +14,7 @@ from typing import Any
 import comfy.model_management
 import comfy.samplers
 import torch
+from comfy.latent_formats import Wan21
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
@@ -26,7 +27,8 @@ from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import same_length
 from ...model_patches.stream.weights import Fingerprint
 from ...model_patches.transfer import to_device
-from .block import KEY, HostPass, TextCache, run_model, sample
+from ...model_patches.vae.wan import in_model_units, in_vae_units
+from .block import KEY, HostPass, PassSampler, TextCache, run_model
 from .file import expert_of
 from .loaded import prepare_sampling
 from .past import host_attention
@@ -80,6 +82,7 @@ class HostCaller:
         self.model = with_wrapper(model)
         self.dtype = dtype_of(model)
         self._batch, self._like_host = batch, like_host
+        self._is_wan = type(model.model.latent_format) is Wan21
         self._guider = comfy.samplers.CFGGuider(self.model)
         self._texts = TextCache()
         self._weights = HostWeights(adapted=bool(self.model.patches))
@@ -170,7 +173,7 @@ class HostCaller:
         options = self._guider.model_options.setdefault("transformer_options", {})
         options[KEY] = inside
         try:
-            sampler = comfy.samplers.KSAMPLER(sample, {"work": inside})
+            sampler = PassSampler(inside)
             sigmas = to_device(torch.tensor([*inside.levels, 0.0]), self.device)
             self._guider.sample(nothing, nothing, sampler, sigmas, disable_pbar=True, seed=config.seed)
         finally:
@@ -187,10 +190,16 @@ class HostCaller:
 
     def to_vae(self, latents_BCTHW: Tensor) -> Tensor:
         """Latents in the units of the VAE, float32, from the model's."""
-        return self.model.model.process_latent_out(latents_BCTHW.float())
+        latents_BCTHW = latents_BCTHW.float()
+        if self._is_wan:
+            # the host's own would copy its numbers to the card and have the computer wait for them
+            return in_vae_units(latents_BCTHW)
+        return self.model.model.process_latent_out(latents_BCTHW)
 
     def from_vae(self, latents_BCTHW: Tensor) -> Tensor:
         """Latents in the model's units from the VAE's."""
+        if self._is_wan:
+            return in_model_units(latents_BCTHW)
         return self.model.model.process_latent_in(latents_BCTHW)
 
     def _placed(self, conditioning: Any) -> Any:

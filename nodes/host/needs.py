@@ -14,6 +14,7 @@ OLDEST = "0.21"  # expected to be enough; not run
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "comfy.cli_args": ("args.disable_metadata",),
+    "comfy.latent_formats": ("Wan21",),
     "comfy.ldm.flux.math": ("apply_rope1",),
     "comfy.ldm.modules.attention": ("optimized_attention",),
     "comfy.ldm.wan.model": ("WanAttentionBlock", "WanModel", "WanSelfAttention.forward"),
@@ -61,7 +62,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "WrappersMP.PREPARE_SAMPLING",
     ),
     "comfy.sampler_helpers": ("estimate_memory", "get_additional_models"),
-    "comfy.samplers": ("CFGGuider.sample", "CFGGuider.set_cfg", "CFGGuider.set_conds", "KSAMPLER"),
+    "comfy.samplers": ("CFGGuider.sample", "CFGGuider.set_cfg", "CFGGuider.set_conds", "Sampler"),
     "comfy.sd": ("VAE", "load_diffusion_model_state_dict"),
     "comfy.supported_models": ("WAN21_T2V.get_model", "models"),
     "comfy.weight_adapter": ("LoRAAdapter",),

@@ -10,16 +10,26 @@ from rivulet.tests.card.watch import CAPPED, Watch
 # to host: a copy that the program waits for; aim: none, pictures come through pinned memory
 # to card: a copy from memory that is not pinned; aim: none
 # strided: arithmetic over a large tensor that does not lie as it is read; aim: none
+# comfy/samplers.py asks whether the latents that it is given are empty; what is awaited then is done already
 # of several streams the highest count holds; a block of a switch has more to do, and so has one that follows
 TABLE = """
-part    during  kind     file                                  at most
-engine  block   to host  model_patches/cache/coded.py          1
-engine  block   wait     model_patches/stream/step.py          1
-engine  follow  to host  model_patches/cache/coded.py          1
-engine  follow  wait     model_patches/stream/step.py          1
-engine  switch  to host  model_patches/cache/coded.py          2
-engine  switch  wait     model_patches/stream/model_caller.py  1
-engine  switch  wait     model_patches/stream/step.py          2
+part    during  kind     file                                          at most
+engine  block   to host  model_patches/cache/coded.py                  1
+engine  block   wait     model_patches/stream/step.py                  1
+engine  follow  to host  model_patches/cache/coded.py                  1
+engine  follow  wait     model_patches/stream/step.py                  1
+engine  switch  to host  model_patches/cache/coded.py                  2
+engine  switch  wait     model_patches/stream/model_caller.py          1
+engine  switch  wait     model_patches/stream/step.py                  2
+host    block   to host  model_patches/cache/coded.py                  1
+host    block   wait     comfy/samplers.py                             1
+host    block   wait     model_patches/stream/step.py                  1
+host    follow  to host  model_patches/cache/coded.py                  1
+host    follow  wait     comfy/samplers.py                             1
+host    follow  wait     model_patches/stream/step.py                  1
+host    switch  to host  model_patches/cache/coded.py                  2
+host    switch  wait     comfy/samplers.py                             2
+host    switch  wait     model_patches/stream/step.py                  2
 """
 
 Cap = tuple[str, str, str, str]  # part (engine or host), during, kind, file

@@ -27,7 +27,7 @@ CAPPED = (WAIT, TO_HOST, TO_CARD, STRIDED)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was asked for, in the pack or in the program that it runs in; tests are no part of it."""
+    """Where something was asked for, in the pack or in the host it runs in; tests are no part of it."""
 
     file: str
     function: str

@@ -1,6 +1,7 @@
 """A MODEL of the host on a card that is not there, see `tests.card.faked`."""
 
 from contextlib import nullcontext, suppress
+from copy import copy
 
 import torch
 from rivulet.tests.card.faked import Card
@@ -40,9 +41,33 @@ def carry(
         (past, "optimized_attention", attention_pytorch),
         (comfy.ldm.wan.model, "optimized_attention", attention_pytorch),
         (block, "check_forward", _compared),
+        # of the empty latents that a sampling is given; a card that has no numbers says "true" to "any?"
+        (torch, "count_nonzero", lambda x: int(x.sum())),
     ):
         monkeypatch.setattr(owner, name, value)
     return clone
+
+
+def carry_vae(card: Card, vae, monkeypatch, dtype: torch.dtype, device: torch.device):
+    """A copy of the VAE whose weights are on the card; its self-checks are made before, where it has numbers.
+
+    The layers are the VAE's own: `monkeypatch` brings them back.
+    """
+    from comfy.ldm.modules.diffusionmodules.model import pytorch_attention
+    from rivulet.nodes.host.decoder import decoder_for, is_tiny
+    from rivulet.nodes.host.encoder import HostEncoder
+
+    decoder_for(vae, lambda latents: latents)
+    if not is_tiny(vae):
+        HostEncoder(vae)
+    there, model = copy(vae), vae.first_stage_model
+    for part in model.modules():
+        monkeypatch.setattr(part, "_parameters", dict(part._parameters))
+        if hasattr(part, "optimized_attention"):
+            monkeypatch.setattr(part, "optimized_attention", pytorch_attention)
+    card.carry(model, dtype, device)
+    there.device, there.vae_dtype = device, dtype
+    return there
 
 
 def _compared(*given) -> None:
