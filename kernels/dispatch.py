@@ -204,7 +204,10 @@ def _find_support(device: torch.device, disabled: bool) -> Support:
     if kind != "cuda" and not (kind == "cpu" and is_interpreted()):
         return Support(False, f"there are no Triton kernels for {kind}.")
     if kind == "cuda" and torch.version.hip is None:
-        major, minor = torch.cuda.get_device_capability(device)
+        try:
+            major, minor = torch.cuda.get_device_capability(device)
+        except (AssertionError, RuntimeError) as error:  # a torch without CUDA, no driver, no such card
+            return Support(False, f"torch does not reach {device}: {str(error).splitlines()[0].rstrip('.')}.")
         if major < 8:
             return Support(False, f"compute capability {major}.{minor} is below 8.0 (RTX 30 and newer).")
     return _run_probe(device)

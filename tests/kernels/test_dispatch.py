@@ -131,6 +131,16 @@ def test_old_cards_are_left_to_torch(monkeypatch, caplog):
     assert len(caplog.records) == 1
 
 
+def test_a_card_that_torch_does_not_reach_has_no_kernels(monkeypatch):
+    def refuse(device):
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", refuse)
+    monkeypatch.delenv(dispatch.DISABLE, raising=False)
+    support = triton_support(torch.device("cuda", 7))
+    assert not support.triton and "does not reach cuda:7: Torch not compiled with CUDA" in support.why
+
+
 def test_devices_without_kernels_are_named_once(caplog):
     for _ in range(2):
         assert not triton_support(torch.device("mps")).triton
