@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +32,9 @@ MARGIN = 0.05
 FOLDER = "RIVULET_CACHE"  # names the folder of the file, instead of rivulet/ in the user's cache
 QUERIES, KEYS, HEADS = 4680, 14040, 12  # a block of Wan 1.3B at 832x480 over a window of nine latent frames
 CALLS = 5  # timed; the shortest counts
+NO_KERNEL = re.compile(
+    r"no (viable|available) (backend|kernel)", re.IGNORECASE
+)  # torch's words for a refusal
 
 Clock = Callable[[Callable[[], object]], float]  # runs the work; its seconds
 
@@ -40,9 +43,19 @@ def measured_sdpa(q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
     """`sdpa`, on a CUDA card by the kernel that `chosen` names; without gradients only."""
     if not q_BLND.is_cuda or q_BLND.requires_grad or torch.compiler.is_compiling():
         return sdpa(q_BLND, k_BLND, v_BLND)
-    name = chosen(q_BLND.device, q_BLND.dtype, q_BLND.shape[-1])
-    with nullcontext() if name == OWN else sdpa_kernel(KERNELS[name]):
-        return sdpa(q_BLND, k_BLND, v_BLND)
+    return attend_by(chosen(q_BLND.device, q_BLND.dtype, q_BLND.shape[-1]), q_BLND, k_BLND, v_BLND)
+
+
+def attend_by(name: str, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+    """`sdpa` by a kernel of KERNELS; by torch's own choice for OWN, and where it takes no such tensors."""
+    if name != OWN:
+        try:
+            with sdpa_kernel(KERNELS[name]):
+                return sdpa(q_BLND, k_BLND, v_BLND)
+        except RuntimeError as error:
+            if not NO_KERNEL.search(str(error)):
+                raise
+    return sdpa(q_BLND, k_BLND, v_BLND)
 
 
 @cache

@@ -3,7 +3,15 @@
 import pytest
 import torch
 from rivulet.model_patches.attention import measured
-from rivulet.model_patches.attention.measured import KERNELS, OWN, chosen, fastest, measure, measured_sdpa
+from rivulet.model_patches.attention.measured import (
+    KERNELS,
+    OWN,
+    attend_by,
+    chosen,
+    fastest,
+    measure,
+    measured_sdpa,
+)
 from rivulet.model_patches.attention.sdpa import sdpa
 
 CARD = torch.device("cuda", 0)
@@ -149,6 +157,28 @@ def test_measuring_leaves_the_random_numbers_of_the_process_alone(small):
 def test_on_a_cpu_it_is_torchs_attention_and_no_file(kept):
     q, k, v = torch.randn(3, 1, 4, 2, 8)
     assert torch.equal(measured_sdpa(q, k, v), sdpa(q, k, v)) and not kept.exists()
+
+
+@pytest.mark.parametrize("name", ["cudnn", "efficient"])
+def test_a_kernel_that_refuses_these_tensors_leaves_them_to_torchs_own_choice(name):
+    q, k, v = torch.randn(3, 1, 4, 2, 8)  # none of the two runs on a CPU
+    with pytest.raises(RuntimeError), torch.nn.attention.sdpa_kernel(KERNELS[name]):
+        sdpa(q, k, v)
+    assert torch.equal(attend_by(name, q, k, v), sdpa(q, k, v))
+
+
+def test_other_errors_of_attention_pass(monkeypatch):
+    asked = []
+
+    def fail(*tensors):
+        asked.append(tensors)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(measured, "sdpa", fail)
+    q = torch.randn(1, 4, 2, 8)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        attend_by("flash", q, q, q)
+    assert len(asked) == 1
 
 
 @pytest.mark.gpu
