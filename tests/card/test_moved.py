@@ -4,7 +4,7 @@ import pytest
 import torch
 from rivulet.model_patches.stream.snapshot import load, save
 from rivulet.model_patches.stream.step import step
-from rivulet.tests.card.tiny import Case, TinyStream
+from rivulet.tests.card.tiny import Case, TinyStream, blocks_to_fill
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,7 +26,7 @@ def stream(request, triton_card):
 
     def after_blocks():
         state = made.start()
-        for _ in range(made._blocks_to_fill() + 1):
+        for _ in range(blocks_to_fill(request.param.preset) + 1):
             _, state = step(made.caller, state)
         return state
 
