@@ -28,7 +28,12 @@ TESTED_WITH = (
     f"NOT tested: a GPU, Windows, macOS, published checkpoints"
 )
 # kernels that streams call, and for which cache; the others do so in half precision alone
-KERNELS = {"rope": "every cache", "modulate": "every cache", "quantize": "int8, mla-int8"}
+KERNELS = {
+    "rope": "every cache",
+    "norm_rope": "dense, int8, latent",
+    "modulate": "every cache",
+    "quantize": "int8, mla-int8",
+}
 HALF_KERNELS = {"latent_write": "latent", "rebuild": "latent, mla, mla-int8"}
 NO_CHECK, QUICK_CHECK = "no", "quick"
 CHECKS = {
