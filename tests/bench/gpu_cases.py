@@ -29,7 +29,7 @@ from ...model_patches.cache.dense import DENSE, DenseStore
 from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.formats import FORMATS
 from ...model_patches.cache.shapes import CacheShape, KeysValues
-from ...model_patches.cache.store import Layout
+from ...model_patches.cache.store import Layout, Turn
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.learned import LearnedMemory
 from ...model_patches.memory.policy import OFF, MemoryPolicy
@@ -109,11 +109,21 @@ class Float64Store(DenseStore):
     """Dense keys whose turn is a chain of float64 operations over the whole window."""
 
     def read(
-        self, layer: int, rows: slice, at: Layout, key_table: Tensor, new: KeysValues | None
+        self,
+        layer: int,
+        rows: slice,
+        at: Layout,
+        key_table: Tensor,
+        new: KeysValues | None,
+        turn: Turn | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Returns turned keys and values."""
+        """Returns turned keys and values; the call's own keys are turned by `turn`, where there is one."""
         keys, values = self.view_keys_values(layer, rows, at)
-        return rotate_reference(keys.double(), key_table.double()).to(keys.dtype), values
+        turned = rotate_reference(keys.double(), key_table.double()).to(keys.dtype)
+        if new is not None and turn is not None:
+            for slots, tokens in at.new:
+                turn(new[0][:, tokens], key_table[slots], out=turned[:, slots])
+        return turned, values
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,11 @@ import pytest
 import torch
 from rivulet.kernels.rope import rotate
 from rivulet.model_patches.arch.wan import WanConfig
+from rivulet.model_patches.cache.dense import DENSE
 from rivulet.model_patches.plan.probe import Device
+from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.stream.step import init, step
 from rivulet.tests.bench import gpu, gpu_cases, kernels, vs_core
 from rivulet.tests.bench.gpu_cases import CASES, MORE, Bench, Case, measure
 from rivulet.tests.bench.records import Rows
@@ -121,6 +125,19 @@ def test_the_float64_chain_turns_keys_as_the_kernel_does(monkeypatch):
     turned, values = store.read(0, slice(None), None, table, None)
     assert values is keys and turned.dtype == keys.dtype
     torch.testing.assert_close(turned, rotate(keys, table))
+
+
+def test_a_stream_runs_with_the_float64_chain_and_differs_by_rounding():
+    latents, (dit, _) = [], Bench(torch.device("cpu"), TINY, RATES).hold(Case("dense"))
+    config = StreamConfig(TINY.geometry, Case("dense").positions, dtype=torch.float32)
+    for cache in (DENSE, gpu_cases.Float64Rope()):
+        text = torch.ones(1, TINY.text_tokens, TINY.config.text_dim)
+        caller = ModelCaller(dit, "cpu")
+        state = init(caller, (text,), config, cache=cache)
+        for _ in range(5):  # frames have left the window
+            made, state = step(caller, state)
+        latents.append(made)
+    torch.testing.assert_close(*latents, rtol=1e-4, atol=1e-4)
 
 
 def test_other_benches_get_options_that_they_know(monkeypatch):
