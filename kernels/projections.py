@@ -25,5 +25,5 @@ class UpProjections:
 
     def to(self, device: torch.device) -> UpProjections:
         """The same projections there."""
-        tensors = (self.key, self.value, self.key_bias, self.value_bias)
-        return UpProjections(*(tensor if tensor is None else tensor.to(device) for tensor in tensors))
+        biases = (None if bias is None else bias.to(device) for bias in (self.key_bias, self.value_bias))
+        return UpProjections(self.key.to(device), self.value.to(device), *biases)

@@ -109,19 +109,20 @@ def norm_modulate_trial(draw: Draw, sizes: Sizes, dtype: torch.dtype) -> Trial:
     x = draw(sizes.rows, sizes.tokens, sizes.channels, dtype=dtype, scale=3)
     frames = sizes.tokens if sizes.tokens % 5 else 5
     shift, scale = (draw(1, frames, sizes.channels, dtype=dtype) for _ in range(2))
-    there = [draw.there(each) for each in (x, shift, scale)]
+    tokens, moves, scales = (draw.there(each) for each in (x, shift, scale))
 
     def judge(outputs: Outputs) -> Errors:
         return [_normed(outputs[0], x.to(WIDE), shift.to(WIDE), scale.to(WIDE))]
 
-    return Trial(lambda impl: (norm_modulate(*there, 1e-6, impl),), judge, ())
+    return Trial(lambda impl: (norm_modulate(tokens, moves, scales, 1e-6, impl),), judge, ())
 
 
 def add_norm_modulate_trial(draw: Draw, sizes: Sizes, dtype: torch.dtype) -> Trial:
     """A product and a sum; see `_normed` for what follows, which begins with the sum as it was stored."""
     x, update = (draw(sizes.rows, sizes.tokens, sizes.channels, dtype=dtype, scale=3) for _ in range(2))
     vectors = [draw(sizes.rows, 1, sizes.channels, dtype=dtype) for _ in range(3)]
-    there = [draw.there(each) for each in (x, update, *vectors)]
+    tokens, added = draw.there(x), draw.there(update)
+    gains, moves, scales = (draw.there(each) for each in vectors)
 
     def judge(outputs: Outputs) -> Errors:
         wide, moved, gain, shift, scale = (each.to(WIDE) for each in (x, update, *vectors))
@@ -129,7 +130,7 @@ def add_norm_modulate_trial(draw: Draw, sizes: Sizes, dtype: torch.dtype) -> Tri
         yield near(outputs[0], want, (2 * SINGLE + half_unit(dtype)) * (wide.abs() + (moved * gain).abs()))
         yield _normed(outputs[1], outputs[0].to(WIDE), shift, scale)
 
-    return Trial(lambda impl: add_norm_modulate(*there, 1e-6, impl), judge, ())
+    return Trial(lambda impl: add_norm_modulate(tokens, added, gains, moves, scales, 1e-6, impl), judge, ())
 
 
 def _normed(got: Tensor, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,7 @@ def only_scales(norm: Layer, gain_C: Tensor, eps: float) -> bool:
     Each of another class is asked once, on the gain's device, and the answer waited for: a token of uneven
     numbers has to come out within two roundings of its dtype and the sum's in float32.
     """
-    if type(norm).forward is nn.RMSNorm.forward:
+    if isinstance(norm, nn.RMSNorm) and type(norm).forward is nn.RMSNorm.forward:
         return True
     if norm not in _answers:
         wide, device = torch.promote_types(gain_C.dtype, torch.float32), gain_C.device

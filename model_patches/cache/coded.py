@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Self
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ EXACT = "exact.kv"  # in a snapshot: keys and values of the exact frames
 EXACT_TOKEN_DIM = 3  # token axis of their buffer
 
 Buffers = Mapping[str, Tensor]  # views of some rows and tokens [B, L, ...]
+
+
+Same = TypeVar("Same", bound="Codec")
 
 
 class Codec(ABC):
@@ -45,7 +48,7 @@ class Codec(ABC):
         """Tensors on the device besides the buffers, such as projections."""
         return ()
 
-    def on(self, device: torch.device) -> Self:
+    def on(self: Same, device: torch.device) -> Same:
         """The same codec with its tensors there."""
         moved = copy(self)
         moved.device = device

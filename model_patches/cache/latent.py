@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ class LatentCodec(Codec):
         assert up.key_bias is not None and up.value_bias is not None
         return (self.down_CR, self.shift_R, up.key, up.value, up.key_bias, up.value_bias)
 
-    def on(self, device: torch.device) -> Self:
+    def on(self, device: torch.device) -> LatentCodec:
         moved = super().on(device)
         moved.down_CR, moved.shift_R = self.down_CR.to(device), self.shift_R.to(device)
         moved.up, moved.probe_11C = self.up.to(device), self.probe_11C.to(device)

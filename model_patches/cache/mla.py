@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class MlaCodec(Codec):
         assert up.key_bias is not None and up.value_bias is not None
         return (up.key, up.value, up.key_bias, up.value_bias)
 
-    def on(self, device: torch.device) -> Self:
+    def on(self, device: torch.device) -> MlaCodec:
         moved = super().on(device)
         moved.up, moved.probe_1E = self.up.to(device), self.probe_1E.to(device)
         moved.asked = None if self.asked is None else self.asked.to(device)

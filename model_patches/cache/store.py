@@ -61,6 +61,7 @@ class Store(ABC):
     token_dim = 1  # token axis of every buffer
     lossless = False  # buffers store all frames unrounded; keys and values are linear in them
     exact = NO_EXACT
+    workspace: tuple[Tensor, ...]
 
     def __init__(self, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device) -> None:
         """dtype: of keys and values, written and read."""

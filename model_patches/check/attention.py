@@ -62,7 +62,7 @@ def case_for(device: torch.device, dtype: torch.dtype) -> Case:
     u, e = (torch.finfo(each).eps / 2 for each in (dtype, torch.float32))
     squares = u**2 / 3 * (terms + true**2) + e**2 * (tokens * true**2 + WIDTH * terms)
     rounding = float(squares.sum().sqrt() / true.norm())
-    return Case(*(x.to(device) for x in (q, k, v)), true.transpose(1, 2), rounding)
+    return Case(q.to(device), k.to(device), v.to(device), true.transpose(1, 2), rounding)
 
 
 def check_attention(

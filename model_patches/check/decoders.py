@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..geometry import LATENT_CHANNELS
 from ..vae.decoder import VideoDecoder
+from ..vae.tiny import TinyDecoder
+from ..vae.wan import WanVAE
 from .clock import Clock
 from .finding import Finding, compared
 from .streams import CPU
@@ -17,7 +19,7 @@ from .tolerance import allowed, relative
 
 SIDE = 6  # latents, each way
 PIECES = (1, 2)  # latent frames
-DECODERS: dict[str, tuple[Callable[[torch.dtype], VideoDecoder], str]] = {
+DECODERS: dict[str, tuple[Callable[[torch.dtype], WanVAE | TinyDecoder], str]] = {
     "Wan": (wan_vae, "start ComfyUI with --fp32-vae, or --cpu-vae"),
     "tiny": (tiny_decoder, "take Wan's VAE, or start ComfyUI with --fp32-vae"),
 }

@@ -111,7 +111,7 @@ def check_out_of_memory(
     whole = Run(subject.on(device, subject.dtype), clock).go_on(BLOCKS)
     for name, helps in CASES.items():
         start = subject.on(device, subject.dtype)
-        caller = _RoomMaker(start.model, device)
+        caller = _RoomMaker(start.caller.tree, device)
         stream = Run(replace(start, caller=caller), clock).go_on(BEFORE)
         yield _judged(name, stream, caller, limit, helps, whole)
 

@@ -9,9 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
+from ..arch.tree import DiTTree
 from ..arch.wan import WanConfig, WanModel
 from ..attention.positions import PositionPreset
 from ..cache.formats import find_format
@@ -89,7 +91,7 @@ def measure_layer(request: Request, device: torch.device, clock: Clock) -> Measu
         parameter.data.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
     shape = (1, request.text_tokens, request.model.text_dim)
     text_BLE = torch.randn(shape, dtype=request.stream.dtype, device=device, generator=generator)
-    caller, seconds = ModelCaller(model, device), []
+    caller, seconds = ModelCaller(cast(DiTTree, model), device), []
     state = init(caller, (text_BLE,), request.stream)
     for block in range(FILL + TIMES):
         if block == FILL and device.type == "cuda":
@@ -148,7 +150,7 @@ def fit(request: Request, device: Device) -> Finding:
     name = f"Wan 1.3B at {geometry.width}x{geometry.height}"
     with torch.device("meta"):
         model = WanModel(request.model)
-    formats = [cost for cost in usable_formats(model) if find_format(cost.name).source is None]
+    formats = [cost for cost in usable_formats(cast(DiTTree, model)) if find_format(cost.name).source is None]
     verdict = judge(request, device, formats)
     if verdict.answer == FITS:
         return Finding(name, OK, verdict.text)

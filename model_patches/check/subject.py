@@ -8,6 +8,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class Subject:
     @cached_property
     def _model(self) -> nn.Module:
         dense = _on_meta(WanModel, SIZES)
-        if self.kind.why_not(dense) is not None:  # VideoMLA's
+        if self.kind.why_not(cast(DiTTree, dense)) is not None:  # VideoMLA's
             dense = _on_meta(MlaModel, SIZES, MlaSizes())
         return draw(dense, 1).to(self.dtype)
 
@@ -103,10 +104,12 @@ class Subject:
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Start:
         """All that a stream of it begins with, there; the subject stays as it is."""
-        model = _copied(self._model, device, dtype)
+        model = cast(DiTTree, _copied(self._model, device, dtype))
         policy: MemoryPolicy = OFF
         if self.memory != "off":
-            policy = LearnedMemory(_copied(self._encoder, device, dtype), "check")
+            encoder = _copied(self._encoder, device, dtype)
+            assert isinstance(encoder, MemoryEncoder)
+            policy = LearnedMemory(encoder, "check")
         cache, text_BLE = _format(self.kind, model), self._text.to(device, dtype)
         return Start(ModelCaller(model, device), (text_BLE,), self.config(dtype), cache, policy)
 

@@ -21,7 +21,7 @@ class Overlap:
         self._stream = None
         if device is not None and device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
-        self._done: torch.cuda.Event | None = None
+        self._done: torch.Event | None = None
 
     @contextmanager
     def beside(self, used: Iterable[Tensor]) -> Iterator[None]:

@@ -292,6 +292,7 @@ def _check_past(layers: LayerBuffers | SpentBuffers | None, x: Tensor, what: str
     if layers is None:
         return
     first = layers[0]
+    assert first is not None, "a past that a piece has used up"
     if first.shape[3:] != x.shape[3:]:
         raise ValueError(
             f"VAE stream: the past is of {what} of {list(first.shape[3:])}, the new {what} are of "

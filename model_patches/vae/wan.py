@@ -151,7 +151,7 @@ def wastes_memory(torch_version: TorchVersion | str, cudnn: int | None) -> bool:
     cudnn: as torch numbers it, None without. It is fixed in cuDNN 9.15 (pytorch issue 166643).
     """
     affected = TorchVersion(torch_version)
-    return cudnn is not None and 91002 <= cudnn < 91500 and affected >= (2, 9) and affected < (2, 11)
+    return cudnn is not None and 91002 <= cudnn < 91500 and affected >= "2.9" and affected < "2.11"
 
 
 @cache

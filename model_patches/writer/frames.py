@@ -19,7 +19,7 @@ class HostFrames:
     def __init__(self, frames_FHWC: Tensor) -> None:
         """frames: uint8 on any device; from a card they come through pinned memory, and nobody waits here."""
         frames_FHWC = frames_FHWC.detach().contiguous()
-        self._copied: torch.cuda.Event | None = None
+        self._copied: torch.Event | None = None
         if frames_FHWC.device.type != "cuda":
             self._frames_FHWC = frames_FHWC.cpu()
             return
