@@ -17,9 +17,11 @@ class RivuletExtension(ComfyExtension):
         from server import PromptServer
 
         from .host.operations import offer_operations
+        from .run.next_run import NEXT_RUNS
         from .viewers.routes import register
 
         register(PromptServer.instance.routes)
+        PromptServer.instance.add_on_prompt_handler(NEXT_RUNS.on_queued)
         offer_operations()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -36,14 +36,13 @@ from .memory import memory_of
 from .prompts import PromptsType
 from .run.beginnings import FROM_NOTHING, Beginning
 from .run.fingerprint import FINGERPRINTS
+from .run.next_run import workflow_of
 from .run.overlap import overlap_for
 from .run.script import read_script
 from .run.session import client_of_run, session_of
 from .run.take import EARLY, WHEN, LastPicture, Snapshots
 from .small_cache import CacheChoice, CacheType
 from .start_from import StartType
-
-UNNAMED = "00000000-0000-0000-0000-000000000000"  # id of a graph that the page got without one
 
 
 class RivuletStream(io.ComfyNode):
@@ -265,13 +264,12 @@ def _cache_and_memory(
 
 def _live(writer: Mp4Writer, script: Script, blocks: int, hidden: Any) -> LiveStream:
     context = get_executing_context()
-    workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
     return LiveStream(
         writer,
         node=str(hidden.unique_id),
         prompt_id=context.prompt_id if context else "",
         client=client_of_run(),
-        workflow="" if workflow.get("id") in (None, UNNAMED) else str(workflow["id"]),
+        workflow=workflow_of(hidden.extra_pnginfo),
         blocks=blocks,
         modes=tuple(MODES) if script.steerable else (),
         switch=script.switch,

@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..writer.video import Mp4Writer
@@ -18,6 +18,12 @@ RECENT_BLOCKS = 8  # whose speed is averaged
 MAX_PROMPTS = 500  # newest prompt changes that the state lists
 STARTING, RUNNING, PAUSED, ENDED, FAILED = "starting", "running", "paused", "ended", "failed"
 OVER = (ENDED, FAILED)
+CHANGING = ("stop", "prompt", "redo", "yield")  # kinds after which a take is not what was queued
+CANNOT = {
+    "redo": "This run cannot go back; it keeps no snapshots.",
+    "mark": "This run keeps no snapshots, so there is none to mark.",
+    "yield": "This run cannot let others in; stop it, and resume it later.",
+}
 
 
 class EndedError(Exception):
@@ -48,22 +54,28 @@ class LiveStream:
         workflow: str = "",
         modes: tuple[str, ...] = (),
         switch: str = "",
+        take: str = "",
+        block: int = 0,
     ) -> None:
         """node: its id, with the path through subgraphs. blocks: planned number, None for endless.
 
         client: id of the page that queued it, None without a page. workflow: id of its graph.
 
         modes: the prompt switches it supports; empty: the prompt is fixed. switch: the mode that viewers
-        offer first; "": no preference.
+        offer first; "": no preference. take: under which id viewers can go on with it later; "": they cannot.
+        block: the first that this run makes; earlier ones are in the file.
         """
         self.session = secrets.token_hex(16)
         self.started_at = time.time()
         self.writer, self.node, self.prompt_id = writer, node, prompt_id
         self.client, self.workflow = client, workflow
-        self.blocks, self.modes, self.switch = blocks, modes, switch
+        self.blocks, self.modes, self.switch, self.take = blocks, modes, switch, take
+        self.does: frozenset[str] = frozenset()  # of redo, mark and yield: what this run can do
+        self.watch: dict[str, Any] | None = None  # how far the picture drifts; None: nobody looks
+        self.stopped = False  # a viewer's stop ended it
         self.mailbox, self.segments = Mailbox(), Segments()
         self.pictures = Pictures(self.segments, writer.fps)
-        self.phase, self.sentence, self.block = STARTING, "", 0
+        self.phase, self.sentence, self.block = STARTING, "", block
         self.notice = ""  # what whoever watches should know, while the stream goes on
         self.vram: dict[str, int] | None = None
         self._sequence = 0
@@ -85,8 +97,8 @@ class LiveStream:
 
     @property
     def as_queued(self) -> bool:
-        """Whether no viewer stopped it or changed its prompt."""
-        return self.mailbox.applied_kinds.isdisjoint(("stop", "prompt"))
+        """Whether no viewer ended it or changed what it shows."""
+        return self.mailbox.applied_kinds.isdisjoint(CHANGING)
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
@@ -95,14 +107,20 @@ class LiveStream:
             return [asdict(change) for change in self._prompts]
 
     def ask(self, message: Message) -> None:
-        """Puts a message into the mailbox; ValueError for a mode the run lacks, EndedError after the end."""
+        """Puts a message into the mailbox; ValueError for what the run cannot do, EndedError afterwards."""
         if self.mailbox.has_seen(message):
             return
         if self.over:
             raise EndedError("The stream has ended; queue the workflow to start another.")
-        if message.do == "prompt" and message.mode not in self.modes:
+        if message.do in CANNOT and message.do not in self.does:
+            raise ValueError(CANNOT[message.do])
+        if message.do == "redo" and message.prompt and not message.mode and self.modes:
+            message = replace(message, mode=self.switch or self.modes[0])
+        if message.do in ("prompt", "redo") and message.prompt and message.mode not in self.modes:
             can = f"choose {' or '.join(self.modes)}" if self.modes else "its prompt is fixed"
             raise ValueError(f"This run cannot do the switch {message.mode[:40]!r}; {can}.")
+        if message.frame is not None and message.frame >= (made := self.writer.frames_written):
+            raise ValueError(f"Picture {message.frame} is not made yet; redo one of the first {made}.")
         self.mailbox.put(message)
         self.change()
 
@@ -164,6 +182,11 @@ class LiveStream:
                 "pending": self.mailbox.pending,
                 "acknowledged": self.mailbox.acknowledged,
                 "video": self.over and self.writer.result is not None,
+                "stopped": self.stopped,
+                "take": self.take,
+                **{f"can_{do}": do in self.does for do in CANNOT},
+                "left_seconds": self._left_seconds(),
+                "watch": self.watch,
             }
 
     def _identity(self) -> dict[str, Any]:
@@ -179,6 +202,13 @@ class LiveStream:
             "height": writer.height,
             "file": writer.path.name,
         }
+
+    def _left_seconds(self) -> float | None:
+        """Seconds of work that the planned blocks will take, as the last ones did."""
+        speeds = list(self._speeds)
+        if self.blocks is None or not speeds or self.over:
+            return None
+        return (self.blocks - self.block) * sum(worked for _, worked in speeds) / len(speeds)
 
     def _made_per_second(self) -> float:
         speeds = list(self._speeds)

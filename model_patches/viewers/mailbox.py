@@ -8,23 +8,42 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KINDS = ("pause", "resume", "stop", "prompt")
+KINDS = ("pause", "resume", "stop", "prompt", "redo", "mark", "yield")
 MAX_PROMPT_LETTERS = 500  # letters
+MAX_MODE_LETTERS = 20
 MAX_VIEWER = 64  # letters
 MAX_NUMBER = 2**53 - 1  # the largest integer that is exact in JavaScript
+MAX_SEED = 2**63 - 1
 MAX_ACKNOWLEDGED = 64  # newest outcomes that the state lists
 MAX_KNOWN = 4096  # messages whose repetition is recognised
 
 
 @dataclass(frozen=True, slots=True)
+class Redo:
+    """From where a take is gone on with, and what is to be another than it was."""
+
+    frame: int | None = None  # pixel frame that is the first to be made again; None: its end
+    prompt: str = ""  # "": as it was
+    mode: str = ""  # how to go over to the prompt; "": the first that is offered
+    seed: int | None = None  # None: as the node or the command says
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One request of one viewer; prompt and mode are read for the kind `prompt` only."""
+    """One request of one viewer; prompt and mode are read for `prompt` and `redo`, the rest for `redo`."""
 
     viewer: str
     number: int  # 1, 2, ..., counted by the viewer
     do: str  # one of KINDS
     prompt: str = ""
     mode: str = ""
+    frame: int | None = None  # pixel frame of the take
+    seed: int | None = None
+
+    @property
+    def redo(self) -> Redo:
+        """What is to be made again, and how."""
+        return Redo(self.frame, self.prompt, self.mode, self.seed)
 
 
 def read_message(body: Any) -> Message:
@@ -38,9 +57,32 @@ def read_message(body: Any) -> Message:
         raise ValueError(f"`number` must be a whole number, 1 or more, got {_short(number)}; count them up.")
     if do not in KINDS:
         raise ValueError(f"`do` must be one of {', '.join(KINDS)}, got {_short(do)}.")
+    if do == "redo":
+        redo = read_redo(body)
+        if redo.frame is None:
+            raise ValueError("`frame` is missing; send the picture that is to be the first one made again.")
+        return Message(viewer, number, do, redo.prompt, redo.mode, redo.frame, redo.seed)
     if do != "prompt":
         return Message(viewer, number, do)
     return Message(viewer, number, do, _prompt(body.get("prompt")), _mode(body.get("mode")))
+
+
+def read_redo(body: dict[str, Any]) -> Redo:
+    """Where to go on with a take, of a JSON object; any field may be left out. Errors as `read_message`."""
+    prompt, mode = body.get("prompt"), body.get("mode")
+    return Redo(
+        _whole(body, "frame", MAX_NUMBER),
+        "" if prompt is None else _prompt(prompt),
+        "" if mode is None else _mode(mode),
+        _whole(body, "seed", MAX_SEED),
+    )
+
+
+def _whole(body: dict[str, Any], name: str, most: int) -> int | None:
+    value = body.get(name)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most):
+        return value
+    raise ValueError(f"`{name}` must be a whole number from 0 to {most}, got {_short(value)}.")
 
 
 def _prompt(value: Any) -> str:
@@ -58,7 +100,7 @@ def _prompt(value: Any) -> str:
 
 
 def _mode(value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > MAX_MODE_LETTERS:
         raise ValueError(f"`mode` must be the name of a switch mode, got {_short(value)}.")
     return value
 

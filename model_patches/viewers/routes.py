@@ -16,6 +16,7 @@ from .live import EndedError, LiveStream
 from .mailbox import read_message
 from .segments import INIT, Place
 from .streams import Streams
+from .takes import BusyError, KnownTakes, read_go_on
 
 PREFIX = "/rivulet"
 MAX_BODY_BYTES = 8192  # bytes
@@ -24,6 +25,7 @@ VIDEO = "video/mp4"
 NO_STREAM = (
     "No stream has this id any more; its file is in the output folder. List the streams to see the newest."
 )
+NO_TAKE = "No take has this id; list the takes again, since the server may have been started anew."
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}  # in every answer
 
 
@@ -58,11 +60,13 @@ class RefusedError(Exception):
         self.status = status
 
 
-def answer(streams: Streams, request: Request) -> Answer:
-    """The answer to a request about these streams; a RefusedError becomes an error answer."""
+def answer(streams: Streams, request: Request, takes: KnownTakes | None = None) -> Answer:
+    """The answer to a request about these streams and takes; a RefusedError becomes an error answer."""
     try:
         if (request.method, request.path) == ("GET", f"{PREFIX}/streams"):
             return list_streams(streams, request)
+        if takes is not None and (reply := answer_about_takes(takes, request)) is not None:
+            return reply
         for route in ROUTES:
             match = route.match(request)
             if match:
@@ -87,7 +91,30 @@ def json_answer(value: dict[str, Any], status: int = 200) -> Answer:
 
 def takes_long(request: Request) -> bool:
     """Whether the answer reads a file or decodes, so that a server should use a worker thread."""
+    if request.path == f"{PREFIX}/takes" or TAKE.fullmatch(request.path):
+        return True
     return any(route.takes_long and route.match(request) for route in ROUTES)
+
+
+def answer_about_takes(takes: KnownTakes, request: Request) -> Answer | None:
+    """The answer to a request about takes on disk; None: it is not about them."""
+    if (request.method, request.path) == ("GET", f"{PREFIX}/takes"):
+        return json_answer({"takes": takes.listed()})
+    match = TAKE.fullmatch(request.path)
+    if match is None or (request.method, match[2]) not in (("GET", "picture"), ("POST", "go-on")):
+        return None
+    try:
+        if match[2] == "picture":
+            picture = takes.picture(match[1])
+            return Answer(204) if picture is None else Answer(200, picture, "image/jpeg")
+        takes.go_on(match[1], read_go_on(parse_json(request)))
+    except KeyError as why:
+        raise RefusedError(404, NO_TAKE) from why
+    except ValueError as why:
+        raise RefusedError(400, str(why)) from why
+    except BusyError as why:
+        raise RefusedError(409, str(why)) from why
+    return json_answer({}, 202)
 
 
 def list_streams(streams: Streams, request: Request) -> Answer:
@@ -212,6 +239,9 @@ def find_place(live: LiveStream, frame: int) -> Place:
             410, f"Frame {frame} is not in the buffer; read the state for the frames that are."
         )
     return place
+
+
+TAKE = re.compile(rf"{PREFIX}/take/([0-9A-Za-z]{{1,64}})/(picture|go-on)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..writer.video import Mp4Writer
 from .live import ENDED, FAILED, PAUSED, RUNNING, LiveStream, PromptChange
-from .mailbox import Message
+from .mailbox import Message, Redo
 from .streams import Streams
 
 POLL_SECONDS = 0.1  # between checks for an interruption while the stream waits
@@ -23,7 +23,9 @@ class Session:
 
     It opens and closes the stream's file, which holds all written frames whatever ends the stream. Three
     functions come from the host. send: pushes a state to a page. check: raises where the run was
-    interrupted. vram: {"used", "total"} in bytes, None without a card.
+    interrupted. vram: {"used", "total"} in bytes, None without a card. Two come from the take, where it keeps
+    snapshots. rewind: raises ValueError with a sentence where the take cannot go back to a frame. mark: has
+    the next snapshot stay.
     """
 
     def __init__(
@@ -34,14 +36,25 @@ class Session:
         send: Callable[[dict[str, Any]], None] = lambda state: None,
         check: Callable[[], None] = lambda: None,
         vram: Callable[[], dict[str, int] | None] = lambda: None,
+        rewind: Callable[[int], None] | None = None,
+        mark: Callable[[], None] | None = None,
+        can_yield: bool = False,
         lead_seconds: float | None = None,
     ) -> None:
-        """lead_seconds: how far an endless stream may run ahead of playback; None: without a limit."""
+        """can_yield: whoever runs it lets others in when asked, and goes on later. lead_seconds: how far an
+        endless stream may run ahead of playback; None: without a limit.
+        """
         self.live = live
         self.paused = self.stopping = False  # plain flags, which a signal handler may set too
+        self.redo: Redo | None = None  # it ends so that the take goes on from here
+        self.yielding = False  # it ends so that others come in between
+        self._rewind, self._mark = rewind, mark
+        can = {"redo": rewind, "mark": mark, "yield": can_yield or None}
+        live.does = frozenset(do for do, how in can.items() if how is not None)
         self._streams, self._send, self._check, self._vram = streams, send, check, vram
         self._lead_seconds = lead_seconds if live.blocks is None else None
         self._playback_start: float | None = None  # monotonic seconds of the first frame
+        self._made = False  # a block
 
     @property
     def writer(self) -> Mp4Writer:
@@ -83,18 +96,23 @@ class Session:
         """
         while True:
             self._apply_messages()
-            if self.stopping and self.live.block:
+            if self.redo is not None or (self.ending and self._made):
                 return False
             self._check()
-            if self.paused and not self.stopping:
+            if self.paused and not self.ending:
                 if self.live.phase != PAUSED:
                     self.publish(PAUSED)
                     rest()
-            elif self.stopping or not self._is_ahead():
+            elif self.ending or not self._is_ahead():
                 if self.live.phase == PAUSED:
                     self.publish(RUNNING)
                 return True
             self.live.mailbox.wait(POLL_SECONDS)
+
+    @property
+    def ending(self) -> bool:
+        """Whether a viewer asked for the end, after at least one block."""
+        return self.stopping or self.yielding
 
     def next_prompt(self) -> Message | None:
         """The pending prompt message, to be settled by `accept` or `refuse`; None without one."""
@@ -118,6 +136,7 @@ class Session:
 
     def note_block(self, frames: int, seconds: float) -> None:
         """Reports a finished block: its pixel frames and the seconds of work."""
+        self._made = True
         self.live.note_block(frames, seconds, self._vram())
         self.publish()
 
@@ -127,14 +146,29 @@ class Session:
         self.publish()
 
     def _apply_messages(self) -> None:
-        for message in self.live.mailbox.take(("pause", "resume", "stop")):
-            if message.do == "stop":
-                self.stopping = True
+        for message in self.live.mailbox.take(("pause", "resume", "stop", "mark", "yield", "redo")):
+            try:
+                self._obey(message)
+            except ValueError as why:
+                self.refuse(message, why)
             else:
-                self.paused = message.do == "pause"
-                self._playback_start = None
-            self.live.mailbox.settle(message, "done")
+                self.live.mailbox.settle(message, "done", first_frame=message.frame)
             self.live.change()
+
+    def _obey(self, message: Message) -> None:
+        """Does what a message asks; ValueError with a sentence where that is not possible."""
+        if message.do == "stop":
+            self.stopping = self.live.stopped = True
+        elif message.do == "yield":
+            self.yielding = True
+        elif message.do == "mark" and self._mark is not None:
+            self._mark()
+        elif message.do == "redo" and self._rewind is not None and message.frame is not None:
+            self._rewind(message.frame)
+            self.redo = message.redo
+        else:
+            self.paused = message.do == "pause"
+            self._playback_start = None
 
     def _is_ahead(self) -> bool:
         if self._lead_seconds is None:

@@ -75,6 +75,31 @@ def test_a_message_that_cannot_be_obeyed_is_refused(live):
     assert live.state()["pending"] == []
 
 
+def test_what_a_run_cannot_do_is_refused_before_it_is_taken(live):
+    for do, words in (("redo", "keeps no snapshots"), ("mark", "none to mark"), ("yield", "let others in")):
+        with pytest.raises(ValueError, match=words):
+            live.ask(Message("v", 1, do, frame=0))
+    live.does = frozenset(("redo", "mark", "yield"))
+    with pytest.raises(ValueError, match="Picture 5 is not made yet; redo one of the first 5"), live.writer:
+        live.writer.write(pictures(5))
+        live.ask(Message("v", 1, "redo", frame=5))
+    with pytest.raises(ValueError, match="cannot do the switch 'blend'"):
+        live.ask(Message("v", 1, "redo", "x", "blend", 4))
+    assert live.state()["pending"] == []
+    live.ask(Message("v", 1, "redo", "x", "", 4))
+    (waiting,) = live.state()["pending"]
+    assert (waiting["mode"], waiting["frame"], waiting["seed"]) == ("cut", 4, None)
+
+
+def test_the_time_left_is_that_of_the_blocks_to_come(live):
+    assert live.state()["left_seconds"] is None
+    live.note_block(5, 2.0)
+    live.note_block(5, 4.0)
+    assert live.state()["left_seconds"] == 7 * 3.0
+    live.blocks = None
+    assert live.state()["left_seconds"] is None
+
+
 def test_after_the_end_only_repetitions_are_answered(live):
     live.ask(Message("v", 1, "pause"))
     live.change("ended")

@@ -8,7 +8,9 @@ from rivulet.model_patches.viewers.mailbox import (
     MAX_KNOWN,
     Mailbox,
     Message,
+    Redo,
     read_message,
+    read_redo,
 )
 
 WHOLE = {"viewer": "9f3a", "number": 3, "do": "prompt", "prompt": " a blue\n square ", "mode": "recache"}
@@ -17,6 +19,14 @@ WHOLE = {"viewer": "9f3a", "number": 3, "do": "prompt", "prompt": " a blue\n squ
 def test_a_message_is_read():
     assert read_message(WHOLE) == Message("9f3a", 3, "prompt", "a blue square", "recache")
     assert read_message({**WHOLE, "do": "pause"}) == Message("9f3a", 3, "pause")
+
+
+def test_a_redo_is_read_with_as_much_as_it_says():
+    bare = {"viewer": "9f3a", "number": 3, "do": "redo", "frame": 40}
+    assert read_message(bare).redo == Redo(40)
+    more = {"prompt": "a  dog", "mode": "cut", "seed": 2**63 - 1}
+    assert read_message({**bare, **more}).redo == Redo(40, "a dog", "cut", 2**63 - 1)
+    assert read_redo({}) == Redo()
 
 
 @pytest.mark.parametrize(
@@ -29,13 +39,19 @@ def test_a_message_is_read():
         ({"number": True}, "got True"),
         ({"number": 1.0}, r"got 1\.0"),
         ({"number": 2**53}, "`number` must be"),
-        ({"do": "dance"}, "`do` must be one of pause, resume, stop, prompt, got 'dance'"),
+        ({"do": "dance"}, "`do` must be one of pause, resume, stop, prompt, redo, mark, yield, got 'dance'"),
         ({"do": ["stop"]}, "got list"),
         ({"prompt": "\t"}, "`prompt` must be a text that says what to show"),
         ({"prompt": None}, "got None"),
         ({"prompt": "a" * 501}, "501 letters, at most 500"),
         ({"prompt": "a\0b"}, "letters of no script"),
         ({"mode": {}}, "`mode` must be the name of a switch mode, got dict"),
+        ({"mode": "m" * 21}, "`mode` must be the name of a switch mode"),
+        ({"do": "redo"}, "`frame` is missing; send the picture"),
+        ({"do": "redo", "frame": -1}, "`frame` must be a whole number from 0 to 9007199254740991, got -1"),
+        ({"do": "redo", "frame": True}, "got True"),
+        ({"do": "redo", "frame": 4, "seed": 2**63}, "`seed` must be a whole number from 0 to"),
+        ({"do": "redo", "frame": 4, "prompt": " "}, "`prompt` must be a text that says what to show"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused_in_words(change, words):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rivulet.model_patches.viewers import session as session_module
 from rivulet.model_patches.viewers.live import LiveStream
-from rivulet.model_patches.viewers.mailbox import Message
+from rivulet.model_patches.viewers.mailbox import Message, Redo
 from rivulet.model_patches.viewers.session import MAX_REASON, Session
 from rivulet.model_patches.viewers.streams import Streams
 from rivulet.model_patches.writer.fmp4 import frame_count
@@ -71,8 +71,48 @@ def test_a_stop_ends_it_but_not_before_something_is_made(begun):
         assert session.should_continue()
         make(session)
         assert not session.should_continue()
-    assert outcomes(session) == [(1, "done")] and session.live.phase == "ended"
+    assert outcomes(session) == [(1, "done")] and session.live.phase == "ended" and session.live.stopped
     assert not session.live.as_queued and frame_count(session.writer.result) == BLOCK
+
+
+def test_a_redo_ends_it_and_says_from_where(begun):
+    def rewind(frame):
+        if frame < 3:
+            raise ValueError("There is no snapshot before.")
+
+    session, _ = begun(rewind=rewind)
+    with session:
+        make(session)
+        ask(session, 1, "redo", frame=2)
+        assert session.should_continue() and session.redo is None
+        ask(session, 2, "redo", frame=4, seed=9)
+        assert not session.should_continue()
+    assert session.redo == Redo(4, seed=9) and not session.live.as_queued and not session.live.stopped
+    refused, done = session.live.mailbox.acknowledged
+    assert (refused["outcome"], refused["sentence"]) == ("refused", "There is no snapshot before.")
+    assert (done["outcome"], done["first_frame"]) == ("done", 4)
+
+
+def test_a_paused_stream_can_be_redone(begun):
+    session, _ = begun(rewind=lambda frame: None)
+    with session:
+        make(session)
+        ask(session, 1, "pause")
+        session.live.mailbox.wait = lambda seconds: ask(session, 2, "redo", frame=0)
+        assert not session.should_continue()
+
+
+def test_a_mark_is_handed_on_and_a_yield_ends_it(begun):
+    marks = []
+    session, _ = begun(mark=lambda: marks.append(session.live.block), can_yield=True)
+    with session:
+        assert [session.live.state()[f"can_{do}"] for do in ("redo", "mark", "yield")] == [False, True, True]
+        ask(session, 1, "mark")
+        ask(session, 2, "yield")
+        assert session.should_continue() and marks == [0], "no block is made yet"
+        make(session)
+        assert not session.should_continue()
+    assert session.yielding and not session.live.as_queued and not session.live.state()["stopped"]
 
 
 def test_a_pause_is_told_once_waits_and_ends(begun):
