@@ -202,7 +202,8 @@ class Recovery:
 def save_in_any_case(caller: Caller, state: StreamState, path: str | Path) -> None:
     """`snapshot.save`; where the card is full, once more with everything in the computer's memory."""
     try:
-        return save(caller, state, path)
+        save(caller, state, path)
+        return
     except Exception as error:
         if not caller.is_out_of_memory(error):
             raise

@@ -8,7 +8,7 @@ fingerprint of all of the model's weights. Free slots are not stored.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..cache.dense import DENSE
 from ..cache.format import CacheFormat
 from ..cache.shapes import CacheShape
 from ..memory.policy import OFF, MemoryPolicy, add_memory_tokens
-from ..vae.decoder import from_tensors, to_tensors
+from ..vae.decoder import StreamDecoder, from_tensors, to_tensors
 from .caller import Caller
 from .config import StreamConfig
 from .ledger import FrameLedger
@@ -33,7 +33,7 @@ from .state_file import (
     read,
     read_metadata,
     refuse_altered,
-    write,
+    write_state,
 )
 from .step import reserve
 
@@ -77,11 +77,36 @@ class Header:
         return self.ledger.next_frame(self.config.geometry, self.start_frame) - self.ledger.written
 
 
-@torch.inference_mode()
-def save(caller: Caller, state: StreamState, path: str | Path) -> None:
-    """Writes a file that appears under its name only when it is whole and on disk.
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A state's copy in the host's own memory; the stream may go on and reuse everything it was copied from.
 
-    Raises OSError where it cannot be written, RuntimeError where the state can be read no more.
+    From a card the copies may still be under way: `write` waits for them.
+    """
+
+    block: int  # blocks made
+    frame: int  # pixel frames of the whole video, all of which a file must hold before this is written
+    about: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    copied: Sequence[torch.Event]  # one a card
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def save(caller: Caller, state: StreamState, path: str | Path, decoder: StreamDecoder | None = None) -> int:
+    """`capture` and `write` in one."""
+    return write(capture(caller, state, decoder), path)
+
+
+@torch.inference_mode()
+def capture(caller: Caller, state: StreamState, decoder: StreamDecoder | None) -> Captured:
+    """The state in memory of its own, for `write`; to be called by whoever makes the blocks, between two.
+
+    decoder: that of the stream; None where its latents are never shown. Nobody waits for a card. Raises
+    RuntimeError where the state can be read no more.
     """
     ledger = {f.name: getattr(state.ledger, f.name) for f in fields(FrameLedger)}
     parts = {
@@ -116,7 +141,18 @@ def save(caller: Caller, state: StreamState, path: str | Path) -> None:
         "steered": state.steered,
         "shrunk": state.shrunk,
     }
-    write(Path(path), KIND, VERSION, about, {**tensors, "tail": state.tail_BCTHW.cpu().contiguous()})
+    tensors = {**tensors, "tail": state.tail_BCTHW.cpu().contiguous()}
+    return Captured(state.block, state.ledger.written, about, tensors, ())
+
+
+def write(captured: Captured, path: str | Path) -> int:
+    """Writes a file that appears under its name only when it is whole and on disk; its bytes. Any thread.
+
+    Raises OSError where it cannot be written.
+    """
+    for event in captured.copied:
+        event.synchronize()
+    return write_state(Path(path), KIND, VERSION, captured.about, captured.tensors)
 
 
 @torch.inference_mode()
@@ -127,12 +163,14 @@ def load(
     *,
     cache: CacheFormat = DENSE,
     memory: MemoryPolicy = OFF,
+    decoder: StreamDecoder | None = None,
 ) -> StreamState:
     """The saved state on the caller's device; it goes on as if it had never stopped.
 
-    config: what of MAY_DIFFER it says holds from here on; None: the saved one. ValueError for a file whose
-    sizes are not the model's, whose frames are kept in another format than `cache`, that remembers in another
-    way than `memory`, whose contract is another, or that was made with other weights.
+    config: what of MAY_DIFFER it says holds from here on; None: the saved one. decoder: that of the stream.
+    ValueError for a file whose sizes are not the model's, whose frames are kept in another format than
+    `cache`, that remembers in another way than `memory`, whose contract is another, or that was made with
+    other weights.
     """
     path = Path(path)
     about, tensors = read(path, KIND, VERSION)

@@ -18,18 +18,22 @@ from ..geometry import Geometry
 from .config import StreamConfig
 
 
-def write(
+def write_state(
     path: Path, kind: str, version: int, about: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> None:
-    """Write tensors and what JSON can say about them; under its name only when it is whole and on disk."""
+) -> int:
+    """Writes tensors and what JSON can say about them; under its name only when it is whole and on disk.
+
+    The bytes of the file.
+    """
     metadata = {"kind": kind, "version": version, **about}
     write_whole("save", path, tensors, metadata, "the stream")
+    return path.stat().st_size
 
 
 def read(
     path: Path, kind: str, version: int, only: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `write` was given; ValueError for another kind of file, or another release's.
+    """What `write_state` was given; ValueError for another kind of file, or another release's.
 
     only: names of the tensors that are wanted; (): all.
     """
@@ -46,7 +50,7 @@ def read_metadata(path: Path, kind: str, version: int) -> dict[str, Any]:
 
 @contextmanager
 def refuse_altered(path: Path) -> Iterator[None]:
-    """ValueError with the file's name where what is read inside is not as `write` left it."""
+    """ValueError with the file's name where what is read inside is not as `write_state` left it."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
