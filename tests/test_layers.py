@@ -9,7 +9,7 @@ import pytest
 
 STAGES = (
     *("arch", "attention", "sampler", "checkpoints", "cache", "memory"),
-    *("vae", "writer", "viewers", "stream", "plan", "check"),
+    *("vae", "writer", "viewers", "stream", "takes", "plan", "check"),
 )
 FOLDERS = {
     "kernels": {"kernels"},
@@ -24,6 +24,7 @@ PACKAGES = {
     "model_patches": {"torch", "safetensors", "numpy"},
     "model_patches/writer": {"torch"} | MEDIA,
     "model_patches/viewers": {"torch"} | MEDIA,
+    "model_patches/takes": {"torch"} | MEDIA,
     "pocket": {"torch", "safetensors"} | MEDIA,
 }
 HOST = {

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
@@ -19,7 +18,6 @@ from ..geometry import blocks_for
 from ..sampler.noise import BlockNoise, KeyedNoise
 from ..vae.decoder import StreamDecoder
 from ..viewers.live import PromptChange
-from ..viewers.mailbox import Message
 from ..writer.frames import HostFrames
 from ..writer.protocol import Writer
 from .caller import Caller
@@ -33,76 +31,7 @@ from .state import StreamState
 from .step import prefill, step
 from .switch import switch
 from .timeline import Prompt as TimedPrompt
-
-
-class Viewers(Protocol):
-    """Those who watch a stream and may ask things of it, heard between two blocks."""
-
-    def should_continue(self, rest: Callable[[], None]) -> bool:
-        """Whether another block is to be made; waits as long as the stream is paused.
-
-        rest: to be called where it begins to wait so; it frees the card.
-        """
-        ...
-
-    def next_prompt(self) -> Message | None:
-        """A prompt that is asked for; to be settled."""
-        ...
-
-    def accept(self, message: Message, block: int, first_frame: int) -> None:
-        """The prompt that was asked for is seen from this block and pixel frame of the file on."""
-        ...
-
-    def refuse(self, message: Message, why: BaseException) -> None:
-        """The prompt that was asked for cannot be; the stream goes on without it, or ended over it."""
-        ...
-
-    def note_prompt(self, change: PromptChange) -> None:
-        """A prompt takes effect."""
-        ...
-
-    def note_plan(self, blocks: int | None) -> None:
-        """The file will have so many blocks; None: nobody knows."""
-        ...
-
-    def note_block(self, frames: int, seconds: float) -> None:
-        """One more block was made: so many pixel frames, after so many seconds of work."""
-        ...
-
-    def tell(self, sentence: str) -> None:
-        """Something that whoever watches should know; the stream goes on."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Unwatched:
-    """No viewers; `stop` alone may end the stream."""
-
-    stop: Callable[[], bool] = lambda: False
-
-    def should_continue(self, rest: Callable[[], None]) -> bool:
-        return not self.stop()
-
-    def next_prompt(self) -> Message | None:
-        return None
-
-    def accept(self, message: Message, block: int, first_frame: int) -> None:
-        raise AssertionError("nobody can have asked")
-
-    def refuse(self, message: Message, why: BaseException) -> None:
-        raise AssertionError("nobody can have asked")
-
-    def note_prompt(self, change: PromptChange) -> None:
-        """Nobody is told."""
-
-    def note_plan(self, blocks: int | None) -> None:
-        """Nobody is told."""
-
-    def note_block(self, frames: int, seconds: float) -> None:
-        """Nobody is told."""
-
-    def tell(self, sentence: str) -> None:
-        """Nobody is told."""
+from .watching import NOBODY, Viewers
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +73,12 @@ def run(
     blocks: int | None = None,
     pictures: int | None = None,
     script: Script | None = None,
-    viewers: Viewers = Unwatched(),
+    viewers: Viewers = NOBODY,
     begin: Prefill | None = None,
     follow: Follow | None = None,
     noise: BlockNoise | None = None,
     keep: Callable[[StreamState], None] = lambda state: None,
+    on_prompt: Callable[[StreamState, TimedPrompt], None] = lambda state, prompt: None,
     on_chunk: Callable[[Chunk], None] = lambda chunk: None,
     may_shrink: bool = False,
     overlap: Overlap | None = None,
@@ -157,12 +87,13 @@ def run(
 
     blocks: so many more; pictures: until the whole video has so many pixel frames; neither: until viewers say
     stop. Between blocks, and only there: the script's prompt, then a viewer's, takes effect, and `keep` gets
-    each state that the stream can go on from. begin: latents before the first block. follow: an incoming
-    video that every block begins with; the stream ends with it. overlap: has a card decode a block while the
-    next one is made, unless a video is followed; None: in turns. On an error or an interruption the newest
-    state that `keep` got is where the stream stands; it agrees with the writers, which keep what they took.
-    Where the card is full, room is made and the work is begun once more, see `recovery`; may_shrink: the
-    cache may go over to a smaller format for that. CardFullError where nothing helped.
+    each state that the stream can go on from, the one before the first block too. on_prompt: is told the
+    state under another prompt before `keep` gets it. begin: latents before the first block. follow: an
+    incoming video that every block begins with; the stream ends with it. overlap: has a card decode a block
+    while the next one is made, unless a video is followed; None: in turns. On an error or an interruption the
+    newest state that `keep` got is where the stream stands; it agrees with the writers, which keep what they
+    took. Where the card is full, room is made and the work is begun once more, see `recovery`; may_shrink:
+    the cache may go over to a smaller format for that. CardFullError where nothing helped.
     """
     if blocks is not None and blocks < 0:
         raise ValueError(
@@ -170,15 +101,15 @@ def run(
         )
     _check_positions(writers, state)
     overlap = overlap or Overlap()
-    loop = _Loop(caller, decoder, writers, state, script, viewers, noise, keep, on_chunk, may_shrink, overlap)
+    told = keep, on_prompt, on_chunk
+    loop = _Loop(caller, decoder, writers, state, script, viewers, noise, told, may_shrink, overlap)
     last = None if blocks is None else state.block + blocks
     with ExitStack() as open_writers:
         open_writers.callback(overlap.finish)
         for writer in writers:
             open_writers.enter_context(writer)
         open_writers.enter_context(caller.when_unloaded(loop.recovery.unloaded))
-        if begin is not None:
-            loop.prefill(begin)
+        loop.begin(begin)
         while not loop.is_over(last, pictures) and viewers.should_continue(loop.recovery.rest):
             if not loop.make_block(follow, last, pictures):
                 break
@@ -205,8 +136,11 @@ class _Loop:
         script: Script | None,
         viewers: Viewers,
         noise: BlockNoise | None,
-        keep: Callable[[StreamState], None],
-        on_chunk: Callable[[Chunk], None],
+        told: tuple[
+            Callable[[StreamState], None],
+            Callable[[StreamState, TimedPrompt], None],
+            Callable[[Chunk], None],
+        ],
         may_shrink: bool,
         overlap: Overlap,
     ) -> None:
@@ -217,7 +151,8 @@ class _Loop:
         self.output = VideoOutput(decoder, writers, self.recovery, overlap)
         # one for all blocks, so that it can draw ahead
         self.script, self.viewers, self.noise = script, viewers, noise or KeyedNoise(state.config.seed)
-        self.keep, self.on_chunk = keep, on_chunk
+        self.keep, self.on_prompt, self.on_chunk = told
+        self.begun = False  # what is there before the first block is remembered, so that it can be kept
         self.geometry, self.block_frames = state.config.geometry, state.config.block_frames
 
     @property
@@ -232,8 +167,15 @@ class _Loop:
             pictures is not None and self.next_frame >= pictures
         )
 
-    def prefill(self, start: Prefill) -> None:
-        """Remembers latents that are there, and shows their pictures."""
+    def begin(self, start: Prefill | None) -> None:
+        """Remembers latents that are there, and shows their pictures; a new stream can go on from here."""
+        if start is not None:
+            self._prefill(start)
+        self.begun = True
+        if not self.state.block:
+            self.keep(self.state)
+
+    def _prefill(self, start: Prefill) -> None:
         state = self.recovery.attempt(PASS, lambda: prefill(self.caller, self.state, start.latents_BCTHW))
         ledger = state.ledger.prefill(start.latents_BCTHW.shape[2], start.hidden, start.ending_HWC)
         self.state, _ = self.output.show(replace(state, ledger=ledger), start.latents_BCTHW)
@@ -265,14 +207,13 @@ class _Loop:
         """Shows what the decoder has held back; the state can still be gone on with."""
         state = self.state
         self.state = self.output.end(state)
-        if state.block:
-            self.keep(self.state)
+        self.keep(self.state)
         self.viewers.note_plan(state.block - state.ledger.file_block)
 
     def _adopt(self, state: StreamState) -> None:
         """Goes on with a state that is as good as the newest; nobody is to hold that one longer."""
         self.state = state
-        if state.block:
+        if self.begun:
             self.keep(state)
 
     def _follow(self, follow: Follow) -> Followed | None:
@@ -299,9 +240,8 @@ class _Loop:
 
     def _steer(self) -> None:
         """The prompt that begins with this block: the timeline's, then a viewer's."""
-        due = None if self.script is None else self.script.due(self.state.block)
-        if due is not None and not self.state.steered:
-            self._enter(self._switched(due), due)
+        if self.script is not None:
+            self._follow_script(self.script)
         message = self.viewers.next_prompt()
         if message is None:
             return
@@ -321,6 +261,18 @@ class _Loop:
             message, self.state.block - ledger.file_block, self.next_frame - ledger.file_frame
         )
 
+    def _follow_script(self, script: Script) -> None:
+        """The seed and the prompt that begin with this block."""
+        state = self.state
+        seed, due = script.seeds.get(state.block), script.due(state.block)
+        if seed is not None and seed != state.config.seed and isinstance(self.noise, KeyedNoise):
+            self.noise = KeyedNoise(seed)
+            self.state = state = replace(state, config=replace(state.config, seed=seed))
+        if due is not None and not state.steered:
+            self._enter(self._switched(due), due)
+        elif script.since == state.block:
+            self.state = switch(self.caller, state, script.first, "smooth", text=script.text)
+
     def _switched(self, prompt: TimedPrompt) -> StreamState:
         """The state under another prompt; ValueError where it cannot be read or gone over to."""
         assert self.script is not None and self.script.encode is not None
@@ -337,8 +289,8 @@ class _Loop:
         if self.state.block and not after.start_frame:
             after = self.output.begin_scene(after)
         self.state = after
-        if after.block:
-            self.keep(after)
+        self.on_prompt(after, prompt)
+        self.keep(after)
         block, frame = after.block - after.ledger.file_block, self.next_frame - after.ledger.file_frame
         self.viewers.note_prompt(PromptChange(prompt.text, prompt.mode, block, frame))
 

@@ -17,10 +17,11 @@ import torch
 
 from ..cache.format import CacheFormat
 from ..cache.shrink import shrink, smaller
+from ..vae.decoder import StreamDecoder
 from .caller import Caller
 from .card_memory import CardFullError, forget, usage
 from .overlap import Overlap
-from .snapshot import save
+from .snapshot import Captured, capture, write
 from .state import StreamState
 
 log = logging.getLogger(__name__)
@@ -199,18 +200,24 @@ class Recovery:
         self._tell(sentence)
 
 
-def save_in_any_case(caller: Caller, state: StreamState, path: str | Path) -> None:
-    """`snapshot.save`; where the card is full, once more with everything in the computer's memory."""
+def capture_in_any_case(caller: Caller, state: StreamState, decoder: StreamDecoder | None) -> Captured:
+    """`snapshot.capture`; where the card is full, once more with everything in the computer's memory."""
     try:
-        save(caller, state, path)
-        return
+        return capture(caller, state, decoder)
     except Exception as error:
         if not caller.is_out_of_memory(error):
             raise
         forget(error)
     state.cache.move(HOST)
     caller.make_room(keep_model=False)
-    save(caller, state, path)
+    return capture(caller, state, decoder)
+
+
+def save_in_any_case(
+    caller: Caller, state: StreamState, path: str | Path, decoder: StreamDecoder | None = None
+) -> None:
+    """`capture_in_any_case`, written to a file."""
+    write(capture_in_any_case(caller, state, decoder), path)
 
 
 def _first_words(said: str) -> str:

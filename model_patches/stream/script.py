@@ -20,6 +20,8 @@ class Script:
     changes: Mapping[int, TimedPrompt] = field(default_factory=dict)  # by the block they begin with
     encode: Encode | None = None  # of what is typed while it runs; None: the prompt is fixed
     switch: str = ""  # how to go over to one that names no mode; "": not said
+    seeds: Mapping[int, int] = field(default_factory=dict)  # by the block they begin with
+    since: int | None = None  # block where `first` comes in, for a take that goes on; None: it holds already
 
     @property
     def steerable(self) -> bool:

@@ -40,7 +40,8 @@ class Snapshots:
 
     def keep(self, state: StreamState) -> None:
         """Remembers the newest state, to be saved at the end."""
-        self._state = state
+        if state.block:
+            self._state = state
 
     def __enter__(self) -> Snapshots:
         return self

@@ -10,7 +10,8 @@ from types import TracebackType
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ...model_patches.stream.pipeline import Chunk, Unwatched, run
+from ...model_patches.stream.pipeline import Chunk, run
+from ...model_patches.stream.watching import Unwatched
 from ...model_patches.vae.decoder import VaeDecoder
 from ...model_patches.writer.frames import HostFrames
 from ...model_patches.writer.protocol import Writer

@@ -1,8 +1,9 @@
 """Runs on a card that is full at chosen operations, and what is compared of them."""
 
 import torch
-from rivulet.model_patches.stream.pipeline import Unwatched, run
+from rivulet.model_patches.stream.pipeline import run
 from rivulet.model_patches.stream.recovery import Recovery
+from rivulet.model_patches.stream.watching import Unwatched
 from rivulet.model_patches.vae.decoder import VaeDecoder, to_tensors
 from rivulet.tests.full_card import SAID, FullCard
 from torch.utils._python_dispatch import _disable_current_modes

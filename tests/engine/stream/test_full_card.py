@@ -88,7 +88,7 @@ def test_the_measures_come_one_after_another_are_told_once_and_stay(wan, vae, st
 def test_a_stream_that_never_fits_ends_in_order_and_says_what_was_tried(wan, vae, start, tmp_path):
     whole = went(wan, vae, start(), blocks=4)[0]
     kept, writer, viewers = [], Unharmed(), Told()
-    full = FullCard(lambda number: len(kept) == 2)
+    full = FullCard(lambda number: len(kept) == 3)  # before the first block, and after two
     with pytest.raises(CardFullError) as raised, full:
         run(wan, VaeDecoder(vae), start(), [writer], blocks=4, keep=lambda s: kept.append(s), viewers=viewers)
     said = str(raised.value)

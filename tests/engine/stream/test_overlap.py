@@ -7,9 +7,10 @@ import pytest
 import torch
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.overlap import Overlap
-from rivulet.model_patches.stream.pipeline import Unwatched, run
+from rivulet.model_patches.stream.pipeline import run
 from rivulet.model_patches.stream.snapshot import load, save
 from rivulet.model_patches.stream.step import init
+from rivulet.model_patches.stream.watching import Unwatched
 from rivulet.model_patches.vae.decoder import VaeDecoder
 
 from .videos import GEOMETRY, Collected, text

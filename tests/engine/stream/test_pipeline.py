@@ -10,12 +10,13 @@ from rivulet.model_patches.geometry import blocks_for
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.follow import Follow, encoder_of
 from rivulet.model_patches.stream.incoming import Pictures
-from rivulet.model_patches.stream.pipeline import Unwatched, run, snapshot
+from rivulet.model_patches.stream.pipeline import Prefill, run, snapshot
 from rivulet.model_patches.stream.script import Script
 from rivulet.model_patches.stream.snapshot import load
 from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.stream.switch import switch
 from rivulet.model_patches.stream.timeline import Prompt
+from rivulet.model_patches.stream.watching import Unwatched
 from rivulet.model_patches.vae.decoder import VaeDecoder, decode_stream
 from rivulet.model_patches.viewers.live import PromptChange
 from rivulet.model_patches.viewers.mailbox import Message
@@ -201,7 +202,7 @@ def test_an_interruption_anywhere_keeps_what_was_told(wan, vae, start, whole, tm
     with pytest.raises(KeyboardInterrupt):
         run(wan, decoder, start(), writers, blocks=4, keep=keep, **options)
     state = kept[-1]
-    assert state.block == (3 if place in ("keep", "on_chunk") else 2)
+    assert state.block == (3 if place == "on_chunk" else 2)
     assert video.result and video.frames_written >= state.ledger.written
     frames, _ = collected(wan, vae, state, blocks=4 - state.block)
     assert np.array_equal(frames, whole[state.ledger.written :])
@@ -336,7 +337,7 @@ def test_a_take_that_was_interrupted_while_it_followed_goes_on_by_its_prompt(wan
 
     class Interrupting(Unwatched):
         def should_continue(self, rest):
-            if len(kept) == made:
+            if len(kept) == 1 + made:
                 raise KeyboardInterrupt
             return True
 
@@ -373,3 +374,50 @@ def test_a_prompt_that_was_asked_for_is_settled_where_the_run_ends_over_it(wan, 
     with pytest.raises(error):
         run(wan, Held(vae), start(), [writer], blocks=3, script=script, viewers=viewers)
     assert len(viewers.refused) == 1 and not viewers.accepted and viewers.blocks == [1]
+
+
+def test_the_state_before_the_first_block_is_kept_too_and_one_of_a_later_block_is_not_told_again(
+    wan, vae, start
+):
+    kept = []
+    after = run(wan, VaeDecoder(vae), start(), [Collected()], blocks=2, keep=kept.append)
+    assert [state.block for state in kept] == [0, 1, 2, 2]
+    kept.clear()
+    run(wan, VaeDecoder(vae), after, [Collected(21)], blocks=1, keep=kept.append)
+    assert [state.block for state in kept] == [3, 3]
+
+
+def test_what_is_kept_before_the_first_block_has_the_latents_it_begins_with(wan, vae, start, whole):
+    kept, writer = [], Collected()
+    begin = Prefill(torch.randn(GEOMETRY.latent_shape(2), generator=torch.Generator().manual_seed(3)))
+    run(wan, VaeDecoder(vae), start(), [writer], blocks=2, begin=begin, keep=kept.append)
+    first = kept[0]
+    assert (first.block, first.start_frame, first.ledger.written) == (0, 2, 5)
+
+
+def test_another_seed_holds_from_its_block_on_and_every_switch_is_told_before_it_is_kept(
+    wan, vae, start, whole
+):
+    told = []
+    script = dataclasses.replace(scripted({1: Prompt(0, "0", "smooth")}), seeds={2: 8})
+    frames, after = collected(
+        wan, vae, start(), blocks=4, script=script,
+        keep=lambda state: told.append((state.block, state.config.seed)),
+        on_prompt=lambda state, prompt: told.append((state.block, prompt.text, prompt.mode)),
+    )  # fmt: skip
+    assert np.array_equal(frames[:21], whole[:21]) and not np.array_equal(frames[21:33], whole[21:33])
+    assert after.config.seed == 8
+    assert told == [(0, 7), (1, 7), (1, "0", "smooth"), (1, 7), (2, 7), (3, 8), (4, 8), (4, 8)]
+    again, _ = collected(wan, vae, start(), blocks=2)
+    other = Collected(21)
+    state = run(wan, VaeDecoder(vae), start(), [Collected()], blocks=2)
+    state = dataclasses.replace(state, config=dataclasses.replace(state.config, seed=8))
+    run(wan, VaeDecoder(vae), state, [other], blocks=2)
+    assert np.array_equal(other.frames, frames[21:]) and np.array_equal(again, frames[:21])
+
+
+def test_a_fixed_prompt_comes_in_where_it_is_said_to(wan, vae, start, whole):
+    script = Script((text(5),), None, since=2)
+    frames, _ = collected(wan, vae, start(), blocks=4, script=script)
+    assert np.array_equal(frames, by_hand(wan, vae, start(), [None, None, text(5), None]))
+    assert not np.array_equal(frames[21:], whole[21:])

@@ -1,0 +1,87 @@
+"""What happened in a take: a line of JSON for every prompt and seed, from the block where it took effect."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..stream.timeline import MODES
+from .folder import write_text
+
+MAX_BYTES = 16 << 20  # of a timeline that is read
+MODES_OF_A_SCENE = ("cut", "recache")  # which a later prompt at the same border does not undo
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A prompt or a seed that holds from a block on."""
+
+    block: int
+    frame: int  # pixel frame of the stream that the block begins with
+    prompt: str | None  # as it was typed; None: it was encoded elsewhere
+    mode: str  # how it was gone over to; "": the take began with it, or the seed alone changed
+    seed: int
+
+
+def append(path: Path, event: Event) -> None:
+    """Adds a line, on disk when this returns. Raises OSError."""
+    with path.open("ab") as file:
+        if file.tell() and not _ends_whole(path):
+            file.write(b"\n")
+        file.write(_line(event).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[Event]:
+    """The events in the order of their blocks; a line that was cut or altered is left out."""
+    try:
+        with path.open("rb") as file:
+            lines = file.read(MAX_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    events = [event for line in lines if (event := _event(line)) is not None]
+    return sorted(events, key=lambda event: event.block)
+
+
+def rewrite(path: Path, events: Iterable[Event]) -> None:
+    """Puts these in place of what is there. Raises OSError."""
+    write_text(path, "".join(map(_line, events)))
+
+
+def at_border(events: Sequence[Event]) -> Event:
+    """The one event that does what several at the same border do, one after the other.
+
+    No block is made between them, so the last text holds, and what the first of them forgot is forgotten.
+    """
+    last = events[-1]
+    forgot = [event.mode for event in events if event.mode in MODES_OF_A_SCENE]
+    mode = "cut" if "cut" in forgot else forgot[-1] if forgot else last.mode
+    return last if mode == last.mode else Event(last.block, last.frame, last.prompt, mode, last.seed)
+
+
+def _line(event: Event) -> str:
+    return json.dumps(asdict(event), ensure_ascii=True) + "\n"
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _event(line: str) -> Event | None:
+    try:
+        told: Any = json.loads(line)
+        event = Event(**told)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    numbers = event.block, event.frame, event.seed
+    if not all(type(number) is int for number in numbers) or min(event.block, event.frame) < 0:
+        return None
+    text = event.prompt is None or (isinstance(event.prompt, str) and bool(event.prompt.strip()))
+    return event if text and event.mode in (*MODES, "") else None
