@@ -20,7 +20,7 @@ STARTING, RUNNING, PAUSED, ENDED, FAILED = "starting", "running", "paused", "end
 OVER = (ENDED, FAILED)
 CHANGING = ("stop", "prompt", "redo", "yield")  # kinds after which a take is not what was queued
 CANNOT = {
-    "redo": "This run cannot go back; it keeps no snapshots.",
+    "redo": "This run cannot go back: it keeps no snapshots, or follows a video.",
     "mark": "This run keeps no snapshots, so there is none to mark.",
     "yield": "This run cannot let others in; stop it, and resume it later.",
 }

@@ -25,7 +25,7 @@ class Redo:
     frame: int | None = None  # pixel frame that is the first to be made again; None: its end
     prompt: str = ""  # "": as it was
     mode: str = ""  # how to go over to the prompt; "": the first that is offered
-    seed: int | None = None  # None: as the node or the command says
+    seed: int | None = None  # None: as it was
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ class Session:
     It opens and closes the stream's file, which holds all written frames whatever ends the stream. Three
     functions come from the host. send: pushes a state to a page. check: raises where the run was
     interrupted. vram: {"used", "total"} in bytes, None without a card. Two come from the take, where it keeps
-    snapshots. rewind: raises ValueError with a sentence where the take cannot go back to a frame. mark: has
+    snapshots. rewind: raises ValueError with a sentence where the take cannot go back so. mark: has
     the next snapshot stay.
     """
 
@@ -36,7 +36,7 @@ class Session:
         send: Callable[[dict[str, Any]], None] = lambda state: None,
         check: Callable[[], None] = lambda: None,
         vram: Callable[[], dict[str, int] | None] = lambda: None,
-        rewind: Callable[[int], None] | None = None,
+        rewind: Callable[[Redo], None] | None = None,
         mark: Callable[[], None] | None = None,
         can_yield: bool = False,
         lead_seconds: float | None = None,
@@ -163,8 +163,8 @@ class Session:
             self.yielding = True
         elif message.do == "mark" and self._mark is not None:
             self._mark()
-        elif message.do == "redo" and self._rewind is not None and message.frame is not None:
-            self._rewind(message.frame)
+        elif message.do == "redo" and self._rewind is not None:
+            self._rewind(message.redo)
             self.redo = message.redo
         else:
             self.paused = message.do == "pause"

@@ -76,7 +76,7 @@ def test_a_message_that_cannot_be_obeyed_is_refused(live):
 
 
 def test_what_a_run_cannot_do_is_refused_before_it_is_taken(live):
-    for do, words in (("redo", "keeps no snapshots"), ("mark", "none to mark"), ("yield", "let others in")):
+    for do, words in (("redo", "cannot go back"), ("mark", "none to mark"), ("yield", "let others in")):
         with pytest.raises(ValueError, match=words):
             live.ask(Message("v", 1, do, frame=0))
     live.does = frozenset(("redo", "mark", "yield"))

@@ -76,8 +76,8 @@ def test_a_stop_ends_it_but_not_before_something_is_made(begun):
 
 
 def test_a_redo_ends_it_and_says_from_where(begun):
-    def rewind(frame):
-        if frame < 3:
+    def rewind(redo):
+        if redo.frame < 3:
             raise ValueError("There is no snapshot before.")
 
     session, _ = begun(rewind=rewind)
@@ -94,7 +94,7 @@ def test_a_redo_ends_it_and_says_from_where(begun):
 
 
 def test_a_paused_stream_can_be_redone(begun):
-    session, _ = begun(rewind=lambda frame: None)
+    session, _ = begun(rewind=lambda redo: None)
     with session:
         make(session)
         ask(session, 1, "pause")
