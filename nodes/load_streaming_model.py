@@ -243,7 +243,7 @@ def _stored_recipe(path: Path, text: str) -> ModelRecipe:
     """What a file of ours says of itself."""
     try:
         return parse_recipe(text)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ArithmeticError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             f"{WHERE}: the metadata entry `recipe` of {path.name} cannot be read ({error!r}), it says "
             f"{text[:60]!r}; choose a recipe instead of {RECOGNISED}."

@@ -16,6 +16,7 @@ from ..model_patches.cache.format import CacheFormat
 from ..model_patches.checkpoints.checkpoint import DENSE as DENSE_ATTENTION
 from ..model_patches.checkpoints.checkpoint import VIDEO_MLA, Checkpoint, open_checkpoint
 from ..model_patches.checkpoints.files import save_tensors
+from ..model_patches.checkpoints.limits import read_json, reading
 from ..model_patches.geometry import Geometry
 from ..model_patches.memory.policy import OFF, MemoryPolicy
 from ..model_patches.sampler.schedule import sigmas
@@ -28,6 +29,7 @@ from ..model_patches.vae.wan import WanVAE
 from . import text
 
 WEIGHTS = Path(__file__).parent / "weights"
+MAX_FPS = 240
 RUNS = Path(__file__).parent / "runs"  # a folder for each training, unless it is told another
 DIT_FILE, VAE_FILE = "pocket_dit.safetensors", "pocket_vae.safetensors"
 MEMORY_FILE = "pocket_memory.safetensors"  # a LoRA of the transformer and the encoder trained with it
@@ -111,18 +113,27 @@ class Pocket:
         return init(self.caller, prompt, config, reserve_frames=reserve_frames, cache=cache, memory=memory)
 
 
-def recipe_of(metadata: Mapping[str, str]) -> PocketRecipe | None:
-    """The recipe in a file's metadata, if it has one."""
+def recipe_of(where: str, path: Path, metadata: Mapping[str, str]) -> PocketRecipe | None:
+    """The recipe in a file's metadata, if it has one. Raises ValueError, beginning with `where`, for one that
+    no stream can be run by."""
     if "recipe" not in metadata:
         return None
-    fields = json.loads(metadata["recipe"])
-    timesteps = {name: tuple(fields.get(name, ())) for name in ("timesteps", "first_timesteps")}
-    return PocketRecipe(**(fields | timesteps))
+    fields = read_json(where, path, metadata, "recipe")
+    with reading(where, path, "recipe"):
+        timesteps = {name: tuple(fields.get(name, ())) for name in ("timesteps", "first_timesteps")}
+        recipe = PocketRecipe(**(fields | timesteps))
+        texts = (recipe.preset, recipe.trained, recipe.taught)
+        if not all(isinstance(each, str) for each in texts) or not isinstance(recipe.fresh_noise, bool):
+            raise TypeError("preset, trained and taught are texts, fresh_noise is true or false")
+        if type(recipe.fps) is not int or not 1 <= recipe.fps <= MAX_FPS:
+            raise ValueError(f"fps is {recipe.fps!r}, and must be 1 to {MAX_FPS}")
+        recipe.config()  # refuses what no stream has
+    return recipe
 
 
 def recipe_in(caller: str, checkpoint: Checkpoint) -> PocketRecipe:
     """The recipe in a file. Raises ValueError, beginning with `caller`, where it has none."""
-    recipe = recipe_of(checkpoint.metadata)
+    recipe = recipe_of(caller, checkpoint.path, checkpoint.metadata)
     if recipe is None:
         raise ValueError(
             f"{caller}: {checkpoint.path} has no `recipe` in its metadata; give a file that "

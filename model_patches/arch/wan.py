@@ -7,6 +7,7 @@ any module tree with these names, so a host's own model can take this one's plac
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ..geometry import LATENT_CHANNELS
 
+WIDEST, MOST = 1 << 20, {"num_layers": 512}  # far above the 14B's 13824 channels and 40 layers
 TEXT_TOKENS = 512  # that Wan's text encoder, umT5, makes of a prompt, padding included
 
 
@@ -34,15 +36,24 @@ class WanConfig:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "num_heads", self.num_heads or self.dim // 128)
-        object.__setattr__(self, "patch", tuple(self.patch))
+        if type(self.dim) is int and self.num_heads == 0:
+            object.__setattr__(self, "num_heads", self.dim // 128)
+        if isinstance(self.patch, list):
+            object.__setattr__(self, "patch", tuple(self.patch))
         for field in fields(self):
-            size = getattr(self, field.name)
-            if field.name not in ("patch", "eps") and (not isinstance(size, int) or size < 1):
+            size, most = getattr(self, field.name), MOST.get(field.name, WIDEST)
+            if field.name not in ("patch", "eps") and not _is_size(size, most):
                 raise ValueError(
-                    f"WanConfig: {field.name} must be a whole number of at least 1, got {size!r}; "
-                    f"num_heads is dim // 128 unless given."
+                    f"WanConfig: {field.name} must be a whole number from 1 to {most}, got "
+                    f"{reprlib.repr(size)}; num_heads is dim // 128 unless given."
                 )
+        if not isinstance(self.patch, tuple) or len(self.patch) != 3 or not all(map(_is_size, self.patch)):
+            raise ValueError(
+                f"WanConfig: patch must be three whole numbers of at least 1, latent frames, rows and "
+                f"columns of a token, got {reprlib.repr(self.patch)}."
+            )
+        if not isinstance(self.eps, float) or not 0 < self.eps < 1:
+            raise ValueError(f"WanConfig: eps must be a small number above 0, got {reprlib.repr(self.eps)}.")
         if self.dim % (2 * self.num_heads):
             raise ValueError(
                 f"WanConfig: dim must split into heads of an even width, got dim {self.dim} for "
@@ -53,6 +64,10 @@ class WanConfig:
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.dim // self.num_heads
+
+
+def _is_size(value: object, most: int = WIDEST) -> bool:
+    return type(value) is int and 1 <= value <= most
 
 
 class Attention(nn.Module):

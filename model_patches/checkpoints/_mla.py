@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +13,9 @@ from ..arch.mla import MlaSizes
 from ..arch.rotary import BANDS, RopeLayout
 from ..arch.wan import WanConfig
 from ._mla_keys import Layout, read_layout, split_layers
-from .files import shapes_of
+from ._sizes import stored_sizes
+from .files import refuse_repetitions, shapes_of
+from .limits import reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +58,26 @@ def read_mla(
     self-attention is not laid out in a way that is known.
     """
     layout = read_layout(f"{where}: {path}", shapes_of(tensors), config.dim, config.num_heads, order)
-    rope, name = _rope(where, metadata, layout, bands)
+    rope, name = _rope(where, path, metadata, layout, bands)
     sizes = MlaSizes(layout.widths.kv_latent, layout.widths.query_latent, rope, layout.biases)
+    refuse_repetitions(where, path, tensors)  # they are copied here
     return MlaLayers(split_layers(tensors, layout), config, sizes, layout, name)
 
 
 def _rope(
-    where: str, metadata: Mapping[str, str], layout: Layout, bands: str | None
+    where: str, path: Path, metadata: Mapping[str, str], layout: Layout, bands: str | None
 ) -> tuple[RopeLayout, str]:
     """(rotary layout, how it is called)."""
     widths = layout.widths
-    stored = json.loads(metadata.get("config", "{}")).get("transformer", {}).get("rope_layout")
+    stored: Any = stored_sizes(where, path, metadata).get("rope_layout")
     if bands is None and stored is not None:
-        rope = RopeLayout(**stored)
+        with reading(where, path, "config"):
+            rope = RopeLayout(**stored)
         if (rope.still, rope.turned) != (widths.still, widths.turned):
             raise ValueError(
-                f"{where}: the metadata says heads of {rope.still} + {rope.turned} channels, the tensors "
-                f"{widths.still} + {widths.turned}; the file was put together wrongly."
+                f"{where}: the metadata of {path} says heads of {rope.still} + {rope.turned} channels, the "
+                f"tensors {widths.still} + {widths.turned}; the file was put together wrongly. Convert it "
+                f"again."
             )
         return rope, "of the file"
     if bands is not None and bands not in BANDS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ..arch.wan import WanConfig
-from .files import Shapes, first_few
+from .files import SHOWN, Shapes, first_few
+from .limits import read_json
 
 SIGN = "head.modulation"  # the key that tells a Wan 2.1 file from any other
 PUBLISHED = {"in_dim": "in_channels", "out_dim": "out_channels", "patch_size": "patch"}
-NEEDED = (
-    SIGN,
-    "patch_embedding.weight",
-    "text_embedding.0.weight",
-    "head.head.weight",
-    "blocks.0.ffn.0.weight",
-    "time_embedding.0.weight",
-)
+NEEDED = {  # what sizes are read from, and how many axes each has
+    SIGN: 3,
+    "patch_embedding.weight": 5,
+    "text_embedding.0.weight": 2,
+    "head.head.weight": 2,
+    "blocks.0.ffn.0.weight": 2,
+    "time_embedding.0.weight": 2,
+}
 
 
 def read_config(where: str, shapes: Shapes, stored: Mapping[str, object] | None = None) -> WanConfig:
@@ -38,6 +38,12 @@ def read_config(where: str, shapes: Shapes, stored: Mapping[str, object] | None 
             f"{len(shapes)} keys, which begin with {first_few(sorted(shapes)) or 'nothing'}. "
             f"Give the diffusion model's own file, not a VAE, a LoRA or a training state."
         )
+    if odd := [f"{key} {list(shapes[key])}" for key, axes in NEEDED.items() if not _fits(shapes[key], axes)]:
+        raise ValueError(
+            f"{where}: {first_few(odd)} can be of no Wan 2.1 model, whose tensors of these names have "
+            f"{', '.join(str(NEEDED[each.split()[0]]) for each in odd[:SHOWN])} axes of at least 1. Copy or "
+            f"download the file again."
+        )
     patch = (1, *shapes["patch_embedding.weight"][3:])
     sizes: dict[str, Any] = {
         "dim": shapes[SIGN][-1],
@@ -51,16 +57,25 @@ def read_config(where: str, shapes: Shapes, stored: Mapping[str, object] | None 
     }
     known = {field.name for field in fields(WanConfig)}
     named = {PUBLISHED.get(key, key): value for key, value in (stored or {}).items()}
-    return WanConfig(**{**sizes, **{key: value for key, value in named.items() if key in known}})
+    try:
+        return WanConfig(**{**sizes, **{key: value for key, value in named.items() if key in known}})
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: the sizes that keys, shapes and metadata give make no model: {error} Copy or download "
+            f"the file again, or write it without the metadata entry `config`."
+        ) from error
+
+
+def _fits(shape: tuple[int, ...], axes: int) -> bool:
+    return len(shape) == axes and min(shape) > 0
 
 
 def stored_sizes(where: str, path: Path, metadata: Mapping[str, str]) -> Mapping[str, object]:
     """Sizes that the metadata's `config.transformer` gives, {} for none; where: begins an error."""
-    text = metadata.get("config", "{}")
-    try:
-        return dict(json.loads(text).get("transformer", {}))
-    except (ValueError, AttributeError, TypeError) as error:
+    sizes = read_json(where, path, metadata, "config").get("transformer", {})
+    if not isinstance(sizes, dict):
         raise ValueError(
             f"{where}: the metadata entry `config` of {path} must be a JSON object with a `transformer` "
-            f"object, got {text[:60]!r}; write the file again or leave the entry out."
-        ) from error
+            f"object, got {metadata['config'][:60]!r}; write the file again or leave the entry out."
+        )
+    return sizes

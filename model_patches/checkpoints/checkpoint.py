@@ -24,7 +24,7 @@ from ._families import DENSE, VIDEO_MLA, Structure, model_keys, structure_of
 from ._mla import MlaLayers, read_mla
 from ._mla_keys import FUSED_ORDERS
 from ._sizes import stored_sizes
-from .files import Shapes, compute_dtype, first_few, shapes_of
+from .files import Shapes, compute_dtype, first_few, refuse_repetitions, shapes_of
 from .nesting import MEMORY, read_tensors
 from .recipes import Choice, choose, find_recipe
 from .wan22 import expert_warning
@@ -71,8 +71,12 @@ class Checkpoint:
         """The metadata, and in it the sizes that a host would otherwise take from Wan's own models."""
         config = self.config
         sizes = {"text_dim": config.text_dim, "freq_dim": config.freq_dim, "num_heads": config.num_heads}
-        stored = json.loads(self.metadata.get("config", "{}")).get("transformer", {})
+        stored = stored_sizes("Checkpoint", self.path, self.metadata)
         return {**self.metadata, "config": json.dumps({"transformer": {**sizes, **stored}})}
+
+    def refuse_repetitions(self, where: str) -> None:
+        """ValueError, beginning with `where`, if the tensors need far more memory than the file has bytes."""
+        refuse_repetitions(where, self.path, self.tensors)
 
     def load(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> WanModel:
         """The engine's own model with these weights, frozen; `dtype` None is the file's.
@@ -86,6 +90,7 @@ class Checkpoint:
                 f"Checkpoint: {self.path} has quantised weights with scales, which the engine's own layers "
                 f"cannot hold; load it in ComfyUI, or take the file in bfloat16."
             )
+        self.refuse_repetitions("Checkpoint")
         if warning := expert_warning(self.path.name):
             warnings.warn(f"Checkpoint: {warning}", stacklevel=2)
         dtype = compute_dtype("Checkpoint", self.path, dtype or self.tensors["patch_embedding.weight"].dtype)

@@ -14,7 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .limits import why_expanded, why_not_header
+
 SHOWN = 4  # keys quoted in an error
+MAX_SHOWN_LETTERS = 80  # of each
+MAX_REASON = 200  # letters of another library's error
 WEB_PAGE, POINTER = (b"<!doctype", b"<html", b"<?xml"), b"version https://git-lfs"  # first bytes
 GGUF = b"gguf"  # in capitals, as its specification has it
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # that layers can compute in
@@ -38,13 +42,15 @@ def open_tensors(
         raise FileNotFoundError(f"{caller}: no file at {path}; give the path of {wanted}.")
     if reason := why_no_weights(path):
         raise ValueError(f"{caller}: {reason}")
+    if reason := why_not_header(path):
+        raise ValueError(f"{caller}: {path} ({path.stat().st_size:,} bytes) {reason}. {remedy}")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             yield file
     except SafetensorError as error:
         raise ValueError(
-            f"{caller}: {path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}. "
-            f"{remedy}"
+            f"{caller}: {path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: "
+            f"{str(error)[:MAX_REASON]}. {remedy}"
         ) from error
 
 
@@ -121,6 +127,13 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return parted
 
 
+def refuse_repetitions(caller: str, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """ValueError, beginning with `caller`, if copies of the tensors need far more memory than the file has
+    bytes: views of a few numbers, which a pickle may hold."""
+    if reason := why_expanded(tensors, path):
+        raise ValueError(f"{caller}: {path} {reason}. Copy or download it again.")
+
+
 def shapes_in(file: safe_open) -> Shapes:
     """Shape of every tensor of the file; reads no weights."""
     return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
@@ -165,6 +178,11 @@ def check_shapes(
 
 
 def first_few(keys: Iterable[str]) -> str:
-    """The first few keys as a list in words, '' for none."""
+    """The first few keys as a list in words, each cut to a readable length; '' for none."""
     keys = list(keys)
-    return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
+    return ", ".join(map(_shown, keys[:SHOWN])) + (", ..." if len(keys) > SHOWN else "")
+
+
+def _shown(key: str) -> str:
+    cut = key if len(key) <= MAX_SHOWN_LETTERS else key[:MAX_SHOWN_LETTERS] + "..."
+    return cut if cut.isprintable() else ascii(cut)

@@ -8,7 +8,7 @@ published one (LongLive, Echo-Infinity), or in the metadata that PEFT writes bes
 from __future__ import annotations
 
 import copy
-import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .files import FLOATS, first_few
+from .files import FLOATS, first_few, refuse_repetitions
+from .limits import read_json, reading
 from .nesting import ADAPTERS, MEMORY, plain_key, read_raw
 
 PREFIX = re.compile(  # what PEFT, diffusers and kohya's scripts put before the model's own names
@@ -181,7 +182,7 @@ def lora_from(where: str, tensors: Mapping[str, Tensor], alpha: float | None = N
 
 def _factors(parts: Mapping[str, Tensor], alpha: float | None) -> Factors:
     down, up = parts["down"], parts["up"]
-    own = float(parts["alpha"]) if "alpha" in parts else alpha
+    own = parts["alpha"].item() if "alpha" in parts else alpha
     return Factors(down, up, 1.0 if own is None else own / down.shape[0])
 
 
@@ -193,11 +194,22 @@ def _check_pairs(where: str, layers: Mapping[str, Mapping[str, Tensor]]) -> None
             f"{where}: {len(halves)} of {len(layers)} layers of the LoRA have only one of the two matrices "
             f"({first_few(halves)}); copy or download the file again."
         )
+    alphas = [
+        layer
+        for layer, parts in layers.items()
+        if (alpha := parts.get("alpha")) is not None
+        and (alpha.numel() != 1 or alpha.is_complex() or not 0 < alpha.item() < math.inf)
+    ]
+    if alphas:
+        raise ValueError(
+            f"{where}: alpha is one number above 0, and that of {first_few(alphas)} is none; copy or "
+            f"download the file again."
+        )
     pairs = {layer: (parts["down"], parts["up"]) for layer, parts in layers.items()}
     unfit = [
         f"{layer} has {list(down.shape)} and {list(up.shape)}"
         for layer, (down, up) in pairs.items()
-        if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]
+        if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1] or not down.numel() * up.numel()
     ]
     if unfit:
         raise ValueError(
@@ -232,17 +244,22 @@ def _unpack(where: str, path: Path, content: Mapping[str, Any]) -> tuple[dict[st
         )
     memory = content.get(MEMORY.rstrip("."), {})
     tensors = content if name is None else content[name]
-    return {str(k): v for k, v in tensors.items() if isinstance(v, Tensor)}, len(memory)
+    found = {str(k): v for k, v in tensors.items() if isinstance(v, Tensor)}
+    refuse_repetitions(where, path, found)
+    return found, len(memory) if isinstance(memory, Mapping) else 0
 
 
 def _alpha(where: str, path: Path, metadata: Mapping[str, str]) -> float | None:
     """Alpha that PEFT's metadata says for all layers, None where it says none."""
-    text = metadata.get("lora_adapter_metadata", "{}")
-    try:
-        stored = {key.split(".")[-1]: value for key, value in json.loads(text).items()}
-        return float(stored["lora_alpha"]) if "lora_alpha" in stored else None
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{where}: the metadata entry `lora_adapter_metadata` of {path} must be a JSON object, got "
-            f"{text[:60]!r}; write the file again or leave the entry out."
-        ) from error
+    entry = "lora_adapter_metadata"
+    stored = {key.split(".")[-1]: value for key, value in read_json(where, path, metadata, entry).items()}
+    if "lora_alpha" not in stored:
+        return None
+    with reading(where, path, entry):
+        return _positive(float(stored["lora_alpha"]))
+
+
+def _positive(alpha: float) -> float:
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha is {alpha}, and must be above 0")
+    return alpha

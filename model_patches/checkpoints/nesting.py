@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .files import Shapes, first_few, open_tensors, why_no_weights
+from .files import MAX_REASON, Shapes, first_few, open_tensors, why_no_weights
+from .limits import MAX_KEY_LETTERS, why_not_content, why_not_pickled
 
 SAFETENSORS = (".safetensors", ".sft")
 NESTS = ("generator_ema", "generator", "ema", "model", "state_dict", "module")  # in order of preference
 ADAPTERS = ("generator_lora", "lora")  # dicts that hold a difference to a model
 MEMORY = "query_memory_encoder."  # begins the keys of Echo-Infinity's memory encoder
 WHOLE = "model.diffusion_model."  # begins the model's keys in a file that holds its VAE and text encoder too
-GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # what a refused pickle wanted, in torch's words
 WRAPPERS = re.compile(r"(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 PREFIXES = ("module.", "model.", "diffusion_model.", "generator.", "generator_ema.", "net.")
 
@@ -79,9 +80,15 @@ def read_tensors(
     if copy is not None and copy not in nest:
         which = f"there are {', '.join(copies)}" if copies else "it has one copy, without a name"
         raise ValueError(f"{where}: {path} has no weights called {copy!r}; {which}. Choose another copy.")
-    others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    others = [
+        str(key)
+        for key, value in content.items()
+        if not isinstance(value, Tensor) or not isinstance(key, str) or len(key) > MAX_KEY_LETTERS
+    ]
     if others:
-        raise ValueError(f"{where}: {first_few(others)} in {path} are no tensors; give a file of weights.")
+        raise ValueError(
+            f"{where}: {first_few(others)} in {path} are no tensors by name; give a file of weights."
+        )
     return _without_prefixes(where, path, content, metadata, tuple(nest), tuple(unused))
 
 
@@ -105,28 +112,34 @@ def unpickle(where: str, path: Path, wanted: str) -> Any:
     if reason := why_no_weights(path):
         raise ValueError(f"{where}: {reason}")
     try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap can only be used" not in str(error):
-                raise
-            return torch.load(path, map_location="cpu", weights_only=True)  # written before torch 1.6
+        refusal = why_not_pickled(path)
+        content = None if refusal else _load(path)
     except MemoryError:
         raise
     except Exception as error:  # bytes that are no pickle can end anywhere
         raise ValueError(_why_not_loaded(where, path, error)) from error
+    if refusal := refusal or why_not_content(content):
+        raise ValueError(f"{where}: {path} ({path.stat().st_size:,} bytes) {refusal}")
+    return content
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap can only be used" not in str(error):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)  # written before torch 1.6
 
 
 def _why_not_loaded(where: str, path: Path, error: Exception) -> str:
-    size = f"{path} ({path.stat().st_size:,} bytes)"
-    if wanted := GLOBAL.search(str(error)):
-        return (
-            f"{where}: {size} is not opened: beside tensors it asks for {wanted[1]}, and a file that may "
-            f"call functions can run any code. Take it as .safetensors, or have someone who trusts it save "
-            f"its weights alone."
-        )
-    reason = (str(error) or "it is empty").splitlines()[0]
-    return f"{where}: {size} is not a whole file of plain tensors: {reason}. Copy or download it again."
+    reason = (str(error) or "it is empty").splitlines()[0][:MAX_REASON]
+    if isinstance(error, pickle.UnpicklingError):  # torch's words advise to run what is in the file
+        reason = "there is more in it, or less"
+    return (
+        f"{where}: {path} ({path.stat().st_size:,} bytes) is not a whole file of plain tensors: {reason}. "
+        f"Copy or download it again."
+    )
 
 
 def _why_no_weights(where: str, path: Path, inner: Sequence[str]) -> str:

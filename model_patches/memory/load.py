@@ -7,7 +7,6 @@ The published code allows missing keys, so a wrong file gives a random encoder w
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,16 @@ from torch import Tensor
 
 from ..arch.wan import WanModel
 from ..attention.rope import layout_of
-from ..checkpoints.files import FLOATS, check_shapes, compute_dtype, first_few, open_tensors, shapes_of
+from ..checkpoints.files import (
+    FLOATS,
+    check_shapes,
+    compute_dtype,
+    first_few,
+    open_tensors,
+    refuse_repetitions,
+    shapes_of,
+)
+from ..checkpoints.limits import read_json
 from ..checkpoints.lora import Lora, lora_from
 from ..checkpoints.nesting import unpickle
 from .coupling import training_of
@@ -114,6 +122,7 @@ def load_memory(
         sorted_names = sort_names(f"{WHERE}: {path}", names)
         tensors = {key: read(name) for key, name in sorted_names.encoder.items()}
         matrices = {key: read(name) for key, name in sorted_names.lora.items()}
+    refuse_repetitions(WHERE, path, tensors | matrices)
     about = _memory_entry(path, metadata)
     config = _config(path, tensors, model, about, grid)
     encoder = _encoder(path, tensors, config)
@@ -155,16 +164,7 @@ def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 def _memory_entry(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The metadata's entry `memory`, {} for none; ValueError for invalid numbers."""
-    text = metadata.get("memory", "{}")
-    try:
-        about: Any = json.loads(text)
-    except ValueError:
-        about = None
-    if not isinstance(about, dict):
-        raise ValueError(
-            f"{WHERE}: the metadata entry `memory` of {path} must be a JSON object, got {text[:60]!r}; write "
-            f"the file again."
-        )
+    about = read_json(WHERE, path, metadata, "memory")
     counts = {key: about[key] for key in COUNTS if key in about}
     wrong = [f"{key} {value!r}" for key, value in counts.items() if type(value) is not int or value < 1]
     alpha = about.get("alpha", 1)

@@ -51,6 +51,7 @@ def load(source: Source, disable_dynamic: bool = False) -> Any:
 
 def patcher_of(checkpoint: Checkpoint, source: Source, disable_dynamic: bool = False) -> Any:
     """The host's ModelPatcher of what was read, whose tensors are handed over: the host takes them out."""
+    checkpoint.refuse_repetitions(WHERE)
     metadata = checkpoint.metadata_with_sizes()
     if checkpoint.mla is not None:
         from .mla import mla_metadata

@@ -46,6 +46,8 @@ def set_recipe(model: Any, recipe: ModelRecipe) -> None:
 def parse_recipe(text: str) -> ModelRecipe:
     """The recipe in a file of ours; ValueError, KeyError or TypeError where it cannot be read."""
     stored = json.loads(text)
+    if not isinstance(stored, dict):
+        raise TypeError("a recipe is a JSON object")
     switch, first = stored.get("switch", ""), stored.get("first_timesteps")
     if switch and switch not in MODES:
         raise ValueError(f"there is no switch {switch!r}")

@@ -217,7 +217,7 @@ def _stream_setup(
     if isinstance(source, StreamedClips):
         return source.prompts, replace(source.config, dtype=torch.float32)  # of what is trained
     assert isinstance(source, PocketClips)
-    recipe = models.recipe_of(metadata)
+    recipe = models.recipe_of(option, Path("the dense file"), metadata)
     if recipe is None:
         raise ValueError(
             f"{option} streams the model as its recipe says, and the dense file has none in its metadata; "
