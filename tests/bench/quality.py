@@ -22,6 +22,7 @@ from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.formats import FORMATS
 from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream.step import step
+from ...model_patches.takes.measures import border_ratio
 from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...model_patches.vae.wan import TIME_STRIDE
 from ...pocket import detector, world
@@ -205,9 +206,7 @@ def judge(span: Span, prompts: list[str]) -> tuple[dict[str, float], list[float]
     if len(shares) > 1:
         figures["adherence_standard_error_share"] = stdev(shares) / len(shares) ** 0.5
     if span.borders:
-        at = [b - 1 for b in span.borders]
-        inside = [i for i in range(len(moves)) if i not in at]
-        figures["discontinuity_ratio"] = float(moves[at].mean() / moves[inside].mean())
+        figures["discontinuity_ratio"] = border_ratio(moves.numpy(), [b - 1 for b in span.borders])
         first = [share for frames in shown for share in frames[: span.borders[0]]]
         figures["first_stretch_share"] = sum(first) / len(first)
     return figures, shares
