@@ -28,7 +28,7 @@ def drive(script: Path, **told: Any) -> dict[str, Any]:
         capture_output=True,
         text=True,
         env={**os.environ, "CHROMIUM": find_chromium()},
-        timeout=500,
+        timeout=1500,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

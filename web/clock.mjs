@@ -1,5 +1,11 @@
 // Times as people read them. No DOM.
 
+/** 75.24 -> "1:15.2". */
+export function clockOfTenths(seconds) {
+  const tenths = Math.floor(10 * Math.max(0, seconds) + 1e-6);
+  return `${clock(tenths / 10)}.${tenths % 10}`;
+}
+
 /** 75.24 -> "1:15". */
 export function clock(seconds) {
   const whole = Math.floor(Math.max(0, seconds));

@@ -3,6 +3,7 @@
 import { hasEnded } from "./session.mjs";
 
 export const MODES = ["recache", "smooth", "blend", "cut"]; // in the order they are offered in
+const ENDING = ["stop", "redo", "yield"]; // what a stream ends by
 const RESEND_SECONDS = [1, 2, 4, 8];
 const REMEMBERED = 20;
 
@@ -28,7 +29,7 @@ export function modesOf(state) {
   return state.modes.includes(state.switch) ? [state.switch, ...others] : others;
 }
 
-/** The book with one more wish: {do}, for a prompt with {prompt, mode}. */
+/** The book with one more wish: {do}, for a prompt with {prompt, mode}, for a redo with {frame, prompt, mode, seed}. */
 export function wished(book, wish, now) {
   const message = { viewer: book.viewer, number: book.number + 1, ...wish };
   const entry = { message, standing: "sending", sentence: "", tries: 0, due: now };
@@ -61,7 +62,7 @@ export function settled(book, state) {
     const told = own.find((each) => each.number === entry.message.number);
     if (told) return { ...entry, standing: told.outcome, sentence: told.sentence, frame: told.first_frame };
     if (!hasEnded(state)) return entry;
-    return { ...entry, standing: entry.message.do === "stop" ? "done" : "ended" };
+    return { ...entry, standing: ENDING.includes(entry.message.do) ? "done" : "ended" };
   });
   return { ...book, wishes };
 }

@@ -7,15 +7,46 @@ import { secondsMade } from "./timeline.mjs";
 
 const GIB = 2 ** 30;
 
-/** The state line: block, length, speed against real time, VRAM and seconds buffered, each where it is known. */
-export function stateLine(state, buffered, say) {
+/**
+ * The state line: block, length, speed against real time, what is left, VRAM and seconds buffered, each where it is
+ * known. `times` is what timesOf gives.
+ */
+export function stateLine(state, buffered, say, times = "") {
   const { block, blocks, frames, fps, made_per_second: speed, vram } = state;
   const parts = [blocks === null ? say("block", { block }) : say("blockOf", { block, blocks })];
   parts.push(say("made", { time: clock(secondsMade(state)) }));
   if (frames > 0 && speed > 0) parts.push(say("speed", { speed: twoDigits(speed / fps) }));
+  if (times) parts.push(times);
   if (vram) parts.push(say("vram", { used: (vram.used / GIB).toFixed(1), total: round(vram.total / GIB) }));
   if (buffered !== null) parts.push(say("buffered", { seconds: Math.floor(buffered) }));
   return parts;
+}
+
+/**
+ * How long a run will still take, and at what time of day it is done; of one without end, how long it ran; or nothing.
+ * `now`: seconds since 1970 by the server's clock. `told`: when the state was told.
+ */
+export function timesOf(state, now, told, language, say) {
+  const { phase, blocks, begun, left_seconds: left } = state;
+  if (hasEnded(state)) return "";
+  if (blocks === null) return say("runningFor", { time: clock(now - begun) });
+  if (typeof left !== "number" || state.frames === 0) return "";
+  // a pause moves the end, so it is not told then
+  if (phase === "paused") return say("left", { time: clock(left) });
+  const still = Math.max(0, left - (now - told));
+  return say("leftUntil", { time: clock(still), at: timeOfDay(told + left, now, language) });
+}
+
+/** Seconds since 1970 as "15:32", on another day with its name. */
+function timeOfDay(seconds, now, language) {
+  const [then, today] = [new Date(1000 * seconds), new Date(1000 * now)];
+  const day = then.toDateString() === today.toDateString() ? {} : { weekday: "short" };
+  const shape = { hour: "2-digit", minute: "2-digit", ...day };
+  try {
+    return then.toLocaleString(language, shape);
+  } catch {
+    return then.toLocaleString(undefined, shape);
+  }
 }
 
 /** What is going on, in a few words. */

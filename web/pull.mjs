@@ -22,10 +22,11 @@ export function joinedAt(place, goal = null) {
   return { ...newPull(), queue: [place.init, place.segment], goal };
 }
 
-/** The place a viewer who comes now starts with. */
+/** The place a viewer who comes now starts with. A stream that goes on with a take begins in the middle of it. */
 export function placeToJoin(state) {
   const { oldest, newest } = state.media;
-  const young = oldest.frame === 0 && state.frames <= JOIN_SECONDS * state.fps;
+  const whole = oldest.init === 0 && oldest.segment === 1; // nothing was forgotten
+  const young = whole && state.frames - oldest.frame <= JOIN_SECONDS * state.fps;
   return young ? oldest : newest;
 }
 

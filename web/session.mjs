@@ -26,10 +26,10 @@ export function lacksPrompts(state) {
   return state.prompts_told !== state.prompt_count;
 }
 
-/** Seconds until the next poll; `busy` of them while a stream runs. */
-export function pollRest(state, seen, lost, busy = BUSY_SECONDS) {
+/** Seconds until the next poll; `busy` of them while a stream runs, or while one is awaited. */
+export function pollRest(state, seen, lost, { busy = BUSY_SECONDS, awaited = false } = {}) {
   if (lost > 0) return Math.min(IDLE_SECONDS, BUSY_SECONDS * 2 ** (lost - 1));
-  return state && !hasEnded(state) && seen ? busy : IDLE_SECONDS;
+  return ((state && !hasEnded(state)) || awaited) && seen ? busy : IDLE_SECONDS;
 }
 
 /** Whether so many polls in a row stayed unanswered that the server must be taken for gone. */

@@ -35,9 +35,9 @@ export function secondAt(x, width, state) {
   return Math.min(made, Math.max(firstSecond(state), second));
 }
 
-/** The frame that is shown at a second. */
+/** The frame that is shown at a second. Players round theirs to microseconds, far less than a thousandth of a frame's. */
 export function frameAt(seconds, state) {
-  return Math.max(0, Math.min(state.frames - 1, Math.floor(seconds * state.fps + 1e-6)));
+  return Math.max(0, Math.min(state.frames - 1, Math.floor(seconds * state.fps + 1e-3)));
 }
 
 /** The prompt that is seen at this second, or an empty text. */

@@ -1,10 +1,15 @@
 // The widget's elements, and how they show what they are given. Nothing is decided here.
 
+import { CURVES, HEIGHT, WIDTH } from "./drift.mjs";
+import { SEEDS } from "./redo.mjs";
+
 const NARROW_PROMPT = 500;
 let made = 0; // labels need ids, and a page can have many widgets
 
+const SVG = "http://www.w3.org/2000/svg";
+
 /** Returns the element `tag` with properties, attributes (names with a dash, and `role`) and children. */
-function make(tag, properties = {}, ...children) {
+export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name.includes("-") || name === "role" || name === "for" || name === "list") element.setAttribute(name, value);
@@ -29,17 +34,21 @@ export function loadStyle(root = document.head) {
 
 /** Builds everything into `root` and returns the elements by name. */
 export function build(root, say) {
-  const parts = { ...screen(say), ...position(say), ...buttons(say), ...form(say) };
+  const parts = {
+    ...screen(say), ...cutOff(say), ...position(say), ...drift(say), ...buttons(say), ...redo(say), ...form(say),
+  };
   parts.line = make("p", { className: "line" });
+  parts.warning = make("p", { className: "warning", role: "status" });
   parts.trouble = make("p", { className: "trouble", role: "alert" });
   parts.retry = make("button", { type: "button", textContent: say("retry"), hidden: true });
   parts.note = make("p", { className: "note" });
   parts.live = make(
-    "div", { className: "live" }, parts.place, parts.strip, parts.caption, parts.line, parts.trouble, parts.retry,
-    parts.note, parts.controls, parts.form,
+    "div", { className: "live" }, parts.place, parts.strip, parts.drift, parts.caption, parts.line, parts.warning,
+    parts.trouble, parts.retry, parts.note, parts.controls, parts.redo, parts.form,
   );
   parts.root = make(
-    "section", { className: "rivulet", "aria-label": say("stream") }, parts.screen, parts.idle, parts.offer, parts.live,
+    "section", { className: "rivulet", "aria-label": say("stream") }, parts.cutOff, parts.screen, parts.idle, parts.offer,
+    parts.live,
   );
   root.append(parts.root);
   return parts;
@@ -65,12 +74,61 @@ function position(say) {
   return { hold, bar, time, newest, strip, caption, place: make("div", { className: "row" }, hold, bar, time, newest) };
 }
 
+/** What is offered where a take was cut off. */
+function cutOff(say) {
+  const cutOffWords = make("p");
+  const cutOffTold = make("p", { className: "trouble", role: "alert" });
+  const goOn = make("button", { type: "button", className: "main", textContent: say("goOn") });
+  const notNow = make("button", { type: "button", textContent: say("notNow") });
+  const row = make("div", { className: "row" }, goOn, notNow);
+  const cutOff = make("div", { className: "cut-off", hidden: true }, cutOffWords, row, cutOffTold);
+  return { cutOffWords, cutOffTold, goOn, notNow, cutOff };
+}
+
+function drift(say) {
+  const svg = document.createElementNS(SVG, "svg");
+  const shape = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": say("driftShown") };
+  for (const [name, value] of Object.entries(shape)) svg.setAttribute(name, value);
+  const curves = Object.fromEntries(CURVES.map((name) => {
+    const curve = document.createElementNS(SVG, "polyline");
+    curve.setAttribute("class", name);
+    svg.append(curve);
+    return [name, curve];
+  }));
+  const named = (name) => make("span", { className: name, textContent: say(`drift${name[0].toUpperCase()}${name.slice(1)}`) });
+  const summary = make("summary", { title: say("driftShown") }, make("b", { textContent: say("drift") }), ...CURVES.map(named));
+  return { curves, drift: make("details", { className: "drift", hidden: true, open: true }, summary, svg) };
+}
+
 function buttons(say) {
-  const pause = make("button", { type: "button" });
-  const stop = make("button", { type: "button" });
-  const save = make("a", { textContent: say("save"), hidden: true });
-  const controls = make("div", { className: "row controls-row", role: "group", "aria-label": say("controls") }, pause, stop, save);
-  return { pause, stop, save, controls };
+  const button = (more = {}) => make("button", { type: "button", ...more });
+  const parts = {
+    pause: button(), stop: button(), back: button({ "aria-expanded": "false" }), mark: button({ title: say("markHint") }),
+    yield: button({ title: say("yieldHint") }),
+    bell: button({ className: "bell", "aria-pressed": "false", "aria-label": say("bell"), title: say("bell") }),
+    save: make("a", { textContent: say("save"), hidden: true }),
+  };
+  const row = { className: "row controls-row", role: "group", "aria-label": say("controls") };
+  return { ...parts, controls: make("div", row, ...Object.values(parts)) };
+}
+
+function redo(say) {
+  made += 1;
+  const id = `rivulet-redo-${made}`;
+  const redoFrom = make("label", { for: id });
+  const redoPrompt = make("input", { id, type: "text", autocomplete: "off", maxLength: 2 * NARROW_PROMPT });
+  const redoMode = make("select", { "aria-label": say("mode"), title: say("mode") });
+  const seeds = SEEDS.map((seed) => make("option", { value: seed, textContent: say(`redo${seed[0].toUpperCase()}${seed.slice(1)}`) }));
+  const redoSeed = make("select", { "aria-label": say("redoSeed"), title: say("redoSeed") }, ...seeds);
+  const redoNumber = make("input", {
+    type: "text", inputMode: "numeric", autocomplete: "off", "aria-label": say("redoNumber"), hidden: true, className: "number",
+  });
+  const redoGo = make("button", { className: "main", textContent: say("redoGo") });
+  const redoCancel = make("button", { type: "button", textContent: say("cancel") });
+  const redoTold = make("p", { className: "told", role: "status" });
+  const row = make("div", { className: "row" }, redoPrompt, redoMode, redoSeed, redoNumber, redoGo, redoCancel);
+  const form = make("form", { noValidate: true, hidden: true, className: "redo" }, redoFrom, row, redoTold);
+  return { redoFrom, redoPrompt, redoMode, redoSeed, redoNumber, redoGo, redoCancel, redoTold, redo: form };
 }
 
 function form(say) {
@@ -84,7 +142,7 @@ function form(say) {
   const told = make("p", { id: ids.told, className: "told", role: "status" });
   const label = make("label", { for: ids.prompt, textContent: say("next") });
   const row = make("div", { className: "row" }, prompt, mode, change);
-  return { prompt, mode, change, told, form: make("form", { noValidate: true }, label, row, told) };
+  return { prompt, mode, change, told, form: make("form", { className: "next", noValidate: true }, label, row, told) };
 }
 
 /** Offers the switch modes that a run can do, the first as the usual one, and keeps another that was chosen. */
@@ -124,4 +182,11 @@ export function showLine(line, parts) {
   while (line.childElementCount > parts.length) line.lastElementChild.remove();
   while (line.childElementCount < parts.length) line.append(make("span"));
   parts.forEach((part, i) => put(line.children[i], part));
+}
+
+/** Draws curves, {name: points}. */
+export function showCurves(curves, points) {
+  for (const [name, curve] of Object.entries(curves)) {
+    if (curve.getAttribute("points") !== points[name]) curve.setAttribute("points", points[name]);
+  }
 }

@@ -1,27 +1,33 @@
 // The live preview: a stream's picture, its numbers and its controls, in an element of any page.
 
+import { Bell, newsOf } from "./bell.mjs";
 import { clock } from "./clock.mjs";
-import { answered, isUnderWay, modesOf, newBook, newViewer, promptProblem, settled, toSend, wished } from "./controls.mjs";
-import { failureWords, phaseWords, problemWords, promptWords, stateLine } from "./line.mjs";
+import { answered, isUnderWay, newBook, newViewer, promptProblem, settled, toSend, wished } from "./controls.mjs";
+import { CutOff } from "./cut_off.mjs";
+import { Face } from "./face.mjs";
+import { Feed } from "./feed.mjs";
+import { problemWords } from "./line.mjs";
 import { answerOf, Link } from "./link.mjs";
 import { Player } from "./player.mjs";
-import {
-  asksForList, hasEnded, isGone, isHere, lacksPrompts, merged, othersStream, ownStream, pollRest,
-} from "./session.mjs";
-import { firstSecond, promptAt, secondAt, secondsMade, spansOf } from "./timeline.mjs";
-import { build, loadStyle, offerModes, put, showLine, showLink, showSpans } from "./view.mjs";
+import { askedBack, wayBack } from "./redo.mjs";
+import { RedoForm } from "./redo_form.mjs";
+import { hasEnded } from "./session.mjs";
+import { secondAt, secondsMade } from "./timeline.mjs";
+import { build, loadStyle } from "./view.mjs";
 import { speaker } from "./words.mjs";
 
 const TICK_MILLISECONDS = 250;
 const NEWEST_SECONDS = 3; // so near to the newest picture a viewer counts as following
+const NEWS = { ended: "bellEnded", failed: "bellFailed", warning: "bellWarning" };
 
 const now = () => performance.now() / 1000;
 
 /**
  * Mounts the widget. `transport` is {get(path, {signal}), post(path, json), url(path)}; `client()` names the page to the
- * server, `place()` is the node in it, {node, workflow}: only what this client queued from there is shown unasked.
+ * server, `place()` is the node in it, {node, path, workflow}: only what this client queued from there is shown unasked.
  * `collapsed()` tells whether the node is folded, `theme()` is "dark", "light" or "" for the system's. Where the page hears
- * no events, `busySeconds` says how often the state of a running stream is asked for.
+ * no events, `busySeconds` says how often the state of a running stream is asked for. `queue()` queues the workflow, where
+ * the page can; `prefix()` is what the node's videos are named by, for the offer to go on with one that was cut off.
  * Returns {hear(message), refresh(), request(prompt), dispose()}.
  */
 export function mount(element, options) {
@@ -30,28 +36,38 @@ export function mount(element, options) {
 
 class Widget {
   constructor(element, { transport, client, place, busySeconds, language = "en", theme = "", ...options }) {
-    Object.assign(this, { transport, client, place, busySeconds, say: speaker(language) });
-    Object.assign(this, { collapsed: () => false, without: [], ...options });
+    Object.assign(this, { transport, client, place, language, say: speaker(language) });
+    Object.assign(this, { collapsed: () => false, without: [], queue: null, prefix: () => null, ...options });
     this.theme = typeof theme === "function" ? theme : () => theme;
-    Object.assign(this, { state: null, player: null, lost: 0, due: 0, polling: false, sending: false, problem: "" });
-    this.offered = null; // another client's stream
-    Object.assign(this, { held: false, following: true, book: newBook(newViewer()) });
+    Object.assign(this, { player: null, sending: false, problem: "", held: false, following: true });
+    // what the run that was queued is to make again, and what to say when it has begun
+    Object.assign(this, { book: newBook(newViewer()), asked: null, arrived: "" });
+    this.feed = new Feed(transport, { client, place, seen: () => this.seen, busySeconds }, (before) => this.follow(before));
+    this.cutOff = new CutOff(transport, this.prefix, () => (this.state?.phase === "failed" ? this.state.take : ""));
+    this.bell = new Bell();
     this.leaving = new AbortController();
     loadStyle();
     this.parts = build(element, this.say);
+    this.redo = new RedoForm(this.parts, this.say, (told) => this.goBack(told));
+    this.face = new Face(this);
     this.listen();
     this.timer = setInterval(() => this.tick(), TICK_MILLISECONDS);
     this.tick();
   }
 
+  get state() {
+    return this.feed.state;
+  }
+
   /** Takes an event of the server. */
   hear(message) {
-    if (message.session === this.state?.session || isHere(message, this.place())) this.take(message);
+    this.feed.hear(message);
   }
 
   /** Asks for the state at once: the page was loaded, or the connection came back. */
   refresh() {
-    this.due = 0;
+    this.feed.refresh();
+    this.cutOff.refresh();
   }
 
   /** Asks for a prompt as if it had been typed. */
@@ -63,8 +79,10 @@ class Widget {
   /** Ends everything that runs, and leaves the element empty. */
   dispose() {
     this.leaving.abort();
+    this.feed.close();
     clearInterval(this.timer);
     this.player?.dispose();
+    this.bell.hush();
     this.parts.root.remove();
   }
 
@@ -72,17 +90,23 @@ class Widget {
     const { parts } = this;
     const { signal } = this.leaving;
     const on = (target, name, act) => target.addEventListener(name, act, { signal });
-    on(document, "visibilitychange", () => this.refresh());
+    const wishes = (button, wish) => on(button, "click", () => this.wish(wish()));
+    on(document, "visibilitychange", () => this.feed.refresh());
     for (const each of [parts.hold, parts.video]) on(each, "click", () => this.turn());
     on(parts.bar, "input", () => this.seek(Number(parts.bar.value)));
     on(parts.newest, "click", () => this.toNewest());
     on(parts.strip, "click", (event) => this.seekInStrip(event));
-    on(parts.pause, "click", () => this.wish({ do: this.state.phase === "paused" ? "resume" : "pause" }));
-    on(parts.stop, "click", () => this.wish({ do: "stop" }));
+    wishes(parts.pause, () => ({ do: this.state.phase === "paused" ? "resume" : "pause" }));
+    for (const kind of ["stop", "mark", "yield"]) wishes(parts[kind], () => ({ do: kind }));
+    on(parts.back, "click", () => this.turnBack());
+    on(parts.bell, "click", () => this.bell.turn().then(() => this.show()));
+    on(parts.goOn, "click", () => this.goOnWith(this.cutOff.take));
+    on(parts.notNow, "click", () => this.show(this.cutOff.dismiss()));
     on(parts.retry, "click", () => this.retry());
-    on(parts.show, "click", () => this.take(this.offered));
+    on(parts.show, "click", () => this.feed.take(this.feed.offered));
     on(parts.prompt, "input", () => this.show((this.problem = "")));
     on(parts.form, "submit", (event) => this.submit(event));
+    this.redo.listen(on, () => this.here);
     // the page around must not take letters for its own shortcuts
     on(parts.root, "keydown", (event) => event.stopPropagation());
   }
@@ -92,51 +116,53 @@ class Widget {
     return !document.hidden && !this.collapsed() && root.isConnected && (root.checkVisibility?.() ?? true);
   }
 
-  tick() {
-    if (!this.polling && now() >= this.due) this.poll();
+  async tick() {
+    const { feed } = this;
+    const wasGone = feed.gone;
     this.send();
     this.show();
+    const listed = await feed.tick();
+    if (feed.gone && !wasGone && this.state && !hasEnded(this.state)) this.ring("bellGone");
+    if (listed && feed.idle && this.queue) await this.cutOff.look(this.leaving.signal);
   }
 
-  async poll() {
-    this.polling = true;
-    const list = asksForList(this.state);
-    const one = () => `/rivulet/stream/${encodeURIComponent(this.state.session)}`;
-    const path = list ? `/rivulet/streams?client=${encodeURIComponent(this.client())}` : one();
-    const { status, body } = await this.ask(() => this.transport.get(path, { signal: this.leaving.signal }));
-    if (this.leaving.signal.aborted) return;
-    const found = status === 200 && (list ? ownStream(this.place(), body) : body);
-    if (status === 200 && list) this.offered = othersStream(this.place(), body);
-    this.lost = status === 200 || status === 404 ? 0 : this.lost + 1;
-    this.due = now() + pollRest(this.state, this.seen, this.lost, this.busySeconds);
-    if (found) this.take(found);
-    this.polling = false;
+  /** The state changed. */
+  follow(before) {
+    const { state } = this;
+    this.tell(newsOf(before, state));
+    this.book = settled(this.book, state);
+    if (state.session !== before?.session) this.begin();
   }
 
-  ask(request) {
-    return answerOf(request, "json", null);
+  /** Rings for what nobody here asked for. */
+  tell(news) {
+    const { state, book } = this;
+    if (!news) return;
+    if (news === "failed") this.refresh();
+    const wanted = state.stopped || askedBack(book) || ["stop", "yield"].some((kind) => isUnderWay(book, kind));
+    if (!wanted) this.ring(NEWS[news], state.watch?.warning);
   }
 
-  take(message) {
-    const before = this.state;
-    this.state = merged(before, message);
-    if (this.state === before) return;
-    this.book = settled(this.book, this.state);
-    if (this.state.session !== before?.session) this.begin();
-    if (lacksPrompts(this.state)) this.refresh();
+  ring(name, more = "") {
+    const { sentence, file } = this.state;
+    this.bell.ring(this.say(name), [sentence || more, file].filter(Boolean).join(" "));
   }
 
   begin() {
     this.player?.dispose();
-    Object.assign(this, { held: false, following: true, book: newBook(this.book.viewer), problem: "" });
+    const { state } = this;
+    const asked = this.asked ?? askedBack(this.book);
+    this.arrived = asked ? this.say("redoDone", { time: clock(asked.frame / state.fps) }) : "";
+    Object.assign(this, { held: false, following: true, book: newBook(this.book.viewer), problem: "", asked: null });
     const { video, canvas, prompt } = this.parts;
-    const link = new Link(this.transport, this.state.session);
+    const link = new Link(this.transport, state.session);
     const view = {
       state: () => this.state, seen: () => this.seen, held: () => this.held, following: () => this.following,
     };
-    for (const shown of [video, canvas]) shown.style.aspectRatio = `${this.state.width} / ${this.state.height}`;
+    for (const shown of [video, canvas]) shown.style.aspectRatio = `${state.width} / ${state.height}`;
     this.player = new Player({ video, canvas }, link, view, this.without);
     this.player.run();
+    this.redo.close();
     prompt.value = "";
   }
 
@@ -166,6 +192,49 @@ class Widget {
     this.player.seek(Math.max(0, secondsMade(this.state) - 1));
   }
 
+  /** Where the picture stands. */
+  get here() {
+    return { seconds: Math.min(this.player.seconds, secondsMade(this.state)), state: this.state };
+  }
+
+  /** Opens the redo form over the picture, which is held; or closes it. */
+  turnBack() {
+    if (this.redo.open) return this.redo.close();
+    Object.assign(this, { held: true, following: false });
+    this.redo.begin(this.here);
+    this.show();
+  }
+
+  /** Has the take made again as `told`; returns why not, or an empty text. */
+  async goBack(told) {
+    if (wayBack(this.state, this.queue) === "later") return this.goOn(this.state.take, told);
+    this.wish({ do: "redo", ...told });
+    this.feed.refresh(true);
+    return "";
+  }
+
+  async goOnWith(take) {
+    this.parts.goOn.disabled = true;
+    this.problem = await this.goOn(take.id, {});
+    this.parts.goOn.disabled = false;
+    this.show();
+  }
+
+  /** Asks that the node's next run goes on with a take, and queues it; returns why not, or an empty text. */
+  async goOn(take, told) {
+    const { node, path: way = String(node), workflow } = this.place();
+    // of a stream the server told the whole way to its node
+    const message = { node: this.state?.node ?? way, workflow, client: this.client(), ...told };
+    const path = `/rivulet/take/${encodeURIComponent(take)}/go-on`;
+    const { status, body } = await answerOf(() => this.transport.post(path, message), "json", null);
+    if (status !== 202) return body?.error ?? this.say("lost");
+    this.asked = told.frame === undefined ? null : told;
+    this.cutOff.take = null;
+    await this.queue();
+    this.feed.refresh(true);
+    return "";
+  }
+
   retry() {
     this.player.retry();
     this.refresh();
@@ -192,83 +261,15 @@ class Widget {
     this.sending = true;
     const { session } = this.state;
     const path = `/rivulet/stream/${encodeURIComponent(session)}/control`;
-    const { status, body } = await this.ask(() => this.transport.post(path, message));
+    const { status, body } = await answerOf(() => this.transport.post(path, message), "json", null);
     this.sending = false;
     if (this.leaving.signal.aborted || this.state.session !== session) return;
     this.book = answered(this.book, message.number, { status, error: body?.error ?? `${status}` }, now());
-    this.refresh();
+    this.feed.refresh();
     this.show();
   }
 
   show() {
-    const { parts, state } = this;
-    parts.root.dataset.theme = this.theme();
-    [parts.idle.hidden, parts.screen.hidden, parts.live.hidden] = [Boolean(state), !state, !state];
-    parts.offer.hidden = !this.offered || Boolean(state);
-    if (!state || this.leaving.signal.aborted) return;
-    const ended = hasEnded(state);
-    parts.root.dataset.phase = state.phase;
-    put(parts.phase, phaseWords(state, this.say));
-    showLine(parts.line, stateLine(state, ended ? null : this.player.buffered, this.say));
-    this.showPlace(secondsMade(state));
-    this.showTrouble();
-    this.showControls(ended);
-    this.showForm(ended);
-  }
-
-  showPlace(made) {
-    const { parts, state, player, say } = this;
-    const { bar, hold, time, newest } = parts;
-    const at = Math.min(player.seconds, made);
-    Object.assign(bar, { min: firstSecond(state), max: made });
-    bar.value = at;
-    for (const each of [bar, newest]) each.disabled = !player.seekable || made === 0;
-    const words = say("positionText", { time: clock(at), made: clock(made) });
-    bar.setAttribute("aria-valuetext", words);
-    put(time, `${clock(at)} / ${clock(made)}`);
-    hold.dataset.held = this.held || player.over;
-    hold.ariaLabel = hold.title = say(player.over ? "playAgain" : this.held ? "playPicture" : "holdPicture");
-    const range = (span) => say("spanText", { from: clock(span.from), to: clock(span.to), prompt: span.prompt });
-    showSpans(parts.strip, spansOf(state), at, range);
-    parts.strip.style.setProperty("--at", `${made ? (100 * at) / made : 0}%`);
-    put(parts.caption, promptAt(at, state.prompts ?? [], state.fps));
-  }
-
-  showTrouble() {
-    const { parts, state, player, say } = this;
-    const given = player.given;
-    const failed = state.phase === "failed" ? state.sentence : "";
-    put(parts.trouble, failed || (isGone(this.lost) ? say("gone") : given ? say(given) : failureWords(this.book, state, say)));
-    parts.retry.hidden = given !== "unreachable";
-    const { way } = player.choice;
-    const changed = !player.finished && way !== "segments";
-    const shown = changed ? say(way === "file" ? "asFile" : "asPictures") : "";
-    put(parts.note, [shown, state.notice].filter(Boolean).join(" "));
-  }
-
-  showControls(ended) {
-    const { parts, state, book, say } = this;
-    const turning = isUnderWay(book, "pause") ? "pausing" : isUnderWay(book, "resume") ? "resuming" : "";
-    const stopping = isUnderWay(book, "stop");
-    put(parts.pause, say(turning || (state.phase === "paused" ? "resume" : "pause")));
-    put(parts.stop, say(stopping ? "stopping" : "stop"));
-    parts.pause.disabled = Boolean(turning) || stopping;
-    parts.stop.disabled = stopping;
-    parts.pause.hidden = parts.stop.hidden = ended;
-    parts.save.hidden = !state.video;
-    if (state.video) showLink(parts.save, this.player.link.url("/video"), state.file);
-  }
-
-  showForm(ended) {
-    const { parts, state, book, say } = this;
-    const modes = modesOf(state);
-    const fixed = modes.length === 0;
-    offerModes(parts.mode, modes, say);
-    for (const each of [parts.prompt, parts.mode, parts.change]) each.disabled = fixed;
-    parts.form.hidden = ended;
-    const { text, wrong } = promptWords(book, state, say);
-    put(parts.told, this.problem || (fixed ? say("promptFixed") : text));
-    parts.told.dataset.wrong = wrong || this.problem !== "";
-    parts.prompt.setAttribute("aria-invalid", parts.told.dataset.wrong);
+    if (!this.leaving.signal.aborted) this.face.show();
   }
 }

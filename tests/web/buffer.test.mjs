@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { aheadOf, nextFrame, oldPart, placeAt } from "../../web/buffer.mjs";
-import { clock } from "../../web/clock.mjs";
+import { clock, clockOfTenths } from "../../web/clock.mjs";
 
 test("the playhead is put where there are pictures", () => {
   assert.equal(placeAt(0, []), null);
@@ -43,4 +43,6 @@ test("single pictures follow each other, and a late viewer jumps", () => {
 test("times read like a clock", () => {
   const told = [[0, "0:00"], [-1, "0:00"], [9.99, "0:09"], [75.24, "1:15"], [3600, "1:00:00"], [86399, "23:59:59"]];
   for (const [seconds, words] of told) assert.equal(clock(seconds), words);
+  const tenths = [[0, "0:00.0"], [1.5, "0:01.5"], [1.59, "0:01.5"], [0.3, "0:00.3"], [61.99, "1:01.9"], [-2, "0:00.0"]];
+  for (const [seconds, words] of tenths) assert.equal(clockOfTenths(seconds), words);
 });

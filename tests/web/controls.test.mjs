@@ -75,6 +75,11 @@ test("the end of the stream settles what waits: a stop is done, a prompt came to
   assert.equal(newestPrompt(book).standing, "ended");
 });
 
+test("a redo and a yield are what a stream ends by", () => {
+  const book = settled(sent({ do: "redo", frame: 9 }, { do: "yield" }), state({ phase: "ended" }));
+  assert.deepEqual(book.wishes.map((each) => each.standing), ["done", "done"]);
+});
+
 test("a failure shows until the next wish", () => {
   let book = answered(sent({ do: "pause" }), 1, { status: 409, error: "It ended." }, 0);
   assert.equal(newestFailure(book).sentence, "It ended.");

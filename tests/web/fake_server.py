@@ -3,11 +3,14 @@
     python tests/web/fake_server.py --port 8190
 
 opens no browser; look at http://127.0.0.1:8190/ (`?theme=light`, `?lang=zh`, `?without=segments,file`,
-`?client=other`). `--strict` refuses media from blobs, as ComfyUI's page can.
+`?client=other`, `?width=300`). `?list=` shows the list of takes instead, `?takes=none`, `lost` or `cut` other
+made-up takes. A redo ends the stream here and begins another one. `--strict` refuses media from blobs, as
+ComfyUI's page can.
 """
 
 import argparse
 import importlib.util
+import math
 import sys
 import tempfile
 import threading
@@ -40,16 +43,26 @@ def main() -> None:
     from rivulet.pocket.demo.server import POLICY, WIDGET_FILES, DemoServer
 
     with tempfile.TemporaryDirectory() as folder:
-        live = LiveStream(
-            Mp4Writer(Path(folder, "take.mp4"), width=WIDTH, height=HEIGHT, fps=FPS, threads=1),
-            **{"node": "7", "workflow": "w", "client": "tab", "prompt_id": "fake"},
-            blocks=options.blocks or None,
-            modes=tuple(mode for mode in options.modes.split(",") if mode),
-        )
         streams = Streams()
-        session = Session(live, streams, vram=lambda: {"used": int(7.1 * GIB), "total": 12 * GIB})
-        threading.Thread(target=make, args=(session, options.speed), daemon=True).start()
-        page = {"/": Path(__file__).with_name("page.html"), **WIDGET_FILES}
+
+        def sessions(first: int = 0) -> None:
+            """One stream after another, as long as the one before was to be made again from somewhere."""
+            live = LiveStream(
+                Mp4Writer(Path(folder, f"take{first}.mp4"), width=WIDTH, height=HEIGHT, fps=FPS, threads=1),
+                **{"node": "7", "workflow": "w", "client": "tab", "prompt_id": "fake", "take": "take7"},
+                blocks=options.blocks or None,
+                modes=tuple(mode for mode in options.modes.split(",") if mode),
+            )
+            can = {"rewind": lambda frame: None, "mark": lambda: None, "can_yield": not options.blocks}
+            memory = {"used": int(7.1 * GIB), "total": 12 * GIB}
+            session = Session(live, streams, vram=lambda: memory, **can)
+            make(session, options.speed)
+            if session.redo is not None:
+                sessions(first + 1)
+
+        threading.Thread(target=sessions, daemon=True).start()
+        here = Path(__file__).parent
+        page = {"/": here / "page.html", "/tests/fake_takes.mjs": here / "fake_takes.mjs", **WIDGET_FILES}
         policy = STRICT if options.strict else POLICY.replace("'self';", "'self' 'unsafe-inline';")
         DemoServer(streams, options.port, page, policy).serve_forever()
 
@@ -83,7 +96,20 @@ def make(session, speed: float) -> None:
             if live.block % SEAL_BLOCKS == SEAL_BLOCKS - 1:
                 live.writer.seal()
             time.sleep(max(0.0, BLOCK / FPS / speed - (time.monotonic() - began)))
+            live.watch = drift(live.block + 1)
             session.note_block(BLOCK, time.monotonic() - began)
+
+
+def drift(blocks: int) -> dict:
+    """What a watch over so many blocks could tell: a picture that burns out."""
+    turns = range(blocks)
+    return {
+        "frames_per_point": BLOCK,
+        "motion": [0.8 + 0.2 * math.sin(i) for i in turns],
+        "saturation": [0.3 + 0.01 * i for i in turns],
+        "jump": [abs(math.sin(7 * i)) ** 4 for i in turns],
+        "warning": "The colours burn out: saturation doubled since 0:05." if blocks > 20 else "",
+    }
 
 
 def note(live, prompt: str, mode: str):

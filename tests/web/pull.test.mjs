@@ -23,6 +23,10 @@ test("a viewer of a young stream starts at its beginning, a late one at the newe
   assert.deepEqual(placeToJoin(state({ frames: 20 * FPS })), place(0));
   assert.deepEqual(placeToJoin(state({ frames: 20 * FPS + 1 })), place(32));
   assert.deepEqual(placeToJoin(state({ media: media({ oldest: place(16) }) })), place(32));
+  const middle = { init: 0, segment: 1, frame: 960 };
+  const goesOn = (frames) => state({ frames, media: media({ oldest: middle }) });
+  assert.deepEqual(placeToJoin(goesOn(960 + 20 * FPS)), middle, "it goes on in the middle of its take");
+  assert.deepEqual(placeToJoin(goesOn(961 + 20 * FPS)), place(32));
 });
 
 test("joining takes the init segment, then the key frame, then counts up by what the server says", () => {

@@ -55,8 +55,12 @@ test("a running stream is asked for often, others seldom, a silent server ever m
   for (const phase of ["ended", "failed"]) assert.equal(pollRest(state({ phase }), true, 0), 15);
   assert.equal(pollRest(state(), false, 0), 15);
   assert.equal(pollRest(null, true, 0), 15);
-  assert.equal(pollRest(state(), true, 0, 0.5), 0.5, "where no event tells");
-  assert.equal(pollRest(state(), true, 1, 0.5), 2);
+  assert.equal(pollRest(state(), true, 0, { busy: 0.5 }), 0.5, "where no event tells");
+  assert.equal(pollRest(state(), true, 1, { busy: 0.5 }), 2);
+  const awaited = { awaited: true };
+  assert.equal(pollRest(state({ phase: "ended" }), true, 0, awaited), 2, "another one is to follow");
+  assert.equal(pollRest(null, true, 0, awaited), 2);
+  assert.equal(pollRest(null, false, 0, awaited), 15);
   assert.deepEqual([1, 2, 3, 4, 9].map((lost) => pollRest(state(), true, lost)), [2, 4, 8, 15, 15]);
   assert.deepEqual([0, 3, 4].map(isGone), [false, false, true]);
 });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { answered, newBook, settled, wished } from "../../web/controls.mjs";
-import { failureWords, phaseWords, problemWords, promptWords, stateLine } from "../../web/line.mjs";
+import { failureWords, phaseWords, problemWords, promptWords, stateLine, timesOf } from "../../web/line.mjs";
 import { LANGUAGES, speaker } from "../../web/words.mjs";
 import { state } from "./states.mjs";
 
@@ -21,6 +21,21 @@ test("the state line leaves out what is not known", () => {
   assert.deepEqual(stateLine(early, null, say), ["Block 0", "0:00 made"]);
   assert.equal(stateLine(state({ made_per_second: 7.9 }), null, say)[2], "0.49× play speed");
   assert.equal(stateLine(state({ made_per_second: 200 }), null, say)[2], "13× play speed");
+});
+
+test("a run tells what is left and when it is done, and not where that is unknown", () => {
+  const noon = new Date(2026, 10, 30, 12, 0).getTime() / 1000;
+  const words = (more, now = noon, told = noon) => timesOf(state({ begun: noon - 3723, ...more }), now, told, "en-GB", say);
+  assert.equal(words({ left_seconds: 250 }), "4:10 left, done at 12:04");
+  assert.equal(words({ left_seconds: 250 }, noon + 10), "4:00 left, done at 12:04", "it counts down between two states");
+  assert.equal(words({ left_seconds: 250 }, noon + 900), "0:00 left, done at 12:04");
+  assert.match(words({ left_seconds: 86400 }), /^24:00:00 left, done at Tue,? 12:00$/);
+  assert.equal(words({ left_seconds: 250, phase: "paused" }), "4:10 left");
+  assert.equal(words({ left_seconds: null }), "");
+  assert.equal(words({ left_seconds: 250, frames: 0 }), "");
+  assert.equal(words({ left_seconds: 0, phase: "ended" }), "");
+  assert.equal(words({ blocks: null }), "running for 1:02:03");
+  assert.equal(stateLine(state(), null, say, "4:10 left")[3], "4:10 left");
 });
 
 test("the phase is told in words", () => {

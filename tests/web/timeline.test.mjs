@@ -38,6 +38,7 @@ test("a second shows one frame, and never one that is not made", () => {
   assert.equal(frameAt(21 / FPS, state()), 21);
   assert.equal(frameAt(99, state()), 32);
   assert.equal(frameAt(0, state({ frames: 0 })), 0);
+  assert.equal(frameAt(1.333333, state({ fps: 15, frames: 40 })), 20, "as a player rounds 20 / 15");
 });
 
 test("the caption is the prompt of the picture that is seen", () => {

@@ -44,10 +44,10 @@ try {
   await page.goto(url);
   await page.waitForFunction(() => document.querySelector(".rivulet video").readyState >= 2);
   seen.plays = await plays();
-  const parts = { pause: button("Pause making"), stop: button("Stop and keep"), prompt: page.locator(".rivulet input[type=text]") };
+  const parts = { pause: button("Pause making"), stop: button("Stop and keep"), prompt: page.locator(".rivulet .next input") };
   seen.hidden = [];
   for (const [name, part] of Object.entries(parts)) if (!(await inWindow(part))) seen.hidden.push(name);
-  seen.modeShown = await page.locator(".rivulet select").isVisible();
+  seen.modeShown = await page.locator(".rivulet .next select").isVisible();
   await parts.prompt.fill("a purple dog");
   await button("Change").click();
   await word("does not know 'purple', 'dog'");

@@ -1,0 +1,115 @@
+// ComfyUI's own page in Chromium, and what every script here does with it.
+//
+// PLAYWRIGHT_CORE names an installed playwright-core, CHROMIUM the browser.
+
+import { createRequire } from "node:module";
+
+const { chromium } = createRequire(import.meta.url)(process.env.PLAYWRIGHT_CORE);
+const PATIENCE_MILLISECONDS = 180_000; // of a page on a machine that others use too
+
+export const rest = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+
+/**
+ * Runs `act(visit)` in a page of its own and prints what it put into `visit.seen`, as one JSON object. `told` is what the
+ * test told: {url, vue, shots, ...}; errors of the page and of the script are in `seen.errors`.
+ */
+export async function visit(told, act) {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM,
+    args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"],
+  });
+  const page = await browser.newPage({ viewport: { width: 1000, height: 1200 } });
+  page.setDefaultTimeout(PATIENCE_MILLISECONDS);
+  const here = new Visit(page, told);
+  page.on("pageerror", (error) => here.seen.errors.push(String(error.stack)));
+  try {
+    await here.set("Comfy.VueNodes.Enabled", told.vue);
+    await here.set("Comfy.TutorialCompleted", true);
+    if (told.palette) await here.set("Comfy.ColorPalette", told.palette);
+    await here.open();
+    await act(here);
+  } catch (error) {
+    here.seen.errors.push(String(error.stack));
+    await here.shot("failed");
+  } finally {
+    await browser.close();
+  }
+  console.log(JSON.stringify(here.seen));
+}
+
+class Visit {
+  constructor(page, { url, vue, shots }) {
+    Object.assign(this, { page, url, vue, shots, seen: { errors: [] } });
+  }
+
+  async set(name, value) {
+    await fetch(`${this.url}/settings/${name}`, { method: "POST", body: JSON.stringify(value) });
+  }
+
+  /** Opens the page and waits until its graph can be used. */
+  async open() {
+    await this.page.goto(this.url);
+    // scripts/app.js can be imported only when the page has made what it stands for
+    await this.page.waitForFunction(() => {
+      const app = globalThis.comfyAPI?.app?.app;
+      return app?.extensionManager && globalThis.LiteGraph?.registered_node_types.RivuletStream && app.graph;
+    });
+    await rest(1.5);
+  }
+
+  /** Puts a graph into the page, one kind of node alone and large in the middle, as high as told. */
+  load(graph, shown = "RivuletStream", height = 1100) {
+    return this.page.evaluate(async ({ graph, shown, height }) => {
+      const { app } = await import("/scripts/app.js");
+      await app.loadApiJson(graph, "stream");
+      for (const node of app.graph.nodes) {
+        const large = node.comfyClass === shown;
+        node.pos = large ? [0, 0] : [-1500, 400 * Number(node.id)];
+        const after = node.widgets?.find((widget) => widget.name === "control_after_generate");
+        if (after) after.value = "fixed";
+        if (large && height) node.size = [420, height];
+      }
+      Object.assign(app.canvas.ds, { scale: 0.9, offset: [300, 110] });
+      app.canvas.setDirty(true, true);
+    }, { graph, shown, height });
+  }
+
+  queue() {
+    return this.page.evaluate(async () => (await import("/scripts/app.js")).app.queuePrompt(0));
+  }
+
+  /** The state of the newest stream. */
+  async state() {
+    const answer = await fetch(`${this.url}/rivulet/streams`);
+    return (await answer.json()).streams[0];
+  }
+
+  async post(path, value) {
+    return fetch(`${this.url}${path}`, {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value),
+    });
+  }
+
+  /** The first state of the newest stream for which a question holds. */
+  async until(question) {
+    const end = Date.now() + PATIENCE_MILLISECONDS;
+    while (Date.now() < end) {
+      const now = await this.state();
+      if (now && question(now)) return now;
+      await rest(0.1);
+    }
+    throw new Error(`the stream never came to ${question}: ${JSON.stringify(await this.state())}`);
+  }
+
+  words(part) {
+    return this.page.locator(`.rivulet .${part}`).first().innerText();
+  }
+
+  press(name) {
+    return this.page.locator(`.rivulet button:has-text("${name}")`).first().click();
+  }
+
+  shot(name, more = {}) {
+    return this.page.screenshot({ path: `${this.shots}/${name}-${this.vue ? "nodes2" : "litegraph"}.png`, ...more });
+  }
+}

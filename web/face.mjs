@@ -1,0 +1,133 @@
+// What the widget's elements say and which of them are there, from what is known at a moment. It changes nothing else.
+
+import { clock, clockOfTenths } from "./clock.mjs";
+import { isUnderWay, modesOf } from "./controls.mjs";
+import { curvesOf, hasCurves } from "./drift.mjs";
+import { failureWords, phaseWords, promptWords, stateLine, timesOf } from "./line.mjs";
+import { isGoingBack, wayBack } from "./redo.mjs";
+import { hasEnded } from "./session.mjs";
+import { folded } from "./takes.mjs";
+import { firstSecond, promptAt, secondsMade, spansOf } from "./timeline.mjs";
+import { offerModes, put, showCurves, showLine, showLink, showSpans } from "./view.mjs";
+
+export class Face {
+  constructor(widget) {
+    this.widget = widget;
+  }
+
+  show() {
+    const { parts, state, feed, player, say, language, theme } = this.widget;
+    parts.root.dataset.theme = theme();
+    [parts.idle.hidden, parts.screen.hidden, parts.live.hidden] = [Boolean(state), !state, !state];
+    parts.offer.hidden = !feed.offered || Boolean(state);
+    this.showCutOff();
+    if (!state) return;
+    const ended = hasEnded(state);
+    parts.root.dataset.phase = state.phase;
+    put(parts.phase, phaseWords(state, say));
+    const times = timesOf(state, feed.serverNow, feed.told, language, say);
+    showLine(parts.line, stateLine(state, ended ? null : player.buffered, say, times));
+    this.showPlace(secondsMade(state));
+    this.showDrift();
+    this.showTrouble();
+    this.showControls(ended);
+    this.showWaysOn(ended);
+    this.showForm(ended);
+  }
+
+  showCutOff() {
+    const { parts, say, feed, cutOff, queue, problem } = this.widget;
+    const { take } = cutOff;
+    parts.cutOff.hidden = !take || !queue || !feed.idle;
+    parts.idle.hidden ||= !parts.cutOff.hidden;
+    if (parts.cutOff.hidden) return;
+    const words = say("cutOff", { name: folded(take.name).file, time: clock(take.seconds) });
+    put(parts.cutOffWords, words);
+    parts.cutOffWords.title = take.name;
+    put(parts.cutOffTold, problem);
+    put(parts.goOn, say(parts.goOn.disabled ? "goingOn" : "goOn"));
+  }
+
+  showPlace(made) {
+    const { parts, state, player, say, held } = this.widget;
+    const { bar, hold, time, newest } = parts;
+    const at = Math.min(player.seconds, made);
+    Object.assign(bar, { min: player.finished ? 0 : firstSecond(state), max: made });
+    bar.value = at;
+    for (const each of [bar, newest]) each.disabled = !player.seekable || made === 0;
+    const words = say("positionText", { time: clock(at), made: clock(made) });
+    bar.setAttribute("aria-valuetext", words);
+    put(time, `${clock(at)} / ${clock(made)}`);
+    hold.dataset.held = held || player.over;
+    hold.ariaLabel = hold.title = say(player.over ? "playAgain" : held ? "playPicture" : "holdPicture");
+    const range = (span) => say("spanText", { from: clock(span.from), to: clock(span.to), prompt: span.prompt });
+    showSpans(parts.strip, spansOf(state), at, range);
+    parts.strip.style.setProperty("--at", `${made ? (100 * at) / made : 0}%`);
+    put(parts.caption, promptAt(at, state.prompts ?? [], state.fps));
+  }
+
+  showDrift() {
+    const { parts, state } = this.widget;
+    const { watch } = state;
+    parts.drift.hidden = !hasCurves(watch);
+    if (!parts.drift.hidden && parts.drift.open) showCurves(parts.curves, curvesOf(watch, state.frames));
+    put(parts.warning, watch?.warning ?? "");
+  }
+
+  showTrouble() {
+    const { parts, state, player, say, feed, book, arrived } = this.widget;
+    const given = state.forgotten ? "unknown" : player.given;
+    const failed = state.phase === "failed" ? state.sentence : "";
+    put(parts.trouble, failed || (feed.gone ? say("gone") : given ? say(given) : failureWords(book, state, say)));
+    parts.retry.hidden = given !== "unreachable";
+    const { way } = player.choice;
+    const changed = !player.finished && way !== "segments";
+    const shown = changed ? say(way === "file" ? "asFile" : "asPictures") : "";
+    put(parts.note, [shown, arrived, state.notice].filter(Boolean).join(" "));
+  }
+
+  showControls(ended) {
+    const { parts, state, book, say, player, bell } = this.widget;
+    const turning = isUnderWay(book, "pause") ? "pausing" : isUnderWay(book, "resume") ? "resuming" : "";
+    const stopping = isUnderWay(book, "stop");
+    put(parts.pause, say(turning || (state.phase === "paused" ? "resume" : "pause")));
+    put(parts.stop, say(stopping ? "stopping" : "stop"));
+    parts.pause.disabled = Boolean(turning) || stopping;
+    parts.stop.disabled = stopping;
+    parts.pause.hidden = parts.stop.hidden = parts.bell.hidden = ended;
+    parts.bell.setAttribute("aria-pressed", bell.on);
+    parts.save.hidden = !state.video;
+    if (state.video) showLink(parts.save, player.link.url("/video"), state.file);
+  }
+
+  /** Going back to a second, marking a moment, letting other runs in: where this run can. */
+  showWaysOn(ended) {
+    const { parts, state, book, say, redo, queue, here } = this.widget;
+    const way = wayBack(state, queue);
+    const backing = isGoingBack(book);
+    put(parts.back, say(backing ? "redoing" : "redo"));
+    [parts.back.hidden, parts.back.disabled] = [way === "", backing];
+    parts.back.setAttribute("aria-expanded", redo.open);
+    if (way === "") redo.close();
+    if (redo.open) redo.show(here, clockOfTenths(here.seconds));
+    for (const [kind, going] of [["mark", "marking"], ["yield", "yielding"]]) {
+      const underWay = isUnderWay(book, kind);
+      put(parts[kind], say(underWay ? going : kind));
+      parts[kind].disabled = underWay || isUnderWay(book, "stop");
+      parts[kind].hidden = ended || !state[`can_${kind}`];
+    }
+  }
+
+  showForm(ended) {
+    const { parts, state, book, say, problem, redo } = this.widget;
+    const modes = modesOf(state);
+    const fixed = modes.length === 0;
+    offerModes(parts.mode, modes, say);
+    for (const each of [parts.prompt, parts.mode, parts.change]) each.disabled = fixed;
+    parts.form.hidden = ended || redo.open;
+    const { text, wrong } = promptWords(book, state, say);
+    put(parts.told, problem || (fixed ? say("promptFixed") : text));
+    parts.told.dataset.wrong = wrong || problem !== "";
+    parts.prompt.setAttribute("aria-invalid", parts.told.dataset.wrong);
+  }
+}

@@ -1,0 +1,122 @@
+// The list of takes to go on with, in an element of any page.
+
+import { answerOf } from "./link.mjs";
+import { ordered, rowOf } from "./takes.mjs";
+import { buildTakes, showRows } from "./takes_view.mjs";
+import { loadStyle, put } from "./view.mjs";
+import { speaker } from "./words.mjs";
+
+const TICK_MILLISECONDS = 1000;
+const REST_SECONDS = 60; // between two looks while somebody can see the list
+const SOON_SECONDS = 5; // after one that failed
+const STEPS = { ArrowDown: 1, ArrowUp: -1, Home: -Infinity, End: Infinity };
+
+const now = () => performance.now() / 1000;
+
+/**
+ * Mounts the list. `transport` as the preview's; `value()` is the name of the take that is chosen, `choose(name, names)`
+ * takes another one of the names that there are. `language`, `theme()` and `collapsed()` as the preview's.
+ * Returns {refresh(), dispose()}.
+ */
+export function mountTakes(element, options) {
+  return new TakesList(element, options);
+}
+
+class TakesList {
+  constructor(element, { transport, value, choose, language = "en", theme = () => "", collapsed = () => false }) {
+    Object.assign(this, { transport, value, choose, language, theme, collapsed, say: speaker(language) });
+    Object.assign(this, { takes: null, lost: false, due: 0, asking: false });
+    this.leaving = new AbortController();
+    loadStyle();
+    this.parts = buildTakes(element, this.say);
+    this.listen();
+    this.timer = setInterval(() => this.tick(), TICK_MILLISECONDS);
+    this.tick();
+  }
+
+  /** Asks for the list at once. */
+  refresh() {
+    this.due = 0;
+    this.tick();
+  }
+
+  dispose() {
+    this.leaving.abort();
+    clearInterval(this.timer);
+    this.parts.root.remove();
+  }
+
+  listen() {
+    const { root, refresh, list } = this.parts;
+    const { signal } = this.leaving;
+    const on = (target, name, act) => target.addEventListener(name, act, { signal });
+    on(refresh, "click", () => this.refresh());
+    on(list, "click", (event) => this.take(event.target.closest(".take")));
+    on(list, "keydown", (event) => this.step(event));
+    // the page around must not take keys for its own shortcuts, nor the wheel for its zoom while the list moves
+    on(root, "keydown", (event) => event.stopPropagation());
+    on(list, "wheel", (event) => list.scrollHeight > list.clientHeight && !event.ctrlKey && event.stopPropagation());
+    on(document, "visibilitychange", () => this.tick());
+  }
+
+  get seen() {
+    const { root } = this.parts;
+    return !document.hidden && !this.collapsed() && root.isConnected && (root.checkVisibility?.() ?? true);
+  }
+
+  tick() {
+    this.show();
+    if (!this.asking && now() >= this.due && this.seen) this.ask();
+  }
+
+  async ask() {
+    this.asking = true;
+    const { signal } = this.leaving;
+    const { status, body } = await answerOf(() => this.transport.get("/rivulet/takes", { signal }), "json", null);
+    this.asking = false;
+    if (signal.aborted) return;
+    this.lost = status !== 200;
+    this.due = now() + (this.lost ? SOON_SECONDS : REST_SECONDS);
+    if (!this.lost) this.takes = ordered(body.takes);
+    this.show();
+  }
+
+  take(element) {
+    if (!element || element.getAttribute("aria-disabled") === "true") return;
+    const names = this.takes.filter((take) => take.recoverable).map((take) => take.name);
+    this.choose(element.dataset.name, names);
+    this.show();
+  }
+
+  step(event) {
+    const step = STEPS[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    const rows = [...this.parts.list.children];
+    const at = rows.indexOf(event.target.closest(".take")) + step;
+    rows[Math.max(0, Math.min(rows.length - 1, at))]?.focus();
+    this.show();
+  }
+
+  show() {
+    const { parts, takes, say, language } = this;
+    parts.root.dataset.theme = this.theme();
+    const missing = this.lost ? "takesLost" : takes === null ? "takesLoading" : takes.length ? "" : "takesNone";
+    put(parts.none, missing && say(missing));
+    parts.none.hidden = missing === "";
+    const value = this.value();
+    const named = (takes ?? []).some((take) => take.name === value);
+    const words = !value ? "takeUnchosen" : named ? "takeChosen" : "takeGone";
+    put(parts.chosen, takes?.length ? say(words, { name: value }) : "");
+    parts.chosen.dataset.wrong = words === "takeGone";
+    if (takes === null) return;
+    const rows = takes.map((take) => rowOf(take, Date.now() / 1000, say, language));
+    showRows(parts.list, rows, value, (row) => this.pictureOf(row.id));
+  }
+
+  pictureOf(id) {
+    const { changed } = this.takes.find((take) => take.id === id);
+    // another address when the take has grown, so that its picture is fetched anew
+    return this.transport.url(`/rivulet/take/${encodeURIComponent(id)}/picture?at=${Math.floor(changed)}`);
+  }
+}

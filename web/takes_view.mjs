@@ -1,0 +1,61 @@
+// The elements of the list of takes, and how they show what they are given. Nothing is decided here.
+
+import { make, put } from "./view.mjs";
+
+/** Builds the list into `root` and returns its elements by name. */
+export function buildTakes(root, say) {
+  const chosen = make("p", { className: "chosen", role: "status" });
+  const refresh = make("button", { type: "button", textContent: say("takesRefresh") });
+  const none = make("p", { className: "none" });
+  const list = make("div", { className: "list", role: "listbox", "aria-label": say("takes") });
+  const head = make("div", { className: "head" }, chosen, refresh);
+  const section = make("section", { className: "rivulet takes", "aria-label": say("takes") }, head, none, list);
+  root.append(section);
+  return { root: section, chosen, refresh, none, list };
+}
+
+/** Shows one element a row, in their order; those that stay keep the keyboard's place and their picture. */
+export function showRows(list, rows, chosen, pictureOf) {
+  const known = new Map([...list.children].map((each) => [each.dataset.name, each]));
+  const elements = rows.map((row) => known.get(row.name) ?? emptyRow(row.name));
+  for (const each of list.children) if (!elements.includes(each)) each.remove();
+  elements.forEach((element, i) => {
+    if (list.children[i] !== element) list.insertBefore(element, list.children[i] ?? null);
+    showRow(element, rows[i], pictureOf(rows[i]));
+    element.setAttribute("aria-selected", rows[i].name === chosen);
+  });
+  // one of them takes the keyboard; arrows lead to the others
+  const way = elements.find((each) => each === document.activeElement) ?? elements.find((each) => each.dataset.name === chosen);
+  for (const each of elements) each.tabIndex = each === (way ?? elements[0]) ? 0 : -1;
+}
+
+function emptyRow(name) {
+  const part = (part, ...children) => make("span", { className: part }, ...children);
+  // what is hidden is never loaded where it is lazy, so it is only not to be seen
+  const image = make("img", { alt: "", loading: "lazy", className: "unseen", draggable: false });
+  image.addEventListener("load", () => image.classList.remove("unseen"));
+  image.addEventListener("error", () => image.classList.add("unseen"));
+  const title = part("title", part("folder"), part("file"));
+  const facts = part("facts", part("standing"), part("rest"));
+  const about = part("about", title, facts, part("prompt"), part("reason"));
+  const element = make("button", { type: "button", className: "take", role: "option" }, part("shot", image), about);
+  element.dataset.name = name;
+  return element;
+}
+
+function showRow(element, row, picture) {
+  const at = (part) => element.querySelector(`.${part}`);
+  put(at("folder"), row.folder);
+  put(at("file"), row.file);
+  put(at("standing"), row.standingWords);
+  at("standing").dataset.standing = row.standing;
+  put(at("rest"), ["", ...row.facts].join(" · "));
+  put(at("prompt"), row.prompt);
+  put(at("reason"), row.reason);
+  at("reason").dataset.standing = row.standing;
+  element.setAttribute("aria-disabled", !row.able);
+  const told = [row.name, row.prompt].filter(Boolean).join("\n");
+  if (element.title !== told) element.title = told;
+  const image = at("shot").firstChild;
+  if (image.getAttribute("src") !== picture) image.src = picture;
+}
