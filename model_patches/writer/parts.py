@@ -1,27 +1,40 @@
-"""The live files of one video: `name.part1.mp4`, `name.part2.mp4`, ... until they are joined to `name.mp4`.
+"""The files of one video: `name.part1.mp4`, `name.part2.mp4`, ... until they are joined to `name.mp4`.
 
-A part is a fragmented MP4 and plays by itself, whatever happened to the program that wrote it. A run that
-goes on with a video starts another part, because a finished fragment is never touched again.
+A part is an MP4 that plays by itself, whatever happened to the program that wrote it. A run that goes on with
+a video starts another part. `name.joined.mp4` is a video that is whole and holds all that its parts do: a run
+that is killed before the parts are gone leaves no doubt which of them is the video.
 """
+
+from __future__ import annotations
 
 import os
 import re
+import shutil
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .ffmpeg import find_ffmpeg, join
-from .fmp4 import fragments, frame_count, read_init
+from .boxes import fragments, read_init
+from .copying import copy, sync, working_files, working_path
+from .ffmpeg import find_ffmpeg
+from .lock import FileLock, is_held
+from .movie import Movie, read_movie
+
+WHO = "Video writer"
+ORPHAN_SECONDS = 10.0  # ffmpeg lives on after its program for as long as it takes to code what is in its pipe
+SPARE_BYTES = 8 << 20  # of a disk, beside what a copy takes
+RECOVER = "python run.py recover"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One live file."""
+    """One file of a video that is not joined."""
 
     path: Path
     number: int
-    frames: int  # complete ones in it
+    frames: int  # whole ones in it
 
 
 def part_path(path: Path, number: int) -> Path:
@@ -29,75 +42,248 @@ def part_path(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}.part{number}{path.suffix}")
 
 
+def joined_path(path: Path) -> Path:
+    """Returns the name of a video that is joined while its parts are still there."""
+    return path.with_name(f"{path.stem}.joined{path.suffix}")
+
+
 def find_parts(path: Path) -> list[Part]:
     """Returns the parts of an unfinished video, in order."""
     pattern = re.compile(re.escape(path.stem) + r"\.part(\d+)" + re.escape(path.suffix))
     numbered = [(int(match[1]), p) for p in path.parent.glob("*") if (match := pattern.fullmatch(p.name))]
-    return [Part(p, number, frame_count(p)) for number, p in sorted(numbered)]
+    return [Part(p, number, _frames(p)) for number, p in sorted(numbered)]
 
 
-def trim(part: Part, frames: int | None = None) -> Part:
-    """Cuts a part to its first `frames` complete frames (None: all), or deletes it; returns what is left."""
-    with part.path.open("rb") as file:
-        init = read_init(file)
-        end, count = len(init), 0
-        for fragment in fragments(file, init, len(init), 0):
-            if frames is not None and count + fragment.frames > frames:
-                break
-            end, count = fragment.offset + fragment.length, count + fragment.frames
-    if count:
-        os.truncate(part.path, end)
-    else:
+def files_of(path: Path | str) -> list[Part]:
+    """Returns the files that hold a take's frames, in order: its parts, or the finished video as part 0."""
+    path = Path(path)
+    for whole in (joined_path(path), path):
+        if whole is path and (parts := [part for part in find_parts(path) if part.frames]):
+            return parts
+        if whole.is_file():
+            return [Part(whole, 0, _frames(whole))]
+    return []
+
+
+def frames_of(path: Path | str) -> int:
+    """Returns how many whole frames a take's files hold, finished or in parts; 0 without any."""
+    return sum(part.frames for part in files_of(path))
+
+
+def _frames(path: Path) -> int:
+    movie = read_movie(path)
+    return movie.frames if movie else 0
+
+
+def trim(part: Part, frames: int | None = None, program: str = "") -> Part:
+    """Cuts a part to its first `frames` whole frames (None: all), or deletes it; returns what is left.
+
+    A file with its table at the front is copied to be cut, and has its name again once the copy is whole.
+    """
+    movie = read_movie(part.path)
+    keep = movie.frames if movie else 0
+    if frames is not None:
+        keep = min(keep, frames)
+    if not movie or not keep:
         part.path.unlink()
-    return Part(part.path, part.number, count)
+        return Part(part.path, part.number, 0)
+    if movie.fragmented:
+        os.truncate(part.path, _end(part.path, keep))
+    elif keep < movie.tabled:
+        need_room(part.path.stat().st_size, part.path.parent, f"to cut {part.path.name}")
+        copy(program or find_ffmpeg(), [part.path], part.path, frames=keep).replace(part.path)
+        sync(part.path.parent)
+    return Part(part.path, part.number, keep)
 
 
-def trim_all(parts: Sequence[Part], frames: int) -> list[Part]:
-    """Cuts the parts to their first `frames` frames in all; returns those that still have any."""
+def _end(path: Path, frames: int) -> int:
+    """Bytes of a fragmented file up to so many frames."""
+    with path.open("rb") as file:
+        init = read_init(file)
+        end = len(init)
+        for fragment in fragments(file, init, end, 0, check=True):
+            if fragment.first_frame + fragment.frames > frames:
+                break
+            end = fragment.offset + fragment.length
+    return end
+
+
+def trim_all(parts: Sequence[Part], frames: int, program: str = "") -> list[Part]:
+    """Cuts the parts to their first `frames` frames in all; returns those that still have any.
+
+    The last part goes first: whatever is left when this is interrupted begins like the video.
+    """
     remaining = []
-    for part in parts:
-        trimmed = trim(part, frames)
-        frames -= trimmed.frames
+    before = sum(part.frames for part in parts)
+    for part in reversed(parts):
+        before -= part.frames
+        trimmed = trim(part, max(0, frames - before), program)
         if trimmed.frames:
-            remaining.append(trimmed)
+            remaining.insert(0, trimmed)
     return remaining
 
 
-def join_parts(path: Path, metadata: Mapping[str, str], program: str) -> list[Part]:
-    """Joins the parts into the finished video and returns them, for the caller to delete.
+class NoRoomError(RuntimeError):
+    """A copy of a video does not fit on its disk."""
 
-    The video gets its name once it is complete and has as many frames as its parts; RuntimeError names the
-    parts, which are still there, and the next step.
+
+def need_room(size: int, folder: Path, why: str) -> None:
+    """Raises NoRoomError unless so many bytes, and a few more, are free."""
+    free = shutil.disk_usage(folder).free
+    if free < size + SPARE_BYTES:
+        raise NoRoomError(
+            f"{WHO}: {size >> 20} MiB are needed {why}, and {folder} has {free >> 20} MiB free; free some."
+        )
+
+
+def clean(path: Path) -> None:
+    """Removes what dead runs left of this video beside its frames; call it while its lock is held."""
+    for working in working_files(path):
+        working.unlink(missing_ok=True)
+    for part in find_parts(path):
+        for working in working_files(part.path):
+            working.unlink(missing_ok=True)
+        wait_for_orphan(part.path)
+    settle(path)
+    for part in find_parts(path):
+        if not part.frames and (part.path.stat().st_size == 0 or _is_stub(part.path)):
+            part.path.unlink()
+
+
+def _is_stub(path: Path) -> bool:
+    """Whether a part has its header at most: nothing that a person could miss."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    return head[4:8] in (b"", b"ftyp") or not any(head)
+
+
+def wait_for_orphan(part: Path) -> None:
+    """Blocks while the ffmpeg of a program that died still writes; RuntimeError where it goes on and on."""
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while is_held(part):
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"{WHO}: the ffmpeg of a run that died still writes {part}; end it, or wait until it is done."
+            )
+        time.sleep(0.02)
+
+
+def join_parts(path: Path, metadata: Mapping[str, str], program: str) -> Path | None:
+    """Joins the parts into the finished video, deletes them and returns it; None without a frame.
+
+    Each is cut to its whole frames first. RuntimeError names the parts, which are still there, and the next
+    step. Where the name is taken by now, the video gets another, which is returned.
     """
-    parts = [part for part in find_parts(path) if part.frames]
-    expected = sum(part.frames for part in parts)
+    parts = [trim(part) for part in find_parts(path) if part.frames]
+    count = sum(part.frames for part in parts)
     if not parts:
-        return []
-    joined = path.with_name(f"{path.stem}.joining{path.suffix}")
+        return None
     try:
-        join(program, [part.path for part in parts], joined, metadata)
-        count = frame_count(joined)
-        if count != expected:
-            raise RuntimeError(f"{expected} frames went in, {count} came out")
-        joined.replace(path)
+        size = sum(part.path.stat().st_size for part in parts)
+        need_room(size, path.parent, "to join them")
+        joined = copy(program, [part.path for part in parts], path, frames=count, metadata=metadata)
+        joined.replace(joined_path(path))
+        sync(path.parent)
     except (OSError, RuntimeError) as why:
         with suppress(OSError):
-            joined.unlink()
+            working_path(path).unlink()
         names = ", ".join(part.path.name for part in parts)
+        said = str(why).removeprefix(f"{WHO}: ").rstrip(". ")
         raise RuntimeError(
-            f"Video writer: {path.name} could not be joined ({why}). Nothing is lost: the {expected} "
-            f"frames are in {names} in {path.parent}, and play. Free some space there, then call "
-            f"finish({str(path)!r})."
+            f"{WHO}: {path.name} could not be joined ({said}). Nothing is lost: the {count} "
+            f"frames are in {names} in {path.parent}, and play. Free some space there, then run "
+            f"`{RECOVER} {path}`."
         ) from why
-    return parts
+    return settle(path)
+
+
+def keep_single(path: Path) -> Path | None:
+    """Makes the only part the finished video, without a copy; returns its path."""
+    (part,) = [part for part in find_parts(path) if part.frames]
+    part.path.rename(joined_path(path))
+    return settle(path)
+
+
+def settle(path: Path) -> Path | None:
+    """Gives a joined video its name and deletes its parts, also after a run that was killed at that.
+
+    Returns its path, which differs from `path` where that name is taken by now; None without a joined one.
+    """
+    joined = joined_path(path)
+    if not joined.is_file():
+        return None
+    for part in find_parts(path):
+        part.path.unlink()
+    target, number = path, 1
+    while not _move(joined, target):
+        number += 1
+        target = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    sync(path.parent)
+    return target
+
+
+def _move(source: Path, target: Path) -> bool:
+    """Renames a file unless the name is taken; returns whether it was free."""
+    if os.name == "nt":
+        with suppress(FileExistsError):
+            source.rename(target)
+            return True
+        return False
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        if not target.samefile(source):  # the same: an earlier run was killed before the next line but one
+            return False
+    except OSError:  # a disk without links
+        if target.exists():
+            return False
+        source.rename(target)
+        return True
+    source.unlink()
+    return True
 
 
 def finish(path: Path | str, metadata: Mapping[str, str] | None = None) -> Path | None:
     """Joins the parts that an interrupted run left behind; returns the video, or None without a frame."""
     path = Path(path)
-    if path.exists():
-        raise ValueError(f"Video writer: {path} exists already; move it away before its parts are joined.")
-    parts = join_parts(path, metadata or {}, find_ffmpeg())
-    for part in parts:
-        part.path.unlink()
-    return path if parts else None
+    with FileLock(path):
+        clean(path)
+        if path.exists() and not find_parts(path):
+            raise ValueError(f"{WHO}: {path} is finished already, and has no parts beside it.")
+        return join_parts(path, metadata or {}, find_ffmpeg())
+
+
+def copy_tail(
+    path: Path | str, frame: int, target: Path | str, metadata: Mapping[str, str] | None = None
+) -> int:
+    """Copies a take from the last key frame at or before `frame` on into another finished video.
+
+    Returns that key frame's number. path: a finished video or one in parts, which stays as it is. ValueError
+    where it has no such frame, or the target exists.
+    """
+    path, target = Path(path), Path(target)
+    if target.exists():
+        raise ValueError(f"{WHO}: {target} exists already and stays as it is; choose another name.")
+    parts = files_of(path)
+    count = sum(part.frames for part in parts)
+    if not 0 <= frame < count:
+        raise ValueError(f"{WHO}: {path.name} has {count} frames, so none is number {frame}.")
+    first = 0
+    while frame >= first + parts[0].frames:
+        first += parts.pop(0).frames
+    skip = _movie(parts[0].path).keyframe_at(frame - first)
+    keyframe = first + skip
+    sources = [part.path for part in parts]
+    need_room(sum(source.stat().st_size for source in sources), target.parent, f"for {target.name}")
+    made = copy(find_ffmpeg(), sources, target, frames=count - keyframe, skip=skip, metadata=metadata)
+    if not _move(made, target):
+        made.unlink()
+        raise ValueError(f"{WHO}: {target} has appeared meanwhile and stays as it is; choose another name.")
+    sync(target.parent)
+    return keyframe
+
+
+def _movie(path: Path) -> Movie:
+    movie = read_movie(path)
+    assert movie
+    return movie

@@ -1,29 +1,35 @@
 """MP4 writer whose file grows during the run: ffmpeg in a process, fed by a thread."""
 
 import logging
-import queue
-import shutil
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from queue import Full
 from types import TracebackType
 
 import numpy as np
 from torch import Tensor
 
-from .ffmpeg import Encoder, EncoderError, encode_command, find_ffmpeg
+from .disk import Room
+from .encoder import HANG_SECONDS, encode_command
+from .feeding import Feed, Limits
+from .ffmpeg import find_ffmpeg
 from .fmp4 import FragmentIndex
 from .frames import HostFrames
-from .parts import Part, find_parts, join_parts, part_path, trim, trim_all
+from .lock import FileLock
+from .parts import RECOVER, NoRoomError, Part, find_parts, join_parts, keep_single
 from .pixels import check_size, check_start, to_frames
+from .reopen import reopen
+from .text import check_path
 
 log = logging.getLogger(__name__)
 
 WHO = "Video writer"
-MIN_FREE_BYTES = 64 << 20  # about ten minutes at 832x480
 POLL_SECONDS = 0.1  # between checks that the encoder still runs
+GRACE_SECONDS = 15.0  # for the thread to notice and tell itself that its encoder hangs
 
 
 class Mp4Writer:
@@ -31,9 +37,11 @@ class Mp4Writer:
 
     While it is open the frames go to `name.part1.mp4`, readable at any time through `index`; closing it, also
     on an error, makes that `name.mp4`. `write` blocks while `queue_chunks` chunks are queued, so memory does
-    not grow when the encoder is slow. To resume after a crash, open the path with `start_frame` set to the
-    `frames_written` of the snapshot: frames after the snapshot are cut, because the stream generates them
-    again, and a new part follows. `metadata` (title, comment, ...) can be extended until the writer closes.
+    not grow when the encoder is slow. To go on with a video, finished or not, open its path with
+    `start_frame`: it is cut to so many frames, and new parts follow. One writer at a time has a path: others
+    get LockedError. An ffmpeg that dies or hangs costs no frame: another goes on in a part of its own, which
+    changes the file but not the pictures that go in. `metadata` (title, comment, ...) can be extended until
+    the writer closes.
     """
 
     def __init__(
@@ -44,29 +52,42 @@ class Mp4Writer:
         height: int,
         fps: Fraction | float,
         start_frame: int = 0,
+        go_on: bool | None = None,
         metadata: Mapping[str, str] | None = None,
         queue_chunks: int = 2,
         keyframe_frames: int | None = None,
         crf: int = 18,
         threads: int = 0,
+        part_hours: float | None = None,
+        part_gigabytes: float | None = None,
+        hang_seconds: float = HANG_SECONDS,
+        tell: Callable[[str], None] = lambda sentence: log.warning("%s: %s", WHO, sentence),
     ) -> None:
-        self.path = Path(path)
+        """go_on: whether a video that is there is gone on with; None: where start_frame is not 0.
+
+        part_hours, part_gigabytes: where a part ends; the parts of such a video stay apart when it has
+        several. hang_seconds: after so long without a byte taken ffmpeg is killed. tell: gets sentences for
+        whoever runs this.
+        """
+        self.path = check_path(WHO, Path(path))
         self.width, self.height = check_size(WHO, width, height, multiple=2)
         self.fps = check_fps(fps)
         self.start_frame = check_start(WHO, start_frame)
         self.metadata = dict(metadata or {})
         self.frames_written = start_frame
-        self.index: FragmentIndex | None = None  # of the newest part
-        self.result: Path | None = None  # the finished video, after closing
+        self.result: Path | None = None  # the finished video, or its first file, after closing
+        self.files: list[Path] = []  # all of it, after closing: the finished video, or its parts
         if keyframe_frames is None:
             keyframe_frames = max(1, round(self.fps))  # a late viewer waits at most a second
-        self._check_options(
+        _check_options(
             queue_chunks=(queue_chunks, 1, 64),
             keyframe_frames=(keyframe_frames, 1, 10_000),
             crf=(crf, 0, 51),
             threads=(threads, 0, 64),
         )
-        self._command = partial(
+        self._limits = check_limits(self.fps, part_hours, part_gigabytes)
+        self._go_on = start_frame > 0 if go_on is None else go_on
+        self._encode = partial(
             encode_command,
             width=width,
             height=height,
@@ -75,185 +96,230 @@ class Mp4Writer:
             crf=crf,
             threads=threads,
         )
+        self._queue_chunks, self._hang_seconds, self._tell = queue_chunks, hang_seconds, tell
         self._program = ""
-        self._queue: queue.Queue[HostFrames | threading.Event | None] = queue.Queue(queue_chunks)
-        self._thread: threading.Thread | None = None
-        self._fault: Exception | None = None
-        self._part = 0
+        self._lock, self._room = FileLock(self.path), Room(self.path.parent, tell)
+        self._feed: Feed | None = None
+
+    @property
+    def index(self) -> FragmentIndex | None:
+        """The index of the newest part, None before the first frame."""
+        return self._feed.index if self._feed else None
+
+    @property
+    def frames_on_disk(self) -> int:
+        """Frames of the stream that are whole in files, earlier runs included."""
+        return self._feed.on_disk.frames if self._feed else self.start_frame
+
+    def wait_on_disk(self, frames: int) -> bool:
+        """Blocks until so many frames of the stream survive a power cut; False where the writer ended before.
+
+        For any thread; it holds none of the others up. ffmpeg writes a frame when it gets the next one, or
+        when the part is sealed.
+        """
+        return self._feed is not None and self._feed.on_disk.wait(frames)
+
+    @property
+    def low_disk(self) -> str:
+        """A sentence where a run should stop and keep what it made, before the disk is full; else ""."""
+        return self._room.low
+
+    def reserve(self, count: int) -> None:
+        """Keeps so many bytes of the disk for what else is written at the end, such as a snapshot."""
+        self._room.reserve_bytes = count
 
     def __enter__(self) -> "Mp4Writer":
-        if self._thread:
+        if self._feed:
             raise RuntimeError(f"{WHO}: {self.path.name} was opened before; make another writer.")
         self._program = find_ffmpeg()
-        self._part = self._recover_parts() + 1
+        folder = self.path.parent
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part_path(self.path, self._part).open("xb").close()
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
         except OSError as why:
             raise ValueError(
-                f"{WHO}: cannot write into {self.path.parent} ({why.strerror}); "
-                f"choose a folder that you may write to."
+                f"{WHO}: cannot write into {folder} ({why.strerror}); choose a folder that you may write to."
             ) from why
-        free = shutil.disk_usage(self.path.parent).free
-        if free < MIN_FREE_BYTES:
-            part_path(self.path, self._part).unlink()
-            raise RuntimeError(
-                f"{WHO}: only {free >> 20} MiB are free in {self.path.parent}, and a video needs "
-                f"{MIN_FREE_BYTES >> 20} MiB to start; free some space or choose another folder."
+        try:
+            self._room.check_start()
+            last = reopen(
+                self.path,
+                self.start_frame,
+                width=self.width,
+                height=self.height,
+                fps=self.fps,
+                program=self._program,
+                go_on=self._go_on,
+                tell=self._tell,
             )
-        self._thread = threading.Thread(target=self._run, name=f"writer of {self.path.name}", daemon=True)
-        self._thread.start()
+            self._feed = self._start(last + 1)
+        except BaseException:
+            self._lock.release()
+            raise
         return self
+
+    def _start(self, part: int) -> Feed:
+        feed = Feed(
+            self.path,
+            part=part,
+            first_frame=self.start_frame,
+            command=lambda path: self._encode(self._program, path),
+            queue_chunks=self._queue_chunks,
+            room=self._room,
+            tell=self._tell,
+            limits=self._limits,
+            hang_seconds=self._hang_seconds,
+        )
+        for earlier in find_parts(self.path):
+            feed.on_disk.add(earlier.path)
+        feed.start()
+        return feed
 
     def write(self, pixels_FHWC: HostFrames | Tensor | np.ndarray) -> None:
         """Queues uint8 frames [F, H, W, 3] in [0, 255]; blocks while the queue is full.
 
         A tensor or an array is copied. What a card has not made yet is waited for in the writer's thread.
+        DiskLowError, and nothing is queued, where the disk is nearly full.
         """
-        self._check_open()
+        feed = self._opened()
         frames = to_frames(WHO, pixels_FHWC, self.width, self.height)
         if len(frames):
-            self._put(frames)
+            self._room.refuse()
+            self._put(feed, frames)
             self.frames_written += len(frames)
 
     def seal(self) -> None:
         """Blocks until every frame so far is on disk; the next one starts another part."""
-        self._check_open()
         sealed = threading.Event()
-        self._put(sealed)
+        feed = self._opened()
+        self._put(feed, sealed)
+        progress = _Progress(feed, self._hang_seconds)
         while not sealed.wait(POLL_SECONDS):
-            self._check_open()
-        self._check_open()
+            self._opened()
+            progress.check()
+        self._opened()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        fault = self._stop()
-        if fault is None:
-            try:
-                self._finish()
-            except RuntimeError as why:
-                fault = why
+        try:
+            fault = self._stop()
+            if fault is None:
+                try:
+                    self._finish()
+                except RuntimeError as why:
+                    fault = why
+        finally:
+            self._lock.release()
         if fault is None or fault is error:
             return
         if error is None:
             raise fault
         log.warning("%s", fault)
 
-    def _recover_parts(self) -> int:
-        """Cuts the parts of earlier runs to start_frame; returns the last one's number, 0 without any."""
-        if self.path.exists():
-            raise ValueError(f"{WHO}: {self.path} exists already and stays as it is; choose another name.")
-        parts = find_parts(self.path)
-        count = sum(part.frames for part in parts)
-        if count and not self.start_frame:
-            raise ValueError(
-                f"{WHO}: {self.path.parent} holds {count} frames of an unfinished {self.path.name} "
-                f"({parts[0].path.name}); call finish({str(self.path)!r}) to make a video of them, "
-                f"resume that stream, or choose another name."
-            )
-        if 0 < count < self.start_frame:
-            raise ValueError(
-                f"{WHO}: the stream resumes at frame {self.start_frame}, but {self.path.parent} holds only "
-                f"{count} frames of {self.path.name}; resume an earlier snapshot, or choose another name."
-            )
-        remaining = trim_all(parts, self.start_frame)
-        return remaining[-1].number if remaining else 0
-
-    def _check_options(self, **options: tuple[int, int, int]) -> None:
-        if self.path.suffix.lower() != ".mp4":
-            raise ValueError(f"{WHO}: the file's name must end in .mp4, got {self.path.name!r}.")
-        for name, (value, least, most) in options.items():
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise ValueError(
-                    f"{WHO}: {name} must be a whole number from {least} to {most}, got {value!r}."
-                )
-
-    def _check_open(self) -> None:
-        if self._fault:
-            raise self._fault
-        if self._thread is None or not self._thread.is_alive():
+    def _opened(self) -> Feed:
+        """The open writer's feed; raises what ended it."""
+        feed = self._feed
+        if feed and feed.fault:
+            raise feed.fault
+        if feed is None or not feed.running:
             raise RuntimeError(f"{WHO}: {self.path.name} is not open; write inside its `with` block.")
+        return feed
 
-    def _put(self, item: HostFrames | threading.Event | None) -> None:
+    def _put(self, feed: Feed, item: HostFrames | threading.Event | None) -> None:
+        progress = _Progress(feed, self._hang_seconds)
         while True:
             try:
-                return self._queue.put(item, timeout=POLL_SECONDS)
-            except queue.Full:
-                self._check_open()
+                return feed.items.put(item, timeout=POLL_SECONDS)
+            except Full:
+                self._opened()
+                progress.check()
 
     def _stop(self) -> Exception | None:
         """Waits until the thread has written its queue; returns the error that ended it, or None."""
-        if self._thread is None:
+        feed = self._feed
+        if feed is None:
             return None
-        while self._thread.is_alive():
-            try:
-                self._queue.put(None, timeout=POLL_SECONDS)
-                break
-            except queue.Full:
-                continue
-        self._thread.join()
-        return self._fault
+        progress = _Progress(feed, self._hang_seconds)
+        asked = False
+        try:
+            while feed.running:
+                if not asked:
+                    try:
+                        feed.items.put(None, timeout=POLL_SECONDS)
+                        asked = True
+                    except Full:
+                        pass
+                elif feed.join(POLL_SECONDS):
+                    break
+                progress.check()
+        except RuntimeError as why:
+            return why
+        except BaseException:  # Ctrl+C: whoever sent it does not want to wait for the rest
+            feed.abandon()
+            raise
+        return feed.fault
 
     def _finish(self) -> None:
-        parts = join_parts(self.path, self.metadata, self._program)
         if self.index:
             self.index.close()
-        for part in parts:
-            part.path.unlink()
-        # a part without frames is not among them
-        part_path(self.path, self._part).unlink(missing_ok=True)
-        self.result = self.path if parts else None
-
-    def _run(self) -> None:
-        """The thread: one part after another, until the writer closes."""
+        parts = [part for part in find_parts(self.path) if part.frames]
+        if len(parts) > 1 and self._limits.any:
+            return self._stay(parts, "as it was asked for")
         try:
-            while self._write_part():
-                pass
-        except Exception as why:
-            self._fault = self._failure(why)
+            self.result = join_parts(self.path, self.metadata, self._program)
+        except NoRoomError as why:
+            if len(parts) > 1:
+                return self._stay(parts, str(why))
+            self.result = keep_single(self.path)
+            self._tell(f"{self.result} is kept without its title and graph, which a copy would hold: {why}")
+        self.files = [self.result] if self.result else []
+        if self.result not in (None, self.path):
+            self._tell(f"{self.path.name} was there by now and stays as it is; this video is {self.result}.")
 
-    def _write_part(self) -> bool:
-        """Sends chunks to ffmpeg; returns True when the part is sealed, False when the writer closes."""
-        encoder, index = None, None
-        while isinstance(item := self._queue.get(), HostFrames):
-            if encoder is None or index is None:
-                encoder, index = self._open_part()
-            try:
-                encoder.write(item.read().numpy())
-            except EncoderError:
-                raise
-            except Exception:  # a card that failed before it had made them: the frames before are whole
-                encoder.close()
-                raise
-            index.extend()
-        if encoder and index:
-            encoder.close()
-            index.extend()
-        if item is None:
-            return False
-        item.set()
-        return True
-
-    def _open_part(self) -> tuple[Encoder, FragmentIndex]:
-        first_frame = self.index.frames if self.index else self.start_frame
-        if self.index:
-            self.index.close()
-            self._part += 1
-        path = part_path(self.path, self._part)
-        self.index = FragmentIndex(path, first_frame=first_frame)
-        return Encoder(self._command(self._program, path)), self.index
-
-    def _failure(self, why: Exception) -> RuntimeError:
-        """Cuts the file of a part that failed to complete frames; returns the error for the user."""
-        path = part_path(self.path, self._part)
-        part = trim(Part(path, self._part, 0)) if path.exists() else Part(path, self._part, 0)
-        where = f"{path} holds {part.frames} frames and plays" if part.frames else "it had written no frame"
-        step = "Free some space" if "No space left" in str(why) else "Mend that"
-        said = str(why).partition("\n")[0].rstrip(". ")
-        return RuntimeError(
-            f"{WHO}: {said}; {where}. {step}, then resume the stream or call finish({str(self.path)!r})."
+    def _stay(self, parts: list[Part], why: str) -> None:
+        self.files = [part.path for part in parts]
+        self.result = self.files[0]
+        self._tell(
+            f"{self.path.name} stays in {len(parts)} parts, {parts[0].path.name} to {parts[-1].path.name} "
+            f"({why}); `{RECOVER} {self.path}` joins them."
         )
+
+
+class _Progress:
+    """Notices that the writer's thread does nothing any more, though it watches its ffmpeg itself."""
+
+    def __init__(self, feed: Feed, hang_seconds: float) -> None:
+        self._feed, self._limit = feed, 2 * hang_seconds + GRACE_SECONDS
+        self._seen, self._since = feed.steps, time.monotonic()
+
+    def check(self) -> None:
+        """RuntimeError after too long without a step."""
+        if self._feed.steps != self._seen:
+            self._seen, self._since = self._feed.steps, time.monotonic()
+        elif time.monotonic() - self._since > self._limit:
+            raise RuntimeError(
+                f"{WHO}: nothing was written to {self._feed.path.parent} for {self._limit:g} seconds; its "
+                f"disk hangs. What was written before is in parts and plays; run "
+                f"`{RECOVER} {self._feed.path}` once the disk is there again."
+            )
+
+
+def _check_options(**options: tuple[int, int, int]) -> None:
+    for name, (value, least, most) in options.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"{WHO}: {name} must be a whole number from {least} to {most}, got {value!r}.")
+
+
+def check_limits(fps: Fraction, hours: float | None, gigabytes: float | None) -> Limits:
+    """Returns where a part ends; ValueError for a length that is none."""
+    for name, value in (("part_hours", hours), ("part_gigabytes", gigabytes)):
+        if value is not None and (isinstance(value, bool) or not 0 < value < 1e6):
+            raise ValueError(f"{WHO}: {name} must be more than 0, or None for no limit, got {value!r}.")
+    return Limits(
+        frames=None if hours is None else max(1, round(hours * 3600 * fps)),
+        bytes=None if gigabytes is None else max(1, round(gigabytes * 1e9)),
+    )
 
 
 def check_fps(fps: Fraction | float) -> Fraction:

@@ -85,10 +85,11 @@ def test_what_is_no_video_is_refused(tmp_path, case):
 
 def test_a_file_that_breaks_off_gives_what_it_has_and_says_so(film, tmp_path, caplog):
     whole = film.read_bytes()
-    from rivulet.model_patches.writer.ffmpeg import find_ffmpeg, join
+    from rivulet.model_patches.writer.copying import copy
+    from rivulet.model_patches.writer.ffmpeg import find_ffmpeg
+    from rivulet.model_patches.writer.movie import frame_count
 
-    copied = tmp_path / "whole.mp4"
-    join(find_ffmpeg(), [film], copied, {})
+    copied = copy(find_ffmpeg(), [film], tmp_path / "whole.mp4", frames=frame_count(film))
     data = bytearray(copied.read_bytes())
     assert len(whole) > 2000
     broken = tmp_path / "broken.mp4"

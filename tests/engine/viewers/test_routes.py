@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from rivulet.model_patches.viewers.routes import MAX_BODY_BYTES, Request, answer, takes_long
 from rivulet.model_patches.viewers.session import Session
-from rivulet.model_patches.writer.fmp4 import frame_count
+from rivulet.model_patches.writer.movie import frame_count
 from rivulet.tests.engine.viewers.conftest import BLOCK, FPS, HEIGHT, WIDTH, grey
 from rivulet.tests.waiting import wait_for
 

@@ -42,7 +42,7 @@ def everything(segments, number=0):
 
 
 def frames_of(data, tmp_path):
-    from rivulet.model_patches.writer.fmp4 import frame_count
+    from rivulet.model_patches.writer.movie import frame_count
 
     path = tmp_path / "pulled.mp4"
     path.write_bytes(data)

@@ -7,7 +7,7 @@ from rivulet.model_patches.viewers.live import LiveStream
 from rivulet.model_patches.viewers.mailbox import Message, Redo
 from rivulet.model_patches.viewers.session import MAX_REASON, Session
 from rivulet.model_patches.viewers.streams import Streams
-from rivulet.model_patches.writer.fmp4 import frame_count
+from rivulet.model_patches.writer.movie import frame_count
 from rivulet.model_patches.writer.video import Mp4Writer
 
 FPS, BLOCK = 4, 12

@@ -1,7 +1,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rivulet.model_patches.writer.fmp4 import FragmentIndex, frame_count
+from rivulet.model_patches.writer.fmp4 import FragmentIndex
+from rivulet.model_patches.writer.movie import frame_count
 from rivulet.model_patches.writer.parts import Part, trim
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from rivulet.model_patches.stream import pipeline
-from rivulet.model_patches.writer.fmp4 import frame_count
+from rivulet.model_patches.writer.movie import frame_count
 from rivulet.pocket.demo import main
 from rivulet.pocket.demo import take as take_module
 from rivulet.pocket.demo.cli import parser

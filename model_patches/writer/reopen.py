@@ -1,0 +1,131 @@
+"""Going on with a video that is there: checks that it fits, and cuts it to the frame to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+from .copying import sync
+from .movie import Movie, read_movie
+from .parts import RECOVER, WHO, Part, clean, find_parts, part_path, trim_all
+
+
+def reopen(
+    path: Path,
+    frame: int,
+    *,
+    width: int,
+    height: int,
+    fps: Fraction,
+    program: str,
+    go_on: bool,
+    tell: Callable[[str], None],
+) -> int:
+    """Returns the number of the last part of the video, which then holds `frame` frames; 0 without any.
+
+    A finished video becomes a part again. Whatever is interrupted here leaves a video that plays and holds at
+    least these frames. ValueError, and nothing is changed, where a new video would take an old one's name,
+    where frames are missing, or where size or rate are others.
+    """
+    clean(path)
+    parts = find_parts(path)
+    count = sum(part.frames for part in parts)
+    finished = path.exists()
+    if not go_on:
+        _refuse_old(path, parts, finished)
+        return max((part.number for part in parts), default=0)
+    if finished and count < max(frame, 1):
+        _check(path, width, height, fps)
+        parts = [_finished(path, parts, frame)]
+        count = parts[0].frames
+    elif 0 < count < frame:
+        raise _lacking(path, frame, count)
+    elif finished and not _holds(path):
+        _set_aside(path, tell)
+    for part in parts:
+        if part.frames:
+            _check(part.path, width, height, fps)
+    if parts and parts[0].path == path:
+        # the copy that cuts it begins once it is a part: a video and parts beside it would be two takes
+        part = Part(part_path(path, 1), 1, count)
+        path.rename(part.path)
+        sync(path.parent)
+        parts = [part]
+    remaining = trim_all(parts, frame, program)
+    return remaining[-1].number if remaining else 0
+
+
+def _refuse_old(path: Path, parts: list[Part], finished: bool) -> None:
+    count = sum(part.frames for part in parts)
+    if finished:
+        raise ValueError(f"{WHO}: {path} exists already and stays as it is; choose another name.")
+    if count:
+        raise ValueError(
+            f"{WHO}: {path.parent} holds {count} frames of an unfinished {path.name} "
+            f"({parts[0].path.name}); run `{RECOVER} {path}` to make a video of them, "
+            f"resume that stream, or choose another name."
+        )
+
+
+def _finished(path: Path, parts: list[Part], frame: int) -> Part:
+    count = _holds(path)
+    if count < frame:
+        raise _lacking(path, frame, count)
+    if any(part.frames for part in parts):
+        raise ValueError(
+            f"{WHO}: {path.parent} holds both {path.name} ({count} frames) and parts of another video "
+            f"of that name ({parts[0].path.name}); move one of them away."
+        )
+    return Part(path, 1, count)
+
+
+def _holds(path: Path) -> int:
+    movie = read_movie(path)
+    return movie.frames if movie else 0
+
+
+def _set_aside(path: Path, tell: Callable[[str], None]) -> None:
+    """Renames a file that is no video, so that the video can have its name."""
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.broken{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(aside)
+    tell(f"{path.name} could not be read as a video and is called {aside.name} now; its parts are whole.")
+
+
+def _lacking(path: Path, frame: int, count: int) -> ValueError:
+    return ValueError(
+        f"{WHO}: the stream resumes at frame {frame}, but {path.parent} holds only "
+        f"{count} frames of {path.name}; resume an earlier snapshot, or choose another name."
+    )
+
+
+def _check(path: Path, width: int, height: int, fps: Fraction) -> None:
+    """Raises ValueError where frames of this size and rate cannot follow those of the file."""
+    movie = read_movie(path)
+    if not movie:
+        raise ValueError(
+            f"{WHO}: {path.name} cannot be read as a video; move it away, or choose another name."
+        )
+    if (movie.width, movie.height) != (width, height) or not movie.has_fps(fps):
+        raise ValueError(
+            f"{WHO}: {path.name} is {movie.width}x{movie.height} pixels at {float(movie.fps):g} frames per "
+            f"second, and this run makes {width}x{height} at {float(fps):g}; set them to the video's, or "
+            f"choose another name."
+        )
+    what = _foreign(movie)
+    if what:
+        raise ValueError(
+            f"{WHO}: {path.name} {what}, so another program has made or changed it; nothing can be added to "
+            f"it. Choose another name."
+        )
+
+
+def _foreign(movie: Movie) -> str:
+    """What a file has that joining would lose or could not join; "" without any."""
+    if movie.codec not in ("avc1", "avc3"):
+        return f"is coded as {movie.codec.strip()} and not as H.264"
+    if movie.tracks > 1:
+        return "has a sound track or another one beside its pictures"
+    return "holds its frames in another order than they are shown in" if movie.reordered else ""
