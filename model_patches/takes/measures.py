@@ -39,11 +39,12 @@ def measure(frames_FHWC: Frames, before_hwC: Numbers | None) -> Measures:
     if before_hwC is not None:
         moves[0] = np.abs(small_FhwC[0] - before_hwC).mean()
     moves[1:] = np.abs(np.diff(small_FhwC, axis=0)).mean((1, 2, 3))
-    colour = small_FhwC.max(-1) - small_FhwC.min(-1)
+    red, green, blue = (small_FhwC[..., n] for n in range(3))  # much faster than along the last axis
+    most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     # uint8 goes round at 256, so that both ends lie side by side
     ends = cells[:, :, 0, :, 0] + np.uint8(ENDS) < 2 * ENDS
     clipped = ends.mean((1, 2, 3), dtype=np.float32)
-    return Measures(moves, colour.mean((1, 2)) / 255, clipped, small_FhwC)
+    return Measures(moves, (most - least).mean((1, 2)) / 255, clipped, small_FhwC)
 
 
 def border_ratio(moves: Sequence[float] | Numbers, at: Sequence[int]) -> float:

@@ -1,6 +1,6 @@
 """Drift watch: looks at a stream's pictures, and says when they stand still or burn out.
 
-It never makes a stream wait: a thread of its own measures, and what comes while that is late is not looked at.
+It never makes a stream wait: a thread of its own measures, and what comes while that is late is passed over.
 """
 
 from __future__ import annotations

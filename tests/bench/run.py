@@ -27,6 +27,7 @@ BENCHES = {
     "quality": "whether the video shows what the prompt says, at the start and much later: --memory NAME",
     "memory": "what remembering costs a block by cache format, and whether it stays that for --blocks N",
     "vs-core": "ComfyUI's own autoregressive nodes beside Stream Video: --comfyui PATH --python PYTHON",
+    "watch": "what the drift watch sees, how often it is wrong, and what it costs: --videos FOLDER",
     "switch": "how soon each kind of prompt switch shows the new prompt, and how hard it jumps",
 }
 MODULES = {"memory": "memory_cost", "vs-core": "vs_core"}  # where the bench's name is another module's
