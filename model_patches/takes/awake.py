@@ -17,6 +17,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol
 
+from ..viewers.live import PAUSED, RUNNING
+
 log = logging.getLogger(__name__)
 
 WHO = "Rivulet"
@@ -51,6 +53,13 @@ class Awake:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+    def follow(self, phase: str) -> None:
+        """Holds or not, by the phase of a stream; for its session."""
+        if phase == PAUSED:
+            self.release()
+        elif phase == RUNNING:
+            self.hold()
 
     def hold(self) -> None:
         """Blocks are being made."""

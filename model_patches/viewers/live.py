@@ -72,7 +72,7 @@ class LiveStream:
         self.blocks, self.modes, self.switch, self.take = blocks, modes, switch, take
         self.does: frozenset[str] = frozenset()  # of redo, mark and yield: what this run can do
         self.watch: dict[str, Any] | None = None  # how far the picture drifts; None: nobody looks
-        self.stopped = False  # a viewer's stop ended it
+        self.stopped = False  # a stop ended it, of a viewer or of the drift watch
         self.mailbox, self.segments = Mailbox(), Segments()
         self.pictures = Pictures(self.segments, writer.fps)
         self.phase, self.sentence, self.block = STARTING, "", block
@@ -97,8 +97,8 @@ class LiveStream:
 
     @property
     def as_queued(self) -> bool:
-        """Whether no viewer ended it or changed what it shows."""
-        return self.mailbox.applied_kinds.isdisjoint(CHANGING)
+        """Whether nobody ended it or changed what it shows."""
+        return not self.stopped and self.mailbox.applied_kinds.isdisjoint(CHANGING)
 
     @property
     def prompts(self) -> list[dict[str, Any]]:

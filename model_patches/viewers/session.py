@@ -48,6 +48,7 @@ class Session:
         self.paused = self.stopping = False  # plain flags, which a signal handler may set too
         self.redo: Redo | None = None  # it ends so that the take goes on from here
         self.yielding = False  # it ends so that others come in between
+        self.on_phase: Callable[[str], None] = lambda phase: None  # in the generating thread
         self._rewind, self._mark = rewind, mark
         can = {"redo": rewind, "mark": mark, "yield": can_yield or None}
         live.does = frozenset(do for do, how in can.items() if how is not None)
@@ -85,6 +86,8 @@ class Session:
     def publish(self, phase: str | None = None, sentence: str = "") -> None:
         """Sets the phase, if one is passed, and sends the state."""
         self.live.change(phase, sentence)
+        if phase is not None:
+            self.on_phase(phase)
         self._send(self.live.state(prompts=False))
 
     def should_continue(self, rest: Callable[[], None] = lambda: None) -> bool:
@@ -108,6 +111,10 @@ class Session:
                     self.publish(RUNNING)
                 return True
             self.live.mailbox.wait(POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Ends the stream after the block that is being made, and keeps it. Any thread."""
+        self.stopping = self.live.stopped = True
 
     @property
     def ending(self) -> bool:
@@ -158,7 +165,7 @@ class Session:
     def _obey(self, message: Message) -> None:
         """Does what a message asks; ValueError with a sentence where that is not possible."""
         if message.do == "stop":
-            self.stopping = self.live.stopped = True
+            self.stop()
         elif message.do == "yield":
             self.yielding = True
         elif message.do == "mark" and self._mark is not None:

@@ -148,3 +148,12 @@ def test_windows_is_asked_by_the_thread_that_holds(caplog):
     with Awake("x", WindowsHolder(lambda flags: 0)):
         assert "Windows does not allow it" in caplog.text
     assert isinstance(holder_for("win32", "x"), WindowsHolder)
+
+
+def test_it_follows_a_stream():
+    asked = []
+    with Awake("x", WindowsHolder(lambda flags: asked.append(flags) or 1)) as held:
+        for phase in ("paused", "paused", "running", "running", "ended", "failed"):
+            held.follow(phase)
+    held.follow("ended")
+    assert asked == [CONTINUOUS | SYSTEM_REQUIRED, CONTINUOUS] * 2

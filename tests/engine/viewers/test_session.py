@@ -75,6 +75,27 @@ def test_a_stop_ends_it_but_not_before_something_is_made(begun):
     assert not session.live.as_queued and frame_count(session.writer.result) == BLOCK
 
 
+def test_the_one_who_makes_it_can_stop_it_as_a_viewer_does(begun):
+    session, _ = begun()
+    with session:
+        make(session)
+        session.stop()
+        assert not session.should_continue()
+    assert session.live.stopped and not session.live.as_queued
+
+
+def test_changes_of_phase_are_heard_in_the_generating_thread(begun):
+    session, _ = begun()
+    heard = []
+    session.on_phase = heard.append
+    with session:
+        make(session)
+        ask(session, 1, "pause")
+        session.live.mailbox.wait = lambda seconds: ask(session, 2, "resume")
+        assert session.should_continue() and heard == ["paused", "running"]
+    assert heard[2:] == ["ended"]
+
+
 def test_a_redo_ends_it_and_says_from_where(begun):
     def rewind(redo):
         if redo.frame < 3:
