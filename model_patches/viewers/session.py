@@ -99,6 +99,7 @@ class Session:
         """
         while True:
             self._apply_messages()
+            self._heed_disk()
             if self.redo is not None or (self.ending and self._made):
                 return False
             self._check()
@@ -151,6 +152,12 @@ class Session:
         """Reports what whoever watches should know, while the stream goes on."""
         self.live.notice = sentence
         self.publish()
+
+    def _heed_disk(self) -> None:
+        """Stops before the disk is full, so that all of it can be kept."""
+        if not self.stopping and (why := self.writer.low_disk):
+            self.stop()
+            self.tell(why)
 
     def _apply_messages(self) -> None:
         for message in self.live.mailbox.take(("pause", "resume", "stop", "mark", "yield", "redo")):

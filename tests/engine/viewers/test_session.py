@@ -84,6 +84,20 @@ def test_the_one_who_makes_it_can_stop_it_as_a_viewer_does(begun):
     assert session.live.stopped and not session.live.as_queued
 
 
+def test_it_stops_and_keeps_what_it_made_before_the_disk_is_full(begun, monkeypatch):
+    session, _ = begun()
+    low = ["", "/videos has 40 MiB free, so the run stops here."]
+    monkeypatch.setattr(Mp4Writer, "low_disk", property(lambda writer: low[writer.frames_written > BLOCK]))
+    with session:
+        for _ in range(2):
+            assert session.should_continue()
+            make(session)
+        assert not session.should_continue()
+    state = session.live.state()
+    assert state["phase"] == "ended" and state["stopped"] and state["notice"] == low[1]
+    assert frame_count(session.writer.result) == 2 * BLOCK
+
+
 def test_changes_of_phase_are_heard_in_the_generating_thread(begun):
     session, _ = begun()
     heard = []
