@@ -23,7 +23,7 @@ QUOTED = re.compile(r"(['\"`])(?:[A-Za-z]:[\\/]|\\\\|/(?=\w)|~[\\/]|file:)[^'\"`
 WINDOWS = re.compile(r"(?<![A-Za-z])(?:[A-Za-z]:[\\/]|\\\\[^\s\\])[^\n\"'<>|*?]*")
 TAIL = r"[^\s\"'`]*(?: +[^\s\"'`:/]*/[^\s\"'`]*)*"
 POSIX = re.compile(r"(?:file:)?(?<![\w.)\]])~?/(?=[\w.~/-])" + TAIL)
-ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+ADDRESS = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
 
 def clean(value: Any) -> Any:

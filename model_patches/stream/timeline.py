@@ -7,7 +7,6 @@ line that begins with `#` is a comment. Times are whole milliseconds, so that a 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,9 +22,11 @@ MODES = {
 }
 DEFAULT_MODE = "recache"
 
-_SEPARATOR = re.compile(r"-{3,}")
-_BRACKET = re.compile(r"\[([^\[\]]*)\](.*)")
-_TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+)(?:\.(\d{1,3}))?")
+MAX_LETTERS = 100_000  # of all that is typed
+MAX_DIGITS = 9  # of a number in a time
+NO_LETTERS = "has letters of no script (NUL or half of a pair); remove them or type it again"
+SHOWN_LETTERS = 60  # of a text, in a refusal
+
 _TIMED = "write for instance [5s] a red circle, [0-5s] a red circle or [1:30-2:00 cut] a red circle"
 
 
@@ -41,11 +42,15 @@ class Prompt:
         object.__setattr__(self, "text", " ".join(self.text.split()))
         if not self.text:
             raise ValueError("Prompts: a prompt has no text; say what is to be seen.")
+        if reason := why_no_text(self.text):
+            raise ValueError(f"Prompts: {quoted(self.text)} {reason}.")
         if self.mode not in MODES:
-            raise ValueError(f"Prompts: there is no switch {self.mode!r}; there are {', '.join(MODES)}.")
+            raise ValueError(
+                f"Prompts: there is no switch {quoted(self.mode)}; there are {', '.join(MODES)}."
+            )
         if not isinstance(self.start_ms, int) or self.start_ms < 0:
             raise ValueError(
-                f"Prompts: {self.text!r} starts at {self.start_ms!r} ms; a start is a whole number of "
+                f"Prompts: {quoted(self.text)} starts at {self.start_ms!r} ms; a start is a whole number of "
                 f"milliseconds, 0 or more."
             )
 
@@ -70,8 +75,8 @@ class Timeline:
         for earlier, later in pairwise(self.prompts):
             if later.start_ms <= earlier.start_ms:
                 raise ValueError(
-                    f"Prompts: {later.text!r} at {clock(later.start_ms)} comes after {earlier.text!r} at "
-                    f"{clock(earlier.start_ms)}; starts must rise."
+                    f"Prompts: {quoted(later.text)} at {clock(later.start_ms)} comes after "
+                    f"{quoted(earlier.text)} at {clock(earlier.start_ms)}; starts must rise."
                 )
 
 
@@ -91,8 +96,41 @@ class Line:
     text: str
 
     def refusal(self, problem: str) -> ValueError:
-        """The error that quotes this line."""
-        return ValueError(f"Prompts, line {self.number}, {self.text!r}: {problem}.")
+        """The error that quotes this line, or its beginning."""
+        return ValueError(f"Prompts, line {self.number}, {quoted(self.text)}: {problem}.")
+
+    @property
+    def bracket(self) -> tuple[str, str] | None:
+        """(what stands in the bracket that the line begins with, what comes after it); None: it has none."""
+        inside, closed, rest = self.text[1:].partition("]")
+        if not self.text.startswith("[") or not closed or "[" in inside:
+            return None
+        return inside.strip(), rest
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the line begins with a bracket that is meant as a time, right or wrong."""
+        inside = self.bracket[0] if self.bracket else ""
+        return inside.removeprefix("+").removeprefix("-")[:1].isdecimal() or inside.lower() in MODES
+
+    @property
+    def is_separator(self) -> bool:
+        """Whether the line is three dashes or more, and nothing else."""
+        return len(self.text) >= 3 and not self.text.strip("-")
+
+
+def quoted(text: str) -> str:
+    """The text in quotation marks, cut to a readable length."""
+    return repr(text if len(text) <= SHOWN_LETTERS else text[:SHOWN_LETTERS] + "...")
+
+
+def why_no_text(text: str) -> str | None:
+    """The end of a sentence about letters that no file and no text encoder takes, else None."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return NO_LETTERS
+    return NO_LETTERS if "\0" in text else None
 
 
 def clock(milliseconds: int) -> str:
@@ -115,10 +153,15 @@ def read_timeline(
     are refused; None: endless. mode: of every prompt whose line names none. Refuses with a ValueError that
     quotes the line and says what to write.
     """
+    if len(text) > MAX_LETTERS:
+        raise ValueError(
+            f"Prompts: {len(text):,} letters are written, and at most {MAX_LETTERS:,} are read; write less, "
+            f"or make the take in several goes."
+        )
     lines = [Line(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     lines = [line for line in lines if not line.text.startswith("#")]
-    timed = next((line for line in lines if _is_timed(line)), None)
-    parted = next((line for line in lines if _SEPARATOR.fullmatch(line.text)), None)
+    timed = next((line for line in lines if line.is_timed), None)
+    parted = next((line for line in lines if line.is_separator), None)
     if timed and parted:
         raise max(timed, parted, key=lambda line: line.number).refusal(
             "times in brackets and lines of --- do not go together; give every prompt a time, or none"
@@ -157,14 +200,14 @@ def at_borders(
         block = scene.border(int(-(-prompt.start_ms * fps // 1000)))
         if end is not None and scene.first_picture(block) >= end:
             notes.append(
-                f"{prompt.text!r} at {clock(prompt.start_ms)} is not shown: it begins with block {block} "
-                f"and the stream has {blocks}; start it earlier or make the stream longer."
+                f"{quoted(prompt.text)} at {clock(prompt.start_ms)} is not shown: it begins with block "
+                f"{block} and the stream has {blocks}; start it earlier or make the stream longer."
             )
             continue
         if block in chosen:
             lost, scene = chosen[block]
             notes.append(
-                f"{lost.text!r} at {clock(lost.start_ms)} is not shown: {prompt.text!r} at "
+                f"{quoted(lost.text)} at {clock(lost.start_ms)} is not shown: {quoted(prompt.text)} at "
                 f"{clock(prompt.start_ms)} begins with the same block, {block}; put them further apart."
             )
         chosen[block] = (prompt, scene)
@@ -194,24 +237,15 @@ class _Scene:
         )
 
 
-def _is_timed(line: Line) -> bool:
-    """Whether the line begins with a bracket that is meant as a time, right or wrong."""
-    match = _BRACKET.match(line.text)
-    if not match:
-        return False
-    inside = match[1].strip()
-    return bool(re.match(r"[-+]?\d", inside)) or inside.lower() in MODES
-
-
 def _timed_prompts(lines: Sequence[Line], length_ms: int | None, mode: str) -> Iterator[Prompt]:
     """Each timed line with the lines below it that have no time."""
     before: tuple[Line, int, int | None] | None = None
     for head, words in _grouped(lines):
-        match = _BRACKET.match(head.text)
-        assert match
-        start_ms, end_ms, named = _times(head, match[1].strip())
+        assert head.bracket
+        inside, rest = head.bracket
+        start_ms, end_ms, named = _times(head, inside)
         _check_order(head, start_ms, before, length_ms, end_ms)
-        text = " ".join([match[2], *(line.text for line in words)]).strip()
+        text = " ".join([rest, *(line.text for line in words)]).strip()
         if not text:
             raise head.refusal("has no text; write after the bracket what is to be seen")
         yield Prompt(start_ms, text, named or mode)
@@ -221,7 +255,7 @@ def _timed_prompts(lines: Sequence[Line], length_ms: int | None, mode: str) -> I
 def _grouped(lines: Sequence[Line]) -> Iterator[tuple[Line, list[Line]]]:
     groups: list[tuple[Line, list[Line]]] = []
     for line in lines:
-        if _is_timed(line):
+        if line.is_timed:
             groups.append((line, []))
         elif groups:
             groups[-1][1].append(line)
@@ -232,7 +266,8 @@ def _grouped(lines: Sequence[Line]) -> Iterator[tuple[Line, list[Line]]]:
 
 def _times(line: Line, inside: str) -> tuple[int, int | None, str | None]:
     """(start, end or None, mode or None) of what stands in a bracket, in milliseconds."""
-    span, *words = re.sub(r"\s*[-\u2013]\s*", "-", inside).split()
+    parts = inside.replace("\u2013", "-").split("-")
+    span, *words = "-".join(part.strip() for part in parts).split()
     if span.lower() in MODES:
         raise line.refusal(f"a switch needs a time before it; write for instance [5s {span.lower()}]")
     start, dash, end = span.partition("-")
@@ -242,29 +277,35 @@ def _times(line: Line, inside: str) -> tuple[int, int | None, str | None]:
     named = " ".join(words).lower() or None
     if named is not None and named not in MODES:
         raise line.refusal(
-            f"there is no switch {named!r}; write one of {', '.join(MODES)} after the time, or nothing"
+            f"there is no switch {quoted(named)}; write one of {', '.join(MODES)} after the time, or nothing"
         )
     return start_ms, end_ms, named
 
 
 def _milliseconds(line: Line, time: str) -> int:
-    match = _TIME.fullmatch(time.lower().removesuffix("s"))
-    if not match:
-        raise line.refusal(
-            f"{time!r} is no time; {_TIMED}. If the bracket belongs to the prompt, put a word before it"
-        )
-    hours, minutes, seconds, fraction = match.groups()
+    whole, dot, fraction = time.lower().removesuffix("s").partition(".")
+    numbers = whole.split(":")
     if (
-        (minutes and len(seconds) != 2)
-        or (hours and len(minutes) != 2)
-        or (minutes and int(seconds) > 59)
-        or (hours and int(minutes) > 59)
+        len(numbers) > 3
+        or not all(_is_number(number, MAX_DIGITS) for number in numbers)
+        or (dot and not _is_number(fraction, 3))
     ):
         raise line.refusal(
-            f"{time!r} is no time: minutes and seconds after a colon have two digits and go to 59; {_TIMED}"
+            f"{quoted(time)} is no time; {_TIMED}. If the bracket belongs to the prompt, put a word before it"
         )
-    whole = (int(hours or 0) * 60 + int(minutes or 0)) * 60 + int(seconds)
-    return 1000 * whole + int((fraction or "0").ljust(3, "0"))
+    if any(len(number) != 2 or int(number) > 59 for number in numbers[1:]):
+        raise line.refusal(
+            f"{quoted(time)} is no time: minutes and seconds after a colon have two digits and go to 59; "
+            f"{_TIMED}"
+        )
+    seconds = 0
+    for number in numbers:
+        seconds = 60 * seconds + int(number)
+    return 1000 * seconds + int((fraction or "0").ljust(3, "0"))
+
+
+def _is_number(text: str, digits: int) -> bool:
+    return text.isdecimal() and len(text) <= digits
 
 
 def _check_order(
@@ -303,7 +344,7 @@ def _listed_prompts(
     parts: list[list[Line]] = [[]]
     borders: list[Line] = []
     for line in lines:
-        if _SEPARATOR.fullmatch(line.text):
+        if line.is_separator:
             parts.append([])
             borders.append(line)
         elif line.text:

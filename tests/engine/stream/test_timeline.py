@@ -1,12 +1,22 @@
 """Prompts as they are typed: what is understood, what is refused and how, and on which block each begins."""
 
+import sys
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream.timeline import MODES, Prompt, Timeline, at_borders, clock, read_timeline
+from rivulet.model_patches.stream import timeline as timeline_module
+from rivulet.model_patches.stream.timeline import (
+    MAX_LETTERS,
+    MODES,
+    Prompt,
+    Timeline,
+    at_borders,
+    clock,
+    read_timeline,
+)
 
 GEOMETRY = Geometry(832, 480)
 
@@ -108,6 +118,8 @@ def test_a_prompt_of_no_duration_is_refused():
     [
         (lambda: Prompt(0, " \n"), "has no text"),
         (lambda: Prompt(0, "one", "fade"), "no switch 'fade'"),
+        (lambda: Prompt(0, "a \ud800 b"), r"'a .ud800 b' has letters of no script"),
+        (lambda: Prompt(0, "a\0b"), r"'a.x00b' has letters of no script"),
         (lambda: Prompt(-1, "one"), "0 or more"),
         (lambda: Timeline(()), "got none"),
         (lambda: Timeline((Prompt(1, "one"),)), "must start at 0"),
@@ -119,7 +131,9 @@ def test_a_timeline_made_by_hand_keeps_the_same_rules(make, words):
         make()
 
 
-TEXTS = st.text(min_size=1).filter(lambda text: text.split())
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
+    lambda text: text.split()
+)
 LATER = st.lists(
     st.tuples(st.integers(1, 10**9), TEXTS, st.sampled_from(sorted(MODES))), unique_by=lambda row: row[0]
 )
@@ -193,3 +207,71 @@ def test_latents_before_the_first_block_move_its_borders():
     assert [change.block for change in changes] == [0, 1]
     changes, _ = at_borders(timeline, Geometry(64, 64), 16, 4)
     assert [change.block for change in changes] == [0, 2]
+
+
+def steps(text):
+    """Lines of Python that are run to read a text, right or wrong."""
+    count = 0
+
+    def trace(frame, event, argument):
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        read_timeline(text)
+    except ValueError as why:
+        assert len(str(why)) < 500
+    finally:
+        sys.settrace(None)
+    return count
+
+
+LONG = {
+    "blanks in a bracket": lambda n: "[0" + " " * n + "x] y",
+    "blanks and dashes": lambda n: "[0" + " - " * n + "] y",
+    "brackets": lambda n: "[" * n,
+    "digits": lambda n: f"[{'0' * n}] y",
+    "a word": lambda n: "x" * n,
+    "a mode": lambda n: f"[0 {'x' * n}] y",
+    "no end": lambda n: "[0" + "x" * n,
+}
+LINES = {
+    "times": lambda n: "\n".join(f"[{i}s] x" for i in range(n)),
+    "separators": lambda n: "x\n---\n" * n + "x",
+    "words": lambda n: "x\n" * n,
+    "comments": lambda n: "#\n" * n + "x",
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_line_takes_no_more_steps_than_a_short_one(name):
+    """What is in a line is cut by text methods, each of which goes over it once; patterns can go back."""
+    assert steps(LONG[name](4000)) - steps(LONG[name](2000)) <= (2000 if name == "blanks and dashes" else 0)
+    assert not hasattr(timeline_module, "re")
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_twice_the_lines_take_at_most_twice_the_steps(name):
+    assert steps(LINES[name](400)) <= 2 * steps(LINES[name](200))
+
+
+def test_more_letters_than_anyone_types_are_refused():
+    assert read_timeline("x" * MAX_LETTERS).prompts
+    with pytest.raises(ValueError, match=r"100,001 letters are written, and at most 100,000 are read"):
+        read_timeline("x" * (MAX_LETTERS + 1))
+
+
+@pytest.mark.parametrize("digits", [9, 10, 5000])
+def test_a_time_of_any_length_is_read_or_refused_in_words(digits):
+    if digits <= 9:
+        assert read_timeline(f"[0] a\n[{'9' * digits}s] b").prompts[1].start_seconds == 10**9 - 1
+    else:
+        with pytest.raises(ValueError, match=r"line 2, .* is no time; write for instance"):
+            read_timeline(f"[0] a\n[{'9' * digits}s] b")
+
+
+def test_a_refusal_quotes_the_beginning_of_a_long_line():
+    with pytest.raises(ValueError, match=r"line 1, '\[5s\] x{55}\.\.\.': is the first"):
+        read_timeline("[5s] " + "x" * 9000)
