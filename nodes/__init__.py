@@ -18,9 +18,11 @@ class RivuletExtension(ComfyExtension):
 
         from .host.operations import offer_operations
         from .run.next_run import NEXT_RUNS
+        from .run.owners import on_queued
         from .viewers.routes import register
 
-        register(PromptServer.instance.routes)
+        register(PromptServer.instance.routes, PromptServer.instance.app)
+        PromptServer.instance.add_on_prompt_handler(on_queued)
         PromptServer.instance.add_on_prompt_handler(NEXT_RUNS.on_queued)
         offer_operations()
 

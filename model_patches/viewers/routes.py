@@ -38,6 +38,7 @@ class Request:
     query: Mapping[str, str] = field(default_factory=dict)
     kind: str = ""  # content type of the body
     body: bytes = b""  # cut to MAX_BODY_BYTES + 1, which marks a longer one
+    may_list: Callable[[LiveStream], bool] = lambda live: True  # whoever knows a stream's id needs no list
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,9 @@ def answer_about_takes(takes: KnownTakes, request: Request) -> Answer | None:
 
 
 def list_streams(streams: Streams, request: Request) -> Answer:
-    """All streams, newest first, and the ids of those that the client in the query queued."""
-    lives, client = streams.all(), request.query.get("client")
+    """All streams that the request may list, newest first, and the ids of those that the client in the
+    query queued."""
+    lives, client = [live for live in streams.all() if request.may_list(live)], request.query.get("client")
     own = [live.session for live in lives if client is not None and live.client == client]
     return json_answer({"streams": [live.state(prompts=False) for live in lives], "own": own})
 

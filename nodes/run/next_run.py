@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...model_patches.viewers.mailbox import Redo
+from .owners import asking
 
 KEEP_SECONDS = 600  # that a wish waits for its page to queue the workflow
 MOST = 256  # wishes, and runs that are bound to one
@@ -35,7 +36,7 @@ class NextRuns:
     def wish(self, client: str, workflow: str, node: str, run: NextRun) -> None:
         """The next run that this client queues of this workflow with this node goes on so."""
         with self._lock:
-            _add(self._wishes, (client, workflow, node), (run, time.monotonic()))
+            _add(self._wishes, (_named(client), workflow, node), (run, time.monotonic()))
 
     def bind(self, prompt_id: str, node: str, run: NextRun) -> None:
         """The node goes on so in the queued run of this id."""
@@ -52,7 +53,7 @@ class NextRuns:
             return message
         workflow = workflow_of(more.get("extra_pnginfo") if isinstance(more, dict) else None)
         with self._lock:
-            due = [key for key in self._wishes if key[:2] == (client, workflow) and key[2] in graph]
+            due = [key for key in self._wishes if key[:2] == (_named(client), workflow) and key[2] in graph]
             wishes = {key[2]: self._wishes.pop(key) for key in due}
         wishes = {node: run for node, (run, at) in wishes.items() if time.monotonic() - at < KEEP_SECONDS}
         if not wishes:
@@ -78,6 +79,11 @@ def workflow_of(extra_pnginfo: Any) -> str:
     workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, dict) else None
     named = workflow.get("id") if isinstance(workflow, dict) else None
     return "" if named in (None, UNNAMED) else str(named)
+
+
+def _named(client: str) -> str:
+    """The client with the user whose page it is: ids of others' pages stand in the host's queue."""
+    return f"{asking()} {client}"
 
 
 def _add(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:

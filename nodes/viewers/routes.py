@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from comfy.cli_args import args
@@ -23,6 +24,8 @@ from ...model_patches.viewers.routes import (
     error_answer,
     takes_long,
 )
+from ...model_patches.viewers.senders import why_foreign
+from ..run.owners import may_list, note_user
 from ..run.session import STREAMS
 
 STUCK_SECONDS = 60  # after which a viewer of the endless file who takes nothing is let go
@@ -33,10 +36,11 @@ _workers = ThreadPoolExecutor(2, thread_name_prefix="rivulet viewers")
 T = TypeVar("T")
 
 
-def register(routes: web.RouteTableDef) -> None:
-    """Adds the routes, once for a server, however often the pack is loaded."""
+def register(routes: web.RouteTableDef, app: web.Application) -> None:
+    """Adds the routes, once for a server, however often the pack is loaded, and what notes who asks."""
     if any(getattr(route, "path", "").startswith(f"{PREFIX}/") for route in routes):
         return
+    app.middlewares.append(note_user)
     routes.get(f"{PREFIX}/{{rest:.*}}")(serve)
     routes.post(f"{PREFIX}/{{rest:.*}}")(serve)
 
@@ -54,6 +58,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
         request.query,
         request.content_type,
         await body_of(request),
+        partial(may_list, client=request.query.get("client")),
     )
     reply = await in_thread(answer, STREAMS, question) if takes_long(question) else answer(STREAMS, question)
     if reply.file is not None:
@@ -65,14 +70,10 @@ def check_sender(request: web.Request) -> None:
     """Refuses what another web site sends, more strictly than the host, unless the host lets others in."""
     if args.enable_cors_header:
         return
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site is not None:
-        foreign = site not in ("same-origin", "none")
-    else:
-        named = {request.headers.get("Host", ""), request.headers.get("X-Forwarded-Host", "")}
-        foreign = origin is not None and urlsplit(origin).netloc not in named
-    if foreign:
-        raise RefusedError(403, "Requests from other sites are refused; open ComfyUI's own page.")
+    place = request.transport and request.transport.get_extra_info("sockname")
+    address, port = place[:2] if isinstance(place, tuple) else ("", 0)
+    if reason := why_foreign(request.headers, address, port):
+        raise RefusedError(403, reason)
 
 
 async def body_of(request: web.Request) -> bytes:
@@ -109,4 +110,4 @@ async def send_pieces(request: web.Request, reply: Answer) -> web.StreamResponse
 
 async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
     """What `work(*given)` returns, made outside the server's loop."""
-    return await asyncio.get_running_loop().run_in_executor(_workers, work, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(_workers, copy_context().run, work, *arguments)

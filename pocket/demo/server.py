@@ -73,6 +73,7 @@ class Connection(BaseHTTPRequestHandler):
     server: DemoServer
     protocol_version = "HTTP/1.1"
     timeout = 15  # seconds that a silent connection is kept
+    disable_nagle_algorithm = True  # head and body are two writes, and the second would wait for an answer
 
     def do_GET(self) -> None:
         """Answers with a file of the page or with what a stream's viewer asks for."""
@@ -88,7 +89,8 @@ class Connection(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answers what the base class refuses by itself."""
         why = RefusedError(code, f"{message or HTTPStatus(code).phrase}.")
-        self._send(error_answer(why), {"Connection": "close"})
+        self.close_connection = True
+        self._send(error_answer(why))
 
     def _answer(self) -> None:
         path, _, query = self.path.partition("?")
@@ -96,8 +98,10 @@ class Connection(BaseHTTPRequestHandler):
             self._check_sender()
             body = self._body() if self.command == "POST" else b""
         except RefusedError as why:
-            # what is left of a body that was not read would be taken for the next request
-            return self._send(error_answer(why), {"Connection": "close"} if self.command == "POST" else {})
+            self.close_connection |= self.command == "POST"
+            return self._send(error_answer(why))
+        # what is left of a body that was not read would be taken for the next request
+        self.close_connection |= len(body) > MAX_BODY_BYTES or (self.command != "POST" and self._has_body())
         if self.command == "GET" and path in self.server.files:
             file = self.server.files[path]
             return self._send(Answer(200, file.read_bytes(), f"{KINDS[file.suffix]}; charset=utf-8"))
@@ -110,7 +114,7 @@ class Connection(BaseHTTPRequestHandler):
         elif found.pieces:
             self._send_pieces(found.pieces, found.kind)
         else:
-            self._send(found, {"Connection": "close"} if len(body) > MAX_BODY_BYTES else {})
+            self._send(found)
 
     def _check_sender(self) -> None:
         """Refuses other web sites: a page elsewhere must not steer or watch the stream."""
@@ -123,21 +127,33 @@ class Connection(BaseHTTPRequestHandler):
         if self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
             raise RefusedError(403, "Requests from other sites are refused.")
 
+    def _has_body(self) -> bool:
+        """Whether the request says that a body comes after its head."""
+        length = self.headers.get("Content-Length", "0").strip()
+        return length.strip("0") != "" or "Transfer-Encoding" in self.headers
+
     def _body(self) -> bytes:
         """The request's body, or the beginning of one that is too long."""
         length = self.headers.get("Content-Length", "")
-        if not re.fullmatch(r"[0-9]{1,9}", length):
+        lengths = self.headers.get_all("Content-Length", [])
+        if (
+            len(lengths) != 1
+            or "Transfer-Encoding" in self.headers
+            or not re.fullmatch(r"[0-9]{1,9}", length)
+        ):
             raise RefusedError(411, "Say the length of the request's body.")
         return self.rfile.read(min(int(length), MAX_BODY_BYTES + 1))
 
-    def _send(self, found: Answer, more: Mapping[str, str] | None = None) -> None:
+    def _send(self, found: Answer) -> None:
         sized = {} if found.status == HTTPStatus.NO_CONTENT else {"Content-Length": str(len(found.body))}
-        self._head(found.status, found.kind, {**sized, **found.headers, **(more or {})})
+        self._head(found.status, found.kind, {**sized, **found.headers})
         self.wfile.write(found.body)
 
     def _head(self, status: int, kind: str, headers: Mapping[str, str]) -> None:
         self.send_response(status)
         named = {"Content-Type": kind} if kind else {}
+        if self.close_connection:
+            named["Connection"] = "close"
         policy = {"Content-Security-Policy": self.server.policy}
         for name, value in {**named, **HEADERS, **policy, **headers}.items():
             self.send_header(name, value)

@@ -96,6 +96,8 @@ FOREIGN = {
     "another site": {"Sec_Fetch_Site": "cross-site"},
     "a sister site": {"Sec_Fetch_Site": "same-site"},
     "another origin": {"Origin": "http://example.org"},
+    "no origin in words": {"Origin": "null"},
+    "another name for this machine": {"Host": "evil.com"},
 }
 
 

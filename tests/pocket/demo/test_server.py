@@ -5,7 +5,7 @@ import socket
 import pytest
 from rivulet.model_patches.viewers.routes import MAX_BODY_BYTES, RefusedError
 from rivulet.pocket import text
-from rivulet.pocket.demo.server import HERE, PAGE_FILES, DemoServer, byte_range
+from rivulet.pocket.demo.server import HERE, PAGE_FILES, Connection, DemoServer, byte_range
 
 PROMPT = {"prompt": "a blue square on a red ground", "mode": "smooth"}
 
@@ -85,6 +85,39 @@ def test_a_body_of_no_length_or_too_long_is_refused(client, feed):
     )
     assert told.startswith(b"HTTP/1.1 411")
     assert feed.live.mailbox.pending == []
+
+
+@pytest.mark.parametrize(
+    "told", ["Content-Length: 60", "Content-Length: 060", "Transfer-Encoding: chunked", "Content-Length: x"]
+)
+def test_a_body_that_nobody_reads_is_not_the_next_request(client, told):
+    """Sent after a GET, it would be answered as another: the connection ends instead."""
+    smuggled = f"GET /page.css HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n\r\n"
+    got = raw(client, f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n{told}\r\n\r\n{smuggled}")
+    assert got.startswith(b"HTTP/1.1 200") and b"Connection: close" in got
+    assert got.count(b"HTTP/1.1 ") == 1
+
+
+def test_two_lengths_of_one_body_are_refused(client, feed):
+    lengths = "Content-Length: 2\r\nContent-Length: 60\r\n"
+    got = raw(
+        client,
+        f"POST {client.stream('/control')} HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n{lengths}\r\n{{}}",
+    )
+    assert got.startswith(b"HTTP/1.1 411") and got.count(b"HTTP/1.1 ") == 1
+
+
+def test_requests_without_a_body_share_a_connection_and_wait_for_no_answer(client, monkeypatch):
+    asked = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n\r\n"
+    assert raw(client, asked * 3).count(b"HTTP/1.1 200") == 3
+    seen = []
+    monkeypatch.setattr(
+        Connection,
+        "do_GET",
+        lambda self: seen.append(self.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)),
+    )
+    raw(client, asked)
+    assert seen[0]
 
 
 def raw(client, request):
