@@ -3,7 +3,7 @@
 import { clock, clockOfTenths } from "./clock.mjs";
 import { isUnderWay, modesOf } from "./controls.mjs";
 import { curvesOf, hasCurves } from "./drift.mjs";
-import { failureWords, phaseWords, promptWords, stateLine, timesOf } from "./line.mjs";
+import { failureWords, noticeOf, phaseWords, promptWords, stateLine, timesOf } from "./line.mjs";
 import { isGoingBack, wayBack } from "./redo.mjs";
 import { hasEnded } from "./session.mjs";
 import { folded } from "./takes.mjs";
@@ -83,7 +83,7 @@ export class Face {
     const { way } = player.choice;
     const changed = !player.finished && way !== "segments";
     const shown = changed ? say(way === "file" ? "asFile" : "asPictures") : "";
-    put(parts.note, [shown, arrived, state.notice].filter(Boolean).join(" "));
+    put(parts.note, [shown, arrived, noticeOf(state)].filter(Boolean).join(" "));
   }
 
   showControls(ended) {

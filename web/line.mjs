@@ -49,6 +49,11 @@ function timeOfDay(seconds, now, language) {
   }
 }
 
+/** What whoever watches should know, apart from the warning of the drift, which has a place of its own. */
+export function noticeOf(state) {
+  return state.notice === (state.watch?.warning ?? "") ? "" : state.notice ?? "";
+}
+
 /** What is going on, in a few words. */
 export function phaseWords(state, say) {
   return say(state.phase === "running" && state.frames === 0 ? "starting" : state.phase);

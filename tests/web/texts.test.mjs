@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { answered, newBook, settled, wished } from "../../web/controls.mjs";
-import { failureWords, phaseWords, problemWords, promptWords, stateLine, timesOf } from "../../web/line.mjs";
+import { failureWords, noticeOf, phaseWords, problemWords, promptWords, stateLine, timesOf } from "../../web/line.mjs";
 import { LANGUAGES, speaker } from "../../web/words.mjs";
 import { state } from "./states.mjs";
 
@@ -36,6 +36,14 @@ test("a run tells what is left and when it is done, and not where that is unknow
   assert.equal(words({ left_seconds: 0, phase: "ended" }), "");
   assert.equal(words({ blocks: null }), "running for 1:02:03");
   assert.equal(stateLine(state(), null, say, "4:10 left")[3], "4:10 left");
+});
+
+test("a warning of the drift is told once", () => {
+  const warned = { watch: { warning: "It stands still." } };
+  assert.equal(noticeOf(state({ notice: "It stands still.", ...warned })), "");
+  assert.equal(noticeOf(state({ notice: "The card is full.", ...warned })), "The card is full.");
+  assert.equal(noticeOf(state({ notice: "The card is full." })), "The card is full.");
+  assert.equal(noticeOf(state()), "");
 });
 
 test("the phase is told in words", () => {
