@@ -25,7 +25,7 @@ export function ordered(takes) {
 
 /** Seconds since 1970 as a person says it: "5 min. ago"; a clock that was put back says "now". */
 export function ageOf(changed, now, language) {
-  let value = Math.max(0, now - changed);
+  let value = now - changed;
   for (const [unit, most] of AGES) {
     if (value < most) return formatOf(language).format(unit === "second" ? 0 : -Math.floor(value), unit);
     value /= most;
