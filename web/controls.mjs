@@ -3,7 +3,7 @@
 import { hasEnded } from "./session.mjs";
 
 export const MODES = ["recache", "smooth", "blend", "cut"]; // in the order they are offered in
-const ENDING = ["stop", "redo", "yield"]; // what a stream ends by
+export const ENDING = ["stop", "redo", "yield"]; // what a stream ends by
 const RESEND_SECONDS = [1, 2, 4, 8];
 const REMEMBERED = 20;
 
@@ -70,6 +70,12 @@ export function settled(book, state) {
 /** Whether a wish of this kind is on its way, so that its button shows it. */
 export function isUnderWay(book, kind) {
   return book.wishes.some((each) => each.message.do === kind && isOpen(each));
+}
+
+/** The newest message of a kind that was not refused, or null. */
+export function newestTaken(book, kind) {
+  const last = book.wishes.findLast((each) => each.message.do === kind);
+  return last && !["refused", "lost", "replaced"].includes(last.standing) ? last.message : null;
 }
 
 /** The newest prompt of this widget and what became of it, or null. */

@@ -37,12 +37,6 @@ export function isGoingBack(book) {
   return isUnderWay(book, "redo");
 }
 
-/** The newest redo of this widget that was not refused, as its message, or null. */
-export function askedBack(book) {
-  const redo = book.wishes.findLast((each) => each.message.do === "redo");
-  return redo && !["refused", "lost", "replaced"].includes(redo.standing) ? redo.message : null;
-}
-
 /** The whole number that was typed, or null. */
 export function seedOf(text) {
   const typed = text.trim();

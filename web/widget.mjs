@@ -2,14 +2,16 @@
 
 import { Bell, newsOf } from "./bell.mjs";
 import { clock } from "./clock.mjs";
-import { answered, isUnderWay, newBook, newViewer, promptProblem, settled, toSend, wished } from "./controls.mjs";
+import {
+  answered, ENDING, newBook, newestTaken, newViewer, promptProblem, settled, toSend, wished,
+} from "./controls.mjs";
 import { CutOff } from "./cut_off.mjs";
 import { Face } from "./face.mjs";
 import { Feed } from "./feed.mjs";
 import { problemWords } from "./line.mjs";
 import { answerOf, Link } from "./link.mjs";
 import { Player } from "./player.mjs";
-import { askedBack, wayBack } from "./redo.mjs";
+import { wayBack } from "./redo.mjs";
 import { RedoForm } from "./redo_form.mjs";
 import { hasEnded } from "./session.mjs";
 import { secondAt, secondsMade } from "./timeline.mjs";
@@ -139,7 +141,7 @@ class Widget {
     const { state, book } = this;
     if (!news) return;
     if (news === "failed") this.refresh();
-    const wanted = state.stopped || askedBack(book) || ["stop", "yield"].some((kind) => isUnderWay(book, kind));
+    const wanted = state.stopped || ENDING.some((kind) => newestTaken(book, kind));
     if (!wanted) this.ring(NEWS[news], state.watch?.warning);
   }
 
@@ -151,7 +153,7 @@ class Widget {
   begin() {
     this.player?.dispose();
     const { state } = this;
-    const asked = this.asked ?? askedBack(this.book);
+    const asked = this.asked ?? newestTaken(this.book, "redo");
     this.arrived = asked ? this.say("redoDone", { time: clock(asked.frame / state.fps) }) : "";
     Object.assign(this, { held: false, following: true, book: newBook(this.book.viewer), problem: "", asked: null });
     const { video, canvas, prompt } = this.parts;

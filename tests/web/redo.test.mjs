@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { answered, newBook, settled, wished } from "../../web/controls.mjs";
-import { askedBack, isGoingBack, redoOf, redoProblem, seedOf, wayBack } from "../../web/redo.mjs";
+import { answered, newBook, newestTaken, settled, wished } from "../../web/controls.mjs";
+import { isGoingBack, redoOf, redoProblem, seedOf, wayBack } from "../../web/redo.mjs";
 import { state } from "./states.mjs";
 
 const WAS = "a red circle";
@@ -56,8 +56,8 @@ test("a redo is under way until the stream it ends has ended, and then known as 
   assert.ok(isGoingBack(book));
   book = settled(book, state({ phase: "ended" }));
   assert.ok(!isGoingBack(book));
-  assert.equal(askedBack(book).frame, 24);
-  assert.equal(askedBack(newBook("me")), null);
+  assert.equal(newestTaken(book, "redo").frame, 24);
+  assert.equal(newestTaken(newBook("me"), "redo"), null);
   const refused = answered(wished(newBook("me"), told, 0), 1, { status: 400, error: "No." }, 0);
-  assert.equal(askedBack(refused), null);
+  assert.equal(newestTaken(refused, "redo"), null);
 });
