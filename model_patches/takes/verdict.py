@@ -12,8 +12,8 @@ from .curve import Point
 WINDOW_SECONDS = 8.0  # that a fault must last
 # largest change within a second, levels of 255: between streams that repeat themselves and such that move
 STILL_LEVELS, MOVES_LEVELS = 1.0, 2.0
-REFERENCE_SECONDS = 10.0  # of a take's beginning, which later pictures are compared with
-# rise of the share of clipped colours over the take's beginning
+REFERENCE_SECONDS = 10.0  # of a scene's beginning, which later pictures are compared with
+# rise of the share of clipped colours over the scene's beginning
 BURNT_SHARE, FINE_SHARE = 0.1, 0.05
 
 STILL = "The picture has stood still since second {since:.0f}."
@@ -27,34 +27,42 @@ ADVICE = " Redo it from an earlier second with another seed or prompt, or stop."
 class Verdict:
     """What is wrong with the newest pictures of one take, point by point from its beginning."""
 
-    def __init__(self, point_seconds: float) -> None:
-        """point_seconds: of video that a point stands for."""
+    def __init__(self, frames: int, fps: float) -> None:
+        """frames: pixel frames of a point."""
         self.sentence = ""  # of the warning that holds
-        self._seconds = point_seconds
-        self._window: deque[Point] = deque(maxlen=max(1, round(WINDOW_SECONDS / point_seconds)))
-        self._reference: float | None = None  # share of clipped colours at the beginning
+        self._fps = fps
+        self._size = max(1, round(WINDOW_SECONDS * fps / frames))
+        self.begin_scene()
+
+    def begin_scene(self) -> None:
+        """What comes is meant to look different."""
+        self.sentence = ""
+        self._window: deque[Point] = deque(maxlen=self._size)
+        self._first: int | None = None  # frame of the scene
+        self._reference = 0.0  # share of clipped colours at its beginning
         self._still = self._burnt = False
 
     def take(self, point: Point) -> bool:
         """Whether a warning comes with this point."""
-        before = self._still, self._burnt
+        if self._first is None:
+            self._first = point.frame
         self._window.append(point)
-        if len(self._window) < (self._window.maxlen or 0):
+        if len(self._window) < self._size:
             return False
-        clipped = sum(each.clipped for each in self._window) / len(self._window)
-        if self._reference is None or point.frame * self._seconds <= REFERENCE_SECONDS * point.frames:
-            self._reference = max(clipped, self._reference or 0.0)
+        was_still, was_burnt = self._still, self._burnt
+        clipped = sum(each.clipped for each in self._window) / self._size
+        if point.frame + point.frames - self._first <= REFERENCE_SECONDS * self._fps:
+            self._reference = max(clipped, self._reference)
         changes = [each.change for each in self._window]
-        self._still = max(changes) < (MOVES_LEVELS if self._still else STILL_LEVELS)
-        self._burnt = clipped > self._reference + (FINE_SHARE if self._burnt else BURNT_SHARE)
-        since = self._window[0].frame / point.frames * self._seconds
-        warned = (self._still and not before[0]) or (self._burnt and not before[1])
+        self._still = max(changes) < (MOVES_LEVELS if was_still else STILL_LEVELS)
+        self._burnt = clipped > self._reference + (FINE_SHARE if was_burnt else BURNT_SHARE)
+        warned = (self._still and not was_still) or (self._burnt and not was_burnt)
         if warned or not (self._still or self._burnt):
-            self.sentence = self._words(since, clipped)
+            self.sentence = self._words(clipped)
         return warned
 
-    def _words(self, since: float, clipped: float) -> str:
-        said = []
+    def _words(self, clipped: float) -> str:
+        since, said = self._window[0].frame / self._fps, []
         if self._still:
             said.append(STILL.format(since=since))
         if self._burnt:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -38,12 +38,14 @@ class Watch:
         time_stride: int,
         *,
         start_frame: int = 0,
+        scenes: Iterable[int] = (),
         told: Told = lambda state: None,
         tell: Callable[[str], None] = lambda sentence: None,
         stop: Callable[[], None] | None = None,
     ) -> None:
         """path: of the file beside the take; None: nothing is written. time_stride: pixel frames that one
         latent becomes. start_frame: where a take goes on; what comes before is read from the file.
+        scenes: frames from which on another prompt held.
 
         told: gets the state for viewers, once for every second of video. tell: a warning, for whoever
         watches. stop: asks the stream to end, when a warning comes; None: it goes on. All three are called in
@@ -52,7 +54,8 @@ class Watch:
         self.frames_written = start_frame
         self._seconds = Seconds(fps, time_stride)
         self._curve = Curve(self._seconds.frames)
-        self._verdict = Verdict(self._seconds.frames / fps)
+        self._verdict = Verdict(self._seconds.frames, fps)
+        self._scenes = deque(sorted(scenes))
         self._file, self._start = None if path is None else CurveFile(path), start_frame
         self._told, self._tell, self._stop = told, tell, stop
         self._waiting: deque[tuple[int, HostFrames]] = deque()
@@ -79,6 +82,10 @@ class Watch:
                 self._changed.notify()
         self.frames_written += len(frames)
 
+    def begin_scene(self) -> None:
+        """The next frames are meant to look different: there is another prompt."""
+        self._scenes.append(self.frames_written)
+
     def seal(self) -> None:
         """Does nothing: nobody waits for this."""
 
@@ -95,6 +102,7 @@ class Watch:
         try:
             for point in self._write(lambda file: file.open(self._start)) or []:
                 self._curve.add(point)
+                self._judge(point)
             while (due := self._next()) is not None:
                 for point in self._seconds.take(due[0], due[1].read().numpy()):
                     self._note(point)
@@ -123,10 +131,16 @@ class Watch:
                 self._changed.wait()
             return self._waiting.popleft() if self._waiting else None
 
+    def _judge(self, point: Point) -> bool:
+        while self._scenes and self._scenes[0] <= point.frame:
+            self._scenes.popleft()
+            self._verdict.begin_scene()
+        return self._verdict.take(point)
+
     def _note(self, point: Point) -> None:
         self._curve.add(point)
         self._write(lambda file: file.add(point))
-        warned = self._verdict.take(point)
+        warned = self._judge(point)
         self._told(self.state)
         if warned:
             log.warning("Drift watch: %s", self._verdict.sentence)

@@ -107,7 +107,7 @@ def kinds(clips: list[tuple[str, Frames]]) -> Iterator[tuple[str, bool, Frames]]
         half, other = len(clip) // 2, clips[n - 1][1]
         yield kind, True, clip
         if other.shape == clip.shape:
-            yield f"{kind}, another scene from its middle", True, np.concatenate([clip[:half], other[half:]])
+            yield f"{kind}, another from its middle", True, np.concatenate([clip[:half], other[half:]])
         barred = clip.copy()
         bar = round(BAR * clip.shape[1])
         barred[:, :bar] = barred[:, -bar:] = 0
@@ -146,7 +146,7 @@ def points(frames: Frames) -> list[Point]:
 
 def judge(seen: list[Point]) -> dict[str, float]:
     """How near it came to both warnings, and how often one came."""
-    verdict, size = Verdict(1.0), round(WINDOW_SECONDS)
+    verdict, size = Verdict(FPS, FPS), round(WINDOW_SECONDS)
     warned = [verdict.take(point) for point in seen]
     windows = [seen[n : n + size] for n in range(len(seen) - size + 1)]
     clipped = [sum(point.clipped for point in window) / size for window in windows]

@@ -190,8 +190,32 @@ def test_a_picture_that_was_dark_from_its_beginning_does_not_burn_out():
     assert watched(pixels)[2] == []
 
 
+def test_another_prompt_may_look_different():
+    pixels = moving(0, 16 * 60)
+    pixels[16 * 30 :, :20] = 0
+    assert len(watched(pixels)[2]) == 1
+    said = []
+    with Watch(None, FPS, STRIDE, tell=said.append) as looks:
+        for n, frames in enumerate(pixels.split(BLOCK)):
+            if n * BLOCK == 16 * 30:
+                looks.begin_scene()
+            looks.write(HostFrames(frames))
+            wait_for(lambda: not looks._waiting)
+    assert not said
+
+
+def test_what_a_take_was_warned_of_is_not_told_again_when_it_goes_on(tmp_path):
+    path, moves = tmp_path / "watch.jsonl", moving(0, 16 * 12)
+    still = torch.cat([moves, moves[-4:].repeat(120, 1, 1, 1)])
+    first = watched(still[: 16 * 24], path)[2]
+    looks, _, again = watched(still[16 * 24 :], path, start_frame=16 * 24)
+    assert len(first) == 1 and not again and looks.state["warning"] == first[0]
+    looks, _, anew = watched(still[16 * 24 :], path, start_frame=16 * 24, scenes=(16 * 24,))
+    assert len(anew) == 1
+
+
 def test_a_warning_comes_again_only_after_the_picture_was_well():
-    verdict = Verdict(1.0)
+    verdict = Verdict(16, 16)
     size = round(WINDOW_SECONDS)
     changes = [5.0] * size + [0.5] * size + [1.5] * size + [0.5] * size + [5.0] * size + [0.5] * size
     warned = [n for n, change in enumerate(changes) if verdict.take(point(16 * n, change=change))]
