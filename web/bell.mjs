@@ -7,11 +7,11 @@ const FLASH_MILLISECONDS = 1000;
 
 /**
  * What there is to tell after a state: "ended", "failed", "warning" or "". `before` is the state that was known, of the
- * same stream; a stream that was found ended is no news.
+ * same stream; a stream that was found ended is no news, nor is one whose take goes on.
  */
 export function newsOf(before, after) {
   if (!before || before.session !== after.session || hasEnded(before)) return "";
-  if (hasEnded(after)) return after.phase;
+  if (hasEnded(after)) return after.goes_on ? "" : after.phase;
   const warning = after.watch?.warning ?? "";
   return warning && warning !== (before.watch?.warning ?? "") ? "warning" : "";
 }

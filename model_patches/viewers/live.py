@@ -73,6 +73,7 @@ class LiveStream:
         self.does: frozenset[str] = frozenset()  # of redo, mark and yield: what this run can do
         self.watch: dict[str, Any] | None = None  # how far the picture drifts; None: nobody looks
         self.stopped = False  # a stop ended it, of a viewer or of the drift watch
+        self.goes_on = False  # it ended before its time, and another session goes on with its take
         self.mailbox, self.segments = Mailbox(), Segments()
         self.pictures = Pictures(self.segments, writer.fps)
         self.phase, self.sentence, self.block = STARTING, "", block
@@ -183,6 +184,7 @@ class LiveStream:
                 "acknowledged": self.mailbox.acknowledged,
                 "video": self.over and self.writer.result is not None,
                 "stopped": self.stopped,
+                "goes_on": self.goes_on,
                 "take": self.take,
                 **{f"can_{do}": do in self.does for do in CANNOT},
                 "left_seconds": self._left_seconds(),

@@ -101,6 +101,7 @@ class Session:
             self._apply_messages()
             self._heed_disk()
             if self.redo is not None or (self.ending and self._made):
+                self.live.goes_on = self.redo is not None or not self.stopping
                 return False
             self._check()
             if self.paused and not self.ending:

@@ -36,6 +36,7 @@ test("the end, an error and a warning are news, once", () => {
   assert.equal(newsOf(running, ended), "ended");
   assert.equal(newsOf(running, state({ phase: "failed" })), "failed");
   assert.equal(newsOf(ended, ended), "");
+  assert.equal(newsOf(running, state({ phase: "ended", goes_on: true })), "", "another session goes on with it");
   assert.equal(newsOf(null, ended), "", "found ended");
   assert.equal(newsOf(running, state({ session: "b", phase: "ended" })), "", "another stream");
   const warned = state({ watch: { warning: "It stands still." } });

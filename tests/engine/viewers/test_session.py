@@ -150,6 +150,28 @@ def test_a_mark_is_handed_on_and_a_yield_ends_it(begun):
     assert session.yielding and not session.live.as_queued and not session.live.state()["stopped"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "goes_on"),
+    [(("yield",), True), (("redo",), True), (("stop",), False), (("yield", "stop"), False)],
+)
+def test_a_take_that_another_session_goes_on_with_says_so(begun, asked, goes_on):
+    session, _ = begun(rewind=lambda redo: None, can_yield=True)
+    with session:
+        make(session)
+        for number, do in enumerate(asked, 1):
+            ask(session, number, do, **({"frame": 3} if do == "redo" else {}))
+        assert not session.should_continue()
+    assert session.live.state()["goes_on"] == goes_on
+
+
+def test_a_yield_that_came_too_late_leaves_nothing_to_go_on_with(begun):
+    session, _ = begun(can_yield=True)
+    with session:
+        make(session)
+        ask(session, 1, "yield")
+    assert not session.live.state()["goes_on"]
+
+
 def test_a_pause_is_told_once_waits_and_ends(begun):
     session, _ = begun()
     with session:
