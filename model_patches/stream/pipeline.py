@@ -262,12 +262,13 @@ class _Loop:
         )
 
     def _follow_script(self, script: Script) -> None:
-        """The seed and the prompt that begin with this block."""
+        """The config and the prompt that begin with this block."""
         state = self.state
-        seed, due = script.seeds.get(state.block), script.due(state.block)
-        if seed is not None and seed != state.config.seed and isinstance(self.noise, KeyedNoise):
-            self.noise = KeyedNoise(seed)
-            self.state = state = replace(state, config=replace(state.config, seed=seed))
+        config, due = script.configs.get(state.block), script.due(state.block)
+        if config is not None:
+            if config.seed != state.config.seed and isinstance(self.noise, KeyedNoise):
+                self.noise = KeyedNoise(config.seed)
+            self.state = state = replace(state, config=config)
         if due is not None and not state.steered:
             self._enter(self._switched(due), due)
         elif script.since == state.block:

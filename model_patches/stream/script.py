@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from .caller import Prompt
+from .config import StreamConfig
 from .timeline import Prompt as TimedPrompt
 
 Encode = Callable[[str], Prompt]  # between two passes only: a host may move models
@@ -20,7 +21,8 @@ class Script:
     changes: Mapping[int, TimedPrompt] = field(default_factory=dict)  # by the block they begin with
     encode: Encode | None = None  # of what is typed while it runs; None: the prompt is fixed
     switch: str = ""  # how to go over to one that names no mode; "": not said
-    seeds: Mapping[int, int] = field(default_factory=dict)  # by the block they begin with
+    # seed, guidance and levels by the block they begin with, for a take that goes on: all else is as it was
+    configs: Mapping[int, StreamConfig] = field(default_factory=dict)
     since: int | None = None  # block where `first` comes in, for a take that goes on; None: it holds already
 
     @property

@@ -150,7 +150,7 @@ class Keeper:
         """Takes the newest state; where a snapshot is due, its copy is made now and written later."""
         self._newest = state
         if self._last is None:
-            self._note(Event(state.block, state.ledger.written, state.text, "", state.config.seed))
+            self._note(Event(state.block, state.ledger.written, None, "", state.config.seed))
         if self._last is None or self._mark or self._is_time(state):
             self._capture(state, marked=self._mark)
 

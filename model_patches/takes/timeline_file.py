@@ -22,8 +22,8 @@ class Event:
 
     block: int
     frame: int  # pixel frame of the stream that the block begins with
-    prompt: str | None  # as it was typed; None: it was encoded elsewhere
-    mode: str  # how it was gone over to; "": the take began with it, or the seed alone changed
+    prompt: str | None  # as it was typed; None: it was encoded elsewhere, or the seed alone is told
+    mode: str  # how it was gone over to; "": it was not, the seed alone is told
     seed: int
 
 

@@ -54,7 +54,9 @@ class FileLock:
         self._handle: int | None = None
 
     def acquire(self) -> None:
-        """Takes the lock or raises LockedError; OSError where the folder cannot be written."""
+        """Takes the lock, unless it is held, or raises LockedError; OSError in a folder that is read-only."""
+        if self._handle is not None:
+            return
         for attempt in range(TRIES):
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:

@@ -53,6 +53,7 @@ class Mp4Writer:
         fps: Fraction | float,
         start_frame: int = 0,
         go_on: bool | None = None,
+        lock: FileLock | None = None,
         metadata: Mapping[str, str] | None = None,
         queue_chunks: int = 2,
         keyframe_frames: int | None = None,
@@ -63,7 +64,8 @@ class Mp4Writer:
         hang_seconds: float = HANG_SECONDS,
         tell: Callable[[str], None] = lambda sentence: log.warning("%s: %s", WHO, sentence),
     ) -> None:
-        """go_on: whether a video that is there is gone on with; None: where start_frame is not 0.
+        """go_on: whether a video that is there is gone on with; None: where start_frame is not 0. lock: of
+        this path, held already, which is given back when the writer closes.
 
         part_hours, part_gigabytes: where a part ends; the parts of such a video stay apart when it has
         several. hang_seconds: after so long without a byte taken ffmpeg is killed. tell: gets sentences for
@@ -98,7 +100,7 @@ class Mp4Writer:
         )
         self._queue_chunks, self._hang_seconds, self._tell = queue_chunks, hang_seconds, tell
         self._program = ""
-        self._lock, self._room = FileLock(self.path), Room(self.path.parent, tell)
+        self._lock, self._room = lock or FileLock(self.path), Room(self.path.parent, tell)
         self._feed: Feed | None = None
 
     @property

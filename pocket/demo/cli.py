@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-PROMPT = "a red circle and a blue square on a green ground"
+from .prompt import PROMPT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, also after Ctrl+C; 130 after two; 2 where something cannot work."""
     options = parser().parse_args(argv)
+    if options.since is not None and options.resume is None:
+        parser().error("argument --from: it says where to go on; name the video with --resume")
     from .take import take  # not at module level: --help answers before torch is loaded
 
     try:
@@ -38,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="length of the video; 0 or 'endless' (the default) goes on until it is stopped",
     )
-    options.add_argument("--prompt", default=PROMPT, help=f"what to show (default: {PROMPT!r})")
-    options.add_argument("--seed", type=int, default=0, help="another number, another video (default 0)")
+    options.add_argument("--prompt", default=None, help=f"what to show (default: {PROMPT!r})")
+    options.add_argument("--seed", type=int, default=None, help="another number, another video (default 0)")
     options.add_argument(
         "--out",
         type=Path,
@@ -54,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         help="pixels, such as 64 or 96x64 (default: what the model was trained at)",
     )
     _add_choices(options)
+    _add_takes(options)
     options.add_argument("--port", type=int, default=0, help="of the page (default: a free one)")
     options.add_argument("--no-browser", action="store_true", help="do not open the page")
     options.add_argument(
@@ -70,15 +73,38 @@ def _add_choices(options: argparse.ArgumentParser) -> None:
     """Adds what is looked up in the tables of caches and memories once torch is loaded."""
     options.add_argument(
         "--cache",
-        default="dense",
+        default=None,
         metavar="NAME",
         help="how the frames of the window are kept; a name that is none lists them (default: dense)",
     )
     options.add_argument(
         "--memory",
-        default="off",
+        default=None,
         metavar="NAME",
         help="how frames that left the window are remembered; a name that is none lists them (default: off)",
+    )
+
+
+def _add_takes(options: argparse.ArgumentParser) -> None:
+    """Adds what goes on with an earlier video."""
+    options.add_argument(
+        "--resume",
+        default=None,
+        metavar="TAKE",
+        help="go on with an earlier video in the same file: its path, or its name in the folder of --out; a "
+        "name that is none lists them. --seconds counts the whole video; with --prompt or --seed what is "
+        "made from here on is another",
+    )
+    options.add_argument(
+        "--from",
+        dest="since",
+        type=seconds,
+        default=None,
+        metavar="SECONDS",
+        help="with --resume: make it anew from this second on; what was there is kept as a video of its own",
+    )
+    options.add_argument(
+        "--no-snapshots", action="store_true", help="keep nothing to go on from: the video alone is written"
     )
 
 

@@ -5,43 +5,43 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import signal
 import sys
-import threading
 import time
-import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
 
 from ...model_patches.geometry import Geometry, blocks_for
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import Texts
-from ...model_patches.stream.pipeline import Chunk, run
+from ...model_patches.stream.pipeline import Chunk
 from ...model_patches.stream.script import Script
+from ...model_patches.stream.snapshot import Header, load
+from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import init
 from ...model_patches.stream.timeline import Prompt as TimedPrompt
+from ...model_patches.takes.folder import TakeFolder
+from ...model_patches.takes.keeper import Policy
+from ...model_patches.takes.make import Making, Offers, Opening, make_take
+from ...model_patches.takes.point import find_point
 from ...model_patches.vae.decoder import VaeDecoder
 from ...model_patches.viewers.live import LiveStream
+from ...model_patches.viewers.mailbox import Redo
 from ...model_patches.viewers.session import Session
 from ...model_patches.viewers.streams import Streams
-from ...model_patches.writer.parts import find_parts
-from ...model_patches.writer.protocol import OpenWriter
 from ...model_patches.writer.video import Mp4Writer
 from ..choices import Choice, choose
 from ..ram import peak_bytes
+from .files import find_take, video_path
+from .prompt import PROMPT
 from .server import DemoServer
+from .watching import CtrlC, Page, linger, say, serving
 
 SWITCH = "smooth"  # the text changes and nothing is forgotten
 PAGE = "demo"  # its client and its node: there is one page and one stream
 LEAD_SECONDS = 3.0  # how far an endless stream may run ahead of the clock, so that a new prompt shows soon
-LINGER_SECONDS = 40.0  # a page that has not asked for so long is closed
-POLL_SECONDS = 0.05
-STOPPING = b"\nstopping after this block; Ctrl+C again stops at once, and keeps the video too\n"
+BUDGET_BYTES = 256 << 20  # of one take's snapshots
 
 
 @dataclass
@@ -61,61 +61,100 @@ class Meter:
 def take(options: argparse.Namespace) -> int:
     """Returns the exit status after a whole take."""
     began = time.perf_counter()
-    size = Geometry(*options.size) if options.size else None
-    chosen = choose(options.cache, options.memory, options.weights, geometry=size)
-    pocket, recipe = chosen.pocket, chosen.pocket.recipe
-    geometry = Geometry(*(options.size or (recipe.size, recipe.size)))
-    config = pocket.config(options.seed, geometry)
-    frames = math.ceil(options.seconds * recipe.fps)
-    writer = Mp4Writer(video_path(options.out), width=geometry.width, height=geometry.height, fps=recipe.fps)
-    planned = blocks_for(geometry, recipe.block_frames, frames) if frames else None
-    named = {"node": PAGE, "prompt_id": "", "client": PAGE}
-    live = LiveStream(writer, **named, blocks=planned, modes=(SWITCH,), switch=SWITCH)
-    streams = Streams()
-    session = Session(live, streams, lead_seconds=LEAD_SECONDS)
-    meter = Meter()
+    folder = TakeFolder(video_path(options.out))
+    header = None
+    if options.resume is not None:
+        folder = TakeFolder(find_take(options.resume, options.out))
+        header = find_point(folder).header
+    chosen, config = chosen_for(options, header)
+    recipe = chosen.pocket.recipe
+    frames, streams, meter = math.ceil(options.seconds * recipe.fps) or None, Streams(), Meter()
+    if header is None:
+        begin = first_state(chosen, config, options.prompt or PROMPT)
+    else:
+        frame = None if options.since is None else round(options.since * recipe.fps)
+        begin = Redo(frame, options.prompt or "", SWITCH, options.seed)
     server = DemoServer(streams, options.port)
     say(f"model ready after {time.perf_counter() - began:.1f} s ({recipe.trained})")
-    with serving(server), CtrlC(session) as ctrl_c:
+    with serving(server), CtrlC() as ctrl_c:
+        page = Page(server, ctrl_c, wants_browser=not options.no_browser)
+        making = making_of(chosen, config, folder, options, page.show, streams, frames)
         try:
-            with session:
-                say(f"watch and steer it at {server.url} - Ctrl+C stops and keeps the video")
-                opened = not options.no_browser and has_screen() and webbrowser.open(server.url)
-                make(chosen, config, options.prompt, session, meter)
+            make_take(making, begin, pictures=frames, on_chunk=partial(note, meter, ctrl_c))
         finally:
-            report(live, meter)
-        linger(server, ctrl_c, opened)
+            if ctrl_c.session is not None:
+                report(ctrl_c.session.live, meter)
+        linger(server, ctrl_c, page.opened)
     return 0
 
 
-def make(chosen: Choice, config: StreamConfig, prompt: str, session: Session, meter: Meter) -> None:
-    """Streams until the take is long enough or stopped."""
+def chosen_for(options: argparse.Namespace, header: Header | None) -> tuple[Choice, StreamConfig]:
+    """Returns model, cache and memory, and the contract: a take's own, where it is gone on with."""
+    size = Geometry(*options.size) if options.size else None
+    cache, memory, seed = options.cache or "dense", options.memory or "off", options.seed or 0
+    if header is not None:
+        cache, memory = options.cache or header.cache, options.memory or header.memory
+        size, seed = size or header.config.geometry, header.config.seed
+    chosen = choose(cache, memory, options.weights, geometry=size)
+    recipe = chosen.pocket.recipe
+    return chosen, chosen.pocket.config(seed, size or Geometry(recipe.size, recipe.size))
+
+
+def first_state(chosen: Choice, config: StreamConfig, prompt: str) -> StreamState:
+    """Returns the state before the first block."""
     pocket = chosen.pocket
+    first = pocket.prompt(pocket.encode(prompt), config)
+    state = init(pocket.caller, first, config, cache=chosen.cache, memory=chosen.memory)
+    return replace(state, ledger=replace(state.ledger, fps=float(pocket.recipe.fps)))
+
+
+def making_of(
+    chosen: Choice,
+    config: StreamConfig,
+    folder: TakeFolder,
+    options: argparse.Namespace,
+    opened: Callable[[Session], None],
+    streams: Streams,
+    frames: int | None,
+) -> Making:
+    """Returns how the take is made; frames: of the whole video, None without end."""
+    pocket, geometry = chosen.pocket, config.geometry
+    planned = frames and blocks_for(geometry, pocket.recipe.block_frames, frames)
+    prompt = options.prompt or PROMPT
 
     def encode(text: str) -> Texts:
         return pocket.prompt(pocket.encode(text), config)
 
-    def on_chunk(chunk: Chunk) -> None:
-        meter.count(chunk)
-        if sys.stderr.isatty():
-            print(f"\r{line(session.live)} ", end="", file=sys.stderr, flush=True)
+    def load_snapshot(path: Path) -> StreamState:
+        kept = {"cache": chosen.cache, "memory": chosen.memory, "decoder": VaeDecoder(pocket.vae)}
+        return load(path, pocket.caller, config, **kept)
+
+    def open_writer(opening: Opening) -> Mp4Writer:
+        size = {"width": geometry.width, "height": geometry.height, "fps": pocket.recipe.fps}
+        place = {"start_frame": opening.start_frame, "go_on": opening.go_on, "lock": opening.lock}
+        return Mp4Writer(folder.video, **size, **place)
+
+    def open_session(writer: Mp4Writer, opening: Opening, offers: Offers) -> Session:
+        named = {"node": PAGE, "prompt_id": "", "client": PAGE, "block": opening.block}
+        live = LiveStream(writer, **named, blocks=planned, modes=(SWITCH,), switch=SWITCH)
+        return Session(live, streams, rewind=offers.rewind, mark=offers.mark, lead_seconds=LEAD_SECONDS)
+
+    def close(session: Session) -> None:
+        session.writer.metadata.update(description(session.live, config.seed))
 
     script = Script(encode(prompt), prompt, {0: TimedPrompt(0, prompt, SWITCH)}, encode, SWITCH)
-    state = init(pocket.caller, script.first, config, cache=chosen.cache, memory=chosen.memory)
-    blocks, writers = session.live.blocks, [OpenWriter(session.writer)]
-    try:
-        run(
-            pocket.caller,
-            VaeDecoder(pocket.vae),
-            state,
-            writers,
-            blocks=blocks,
-            script=script,
-            viewers=session,
-            on_chunk=on_chunk,
-        )
-    finally:
-        session.writer.metadata.update(description(session.live, config.seed))
+    policy = None if options.no_snapshots else Policy(budget_bytes=BUDGET_BYTES)
+    return Making(
+        pocket.caller, VaeDecoder(pocket.vae), folder, config, script, policy, load_snapshot,
+        open_writer, open_session, opened=opened, close=close,
+    )  # fmt: skip
+
+
+def note(meter: Meter, ctrl_c: CtrlC, chunk: Chunk) -> None:
+    """Counts a block, and says so where somebody reads."""
+    meter.count(chunk)
+    if sys.stderr.isatty() and ctrl_c.session is not None:
+        print(f"\r{line(ctrl_c.session.live)} ", end="", file=sys.stderr, flush=True)
 
 
 def description(live: LiveStream, seed: int) -> dict[str, str]:
@@ -150,77 +189,3 @@ def report(live: LiveStream, meter: Meter) -> None:
         f"{writer.result or 'in parts beside ' + str(writer.path)}",
         flush=True,
     )
-
-
-class CtrlC:
-    """The first Ctrl+C ends the stream after its block, the second one at once."""
-
-    def __init__(self, session: Session) -> None:
-        self.session, self.pressed = session, False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> CtrlC:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {n: signal.signal(n, self.obey) for n in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def obey(self, number: int, frame: FrameType | None) -> None:
-        """Takes the signal; no lock may be waited for here."""
-        if self.pressed:
-            raise KeyboardInterrupt
-        self.pressed = True
-        if not self.session.stopping:
-            self.session.stopping = True
-            # print must not be interrupted by itself, and this may come in the middle of one
-            os.write(2, STOPPING)
-
-
-def linger(server: DemoServer, ctrl_c: CtrlC, opened: bool) -> None:
-    """Returns when no page looks any more, so that the end can be watched; Ctrl+C ends it too."""
-    ended = time.monotonic()
-    if ctrl_c.pressed or (server.last_asked is None and not opened):
-        return
-    say("the page stays open until you close it; Ctrl+C ends it")
-    while not ctrl_c.pressed:
-        if time.monotonic() - max(server.last_asked or ended, ended) > LINGER_SECONDS:
-            return
-        time.sleep(POLL_SECONDS)
-
-
-def has_screen() -> bool:
-    """Tells whether a browser has a window to open; a text browser would take the terminal."""
-    named = {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
-    return os.name == "nt" or sys.platform == "darwin" or bool(named)
-
-
-def video_path(out: Path) -> Path:
-    """Returns where the video goes: the file that was named, or the next free number in a folder."""
-    if out.suffix.lower() == ".mp4":
-        return out
-    number = 1
-    while (path := out / f"rivulet-{number:04d}.mp4").exists() or find_parts(path):
-        number += 1
-    return path
-
-
-@contextmanager
-def serving(server: DemoServer) -> Iterator[DemoServer]:
-    """Answers the page from a thread of its own."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def say(sentence: str) -> None:
-    """Writes a line for the person at the keyboard."""
-    print(sentence, file=sys.stderr, flush=True)

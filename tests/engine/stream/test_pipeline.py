@@ -399,7 +399,8 @@ def test_another_seed_holds_from_its_block_on_and_every_switch_is_told_before_it
     wan, vae, start, whole
 ):
     told = []
-    script = dataclasses.replace(scripted({1: Prompt(0, "0", "smooth")}), seeds={2: 8})
+    other = dataclasses.replace(start().config, seed=8)
+    script = dataclasses.replace(scripted({1: Prompt(0, "0", "smooth")}), configs={2: other})
     frames, after = collected(
         wan, vae, start(), blocks=4, script=script,
         keep=lambda state: told.append((state.block, state.config.seed)),
@@ -409,11 +410,10 @@ def test_another_seed_holds_from_its_block_on_and_every_switch_is_told_before_it
     assert after.config.seed == 8
     assert told == [(0, 7), (1, 7), (1, "0", "smooth"), (1, 7), (2, 7), (3, 8), (4, 8), (4, 8)]
     again, _ = collected(wan, vae, start(), blocks=2)
-    other = Collected(21)
+    rest = Collected(21)
     state = run(wan, VaeDecoder(vae), start(), [Collected()], blocks=2)
-    state = dataclasses.replace(state, config=dataclasses.replace(state.config, seed=8))
-    run(wan, VaeDecoder(vae), state, [other], blocks=2)
-    assert np.array_equal(other.frames, frames[21:]) and np.array_equal(again, frames[:21])
+    run(wan, VaeDecoder(vae), dataclasses.replace(state, config=other), [rest], blocks=2)
+    assert np.array_equal(rest.frames, frames[21:]) and np.array_equal(again, frames[:21])
 
 
 def test_a_fixed_prompt_comes_in_where_it_is_said_to(wan, vae, start, whole):

@@ -15,7 +15,8 @@ from rivulet.model_patches.viewers.streams import Streams
 from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.pocket import text
 from rivulet.pocket.demo.server import DemoServer
-from rivulet.pocket.demo.take import LEAD_SECONDS, PAGE, SWITCH, serving
+from rivulet.pocket.demo.take import LEAD_SECONDS, PAGE, SWITCH
+from rivulet.pocket.demo.watching import serving
 from rivulet.pocket.models import PocketRecipe, save_dit, save_vae
 
 PROMPT = "a red circle on a green ground"

@@ -4,19 +4,15 @@ import json
 import subprocess
 
 import pytest
-import torch
-from rivulet.model_patches.cache.dense import DENSE
-from rivulet.model_patches.memory.policy import OFF
-from rivulet.model_patches.viewers.live import LiveStream
+from rivulet.model_patches.takes.folder import TakeFolder
+from rivulet.model_patches.takes.make import make_take
 from rivulet.model_patches.viewers.mailbox import Message
-from rivulet.model_patches.viewers.session import Session
 from rivulet.model_patches.viewers.streams import Streams
 from rivulet.model_patches.writer.ffmpeg import find_ffmpeg
-from rivulet.model_patches.writer.video import Mp4Writer
-from rivulet.pocket.choices import Choice
-from rivulet.pocket.demo.take import PAGE, SWITCH, Meter, make
-from rivulet.pocket.models import load_pocket
-from rivulet.tests.pocket.demo.conftest import FPS, PROMPT
+from rivulet.pocket.demo import main
+from rivulet.pocket.demo.cli import parser
+from rivulet.pocket.demo.take import SWITCH, Meter, chosen_for, first_state, making_of
+from rivulet.tests.pocket.demo.conftest import PROMPT
 
 OTHER = "a blue square on a red ground"
 
@@ -26,21 +22,20 @@ def take(weights, tmp_path):
     """Returns a function that makes three blocks: (the live stream, its meter); asked: a prompt after one."""
 
     def run(asked=None):
-        pocket = load_pocket(weights)
-        writer = Mp4Writer(tmp_path / f"{asked or 'take'}.mp4", width=16, height=16, fps=FPS, threads=1)
-        live = LiveStream(writer, node=PAGE, prompt_id="", client=PAGE, blocks=3, modes=(SWITCH,))
-        session, meter = Session(live, Streams()), Meter()
-        should_continue = session.should_continue
+        options = ["--weights", str(weights), "--seed", "3", "--prompt", PROMPT, "--no-snapshots"]
+        options = parser().parse_args([*options, "--out", str(tmp_path / f"{asked or 'take'}.mp4")])
+        chosen, config = chosen_for(options, None)
+        meter, streams = Meter(), Streams()
+        folder = TakeFolder(options.out)
+        making = making_of(chosen, config, folder, options, lambda session: None, streams, 33)
 
-        def ask(rest):
-            if live.block == 1 and asked:
-                live.ask(Message("me", 1, "prompt", asked, SWITCH))
-            return should_continue(rest)
+        def ask(chunk):
+            meter.count(chunk)
+            if chunk.block == 0 and asked:
+                streams.all()[0].ask(Message("me", 1, "prompt", asked, SWITCH))
 
-        session.should_continue = ask
-        with session:
-            make(Choice(pocket, DENSE, OFF), pocket.config(3), PROMPT, session, meter)
-        return live, meter
+        made = make_take(making, first_state(chosen, config, PROMPT), pictures=33, on_chunk=ask)
+        return made.session.live, meter
 
     return run
 
@@ -70,11 +65,7 @@ def test_an_unreadable_prompt_is_refused_with_the_known_words_and_the_stream_goe
     assert len(live.prompts) == 1 and live.block == 3
 
 
-def test_a_prompt_that_cannot_be_read_is_refused_before_anything_starts(weights, tmp_path):
-    pocket = load_pocket(weights)
-    writer = Mp4Writer(tmp_path / "take.mp4", width=16, height=16, fps=FPS, threads=1)
-    live = LiveStream(writer, node=PAGE, prompt_id="", client=PAGE, blocks=1, modes=(SWITCH,))
-    session = Session(live, Streams())
-    with pytest.raises(ValueError, match="does not know 'dog'"), session:
-        make(Choice(pocket, DENSE, OFF), pocket.config(), "a red dog on a green ground", session, Meter())
-    assert live.block == 0 and torch.get_num_threads() == 1
+def test_a_prompt_that_cannot_be_read_is_refused_before_anything_starts(weights, tmp_path, capsys):
+    options = ["--weights", str(weights), "--prompt", "a red dog on a green ground", "--out", str(tmp_path)]
+    assert main(options) == 2
+    assert "does not know 'dog'" in capsys.readouterr().err and list(tmp_path.iterdir()) == []

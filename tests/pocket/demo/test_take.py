@@ -8,10 +8,9 @@ import threading
 import pytest
 from rivulet.model_patches.stream import pipeline
 from rivulet.model_patches.writer.movie import frame_count
-from rivulet.pocket.demo import main
-from rivulet.pocket.demo import take as take_module
+from rivulet.pocket.demo import main, watching
 from rivulet.pocket.demo.cli import parser
-from rivulet.pocket.demo.take import video_path
+from rivulet.pocket.demo.files import video_path
 from rivulet.tests.waiting import wait_for
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
@@ -32,7 +31,7 @@ def test_a_take_of_a_length_is_written_and_measured(weights, tmp_path, capsys):
     # 2 s are 32 frames: blocks of 9, 12 and 12
     assert frame_count(tmp_path / "rivulet-0001.mp4") == 33
     assert "33 frames, 2.1 s" in printed[-1] and "rivulet-0001.mp4" in printed[-1]
-    assert os.listdir(tmp_path) == ["rivulet-0001.mp4"]
+    assert sorted(os.listdir(tmp_path)) == ["rivulet-0001.mp4", "rivulet-0001.take"]
 
 
 def test_the_same_seed_gives_the_same_file_and_another_size_another(weights, tmp_path):
@@ -74,7 +73,7 @@ def connects(port):
 
 
 def test_an_endless_take_is_steered_and_stopped_from_the_page(running, tmp_path, monkeypatch):
-    monkeypatch.setattr(take_module, "LINGER_SECONDS", 0.5)
+    monkeypatch.setattr(watching, "LINGER_SECONDS", 0.5)
     client, finished = running()
     client.wait(lambda state: state["block"] >= 1)
     client.wish(1, "prompt", prompt="a cyan square", mode="smooth")
@@ -129,7 +128,8 @@ def test_what_is_interrupted_inside_a_block_is_kept_too(weights, tmp_path, monke
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_the_first_ctrl_c_waits_for_the_block_and_the_second_does_not(feed, capfd, first):
     before = signal.getsignal(signal.SIGINT)  # a shell's background job has it ignored
-    with take_module.CtrlC(feed.session) as ctrl_c:
+    with watching.CtrlC() as ctrl_c:
+        ctrl_c.watch(feed.session)
         signal.raise_signal(first)
         assert feed.session.stopping and ctrl_c.pressed
         with pytest.raises(KeyboardInterrupt):
@@ -162,7 +162,7 @@ def test_ctrl_c_keeps_the_video(root, weights, tmp_path, connect):
     assert child.returncode == 0
     assert "rivulet-0001.mp4" in printed
     assert frame_count(tmp_path / "rivulet-0001.mp4") >= made
-    assert os.listdir(tmp_path) == ["rivulet-0001.mp4"]
+    assert sorted(os.listdir(tmp_path)) == ["rivulet-0001.mp4", "rivulet-0001.take"]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_options_that_make_no_sense_are_refused(option, capsys):
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="has a screen always")
 def test_without_a_screen_no_browser_is_opened(weights, tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr(take_module.webbrowser, "open", lambda url: opened.append(url))
+    monkeypatch.setattr(watching.webbrowser, "open", lambda url: opened.append(url))
     options = ["--weights", str(weights), "--seconds", "0.5", "--out", str(tmp_path)]
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)

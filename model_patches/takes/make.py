@@ -1,0 +1,224 @@
+"""Making a take: session after session, each a run of the loop, until nobody wants to go back in it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from ..stream.caller import Caller
+from ..stream.config import StreamConfig
+from ..stream.follow import Follow
+from ..stream.pipeline import Prefill, run
+from ..stream.script import Script
+from ..stream.state import StreamState
+from ..stream.timeline import DEFAULT_MODE
+from ..vae.decoder import StreamDecoder
+from ..viewers.live import PromptChange
+from ..viewers.mailbox import Redo
+from ..viewers.session import Session
+from ..writer.lock import FileLock
+from ..writer.parts import files_of
+from ..writer.protocol import OpenWriter, Writer
+from ..writer.video import Mp4Writer
+from .folder import About, TakeFolder
+from .keeper import Keeper, Policy
+from .point import Point, find_point
+from .rewind import go_back, revised
+from .timeline_file import Event
+
+SPARE_BYTES = 64 << 20  # of a disk, beside the copy of a tail
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What a take lets a session offer to whoever watches; None: it keeps no snapshots."""
+
+    rewind: Callable[[Redo], None] | None = None  # ValueError where that cannot be
+    mark: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Where a run of a take begins, for whoever opens its writer and its session."""
+
+    start_frame: int = 0  # of the file, which is cut there
+    go_on: bool = False  # with a file that is there
+    block: int = 0  # the first to be made
+    lock: FileLock | None = None  # of the video, held already; None: the writer takes it
+    tail: Path | None = None  # the video of what was cut off
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What all runs of a take have in common."""
+
+    caller: Caller
+    decoder: StreamDecoder
+    folder: TakeFolder
+    config: StreamConfig  # as the user has it now
+    script: Script  # likewise
+    policy: Policy | None  # None: no snapshots
+    load: Callable[[Path], StreamState]  # a snapshot; whoever makes the take knows its cache and memory
+    open_writer: Callable[[Opening], Mp4Writer]  # not entered
+    open_session: Callable[[Mp4Writer, Opening, Offers], Session]  # not entered; it enters the writer
+    writers: Callable[[Opening], Sequence[Writer]] = lambda opening: ()  # who gets the pictures, too
+    opened: Callable[[Session], None] = lambda session: None  # once the file is open
+    close: Callable[[Session], None] = lambda session: None  # before the file is closed, whatever ended it
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The beginning of one run."""
+
+    opening: Opening
+    state: StreamState
+    script: Script
+    about: About | None = None  # None: a new take
+    events: tuple[Event, ...] = ()  # prompts that took effect before
+    first_frame: int = 0  # of the stream, where the file begins
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A take that was made."""
+
+    state: StreamState
+    session: Session  # the last one
+
+
+def make_take(
+    making: Making,
+    begin: StreamState | Redo,
+    *,
+    pictures: int | None = None,
+    prefill: Prefill | None = None,
+    follow: Follow | None = None,
+    **options: Any,
+) -> Made:
+    """The take after its last run; whoever watches may have it go on from an earlier second.
+
+    begin: the first state of a new take, or where a take that is there goes on. pictures: of the whole file;
+    None: until it is stopped. prefill, follow: of a new take's first run; they and options: see
+    `pipeline.run`. ValueError, and nothing is changed, where it cannot be gone on with so.
+    """
+    while True:
+        start = Start(Opening(), begin, making.script) if isinstance(begin, StreamState) else None
+        start = start or go_on(making, cast(Redo, begin), pictures)
+        with ExitStack() as held:
+            if start.opening.lock is not None:
+                held.callback(start.opening.lock.release)
+            wanted = None if pictures is None else pictures + start.first_frame
+            more = {"pictures": wanted, "begin": prefill, "follow": follow, **options}
+            state, session = _run(making, start, more)
+        if session.redo is None:
+            return Made(state, session)
+        state.cache.free()  # the next run has its own
+        begin, prefill, follow = session.redo, None, None
+
+
+def go_on(making: Making, redo: Redo, pictures: int | None = None) -> Start:
+    """The beginning of a run that goes on with a take; its lock is held. Errors as `make_take`."""
+    folder, script = making.folder, making.script
+    lock = FileLock(folder.video)
+    try:
+        lock.acquire()
+    except OSError as why:
+        raise ValueError(
+            f"Resume: {folder.video.parent} cannot be written ({why.strerror}); make it writable, or begin a "
+            f"new video with the end of this one (Start From)."
+        ) from why
+    try:
+        redo = _readable(script, redo)
+        point = find_point(folder, redo)
+        _refuse_short(folder, pictures, point)
+        point = replace(point, events=revised(point, redo))
+        script = point.script(script, making.config)
+        state = point.place(making.load(point.snapshot.path))
+        tail = go_back(folder, point, redo)
+    except BaseException:
+        lock.release()
+        raise
+    opening = Opening(point.start_frame, True, state.block, lock, tail)
+    done = state.block + state.steered  # the prompt of the next block is gone over to already
+    events = tuple(event for event in point.events if event.prompt and event.block < done)
+    about = replace(point.about, ended=None)
+    return Start(opening, state, script, about, events, point.first_frame)
+
+
+def _run(making: Making, start: Start, options: dict[str, Any]) -> tuple[StreamState, Session]:
+    writer, ledger = making.open_writer(start.opening), start.state.ledger
+    about = start.about or About(
+        ledger.file_frame, float(writer.fps), writer.width, writer.height, begun=time.time()
+    )
+    keeper = None
+    if making.policy is not None:
+        video = making.caller, making.decoder, writer, making.folder
+        keeper = Keeper(*video, about, making.policy, lambda sentence: session.tell(sentence))
+    offers = Offers() if keeper is None else Offers(partial(refuse_redo, making), keeper.mark)
+    session = making.open_session(writer, start.opening, offers)
+    with session:
+        making.opened(session)
+        for event in start.events:
+            at = event.block - ledger.file_block, event.frame - start.first_frame
+            session.note_prompt(PromptChange(str(event.prompt), event.mode, *at))
+        with keeper or nullcontext():
+            state = _made(making, start, session, keeper, options)
+    return state, session
+
+
+def _made(
+    making: Making, start: Start, session: Session, keeper: Keeper | None, options: dict[str, Any]
+) -> StreamState:
+    told = {} if keeper is None else {"keep": keeper.keep, "on_prompt": keeper.on_prompt}
+    writers = [OpenWriter(session.writer), *making.writers(start.opening)]
+    writers += [] if keeper is None else [keeper.pictures]
+    more = options | {"script": start.script, "viewers": session}
+    try:
+        state = run(making.caller, making.decoder, start.state, writers, **more, **told)
+    finally:
+        making.close(session)
+    if keeper is not None:
+        keeper.stopped = session.ending or session.redo is not None
+    return state
+
+
+def refuse_redo(making: Making, redo: Redo) -> None:
+    """ValueError where a take that is being made cannot go back so; its run is not ended for nothing."""
+    folder = making.folder
+    _readable(making.script, redo)
+    if not folder.snapshots():
+        raise ValueError("No snapshot of this take is on disk yet; try again in a moment.")
+    size = sum(part.path.stat().st_size for part in files_of(folder.video))
+    free = shutil.disk_usage(folder.video.parent).free
+    if free < size + SPARE_BYTES:
+        raise ValueError(
+            f"What follows is kept as a video of its own, which needs up to {size >> 20} MiB, and "
+            f"{free >> 20} MiB are free; free some space."
+        )
+
+
+def _readable(script: Script, redo: Redo) -> Redo:
+    """The redo with a switch for its prompt; ValueError where that cannot be read."""
+    if not redo.prompt:
+        return redo
+    if script.encode is None:
+        raise ValueError("The prompt is fixed here, so no other can be typed; connect Prompts over Time.")
+    script.encode(redo.prompt)
+    return redo if redo.mode else replace(redo, mode=script.switch or DEFAULT_MODE)
+
+
+def _refuse_short(folder: TakeFolder, pictures: int | None, point: Point) -> None:
+    """ValueError where nothing is left to be made; a take that was cut off at its very end is finished."""
+    made, rate = point.frame, point.about.fps
+    is_finished = point.about.ended is not None and folder.video.exists()
+    if pictures is not None and pictures <= made and is_finished:
+        raise ValueError(
+            f"Resume: {folder.video.name} has {made / rate:.1f} s up to there already, and is to have "
+            f"{pictures / rate:.1f} s in all; its length counts from its first picture, so make it longer."
+        )

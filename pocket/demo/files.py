@@ -1,0 +1,38 @@
+"""Where the demo's videos lie, and which of them can be gone on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...model_patches.takes.folder import ENDING, TakeFolder
+from ...model_patches.takes.listing import list_takes
+
+MAX_LISTED = 20  # takes
+
+
+def video_path(out: Path) -> Path:
+    """Returns where the video goes: the file that was named, or the next free number in a folder."""
+    if out.suffix.lower() == ".mp4":
+        return out
+    number = 1
+    while any(out.glob(f"rivulet-{number:04d}.*")):
+        number += 1
+    return out / f"rivulet-{number:04d}.mp4"
+
+
+def find_take(named: str, out: Path) -> Path:
+    """Returns the video of a take: a path, or a name in the folder of videos, with or without its ending.
+
+    ValueError lists those that are there.
+    """
+    folder = out.parent if out.suffix.lower() == ".mp4" else out
+    for path in (Path(named), folder / named):
+        stem = path.stem if path.suffix in (ENDING, ".mp4") else path.name
+        video = path.with_name(f"{stem}.mp4")
+        if TakeFolder(video).path.is_dir():
+            return video
+    there = "; ".join(
+        f"{take.path.relative_to(folder)} ({take.seconds:.1f} s, {take.standing})"
+        for take in list_takes(folder)[:MAX_LISTED]
+    )
+    raise ValueError(f"no take {named!r} in {folder}; there are {there or 'none'}.")

@@ -1,0 +1,3 @@
+"""What the demo shows unless it is told something else."""
+
+PROMPT = "a red circle and a blue square on a green ground"

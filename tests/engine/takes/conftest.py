@@ -1,0 +1,29 @@
+"""A tiny model whose weights no test changes, and a folder of takes."""
+
+import pytest
+from rivulet.model_patches.arch.wan import WanModel
+from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.vae.wan import WanVAE
+
+from ..stream.videos import SIZES, seeded
+from .made import Studio
+
+
+@pytest.fixture(scope="session")
+def models():
+    """Returns (a caller, a VAE)."""
+    return ModelCaller(seeded(WanModel(SIZES))), seeded(WanVAE(dim=4))
+
+
+@pytest.fixture
+def studio(tmp_path, models):
+    return Studio(tmp_path, *models)
+
+
+@pytest.fixture(scope="session")
+def whole(models, tmp_path_factory):
+    """Returns the pictures of a take of 8 blocks that nothing disturbed, 93 of them."""
+    studio = Studio(tmp_path_factory.mktemp("whole"), *models)
+    studio.make(pictures=93)
+    assert len(studio.frames) == 93
+    return studio.frames

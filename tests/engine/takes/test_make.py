@@ -1,0 +1,217 @@
+"""A take that is made, gone on with and redone: every picture, before it is encoded, is what it should be."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from rivulet.model_patches.stream.timeline import Prompt
+from rivulet.model_patches.takes.folder import TakeFolder
+from rivulet.model_patches.takes.point import find_point
+from rivulet.model_patches.takes.timeline_file import read
+from rivulet.model_patches.viewers.mailbox import Message
+from rivulet.model_patches.writer.ffmpeg import Decoder, decode_command, find_ffmpeg
+from rivulet.model_patches.writer.lock import FileLock
+from rivulet.model_patches.writer.parts import frames_of
+
+from .made import CONFIG, FPS, Studio, resume, scripted
+
+
+def test_a_take_leaves_its_video_and_its_folder(studio, whole):
+    made = studio.make(pictures=45)
+    folder = TakeFolder(studio.folder / "take.mp4")
+    assert made.session.writer.result == folder.video and np.array_equal(studio.frames, whole[:45])
+    assert [each.order for each in folder.snapshots()] == [(0, 0), (1, 9), (2, 21), (3, 33), (4, 45)]
+    assert folder.read_about().ended.how == "planned"
+    assert {path.name for path in studio.folder.iterdir()} == {"take.mp4", "take.take"}
+    assert {path.suffix for path in folder.path.iterdir()} == {".safetensors", ".json", ".jsonl", ".jpg"}
+
+
+def test_a_take_goes_on_in_the_same_file_as_if_it_had_not_ended(studio, whole):
+    studio.make(pictures=45)
+    made = studio.make(pictures=93, redo=resume())
+    assert studio.shown[1][0] == 45 and np.array_equal(studio.frames, whole)
+    assert {path.name for path in studio.folder.iterdir()} == {"take.mp4", "take.take"}
+    assert made.session.live.prompts[0]["prompt"] == "0"
+
+
+CHANGES = {2: Prompt(0, "3", "recache"), 4: Prompt(0, "4", "cut"), 6: Prompt(0, "5", "blend")}
+
+
+@pytest.fixture(scope="session")
+def story(models, tmp_path_factory):
+    """Returns the pictures of a take of 8 blocks whose prompt changes three times, 90 of them."""
+    studio = Studio(tmp_path_factory.mktemp("story"), *models)
+    studio.make(pictures=90, script=scripted(CHANGES))
+    return studio.frames
+
+
+@pytest.mark.parametrize("cut", [9, 21, 33, 45, 54, 66])
+def test_a_story_goes_on_as_if_it_had_not_ended(studio, story, cut):
+    studio.make(pictures=cut, script=scripted(CHANGES))
+    studio.make(pictures=90, redo=resume(), script=scripted(CHANGES))
+    assert np.array_equal(studio.frames, story)
+
+
+@pytest.mark.parametrize("frame", [0, 8, 9, 20, 30, 33, 44, 45, 50, 60, 77, 89])
+def test_a_redo_that_changes_nothing_gives_the_same_pictures(studio, story, frame):
+    """By what was noted alone: the script has none of the prompts any more."""
+    studio.make(pictures=90, script=scripted(CHANGES))
+    studio.make(pictures=90, redo=resume(frame=frame))
+    assert np.array_equal(studio.frames, story)
+    assert studio.shown[1][0] <= frame
+
+
+@pytest.mark.parametrize("kept", [[0], [0, 1, 2], [0, 3], [0, 5]], ids=str)
+def test_blocks_between_the_snapshot_and_the_second_are_made_again_by_what_was_noted(studio, story, kept):
+    studio.make(pictures=90, script=scripted(CHANGES))
+    folder = TakeFolder(studio.folder / "take.mp4")
+    for each in folder.snapshots():
+        if each.block not in kept:
+            each.path.unlink()
+    point = find_point(folder, resume(frame=70))
+    assert (point.block, point.frame) == (6, 66) and point.header.block <= kept[-1]
+    studio.make(pictures=90, redo=resume(frame=70, prompt="9"))
+    assert np.array_equal(studio.frames[:66], story[:66])
+    assert not np.array_equal(studio.frames[66:78], story[66:78])
+    # what is made anew is what this prompt gives there, however far back the snapshot was
+    other = Studio(studio.folder / "other", studio.caller, studio.vae)
+    other.make(pictures=90, script=scripted({**CHANGES, 6: Prompt(0, "9", "smooth")}))
+    assert np.array_equal(studio.frames, other.frames)
+
+
+@pytest.mark.parametrize("frame", [45, 50])
+def test_a_redo_with_another_seed_keeps_all_before_it_and_the_story_after_it(studio, story, frame):
+    studio.make(pictures=90, script=scripted(CHANGES))
+    studio.make(pictures=90, redo=resume(frame=frame, seed=8))
+    assert np.array_equal(studio.frames[:45], story[:45]) and len(studio.frames) == 90
+    assert not (studio.frames[45:] == story[45:]).all(axis=(1, 2, 3)).any()
+    events = read(TakeFolder(studio.folder / "take.mp4").timeline)
+    assert [(e.block, e.prompt, e.seed) for e in events if e.mode] == [
+        (0, "0", 7), (2, "3", 7), (4, "4", 8), (6, "5", 8),
+    ]  # fmt: skip
+    # and once more from the start of the second seed: the seeds of both halves are noted
+    studio.make(pictures=90, redo=resume(frame=9))
+    again = studio.frames
+    other = Studio(studio.folder / "other", studio.caller, studio.vae)
+    configs = {4: replace(CONFIG, seed=8)}
+    other.make(pictures=90, script=replace(scripted(CHANGES), configs=configs))
+    assert np.array_equal(again, other.frames)
+
+
+def test_the_tail_is_a_take_of_its_own_that_plays_and_goes_on(studio, story):
+    studio.make(pictures=90, script=scripted(CHANGES))
+    before = pixels(studio.folder / "take.mp4")
+    made = studio.make(pictures=45, redo=resume(frame=33, prompt="9"))
+    tail = TakeFolder(studio.folder / "take_tail1.mp4")
+    assert made.session.writer.frames_written == 45
+    begins = tail.read_about().first_frame
+    assert begins == 32, "the last key frame before"
+    assert np.array_equal(pixels(tail.video), before[begins:])
+    blocks = [each.block for each in tail.snapshots()]
+    assert {4, 6, 8} <= set(blocks) <= {4, 5, 6, 7, 8}
+    assert tail.picture.is_file() and tail.read_about().ended.how == "planned"
+    # the tail is made longer, and redone from one of its seconds
+    other = Studio(studio.folder, studio.caller, studio.vae)
+    other.make("take_tail1.mp4", pictures=114 - begins, redo=resume())
+    longer = Studio(studio.folder / "longer", studio.caller, studio.vae)
+    longer.make(pictures=114, script=scripted(CHANGES))
+    assert other.shown[0][0] == 90 - begins and np.array_equal(other.shown[0][1].frames, longer.frames[90:])
+    other.make("take_tail1.mp4", pictures=114 - begins, redo=resume(frame=54 - begins))
+    start, shown = other.shown[1]
+    assert start + begins <= 54 and np.array_equal(shown.frames, longer.frames[start + begins :])
+    assert (studio.folder / "take_tail1_tail1.mp4").is_file()
+
+
+def test_a_redo_while_it_runs_ends_one_session_and_begins_the_next_in_the_same_take(studio, whole):
+    asked = []
+
+    def watch(session):
+        note = session.note_block
+
+        def note_block(frames, seconds):
+            note(frames, seconds)
+            if session.live.block == 5 and not asked:
+                asked.append(session)
+                session.live.ask(Message("me", 1, "redo", "9", "smooth", frame=22, seed=3))
+
+        session.note_block = note_block
+
+    studio.watch = watch
+    made = studio.make(pictures=69)
+    assert len(studio.sessions) == 2 and asked[0].live.mailbox.acknowledged[0]["outcome"] == "done"
+    assert [start for start, _ in studio.shown] == [0, 21] and made.session.writer.frames_written == 69
+    assert np.array_equal(studio.frames[:21], whole[:21])
+    assert not np.array_equal(studio.frames[21:33], whole[21:33])
+    other = Studio(studio.folder / "other", studio.caller, studio.vae)
+    script = scripted({2: Prompt(0, "9", "smooth")})
+    other.make(pictures=69, script=replace(script, configs={2: replace(CONFIG, seed=3)}))
+    assert np.array_equal(studio.frames, other.frames)
+    assert frames_of(studio.folder / "take_tail1.mp4") == 57 - 16
+    assert [told["prompt"] for told in made.session.live.prompts] == ["0", "9"]
+
+
+def test_a_redo_that_cannot_be_is_refused_and_the_run_goes_on(studio, whole):
+    def watch(session):
+        note = session.note_block
+
+        def note_block(frames, seconds):
+            note(frames, seconds)
+            if session.live.block == 3:
+                session.live.ask(Message("me", 1, "redo", "a dog", "smooth", frame=9))
+
+        session.note_block = note_block
+
+    studio.watch = watch
+    studio.make(pictures=57)
+    (told,) = studio.sessions[0].live.mailbox.acknowledged
+    assert told["outcome"] == "refused" and "invalid literal" in told["sentence"]
+    assert len(studio.sessions) == 1 and np.array_equal(studio.frames, whole[:57])
+
+
+@pytest.mark.parametrize("what", ["prompt", "length", "frame", "model", "lock"])
+def test_what_cannot_be_gone_on_with_is_refused_before_anything_is_changed(studio, what):
+    studio.make(pictures=45)
+    video = studio.folder / "take.mp4"
+    before = content(studio.folder)
+    with (
+        pytest.raises(ValueError, match=REFUSALS[what]),
+        FileLock(video) if what == "lock" else nullcontext(),
+    ):
+        studio.make(**{
+            "prompt": {"redo": resume(frame=9, prompt="a dog")},
+            "length": {"redo": resume(), "pictures": 40},
+            "frame": {"redo": resume(frame=45)},
+            "model": {"redo": resume(frame=9), "config": replace(CONFIG, block_frames=1)},
+            "lock": {"redo": resume(frame=9), "pictures": 60},
+        }[what])  # fmt: skip
+    assert content(studio.folder) == before
+    studio.make(pictures=57, redo=resume())
+    assert len(studio.frames) == 57
+
+
+REFUSALS = {
+    "prompt": "invalid literal",
+    "length": r"has 2\.8 s up to there already, and is to have 2\.5 s",
+    "frame": "has 45 pictures, and none of them is number 45",
+    "model": "block",
+    "lock": "is being written by",
+}
+
+
+def content(folder):
+    """Every file and what is in it."""
+    return {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"
+    }
+
+
+def pixels(path):
+    """The pictures of a video as they play."""
+    decoder = Decoder(decode_command(find_ffmpeg(), path, fps=Fraction(FPS)))
+    shown = []
+    while (picture := decoder.read()) is not None:
+        shown.append(picture)
+    assert decoder.close() == (0, "")
+    return np.stack(shown)
