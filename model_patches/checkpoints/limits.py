@@ -127,7 +127,8 @@ def why_not_pickled(path: Path) -> str | None:
             if tarfile.is_tarfile(path):
                 return f"is a tar archive, as torch wrote before 2017. {UNKNOWN}"
             file.seek(0)
-            return _why_not_pickles(file, LEGACY_PICKLES)
+            # the pickles come first; from a file each text would get the room that it asks for
+            return _why_not_pickles(io.BytesIO(file.read(MAX_HEADER_BYTES)), LEGACY_PICKLES)
         if reason := _why_not_records(file):
             return reason
         found = zipfile.ZipFile(file).infolist()

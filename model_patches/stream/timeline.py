@@ -7,6 +7,7 @@ line that begins with `#` is a comment. Times are whole milliseconds, so that a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -166,6 +167,12 @@ def read_timeline(
         raise max(timed, parted, key=lambda line: line.number).refusal(
             "times in brackets and lines of --- do not go together; give every prompt a time, or none"
         )
+    for name, seconds in (
+        ("each prompt is shown for", seconds_each),
+        ("the stream is planned for", length_seconds),
+    ):
+        if seconds is not None and not math.isfinite(1000 * seconds):
+            raise ValueError(f"Prompts: {name} {seconds} seconds; give a number that ends.")
     length_ms = None if length_seconds is None else round(1000 * length_seconds)
     if timed:
         return Timeline(tuple(_timed_prompts(lines, length_ms, mode)))

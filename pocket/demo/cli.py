@@ -9,6 +9,11 @@ from pathlib import Path
 
 from .prompt import PROMPT
 
+TOO_LARGE = (
+    "a stream of this size takes more memory than the computer has; give a smaller --size, a smaller --cache "
+    "(int8, latent), or end what else is running."
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, also after Ctrl+C; 130 after two; 2 where something cannot work."""
@@ -21,9 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return take(options)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, RuntimeError, FileNotFoundError) as why:
-        print(f"demo: {why}", file=sys.stderr)
+    except (ValueError, RuntimeError, FileNotFoundError, MemoryError) as why:
+        print(f"demo: {TOO_LARGE if is_too_large(why) else why}", file=sys.stderr)
         return 2
+
+
+def is_too_large(why: BaseException) -> bool:
+    """Whether an error says that the computer has not so much memory; torch has no class for it."""
+    return isinstance(why, MemoryError) or "can't allocate memory" in str(why)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """Files that would take minutes or the computer's memory are refused in a sentence, before they do."""
 
+import io
 import json
 import pickle
 import zipfile
@@ -168,6 +169,21 @@ def test_a_pickle_that_would_grow_is_refused(tmp_path, pickled, words):
     refused(zipped(tmp_path / "x.pt", pickled), words)
     (tmp_path / "old.pt").write_bytes(pickled)
     refused(tmp_path / "old.pt", words)
+
+
+def test_a_text_gets_no_more_room_than_there_are_bytes(tmp_path, monkeypatch):
+    """A pickle may say that a text of two gigabytes comes; a file would make room for it at once."""
+    asked = []
+
+    class Watched(io.BytesIO):
+        def read(self, size=-1, /):
+            asked.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(limits.io, "BytesIO", Watched)
+    (tmp_path / "x.pt").write_bytes(b"\x80\x02}X\xff\xff\xff\x7fabc")
+    refused(tmp_path / "x.pt", "is not a whole file of plain tensors: expected 2147483647 bytes")
+    assert max(asked) == 2**31 - 1  # of what is in memory already, which makes no room
 
 
 def nested_dict(depth):

@@ -275,3 +275,11 @@ def test_a_time_of_any_length_is_read_or_refused_in_words(digits):
 def test_a_refusal_quotes_the_beginning_of_a_long_line():
     with pytest.raises(ValueError, match=r"line 1, '\[5s\] x{55}\.\.\.': is the first"):
         read_timeline("[5s] " + "x" * 9000)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e306])
+def test_a_length_without_an_end_is_refused(seconds):
+    with pytest.raises(ValueError, match=r"each prompt is shown for .* seconds; give a number that ends"):
+        read_timeline("a\n---\nb", seconds_each=seconds)
+    with pytest.raises(ValueError, match=r"the stream is planned for .* seconds; give a number that ends"):
+        read_timeline("a", length_seconds=seconds)

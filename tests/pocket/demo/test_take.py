@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -6,12 +7,17 @@ import sys
 import threading
 
 import pytest
+import torch
 from rivulet.model_patches.stream import pipeline
 from rivulet.model_patches.writer.movie import frame_count
 from rivulet.pocket.demo import main, watching
+from rivulet.pocket.demo import take as take_module
 from rivulet.pocket.demo.cli import parser
 from rivulet.pocket.demo.files import video_path
+from rivulet.pocket.models import DIT_FILE
 from rivulet.tests.waiting import wait_for
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
@@ -189,6 +195,30 @@ def test_what_cannot_work_is_told_before_work_starts(weights, tmp_path, monkeypa
     assert main(["--weights", str(weights), "--no-browser", "--seconds", "1", *options]) == 2
     assert words in capsys.readouterr().err
     assert (tmp_path / "there.mp4").read_text() == ""
+
+
+def test_a_size_without_room_is_told_in_words(weights, tmp_path, monkeypatch, capsys):
+    """Torch says a place in its own source, and how many bytes."""
+    monkeypatch.setattr(take_module, "first_state", lambda *_: torch.empty(1 << 62, dtype=torch.uint8))
+    options = ["--weights", str(weights), "--no-browser", "--seconds", "1", "--out", str(tmp_path / "x.mp4")]
+    assert main(options) == 2
+    told = capsys.readouterr().err
+    assert (
+        "takes more memory than the computer has; give a smaller --size" in told and "alloc_cpu" not in told
+    )
+
+
+def test_a_recipe_that_cannot_be_used_is_told_in_words(weights, tmp_path, capsys):
+    shutil.copytree(weights, tmp_path / "weights")
+    path = tmp_path / "weights" / DIT_FILE
+    with safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, {**about, "recipe": '{"size": "a"}'})
+    assert (
+        main(["--weights", str(path.parent), "--no-browser", "--seconds", "1", "--out", str(tmp_path)]) == 2
+    )
+    told = capsys.readouterr().err
+    assert "the metadata entry `recipe` of" in told and "write the file again" in told
 
 
 @pytest.mark.parametrize(
