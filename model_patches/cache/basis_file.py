@@ -6,6 +6,8 @@ C channels of the model, R rank.
 from __future__ import annotations
 
 import json
+import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from ..arch.fingerprint import ADAPTED, KEPT_OTHERWISE, SAME, difference, read_back, sketch, written
 from ..arch.tree import DiTTree
-from ..checkpoints.files import open_tensors, shapes_in, write_whole
+from ..checkpoints.files import MAX_REASON, first_few, open_tensors, shapes_in, write_whole
 from .basis import Basis, LayerBasis, LayerPlan
 
 KIND, VERSION = "rivulet basis", 1
@@ -53,7 +55,7 @@ def load_basis(path: str | Path, device: str | torch.device = "cpu") -> Basis:
     try:
         basis = _assembled(about, tensors, device)
         unchanged = basis.fingerprint == about["fingerprint"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"load_basis: {path} is damaged ({_words(error)}). {AGAIN}, or copy the file again."
         ) from error
@@ -78,6 +80,11 @@ def check_model(basis: Basis, weights_LKR: Tensor, channels: int, adapted: bool 
     """
     check_sizes(basis, len(weights_LKR), channels)
     about, name = basis.provenance, _name(basis)
+    if "sketch" not in about:
+        raise ValueError(
+            f"Latent cache: the basis is of {name} and has no fingerprint of its weights, so that no model can "
+            f"be told to be the one. {AGAIN}."
+        )
     distance = difference(read_back(about["sketch"]), weights_LKR)
     if not distance <= (ADAPTED if adapted else KEPT_OTHERWISE):
         raise ValueError(
@@ -113,11 +120,11 @@ def _about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         about = json.loads(metadata.get("rivulet", "{}"))
         kind, version = about.get("kind", "no basis"), about.get("version", "?")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         kind, version, about = "no basis", "?", {}
     if (kind, version) != (KIND, VERSION):
         raise ValueError(
-            f"load_basis: {path} holds {kind!r} in version {version}, needs {KIND!r} in version {VERSION}; "
+            f"load_basis: {path} holds {reprlib.repr(kind)} in version {str(version)[:20]}, needs {KIND!r} in version {VERSION}; "
             f"choose a file that a calibration wrote. {AGAIN} if there is none."
         )
     return about
@@ -125,6 +132,12 @@ def _about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _assembled(about: Mapping[str, Any], tensors: dict[str, Tensor], device: str | torch.device) -> Basis:
     plan = tuple(LayerPlan(**layer) for layer in about["plan"])
+    counts = [about["group"], *(count for layer in plan for count in (layer.rank, layer.wide))]
+    if not all(type(count) is int for count in counts):
+        raise TypeError("group, rank and wide are whole numbers")
+    if odd := [name for name, tensor in tensors.items() if tensor.dtype != torch.float32]:
+        raise TypeError(f"{first_few(odd)} are not of float32")
+    _check_provenance(about["provenance"])
     layers = tuple(
         LayerBasis(*(tensors.pop(f"layers.{index}.{part}").to(device) for part in PARTS))
         if layer.kind == "latent"
@@ -136,8 +149,21 @@ def _assembled(about: Mapping[str, Any], tensors: dict[str, Tensor], device: str
     return Basis(layers, plan, about["group"], about["provenance"])
 
 
+def _check_provenance(about: Mapping[str, Any]) -> None:
+    """TypeError or ValueError unless it says what `check_model` compares, in the types that it has."""
+    if not isinstance(about, dict) or type(about.get("channels", 1)) is not int:
+        raise TypeError("its provenance has no whole number of channels")
+    if "sketch" in about and not bool(read_back(about["sketch"]).isfinite().all()):
+        raise ValueError("its fingerprint has numbers without an end")
+    error = about.get("error", 0.0)
+    if isinstance(error, bool) or not isinstance(error, (int, float)) or not 0 <= error < math.inf:
+        raise TypeError("its error is no number of 0 or more")
+    if not isinstance(about.get("checkpoint", ""), str):
+        raise TypeError("the name of its checkpoint is no text")
+
+
 def _words(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else str(error)
+    return f"no {error}" if isinstance(error, KeyError) else str(error)[:MAX_REASON]
 
 
 def _number(about: Mapping[str, object]) -> float:

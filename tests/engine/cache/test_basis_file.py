@@ -105,6 +105,17 @@ DAMAGES = [
     ({}, {"plan": [{"rank": 8, "breadth": 4}] * 3}, r"is damaged"),
     ({}, {"plan": None}, r"is damaged"),
     ({}, {"group": 8}, r"must be multiples of the group, 8"),
+    ({}, {"group": 4.0}, r"is damaged \(group, rank and wide are whole numbers\)"),
+    ({}, {"plan": [{"rank": 8.0}, {"kind": "int8"}, {"rank": 12}]}, r"whole numbers"),
+    ({"layers.2.mu_C": torch.zeros(WIDTH, dtype=torch.int32)}, None, r"layers.2.mu_C are not of float32"),
+    ({}, {"provenance": None}, r"is damaged \(its provenance has no"),
+    ({}, {"provenance": {"channels": "24"}}, r"its provenance has no whole number of channels"),
+    ({}, {"provenance": {"error": {}}}, r"its error is no number of 0 or more"),
+    ({}, {"provenance": {"error": float("nan")}}, r"its error is no number of 0 or more"),
+    ({}, {"provenance": {"checkpoint": 3}}, r"the name of its checkpoint is no text"),
+    ({}, {"provenance": {"sketch": {}}}, r"is damaged"),
+    ({}, {"provenance": {"sketch": [[float("nan")] * 16]}}, r"is damaged"),
+    ({}, {"kind": "x" * 9000}, r"holds 'xxxxxxxxxxxx...xxxxxxxxxxxxx' in version"),
     ({}, {"version": 2}, r"in version 2, needs 'rivulet basis' in version 1"),
 ]
 
@@ -131,6 +142,12 @@ def test_another_checkpoint_is_refused(basis, make_model, adapted):
         ValueError, match=r"the basis is of tiny, whose weights differ .* it is another checkpoint"
     ):
         fits(basis, make_model(seed=2), adapted=adapted)
+
+
+def test_a_basis_without_a_fingerprint_is_of_no_model(basis, model):
+    about = {name: value for name, value in basis.provenance.items() if name != "sketch"}
+    with pytest.raises(ValueError, match=r"the basis is of tiny and has no fingerprint of its weights"):
+        fits(replace(basis, provenance=about), model)
 
 
 def test_another_size_is_refused(basis, make_model):
