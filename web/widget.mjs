@@ -1,7 +1,7 @@
 // The live preview: a stream's picture, its numbers and its controls, in an element of any page.
 
 import { Bell, newsOf } from "./bell.mjs";
-import { clock } from "./clock.mjs";
+import { clockOfTenths } from "./clock.mjs";
 import {
   answered, ENDING, newBook, newestTaken, newViewer, promptProblem, settled, toSend, wished,
 } from "./controls.mjs";
@@ -154,7 +154,7 @@ class Widget {
     this.player?.dispose();
     const { state } = this;
     const asked = this.asked ?? newestTaken(this.book, "redo");
-    this.arrived = asked ? this.say("redoDone", { time: clock(asked.frame / state.fps) }) : "";
+    this.arrived = asked ? this.say("redoDone", { time: clockOfTenths(asked.frame / state.fps) }) : "";
     Object.assign(this, { held: false, following: true, book: newBook(this.book.viewer), problem: "", asked: null });
     const { video, canvas, prompt } = this.parts;
     const link = new Link(this.transport, state.session);

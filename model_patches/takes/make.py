@@ -167,6 +167,8 @@ def _run(making: Making, start: Start, options: dict[str, Any]) -> tuple[StreamS
         for event in start.events:
             at = event.block - ledger.file_block, event.frame - start.first_frame
             session.note_prompt(PromptChange(str(event.prompt), event.mode, *at))
+        if start.opening.tail is not None:
+            session.tell(f"What was there before is kept as {start.opening.tail.name}.")
         with keeper or nullcontext():
             state = _made(making, start, session, keeper, options)
     return state, session

@@ -106,6 +106,7 @@ def test_the_tail_is_a_take_of_its_own_that_plays_and_goes_on(studio, story):
     made = studio.make(pictures=45, redo=resume(frame=33, prompt="9"))
     tail = TakeFolder(studio.folder / "take_tail1.mp4")
     assert made.session.writer.frames_written == 45
+    assert made.session.live.notice == "What was there before is kept as take_tail1.mp4."
     begins = tail.read_about().first_frame
     assert begins == 32, "the last key frame before"
     assert np.array_equal(pixels(tail.video), before[begins:])
