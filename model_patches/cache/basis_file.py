@@ -82,8 +82,8 @@ def check_model(basis: Basis, weights_LKR: Tensor, channels: int, adapted: bool 
     about, name = basis.provenance, _name(basis)
     if "sketch" not in about:
         raise ValueError(
-            f"Latent cache: the basis is of {name} and has no fingerprint of its weights, so that no model can "
-            f"be told to be the one. {AGAIN}."
+            f"Latent cache: the basis is of {name} and has no fingerprint of its weights, so that no model "
+            f"can be told to be the one. {AGAIN}."
         )
     distance = difference(read_back(about["sketch"]), weights_LKR)
     if not distance <= (ADAPTED if adapted else KEPT_OTHERWISE):
@@ -124,8 +124,8 @@ def _about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         kind, version, about = "no basis", "?", {}
     if (kind, version) != (KIND, VERSION):
         raise ValueError(
-            f"load_basis: {path} holds {reprlib.repr(kind)} in version {str(version)[:20]}, needs {KIND!r} in version {VERSION}; "
-            f"choose a file that a calibration wrote. {AGAIN} if there is none."
+            f"load_basis: {path} holds {reprlib.repr(kind)} in version {str(version)[:20]}, needs {KIND!r} "
+            f"in version {VERSION}; choose a file that a calibration wrote. {AGAIN} if there is none."
         )
     return about
 
