@@ -33,6 +33,7 @@ BUDGET_BYTES = 4 << 30  # of one take's snapshots
 WEAR_BYTES_PER_SECOND = 16 << 20
 REST_SECONDS = 60.0  # after a fault, until the next try
 MAX_SENTENCE = 500  # letters of an error that take.json has
+SPARE_BYTES = 1 << 20  # of the disk, for what lies beside the last snapshot
 Told = Callable[[str], None]
 
 
@@ -92,6 +93,10 @@ class OpenVideo(Protocol):
 
     def wait_on_disk(self, frames: int) -> bool:
         """Blocks until the file holds so many frames; False where it ended before. Any thread."""
+        ...
+
+    def reserve(self, count: int) -> None:
+        """Keeps so many bytes of the disk for the last snapshot."""
         ...
 
 
@@ -210,11 +215,12 @@ class Keeper:
     def _capture(self, state: StreamState, *, marked: bool) -> None:
         try:
             captured = capture_in_any_case(self._caller, state, self._decoder)
-        except (OSError, RuntimeError, ValueError) as why:
+        except (OSError, RuntimeError, ValueError, MemoryError) as why:
             return self._say("a snapshot could not be made", why)
         self._mark = False
         self._last = state.block, state.ledger.written
         self._resting_until = time.monotonic() + captured.bytes / self._policy.bytes_per_second
+        self._writer.reserve(captured.bytes + SPARE_BYTES)
         self._queue.put(_Due(captured, state.ledger.written - state.ledger.file_frame, marked))
 
     def _note(self, event: Event) -> None:
@@ -244,7 +250,7 @@ class Keeper:
             picture_HWC = self.pictures.last_HWC
             if picture_HWC is not None:
                 write_picture(folder.picture, picture_HWC)
-        except (OSError, RuntimeError, ValueError) as why:
+        except Exception as why:  # whatever it is, the video goes on, and so do later snapshots
             self._say(f"the snapshot after block {captured.block} was not written", why)
 
     def _make_room(self, count: int) -> None:

@@ -32,6 +32,9 @@ class Video(Collected):
         self.may_go_on.set()
         self.reaches = lambda frames: True
 
+    def reserve(self, count):
+        self.reserved = count
+
     def wait_on_disk(self, frames):
         self.asked.append(frames)
         self.may_go_on.wait(60)
@@ -79,7 +82,8 @@ def test_a_snapshot_is_due_at_the_start_every_so_many_seconds_and_at_the_end(kep
     def slowly(chunk, keeper):
         wait_for(lambda: not keeper._queue.waits)
 
-    folder, _, told = kept(8, Policy(every_seconds=2.0), on_chunk=slowly)
+    folder, video, told = kept(8, Policy(every_seconds=2.0), on_chunk=slowly)
+    assert video.reserved > folder.snapshots()[-1].bytes / 2, "room for the last one is kept"
     assert blocks_of(folder) == [0, 3, 6, 8] and told == []
     assert folder.read_about().ended.how == "planned"
 
@@ -251,3 +255,17 @@ def test_the_picture_is_the_newest(kept):
     last, first = video.frames[-1].astype(float), video.frames[0].astype(float)
     # a JPEG of the same picture is nearer to it than to any other
     assert abs(shown - last).mean() < abs(shown - first).mean()
+
+
+def test_whatever_goes_wrong_with_one_snapshot_the_next_is_written(kept, monkeypatch):
+    write = keeper_module.write
+
+    def odd(captured, path):
+        if captured.block == 2:
+            raise AttributeError("of an unforeseen kind")
+        return write(captured, path)
+
+    monkeypatch.setattr(keeper_module, "write", odd)
+    monkeypatch.setattr(keeper_module, "REST_SECONDS", 0.0)
+    folder, _, told = kept(6, on_chunk=lambda *_: time.sleep(0.1))
+    assert blocks_of(folder)[-1] == 6 and 2 not in blocks_of(folder) and "unforeseen" in told[0]
