@@ -20,6 +20,8 @@ from ..model_patches.check.machine import pack_version
 from ..model_patches.memory.kind import MemoryKind
 from ..model_patches.memory.policies import POLICIES
 from ..model_patches.plan.verdict import gigabytes
+from ..model_patches.takes.listing import list_takes
+from ..model_patches.takes.standing import BROKEN, CUT_OFF, STOPPED
 from ..model_patches.writer.ffmpeg import find_ffmpeg
 from .host.needs import OLDEST, TESTED, lacking, version
 
@@ -35,6 +37,7 @@ KERNELS = {
     "quantize": "int8, mla-int8",
 }
 HALF_KERNELS = {"latent_write": "latent", "rebuild": "latent, mla, mla-int8"}
+MOST_TAKES = 5  # that a line names
 NO_CHECK, QUICK_CHECK = "no", "quick"
 CHECKS = {
     NO_CHECK: "only what is installed is listed",
@@ -105,8 +108,32 @@ def findings(model: Any = None, vae: Any = None) -> dict[str, str]:
         "Tested": TESTED_WITH,
     }
     if not missing:
-        report |= fitness(model, vae)
+        report |= {"Takes": takes(), **fitness(model, vae)}
     return report
+
+
+def takes() -> str:
+    """Videos in the output folder that ended early, and what can be done with each."""
+    from .run.take_files import name_of, output_folder
+
+    found = [take for take in list_takes(output_folder()) if take.standing in (STOPPED, CUT_OFF, BROKEN)]
+    if not found:
+        return "none in the output folder ended early"
+    ready = [
+        f"{name_of(take.path)} ({take.seconds:.1f} s, {take.standing})" for take in found if take.can_go_on
+    ]
+    broken = [f"{name_of(take.path)}: {take.reason}" for take in found if not take.can_go_on]
+    parts = []
+    if ready:
+        parts.append(f"{len(ready)} can be gone on with, choose it in Resume Stream: {_listed(ready)}")
+    if broken:
+        parts.append(f"{len(broken)} cannot: {_listed(broken)}")
+    return "; ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", and {len(names) - MOST_TAKES} more" if len(names) > MOST_TAKES else ""
+    return ", ".join(names[:MOST_TAKES]) + more
 
 
 def checked(how: str) -> str:

@@ -1,15 +1,16 @@
-"""Go on with an earlier take: another file begins where its pictures end, without a seam."""
+"""Go on with an earlier take in its own file, from its end or from any second of it."""
 
 from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .run.beginnings import Resume
-from .run.snapshot_files import find_snapshot, list_snapshots, snapshot_stamp
+from .host.inputs import LONGEST_SECONDS
+from .run.going_on import WHO, Resume
+from .run.take_files import RESUMED, find_take, list_names
 from .start_from import StartType
 
-WHO = "Resume Stream"
-NONE_YET = "no snapshot in the output folder"
+NONE_YET = "no take in the output folder"
+END = -1.0  # second that stands for the end
 
 
 class RivuletResume(io.ComfyNode):
@@ -21,26 +22,56 @@ class RivuletResume(io.ComfyNode):
             node_id="RivuletResume",
             display_name="Resume Stream",
             category="rivulet",
-            description="Continues a stream that was stopped or interrupted: its memory is restored from the "
-            "snapshot, and a new file begins where its pictures end.",
-            search_aliases=["continue", "extend", "go on", "snapshot", "unfinished"],
+            description="Goes on with an earlier take in the same file, from its end or from any second of "
+            "it: after a stop, a crash, or to make the rest again.",
+            search_aliases=[
+                "continue",
+                "extend",
+                "go on",
+                "snapshot",
+                "unfinished",
+                "recover",
+                "redo",
+                "crash",
+            ],
             inputs=[
                 io.Combo.Input(
                     "snapshot",
-                    options=list_snapshots() or [NONE_YET],
-                    tooltip="A file that Stream Video saved next to its video, newest first. Press R after a "
-                    "run to see new ones.",
-                )
+                    options=list_names() or [NONE_YET],
+                    tooltip="A take in the output folder, newest first. Press R after a run to see new ones.",
+                ),
+                io.Float.Input(
+                    "from_second",
+                    default=END,
+                    min=END,
+                    max=LONGEST_SECONDS,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Second of its video from which on it is made again; what was there is kept as a "
+                    "take of its own. -1: it goes on at its end.",
+                ),
             ],
             outputs=[StartType.Output(display_name="start", tooltip="For Stream Video.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, snapshot: str) -> str:
-        """Changes when the file does."""
-        return snapshot_stamp(WHO, snapshot)
+    def validate_inputs(cls, snapshot: str) -> bool | str:
+        """Whether there is such a take; values of earlier releases name a snapshot of it."""
+        if snapshot == NONE_YET:
+            return f"{WHO}: there is no take in ComfyUI's output folder yet; run Stream Video first."
+        try:
+            find_take(WHO, snapshot)
+        except ValueError as why:
+            return str(why)
+        return True
 
     @classmethod
-    def execute(cls, snapshot: str) -> io.NodeOutput:
-        """Returns the take, its header read; the stream reads the rest when it is there."""
-        return io.NodeOutput(Resume.from_snapshot(find_snapshot(WHO, snapshot)))
+    def fingerprint_inputs(cls, snapshot: str, from_second: float = END) -> str:
+        """Changes when the take does, unless the run that it was asked for did it."""
+        return f"{RESUMED.stamp(WHO, snapshot)} {from_second}"
+
+    @classmethod
+    def execute(cls, snapshot: str, from_second: float = END) -> io.NodeOutput:
+        """Returns the take, of which nothing is read before the stream's size and length are known."""
+        video = find_take(WHO, snapshot)
+        return io.NodeOutput(Resume(video=video, from_second=None if from_second < 0 else from_second))

@@ -11,10 +11,10 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..model_patches.stream.incoming import CROP, FITS
-from ..model_patches.stream.snapshot import read_header
+from ..model_patches.takes.folder import TakeFolder
 from .host.incoming import refuse_unfit
-from .run.beginnings import WHO, Following, FromPicture, FromTake, FromVideo
-from .run.snapshot_files import find_snapshot, list_snapshots, snapshot_stamp
+from .run.beginnings import WHO, Following, FromPicture, FromTake, FromVideo, newest_ending
+from .run.take_files import BEGUN_WITH, find_take, list_names
 
 StartType = io.Custom("RIVULET_START")
 NO_TAKE = "none"
@@ -87,12 +87,12 @@ class RivuletStartFrom(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "take",
-                    options=[NO_TAKE, *list_snapshots()],
+                    options=[NO_TAKE, *list_names()],
                     default=NO_TAKE,
                     optional=True,
-                    tooltip="For go on, the snapshot of an earlier take of the same size; a new stream "
-                    "begins where it ended, with any model, seed and prompt. Press R after a run to see "
-                    "new ones.",
+                    tooltip="For go on, an earlier take of the same size; a new stream begins where its "
+                    "newest snapshot is, with any model, seed and prompt. Press R after a run to see new "
+                    "ones.",
                 ),
             ],
             outputs=[StartType.Output(display_name="start", tooltip="For Stream Video.")],
@@ -100,8 +100,16 @@ class RivuletStartFrom(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, take: str = NO_TAKE, **_: Any) -> str:
-        """Changes when the chosen snapshot does."""
-        return NO_TAKE if take == NO_TAKE else snapshot_stamp(WHO, take)
+        """Changes when the chosen take does."""
+        return NO_TAKE if take == NO_TAKE else BEGUN_WITH.stamp(WHO, take)
+
+    @classmethod
+    def validate_inputs(cls, take: str = NO_TAKE) -> bool | str:
+        """Whether there is such a take; values of earlier releases name a snapshot of it."""
+        try:
+            return take == NO_TAKE or bool(find_take(WHO, take))
+        except ValueError as why:
+            return str(why)
 
     @classmethod
     def execute(
@@ -125,9 +133,9 @@ class RivuletStartFrom(io.ComfyNode):
         if mode == FOLLOW:
             return io.NodeOutput(Following(source=source, fit=fit, strength=strength))
         if name == "take":
-            path = find_snapshot(WHO, source)
-            read_header(path)
-            return io.NodeOutput(FromTake(path=path))
+            video = find_take(WHO, source)
+            newest_ending(TakeFolder(video))
+            return io.NodeOutput(FromTake(video=video))
         return io.NodeOutput(FromVideo(source=source, fit=fit, context=context))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import comfy.utils
 import folder_paths
 from comfy.cli_args import args
 from comfy_api.v0_0_2 import InputImpl, io
-from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..model_patches.attention.positions import why_not
@@ -21,13 +19,8 @@ from ..model_patches.cache.format import CacheFormat
 from ..model_patches.geometry import blocks_for
 from ..model_patches.memory.policy import MemoryPolicy
 from ..model_patches.stream.config import StreamConfig
-from ..model_patches.stream.pipeline import run
 from ..model_patches.stream.recovery import refuse_full
-from ..model_patches.stream.script import Script
-from ..model_patches.stream.timeline import MODES
-from ..model_patches.viewers.live import LiveStream
-from ..model_patches.writer.protocol import OpenWriter
-from ..model_patches.writer.video import Mp4Writer
+from ..model_patches.takes.keeper import EVERY_SECONDS
 from .host.caller import HostCaller
 from .host.decoder import decoder_for
 from .host.inputs import fps_input, height_input, seconds_input, width_input
@@ -36,11 +29,13 @@ from .memory import memory_of
 from .prompts import PromptsType
 from .run.beginnings import FROM_NOTHING, Beginning
 from .run.fingerprint import FINGERPRINTS
-from .run.next_run import workflow_of
+from .run.going_on import Resume
+from .run.making import Order, Run, page_of
+from .run.next_run import NEXT_RUNS
 from .run.overlap import overlap_for
 from .run.script import read_script
-from .run.session import client_of_run, session_of
-from .run.take import EARLY, WHEN, LastPicture, Snapshots
+from .run.take import EARLY, PASSING, WHEN, newest_snapshot_path, policy_of
+from .run.take_files import RESUMED, find_take
 from .small_cache import CacheChoice, CacheType
 from .start_from import StartType
 
@@ -112,8 +107,8 @@ class RivuletStream(io.ComfyNode):
                 StartType.Input(
                     "start",
                     optional=True,
-                    tooltip="A picture, video or take to begin with (Start From), or an earlier take to "
-                    "continue bit for bit (Resume Stream).",
+                    tooltip="A picture, video or take to begin with (Start From), or an earlier take to go "
+                    "on with in the same file, bit for bit (Resume Stream).",
                 ),
                 io.Combo.Input(
                     "snapshot",
@@ -121,9 +116,10 @@ class RivuletStream(io.ComfyNode):
                     default=EARLY,
                     optional=True,
                     advanced=True,
-                    tooltip="When to save a snapshot next to the video, for Resume Stream: "
+                    tooltip="Snapshots are taken while the video is made, for Resume Stream and Redo; which "
+                    "of them stay afterwards. "
                     + "; ".join(f"{name}: {what}" for name, what in WHEN.items())
-                    + ". It is as large as the model's memory of the stream.",
+                    + ".",
                 ),
                 CacheType.Input(
                     "cache",
@@ -140,6 +136,28 @@ class RivuletStream(io.ComfyNode):
                     "the video goes on a little different. Off: the stream stops and keeps what it "
                     "has. Only without Small Cache.",
                 ),
+                io.Float.Input(
+                    "snapshot_seconds",
+                    default=EVERY_SECONDS,
+                    min=1.0,
+                    max=3600.0,
+                    step=1.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Seconds of video between two snapshots; more where writing them would keep the "
+                    "disk too busy.",
+                ),
+                io.Float.Input(
+                    "snapshot_gb",
+                    default=4.0,
+                    min=0.1,
+                    max=10_000.0,
+                    step=1.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Disk space for the snapshots of this video, in gigabytes: older ones are "
+                    "thinned out, the newest three stay in any case.",
+                ),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="A file, never frames in memory."),
@@ -150,7 +168,7 @@ class RivuletStream(io.ComfyNode):
                     display_name="tail", tooltip="The newest latents, as many as the model looks back on."
                 ),
                 io.String.Output(
-                    display_name="snapshot", tooltip="Path of the snapshot; empty if none was saved."
+                    display_name="snapshot", tooltip="Path of the newest snapshot; empty if none is kept."
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -161,7 +179,10 @@ class RivuletStream(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **constants: Any) -> str:
         """The same as before only while the host may give the last take again instead of making one."""
-        return FINGERPRINTS.stamp(str(cls.hidden.unique_id), constants)
+        page = page_of(cls.hidden)
+        if NEXT_RUNS.find(page.prompt_id, page.node) is not None:
+            constants = {**constants, "goes on in": page.prompt_id}
+        return FINGERPRINTS.stamp(page.node, constants)
 
     @classmethod
     def execute(
@@ -185,45 +206,48 @@ class RivuletStream(io.ComfyNode):
         snapshot: str = EARLY,
         cache: CacheChoice | None = None,
         shrink_cache: bool = False,
+        snapshot_seconds: float = EVERY_SECONDS,
+        snapshot_gb: float = 4.0,
     ) -> io.NodeOutput:
         """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
         config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
         pictures = max(1, round(seconds * fps))
+        page = page_of(cls.hidden)
+        wish = NEXT_RUNS.take(page.prompt_id, page.node)
+        if wish is not None:
+            start = Resume(video=find_take("Stream Video", wish.take), wish=wish.redo)
         begin = (start or FROM_NOTHING).read(vae, config, fps, pictures)
         blocks = _blocks(config, pictures, negative, begin)
-        script = begin.script(
-            read_script(positive, prompts, negative, config, fps, blocks, begin, switch_of(model))
-        )
-        caller, frames = HostCaller(model), begin.latents + blocks * config.block_frames
+        script = read_script(positive, prompts, negative, config, fps, blocks, begin, switch_of(model))
+        caller = HostCaller(model)
         with refuse_full(caller, "before the first block"):
             kept = _cache_and_memory(model, cache, config)
-            state = begin.state(caller, script, config, *kept, frames)
             decoder = decoder_for(vae, caller.to_vae)
-        state = replace(state, ledger=replace(state.ledger, fps=fps))
-        decoder.refuse_foreign(state.past)
-        target = _target(filename_prefix, width, height)
-        writer = Mp4Writer(target, width=width, height=height, fps=fps, metadata=cls._graph())
-        live, last = _live(writer, script, blocks - begin.blocks, cls.hidden), LastPicture()
-        bar = comfy.utils.ProgressBar(live.blocks)
-        with (
-            begin.follow(caller, vae, config, fps) as follow,
-            session_of(live, caller.device) as session,
-            Snapshots(caller, target, snapshot) as snapshots,
-        ):
-            with refuse_full(caller, "while what the stream begins with is encoded"):
-                first = begin.prefill(caller, vae)
-            state = run(
-                caller, decoder, state, [OpenWriter(writer), last], pictures=pictures, script=script,
-                viewers=session, begin=first, follow=follow, keep=snapshots.keep,
-                on_chunk=lambda _: bar.update_absolute(live.block, live.blocks), may_shrink=shrink_cache,
-                overlap=overlap_for(model, vae, state, fps),
-            )  # fmt: skip
-            snapshots.stopped = session.stopping
-        FINGERPRINTS.note(str(cls.hidden.unique_id), writer.result, as_queued=live.as_queued)
-        video = InputImpl.VideoFromFile(str(writer.result))
-        snapshot_path = str(snapshots.path) if snapshots.path.is_file() else ""
-        tail_BCTHW = caller.to_vae(state.tail_BCTHW).to(comfy.model_management.intermediate_device())
-        return io.NodeOutput(video, last.image_BHWC, {"samples": tail_BCTHW}, snapshot_path)
+        video = begin.video if isinstance(begin, Resume) else _target(filename_prefix, width, height)
+        order = Order(
+            caller, decoder, config, *kept, script, fps, blocks, video, cls._graph(), page,
+            policy_of(snapshot, snapshot_seconds, snapshot_gb), begin.may_redo,
+        )  # fmt: skip
+        run, bar = Run(order), comfy.utils.ProgressBar(blocks)
+        state = run.make(
+            begin, vae, pictures,
+            on_chunk=lambda chunk: bar.update_absolute(chunk.block + 1, blocks), may_shrink=shrink_cache,
+            overlap=overlap_for(model, vae, config, kept[0], fps),
+        )  # fmt: skip
+        as_queued = run.as_queued and wish is None
+        FINGERPRINTS.note(page.node, run.result, as_queued=as_queued)
+        if as_queued:
+            RESUMED.settle(video)
+        if snapshot == EARLY:
+            PASSING.add(run.folder)
+        newest_BCTHW = state.tail_BCTHW[:, :, -config.tail_frames :]
+        tail_BCTHW = caller.to_vae(newest_BCTHW).to(comfy.model_management.intermediate_device())
+        return io.NodeOutput(
+            InputImpl.VideoFromFile(str(run.result)),
+            run.image_BHWC,
+            {"samples": tail_BCTHW},
+            newest_snapshot_path(run.folder),
+        )
 
     @classmethod
     def _graph(cls) -> dict[str, str]:
@@ -260,20 +284,6 @@ def _cache_and_memory(
     dit = model.get_model_object("diffusion_model")
     cache_format = DENSE if cache is None else cache.format_for(config, dit)
     return cache_format, memory_of(model).policy_for(config, model.load_device)
-
-
-def _live(writer: Mp4Writer, script: Script, blocks: int, hidden: Any) -> LiveStream:
-    context = get_executing_context()
-    return LiveStream(
-        writer,
-        node=str(hidden.unique_id),
-        prompt_id=context.prompt_id if context else "",
-        client=client_of_run(),
-        workflow=workflow_of(hidden.extra_pnginfo),
-        blocks=blocks,
-        modes=tuple(MODES) if script.steerable else (),
-        switch=script.switch,
-    )
 
 
 def _target(prefix: str, width: int, height: int) -> Path:

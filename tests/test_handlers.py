@@ -10,7 +10,6 @@ BROAD = {"RuntimeError", "Exception", "BaseException"}  # an accelerator's error
 ALLOWED = {
     ("nodes/doctor.py", "RuntimeError"),  # a program is not there; nothing of a card runs
     ("nodes/host/caller.py", "Exception"),  # while a model leaves; the log has the error
-    ("nodes/run/take.py", "RuntimeError"),  # the snapshot beside a whole video; the log has the error's words
 }
 
 

@@ -6,7 +6,7 @@ from .config import StreamConfig
 
 
 def contract_differences(made: StreamConfig, asked: StreamConfig) -> list[str]:
-    """What of the contract a take was made with is another in the one that it is to go on with; [] if nothing.
+    """What of the contract a take was made with differs from that which it is to go on with; [] if nothing.
 
     Seed, guidance strength and noise levels may differ, and whether there is guidance may not.
     """

@@ -47,7 +47,7 @@ class Take:
 
 def list_takes(folder: Path) -> list[Take]:
     """All takes below a folder, newest first; folders that are linked to are looked into once."""
-    videos = sorted(set(_videos(folder)))
+    videos = sorted(set(find_videos(folder)))
     return sorted((describe(video) for video in videos), key=lambda take: take.changed, reverse=True)
 
 
@@ -112,7 +112,7 @@ def _changed(folder: TakeFolder) -> float:
     return max(times)
 
 
-def _videos(folder: Path) -> Iterator[Path]:
+def find_videos(folder: Path) -> Iterator[Path]:
     """The videos of all takes, of parts that nobody joined, and of snapshots of earlier releases."""
     seen: set[tuple[int, int]] = set()
     waiting = [folder]

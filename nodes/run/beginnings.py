@@ -1,11 +1,10 @@
-"""The ways to begin a stream: nothing, a picture, the end of a video or take, a video to follow, a snapshot.
+"""The ways to begin a stream: nothing, a picture, the end of a video or take, a video to follow.
 
 Each is a `Beginning`. C latent channels, T latent frames, F pixel frames, H/W of the picture.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,16 +24,16 @@ from ...model_patches.stream.incoming import CROP, EXACT, STRETCH, Fitted
 from ...model_patches.stream.pipeline import Prefill
 from ...model_patches.stream.recovery import refuse_full
 from ...model_patches.stream.script import Script
-from ...model_patches.stream.snapshot import load, read_ending, read_header
+from ...model_patches.stream.snapshot import Header, read_ending
 from ...model_patches.stream.start import context_latents
 from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import init
+from ...model_patches.takes.folder import TakeFolder
 from ..host.caller import HostCaller
 from ..host.decoder import first_latents, why_not_vae
 from ..host.encoder import HostEncoder
 from ..host.incoming import open_source
 
-log = logging.getLogger(__name__)
 WHO = "Start From"
 
 
@@ -45,6 +44,7 @@ class Beginning:
     latents: int = 0  # latent frames before the first block
     hidden: int = 0  # pixel frames of them that the video does not show
     blocks: int = 0  # that an earlier run made
+    may_redo: bool = True  # viewers can have it made again from any frame
 
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> Beginning:
         """This beginning for a video of this size and length (pictures), checked; no model is run.
@@ -52,10 +52,6 @@ class Beginning:
         ValueError where the stream cannot begin so.
         """
         return self
-
-    def script(self, script: Script) -> Script:
-        """The prompts of the blocks to come."""
-        return script
 
     def state(
         self, caller: HostCaller, script: Script, config: StreamConfig, cache: CacheFormat, memory:
@@ -155,16 +151,17 @@ class FromVideo(Beginning):
 class FromTake(Beginning):
     """The end of an earlier take, where a new stream begins."""
 
-    path: Path = Path()
+    video: Path = Path()
     latents_BCTHW: Tensor | None = None  # the newest latents in the model's units, once they are read
 
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> FromTake:
-        header, newest_BCTHW = read_ending(self.path)
+        header, newest_BCTHW = newest_ending(TakeFolder(self.video))
         self._refuse_other(header.config.geometry, config.geometry)
         count = newest_BCTHW.shape[2]
         if not count:
             raise ValueError(
-                f"{WHO}: {self.path.name} has no latents to begin with: it was saved just after a cut. "
+                f"{WHO}: {self.video.name} has no latents to begin with: its newest snapshot is of its "
+                f"beginning, or of the moment after a cut. "
                 f"Choose another take, or connect its video."
             )
         most = context_latents(config.positions, config.block_frames)
@@ -179,7 +176,7 @@ class FromTake(Beginning):
     def _refuse_other(self, had: Geometry, has: Geometry) -> None:
         if had != has:
             raise ValueError(
-                f"{WHO}: the take {self.path.name} is {had.width}x{had.height} with {had.latent_channels} "
+                f"{WHO}: the take {self.video.name} is {had.width}x{had.height} with {had.latent_channels} "
                 f"latent channels, the video is to be {has.width}x{has.height} with {has.latent_channels}; "
                 f"set Stream Video to the take's size, or connect its video instead of the take."
             )
@@ -192,6 +189,7 @@ class Following(Beginning):
     source: Any = None  # VIDEO or IMAGE
     fit: str = CROP  # one of incoming.FITS
     strength: float = 1.0  # share of noise, see `schedule.first_call`
+    may_redo: bool = False  # the video that is followed cannot be gone back in
 
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> Following:
         first_call(config.sigmas, self.strength)
@@ -218,57 +216,21 @@ class Following(Beginning):
             yield follow
 
 
-@dataclass(frozen=True, slots=True)
-class Resume(Beginning):
-    """An earlier take to resume; only the header of its snapshot is read before its stream is set up."""
-
-    path: Path = Path()
-    frames: int = 0  # pixel frames of the whole video that are written
-    text: str | None = None  # the prompt that held when it ended; None: the graph's fixed one
-    followed: bool = False  # it followed a video, which its snapshot does not hold
-    fps: float | None = None  # of its video; None: its snapshot does not say
-
-    @classmethod
-    def from_snapshot(cls, path: Path) -> Resume:
-        """The take of this snapshot; ValueError for a file of another kind or release."""
-        header = read_header(path)
-        ledger = header.ledger
-        counts = ledger.prefilled, ledger.hidden, header.block
-        return cls(*counts, path, ledger.written, header.text, header.followed, ledger.fps)
-
-    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> Resume:
-        if self.fps not in (None, fps):
-            raise ValueError(
-                f"Resume Stream: the take in {self.path.name} plays at {self.fps:g} pictures a second, and "
-                f"fps is {fps:g}; set fps to {self.fps:g}, or begin a new stream."
-            )
-        if pictures <= self.frames:
-            raise ValueError(
-                f"Resume Stream: {self.path.name} already has {self.frames / fps:.1f} s of video and seconds "
-                f"is {pictures / fps:.1f}; seconds counts the whole video, so set it higher."
-            )
-        if self.followed:
-            log.warning(
-                "Resume Stream: the take in %s followed a video, which its snapshot does not hold: from here "
-                "on the prompt alone says what comes. To follow further, use Start From with mode follow "
-                "instead, and the video without its first %.1f s.",
-                self.path.name,
-                self.frames / fps,
-            )
-        return self
-
-    def script(self, script: Script) -> Script:
-        return script.resume(self.blocks, self.text)
-
-    def state(
-        self, caller: HostCaller, script: Script, config: StreamConfig, cache: CacheFormat, memory:
-        MemoryPolicy, frames: int,
-    ) -> StreamState:  # fmt: skip
-        state = load(self.path, caller, config, cache=cache, memory=memory)
-        ledger = state.ledger.new_file(state.block)
-        return replace(state, prompt=script.first, text=script.text, ledger=ledger)
-
-
 def whole_blocks(latents: int, block_frames: int) -> int:
     """The number of latent frames without an incomplete last block; fewer than one block stay."""
     return latents - latents % block_frames if latents > block_frames else latents
+
+
+def newest_ending(folder: TakeFolder) -> tuple[Header, Tensor]:
+    """The header and the latents of a take's newest good snapshot; ValueError where it has none."""
+    reasons: list[str] = []
+    for snapshot in reversed(folder.snapshots()):
+        try:
+            return read_ending(snapshot.path)
+        except (OSError, ValueError) as why:
+            reasons.append(str(why))
+    why = reasons[0] if reasons else f"{folder.path.name} holds none."
+    raise ValueError(
+        f"{WHO}: the take {folder.video.name} has no good snapshot to begin with: {why} Choose another take, "
+        f"or connect its video."
+    )

@@ -8,6 +8,7 @@ import comfy.model_management
 import torch
 from server import PromptServer
 
+from ...model_patches.takes.make import Offers
 from ...model_patches.viewers.live import LiveStream
 from ...model_patches.viewers.session import Session
 from ...model_patches.viewers.streams import Streams
@@ -17,16 +18,18 @@ EVENT = "rivulet.stream"
 STREAMS = Streams()
 
 
-def session_of(live: LiveStream, device: torch.device) -> Session:
-    """The session of a stream that the run in progress makes on a device."""
+def session_of(live: LiveStream, device: torch.device, offers: Offers | None = None) -> Session:
+    """The session of a stream that the run in progress makes on a device; offers: of its take."""
 
     def send(state: dict[str, Any]) -> None:
         # sent to nobody, it would go to every page of every user
         if live.client is not None:
             PromptServer.instance.send_sync(EVENT, state, live.client)
 
+    offers = offers or Offers()
     check = comfy.model_management.throw_exception_if_processing_interrupted
-    return Session(live, STREAMS, send=send, check=check, vram=lambda: vram_of(device))
+    watched = {"send": send, "check": check, "vram": lambda: vram_of(device)}
+    return Session(live, STREAMS, **watched, rewind=offers.rewind, mark=offers.mark)
 
 
 def client_of_run() -> str | None:

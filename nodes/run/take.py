@@ -1,87 +1,55 @@
-"""What a run gives beside its video: a snapshot to resume from, and the last picture."""
+"""What Stream Video keeps beside its video, and for how long."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-from types import TracebackType
+from contextlib import suppress
 
-import torch
-from torch import Tensor
-
-from ...model_patches.stream.caller import Caller
-from ...model_patches.stream.recovery import save_in_any_case
-from ...model_patches.stream.state import StreamState
-from ...model_patches.writer.frames import HostFrames
+from ...model_patches.takes.folder import PLANNED, TakeFolder
+from ...model_patches.takes.keeper import Policy
+from ...model_patches.writer.lock import is_locked
 
 log = logging.getLogger(__name__)
 
-ENDING = ".snapshot.safetensors"
 EARLY, ALWAYS, NEVER = "when it ends early", "always", "never"
 WHEN = {
-    EARLY: "if it is stopped, interrupted or fails",
-    ALWAYS: "also at its planned end",
-    NEVER: "not at all",
+    EARLY: "all, if it is stopped, interrupted or fails; after the planned end until the next video begins",
+    ALWAYS: "all",
+    NEVER: "none is taken, so nothing can be resumed or redone",
 }
+GIGABYTE = 10**9
 
 
-class Snapshots:
-    """Keeps a run's newest state, and writes it beside the video when the run ends: `with Snapshots(...):`.
-
-    What fails here is logged: the video is whole without it.
-    """
-
-    def __init__(self, caller: Caller, video: Path, when: str) -> None:
-        """when: one of WHEN."""
-        self.path = video.with_name(video.stem + ENDING)
-        self.stopped = False  # a viewer ended the run
-        self._caller, self._when = caller, when
-        self._state: StreamState | None = None
-
-    def keep(self, state: StreamState) -> None:
-        """Remembers the newest state, to be saved at the end."""
-        if state.block:
-            self._state = state
-
-    def __enter__(self) -> Snapshots:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        early = self.stopped or kind is not None
-        if self._state is None or not (self._when == ALWAYS or (self._when == EARLY and early)):
-            return
-        try:
-            save_in_any_case(self._caller, self._state, self.path)
-            log.info("Stream Video: saved %s; Resume Stream continues from it.", self.path.name)
-        except (OSError, RuntimeError) as why:
-            log.warning("Stream Video: no snapshot was saved, so this take cannot be resumed: %s", why)
+def policy_of(when: str, seconds: float, gigabytes: float) -> Policy | None:
+    """How snapshots are kept; None: not at all. when: one of WHEN. seconds: of video between two."""
+    return None if when == NEVER else Policy(seconds, round(gigabytes * GIGABYTE))
 
 
-class LastPicture:
-    """A writer that keeps nothing but the newest picture."""
+class Passing:
+    """Takes that are whole, whose snapshots stay until the next video begins."""
 
     def __init__(self) -> None:
-        self.frames_written = 0
-        self._newest: HostFrames | None = None
+        self._folders: list[TakeFolder] = []
 
-    def __enter__(self) -> LastPicture:
-        return self
+    def add(self, folder: TakeFolder) -> None:
+        """The snapshots of this take go when the next video begins, unless that goes on with it."""
+        self._folders.append(folder)
 
-    def write(self, frames: HostFrames) -> None:
-        self.frames_written += len(frames)
-        self._newest = frames
+    def remove(self, but: TakeFolder) -> None:
+        """Another video begins, or this take is gone on with."""
+        folders, self._folders = self._folders, []
+        for folder in folders:
+            if folder == but or is_locked(folder.video):
+                continue
+            with suppress(OSError, ValueError):  # gone, or no longer ours: then it stays
+                if (ended := folder.read_about().ended) is not None and ended.how == PLANNED:
+                    folder.remove()
 
-    @property
-    def image_BHWC(self) -> Tensor:
-        """The picture [1, H, W, 3] in [0, 1]; empty before the first."""
-        return torch.empty(0) if self._newest is None else self._newest.read()[-1:].float() / 255
 
-    def seal(self) -> None:
-        """Does nothing: there is no file to close."""
+PASSING = Passing()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Does nothing: there is no file to close."""
+
+def newest_snapshot_path(folder: TakeFolder) -> str:
+    """Where the newest snapshot lies; "" where there is none."""
+    snapshots = folder.snapshots()
+    return str(snapshots[-1].path) if snapshots else ""

@@ -27,6 +27,7 @@ from ...model_patches.viewers.routes import (
 from ...model_patches.viewers.senders import why_foreign
 from ..run.owners import may_list, note_user
 from ..run.session import STREAMS
+from ..run.shelf import SHELF
 
 STUCK_SECONDS = 60  # after which a viewer of the endless file who takes nothing is let go
 
@@ -60,7 +61,8 @@ async def serve(request: web.Request) -> web.StreamResponse:
         await body_of(request),
         partial(may_list, client=request.query.get("client")),
     )
-    reply = await in_thread(answer, STREAMS, question) if takes_long(question) else answer(STREAMS, question)
+    asked = STREAMS, question, SHELF
+    reply = await in_thread(answer, *asked) if takes_long(question) else answer(*asked)
     if reply.file is not None:
         return web.FileResponse(reply.file, headers=HEADERS)
     return response_to(reply) if reply.pieces is None or head else await send_pieces(request, reply)

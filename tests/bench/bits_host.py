@@ -74,7 +74,7 @@ class Graph:
         prompts = RivuletPrompts.execute(self.clip, text, "smooth", 5.0).args[0]
         node = RivuletStream.PREPARE_CLASS_CLONE(None)
         made = node.execute(self.model, self.vae, prompts=prompts, start=start, **inputs)
-        return Path(made.args[3]).name
+        return "/".join(Path(made.args[3]).parts[-2:])
 
 
 def graph(how: Scenario) -> Graph:

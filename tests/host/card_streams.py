@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rivulet.model_patches.memory.off import OFF
 from rivulet.model_patches.memory.policy import MemoryPolicy
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.script import Script
-from rivulet.model_patches.stream.snapshot import save
+from rivulet.model_patches.stream.snapshot import load, save
 from rivulet.model_patches.stream.state import StreamState
 from rivulet.model_patches.stream.timeline import Prompt
 from rivulet.tests.card.faked import Card
@@ -80,8 +80,6 @@ class HostStream:
 
     def run(self, folder: Path) -> StreamState:
         """Blocks until the window is full, two more, and two from a switch on; each under its label."""
-        from rivulet.nodes.run.beginnings import Resume
-
         full = blocks_to_fill(self.case.preset)
         script = Script(
             self.prompt(0), None, {full + 2: Prompt(0, "another", self.case.switch)}, lambda _: self.prompt(2)
@@ -93,7 +91,8 @@ class HostStream:
             state = self._run(state, script, 1)
             path = folder / "stream.safetensors"
             save(self.caller, state, path)
-            state = Resume.from_snapshot(path).state(self.caller, *parts)
+            state = load(path, self.caller, self.config, cache=self.format, memory=self.memory)
+            state = replace(state, prompt=script.first)
         with begin.follow(self.caller, self.vae, self.config, FPS) as follow:
             given = begin.prefill(self.caller, self.vae)
             return self._run(state, script, full + 4 - state.block, begin=given, follow=follow)

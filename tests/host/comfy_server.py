@@ -138,7 +138,7 @@ class Stream:
 
         return self.server.until(asked, "the stream never came to that")
 
-    def ask(self, do: str, **more: str):
+    def ask(self, do: str, **more: str | int):
         """Sends the next message and returns what became of it, once that is known."""
         self.number += 1
         number = self.number

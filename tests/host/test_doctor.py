@@ -280,3 +280,25 @@ def test_an_attention_of_the_host_that_computes_wrong_is_broken_with_its_option(
         found = list(check_attention(torch.device("cpu"), torch.float32, clock, choice))
     (host,) = (finding for finding in found if finding.name == "host")
     assert host.verdict == "broken" and "--use-split-cross-attention" in host.way_round
+
+
+def test_takes_that_ended_early_are_named_with_what_can_be_done(comfyui, monkeypatch, tmp_path):
+    import folder_paths
+    from rivulet.model_patches.takes.listing import Take
+    from rivulet.nodes import doctor
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    assert doctor.takes() == "none in the output folder ended early"
+
+    def take(name, standing, reason=""):
+        path = tmp_path / "rivulet" / name
+        return Take(path, 40, 16.0, 64, 64, 0.0, standing, reason, 3, None, None)
+
+    found = [take("a.mp4", "cut off"), take("b.mp4", "whole"), take("c.mp4", "broken", "It has no snapshot.")]
+    monkeypatch.setattr(doctor, "list_takes", lambda folder: found)
+    assert doctor.takes() == (
+        "1 can be gone on with, choose it in Resume Stream: rivulet/a.mp4 (2.5 s, cut off); "
+        "1 cannot: rivulet/c.mp4: It has no snapshot."
+    )
+    found[:] = [take(f"{number}.mp4", "stopped") for number in range(7)]
+    assert doctor.takes().endswith("rivulet/4.mp4 (2.5 s, stopped), and 2 more")

@@ -10,7 +10,7 @@ from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.viewers.mailbox import Message
 from rivulet.tests.full_card import SAID
-from rivulet.tests.host.streams import HostTake
+from rivulet.tests.host.streams import HostTake, live_stream
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
 PICTURES = 21  # two blocks
@@ -32,14 +32,9 @@ class Full:
 def made(load, vae, prompt, tmp_path):
     """Returns a function that makes a take: (the take, its pictures, the error that ended it)."""
     from rivulet.model_patches.stream.card_memory import CardFullError
-    from rivulet.model_patches.viewers.live import LiveStream
-    from rivulet.model_patches.writer.video import Mp4Writer
 
     def make(name, before=lambda take: None, **hooks):
-        writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
-        written, write = [], writer.write
-        writer.write = lambda frames: (written.append(frames.read()), write(frames))
-        live = LiveStream(writer, node="1", prompt_id="p", blocks=2)
+        live, written = live_stream(tmp_path / f"{name}.mp4", blocks=2)
         take, error = HostTake(load("plain"), vae, live, prompt, CONFIG), None
         before(take)
         layers = {"ffn": take.caller.tree.blocks[1].ffn, "decoder": vae.first_stage_model.decoder}
@@ -51,7 +46,7 @@ def made(load, vae, prompt, tmp_path):
         finally:
             for handle in handles:
                 handle.remove()
-        return take, torch.cat(written) if written else None, error
+        return take, torch.cat(written), error
 
     return make
 

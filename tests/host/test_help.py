@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from rivulet.tests.host.workflows import WIDGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("en", "zh")
@@ -114,4 +115,32 @@ def test_the_host_serves_pages_and_texts(server):
 
 def test_rare_widgets_are_out_of_the_way(schemas):
     rare = {each.id for each in schemas["RivuletStream"].inputs if getattr(each, "advanced", None)}
-    assert rare == {"preset", "num_frame_per_block", "snapshot", "shrink_cache"}
+    assert rare >= {
+        "preset",
+        "num_frame_per_block",
+        "snapshot",
+        "shrink_cache",
+        "snapshot_seconds",
+        "snapshot_gb",
+    }
+
+
+# a saved workflow has its widgets' values in a row, without names: the seed's has what follows it beside it
+SAVED = {
+    "RivuletStream": (
+        *("width", "height", "seconds", "fps", "seed", "preset", "num_frame_per_block", "cfg"),
+        *("filename_prefix", "snapshot", "shrink_cache"),
+    ),
+    "RivuletResume": ("snapshot",),
+    "RivuletStartFrom": ("fit", "mode", "strength", "context", "take"),
+}
+
+
+@pytest.mark.parametrize("node", SAVED)
+def test_workflows_of_earlier_releases_keep_their_values(schemas, node):
+    schema = schemas[node]
+    ordered = sorted(schema.inputs, key=lambda each: each.optional)  # as the host tells the page
+    widgets = [each.id for each in ordered if hasattr(each, "default") and each.io_type in WIDGETS]
+    assert widgets[: len(SAVED[node])] == list(SAVED[node])
+    later = [each for each in schema.inputs if each.id in widgets[len(SAVED[node]) :]]
+    assert all(each.optional and each.default is not None for each in later)

@@ -33,7 +33,7 @@ def overlaps(given, monkeypatch, free):
 
     model, vae, state, _ = given
     monkeypatch.setattr(overlap, "free_bytes", lambda device: free)
-    return overlap.overlap_for(model, vae, state, 16.0)._stream is not None
+    return overlap.overlap_for(model, vae, state.config, state.format, 16.0)._stream is not None
 
 
 def test_where_both_fit_they_overlap(begun, monkeypatch):

@@ -14,7 +14,7 @@ from rivulet.model_patches.stream.snapshot import read_header
 from rivulet.model_patches.viewers.mailbox import Message
 from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.tests.host.graphs import BLUE, stream_graph
-from rivulet.tests.host.streams import HostRun, HostTake, prefill_of
+from rivulet.tests.host.streams import HostRun, HostTake, live_stream, prefill_of
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
 EPS = torch.finfo(torch.float32).eps
@@ -48,16 +48,13 @@ def begun(load, prompt):
 
 @pytest.fixture
 def taking(load, vae, prompt, tmp_path):
-    """Returns a function that makes a take: (take, written pictures, its snapshot)."""
-    from rivulet.model_patches.viewers.live import LiveStream
+    """Returns a function that makes a take: (take, written pictures, its video)."""
 
     def make(name, count=13, kept=None, stop=None, config=CONFIG, broken=None, given=None, follow=None):
         """given: arguments of `prefill_of`, or a Prefill. follow: of the caller, a video that is followed."""
-        writer = Mp4Writer(tmp_path / f"{name}.mp4", width=32, height=48, fps=16, threads=1)
-        written, write = [], writer.write
-        writer.write = lambda frames: (written.append(frames.read()), write(frames))
-        live = LiveStream(writer, node="1", prompt_id="p", blocks=3, modes=())
-        take = HostTake(load("plain"), vae, live, prompt, config, resume=kept)
+        video = kept or tmp_path / f"{name}.mp4"
+        live, written = live_stream(video, resume=kept is not None, blocks=3, modes=())
+        take = HostTake(load("plain"), vae, live, prompt, config, resume=kept is not None)
         should_continue = take.session.should_continue
 
         def asked(rest):
@@ -71,7 +68,7 @@ def taking(load, vae, prompt, tmp_path):
         begin = prefill_of(take, *given) if isinstance(given, tuple) else given
         with suppress(ZeroDivisionError):
             take.run(count, begin=begin, follow=None if follow is None else follow(take.caller))
-        return take, torch.cat(written), take.path
+        return take, torch.cat(written), video
 
     return make
 
@@ -198,7 +195,8 @@ def test_a_followed_take_can_be_gone_on_with_freely(taking, vae):
     """What was cut off its last block is not counted; the rest is made without the video."""
     _, before, path = taking("first", 99, follow=follow_of(vae, 14))
     second, after, _ = taking("second", 30, kept=path)
-    assert len(before) == 14 and second.state.ledger.written == 14 + len(after) >= 30
+    begins = second.session.writer.start_frame
+    assert len(before) == 14 and second.state.ledger.written == begins + len(after) >= 30
 
 
 def test_whoever_goes_on_with_a_followed_take_is_told_that_the_video_is_not_followed(
@@ -208,13 +206,13 @@ def test_whoever_goes_on_with_a_followed_take_is_told_that_the_video_is_not_foll
     from rivulet.nodes.resume import RivuletResume
 
     _, _, path = taking("first", 99, follow=follow_of(vae, 24))
-    _, _, freely = taking("second", 30, kept=path)
+    _, _, freely = taking("free", 12)
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(path.parent))
     (followed,), (free,) = (RivuletResume.execute(each.name).args for each in (path, freely))
     free.read(None, CONFIG, 16.0, 99)
     assert caplog.text == ""
     followed.read(None, CONFIG, 16.0, 99)
-    words = "in first.snapshot.safetensors followed a video, .*mode follow .*without its first 1.5 s"
+    words = "first.mp4 followed a video, .*mode follow .*without its first 1.5 s"
     assert re.search(words, caplog.text)
 
 
@@ -273,18 +271,18 @@ def test_a_new_take_begins_where_an_earlier_one_ended(taking, node, tmp_path):
     from rivulet.nodes.run.beginnings import FromTake
 
     _, whole, ended = taking("ended", 33)
-    ending = FromTake(path=ended).read(None, CONFIG, 16.0, 99)
+    ending = FromTake(video=ended).read(None, CONFIG, 16.0, 99)
     assert (ending.latents, ending.hidden) == (9, 33)
     _, before, broken = taking("broken", 99, broken=2)
-    ending = FromTake(path=broken).read(None, CONFIG, 16.0, 99)
+    ending = FromTake(video=broken).read(None, CONFIG, 16.0, 99)
     assert len(before) == 17 and (ending.latents, ending.hidden) == (6, 17)
     _, after, _ = taking("after", 4, given=ending.prefill(None, None))
     # the six latents are the whole stream, so the missing pictures are just those of the take
     assert torch.equal(after[:4], whole[17:21])
     other = replace(CONFIG, preset="infinity_rope", block_frames=1, cfg=3.0, sigmas=(1.0,))
-    assert FromTake(path=broken).read(None, other, 16.0, 99).latents == 5
+    assert FromTake(video=broken).read(None, other, 16.0, 99).latents == 5
     with pytest.raises(ValueError, match="is 32x48 with 16 latent channels, the video is to be 64x48"):
-        FromTake(path=broken).read(None, replace(CONFIG, geometry=Geometry(64, 48)), 16.0, 99)
+        FromTake(video=broken).read(None, replace(CONFIG, geometry=Geometry(64, 48)), 16.0, 99)
 
 
 REFUSED = {
@@ -295,7 +293,7 @@ REFUSED = {
         "got take; connect video alone, or set mode to go on",
     ),
     "video as picture": ({"video": 1}, "connect image alone, or set mode to go on or follow"),
-    "absent take": ({"take": "gone.safetensors", "mode": "go on"}, "there is no gone.safetensors"),
+    "absent take": ({"take": "gone.safetensors", "mode": "go on"}, "there is no take 'gone.safetensors'"),
     "outside": ({"take": "../../x", "mode": "go on"}, "lies outside"),
     "NaN": ({"image": pictures(3) * float("nan"), "mode": "follow"}, "picture 0 of image holds NaN"),
     "alpha": (

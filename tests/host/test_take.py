@@ -61,7 +61,7 @@ def told(live):
 def test_it_makes_whole_blocks_and_keeps_the_newest_latents(making):
     take, live = making()
     assert live.block == 4 and live.writer.frames_written == 45 == len(pictures(live))
-    assert take.tail.shape == (1, 16, 9, 6, 4) and take.last.image_BHWC.shape == (1, 48, 32, 3)
+    assert take.tail.shape == (1, 16, 9, 6, 4) and take.last.last_HWC.shape == (48, 32, 3)
     assert (live.phase, live.state()["video"], live.state()["blocks"]) == ("ended", True, 4)
 
 

@@ -1,0 +1,182 @@
+"""How Stream Video makes a take: its files, its sessions with pages, its snapshots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from comfy_api.v0_0_2 import InputImpl
+from comfy_execution.utils import get_executing_context
+from torch import Tensor
+
+from ...model_patches.cache.format import CacheFormat
+from ...model_patches.memory.policy import MemoryPolicy
+from ...model_patches.stream.config import StreamConfig
+from ...model_patches.stream.incoming import EXACT, Fitted
+from ...model_patches.stream.recovery import refuse_full
+from ...model_patches.stream.script import Script
+from ...model_patches.stream.snapshot import load
+from ...model_patches.stream.state import StreamState
+from ...model_patches.stream.timeline import MODES
+from ...model_patches.takes.folder import TakeFolder
+from ...model_patches.takes.keeper import Policy
+from ...model_patches.takes.make import Making, Offers, Opening, make_take
+from ...model_patches.takes.picture import NewestPicture
+from ...model_patches.vae.decoder import StreamDecoder
+from ...model_patches.viewers.live import LiveStream
+from ...model_patches.viewers.session import Session
+from ...model_patches.writer.video import Mp4Writer
+from ..host.caller import HostCaller
+from ..host.incoming import open_source
+from .beginnings import Beginning
+from .going_on import Resume
+from .next_run import workflow_of
+from .session import client_of_run, session_of
+from .shelf import SHELF
+from .take import PASSING
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Who queued a run, and which node of which graph makes it."""
+
+    node: str
+    prompt_id: str = ""
+    client: str | None = None  # None: no page did
+    workflow: str = ""
+
+
+def page_of(hidden: Any) -> Page:
+    """Who queued the run in progress; hidden: what the host tells the node of it."""
+    context = get_executing_context()
+    prompt_id = context.prompt_id if context else ""
+    return Page(str(hidden.unique_id), prompt_id, client_of_run(), workflow_of(hidden.extra_pnginfo))
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a take is to be."""
+
+    caller: HostCaller
+    decoder: StreamDecoder
+    config: StreamConfig
+    cache: CacheFormat
+    memory: MemoryPolicy
+    script: Script
+    fps: float
+    blocks: int  # of the whole stream, as planned
+    video: Path
+    metadata: dict[str, str]
+    page: Page
+    policy: Policy | None  # of snapshots; None: none are kept
+    may_redo: bool = True
+
+
+class Run:
+    """The sessions of one take; `live` and `pictures` are those of the newest."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.live: LiveStream | None = None
+        self.pictures = NewestPicture()
+        self._redone = False
+
+    @property
+    def folder(self) -> TakeFolder:
+        """What lies beside the video."""
+        return TakeFolder(self.order.video)
+
+    def _making(self) -> Making:
+        order = self.order
+        return Making(
+            order.caller,
+            order.decoder,
+            self.folder,
+            order.config,
+            order.script,
+            order.policy,
+            load=self._load,
+            open_writer=self._open_writer,
+            open_session=self._open_session,
+            writers=self._writers,
+        )
+
+    def make(self, begin: Beginning, vae: Any, pictures: int, **options: Any) -> StreamState:
+        """The state after the take's last block; begin: read. options: see `pipeline.run`."""
+        order, caller = self.order, self.order.caller
+        config, script, more = order.config, order.script, {"pictures": pictures, **options}
+        PASSING.remove(but=self.folder)
+        if isinstance(begin, Resume):
+            return make_take(self._making(), begin.redo(script, config), **more).state
+        frames = begin.latents + order.blocks * config.block_frames
+        with refuse_full(caller, "before the first block"):
+            state = begin.state(caller, script, config, order.cache, order.memory, frames)
+        state = replace(state, ledger=replace(state.ledger, fps=order.fps))
+        with begin.follow(caller, vae, config, order.fps) as follow:
+            with refuse_full(caller, "while what the stream begins with is encoded"):
+                prefill = begin.prefill(caller, vae)
+            return make_take(self._making(), state, prefill=prefill, follow=follow, **more).state
+
+    @property
+    def as_queued(self) -> bool:
+        """Whether no viewer ended it or changed what it shows."""
+        return self.live is not None and self.live.as_queued and not self._redone
+
+    @property
+    def result(self) -> Path:
+        """The finished video."""
+        assert self.live is not None and self.live.writer.result is not None
+        return self.live.writer.result
+
+    @property
+    def image_BHWC(self) -> Tensor:
+        """The video's last picture [1, H, W, 3] in [0, 1]."""
+        last_HWC, size = self.pictures.last_HWC, self.order.config.geometry
+        if last_HWC is None:  # it was whole already, and no block was made
+            with open_source(InputImpl.VideoFromFile(str(self.result)), self.order.fps) as incoming:
+                last_HWC = Fitted(incoming, size.width, size.height, EXACT).newest(1)[0]
+        return last_HWC[None] / 255
+
+    def _load(self, path: Path) -> StreamState:
+        order = self.order
+        state = load(path, order.caller, cache=order.cache, memory=order.memory, decoder=order.decoder)
+        order.decoder.refuse_foreign(state.past)
+        return state
+
+    def _open_writer(self, opening: Opening) -> Mp4Writer:
+        order = self.order
+        size = order.config.geometry
+        return Mp4Writer(
+            order.video,
+            width=size.width,
+            height=size.height,
+            fps=order.fps,
+            start_frame=opening.start_frame,
+            go_on=opening.go_on,
+            lock=opening.lock,
+            metadata=order.metadata,
+        )
+
+    def _writers(self, opening: Opening) -> list[NewestPicture]:
+        self.pictures = NewestPicture(opening.start_frame)
+        return [self.pictures]
+
+    def _open_session(self, writer: Mp4Writer, opening: Opening, offers: Offers) -> Session:
+        order = self.order
+        self._redone = self.live is not None
+        self.live = LiveStream(
+            writer,
+            node=order.page.node,
+            prompt_id=order.page.prompt_id,
+            client=order.page.client,
+            workflow=order.page.workflow,
+            blocks=order.blocks,
+            block=opening.block,
+            modes=tuple(MODES) if order.script.steerable else (),
+            switch=order.script.switch,
+            take="" if order.policy is None else SHELF.id_of(order.video),
+        )
+        if not order.may_redo:
+            offers = replace(offers, rewind=None)
+        return session_of(self.live, order.caller.device, offers)
