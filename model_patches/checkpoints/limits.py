@@ -37,7 +37,6 @@ PLAIN = {  # what a pickle of plain data and tensors names
     "torch Size",
     "torch device",
     "torch.serialization _get_layout",
-    "torch._tensor _rebuild_from_type_v2",
     "torch.nn.parameter Parameter",
     "_codecs encode",
     *(f"{module} {name}" for module in ("builtins", "__builtin__") for name in ("set", "complex")),
@@ -186,10 +185,20 @@ def _is_plain(named: str) -> bool:
     module, _, name = named.partition(" ")
     return (
         named in PLAIN
-        or (module == "torch._utils" and name.startswith("_rebuild_"))
+        or (module == "torch._utils" and name.startswith("_rebuild_") and not name.endswith("_with_state"))
         or (module in ("torch", "torch.storage", "torch.cuda") and name.endswith("Storage"))
         or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype))
     )
+
+
+def plain(content: Any) -> Any:
+    """The same with dicts in place of their kinds: a pickle may give an OrderedDict another `items`.
+
+    content: which `why_not_content` has no sentence about.
+    """
+    if not isinstance(content, dict):
+        return content
+    return {key: plain(value) for key, value in dict.items(content)}
 
 
 def why_not_content(content: object) -> str | None:
@@ -202,14 +211,14 @@ def why_not_content(content: object) -> str | None:
         value, depth = left.pop()
         if isinstance(value, Tensor) and (reason := _why_not_tensor(value)):
             return f"{reason}. {DAMAGED}"
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             continue
         count += len(value)
         if depth > MAX_NESTED:
             return f"holds dicts more than {MAX_NESTED} deep, or one that holds itself. {DAMAGED}"
         if count > MAX_STEPS:
             return f"holds more than {MAX_STEPS:,} values. {DAMAGED}"
-        left += [(inner, depth + 1) for inner in value.values()]
+        left += [(inner, depth + 1) for inner in dict.values(value)]
     return None
 
 

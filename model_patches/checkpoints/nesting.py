@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .files import MAX_REASON, Shapes, first_few, open_tensors, why_no_weights
-from .limits import MAX_KEY_LETTERS, why_not_content, why_not_pickled
+from .limits import MAX_KEY_LETTERS, plain, why_not_content, why_not_pickled
 
 SAFETENSORS = (".safetensors", ".sft")
 NESTS = ("generator_ema", "generator", "ema", "model", "state_dict", "module")  # in order of preference
@@ -120,7 +120,7 @@ def unpickle(where: str, path: Path, wanted: str) -> Any:
         raise ValueError(_why_not_loaded(where, path, error)) from error
     if refusal := refusal or why_not_content(content):
         raise ValueError(f"{where}: {path} ({path.stat().st_size:,} bytes) {refusal}")
-    return content
+    return plain(content)
 
 
 def _load(path: Path) -> Any:

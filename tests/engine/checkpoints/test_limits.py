@@ -171,6 +171,27 @@ def test_a_pickle_that_would_grow_is_refused(tmp_path, pickled, words):
     refused(tmp_path / "old.pt", words)
 
 
+class Disguised(OrderedDict):
+    """Pickled as an OrderedDict with an `items` and a `values` of its own."""
+
+    def __reduce__(self):
+        return OrderedDict, (), {"items": 3, "values": 4, "keys": 5}, None, iter(dict.items(self))
+
+
+def test_a_dict_cannot_hide_what_it_holds(weights, tmp_path):
+    torch.save({"generator": Disguised(weights)}, tmp_path / "x.pt")
+    assert open_checkpoint(tmp_path / "x.pt", caller="Test").load()
+    torch.save({"generator": Disguised(a=cyclic())}, tmp_path / "y.pt")
+    refused(tmp_path / "y.pt", "holds dicts more than 8 deep")
+
+
+def test_a_tensor_brings_no_methods_of_its_own(weights, tmp_path):
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.to = 3
+    torch.save({"generator": weights, "x": parameter}, tmp_path / "x.pt")
+    refused(tmp_path / "x.pt", "asks for torch._utils._rebuild_parameter_with_state")
+
+
 def test_a_text_gets_no_more_room_than_there_are_bytes(tmp_path, monkeypatch):
     """A pickle may say that a text of two gigabytes comes; a file would make room for it at once."""
     asked = []
