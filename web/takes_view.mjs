@@ -54,6 +54,7 @@ function showRow(element, row, picture) {
   put(at("reason"), row.reason);
   at("reason").dataset.standing = row.standing;
   element.setAttribute("aria-disabled", !row.able);
+  element.dataset.standing = row.standing;
   const told = [row.name, row.prompt, row.reason].filter(Boolean).join("\n");
   if (element.title !== told) element.title = told;
   const image = at("shot").firstChild;

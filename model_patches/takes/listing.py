@@ -12,7 +12,7 @@ from ..stream.snapshot import Header, read_header
 from ..writer.lock import is_locked
 from ..writer.parts import frames_of
 from .folder import About, SnapshotFile, TakeFolder
-from .standing import CUT_OFF, RUNNING, STOPPED, WHOLE, Known
+from .standing import RUNNING, Known
 from .timeline_file import read
 
 _NAMED = re.compile(r"(.+)(?:\.take|\.part\d+\.mp4|\.snapshot\.safetensors)")
@@ -33,16 +33,12 @@ class Take:
     snapshots: int
     picture: Path | None
     text: str | None  # the newest prompt; None: it is not known
+    can_go_on: bool  # there is something to go on from, and nobody at work on it
 
     @property
     def seconds(self) -> float:
         """Length of the video."""
         return self.frames / self.fps if self.fps else 0.0
-
-    @property
-    def can_go_on(self) -> bool:
-        """Whether there is something to go on from, and nobody at work on it."""
-        return self.standing in (WHOLE, STOPPED, CUT_OFF)
 
 
 def list_takes(folder: Path) -> list[Take]:
@@ -76,6 +72,7 @@ def describe(video: Path) -> Take:
         snapshots=len(snapshots),
         picture=folder.picture if folder.picture.is_file() else None,
         text=texts[-1] if texts else header.text if header else None,
+        can_go_on=not running and known.ready and known.writable,
     )
 
 

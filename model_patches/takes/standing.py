@@ -26,22 +26,33 @@ class Known:
     why: str  # something cannot be read
 
     @property
+    def ready(self) -> bool:
+        """Whether a snapshot goes on from pictures that the file has, or from before the first."""
+        if self.header is None:
+            return False
+        first = self.about.first_frame if self.about else self.header.ledger.file_frame
+        return any(first <= each.frame <= first + self.frames for each in self.snapshots)
+
+    @property
+    def writable(self) -> bool:
+        """Whether a run may change it."""
+        return all(os.access(each, os.W_OK) for each in (self.folder.path, self.folder.video.parent))
+
+    @property
     def standing(self) -> tuple[str, str]:
         """(how it stands, a sentence on what can be done)."""
-        folder, video = self.folder, self.folder.video
+        video = self.folder.video
         if self.header is None:
             return BROKEN, self._without_snapshot
-        first = self.about.first_frame if self.about else self.header.ledger.file_frame
-        ready = [each for each in self.snapshots if first <= each.frame <= first + self.frames]
         if not files_of(video):
-            again = "; or resume it, and it is made again from its start" if ready else ""
+            again = "; or resume it, and it is made again from its start" if self.ready else ""
             return BROKEN, f"{video.name} is not there: put it back under this name{again}."
-        if not ready:
+        if not self.ready:
             return BROKEN, (
                 f"{video.name} holds {self.frames} pictures, fewer than its snapshots go on from; you can "
                 f"{START_FROM}."
             )
-        if not (os.access(folder.path, os.W_OK) and os.access(video.parent, os.W_OK)):
+        if not self.writable:
             return BROKEN, f"{video.parent} cannot be written: make it writable, or {START_FROM}."
         return self._ended
 
