@@ -17,7 +17,7 @@ MOST = 1024  # runs whose user is known
 HEADER = "Comfy-User"  # in which the host's pages say who asks
 
 _asking: ContextVar[str] = ContextVar("rivulet user", default="")
-_users: OrderedDict[str, str] = OrderedDict()  # by queued run; the server's thread writes
+_users: OrderedDict[str, str] = OrderedDict()  # by queued run; each call changes one entry, in any thread
 
 
 def asking() -> str:
@@ -39,10 +39,20 @@ def on_queued(message: dict[str, Any]) -> dict[str, Any]:
     if not args.multi_user:
         return message
     message = {**message, "prompt_id": message.get("prompt_id") or str(uuid.uuid4())}
-    _users[str(message["prompt_id"])] = asking()
+    _note(str(message["prompt_id"]), asking())
+    return message
+
+
+def hand_on(prompt_id: str, again: str) -> None:
+    """The run of the id `again` is the same user's as that of `prompt_id`."""
+    if prompt_id in _users:
+        _note(again, _users[prompt_id])
+
+
+def _note(prompt_id: str, user: str) -> None:
+    _users[prompt_id] = user
     if len(_users) > MOST:
         _users.popitem(last=False)
-    return message
 
 
 def may_list(live: LiveStream, client: str | None) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from server import PromptServer
 
 from .next_run import NEXT_RUNS, NextRun
+from .owners import hand_on
 
 
 def can_yield(prompt_id: str) -> bool:
@@ -38,6 +39,7 @@ def queue_again(prompt_id: str, node: str, run: NextRun) -> str:
     number = max([server.number, *(each + 1 for each in waiting)])
     server.number = number + 1
     NEXT_RUNS.bind(again, node, run)
+    hand_on(prompt_id, again)
     queue.put((number, again, *item[2:]))
     return again
 

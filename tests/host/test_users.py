@@ -114,6 +114,27 @@ def test_a_wish_for_the_next_run_holds_for_the_user_who_has_it(comfyui, monkeypa
         owners._asking.reset(token)
 
 
+def test_a_run_that_let_others_in_stays_its_users(comfyui, monkeypatch):
+    from types import SimpleNamespace
+
+    from rivulet.nodes.run import owners
+
+    monkeypatch.setattr(owners.args, "multi_user", True)
+    token = owners._asking.set("anna")
+    try:
+        prompt_id = owners.on_queued({"prompt": {}})["prompt_id"]
+        owners.hand_on(prompt_id, "again")
+        owners.hand_on("unknown", "another")
+        for known, listed in ((prompt_id, True), ("again", True), ("another", False)):
+            live = SimpleNamespace(client="c", prompt_id=known)
+            assert owners.may_list(live, "c") is listed
+            assert not owners.may_list(live, "x") and not owners.may_list(live, None)
+        owners._asking.set("bert")
+        assert not owners.may_list(SimpleNamespace(client="c", prompt_id="again"), "c")
+    finally:
+        owners._asking.reset(token)
+
+
 @pytest.mark.parametrize(
     "name", ["evil.com", "evil.com:{port}", "localhost.evil.com:{port}", "localhost@evil.com"]
 )
