@@ -125,6 +125,16 @@ def test_the_tail_is_a_take_of_its_own_that_plays_and_goes_on(studio, story):
     assert (studio.folder / "take_tail1_tail1.mp4").is_file()
 
 
+def test_what_was_redone_goes_on_by_its_own_story_alone(studio, story):
+    """Neither a snapshot nor a prompt of what was cut off comes back."""
+    studio.make(pictures=90, script=scripted(CHANGES))
+    studio.make(pictures=45, redo=resume(frame=33, prompt="9"))
+    studio.make(pictures=90, redo=resume())
+    other = Studio(studio.folder / "other", studio.caller, studio.vae)
+    other.make(pictures=93, script=scripted({2: CHANGES[2], 3: Prompt(0, "9", "smooth")}))
+    assert np.array_equal(studio.frames, other.frames)
+
+
 def test_a_redo_while_it_runs_ends_one_session_and_begins_the_next_in_the_same_take(studio, whole):
     asked = []
 
