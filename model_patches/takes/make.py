@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ..stream.caller import Caller
 from ..stream.config import StreamConfig
@@ -22,8 +22,8 @@ from ..vae.decoder import StreamDecoder
 from ..viewers.live import PromptChange
 from ..viewers.mailbox import Redo
 from ..viewers.session import Session
-from ..writer.lock import FileLock
-from ..writer.parts import files_of
+from ..writer.lock import FileLock, is_locked
+from ..writer.parts import files_of, frames_of
 from ..writer.protocol import OpenWriter, Writer
 from ..writer.video import Mp4Writer
 from .folder import About, TakeFolder
@@ -108,8 +108,11 @@ def make_take(
     `pipeline.run`. ValueError, and nothing is changed, where it cannot be gone on with so.
     """
     while True:
-        start = Start(Opening(), begin, making.script) if isinstance(begin, StreamState) else None
-        start = start or go_on(making, cast(Redo, begin), pictures)
+        if isinstance(begin, StreamState):
+            make_way(making.folder)
+            start = Start(Opening(), begin, making.script)
+        else:
+            start = go_on(making, begin, pictures)
         with ExitStack() as held:
             if start.opening.lock is not None:
                 held.callback(start.opening.lock.release)
@@ -120,6 +123,23 @@ def make_take(
             return Made(state, session)
         state.cache.free()  # the next run has its own
         begin, prefill, follow = session.redo, None, None
+
+
+def make_way(folder: TakeFolder) -> None:
+    """Removes the folder of a take of this name that was killed before its first picture.
+
+    ValueError where there is another take's folder: its snapshots would be taken for the new one's.
+    """
+    video = folder.video
+    if not folder.path.is_dir() or is_locked(video) or frames_of(video):
+        return  # the writer has its own words for these
+    if any(each.frame for each in folder.snapshots()):
+        raise ValueError(
+            f"{folder.path} is there, of an earlier {video.name} that is not: resume that take, and it is "
+            f"made again; or delete the folder, or choose another name."
+        )
+    with suppress(OSError):
+        folder.remove()
 
 
 def go_on(making: Making, redo: Redo, pictures: int | None = None) -> Start:

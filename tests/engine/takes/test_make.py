@@ -202,6 +202,22 @@ def test_what_cannot_be_gone_on_with_is_refused_before_anything_is_changed(studi
     assert len(studio.frames) == 57
 
 
+def test_another_takes_folder_is_no_place_for_a_new_one(studio, whole):
+    studio.make(pictures=33)
+    video = studio.folder / "take.mp4"
+    video.unlink()
+    with pytest.raises(ValueError, match=r"of an earlier take\.mp4 that is not: resume that take"):
+        studio.make(pictures=33)
+    assert len(TakeFolder(video).snapshots()) > 1 and not video.exists()
+    # one that was killed before its first picture has nothing to lose
+    for each in TakeFolder(video).snapshots()[1:]:
+        each.path.unlink()
+    studio.shown.clear()
+    studio.make(pictures=33, begin=studio.begin(replace(CONFIG, seed=8)))
+    assert not np.array_equal(studio.frames, whole[:33])
+    assert {event.seed for event in read(TakeFolder(video).timeline)} == {8}
+
+
 REFUSALS = {
     "prompt": "invalid literal",
     "length": r"has 2\.8 s up to there already, and is to have 2\.5 s",
