@@ -28,9 +28,14 @@ BENCHES = {
     "memory": "what remembering costs a block by cache format, and whether it stays that for --blocks N",
     "vs-core": "ComfyUI's own autoregressive nodes beside Stream Video: --comfyui PATH --python PYTHON",
     "watch": "what the drift watch sees, how often it is wrong, and what it costs: --videos FOLDER",
+    "snapshots": "what a snapshot every ten seconds of video adds to the time of a block, by cache format",
     "switch": "how soon each kind of prompt switch shows the new prompt, and how hard it jumps",
 }
-MODULES = {"memory": "memory_cost", "vs-core": "vs_core"}  # where the bench's name is another module's
+MODULES = {
+    "memory": "memory_cost",
+    "snapshots": "snapshot_cost",
+    "vs-core": "vs_core",
+}  # where the bench's name is another module's
 
 
 def main(arguments: list[str]) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -133,6 +134,8 @@ def read(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     """Returns 0 when nothing grew, broke or was forgotten."""
+    if "--faults" in arguments:
+        return import_module(".soak_faults", __package__).main(arguments)
     chosen = read(arguments)
     blocks = chosen.blocks
     rows, given = Rows("soak", chosen.quick), subject(chosen.weights)

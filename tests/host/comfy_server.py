@@ -21,7 +21,7 @@ class Server:
         self.base, self.port = base, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         packs = base / "custom_nodes"
-        packs.mkdir()
+        packs.mkdir(exist_ok=True)
         (packs / "rivulet").symlink_to(ROOT)
         self._log = open(base / "log.txt", "w")  # noqa: SIM115 - open as long as the process
         self.process = subprocess.Popen(
