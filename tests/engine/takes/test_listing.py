@@ -9,7 +9,7 @@ from rivulet.model_patches.takes.folder import SnapshotFile, TakeFolder
 from rivulet.model_patches.takes.listing import describe, list_takes
 from rivulet.model_patches.takes.point import find_point
 from rivulet.model_patches.writer.lock import FileLock
-from rivulet.model_patches.writer.parts import frames_of, part_path
+from rivulet.model_patches.writer.parts import Part, frames_of, part_path, trim
 
 from .made import Studio, resume
 
@@ -179,8 +179,6 @@ def test_a_broken_newest_snapshot_is_passed_over_with_the_reason(folder, harm, m
 
 @pytest.mark.parametrize("frames", [44, 33, 20, 9, 3])
 def test_a_snapshot_that_the_video_has_not_come_to_is_passed_over(folder, frames, models, whole):
-    from rivulet.model_patches.writer.parts import Part, trim
-
     video = folder / "take.mp4"
     trim(Part(video, 0, 45), frames)
     assert frames_of(video) == frames
@@ -190,6 +188,13 @@ def test_a_snapshot_that_the_video_has_not_come_to_is_passed_over(folder, frames
     studio.make(pictures=57, redo=resume())
     start, shown = studio.shown[0]
     assert start <= frames and (shown.frames == whole[start:57]).all() and frames_of(video) == 57
+
+
+def test_snapshots_of_what_comes_to_be_another_go(folder, models):
+    """One that stayed would bring back the old story where the new one has the same block and picture."""
+    trim(Part(folder / "take.mp4", 0, 45), 21)
+    Studio(folder, *models).make(pictures=33, redo=resume(prompt="9"))
+    assert newest(folder).name.startswith("00000003_000000033")
 
 
 def test_a_deleted_video_is_made_again_from_its_start(folder, models, whole):
