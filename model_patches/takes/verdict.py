@@ -39,7 +39,7 @@ class Verdict:
         self.sentence = ""
         self._window: deque[Point] = deque(maxlen=self._size)
         self._first: int | None = None  # frame of the scene
-        self._reference = 0.0  # share of clipped colours at its beginning
+        self._reference: float | None = None  # share of clipped colours at its beginning
         self._still = self._burnt = False
 
     def take(self, point: Point) -> bool:
@@ -51,8 +51,9 @@ class Verdict:
             return False
         was_still, was_burnt = self._still, self._burnt
         clipped = sum(each.clipped for each in self._window) / self._size
-        if point.frame + point.frames - self._first <= REFERENCE_SECONDS * self._fps:
-            self._reference = max(clipped, self._reference)
+        is_beginning = point.frame + point.frames - self._first <= REFERENCE_SECONDS * self._fps
+        if self._reference is None or is_beginning:
+            self._reference = max(clipped, self._reference or 0.0)
         changes = [each.change for each in self._window]
         self._still = max(changes) < (MOVES_LEVELS if was_still else STILL_LEVELS)
         self._burnt = clipped > self._reference + (FINE_SHARE if was_burnt else BURNT_SHARE)

@@ -190,6 +190,14 @@ def test_a_picture_that_was_dark_from_its_beginning_does_not_burn_out():
     assert watched(pixels)[2] == []
 
 
+@pytest.mark.parametrize("fps", [0.25, 1, 8, 24, 30, 60, 120])
+def test_a_dark_picture_is_none_that_burns_out_at_any_speed(fps):
+    seconds = Seconds(fps, STRIDE)
+    verdict = Verdict(seconds.frames, fps)
+    dark = [Point(n * seconds.frames, seconds.frames, 1.0, 5.0, 0.1, 0.6, 1.0) for n in range(60)]
+    assert not any(map(verdict.take, dark)) and seconds.frames % STRIDE == 0
+
+
 def test_another_prompt_may_look_different():
     pixels = moving(0, 16 * 60)
     pixels[16 * 30 :, :20] = 0
