@@ -18,6 +18,7 @@ from ..stream.pipeline import Prefill, run
 from ..stream.script import Script
 from ..stream.state import StreamState
 from ..stream.timeline import DEFAULT_MODE
+from ..stream.timeline import Prompt as TimedPrompt
 from ..vae.decoder import StreamDecoder
 from ..viewers.live import PromptChange
 from ..viewers.mailbox import Redo
@@ -26,11 +27,13 @@ from ..writer.lock import FileLock, is_locked
 from ..writer.parts import files_of, frames_of
 from ..writer.protocol import OpenWriter, Writer
 from ..writer.video import Mp4Writer
+from .awake import Awake
 from .folder import About, TakeFolder
 from .keeper import Keeper, Policy
 from .point import Point, find_point
 from .rewind import go_back, revised
 from .timeline_file import Event
+from .watch import Watch
 
 SPARE_BYTES = 64 << 20  # of a disk, beside the copy of a tail
 
@@ -69,6 +72,7 @@ class Making:
     open_session: Callable[[Mp4Writer, Opening, Offers], Session]  # not entered; it enters the writer
     writers: Callable[[Opening], Sequence[Writer]] = lambda opening: ()  # who gets the pictures, too
     opened: Callable[[Session], None] = lambda session: None  # once the file is open
+    stop_on_drift: bool = False  # when the picture stands still or burns out; else that is told
     close: Callable[[Session], None] = lambda session: None  # before the file is closed, whatever ended it
 
 
@@ -182,7 +186,8 @@ def _run(making: Making, start: Start, options: dict[str, Any]) -> tuple[StreamS
         keeper = Keeper(*video, about, making.policy, lambda sentence: session.tell(sentence))
     offers = Offers() if keeper is None else Offers(partial(refuse_redo, making), keeper.mark)
     session = making.open_session(writer, start.opening, offers)
-    with session:
+    with session, Awake(f"{making.folder.video.name} is being made") as awake:
+        session.on_phase = awake.follow
         making.opened(session)
         for event in start.events:
             at = event.block - ledger.file_block, event.frame - start.first_frame
@@ -197,10 +202,17 @@ def _run(making: Making, start: Start, options: dict[str, Any]) -> tuple[StreamS
 def _made(
     making: Making, start: Start, session: Session, keeper: Keeper | None, options: dict[str, Any]
 ) -> StreamState:
-    told = {} if keeper is None else {"keep": keeper.keep, "on_prompt": keeper.on_prompt}
-    writers = [OpenWriter(session.writer), *making.writers(start.opening)]
+    watch = _watch(making, start, session, None if keeper is None else making.folder.watch)
+
+    def on_prompt(state: StreamState, prompt: TimedPrompt) -> None:
+        watch.begin_scene()
+        if keeper is not None:
+            keeper.on_prompt(state, prompt)
+
+    told: dict[str, Any] = {} if keeper is None else {"keep": keeper.keep}
+    writers = [OpenWriter(session.writer), watch, *making.writers(start.opening)]
     writers += [] if keeper is None else [keeper.pictures]
-    more = options | {"script": start.script, "viewers": session}
+    more = options | {"script": start.script, "viewers": session, "on_prompt": on_prompt}
     try:
         state = run(making.caller, making.decoder, start.state, writers, **more, **told)
     finally:
@@ -208,6 +220,24 @@ def _made(
     if keeper is not None:
         keeper.stopped = session.ending or session.redo is not None
     return state
+
+
+def _watch(making: Making, start: Start, session: Session, path: Path | None) -> Watch:
+    """The drift watch of a run; path: of its file."""
+
+    def told(numbers: dict[str, Any]) -> None:
+        session.live.watch = numbers
+
+    return Watch(
+        path,
+        session.live.fps,
+        making.config.geometry.time_stride,
+        start_frame=session.writer.start_frame,
+        scenes=[event.frame - start.first_frame for event in start.events],
+        told=told,
+        tell=session.tell,
+        stop=session.stop if making.stop_on_drift else None,
+    )
 
 
 def refuse_redo(making: Making, redo: Redo) -> None:

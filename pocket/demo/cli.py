@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_choices(options)
     _add_takes(options)
+    _add_long_runs(options)
     options.add_argument("--port", type=int, default=0, help="of the page (default: a free one)")
     options.add_argument("--no-browser", action="store_true", help="do not open the page")
     options.add_argument(
@@ -93,6 +94,23 @@ def _add_choices(options: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="how frames that left the window are remembered; a name that is none lists them (default: off)",
     )
+
+
+def _add_long_runs(options: argparse.ArgumentParser) -> None:
+    """Adds what matters to runs of hours."""
+    options.add_argument(
+        "--stop-on-drift",
+        action="store_true",
+        help="stop and keep the video when its picture stands still or burns out, instead of a warning",
+    )
+    for name, unit in (("--part-hours", "hours of video"), ("--part-gigabytes", "gigabytes")):
+        options.add_argument(
+            name,
+            type=limit,
+            default=None,
+            metavar="N",
+            help=f"begin another file after so many {unit}; the parts stay apart (default: one file)",
+        )
 
 
 def _add_takes(options: argparse.ArgumentParser) -> None:
@@ -128,6 +146,17 @@ def seconds(text: str) -> float:
         value = -1.0
     if not 0 <= value <= 1e8:
         raise argparse.ArgumentTypeError(f"{text!r} is no length; give seconds, such as 10, or 'endless'")
+    return value
+
+
+def limit(text: str) -> float:
+    """Returns a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1e5:
+        raise argparse.ArgumentTypeError(f"{text!r} is no limit; give a number above 0, such as 1 or 0.5")
     return value
 
 

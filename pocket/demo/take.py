@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -132,7 +133,8 @@ def making_of(
     def open_writer(opening: Opening) -> Mp4Writer:
         size = {"width": geometry.width, "height": geometry.height, "fps": pocket.recipe.fps}
         place = {"start_frame": opening.start_frame, "go_on": opening.go_on, "lock": opening.lock}
-        return Mp4Writer(folder.video, **size, **place)
+        parts = {"part_hours": options.part_hours, "part_gigabytes": options.part_gigabytes}
+        return Mp4Writer(folder.video, **size, **place, **parts)
 
     def open_session(writer: Mp4Writer, opening: Opening, offers: Offers) -> Session:
         named = {"node": PAGE, "prompt_id": "", "client": PAGE, "block": opening.block}
@@ -146,7 +148,7 @@ def making_of(
     policy = None if options.no_snapshots else Policy(budget_bytes=BUDGET_BYTES)
     return Making(
         pocket.caller, VaeDecoder(pocket.vae), folder, config, script, policy, load_snapshot,
-        open_writer, open_session, opened=opened, close=close,
+        open_writer, open_session, opened=opened, stop_on_drift=options.stop_on_drift, close=close,
     )  # fmt: skip
 
 
@@ -169,7 +171,11 @@ def description(live: LiveStream, seed: int) -> dict[str, str]:
 def line(live: LiveStream) -> str:
     """One line for a terminal."""
     state = live.state(prompts=False)
-    return f"block {live.block}, {state['frames'] / live.fps:.1f} s, {state['made_per_second']:.1f} frames/s"
+    made = f"block {live.block}, {state['frames'] / live.fps:.1f} s, {state['made_per_second']:.1f} frames/s"
+    if (left := state["left_seconds"]) is None:
+        return made
+    at = time.strftime("%H:%M", time.localtime(time.time() + left))
+    return f"{made}, {timedelta(seconds=round(left))} left, done at {at}"
 
 
 def report(live: LiveStream, meter: Meter) -> None:

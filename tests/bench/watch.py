@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when every faulty stream was warned of and no good one."""
     streams, seconds = (
-        chosen.streams or (1 if chosen.quick else 8),
+        (1 if chosen.quick else 8) if chosen.streams is None else chosen.streams,
         chosen.seconds or (24 if chosen.quick else 60),
     )
     seed = chosen.seed + (FIRST_SEED if chosen.set_thresholds else REPORTED_SEED)

@@ -9,7 +9,9 @@ import threading
 import pytest
 import torch
 from rivulet.model_patches.stream import pipeline
+from rivulet.model_patches.viewers.live import LiveStream
 from rivulet.model_patches.writer.movie import frame_count
+from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.pocket.demo import main, watching
 from rivulet.pocket.demo import take as take_module
 from rivulet.pocket.demo.cli import parser
@@ -230,10 +232,12 @@ def test_a_recipe_that_cannot_be_used_is_told_in_words(weights, tmp_path, capsys
         ("size", "64", (64, 64)),
         ("size", "96x64", (96, 64)),
         ("size", "96X64", (96, 64)),
+        ("part-hours", "0.5", 0.5),
+        ("part-gigabytes", "4", 4.0),
     ],
 )
 def test_options_are_read(name, value, expected):
-    assert getattr(parser().parse_args([f"--{name}", value]), name) == expected
+    assert getattr(parser().parse_args([f"--{name}", value]), name.replace("-", "_")) == expected
 
 
 @pytest.mark.parametrize(
@@ -246,6 +250,9 @@ def test_options_are_read(name, value, expected):
         "--size=64x64x64",
         "--size=-64",
         "--seed=x",
+        "--part-hours=0",
+        "--part-gigabytes=nan",
+        "--part-gigabytes=much",
     ],
 )
 def test_options_that_make_no_sense_are_refused(option, capsys):
@@ -253,6 +260,19 @@ def test_options_that_make_no_sense_are_refused(option, capsys):
         main([option])
     assert stop.value.code == 2
     assert "error: argument" in capsys.readouterr().err
+
+
+def test_the_line_says_how_long_it_takes_and_until_when(tmp_path, monkeypatch):
+    live = LiveStream(
+        Mp4Writer(tmp_path / "t.mp4", width=32, height=32, fps=16), node="", prompt_id="", blocks=40
+    )
+    monkeypatch.setattr(take_module.time, "time", lambda: 0.0)
+    monkeypatch.setenv("TZ", "UTC")
+    assert take_module.line(live) == "block 0, 0.0 s, 0.0 frames/s"
+    live.note_block(12, 90.0)
+    assert take_module.line(live).endswith("frames/s, 0:58:30 left, done at 00:58")
+    live.blocks = None
+    assert "left" not in take_module.line(live)
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="has a screen always")
