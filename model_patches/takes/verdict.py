@@ -11,10 +11,10 @@ from .curve import Point
 
 WINDOW_SECONDS = 8.0  # that a fault must last
 # largest change within a second, levels of 255: between streams that repeat themselves and such that move
-STILL_LEVELS, MOVES_LEVELS = 1.0, 2.0
+STILL_LEVELS, MOVES_LEVELS = 1.8, 2.5
 REFERENCE_SECONDS = 10.0  # of a scene's beginning, which later pictures are compared with
 # rise of the share of clipped colours over the scene's beginning
-BURNT_SHARE, FINE_SHARE = 0.1, 0.05
+BURNT_SHARE, FINE_SHARE = 0.05, 0.025
 
 STILL = "The picture has stood still since second {since:.0f}."
 BURNT = (
