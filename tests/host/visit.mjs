@@ -5,7 +5,7 @@
 import { createRequire } from "node:module";
 
 const { chromium } = createRequire(import.meta.url)(process.env.PLAYWRIGHT_CORE);
-const PATIENCE_MILLISECONDS = 180_000; // of a page on a machine that others use too
+const PATIENCE_MILLISECONDS = 300_000; // of a page on a machine that others use too
 
 export const rest = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
@@ -61,7 +61,12 @@ class Visit {
   load(graph, shown = "RivuletStream", height = 1100) {
     return this.page.evaluate(async ({ graph, shown, height }) => {
       const { app } = await import("/scripts/app.js");
-      await app.loadApiJson(graph, "stream");
+      // a slow page may still be about to bring a graph of its own, which would be added to this one
+      do {
+        app.graph.clear();
+        await app.loadApiJson(graph, "stream");
+        await new Promise((done) => setTimeout(done, 1000));
+      } while (app.graph.nodes.length !== Object.keys(graph).length);
       for (const node of app.graph.nodes) {
         const large = node.comfyClass === shown;
         node.pos = large ? [0, 0] : [-1500, 400 * Number(node.id)];
