@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 NOT_A_KEYFRAME = 0x10000  # sample_is_non_sync_sample
 MAX_MOOF = 1 << 20  # bytes; with a frame in each it takes about a hundred
+LEAST_FRAME = 5  # bytes: a unit of H.264 behind its length
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,15 @@ def fragments(
     default_flags = _default_sample_flags(init)
     moof = b""
     for kind, at, size in whole_boxes(file, offset):
-        if kind == b"moof" and size <= MAX_MOOF:
+        if kind == b"moof":
             file.seek(at)
-            moof = file.read(size)
+            moof = file.read(min(size, MAX_MOOF))
         elif kind == b"mdat" and moof:
             try:
                 frames, keyframe = _samples(moof, default_flags)
             except struct.error:
+                return
+            if not 0 < frames * LEAST_FRAME <= size - 8:
                 return
             if check and not _is_coded(file, at + 8, at + size):
                 return
@@ -60,7 +63,7 @@ def fragments(
 
 def _is_coded(file: BinaryIO, at: int, end: int) -> bool:
     """Whether these bytes are units of H.264, each behind its length, which add up."""
-    while at + 5 <= end:
+    while at + LEAST_FRAME <= end:
         file.seek(at)
         length, kind = struct.unpack(">IB", file.read(5))
         if length == 0 or not kind & 0x1F:
@@ -75,7 +78,7 @@ def fragment_duration(file: BinaryIO, init: bytes) -> int:
         if kind != b"moof":
             continue
         file.seek(at)
-        moof = file.read(size)
+        moof = file.read(min(size, MAX_MOOF))
         tfhd, trun = (inner(moof, b"moof", b"traf", name) for name in (b"tfhd", b"trun"))
         has = struct.unpack_from(">I", trun, 8)[0]
         if has & 0x100:

@@ -20,7 +20,7 @@ from .lock import hold
 BT709 = "color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
 HANG_SECONDS = 60.0
 SLICE_BYTES = 1 << 18  # between two looks at whether ffmpeg still takes any
-POLL_SECONDS = 0.1
+POLL_SECONDS, EXIT_SECONDS = 0.1, 0.005
 DEAD_SECONDS = 5.0  # a killed process that does not end for so long waits for its disk
 FULL = ("No space left", "Disk quota exceeded", "not enough space on the disk")
 FULL_CODES = {228, 134}  # ffmpeg gives the low byte of ENOSPC and EDQUOT, negated
@@ -72,11 +72,10 @@ class Encoder:
     """
 
     def __init__(self, command: Sequence[str], part: Path, hang_seconds: float = HANG_SECONDS) -> None:
-        self._hang_seconds = hang_seconds
+        self.hang_seconds = hang_seconds
         self._items: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
         self._taken = threading.Semaphore(0)  # one for each array that ffmpeg has read, or that failed
-        self._sent, self._broken = 0, False
-        self._over = False
+        self._sent, self._broken, self._over = 0, False, False
         # a file, because a pipe that nobody empties would block ffmpeg
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         try:
@@ -110,10 +109,11 @@ class Encoder:
         """Ends the input and blocks until ffmpeg has written everything and exited."""
         self._items.put(None)
         self._wait_for_pipe("took no end")
-        try:
-            code = self.process.wait(self._hang_seconds)
-        except subprocess.TimeoutExpired:
-            raise self.hung("did not end") from None
+        since = time.monotonic()
+        while (code := self.process.poll()) is None:
+            if time.monotonic() - since > self.hang_seconds:
+                raise self.hung("did not end")
+            time.sleep(EXIT_SECONDS)
         if code:
             raise self.exit_error()
         self._over = True
@@ -149,17 +149,17 @@ class Encoder:
 
     def _wait_for_pipe(self, what: str) -> None:
         sent, since = self._sent, time.monotonic()
-        while not self._taken.acquire(timeout=min(POLL_SECONDS, self._hang_seconds)):
+        while not self._taken.acquire(timeout=min(POLL_SECONDS, self.hang_seconds)):
             if self._sent != sent:
                 sent, since = self._sent, time.monotonic()
-            elif time.monotonic() - since > self._hang_seconds:
+            elif time.monotonic() - since > self.hang_seconds:
                 raise self.hung(what)
 
     def hung(self, what: str) -> EncoderError:
         """Kills ffmpeg and returns the error of one that does nothing any more."""
         self.kill()
         return EncoderError(
-            f"ffmpeg {what} for {self._hang_seconds:g} seconds, so it was stopped; the disk may hang"
+            f"ffmpeg {what} for {self.hang_seconds:g} seconds, so it was stopped; the disk may hang"
         )
 
     def exit_error(self) -> EncoderError:

@@ -83,7 +83,7 @@ class Feed:
         self._deaths, self._bytes = 0, 0
         self._abandoned = False
         self._command, self._room, self._tell = command, room, tell
-        self._limits, self._hang_seconds = limits, hang_seconds
+        self._limits, self.hang_seconds = limits, hang_seconds
         self._thread = threading.Thread(target=self._run, name=f"writer of {path.name}", daemon=True)
 
     def start(self) -> None:
@@ -99,6 +99,12 @@ class Feed:
         """Waits so long for the end of the thread; returns whether it has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
+
+    def hurry(self, seconds: float) -> None:
+        """Waits no longer than this for an ffmpeg that does nothing, from now on."""
+        self.hang_seconds = seconds
+        if self._encoder:
+            self._encoder.hang_seconds = seconds
 
     def abandon(self) -> None:
         """Ends ffmpeg and the thread at once; frames that are not whole on disk are given up."""
@@ -172,7 +178,7 @@ class Feed:
         while sum(held.array.nbytes for held in list(self._held)[:-1]) > HELD_BYTES:
             if encoder.process.poll() is not None:
                 raise encoder.exit_error()
-            if waited > self._hang_seconds:
+            if waited > self.hang_seconds:
                 raise encoder.hung("wrote no frame")
             time.sleep(WAIT_SECONDS)
             waited += WAIT_SECONDS
@@ -199,9 +205,11 @@ class Feed:
         )
 
     def _open_part(self) -> Encoder:
+        if self._abandoned:
+            raise EncoderError("it was ended while frames were on their way")
         path = part_path(self.path, self.part)
         index = FragmentIndex(path, first_frame=self._whole)
-        self._encoder = Encoder(self._command(path), path, self._hang_seconds)
+        self._encoder = Encoder(self._command(path), path, self.hang_seconds)
         self.index, self._sent = index, self._whole
         self.on_disk.add(path, index)
         return self._encoder
@@ -232,7 +240,7 @@ class Feed:
         if self._encoder:
             self._encoder.kill()
             self._forget()
-        self._deaths += 1
+        self._deaths, self.steps = self._deaths + 1, self.steps + 1
         if isinstance(why, DiskFullError) or self._abandoned or self._deaths >= DEATHS:
             raise why
         log.warning(

@@ -54,7 +54,7 @@ def read_movie(path: Path | str) -> Movie | None:
             if len(entry) < 36:
                 return None
             return _fragmented(file, moov, entry) or _tabled(file, moov, entry)
-    except (struct.error, ValueError, ZeroDivisionError):
+    except (struct.error, IndexError, ValueError, ZeroDivisionError):
         return None
 
 

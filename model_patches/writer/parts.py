@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .boxes import fragments, read_init
 from .copying import copy, sync, working_files, working_path
+from .encoder import HANG_SECONDS
 from .ffmpeg import find_ffmpeg
 from .lock import FileLock, is_held
 from .movie import Movie, read_movie
@@ -168,7 +169,9 @@ def wait_for_orphan(part: Path) -> None:
         time.sleep(0.02)
 
 
-def join_parts(path: Path, metadata: Mapping[str, str], program: str) -> Path | None:
+def join_parts(
+    path: Path, metadata: Mapping[str, str], program: str, hang_seconds: float = HANG_SECONDS
+) -> Path | None:
     """Joins the parts into the finished video, deletes them and returns it; None without a frame.
 
     Each is cut to its whole frames first. RuntimeError names the parts, which are still there, and the next
@@ -181,7 +184,14 @@ def join_parts(path: Path, metadata: Mapping[str, str], program: str) -> Path | 
     try:
         size = sum(part.path.stat().st_size for part in parts)
         need_room(size, path.parent, "to join them")
-        joined = copy(program, [part.path for part in parts], path, frames=count, metadata=metadata)
+        joined = copy(
+            program,
+            [part.path for part in parts],
+            path,
+            frames=count,
+            metadata=metadata,
+            hang_seconds=hang_seconds,
+        )
         joined.replace(joined_path(path))
         sync(path.parent)
     except (OSError, RuntimeError) as why:

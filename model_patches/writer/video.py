@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 WHO = "Video writer"
 POLL_SECONDS = 0.1  # between checks that the encoder still runs
-GRACE_SECONDS = 15.0  # for the thread to notice and tell itself that its encoder hangs
+HURRY_SECONDS = 5.0  # for an ffmpeg that does nothing, where someone waits for the end of the program
+PATIENCE = 3.0  # times what an ffmpeg has, until the thread is given up that is to notice it
 
 
 class Mp4Writer:
@@ -195,15 +196,23 @@ class Mp4Writer:
         sealed = threading.Event()
         feed = self._opened()
         self._put(feed, sealed)
-        progress = _Progress(feed, self._hang_seconds)
+        progress = _Progress(feed)
         while not sealed.wait(POLL_SECONDS):
             self._opened()
             progress.check()
         self._opened()
 
+    def hurry(self) -> None:
+        """Gives up after a few seconds, from now on, what would be waited for much longer."""
+        self._hang_seconds = min(self._hang_seconds, HURRY_SECONDS)
+        if self._feed:
+            self._feed.hurry(self._hang_seconds)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and not issubclass(kind, Exception):  # Ctrl+C: someone waits for the end
+            self.hurry()
         try:
             fault = self._stop()
             if fault is None:
@@ -229,7 +238,7 @@ class Mp4Writer:
         return feed
 
     def _put(self, feed: Feed, item: HostFrames | threading.Event | None) -> None:
-        progress = _Progress(feed, self._hang_seconds)
+        progress = _Progress(feed)
         while True:
             try:
                 return feed.items.put(item, timeout=POLL_SECONDS)
@@ -242,7 +251,7 @@ class Mp4Writer:
         feed = self._feed
         if feed is None:
             return None
-        progress = _Progress(feed, self._hang_seconds)
+        progress = _Progress(feed)
         asked = False
         try:
             while feed.running:
@@ -269,7 +278,7 @@ class Mp4Writer:
         if len(parts) > 1 and self._limits.any:
             return self._stay(parts, "as it was asked for")
         try:
-            self.result = join_parts(self.path, self.metadata, self._program)
+            self.result = join_parts(self.path, self.metadata, self._program, self._hang_seconds)
         except NoRoomError as why:
             if len(parts) > 1:
                 return self._stay(parts, str(why))
@@ -291,17 +300,17 @@ class Mp4Writer:
 class _Progress:
     """Notices that the writer's thread does nothing any more, though it watches its ffmpeg itself."""
 
-    def __init__(self, feed: Feed, hang_seconds: float) -> None:
-        self._feed, self._limit = feed, 2 * hang_seconds + GRACE_SECONDS
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
         self._seen, self._since = feed.steps, time.monotonic()
 
     def check(self) -> None:
         """RuntimeError after too long without a step."""
         if self._feed.steps != self._seen:
             self._seen, self._since = self._feed.steps, time.monotonic()
-        elif time.monotonic() - self._since > self._limit:
+        elif time.monotonic() - self._since > (limit := PATIENCE * self._feed.hang_seconds):
             raise RuntimeError(
-                f"{WHO}: nothing was written to {self._feed.path.parent} for {self._limit:g} seconds; its "
+                f"{WHO}: nothing was written to {self._feed.path.parent} for {limit:g} seconds; its "
                 f"disk hangs. What was written before is in parts and plays; run "
                 f"`{RECOVER} {self._feed.path}` once the disk is there again."
             )

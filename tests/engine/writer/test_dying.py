@@ -1,4 +1,4 @@
-"""An ffmpeg that dies, hangs or finds its disk full, and a fault of another kind in the writer's thread."""
+"""An ffmpeg that dies, hangs or finds its disk full; a writer's thread in which something else goes wrong."""
 
 import os
 import signal
