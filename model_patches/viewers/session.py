@@ -71,6 +71,8 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self.writer.hurry()
         try:
             # a failure here is raised again when the file closes
             with suppress(RuntimeError):

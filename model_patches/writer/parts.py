@@ -22,6 +22,7 @@ from .encoder import HANG_SECONDS
 from .ffmpeg import find_ffmpeg
 from .lock import FileLock, is_held
 from .movie import Movie, read_movie
+from .text import check_path
 
 WHO = "Video writer"
 ORPHAN_SECONDS = 10.0  # ffmpeg lives on after its program for as long as it takes to code what is in its pipe
@@ -133,22 +134,27 @@ def need_room(size: int, folder: Path, why: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size + SPARE_BYTES:
         raise NoRoomError(
-            f"{WHO}: {size >> 20} MiB are needed {why}, and {folder} has {free >> 20} MiB free; free some."
+            f"{WHO}: {max(1, size >> 20)} MiB are needed {why}, and {folder} has {free >> 20} MiB free; "
+            f"free some."
         )
 
 
-def clean(path: Path) -> None:
-    """Removes what dead runs left of this video beside its frames; call it while its lock is held."""
+def clean(path: Path) -> Path | None:
+    """Removes what dead runs left of this video beside its frames; call it while its lock is held.
+
+    Returns the video, where a run was killed after it had joined it and before it had its name.
+    """
     for working in working_files(path):
         working.unlink(missing_ok=True)
     for part in find_parts(path):
         for working in working_files(part.path):
             working.unlink(missing_ok=True)
         wait_for_orphan(part.path)
-    settle(path)
+    named = settle(path)
     for part in find_parts(path):
         if not part.frames and (part.path.stat().st_size == 0 or _is_stub(part.path)):
             part.path.unlink()
+    return named
 
 
 def _is_stub(path: Path) -> bool:
@@ -174,16 +180,17 @@ def join_parts(
 ) -> Path | None:
     """Joins the parts into the finished video, deletes them and returns it; None without a frame.
 
-    Each is cut to its whole frames first. RuntimeError names the parts, which are still there, and the next
-    step. Where the name is taken by now, the video gets another, which is returned.
+    Each is cut to its whole frames first. NoRoomError where the joined one does not fit; RuntimeError names
+    the parts, which are still there, and the next step. Where the name is taken by now, the video gets
+    another, which is returned.
     """
     parts = [trim(part) for part in find_parts(path) if part.frames]
     count = sum(part.frames for part in parts)
     if not parts:
         return None
+    size = sum(part.path.stat().st_size for part in parts)
+    need_room(size, path.parent, f"to join the parts of {path.name}")
     try:
-        size = sum(part.path.stat().st_size for part in parts)
-        need_room(size, path.parent, "to join them")
         joined = copy(
             program,
             [part.path for part in parts],
@@ -255,9 +262,11 @@ def _move(source: Path, target: Path) -> bool:
 
 def finish(path: Path | str, metadata: Mapping[str, str] | None = None) -> Path | None:
     """Joins the parts that an interrupted run left behind; returns the video, or None without a frame."""
-    path = Path(path)
+    path = check_path(WHO, Path(path))
     with FileLock(path):
-        clean(path)
+        named = clean(path)
+        if named:
+            return named
         if path.exists() and not find_parts(path):
             raise ValueError(f"{WHO}: {path} is finished already, and has no parts beside it.")
         return join_parts(path, metadata or {}, find_ffmpeg())

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 NAME_BYTES = 255  # of a name, on every common disk
-LONGEST_ENDING = ".part0000.mp4"
+LONGEST_ENDING = ".part0000.mp4.joining.tags"
 
 
 def text_problem(text: str) -> str:
@@ -30,9 +30,7 @@ def check_path(who: str, path: Path) -> Path:
     whole = str(path.absolute())
     problem = text_problem(whole)
     if problem:
-        raise ValueError(
-            f"{who}: the path {plain(whole)!r} cannot be written: {problem}; choose another name."
-        )
+        raise ValueError(f"{who}: {plain(whole)!r} cannot be a path: {problem}; choose another name.")
     if any(letter in whole for letter in "\n\r"):
         raise ValueError(f"{who}: the path {whole!r} has a line break; choose another name.")
     excess = len(os.fsencode(path.stem + LONGEST_ENDING)) - NAME_BYTES

@@ -1,4 +1,4 @@
-"""Files that end anywhere, or in what a power cut leaves: each opens afterwards, with exactly its whole frames."""
+"""Files that end anywhere, or in what a power cut leaves: each opens afterwards, with its whole frames."""
 
 import random
 
@@ -43,13 +43,16 @@ def test_a_cut_in_the_header_leaves_no_frame(tmp_path, recording):
         assert frame_count(path) == 0
 
 
-@pytest.mark.parametrize("behind", [b"", bytes(5000), b"\xff" * 300, b"zeros within"], ids=["cut", "0", "ff", "in"])
-def test_what_a_power_cut_left_is_gone_on_with_and_finished(tmp_path, recording, footage, open_writer, behind):
+BEHIND = {"cut": b"", "zeros": bytes(5000), "ones": b"\xff" * 300, "zeros within": b"zeros within"}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+def test_what_a_power_cut_left_is_gone_on_with(tmp_path, recording, footage, open_writer, behind):
     ends, draw = ends_of(recording, tmp_path), random.Random(0)
     take = tmp_path / "take.mp4"
     for cut in [ends[5], *(draw.randrange(ends[1], len(recording)) for _ in range(4))]:
         left = recording[:cut] + behind
-        if behind == b"zeros within":  # the newest page never came to the disk, though the file has its length
+        if behind == b"zeros within":  # a page that never came to the disk
             left = recording[: cut - 400] + bytes(400)
         part_path(take, 1).write_bytes(left)
         whole = frame_count(part_path(take, 1))
@@ -65,7 +68,7 @@ def test_what_a_power_cut_left_is_gone_on_with_and_finished(tmp_path, recording,
         take.unlink()
 
 
-def test_an_earlier_part_that_was_cut_is_cut_to_whole_frames_before_it_is_joined(tmp_path, recording, footage):
+def test_a_part_that_was_cut_is_cut_to_whole_frames_before_it_is_joined(tmp_path, recording, footage):
     take, ends = tmp_path / "take.mp4", ends_of(recording, tmp_path)
     part_path(take, 1).write_bytes(recording[: ends[9] + 44])
     part_path(take, 2).write_bytes(recording[: ends[3] + 5])

@@ -6,9 +6,10 @@ import threading
 
 import pytest
 import torch
-from rivulet.model_patches.writer import encoder
+from rivulet.model_patches.writer import encoder, feeding, fmp4, video
+from rivulet.model_patches.writer.lock import is_locked
 from rivulet.model_patches.writer.movie import frame_count
-from rivulet.model_patches.writer.parts import find_parts, part_path
+from rivulet.model_patches.writer.parts import find_parts, finish, part_path
 from rivulet.tests.waiting import wait_for
 
 from .test_video import encoders, indexed, open_writer, posix
@@ -133,3 +134,141 @@ def test_a_producer_that_waits_for_an_ffmpeg_which_dies_waits_for_the_next(open_
         for _ in range(9):
             writer.write(chunk)
     assert frame_count(writer.result) == writer.frames_written == 20
+
+
+def fake_ffmpeg(tmp_path, line):
+    """Returns a program that answers as ffmpeg does when it is asked for its encoders, and else does this."""
+    program = tmp_path / "bin" / "ffmpeg"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f'#!/bin/sh\ncase "$*" in *encoder=*) echo "libx264 AVOptions"; exit;; esac\n{line}\n')
+    program.chmod(0o755)
+    return program
+
+
+@posix
+def test_a_hung_ffmpeg_is_replaced_and_costs_no_frame(open_writer, footage, encoders):
+    with open_writer(hang_seconds=3) as writer:
+        writer.write(footage.frames(0, 9))
+        wait_for(lambda: writer.frames_on_disk >= 8)
+        encoders[0].send_signal(signal.SIGSTOP)
+        writer.write(footage.frames(9, 9))
+        # seal waits for what the stopped one has in its pipe
+        writer.seal()
+        assert len(encoders) == 2 and encoders[0].poll() == -9
+    assert footage.numbers(writer.result) == list(range(18))
+
+
+@posix
+@pytest.mark.parametrize("line", ["exec sleep 600", "exec cat > /dev/null", "exit 3"])
+def test_an_ffmpeg_that_never_works_is_told_and_ended(open_writer, tmp_path, monkeypatch, line, encoders):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(fake_ffmpeg(tmp_path, line)))
+    words = {
+        "exec sleep 600": r"ffmpeg took no frame for 0.3 seconds, so it was stopped; the disk may hang",
+        "exec cat > /dev/null": r"ffmpeg ended without 20 frames",
+        "exit 3": r"ffmpeg stopped with code 3",
+    }[line]
+    big = torch.zeros(20, 128, 128, 3, dtype=torch.uint8)  # more than a pipe holds
+    with pytest.raises(RuntimeError, match=rf"Video writer: {words}.*it had written no frame"):  # noqa: SIM117
+        with open_writer(hang_seconds=0.3, width=128, height=128) as writer:
+            writer.write(big)
+            writer.seal()
+    assert len(encoders) == 3 and all(process.poll() is not None for process in encoders)
+    assert writer.result is None and not writer._feed.running
+
+
+@posix
+def test_an_ffmpeg_that_hangs_at_the_end_does_not_hang_the_end(open_writer, footage, encoders):
+    with open_writer(hang_seconds=3) as writer:
+        writer.write(footage.frames(0, 9))
+        wait_for(lambda: writer.frames_on_disk >= 8)
+        encoders[0].send_signal(signal.SIGSTOP)
+    assert footage.numbers(writer.result) == list(range(9))
+
+
+@posix
+def test_an_interruption_waits_a_few_seconds_only(open_writer, footage, encoders, monkeypatch):
+    monkeypatch.setattr(video, "HURRY_SECONDS", 3)
+    with pytest.raises(KeyboardInterrupt), open_writer() as writer:  # where a minute has not passed
+        writer.write(footage.frames(0, 9))
+        wait_for(lambda: writer.frames_on_disk >= 8)
+        encoders[0].send_signal(signal.SIGSTOP)
+        raise KeyboardInterrupt
+    assert footage.numbers(writer.result) == list(range(9))
+
+
+@posix
+def test_ctrl_c_while_it_ends_gives_up_what_is_not_on_disk(open_writer, footage, encoders, monkeypatch):
+    def pressed(self, seconds):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
+        with open_writer() as writer:
+            writer.write(footage.frames(0, 9))
+            wait_for(lambda: writer.frames_on_disk >= 8)
+            encoders[0].send_signal(signal.SIGSTOP)
+            monkeypatch.setattr(feeding.Feed, "join", pressed)
+    wait_for(lambda: not writer._feed.running)
+    assert encoders[0].poll() == -9 and not is_locked(writer.path)
+    assert footage.numbers(finish(writer.path)) == list(range(8))
+
+
+@posix
+def test_a_disk_that_hangs_for_good_is_told(open_writer, footage, monkeypatch):
+    """The thread itself is stuck, as in a call that its disk does not answer."""
+    stuck = threading.Event()
+    monkeypatch.setattr(feeding.Feed, "_forget", lambda self: stuck.wait())
+    with pytest.raises(RuntimeError, match=r"nothing was written to .* for 0.9 seconds; its disk hangs"):  # noqa: SIM117
+        with open_writer(hang_seconds=0.3) as writer:
+            writer.write(footage.frames(0, 9))
+            writer.seal()
+    stuck.set()
+    wait_for(lambda: not writer._feed.running)
+
+
+@pytest.mark.parametrize("also", [False, True], ids=["once", "in the handler too"])
+def test_any_error_in_the_thread_is_told_and_ends_ffmpeg(open_writer, footage, encoders, monkeypatch, also):
+    def broken(*arguments):
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(RuntimeError, match=r"Video writer: .*Input/output error") as told:  # noqa: SIM117
+        with open_writer() as writer:
+            writer.write(footage.frames(0, 9))
+            wait_for(lambda: writer.frames_on_disk >= 8)
+            monkeypatch.setattr(fmp4, "fragments", broken)
+            if also:
+                monkeypatch.setattr(feeding, "find_parts", broken)
+            writer.write(footage.frames(9, 3))
+            writer.seal()
+    monkeypatch.undo()
+    assert ("and then" in str(told.value)) is also
+    wait_for(lambda: encoders[0].poll() is not None)
+    assert not is_locked(writer.path)
+    assert footage.numbers(finish(writer.path))[:8] == list(range(8))
+
+
+def test_whoever_waits_for_the_disk_learns_that_the_writer_failed(open_writer, footage, monkeypatch):
+    answers = []
+    with pytest.raises(RuntimeError, match="does not start"):  # noqa: SIM117
+        with open_writer() as writer:
+            writer.write(footage.frames(0, 9))
+            writer.seal()
+            waiting = threading.Thread(target=lambda: answers.append(writer.wait_on_disk(12)))
+            waiting.start()
+            writer._program = "no-such-program"
+            writer.write(footage.frames(9, 3))
+            writer.seal()
+    waiting.join()
+    assert answers == [False]
+
+
+@posix
+def test_what_is_held_for_another_ffmpeg_is_bounded(open_writer, encoders, monkeypatch):
+    monkeypatch.setattr(feeding, "HELD_BYTES", 4 * 64 * 64 * 3)
+    most = 0
+    with open_writer(width=64, height=64) as writer:
+        for _ in range(60):
+            writer.write(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+            most = max(most, len(writer._feed._held))
+    # three whole chunks, and the one that is sent
+    assert 1 <= most <= 4
+    assert frame_count(writer.result) == 120
