@@ -31,7 +31,7 @@ from .cost import (
 )
 from .probe import Device
 
-QUEUED_CHUNKS = 4  # one in the decoder, two in writer.video's queue, one in the encoder
+QUEUED_CHUNKS = 6  # in the decoder, two in writer.video's queue, in the encoder, two not yet on disk
 SECONDS_PER_HOUR = 3600
 
 

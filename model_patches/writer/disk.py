@@ -16,6 +16,7 @@ START_BYTES = 64 << 20  # about ten minutes at 832x480
 LOW_BYTES = 48 << 20  # less, and a run is to stop in order
 STOP_BYTES = 32 << 20  # what is queued, and the ends of files
 POLL_SECONDS = 0.02
+LOOK_SECONDS = 0.25  # between two looks at the disk, which fills by a few MB meanwhile
 
 
 class DiskLowError(RuntimeError):
@@ -86,7 +87,7 @@ class Room:
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
         self.reserve_bytes = 0  # that others need at the end, for a snapshot
         self._folder, self._tell, self._told = folder, tell, False
-        self._free = 1 << 62
+        self._free, self._looked = 1 << 62, 0.0
 
     def check_start(self) -> None:
         """RuntimeError where there is not even room for a beginning."""
@@ -98,8 +99,11 @@ class Room:
             )
 
     def look(self, video_bytes: int, joins: bool) -> None:
-        """Looks once more; says once when the parts of so many bytes can no longer be joined."""
-        self._free = shutil.disk_usage(self._folder).free
+        """Looks, every so often; says once when the parts of so many bytes can no longer be joined."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked, self._free = now, shutil.disk_usage(self._folder).free
         if joins and not self._told and self._free < video_bytes + STOP_BYTES + self.reserve_bytes:
             self._told = True
             self._tell(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import subprocess
 import tempfile
 import threading
@@ -19,7 +18,7 @@ from .lock import hold
 
 BT709 = "color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
 HANG_SECONDS = 60.0
-SLICE_BYTES = 1 << 18  # between two looks at whether ffmpeg still takes any
+SLICE_BYTES = 1 << 20  # between two looks at whether ffmpeg still takes any
 POLL_SECONDS, EXIT_SECONDS = 0.1, 0.005
 DEAD_SECONDS = 5.0  # a killed process that does not end for so long waits for its disk
 FULL = ("No space left", "Disk quota exceeded", "not enough space on the disk")
@@ -67,15 +66,14 @@ def encode_command(
 class Encoder:
     """A running ffmpeg that encodes into one part; EncoderError, with the end of its stderr, when it stops.
 
-    A thread of its own sends the bytes, so that neither an ffmpeg nor a disk that hangs holds the caller up
-    for longer than `hang_seconds`.
+    A thread of its own watches that it takes what it is sent, and kills it after `hang_seconds` without.
     """
 
     def __init__(self, command: Sequence[str], part: Path, hang_seconds: float = HANG_SECONDS) -> None:
         self.hang_seconds = hang_seconds
-        self._items: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
-        self._taken = threading.Semaphore(0)  # one for each array that ffmpeg has read, or that failed
-        self._sent, self._broken, self._over = 0, False, False
+        self._steps = 0  # grows with what is taken
+        self._writing = self._hung = False
+        self._over = threading.Event()
         # a file, because a pipe that nobody empties would block ffmpeg
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         try:
@@ -93,69 +91,52 @@ class Encoder:
         except OSError as why:
             self._stderr.close()
             raise EncoderError(f"{command[0]} does not start ({why}); {INSTALL}") from why
-        threading.Thread(target=self._send, name=f"pipe to {part.name}", daemon=True).start()
+        threading.Thread(target=self._watch, name=f"watch of {part.name}", daemon=True).start()
 
     def write(self, array: np.ndarray) -> None:
         """Sends the array's bytes; blocks until ffmpeg has read them."""
-        self._items.put(array)
-        self._wait_for_pipe("took no frame")
-        if self._broken:
+        stdin, rest = self.process.stdin, array.data.cast("B")
+        assert stdin
+        self._steps, self._writing = self._steps + 1, True
+        try:
+            while rest:
+                rest = rest[stdin.write(rest[:SLICE_BYTES]) :]
+                self._steps += 1
+        except OSError as why:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(DEAD_SECONDS)  # it may still be saying why
             self.kill()
-            raise self.exit_error()
+            raise self.exit_error() from why
+        finally:
+            self._writing = False
 
     def close(self) -> None:
         """Ends the input and blocks until ffmpeg has written everything and exited."""
-        self._items.put(None)
-        self._wait_for_pipe("took no end")
+        assert self.process.stdin
+        self.process.stdin.close()
         since = time.monotonic()
         while (code := self.process.poll()) is None:
             if time.monotonic() - since > self.hang_seconds:
                 raise self.hung("did not end")
             time.sleep(EXIT_SECONDS)
+        self._over.set()
         if code:
             raise self.exit_error()
-        self._over = True
         self._stderr.close()
 
     def kill(self) -> None:
-        """Ends ffmpeg at once, if it still runs; what it had written stays."""
-        if self._over:
+        """Ends ffmpeg at once, if it still runs; what it had written stays. For the thread that writes."""
+        if self._over.is_set():
             return
-        self._over = True
+        self._over.set()
         self.process.kill()
-        self._items.put(None)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(DEAD_SECONDS)
-
-    def _send(self) -> None:
-        """The thread: array after array into the pipe."""
-        stdin = self.process.stdin
-        assert stdin
-        while (array := self._items.get()) is not None:
-            rest = array.data.cast("B")
-            try:
-                while rest:
-                    count = stdin.write(rest[:SLICE_BYTES]) or 0
-                    rest, self._sent = rest[count:], self._sent + count
-            except (OSError, ValueError):
-                self._broken = True
-            del array, rest
-            self._taken.release()
+        assert self.process.stdin
         with suppress(OSError):
-            stdin.close()
-        self._taken.release()
+            self.process.stdin.close()
 
-    def _wait_for_pipe(self, what: str) -> None:
-        sent, since = self._sent, time.monotonic()
-        while not self._taken.acquire(timeout=min(POLL_SECONDS, self.hang_seconds)):
-            if self._sent != sent:
-                sent, since = self._sent, time.monotonic()
-            elif time.monotonic() - since > self.hang_seconds:
-                raise self.hung(what)
-
-    def hung(self, what: str) -> EncoderError:
+    def hung(self, what: str = "took no frame") -> EncoderError:
         """Kills ffmpeg and returns the error of one that does nothing any more."""
         self.kill()
         return EncoderError(
@@ -164,11 +145,23 @@ class Encoder:
 
     def exit_error(self) -> EncoderError:
         """Returns the error of an ffmpeg that has ended."""
-        code = self.process.poll()
-        self._over = True
+        self._over.set()
+        if self._hung:
+            return self.hung()
         self._stderr.seek(0)
         reason = error_text(self._stderr.read().decode(errors="replace"))
         self._stderr.close()
+        code = self.process.poll()
         if code in FULL_CODES or any(words in reason for words in FULL):
             return DiskFullError("the disk is full")
         return EncoderError(f"ffmpeg stopped with code {code}: {reason}")
+
+    def _watch(self) -> None:
+        """The thread: ends an ffmpeg that leaves what it is sent in its pipe."""
+        seen, since = -1, 0.0
+        while not self._over.wait(min(POLL_SECONDS, self.hang_seconds / 4)):
+            if not self._writing or self._steps != seen:
+                seen, since = self._steps, time.monotonic()
+            elif time.monotonic() - since > self.hang_seconds:
+                self._hung = True
+                return self.process.kill()

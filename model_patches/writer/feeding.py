@@ -110,7 +110,7 @@ class Feed:
         """Ends ffmpeg and the thread at once; frames that are not whole on disk are given up."""
         self._abandoned = True
         if self._encoder:
-            self._encoder.kill()
+            self._encoder.process.kill()
 
     def _run(self) -> None:
         try:

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...model_patches.writer.text import text_problem
 from .prompt import PROMPT
+
+OTHER_VIDEOS = {".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mpeg", ".mpg", ".webm", ".wmv"}
 
 TOO_LARGE = (
     "a stream of this size takes more memory than the computer has; give a smaller --size, a smaller --cache "
@@ -50,11 +53,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="length of the video; 0 or 'endless' (the default) goes on until it is stopped",
     )
-    options.add_argument("--prompt", default=None, help=f"what to show (default: {PROMPT!r})")
+    options.add_argument("--prompt", type=prompt, default=None, help=f"what to show (default: {PROMPT!r})")
     options.add_argument("--seed", type=int, default=None, help="another number, another video (default 0)")
     options.add_argument(
         "--out",
-        type=Path,
+        type=out,
         default=Path("out"),
         help="a folder, or a new file that ends in .mp4 (default: the folder out)",
     )
@@ -134,6 +137,22 @@ def _add_takes(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--no-snapshots", action="store_true", help="keep nothing to go on from: the video alone is written"
     )
+
+
+def prompt(text: str) -> str:
+    """Returns a prompt that can be written into a file."""
+    problem = text_problem(text)
+    if problem:
+        raise argparse.ArgumentTypeError(f"{text!r} is no prompt: {problem}; type it again")
+    return text
+
+
+def out(text: str) -> Path:
+    """Returns where videos go: a folder, or a file that ends in .mp4."""
+    path = Path(text)
+    if path.suffix.lower() in OTHER_VIDEOS and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder, and videos end in .mp4; name it so")
+    return path
 
 
 def seconds(text: str) -> float:

@@ -16,6 +16,7 @@ __all__ = ["open_writer"]
 @pytest.fixture
 def free(monkeypatch, tmp_path):
     """Returns a list whose last number is how many MiB the disk says are free."""
+    monkeypatch.setattr(disk, "LOOK_SECONDS", 0)
     usage, left = disk.shutil.disk_usage(tmp_path), [10_000]
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: usage._replace(free=left[-1] << 20))
     return left

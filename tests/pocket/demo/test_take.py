@@ -5,16 +5,18 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from rivulet.model_patches.stream import pipeline
 from rivulet.model_patches.viewers.live import LiveStream
 from rivulet.model_patches.writer.movie import frame_count
+from rivulet.model_patches.writer.parts import part_path
 from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.pocket.demo import main, watching
 from rivulet.pocket.demo import take as take_module
-from rivulet.pocket.demo.cli import parser
+from rivulet.pocket.demo.cli import out, parser
 from rivulet.pocket.demo.files import video_path
 from rivulet.pocket.models import DIT_FILE
 from rivulet.tests.waiting import wait_for
@@ -197,6 +199,37 @@ def test_what_cannot_work_is_told_before_work_starts(weights, tmp_path, monkeypa
     assert main(["--weights", str(weights), "--no-browser", "--seconds", "1", *options]) == 2
     assert words in capsys.readouterr().err
     assert (tmp_path / "there.mp4").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--out", "x.avi"], "'x.avi' is no folder, and videos end in .mp4"),
+        (["--out", "a/X.MOV"], "'a/X.MOV' is no folder"),
+        (["--prompt", "a red \udcff circle"], "its letter 7 is no letter of any script"),
+        (["--seconds", "long"], "'long' is no length"),
+        (["--size", "64x"], "'64x' is no size"),
+    ],
+)
+def test_an_argument_that_cannot_be_leaves_nothing(tmp_path, monkeypatch, capsys, options, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--no-browser", "--seconds", "1", *options])
+    assert words in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    (tmp_path / "films.mov").mkdir()
+    assert out(str(tmp_path / "films.mov")) == tmp_path / "films.mov"
+    assert out("v1.2") == Path("v1.2")
+
+
+def test_a_name_that_a_killed_run_left_without_a_frame_can_be_had(weights, tmp_path):
+    video = tmp_path / "x.mp4"
+    part_path(video, 1).write_bytes(b"")
+    assert main(["--weights", str(weights), "--no-browser", "--seconds", "0.5", "--out", str(video)]) == 0
+    assert sorted(os.listdir(tmp_path)) == ["x.mp4", "x.take"]
 
 
 def test_a_size_without_room_is_told_in_words(weights, tmp_path, monkeypatch, capsys):
