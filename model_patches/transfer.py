@@ -36,16 +36,33 @@ def pinned(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
 
 
+def landing(shape: Sequence[int], dtype: torch.dtype, source: torch.device) -> Tensor:
+    """New memory of the host for numbers of that device: pinned for a card's."""
+    return pinned(shape, dtype) if source.type == "cuda" else torch.empty(shape, dtype=dtype)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in the host's memory, its numbers side by side.
+
+    From a card it may still be under way: whoever reads it waits for the card. What does not lie side by side
+    there is waited for, so that no second copy comes about on the card.
+    """
+    if tensor.is_cuda and not tensor.is_contiguous():
+        return tensor.cpu().contiguous()
+    return landing(tensor.shape, tensor.dtype, tensor.device).copy_(tensor, non_blocking=True)
+
+
 @cache
 def _tell_once(why: str) -> None:
     logging.getLogger(__name__).warning("Copies to and from the card are waited for, none is pinned: %s", why)
 
 
 def copy_in_pieces(into: Tensor, source: Tensor, dim: int) -> None:
-    """into.copy_(source) in one piece for each place in the dimensions before `dim`.
+    """into.copy_(source) in one piece for each place in the dimensions before `dim`; nobody waits for pinned
+    memory.
 
     To or from a card torch first lays a part of a buffer side by side, in a copy on the card. A piece that
     lies in one stretch on both sides needs none.
     """
     for place in product(*map(range, into.shape[:dim])):
-        into[place].copy_(source[place])
+        into[place].copy_(source[place], non_blocking=True)

@@ -31,8 +31,8 @@ def sketch(dit: DiTTree, channels: int, dtype: torch.dtype, device: torch.device
     is summed up under signs again: such random projections keep distances (Johnson and Lindenstrauss 1984),
     so that rounding moves a sketch little and other weights move it much.
     """
-    rows_RC = to_device(_signs(ROWS, channels), device, dtype)
-    back_C = to_device(_signs(1, channels, first=ROWS)[0], device, torch.promote_types(dtype, torch.float32))
+    rows_RC = to_device(signs(ROWS, channels), device, dtype)
+    back_C = to_device(signs(1, channels, first=ROWS)[0], device, torch.promote_types(dtype, torch.float32))
     sketches = []
     for block in dit.blocks:
         attention = block.self_attn
@@ -65,16 +65,16 @@ def fingerprint(
     def numbers(layer: Layer, like: Tensor) -> Tensor:
         out = plain_tensor(layer(to_device(like, device, dtype)))
         rows_RN = out.to(torch.promote_types(dtype, torch.float32)).reshape(ROWS, -1)
-        signs_N = to_device(_signs(1, rows_RN.shape[1], first=ROWS)[0], rows_RN.device, rows_RN.dtype)
+        signs_N = to_device(signs(1, rows_RN.shape[1], first=ROWS)[0], rows_RN.device, rows_RN.dtype)
         return (rows_RN @ signs_N).float().cpu()
 
     width = plain_tensor(dit.head.modulation).shape[-1]
-    rows_1RC = _signs(ROWS, width)[None]
+    rows_1RC = signs(ROWS, width)[None]
     patch = (latent_channels, *dit.patch_size)
     found = {
-        "patch_embedding": [numbers(dit.patch_embedding, _signs(ROWS, math.prod(patch)).unflatten(1, patch))],
-        "text_embedding": [numbers(dit.text_embedding, _signs(ROWS, dit.text_dim)[None])],
-        "time_embedding": [numbers(dit.time_embedding, _signs(ROWS, dit.freq_dim)[None])],
+        "patch_embedding": [numbers(dit.patch_embedding, signs(ROWS, math.prod(patch)).unflatten(1, patch))],
+        "text_embedding": [numbers(dit.text_embedding, signs(ROWS, dit.text_dim)[None])],
+        "time_embedding": [numbers(dit.time_embedding, signs(ROWS, dit.freq_dim)[None])],
         "time_projection": [numbers(dit.time_projection, rows_1RC)],
         "head": [numbers(dit.head.head, rows_1RC)],
         "head.modulation": [_of_parameter(dit.head.modulation)],
@@ -100,7 +100,7 @@ def farthest(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[fl
 def _of_parameter(parameter: Tensor) -> Tensor:
     """Four sums of a parameter under signs; it is no layer, and hosts keep it unpacked."""
     flat_N = plain_tensor(parameter).detach().cpu().double().flatten()
-    return (_signs(ROWS, len(flat_N)) @ flat_N).float()
+    return (signs(ROWS, len(flat_N)) @ flat_N).float()
 
 
 def written(weights_LKR: Tensor) -> list[list[float]]:
@@ -109,11 +109,14 @@ def written(weights_LKR: Tensor) -> list[list[float]]:
 
 
 def read_back(numbers: Any) -> Tensor:
-    """The sketch that was written; TypeError or ValueError for anything else."""
-    return torch.tensor(numbers, dtype=torch.float32).unflatten(1, (-1, ROWS))
+    """The sketch that was written; OverflowError, TypeError or ValueError for anything else."""
+    layers = [[float(number) for number in layer] for layer in numbers]
+    if not layers or any(len(layer) % ROWS or len(layer) != len(layers[0]) for layer in layers):
+        raise ValueError("a fingerprint has rows of other lengths")
+    return torch.tensor(layers, dtype=torch.float32).unflatten(1, (-1, ROWS))
 
 
-def _signs(rows: int, width: int, first: int = 0) -> Tensor:
+def signs(rows: int, width: int, first: int = 0) -> Tensor:
     """Rows of +1 and -1, the same on every machine: bits of a counter (Philox, Salmon et al. 2011)."""
     keys = [np.array([width, first + row], dtype=np.uint64) for row in range(rows)]
     bits = np.stack([np.random.Philox(key=key).random_raw(width) for key in keys]) >> np.uint64(63)

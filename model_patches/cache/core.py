@@ -211,6 +211,30 @@ class SlotDraft:
         return self.cache.retain(frames)
 
 
+def refuse_other(store: Store, table: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
+    """ValueError unless these are the tensors of the table's frames.
+
+    store: one for as many slots, on torch's device `meta`.
+    """
+    frames = tuple(sorted(frame for frame in table if frame != FREE))
+    exact = tensors.get(EXACT_FRAMES, torch.empty(0, dtype=torch.int64))
+    if exact.ndim != 1 or exact.dtype != torch.int64:
+        raise ValueError(f"{EXACT_FRAMES} is {exact.dtype} {list(exact.shape)}")
+    if sorted(exact.tolist()) != list(store.exact.of(frames)):
+        raise ValueError(f"{EXACT_FRAMES} does not name the exact ones of latent frames {list(frames)}")
+    with torch.device("meta"):
+        needed = store.save([slot for slot, frame in enumerate(table) if frame != FREE], range(len(exact)))
+    given = {name: tensor for name, tensor in tensors.items() if name != EXACT_FRAMES}
+    for name in needed.keys() | given.keys():
+        if name not in given or name not in needed:
+            raise ValueError(f"{name} is {'missing' if name in needed else 'unknown'}")
+        if (like := needed[name]).shape != given[name].shape or like.dtype != given[name].dtype:
+            raise ValueError(
+                f"{name} is {given[name].dtype} {list(given[name].shape)}, not {like.dtype} "
+                f"{list(like.shape)}"
+            )
+
+
 def _layout(cache: SlotCache, frames: tuple[int, ...], new: tuple[int, ...]) -> Layout:
     """frames: of the filled slots, slot by slot."""
     size = cache.shape.frame_tokens
@@ -306,6 +330,8 @@ class StoredFormat(ForAnyModel):
         dtype: torch.dtype,
         device: torch.device,
     ) -> SlotCache:
+        # buffers without bytes say what the tensors of these frames are
+        refuse_other(self._store(model, shape, len(table), dtype, torch.device("meta")), table, tensors)
         return SlotCache.restore(self._store(model, shape, len(table), dtype, device), table, tensors)
 
     def _store(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..transfer import copy_in_pieces
 from .shapes import KeysValues
 from .slots import Slots
 from .store import FoldProgress, Place, Store
@@ -98,7 +99,7 @@ class Fold:
         size = store.shape.frame_tokens
         for buffer, new in zip(store.parts(buffers, layer), result, strict=True):
             for slot, part in zip(slots, new.split(size, 1), strict=True):
-                buffer[:, slot * size : (slot + 1) * size] = part
+                copy_in_pieces(buffer[:, slot * size : (slot + 1) * size], part, 1)
 
     def _progress(self, store: Store) -> FoldProgress:
         """The layers written so far."""

@@ -123,7 +123,10 @@ class Cache(Protocol):
         ...
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Tensors of the cached frames for a snapshot, on the CPU, in the order of their slots."""
+        """Tensors of the cached frames for a snapshot, on the CPU, in the order of their slots.
+
+        From a card the copies may still be under way: whoever reads them waits for it.
+        """
         ...
 
     def retain(self, frames: tuple[int, ...]) -> Cache:
@@ -174,7 +177,10 @@ class CacheFormat(Protocol):
         dtype: torch.dtype,
         device: torch.device,
     ) -> Cache:
-        """The cache with this `table` and these `tensors`, each frame in the same slot."""
+        """The cache with this `table` and these `tensors`, each frame in the same slot.
+
+        ValueError, before anything is allocated, for tensors that are not those of these frames.
+        """
         ...
 
     def spec(self) -> Mapping[str, object]:

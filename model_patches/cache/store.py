@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...kernels.rope import rotate
 from ..attention.rope import rope_table
-from ..transfer import copy_in_pieces
+from ..transfer import copy_in_pieces, landing
 from .shapes import NO_EXACT, CacheShape, KeysValues
 from .slots import runs
 
@@ -247,7 +247,10 @@ class Store(ABC):
         return rope_table(ids, *grid, shape.head_dim, self.device, self._wide, shape.rope)
 
     def save(self, slots: Sequence[int], exact_slots: Sequence[int]) -> dict[str, Tensor]:
-        """The tensors of these slots, in their order, on the CPU; no second copy on a card comes about."""
+        """The tensors of these slots, in their order, on the CPU; no second copy on a card comes about.
+
+        From a card the copies may still be under way: whoever reads them waits for it.
+        """
         return {name: self._saved(buffer, slots, self.token_dim) for name, buffer in self.buffers.items()}
 
     def load(self, slots: Sequence[int], exact_slots: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
@@ -259,7 +262,7 @@ class Store(ABC):
         """These slots of a buffer, in their order, on the CPU."""
         sizes = list(buffer.shape)
         sizes[token_dim] = len(slots) * self.shape.frame_tokens
-        saved = torch.empty(sizes, dtype=buffer.dtype)
+        saved = landing(sizes, buffer.dtype, buffer.device)
         for start, stop, at in runs(slots):
             into = self._part(saved, at, at + stop - start, token_dim)
             copy_in_pieces(into, self._part(buffer, start, stop, token_dim), token_dim)

@@ -33,6 +33,8 @@ REPEAT = "CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment makes products repe
 class Latents:
     """A decoder that shows latents themselves: what a check compares is what the model made."""
 
+    in_pairs = False
+
     def decode(
         self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False, exact: bool = False
     ) -> tuple[Tensor, VaeBuffers | None]:
@@ -40,6 +42,14 @@ class Latents:
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         """Nothing is foreign to it."""
+
+    @property
+    def forgets_after(self) -> int:
+        """Nothing is in its past."""
+        return 0
+
+    def fingerprint(self) -> None:
+        """It has no weights."""
 
     def weights(self) -> Iterator[Tensor]:
         """It has none."""
@@ -123,9 +133,9 @@ def check_resume(name: str, begin: Callable[[], Start], decoder: StreamDecoder, 
     assert first.state is not None
     with TemporaryDirectory() as folder:
         path = Path(folder) / "take.safetensors"
-        save(first.start.caller, first.state, path)
+        save(first.start.caller, first.state, path, decoder)
         start = begin()
-        state = load(path, start.caller, cache=start.cache, memory=start.memory)
+        state = load(path, start.caller, cache=start.cache, memory=start.memory, decoder=decoder)
     rest = replace(first, start=start, state=state).go_on(BLOCKS - BEFORE)
     if problem := _differ(whole, rest):
         if _differ(whole, Run(begin(), clock, decoder).go_on(BLOCKS)):

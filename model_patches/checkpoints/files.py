@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .limits import why_expanded, why_not_header
+from .sealed import CHECKSUM, EMPTY, seal
 
+PART = ".part"  # ends the name of a file that is being written
 SHOWN = 4  # keys quoted in an error
 MAX_SHOWN_LETTERS = 80  # of each
 MAX_REASON = 200  # letters of another library's error
@@ -81,17 +83,23 @@ def why_no_weights(path: Path) -> str | None:
 
 def write_whole(
     caller: str, path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object], what: str
-) -> None:
-    """Write a file that appears under its name only when it is whole and on disk.
+) -> int:
+    """Writes a file that appears under its name only when it is whole and on disk; its bytes.
 
-    about: goes into the metadata as JSON, under `rivulet`. Errors begin with `caller` and name `what`.
+    about: goes into the metadata as JSON, under `rivulet`, with a checksum of the file beside it, see
+    `sealed`. Errors begin with `caller` and name `what`. What fails leaves nothing; a process that is killed
+    leaves a file whose name ends in .part.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     try:
-        save_tensors(_apart(tensors), part, {"rivulet": json.dumps(about)})
+        save_tensors(_apart(tensors), part, {"rivulet": json.dumps(about), CHECKSUM: EMPTY})
+        seal(part)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
+            count = file.seek(0, os.SEEK_END)
         os.replace(part, path)
+        sync_folder(path.parent)
+        return count
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"{caller}: cannot write {what} to {path}: {error}. Nothing else was touched, and a file of that "
@@ -100,6 +108,16 @@ def write_whole(
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the names in a folder be on disk, where the system allows to ask for it."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:

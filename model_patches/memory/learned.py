@@ -35,6 +35,8 @@ from .load import MemoryFile, load_memory
 from .policy import Memory, MemoryKeysValues
 from .resize import resize_encoder
 
+NAMES: tuple[set[str], ...] = (set(), {"both"}, {"now"}, {"before"}, {"before", "now"})  # in a snapshot
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryTokens:
@@ -98,6 +100,15 @@ class LearnedMemory:
         return MemoryTokens(state, state)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> MemoryTokens:
+        if set(tensors) not in NAMES:
+            raise ValueError(f"tokens of a memory cannot be {', '.join(sorted(tensors))}")
+        like = self.encoder.query_init
+        for name, tokens in tensors.items():
+            if tokens.ndim != 3 or tokens.shape[1:] != like.shape[1:] or tokens.dtype != like.dtype:
+                raise ValueError(
+                    f"{name} is {tokens.dtype} {list(tokens.shape)}, tokens are {like.dtype} "
+                    f"{list(like.shape)}"
+                )
         both = tensors.get("both")
         return MemoryTokens(tensors.get("before", both), tensors.get("now", both))
 

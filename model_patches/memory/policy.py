@@ -83,7 +83,7 @@ class MemoryPolicy(Protocol):
         ...
 
     def restore(self, tensors: Mapping[str, Tensor]) -> Memory:
-        """The state with these `tensors`, from a snapshot."""
+        """The state with these `tensors`, from a snapshot; ValueError for others than such a state has."""
         ...
 
     def read(self, memory: Memory) -> MemoryKeysValues:
@@ -137,6 +137,8 @@ class Stateless:
         return EMPTY
 
     def restore(self, tensors: Mapping[str, Tensor]) -> Memory:
+        if tensors:
+            raise ValueError(f"there are tensors {', '.join(sorted(tensors))} of a memory that keeps none")
         return EMPTY
 
     def read(self, memory: Memory) -> MemoryKeysValues:

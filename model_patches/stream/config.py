@@ -13,6 +13,7 @@ from ..attention.positions import PositionPreset, cached_frames
 from ..attention.positions import preset as preset_of
 from ..geometry import Geometry
 from ..sampler.schedule import sigmas
+from ..vae.past import KEPT_LATENTS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -71,8 +72,13 @@ class StreamConfig:
 
     @property
     def tail_frames(self) -> int:
-        """Latent frames that a stream keeps beside its cache, to run them again under another text."""
+        """Newest latent frames that may be run again under another text: as many as the window holds."""
         return self.positions.window_frames or self.positions.trained_frames
+
+    @property
+    def kept_frames(self) -> int:
+        """Newest latent frames of a scene that a stream keeps beside its cache."""
+        return max(self.tail_frames, KEPT_LATENTS)
 
     @property
     def latent_dtype(self) -> torch.dtype:

@@ -51,6 +51,11 @@ class FrameLedger:
         return self.scene + geometry.pixel_frames(start_frame)
 
     @property
+    def given(self) -> int:
+        """Latents of the present scene that were there before its first block."""
+        return 0 if self.scene > 0 else self.prefilled
+
+    @property
     def adds(self) -> bool:
         """Whether `show` adds something to the next pictures, which are better not rounded before."""
         return self.ending_HWC is not None or self.lost_HWC is not None

@@ -117,11 +117,17 @@ def run(
     return loop.state
 
 
-def snapshot(caller: Caller, state: StreamState, writers: Iterable[Writer], path: str | Path) -> None:
-    """Saves the stream, once all its frames are on disk."""
+def snapshot(
+    caller: Caller,
+    state: StreamState,
+    writers: Iterable[Writer],
+    path: str | Path,
+    decoder: StreamDecoder | None = None,
+) -> None:
+    """Saves the stream, once all its frames are on disk. decoder: see `snapshot.capture`."""
     for writer in writers:
         writer.seal()
-    save_in_any_case(caller, state, path)
+    save_in_any_case(caller, state, path, decoder)
 
 
 class _Loop:

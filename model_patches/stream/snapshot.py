@@ -1,13 +1,15 @@
 """A stream in one safetensors file: written whole or not at all, gone on with bit for bit.
 
-Tensors are the cache's frames in the order of their slots, the memory, the newest latents, the prompts, the
-decoder's past and the ledger's pictures. The metadata holds the contract, the sizes, the counts and a
-fingerprint of all of the model's weights. Free slots are not stored.
+Tensors are the cache's frames in the order of their slots, the memory, the newest latents, the prompts and
+the ledger's pictures. The decoder's past is made again from the newest latents, which are far smaller, or
+stored where nobody knows how many that takes. The metadata holds the contract, the sizes, the counts,
+fingerprints of all of the weights, and a checksum of the file. Free slots are not stored.
+
+B batch, C channels, T latent frames, H/W of the latent grid.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,60 +23,21 @@ from ..cache.dense import DENSE
 from ..cache.format import CacheFormat
 from ..cache.shapes import CacheShape
 from ..memory.policy import OFF, MemoryPolicy, add_memory_tokens
-from ..vae.decoder import StreamDecoder, from_tensors, to_tensors
-from .caller import Caller
+from ..transfer import to_host
+from ..vae.decoder import StreamDecoder, VaeBuffers, from_tensors, to_tensors
+from ..vae.past import latents_for_past, past_again
+from .bounds import check_blend, check_names, check_numbers, check_tail, check_text, trimmed
+from .caller import Caller, Prompt
 from .config import StreamConfig
+from .contract import as_json, refuse_other_contract, refuse_other_sizes
+from .header import PICTURES, Header, header_of
 from .ledger import FrameLedger
-from .state import Blend, StreamState
-from .state_file import (
-    check_types,
-    config_from_json,
-    config_to_json,
-    read,
-    read_metadata,
-    refuse_altered,
-    write_state,
-)
+from .state import Blend, StreamState, next_prompt
+from .state_file import REMEDY, config_to_json, opened, refuse_altered, write_state
 from .step import reserve
+from .weights import refuse_other_decoder
 
-KIND, VERSION = "rivulet stream", 2
-MAY_DIFFER = ("seed", "cfg", "sigmas", "first_sigmas")  # when a stream goes on; the prompt may, too
-PICTURES = ("ending_HWC", "lost_HWC")  # of the ledger
-
-NONE = type(None)
-HEADER = {
-    "block": (int,),
-    "start_frame": (int,),
-    "ledger": (dict,),
-    "text": (str, NONE),
-    "followed": (bool,),
-}
-TYPES = HEADER | {
-    "weights": (dict, NONE),
-    "table": (list,),
-    "cache": (dict,),
-    "memory": (dict,),
-    "blend": (list, NONE),
-    "must_recache": (bool,),
-    "steered": (bool,),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a snapshot says of itself before a tensor is read."""
-
-    config: StreamConfig
-    block: int  # blocks made
-    start_frame: int  # latent frames of the scene
-    ledger: FrameLedger  # without its pictures
-    text: str | None  # the prompt that held
-    followed: bool
-
-    @property
-    def ahead(self) -> int:
-        """Pixel frames of the newest latents that the video does not hold: the run ended before they came."""
-        return self.ledger.next_frame(self.config.geometry, self.start_frame) - self.ledger.written
+KIND, VERSION = "rivulet stream", 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +72,51 @@ def capture(caller: Caller, state: StreamState, decoder: StreamDecoder | None) -
     RuntimeError where the state can be read no more.
     """
     ledger = {f.name: getattr(state.ledger, f.name) for f in fields(FrameLedger)}
-    parts = {
-        "cache": state.cache.tensors(),
+    past, tail_BCTHW = _decoded(state, decoder)
+    shown = {
+        "past": to_tensors(past),
+        "ledger": {name: ledger.pop(name) for name in PICTURES if ledger[name] is not None},
+    }
+    for device in {t.device for named in shown.values() for t in named.values() if t.is_cuda}:
+        torch.cuda.synchronize(device)  # another stream may be making them still; most blocks have none
+    made = {
         "memory": state.memory.tensors(),
         "prompt": caller.dump(state.prompt),
         "blend": {} if state.blend is None else caller.dump(state.blend.old),
-        "past": to_tensors(state.past),
-        "ledger": {name: ledger.pop(name) for name in PICTURES if ledger[name] is not None},
+        **shown,
     }
-    for device in {t.device for named in parts.values() for t in named.values() if t.is_cuda}:
-        torch.cuda.synchronize(device)  # another stream may be decoding still
-    # one by one: what lies side by side only after a copy is copied here and not on a card
-    tensors = {
-        f"{part}.{name}": t.cpu().contiguous() for part, named in parts.items() for name, t in named.items()
-    }
+    tensors = {f"cache.{name}": tensor for name, tensor in state.cache.tensors().items()}
+    tensors |= {f"{part}.{name}": to_host(t) for part, named in made.items() for name, t in named.items()}
+    tensors["tail"] = to_host(tail_BCTHW)
+    devices = {state.tail_BCTHW.device, state.cache.device}
+    copied = [torch.cuda.current_stream(d).record_event() for d in devices if d.type == "cuda"]
+    about = _about(caller, state, decoder, ledger)
+    return Captured(state.block, state.ledger.written, about, tensors, copied)
+
+
+def _decoded(state: StreamState, decoder: StreamDecoder | None) -> tuple[VaeBuffers | None, Tensor]:
+    """(the decoder's past, where the newest latents do not give it again; those that are stored)."""
+    tail_BCTHW, ledger = state.tail_BCTHW, state.ledger
+    count = latents_for_past(decoder, state.start_frame, state.config.block_frames, ledger.given)
+    if count is None or count > tail_BCTHW.shape[2]:
+        return state.past, tail_BCTHW
+    kept = max(count, min(state.config.tail_frames, tail_BCTHW.shape[2]))
+    return None, tail_BCTHW[:, :, tail_BCTHW.shape[2] - kept :]
+
+
+def _about(
+    caller: Caller, state: StreamState, decoder: StreamDecoder | None, ledger: Mapping[str, object]
+) -> dict[str, Any]:
+    """What the header says. ledger: its counts."""
     weights = caller.fingerprint(state.config)
-    about = {
+    shown_by = None if decoder is None else decoder.fingerprint()
+    return {
         "block": state.block,
         "start_frame": state.start_frame,
         "config": config_to_json(state.config),
         "shape": asdict(state.cache.shape),
         "weights": weights and {kind: written(numbers) for kind, numbers in weights.items()},
+        "decoder": None if shown_by is None else written(shown_by),
         "table": state.cache.table,
         "cache": dict(state.format.spec()),
         "memory": dict(state.policy.spec()),
@@ -141,8 +128,6 @@ def capture(caller: Caller, state: StreamState, decoder: StreamDecoder | None) -
         "steered": state.steered,
         "shrunk": state.shrunk,
     }
-    tensors = {**tensors, "tail": state.tail_BCTHW.cpu().contiguous()}
-    return Captured(state.block, state.ledger.written, about, tensors, ())
 
 
 def write(captured: Captured, path: str | Path) -> int:
@@ -167,101 +152,156 @@ def load(
 ) -> StreamState:
     """The saved state on the caller's device; it goes on as if it had never stopped.
 
-    config: what of MAY_DIFFER it says holds from here on; None: the saved one. decoder: that of the stream.
-    ValueError for a file whose sizes are not the model's, whose frames are kept in another format than
-    `cache`, that remembers in another way than `memory`, whose contract is another, or that was made with
-    other weights.
+    config: what it says of seed, guidance and noise levels holds from here on; None: the saved one. decoder:
+    that of the stream, asked for where one has shown it: its past is made again here, in the time that the
+    newest 40 latents take. ValueError for a file whose sizes are not the model's, whose frames are kept in
+    another format than `cache`, that remembers in another way than `memory`, whose contract is another, or
+    that was made with other weights.
     """
     path = Path(path)
-    about, tensors = read(path, KIND, VERSION)
-    # what is a view of the file may lie at any address, by which products on a CPU are rounded; a cache is
-    # copied into its slots
-    tensors = {name: t if name.startswith("cache.") else t.clone() for name, t in tensors.items()}
+    with opened(path, KIND, VERSION) as (about, file):
+        with refuse_altered(path):
+            header = header_of(about, path.stat().st_size)
+            check_names(file, header)
+        saved = header.config
+        config = saved if config is None else config
+        refuse_other_contract(
+            path.name,
+            saved,
+            config,
+            {"cache": (about["cache"], cache.spec()), "memory": (about["memory"], memory.spec())},
+            "" if header.shrunk is None else f" Its cache was {header.shrunk}; then the card was full.",
+        )
+        if about["decoder"] is not None:
+            with refuse_altered(path):
+                shown_by = read_back(about["decoder"])
+            if decoder is None:
+                raise ValueError(
+                    f"load: the stream in {path} has pictures; give `decoder`, which makes them."
+                )
+            refuse_other_decoder(shown_by, decoder.fingerprint(), path.name)
+        # what is a view of the file may lie at any address, by which products on a CPU are rounded; a cache
+        # is copied into its slots
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with refuse_altered(path):
+            check_numbers(tensors)
+        tensors = {name: t if name.startswith("cache.") else t.clone() for name, t in tensors.items()}
+        return _restored(path, about, header, tensors, caller, config, cache, memory, decoder)
+
+
+def _restored(
+    path: Path,
+    about: Mapping[str, Any],
+    header: Header,
+    tensors: Mapping[str, Tensor],
+    caller: Caller,
+    config: StreamConfig,
+    cache: CacheFormat,
+    memory: MemoryPolicy,
+    decoder: StreamDecoder | None,
+) -> StreamState:
+    """The state of a file whose contract is the one that is asked for."""
     with refuse_altered(path):
-        check_types(about, TYPES)
-        check_types({"shrunk": (shrunk := about.get("shrunk"))}, {"shrunk": (str, NONE)})
-        for numbers in (about["table"], about["blend"] or []):
-            check_types(dict(enumerate(numbers)), dict.fromkeys(range(len(numbers)), (int,)))
-        header, shape, table = _header(about), CacheShape(**about["shape"]), tuple(about["table"])
+        prompt = _prompt(caller, _under("prompt", tensors))
+        old = _under("blend", tensors)
+        blend = about["blend"] and Blend(_prompt(caller, old), *about["blend"])
+        check_blend(old, _under("prompt", tensors), blend is not None)
         made_with = about["weights"] and {kind: read_back(n) for kind, n in about["weights"].items()}
-        prompt, ledger = caller.load(_under("prompt", tensors)), _under("ledger", tensors)
-        blend = about["blend"] and Blend(caller.load(_under("blend", tensors)), *about["blend"])
-        ledger, tail_BCTHW = replace(header.ledger, **ledger), tensors["tail"].to(caller.device)
-    saved = header.config
-    config = saved if config is None else config
-    _refuse_other_contract(
-        path,
-        _contract(saved, cache=about["cache"], memory=about["memory"]),
-        _contract(config, cache=cache.spec(), memory=memory.spec()),
-        "" if shrunk is None else f" Its cache was {shrunk}; then the card was full.",
-    )
-    present = add_memory_tokens(memory, caller.shape(prompt, config), config.positions, cache.cost)
-    _refuse_other_contract(path, asdict(shape), asdict(present))
+        check_tail(tensors["tail"], header, caller.batch(prompt, config))
+    present = add_memory_tokens(memory, _shape(path, caller, prompt, config), config.positions, cache.cost)
+    refuse_other_sizes(path.name, about["shape"], as_json(asdict(present)))
     if made_with is not None:
         caller.expect(made_with, path.name, config)
-    reserve(caller, cache, shape, len(table), config.dtype)
+    table = trimmed(about["table"], config)
+    reserve(caller, cache, present, len(table), config.dtype)
     with refuse_altered(path):
-        frames = cache.restore(
-            caller.tree, shape, table, _under("cache", tensors), config.dtype, caller.device
-        )
         held = {name: tensor.to(caller.device) for name, tensor in _under("memory", tensors).items()}
-        remembered, past = memory.restore(held), from_tensors(_under("past", tensors))
-    return StreamState(
+        remembered = memory.restore(held)
+        frames = cache.restore(
+            caller.tree, present, table, _under("cache", tensors), config.dtype, caller.device
+        )
+    ledger = replace(header.ledger, **_under("ledger", tensors))
+    tail_BCTHW = tensors["tail"].to(caller.device)
+    past = _past(path, header, tail_BCTHW, _under("past", tensors), decoder)
+    state = StreamState(
         config, cache, memory, header.block, header.start_frame, frames, remembered, prompt, tail_BCTHW,
-        blend, about["must_recache"], past, ledger, header.text, header.followed, about["steered"],
-        shrunk,
+        blend, about["must_recache"], past, ledger, header.text, header.followed, header.steered,
+        header.shrunk,
     )  # fmt: skip
-
-
-def read_header(path: Path) -> Header:
-    """What the snapshot says of itself; ValueError for another kind of file, or another release's."""
-    about = read_metadata(path, KIND, VERSION)
     with refuse_altered(path):
-        return _header(about)
+        next_prompt(caller, state)
+    return state
 
 
-def read_ending(path: Path) -> tuple[Header, Tensor]:
+def verify(path: str | Path) -> None:
+    """ValueError in a sentence for a file that is cut, altered, or of another release."""
+    path = Path(path)
+    with opened(path, KIND, VERSION) as (about, file), refuse_altered(path):
+        check_names(file, header_of(about, path.stat().st_size))
+
+
+def read_header(path: str | Path) -> Header:
+    """What the snapshot says of itself, without its tensors; ValueError for another kind of file, or another
+    release's. Bytes beside the header are not looked at: `verify` does.
+    """
+    path = Path(path)
+    with opened(path, KIND, VERSION, whole=False) as (about, _), refuse_altered(path):
+        return header_of(about, path.stat().st_size)
+
+
+def read_ending(path: str | Path) -> tuple[Header, Tensor]:
     """The header and the newest latents [B, C, T, H, W] in the model's units, on the CPU."""
-    header = read_header(path)
-    return header, read(path, KIND, VERSION, only=("tail",))[1]["tail"]
+    path = Path(path)
+    with opened(path, KIND, VERSION) as (about, file), refuse_altered(path):
+        header = header_of(about, path.stat().st_size)
+        check_names(file, header)
+        tail_BCTHW = file.get_tensor("tail")
+        check_numbers({"tail": tail_BCTHW})
+        check_tail(tail_BCTHW, header, len(tail_BCTHW))
+        return header, tail_BCTHW[:, :, -header.config.tail_frames :].clone()
 
 
-def _header(about: Mapping[str, Any]) -> Header:
-    check_types(about, HEADER)
-    unusual = {"limit": (int, NONE), "fps": (float, int, NONE)}
-    counts = {f.name: unusual.get(f.name, (int,)) for f in fields(FrameLedger)}
-    check_types(about["ledger"], {name: types for name, types in counts.items() if name not in PICTURES})
-    ledger, config = FrameLedger(**about["ledger"]), config_from_json(about["config"])
-    return Header(config, about["block"], about["start_frame"], ledger, about["text"], about["followed"])
+def _past(
+    path: Path,
+    header: Header,
+    tail_BCTHW: Tensor,
+    stored: Mapping[str, Tensor],
+    decoder: StreamDecoder | None,
+) -> VaeBuffers | None:
+    """The decoder's past: made again, or as it was stored."""
+    if not header.start_frame:
+        return None
+    scene = header.start_frame, header.config.block_frames, header.ledger.given
+    count = latents_for_past(decoder, *scene)
+    if decoder is not None and count is not None and count <= tail_BCTHW.shape[2]:
+        return past_again(decoder, tail_BCTHW[:, :, tail_BCTHW.shape[2] - count :], *scene)
+    with refuse_altered(path):
+        past = from_tensors(stored)
+        if decoder is not None and past is None and header.ledger.written:
+            raise ValueError("there is neither the decoder's past nor latents to make it from")
+        if decoder is not None and past is not None:
+            decoder.refuse_foreign(past)
+    return past
+
+
+def _shape(path: Path, caller: Caller, prompt: Prompt, config: StreamConfig) -> CacheShape:
+    """Sizes of the cache under this prompt; ValueError where they do not fit together."""
+    try:
+        return caller.shape(prompt, config)
+    except ValueError as error:
+        raise ValueError(
+            f"Resume: the take in {path.name} does not go with this model. {error} Or: {REMEDY}"
+        ) from error
+
+
+def _prompt(caller: Caller, parts: Mapping[str, Tensor]) -> Prompt:
+    check_text(parts)
+    prompt = caller.load(parts)
+    if set(caller.dump(prompt)) != set(parts):
+        raise ValueError(f"a prompt cannot have the texts {', '.join(sorted(parts))}")
+    return prompt
 
 
 def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefix = part + "."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _contract(config: StreamConfig, **specs: Mapping[str, object]) -> dict[str, Any]:
-    """What must be the same when a stream goes on, as JSON has it."""
-    same = {name: value for name, value in config_to_json(config).items() if name not in MAY_DIFFER}
-    return json.loads(json.dumps({**same, **{name: dict(spec) for name, spec in specs.items()}}))
-
-
-def _refuse_other_contract(
-    path: Path, saved: Mapping[str, Any], asked: Mapping[str, Any], told: str = ""
-) -> None:
-    names = [name for name in saved if saved[name] != asked[name]]
-    if names:
-        said = "; ".join(_difference(name, saved[name], asked[name]) for name in names)
-        raise ValueError(
-            f"Resume: the take in {path.name} was made with {said}.{told} Give it the same model, size, "
-            f"preset, block, cache and memory, and guidance where it had guidance; or begin a new stream."
-        )
-
-
-def _difference(name: str, saved: Any, asked: Any) -> str:
-    if isinstance(saved, dict) and isinstance(asked, dict):
-        if saved.get("name") != asked.get("name"):
-            return f"{name} {saved.get('name')}, not {asked.get('name')}"
-        parts = [key for key in {**saved, **asked} if saved.get(key) != asked.get(key)]
-        return ", ".join(f"{name} {key} {saved.get(key)}, not {asked.get(key)}" for key in parts)
-    return f"{name.replace('_', ' ')} {saved}, not {asked}"

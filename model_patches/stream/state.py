@@ -49,8 +49,7 @@ class StreamState:
     cache: Cache
     memory: Memory
     prompt: Prompt  # of the blocks to come
-    # the newest clean latents [B, C, T, H, W] of this scene in the model's units, T up to what the window
-    # holds
+    # the newest clean latents [B, C, T, H, W] of this scene in the model's units, T up to `kept_frames`
     tail_BCTHW: Tensor
     blend: Blend | None = None  # from an earlier prompt to `prompt`, while it lasts
     must_recache: bool = False  # the frames beside the sink are to be run again under the prompt

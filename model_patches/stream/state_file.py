@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,15 @@ import torch
 from torch import Tensor
 
 from ..attention.positions import PositionPreset
-from ..checkpoints.files import open_tensors, shapes_in, write_whole
+from ..checkpoints.files import open_tensors, write_whole
+from ..checkpoints.sealed import refuse_changed
 from ..geometry import Geometry
 from .config import StreamConfig
+
+WHERE, WANTED = "load", "a stream that was saved"
+REMEDY = "Copy it again, take an older snapshot of the take, or go on from its video with Start From."
+# what reading altered values can raise
+ALTERED = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def write_state(
@@ -25,27 +31,35 @@ def write_state(
 
     The bytes of the file.
     """
-    metadata = {"kind": kind, "version": version, **about}
-    write_whole("save", path, tensors, metadata, "the stream")
-    return path.stat().st_size
+    return write_whole("save", path, tensors, {"kind": kind, "version": version, **about}, "the stream")
 
 
-def read(
-    path: Path, kind: str, version: int, only: tuple[str, ...] = ()
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `write_state` was given; ValueError for another kind of file, or another release's.
+@contextmanager
+def opened(
+    path: Path, kind: str, version: int, *, whole: bool = True
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    """(what the header says, the open safetensors file) of what `write_state` was given.
 
-    only: names of the tensors that are wanted; (): all.
+    whole: every byte is read, and compared with the checksum. ValueError for a file that is cut or changed,
+    of another kind, or of another release.
     """
-    with _opened(path) as file:
-        about = _about(path, file, kind, version)
-        return about, {name: file.get_tensor(name) for name in only or shapes_in(file)}
-
-
-def read_metadata(path: Path, kind: str, version: int) -> dict[str, Any]:
-    """What `read` gives first, without reading a tensor."""
-    with _opened(path) as file:
-        return _about(path, file, kind, version)
+    with open_tensors(WHERE, path, WANTED, REMEDY) as file:
+        sealed = not whole or refuse_changed(WHERE, path, REMEDY)
+        with refuse_altered(path):
+            about = json.loads((file.metadata() or {}).get("rivulet", "{}"))
+            check_types({"header": about}, {"header": (dict,)})
+        if about.get("kind") != kind or about.get("version") != version:
+            is_kind, is_version = (str(about.get(n, "none"))[:40] for n in ("kind", "version"))
+            raise ValueError(
+                f"load: {path} holds {is_kind!r} in version {is_version}, needs {kind!r} in version "
+                f"{version}; it was not saved by this release. Make the take anew, or go on from its video "
+                f"with Start From."
+            )
+        if not sealed:
+            raise ValueError(
+                f"load: {path} has lost its checksum, and may be altered elsewhere too. {REMEDY}"
+            )
+        yield about, file
 
 
 @contextmanager
@@ -53,10 +67,11 @@ def refuse_altered(path: Path) -> Iterator[None]:
     """ValueError with the file's name where what is read inside is not as `write_state` left it."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except ALTERED as error:
+        said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
             f"load: {path} was altered since it was saved, or written by something else: what it says of the "
-            f"stream cannot be read ({type(error).__name__}: {error}). Copy it again, or take an older one."
+            f"stream cannot be ({said[:300]}). {REMEDY}"
         ) from error
 
 
@@ -64,24 +79,7 @@ def check_types(values: Mapping[Any, Any], types: Mapping[Any, tuple[type, ...]]
     """KeyError or TypeError unless every name is there with a value of one of its types."""
     for name, allowed in types.items():
         if type(values[name]) not in allowed:
-            raise TypeError(f"{name} is {values[name]!r}")
-
-
-def _opened(path: Path) -> AbstractContextManager[Any]:
-    return open_tensors("load", path, "a stream that was saved", "Copy it again, or take an older one.")
-
-
-def _about(path: Path, file: Any, kind: str, version: int) -> dict[str, Any]:
-    with refuse_altered(path):
-        about = json.loads((file.metadata() or {}).get("rivulet", "{}"))
-        check_types({"header": about}, {"header": (dict,)})
-    if about.get("kind") != kind or about.get("version") != version:
-        raise ValueError(
-            f"load: {path} holds {about.get('kind', 'no stream')!r} in version {about.get('version', '?')}, "
-            f"needs {kind!r} in version {version}; it was not saved by this release. Make the take anew, or "
-            f"go on from its video with Start From."
-        )
-    return about
+            raise TypeError(f"{name} is {str(values[name])[:80]!r}")
 
 
 def config_to_json(config: StreamConfig) -> dict[str, Any]:
@@ -97,7 +95,7 @@ def config_from_json(fields: Mapping[str, Any]) -> StreamConfig:
             "geometry": Geometry(**fields["geometry"]),
             "preset": PositionPreset(**fields["preset"]),
             "sigmas": tuple(fields["sigmas"]),
-            "first_sigmas": tuple(fields.get("first_sigmas", ())),
+            "first_sigmas": tuple(fields["first_sigmas"]),
             "dtype": getattr(torch, fields["dtype"]),
         }
     )

@@ -219,7 +219,7 @@ def _commit(
 ) -> StreamState:
     """The state with the draft's frames in it, less what leaves the window; blocks are not counted."""
     whole = draft.commit(call.cached + call.new)
-    tail_BCTHW = torch.cat([state.tail_BCTHW, result.latents_BCTHW], 2)[:, :, -state.config.tail_frames :]
+    tail_BCTHW = torch.cat([state.tail_BCTHW, result.latents_BCTHW], 2)[:, :, -state.config.kept_frames :]
     after = replace(
         state, start_frame=state.start_frame + result.latents_BCTHW.shape[2], tail_BCTHW=tail_BCTHW.clone()
     )

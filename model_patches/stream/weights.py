@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..arch.fingerprint import farthest
+from ..arch.fingerprint import difference, farthest
 
 Fingerprint = Mapping[str, Tensor]
 # Of the kind of weights that differs most: sums rounded to bfloat16 in another order move one by up to 1.1 %
@@ -22,4 +22,23 @@ def refuse_other_weights(made_with: Fingerprint, present: Fingerprint, source: s
             f"Resume: the take in {source} was made with weights that differ from this model's by "
             f"{100 * apart:.1f} % in {kind}, and would not go on as it began. Load the weights it was made "
             f"with, with the same adapters (LoRA) and kept in the same way, or begin a new stream."
+        )
+
+
+def refuse_other_decoder(shown_by: Tensor, present: Tensor | None, source: str) -> None:
+    """ValueError where another VAE made the pictures of the file's take; both as its fingerprint has it."""
+    if present is None:
+        return
+    pairs = zip(shown_by.split(1), present.split(1), strict=False)
+    same = shown_by.shape == present.shape
+    apart = max((difference(*pair) for pair in pairs), default=0.0) if same else float("inf")
+    if not apart <= ROUNDING:
+        what = (
+            f"one whose weights differ from this one's by {100 * apart:.1f} %"
+            if same
+            else "one of another kind"
+        )
+        raise ValueError(
+            f"Resume: the pictures of the take in {source} were made by another VAE, {what}, so a seam would "
+            f"show. Connect the VAE it was made with, or go on from its video with Start From."
         )

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 
 from ..stream.config import StreamConfig
 from ..stream.script import Script
-from ..stream.snapshot import KIND, VERSION, Header, read_header
+from ..stream.snapshot import Header, read_header, verify
 from ..stream.state import StreamState
-from ..stream.state_file import read as read_file
 from ..stream.timeline import Prompt as TimedPrompt
 from ..viewers.mailbox import Redo
 from ..writer.parts import frames_of
@@ -102,7 +101,7 @@ def find_point(folder: TakeFolder, redo: Redo | None = None) -> Point:
     passed: list[str] = []
     for snapshot in reversed(folder.snapshots()):
         try:
-            read_file(snapshot.path, KIND, VERSION)
+            verify(snapshot.path)
             header = read_header(snapshot.path)
             point = _point(snapshot, header, _about(folder, header), on_disk, events, redo)
         except (OSError, ValueError) as why:

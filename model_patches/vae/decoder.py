@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from ..transfer import to_device
-from .wan import SPACE_STRIDE, TIME_STRIDE, LayerBuffers, SpentBuffers
+from .fingerprint import fingerprint
+from .reach import reach_of_tiny, reach_of_wan
+from .tiny import TinyDecoder
+from .wan import SPACE_STRIDE, TIME_STRIDE, LayerBuffers, SpentBuffers, WanVAE
 
 MAX_LATENTS = 4
 
@@ -83,6 +86,20 @@ class StreamDecoder(Protocol):
         """ValueError for buffers of another kind of decoder."""
         ...
 
+    @property
+    def forgets_after(self) -> int | None:
+        """Latents after which nothing of what was before them is in the past; None where nobody knows."""
+        ...
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether its layers get a scene's latents as one, then two by two, whatever it is given at once."""
+        ...
+
+    def fingerprint(self) -> Tensor | None:
+        """Of its weights, [tensors, 1, 4] on the CPU, taken once; None where it has none."""
+        ...
+
     def weights(self) -> Iterator[Tensor]:
         """The tensors that decoding reads beside its inputs, wherever they are."""
         ...
@@ -93,6 +110,7 @@ class VaeDecoder:
 
     def __init__(self, vae: VideoDecoder) -> None:
         self.vae = vae
+        self._fingerprint: Tensor | None = None  # once it was asked for
 
     def decode(
         self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False, exact: bool = False
@@ -104,6 +122,19 @@ class VaeDecoder:
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         """Does nothing: the first decode compares sizes and dtype."""
+
+    in_pairs = False
+
+    @property
+    def forgets_after(self) -> int | None:
+        if isinstance(self.vae, TinyDecoder):
+            return reach_of_tiny(self.vae.decoder)
+        return reach_of_wan(self.vae.decoder) if isinstance(self.vae, WanVAE) else None
+
+    def fingerprint(self) -> Tensor:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.vae.parameters())
+        return self._fingerprint
 
     def weights(self) -> Iterator[Tensor]:
         return self.vae.parameters()

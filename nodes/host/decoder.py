@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...model_patches.vae.cost import DecoderCost
 from ...model_patches.vae.decoder import MAX_LATENTS, StreamDecoder, VaeBuffers
+from ...model_patches.vae.fingerprint import fingerprint
 from .tiny_vae import HostTinyDecoder, encode, is_tiny, tiny_cost, why_not_tiny
 from .vae import PIECE_LATENTS, HostDecoder, wan_cost, why_not_wan
 
@@ -19,6 +20,7 @@ class InModelUnits:
     def __init__(self, decoder: HostDecoder | HostTinyDecoder, to_vae: Callable[[Tensor], Tensor]) -> None:
         """to_vae: from the model's units to the VAE's."""
         self._decoder, self._to_vae = decoder, to_vae
+        self._fingerprint: Tensor | None = None  # once it was asked for
 
     def decode(
         self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False, exact: bool = False
@@ -27,6 +29,21 @@ class InModelUnits:
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         self._decoder.refuse_foreign(past)
+
+    @property
+    def forgets_after(self) -> int:
+        return self._decoder.forgets_after
+
+    @property
+    def in_pairs(self) -> bool:
+        return self._decoder.in_pairs
+
+    def fingerprint(self) -> Tensor:
+        """Of the decoder alone: what encodes may be left out of a VAE's file."""
+        if self._fingerprint is None:
+            model = self._decoder.vae.first_stage_model
+            self._fingerprint = fingerprint(model.decoder.parameters())
+        return self._fingerprint
 
     def weights(self) -> Iterator[Tensor]:
         return self._decoder.vae.first_stage_model.parameters()

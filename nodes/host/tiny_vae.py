@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...model_patches.geometry import LATENT_CHANNELS
 from ...model_patches.vae.decoder import MAX_LATENTS, VaeBuffers, to_levels
 from ...model_patches.vae.load import FAMILY, units_by_name
+from ...model_patches.vae.reach import reach_of_tiny
 from ...model_patches.vae.tiny import decode_pictures, has_memory
 from ...model_patches.vae.tiny_cost import TinyCost
 from ...model_patches.vae.wan import SPACE_STRIDE, in_model_units, in_vae_units
@@ -44,6 +45,13 @@ class HostTinyDecoder:
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         """Raises ValueError for the past of another kind of decoder."""
         refuse_foreign(past, sum(has_memory(layer) for layer in self.layers))
+
+    in_pairs = False
+
+    @property
+    def forgets_after(self) -> int:
+        """Latents that its past hangs on."""
+        return reach_of_tiny(self.layers)
 
     @torch.inference_mode()
     def decode(

@@ -17,6 +17,7 @@ from ...model_patches.geometry import LATENT_CHANNELS
 from ...model_patches.vae.cost import WanCost
 from ...model_patches.vae.decoder import VaeBuffers, to_levels
 from ...model_patches.vae.load import NEEDED
+from ...model_patches.vae.reach import reach_of_wan
 from ...model_patches.vae.wan import SPACE_STRIDE
 from .loaded import load_models
 from .once import check_once
@@ -49,6 +50,13 @@ class HostDecoder:
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
         """Raises ValueError for the past of another kind of decoder."""
         refuse_foreign(past, LAYERS)
+
+    in_pairs = True
+
+    @property
+    def forgets_after(self) -> int:
+        """Latents that its past hangs on: one more than the layers reach over may wait for its pair."""
+        return reach_of_wan(self.vae.first_stage_model.decoder) + PIECE_LATENTS - 1
 
     @torch.inference_mode()
     def decode(

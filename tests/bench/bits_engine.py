@@ -23,7 +23,7 @@ from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.follow import Follow, encoder_of
 from ...model_patches.stream.incoming import Fitted, Pictures
 from ...model_patches.stream.pipeline import Chunk, Prefill
-from ...model_patches.stream.snapshot import load
+from ...model_patches.stream.snapshot import load, save
 from ...model_patches.stream.start import context_latents, from_picture, from_video
 from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import step
@@ -112,8 +112,9 @@ class Engine:
     def resume(self, folder: Path) -> None:
         """Saves the stream and takes it up again."""
         path = folder / "stream.safetensors"
-        pipeline.snapshot(self.pocket.caller, self.state, [], path)
-        given = {"cache": self.cache, "memory": self.memory}
+        decoder = VaeDecoder(self.pocket.vae) if self.streams == 1 else None
+        save(self.pocket.caller, self.state, path, decoder)
+        given = {"cache": self.cache, "memory": self.memory, "decoder": decoder}
         self.state = load(path, self.pocket.caller, self.config, **given)
 
     @property

@@ -217,8 +217,7 @@ def test_the_host_says_what_a_full_card_is(load):
 
 def test_the_node_lets_the_cache_shrink_where_it_is_asked_to(load, vae, prompt, tmp_path, monkeypatch):
     import folder_paths
-    from rivulet.model_patches.stream.snapshot import KIND, VERSION
-    from rivulet.model_patches.stream.state_file import read_metadata
+    from rivulet.model_patches.stream.snapshot import read_header
     from rivulet.nodes.run.take import ALWAYS
     from rivulet.nodes.stream import RivuletStream
 
@@ -234,7 +233,5 @@ def test_the_node_lets_the_cache_shrink_where_it_is_asked_to(load, vae, prompt, 
         *_, path = RivuletStream.execute(model, vae, **asked, **inputs, **options).args
     finally:
         full.remove()
-    about = read_metadata(Path(path), KIND, VERSION)
-    assert (
-        about["cache"]["name"] == "int8" and about["shrunk"] == "dense until block 1" and about["block"] == 2
-    )
+    header = read_header(path)
+    assert (header.cache, header.shrunk, header.block) == ("int8", "dense until block 1", 2)

@@ -143,6 +143,11 @@ class HoldingDecoder:
     def refuse_foreign(self, past):
         """Nothing."""
 
+    forgets_after, in_pairs = None, False
+
+    def fingerprint(self):
+        """It has no weights."""
+
     def weights(self):
         return iter(())
 

@@ -22,7 +22,7 @@ from rivulet.model_patches.viewers.live import PromptChange
 from rivulet.model_patches.viewers.mailbox import Message
 from rivulet.model_patches.writer.video import Mp4Writer
 
-from .test_snapshot import Held
+from .test_snapshot_journey import Held
 from .videos import GEOMETRY, Collected, pictures, text
 
 
