@@ -1,7 +1,6 @@
 """Takes in ComfyUI on a card that is full now and then: the same pictures, or a sentence."""
 
 from contextlib import suppress
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
