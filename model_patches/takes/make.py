@@ -15,6 +15,7 @@ from ..stream.caller import Caller
 from ..stream.config import StreamConfig
 from ..stream.follow import Follow
 from ..stream.pipeline import Prefill, run
+from ..stream.recovery import refuse_full
 from ..stream.script import Script
 from ..stream.state import StreamState
 from ..stream.timeline import DEFAULT_MODE
@@ -163,7 +164,8 @@ def go_on(making: Making, redo: Redo, pictures: int | None = None) -> Start:
         _refuse_short(folder, pictures, point)
         point = replace(point, events=revised(point, redo))
         script = point.script(script, making.config)
-        state = point.place(making.load(point.snapshot.path))
+        with refuse_full(making.caller, "while the take is loaded"):
+            state = point.place(making.load(point.snapshot.path))
         tail = go_back(folder, point, redo)
     except BaseException:
         lock.release()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from itertools import cycle, product
 from pathlib import Path
@@ -136,18 +137,21 @@ class Maker(Protocol):
 
 
 def make(maker: Maker, take: Take) -> None:
-    """Begins a take or goes on with it, up to its end, as somebody would who finds it so."""
-    folder = TakeFolder(take.video)
+    """Begins a take or goes on with it, up to its end."""
+    due(maker, take)()
+
+
+def due(maker: Maker, take: Take) -> Callable[[], object]:
+    """What somebody does next who finds a take so."""
     try:
-        find_point(folder)
+        find_point(TakeFolder(take.video))
     except ValueError as why:
         print(why, flush=True)
         take.clear()
-        return maker.begin(take)
+        return partial(maker.begin, take)
     if frames_of(take.video) < take.setup.pictures:
-        maker.go_on(take)
-    elif not take.video.exists():
-        finish(take.video)
+        return partial(maker.go_on, take)
+    return partial(finish, take.video) if not take.video.exists() else lambda: None
 
 
 @contextmanager

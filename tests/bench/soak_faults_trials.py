@@ -17,7 +17,7 @@ from ...model_patches.writer.ffmpeg import find_ffmpeg
 from .soak_faults_child import ENDED, PATIENCE_SECONDS, WHOLE, Ending, fork, left_alone, wait
 from .soak_faults_disk import frames_in, picture_sums, small_disk
 from .soak_faults_kinds import BROKEN, AtOperations, Fault, Left, deck
-from .soak_faults_takes import Maker, Setup, Take, lines, make, noting, others, setups
+from .soak_faults_takes import Maker, Setup, Take, due, lines, noting, others, setups
 
 MOST_FAULTS = 4  # of one take
 SENTENCE = re.compile(r"[A-Z][A-Za-z0-9 ]*: \S")  # where it was, then what happened
@@ -200,8 +200,9 @@ class Trials:
         """One process that begins the take or goes on with it."""
 
         def work() -> None:
+            step = due(self.maker, take)
             with noting(take), fault.inside():
-                make(self.maker, take)
+                step()
 
         return wait(fork(work, take.beside), take.beside, fault.glance, PATIENCE_SECONDS)
 

@@ -75,7 +75,7 @@ def struck(tmp_path, monkeypatch):
     monkeypatch.setattr(trials_module, "frames_in", lambda path: PICTURES)
     monkeypatch.setattr(trials_module, "picture_sums", lambda path: ["same"])
     monkeypatch.setattr(disk, "small_disk", lambda folder: pytest.fail("no mount in a test"))
-    monkeypatch.setattr(trials_module, "make", lambda maker, take: maker.begin(take))
+    monkeypatch.setattr(trials_module, "due", lambda maker, take: lambda: maker.begin(take))
 
     def run(**wrong):
         said = []

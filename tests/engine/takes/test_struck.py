@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rivulet.model_patches.stream.card_memory import CardFullError
+from rivulet.tests.bench import soak_faults_engine
 from rivulet.tests.bench.soak_faults_disk import frames_in, picture_sums, standing
 from rivulet.tests.bench.soak_faults_engine import Engine, models
 from rivulet.tests.bench.soak_faults_kinds import AtOperations
 from rivulet.tests.bench.soak_faults_takes import Take, lines, make, noting, setups
+from rivulet.tests.full_card import SAID
 
 SETUPS = {made.name: replace(made, blocks=4, guided=False) for made in setups()}
 POINTS = 4  # of a take, at which it ends
@@ -59,6 +62,10 @@ def made(take, numbers=(), error=StopError):
     return mode.operations
 
 
+def no_room(*_, **__):
+    raise torch.OutOfMemoryError(SAID)
+
+
 def pictures(take):
     """Digests by their frames' numbers; a frame that was made twice must be the same."""
     found = {}
@@ -86,7 +93,7 @@ def test_a_take_that_ends_at_any_operation_goes_on_from_what_was_kept(take_of, n
     assert went_on
 
 
-def test_a_take_whose_model_was_changed_is_refused_and_stays_as_it_was(take_of):
+def test_a_take_that_cannot_be_loaded_now_is_refused_and_stays_as_it_was(take_of, monkeypatch):
     calm, take = take_of("dense-off", "calm"), take_of("dense-off", "changed")
     operations = made(calm)
     with pytest.raises(StopError):
@@ -100,6 +107,9 @@ def test_a_take_whose_model_was_changed_is_refused_and_stays_as_it_was(take_of):
             made(take)
     finally:
         weight.copy_(kept)
+    with monkeypatch.context() as full, pytest.raises(CardFullError, match="while the take is loaded"):
+        full.setattr(soak_faults_engine, "load", no_room)
+        made(take)
     assert {path: path.read_bytes() for path in take.folder.rglob("*") if path.is_file()} == before
     made(take)
     assert pictures(take) == pictures(calm) and frames_in(take.video) == take.setup.pictures
