@@ -11,6 +11,7 @@ import comfy.utils
 import folder_paths
 from comfy.cli_args import args
 from comfy_api.v0_0_2 import InputImpl, io
+from comfy_execution.graph import ExecutionBlocker
 from torch import Tensor
 
 from ..model_patches.attention.positions import why_not
@@ -36,6 +37,7 @@ from .run.overlap import overlap_for
 from .run.script import read_script
 from .run.take import EARLY, PASSING, WHEN, newest_snapshot_path, policy_of
 from .run.take_files import RESUMED, find_take
+from .run.yielding import LongRun
 from .small_cache import CacheChoice, CacheType
 from .start_from import StartType
 
@@ -158,6 +160,47 @@ class RivuletStream(io.ComfyNode):
                     tooltip="Disk space for the snapshots of this video, in gigabytes: older ones are "
                     "thinned out, the newest three stay in any case.",
                 ),
+                io.Boolean.Input(
+                    "stop_on_drift",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Stop and keep the video when its picture stands still or burns out. Off: that "
+                    "is told, and the video goes on.",
+                ),
+                io.Float.Input(
+                    "let_others_in",
+                    default=0.0,
+                    min=0.0,
+                    max=86400.0,
+                    step=1.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="After so many seconds, whenever other jobs wait in the queue, the video lets "
+                    "them in and goes on behind them. 0: only when asked in the preview.",
+                ),
+                io.Float.Input(
+                    "part_hours",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.5,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Another file begins after so many hours of video, and the parts stay apart. "
+                    "0: one file.",
+                ),
+                io.Float.Input(
+                    "part_gigabytes",
+                    default=0.0,
+                    min=0.0,
+                    max=10_000.0,
+                    step=0.5,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Another file begins after so many gigabytes, and the parts stay apart. "
+                    "0: one file.",
+                ),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="A file, never frames in memory."),
@@ -208,6 +251,10 @@ class RivuletStream(io.ComfyNode):
         shrink_cache: bool = False,
         snapshot_seconds: float = EVERY_SECONDS,
         snapshot_gb: float = 4.0,
+        stop_on_drift: bool = False,
+        let_others_in: float = 0.0,
+        part_hours: float = 0.0,
+        part_gigabytes: float = 0.0,
     ) -> io.NodeOutput:
         """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
         config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
@@ -227,6 +274,7 @@ class RivuletStream(io.ComfyNode):
         order = Order(
             caller, decoder, config, *kept, script, fps, blocks, video, cls._graph(), page,
             policy_of(snapshot, snapshot_seconds, snapshot_gb), begin.may_redo,
+            LongRun(stop_on_drift, let_others_in, part_hours, part_gigabytes),
         )  # fmt: skip
         run, bar = Run(order), comfy.utils.ProgressBar(blocks)
         state = run.make(
@@ -236,6 +284,8 @@ class RivuletStream(io.ComfyNode):
         )  # fmt: skip
         as_queued = run.as_queued and wish is None
         FINGERPRINTS.note(page.node, run.result, as_queued=as_queued)
+        if run.lets_others_in():
+            return io.NodeOutput(*[ExecutionBlocker(None)] * len(cls.SCHEMA.outputs))
         if as_queued:
             RESUMED.settle(video)
         if snapshot == EARLY:

@@ -99,7 +99,7 @@ class LiveStream:
     @property
     def as_queued(self) -> bool:
         """Whether nobody ended it or changed what it shows."""
-        return not self.stopped and self.mailbox.applied_kinds.isdisjoint(CHANGING)
+        return not (self.stopped or self.goes_on) and self.mailbox.applied_kinds.isdisjoint(CHANGING)
 
     @property
     def prompts(self) -> list[dict[str, Any]]:

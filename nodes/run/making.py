@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from ...model_patches.cache.format import CacheFormat
 from ...model_patches.memory.policy import MemoryPolicy
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.incoming import EXACT, Fitted
+from ...model_patches.stream.pipeline import Chunk
 from ...model_patches.stream.recovery import refuse_full
 from ...model_patches.stream.script import Script
 from ...model_patches.stream.snapshot import load
@@ -31,10 +35,14 @@ from ..host.caller import HostCaller
 from ..host.incoming import open_source
 from .beginnings import Beginning
 from .going_on import Resume
-from .next_run import workflow_of
+from .next_run import NextRun, workflow_of
 from .session import client_of_run, session_of
 from .shelf import SHELF
 from .take import PASSING
+from .take_files import name_of
+from .yielding import LongRun, Turn, can_yield, queue_again
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ class Order:
     page: Page
     policy: Policy | None  # of snapshots; None: none are kept
     may_redo: bool = True
+    long_run: LongRun = field(default_factory=LongRun)
 
 
 class Run:
@@ -80,6 +89,8 @@ class Run:
         self.order = order
         self.live: LiveStream | None = None
         self.pictures = NewestPicture()
+        self._session: Session | None = None
+        self._turn = Turn(order.long_run.let_others_in)
         self._redone = False
 
     @property
@@ -100,12 +111,14 @@ class Run:
             open_writer=self._open_writer,
             open_session=self._open_session,
             writers=self._writers,
+            stop_on_drift=order.long_run.stop_on_drift,
         )
 
     def make(self, begin: Beginning, vae: Any, pictures: int, **options: Any) -> StreamState:
         """The state after the take's last block; begin: read. options: see `pipeline.run`."""
         order, caller = self.order, self.order.caller
-        config, script, more = order.config, order.script, {"pictures": pictures, **options}
+        config, script = order.config, order.script
+        more = {**options, "pictures": pictures, "on_chunk": partial(self._on_chunk, options["on_chunk"])}
         PASSING.remove(but=self.folder)
         if isinstance(begin, Resume):
             return make_take(self._making(), begin.redo(script, config), **more).state
@@ -122,6 +135,15 @@ class Run:
     def as_queued(self) -> bool:
         """Whether no viewer ended it or changed what it shows."""
         return self.live is not None and self.live.as_queued and not self._redone
+
+    def lets_others_in(self) -> bool:
+        """Whether it ended for that; then its job waits behind theirs, to go on with the take."""
+        if self.live is None or not self.live.goes_on:
+            return False
+        page = self.order.page
+        queue_again(page.prompt_id, page.node, NextRun(name_of(self.order.video)))
+        log.info("Stream Video: others come in; %s goes on behind them.", self.order.video.name)
+        return True
 
     @property
     def result(self) -> Path:
@@ -156,6 +178,8 @@ class Run:
             go_on=opening.go_on,
             lock=opening.lock,
             metadata=order.metadata,
+            part_hours=order.long_run.part_hours or None,
+            part_gigabytes=order.long_run.part_gigabytes or None,
         )
 
     def _writers(self, opening: Opening) -> list[NewestPicture]:
@@ -179,4 +203,11 @@ class Run:
         )
         if not order.may_redo:
             offers = replace(offers, rewind=None)
-        return session_of(self.live, order.caller.device, offers)
+        yields = order.policy is not None and order.may_redo and can_yield(order.page.prompt_id)
+        self._session = session_of(self.live, order.caller.device, offers, yields=yields)
+        return self._session
+
+    def _on_chunk(self, told: Callable[[Chunk], None], chunk: Chunk) -> None:
+        told(chunk)
+        if self._turn.over and self._session is not None and "yield" in self._session.live.does:
+            self._session.yielding = True

@@ -18,8 +18,13 @@ EVENT = "rivulet.stream"
 STREAMS = Streams()
 
 
-def session_of(live: LiveStream, device: torch.device, offers: Offers | None = None) -> Session:
-    """The session of a stream that the run in progress makes on a device; offers: of its take."""
+def session_of(
+    live: LiveStream, device: torch.device, offers: Offers | None = None, *, yields: bool = False
+) -> Session:
+    """The session of a stream that the run in progress makes on a device; offers: of its take.
+
+    yields: it can let other jobs in.
+    """
 
     def send(state: dict[str, Any]) -> None:
         # sent to nobody, it would go to every page of every user
@@ -29,7 +34,7 @@ def session_of(live: LiveStream, device: torch.device, offers: Offers | None = N
     offers = offers or Offers()
     check = comfy.model_management.throw_exception_if_processing_interrupted
     watched = {"send": send, "check": check, "vram": lambda: vram_of(device)}
-    return Session(live, STREAMS, **watched, rewind=offers.rewind, mark=offers.mark)
+    return Session(live, STREAMS, **watched, rewind=offers.rewind, mark=offers.mark, can_yield=yields)
 
 
 def client_of_run() -> str | None:

@@ -13,6 +13,16 @@ from .next_run import NEXT_RUNS, NextRun
 from .owners import hand_on
 
 
+@dataclass(frozen=True, slots=True)
+class LongRun:
+    """What a user wants of a run of hours."""
+
+    stop_on_drift: bool = False
+    let_others_in: float = 0.0  # seconds of a turn; 0: only when asked
+    part_hours: float = 0.0  # of video in a file; 0: no limit
+    part_gigabytes: float = 0.0
+
+
 def can_yield(prompt_id: str) -> bool:
     """Whether the host's queue has this run, so that it can be queued again."""
     return _running(prompt_id) is not None
