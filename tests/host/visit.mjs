@@ -18,7 +18,7 @@ export async function visit(told, act) {
     executablePath: process.env.CHROMIUM,
     args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"],
   });
-  const page = await browser.newPage({ viewport: { width: 1000, height: 1200 } });
+  const page = await browser.newPage({ viewport: { width: 1000, height: 1700 } });
   page.setDefaultTimeout(PATIENCE_MILLISECONDS);
   const here = new Visit(page, told);
   page.on("pageerror", (error) => here.seen.errors.push(String(error.stack)));
