@@ -203,8 +203,7 @@ class Recovery:
 def capture_in_any_case(caller: Caller, state: StreamState, decoder: StreamDecoder | None) -> Captured:
     """`snapshot.capture`; where the card is full, once more with everything in the computer's memory."""
     try:
-        captured = capture(caller, state, decoder)
-        return replace(captured, tensors={name: t.clone() for name, t in captured.tensors.items()})
+        return capture(caller, state, decoder)
     except Exception as error:
         if not caller.is_out_of_memory(error):
             raise

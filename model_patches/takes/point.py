@@ -147,7 +147,7 @@ def _point(
     if border is None:
         return None
     block, frame = border
-    if redo.prompt and block == header.block and snapshot.marked and _switches(events, block):
+    if redo.prompt and block == header.block and header.steered:
         return None  # the prompt that is to be another is in it already
     return Point(snapshot, header, on_disk, block, frame - first_frame, about, events, ())
 
@@ -176,10 +176,6 @@ def _borders(header: Header, events: Sequence[Event]) -> Iterator[tuple[int, int
             start, scene = 0, frame
         yield block, frame
         block, start = block + 1, start + count
-
-
-def _switches(events: Sequence[Event], block: int) -> bool:
-    return any(event.block == block and event.mode for event in events)
 
 
 def _by_block(events: Sequence[Event]) -> Mapping[int, list[Event]]:
