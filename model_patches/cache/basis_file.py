@@ -19,6 +19,7 @@ from torch import Tensor
 from ..arch.fingerprint import ADAPTED, KEPT_OTHERWISE, SAME, difference, read_back, sketch, written
 from ..arch.tree import DiTTree
 from ..checkpoints.files import MAX_REASON, first_few, open_tensors, shapes_in, write_whole
+from ..checkpoints.sealed import refuse_changed
 from .basis import Basis, LayerBasis, LayerPlan
 
 KIND, VERSION = "rivulet basis", 1
@@ -41,6 +42,7 @@ def save_basis(basis: Basis, path: str | Path) -> None:
         "plan": [asdict(plan) for plan in basis.plan],
         "fingerprint": basis.fingerprint,
         "provenance": dict(basis.provenance),
+        "sealed": True,  # files of earlier releases have no checksum of all their bytes
     }
     write_whole("save_basis", Path(path), tensors, about, "the basis")
 
@@ -50,7 +52,12 @@ def load_basis(path: str | Path, device: str | torch.device = "cpu") -> Basis:
     path = Path(path)
     wanted = "a basis: calibrate the model first (Calibrate Cache, or python run.py calibrate)"
     with open_tensors("load_basis", path, wanted, f"{AGAIN}.") as file:
+        is_sealed = refuse_changed("load_basis", path, f"{AGAIN}.")
         about = _about(path, file.metadata() or {})
+        if about.get("sealed") and not is_sealed:
+            raise ValueError(
+                f"load_basis: {path} has lost its checksum, and may be altered elsewhere too. {AGAIN}."
+            )
         tensors = {name: file.get_tensor(name) for name in shapes_in(file)}
     try:
         basis = _assembled(about, tensors, device)

@@ -32,6 +32,7 @@ from ..checkpoints.files import (
 from ..checkpoints.limits import read_json
 from ..checkpoints.lora import Lora, lora_from
 from ..checkpoints.nesting import unpickle
+from ..checkpoints.sealed import refuse_changed
 from .coupling import training_of
 from .encoder import EncoderConfig, MemoryEncoder
 from .names import Names, sort_names
@@ -40,6 +41,7 @@ from .resize import Grid
 
 WHERE = "load_memory"
 WANTED = "a memory: Echo-Infinity's base file, its file of LoRA and memory, or one trained with Rivulet"
+AGAIN = "Copy it again, or train it anew (python run.py train-memory)."
 PUBLISHED: Grid = (3, 30, 52)  # 3 latent frames at 832 x 480
 GRID = ("frames", "grid_height", "grid_width")
 COUNTS = (*GRID, "num_heads", "rank")
@@ -147,7 +149,12 @@ def _open(path: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor], Mapp
     """(names, reader of one tensor, metadata); other tensors of a base file, gigabytes, are not read."""
     if path.suffix == ".safetensors":
         with open_tensors(WHERE, path, WANTED) as file:
-            yield list(file.keys()), file.get_tensor, file.metadata() or {}
+            metadata = file.metadata() or {}
+            if not refuse_changed(WHERE, path, AGAIN) and _memory_entry(path, metadata).get("sealed"):
+                raise ValueError(
+                    f"{WHERE}: {path} has lost its checksum, and may be altered elsewhere too. {AGAIN}"
+                )
+            yield list(file.keys()), file.get_tensor, metadata
     else:
         tensors = dict(_flatten(unpickle(WHERE, path, WANTED)))
         yield list(tensors), tensors.__getitem__, {}

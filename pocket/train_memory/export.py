@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...model_patches.checkpoints.files import save_tensors
 from ...model_patches.checkpoints.nesting import MEMORY
+from ...model_patches.checkpoints.sealed import CHECKSUM, EMPTY, seal
 from ...model_patches.memory.encoder import MemoryEncoder
 from .lora import Adapters
 
@@ -26,9 +27,11 @@ def export(encoder: MemoryEncoder, adapters: Adapters, path: Path, preset: str, 
         "rank": adapters.rank,
         "preset": preset,
         "trained": trained,
+        "sealed": True,  # published files and those of earlier releases have no checksum
     }
     tensors = {LORA + key: value for key, value in adapters.peft().items()}
     tensors |= {MEMORY + key: value for key, value in encoder.state_dict().items()}
     halves = {key: value.detach().cpu().half().contiguous() for key, value in tensors.items()}
-    save_tensors(halves, path, {"memory": json.dumps(about)})
+    save_tensors(halves, path, {"memory": json.dumps(about), CHECKSUM: EMPTY})
+    seal(path)
     return path

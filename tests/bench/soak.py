@@ -104,7 +104,8 @@ class Watch:
 
 def read(arguments: list[str]) -> argparse.Namespace:
     """Returns the options, their defaults filled in."""
-    parser = argparse.ArgumentParser(prog="run.py soak", description=__doc__)
+    more = "--fuzz: changed files, messages and texts, no long stream; --fuzz --help tells its options"
+    parser = argparse.ArgumentParser(prog="run.py soak", description=__doc__, epilog=more)
     parser.add_argument("--blocks", type=int, help="blocks to make; default 20000, quick 150")
     parser.add_argument("--quick", action="store_true", help="under a minute on two cores; rows are marked")
     parser.add_argument(
@@ -136,6 +137,8 @@ def main(arguments: list[str]) -> int:
     """Returns 0 when nothing grew, broke or was forgotten."""
     if "--faults" in arguments:
         return import_module(".soak_faults", __package__).main(arguments)
+    if "--fuzz" in arguments:
+        return import_module(".soak_fuzz", __package__).main(arguments)
     chosen = read(arguments)
     blocks = chosen.blocks
     rows, given = Rows("soak", chosen.quick), subject(chosen.weights)

@@ -9,6 +9,7 @@ from rivulet.model_patches.arch.fingerprint import sketch
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.cache.basis import Basis, LayerBasis, LayerPlan
 from rivulet.model_patches.cache.basis_file import about_model, check_model, load_basis, save_basis
+from rivulet.model_patches.checkpoints.sealed import CHECKSUM, EMPTY, seal
 from rivulet.tests.engine.conftest import SIZES
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -44,7 +45,28 @@ def rewritten(file, about=None, **tensors):
         metadata = json.loads(opened.metadata()["rivulet"]) | (about or {})
         kept = {name: opened.get_tensor(name) for name in opened.keys()} | tensors  # noqa: SIM118
     kept = {name: tensor for name, tensor in kept.items() if tensor is not None}
-    save_file(kept, file, {"rivulet": json.dumps(metadata)})
+    save_file(kept, file, {"rivulet": json.dumps(metadata), CHECKSUM: EMPTY})
+    seal(file)
+
+
+def test_a_change_of_any_byte_is_found(file):
+    whole = file.read_bytes()
+    for place in (whole.index(b"tiny"), whole.index(b"0.0123"), whole.index(b"wide"), len(whole) - 1):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"load_basis: .*tiny.safetensors .*(does not agree|damaged)"):
+            load_basis(file)
+
+
+def test_a_basis_that_lost_its_checksum_is_refused_and_an_older_one_is_read(basis, file):
+    file.write_bytes(file.read_bytes().replace(b'"checksum"', b'"checksun"'))
+    with pytest.raises(ValueError, match=r"tiny.safetensors has lost its checksum"):
+        load_basis(file)
+    with safe_open(file, framework="pt") as opened:
+        about = json.loads(opened.metadata()["rivulet"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    del about["sealed"]
+    save_file(tensors, file, {"rivulet": json.dumps(about)})
+    assert load_basis(file).fingerprint == basis.fingerprint
 
 
 def test_it_comes_back_as_it_was(basis, file):

@@ -1,5 +1,6 @@
 """Memory files in every form they may have, and everything that would leave a wrong memory without a word."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -8,8 +9,10 @@ import torch
 from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.checkpoints.sealed import CHECKSUM, EMPTY, seal
 from rivulet.model_patches.memory.load import load_memory
 from rivulet.model_patches.memory.reorder import reorder_encoder
+from safetensors.torch import save_file
 
 from ..conftest import SIZES as SIZES_OF_MODEL
 from .echo_files import base, encoder_shapes, filled, lora_shapes, save, second, under
@@ -38,6 +41,27 @@ def load(model, tmp_path):
         return load_memory(save(tmp_path / name, stored, **(about or {})), model, grid=grid, **options)
 
     return load
+
+
+def test_a_change_of_any_byte_of_ours_is_found(model, encoder, tmp_path):
+    """A file of others has no checksum, and is read."""
+    path = tmp_path / "ours.safetensors"
+    tensors = under("query_memory_encoder.", encoder)
+    save_file(tensors, path, {"memory": json.dumps(SIZES | {"sealed": True}), CHECKSUM: EMPTY})
+    seal(path)
+    whole = path.read_bytes()
+    assert load_memory(path, model)
+    for place in (whole.index(b"frames"), len(whole) // 2, len(whole) - 4):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(
+            ValueError, match=r"load_memory: .*ours.safetensors .*does not agree"
+        ):
+            load_memory(path, model)
+    path.write_bytes(whole.replace(b'"checksum"', b'"checksun"'))
+    with pytest.raises(ValueError, match=r"ours.safetensors has lost its checksum, and may be altered"):
+        load_memory(path, model)
+    save_file(tensors, path, {"memory": json.dumps(SIZES)})
+    assert load_memory(path, model)
 
 
 def form(name, encoder, lora, weights):

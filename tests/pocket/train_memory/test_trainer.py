@@ -9,6 +9,7 @@ from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import plan, preset
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.checkpoints.lora import Factors, Lora
+from rivulet.model_patches.checkpoints.sealed import refuse_changed
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.load import load_memory
@@ -323,6 +324,7 @@ def test_an_exported_memory_is_the_trained_one(tmp_path):
         parameter.data = parameter.data.half().float()  # what the file can hold
     adapters.fold()
     path = export(encoder, adapters, tmp_path / "memory.safetensors", "pocket_memory", "once")
+    assert refuse_changed("test", path, "")
     found = load_memory(path, plain, torch.float32)
     for name, value in encoder.state_dict().items():
         assert torch.equal(found.encoder.state_dict()[name], value), name
