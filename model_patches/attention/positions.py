@@ -7,6 +7,7 @@ from there, the memory stands directly before the window. Without `last_id` ids 
 Reward Forcing; VideoMLA (arXiv 2605.30351) and Echo-Infinity (arXiv 2606.04527).
 """
 
+import reprlib
 from dataclasses import dataclass
 
 
@@ -86,7 +87,9 @@ PRESETS: dict[str, PositionPreset] = {
 def preset(name: str) -> PositionPreset:
     """The preset of that name; ValueError with the list of names for any other."""
     if name not in PRESETS:
-        raise ValueError(f"Positions: no preset is called {name!r}; there are {', '.join(PRESETS)}.")
+        raise ValueError(
+            f"Positions: no preset is called {reprlib.repr(name)}; there are {', '.join(PRESETS)}."
+        )
     return PRESETS[name]
 
 

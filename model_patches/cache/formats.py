@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 
 import torch
 
@@ -19,7 +20,9 @@ FORMATS: dict[str, CacheKind] = {
 def find_format(name: str, where: str = "Cache") -> CacheKind:
     """The kind of this name; ValueError, starting with `where`, with the list of names for any other."""
     if name not in FORMATS:
-        raise ValueError(f"{where}: there is no format {name!r}; choose one of {', '.join(FORMATS)}.")
+        raise ValueError(
+            f"{where}: there is no format {reprlib.repr(name)}; choose one of {', '.join(FORMATS)}."
+        )
     return FORMATS[name]
 
 

@@ -8,6 +8,7 @@ frames. All of them are distilled to few steps and run without guidance.
 from __future__ import annotations
 
 import re
+import reprlib
 from dataclasses import dataclass
 
 from ..attention.positions import PRESETS, PositionPreset
@@ -239,7 +240,8 @@ def find_recipe(name: str) -> PublishedRecipe:
         if recipe.name == name:
             return recipe
     raise ValueError(
-        f"Recipe: no record is called {name!r}; there are {', '.join(each.name for each in RECIPES)}."
+        f"Recipe: no record is called {reprlib.repr(name)}; there are "
+        f"{', '.join(each.name for each in RECIPES)}."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+
 from . import ema, learned, off
 from .kind import MemoryKind
 
@@ -11,5 +13,5 @@ POLICIES: dict[str, MemoryKind] = {kind.name: kind for kind in (learned.KIND, em
 def find_policy(name: str, where: str = "Memory") -> MemoryKind:
     """The kind of this name; ValueError, starting with `where`, with the list of names for any other."""
     if name not in POLICIES:
-        raise ValueError(f"{where}: there is no {name!r}; choose one of {', '.join(POLICIES)}.")
+        raise ValueError(f"{where}: there is no {reprlib.repr(name)}; choose one of {', '.join(POLICIES)}.")
     return POLICIES[name]

@@ -194,5 +194,5 @@ def changed_pickle(draw: Random, data: bytes) -> bytes:
             if draw.random() < (0.8 if info.filename.endswith(".pkl") else 0.02):
                 content = changed_bytes(draw, content)
             if draw.random() > 0.01:
-                new.writestr(info.filename, content)
+                new.writestr(zipfile.ZipInfo(info.filename), content, packing)  # without the time of day
     return made.getvalue()

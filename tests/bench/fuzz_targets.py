@@ -55,6 +55,8 @@ class Targets:
         self.formats = (DENSE, Int8Format(32))
         for make in (self._snapshots, self._basis, self._memory, self._checkpoints):
             make()
+        for path in folder.glob("*.safetensors"):
+            put_in_order(path)
 
     def all(self) -> dict[str, Target]:
         """By the name of a kind, what makes a case of it and what opens one."""
@@ -205,6 +207,17 @@ class Targets:
             if "recipe" in checkpoint.metadata:
                 recipe_in("Test", checkpoint)
             checkpoint.load(torch.float32)
+
+
+def put_in_order(path: Path) -> None:
+    """Sorts the header, which the library writes in any order, so that a seed gives the same mutants."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    text = json.dumps(json.loads(data[8 : 8 + length]), separators=(",", ":"), sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    if CHECKSUM.encode() in text:
+        seal(path)
 
 
 def reseal(path: Path) -> None:

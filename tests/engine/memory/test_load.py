@@ -53,9 +53,7 @@ def test_a_change_of_any_byte_of_ours_is_found(model, encoder, tmp_path):
     assert load_memory(path, model)
     for place in (whole.index(b"frames"), len(whole) // 2, len(whole) - 4):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(
-            ValueError, match=r"load_memory: .*ours.safetensors .*does not agree"
-        ):
+        with pytest.raises(ValueError, match=r"load_memory: .*ours.safetensors .*does not agree"):
             load_memory(path, model)
     path.write_bytes(whole.replace(b'"checksum"', b'"checksun"'))
     with pytest.raises(ValueError, match=r"ours.safetensors has lost its checksum, and may be altered"):
