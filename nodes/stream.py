@@ -293,11 +293,9 @@ class RivuletStream(io.ComfyNode):
         newest_BCTHW = state.tail_BCTHW[:, :, -config.tail_frames :]
         tail_BCTHW = caller.to_vae(newest_BCTHW).to(comfy.model_management.intermediate_device())
         return io.NodeOutput(
-            InputImpl.VideoFromFile(str(run.result)),
-            run.image_BHWC,
-            {"samples": tail_BCTHW},
+            InputImpl.VideoFromFile(str(run.result)), run.image_BHWC, {"samples": tail_BCTHW},
             newest_snapshot_path(run.folder),
-        )
+        )  # fmt: skip
 
     @classmethod
     def _graph(cls) -> dict[str, str]:
