@@ -6,7 +6,7 @@ import os
 import re
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,9 +65,13 @@ class Standing:
     frames: int = 0  # whole ones in its parts, or in its finished video
     snapshots: dict[Path, int] = field(default_factory=dict)  # and the frame that each goes on from
 
-    def committed(self, damaged: set[Path]) -> int:
-        """Frames that a snapshot covers and that are on disk: no fault may cost one of them."""
-        good = [at for path, at in self.snapshots.items() if path not in damaged and at <= self.frames]
+    def committed(self, damaged: Collection[int] = ()) -> int:
+        """Frames that a snapshot covers and that are on disk: no fault may cost one of them.
+
+        damaged: numbers of files that are not as they were written.
+        """
+        whole = {path: at for path, at in self.snapshots.items() if path.stat().st_ino not in damaged}
+        good = [at for at in whole.values() if at <= self.frames]
         return max(good, default=0)
 
 
@@ -113,7 +117,7 @@ def surviving(take: Take) -> int:
         frames = now.frames if held.get(about.st_ino) == about.st_size else 0
     safe = {p: at for p, at in now.snapshots.items() if held.get(p.stat().st_ino) == p.stat().st_size}
     safe = {p: at for p, at in safe.items() if (p.stat().st_ino, p.parent.stat().st_ino) in named}
-    return Standing(now.parts, frames, safe).committed(set())
+    return Standing(now.parts, frames, safe).committed()
 
 
 def lose_power(take: Take, drawn: Random) -> None:

@@ -51,7 +51,7 @@ class Fault:
     disk: Path | None = None  # the small disk that the take lies on
     at_seconds: float = 0.0
     struck: bool = False
-    damaged: set[Path] = field(default_factory=set)
+    damaged: set[int] = field(default_factory=set)  # numbers of files, those of earlier faults too
 
     def __post_init__(self) -> None:
         self.at_seconds = self.drawn.random() * 1.05 * self.left.seconds
@@ -68,7 +68,7 @@ class Fault:
         """Called when the child is over; returns frames that the next go may not begin before."""
         self.struck |= self.note.exists()
         self.note.unlink(missing_ok=True)
-        return standing(take).committed(set())
+        return standing(take).committed(self.damaged)
 
     def strike(self) -> None:
         """Notes in the child that the fault came to its moment."""
@@ -205,7 +205,7 @@ class CutVideo(KillAll):
         self.struck = self.struck and bool(parts)
         if self.struck:
             cut(parts[-1], self.drawn)
-        return standing(take).committed(set())
+        return standing(take).committed(self.damaged)
 
 
 class Damage(Kill):
@@ -222,7 +222,7 @@ class Damage(Kill):
         if self.struck:
             newest = max(good, key=lambda path: now.snapshots[path])
             self.damage(newest)
-            self.damaged = {newest}
+            self.damaged.add(newest.stat().st_ino)
         return now.committed(self.damaged)
 
 

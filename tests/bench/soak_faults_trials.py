@@ -114,11 +114,12 @@ class Trials:
         reference, self.takes = self.reference(setup), self.takes + 1
         take = self.take(setup, f"{self.takes}", on_disk="full disk" in kinds)
         seen = least = 0
-        ending, before = Ending(ENDED, 0.0), ""
+        ending, before, damaged = Ending(ENDED, 0.0), "", set[int]()
         for kind in [*kinds, ""]:
             made = [line["frame"] for line in lines(take.pictures)]
             share = max(0.1, 1 - max(made, default=0) / len(reference.pictures))
             fault = self.fault(kind, drawn, reference.left, share, take)
+            fault.damaged = damaged
             ending = self.go(take, fault)
             after = fault.after(take, ending)
             self.count(take, kind, fault, ending)

@@ -85,7 +85,7 @@ def test_a_take_that_ends_at_any_operation_goes_on_from_what_was_kept(take_of, n
         take = take_of(name, str(point))
         with pytest.raises(error):
             made(take, [operations * (point + 1) // (POINTS + 2)], error)
-        kept = standing(take).committed(set())
+        kept = standing(take).committed()
         made(take)
         assert kept == len(expected) or lines(take.goes)[-1]["first"] >= kept
         assert pictures(take) == expected and picture_sums(take.video) == shown
