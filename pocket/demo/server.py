@@ -25,11 +25,12 @@ from ...model_patches.viewers.streams import Streams
 HERE = Path(__file__).parent
 WIDGET = HERE.parents[1] / "web"
 KINDS = {".html": "text/html", ".css": "text/css", ".mjs": "text/javascript"}
+OTHERS = ("takes_list.mjs", "takes_view.mjs")  # what only ComfyUI's page shows
 WIDGET_FILES = {f"/web/{path.name}": path for path in (*WIDGET.glob("*.mjs"), WIDGET / "widget.css")}
 PAGE_FILES = {
     "/": HERE / "page.html",
     **{f"/{name}": HERE / name for name in ("page.css", "mount.mjs")},
-    **WIDGET_FILES,
+    **{path: file for path, file in WIDGET_FILES.items() if file.name not in OTHERS},
 }
 PIECE = 1 << 16  # bytes of a file at a time
 POLICY = (
