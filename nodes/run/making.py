@@ -114,11 +114,18 @@ class Run:
             stop_on_drift=order.long_run.stop_on_drift,
         )
 
-    def make(self, begin: Beginning, vae: Any, pictures: int, **options: Any) -> StreamState:
-        """The state after the take's last block; begin: read. options: see `pipeline.run`."""
+    def make(
+        self,
+        begin: Beginning,
+        vae: Any,
+        pictures: int,
+        on_chunk: Callable[[Chunk], None] = lambda chunk: None,
+        **options: Any,
+    ) -> StreamState:
+        """The state after the take's last block; begin: read. on_chunk, options: see `pipeline.run`."""
         order, caller = self.order, self.order.caller
         config, script = order.config, order.script
-        more = {**options, "pictures": pictures, "on_chunk": partial(self._on_chunk, options["on_chunk"])}
+        more = {**options, "pictures": pictures, "on_chunk": partial(self._on_chunk, on_chunk)}
         PASSING.remove(but=self.folder)
         if isinstance(begin, Resume):
             return make_take(self._making(), begin.redo(script, config), **more).state

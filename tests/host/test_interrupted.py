@@ -147,13 +147,13 @@ def test_a_typed_prompt_without_room_for_its_encoder_is_read_after_all_or_refuse
 def test_a_snapshot_without_room_is_saved_from_the_computers_memory(made, monkeypatch):
     from rivulet.model_patches.stream import recovery
 
-    asked, real = itertools.count(), recovery.save
+    asked, real = itertools.count(), recovery.capture
 
-    def save(*args):
+    def capture(*args):
         if not next(asked):
             raise torch.OutOfMemoryError(SAID)
         return real(*args)
 
-    monkeypatch.setattr(recovery, "save", save)
+    monkeypatch.setattr(recovery, "capture", capture)
     take, _, ended = made()
     assert ended is None and take.path.is_file() and take.state.cache.device == torch.device("cpu")
