@@ -126,7 +126,8 @@ class HostTake:
         if self.resume:
             given = Resume(video=self.folder.video).read(None, self.config, 16.0, pictures)
         self.state = run.make(given, None, pictures, **more)
-        self.tail, self.last = self.caller.to_vae(self.state.tail_BCTHW), run.pictures
+        newest_BCTHW = self.state.tail_BCTHW[:, :, -self.config.tail_frames :]
+        self.tail, self.last = self.caller.to_vae(newest_BCTHW), run.pictures
 
 
 class Given:
