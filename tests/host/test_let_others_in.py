@@ -92,6 +92,7 @@ def test_a_stream_lets_others_in_by_itself_after_its_turn(server):
     before.update(server.get("/history")[1])
     first = server.queue(stream_graph("turns", seconds=LONG_SECONDS, let_others_in=0.5))
     stream = server.stream(first)
+    stream.until(lambda state: state["block"] >= 1)
     time.sleep(1)
     assert stream.state()["phase"] == "running", "nobody waits"
     other = server.queue(stream_graph("waits", seconds=0.5, seed=10))
