@@ -11,7 +11,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TypeVar
 
 import torch
@@ -60,9 +60,14 @@ class ModelCaller:
         """device: where the model's weights lie."""
         self.tree, self.device, self.attention = tree, torch.device(device), attention
         self._known: OrderedDict[tuple[int, ...], TextState] = OrderedDict()
+        self._weights: tuple[Sequence[object], Fingerprint] | None = None  # see `fingerprint`
 
     def shape(self, prompt: Texts, config: StreamConfig) -> CacheShape:
-        """Sizes of the cache, asked of the model itself: it reads the text and one empty latent frame."""
+        """Sizes of the cache, asked of the model itself: it reads the text and one empty latent frame.
+
+        A run begins with it, so its weights are looked at anew when their fingerprint is next asked for.
+        """
+        self._weights = None
         self.check(prompt, config, self.batch(prompt, config))
         geometry = config.geometry
         latents = torch.zeros(geometry.latent_shape(1), dtype=config.dtype, device=self.device)
@@ -156,7 +161,12 @@ class ModelCaller:
         return Result(x0_BCTHW, tuple(last))
 
     def fingerprint(self, config: StreamConfig) -> Fingerprint:
-        return fingerprint(self.tree, config.geometry.latent_channels, config.dtype, self.device)
+        """Taken once a run, and again where torch says that a weight was written to or exchanged since."""
+        channels = config.geometry.latent_channels
+        standing = channels, config.dtype, *_standing(self.tree)
+        if self._weights is None or self._weights[0] != standing:
+            self._weights = standing, fingerprint(self.tree, channels, config.dtype, self.device)
+        return self._weights[1]
 
     def expect(self, made_with: Fingerprint, source: str, config: StreamConfig) -> None:
         refuse_other_weights(made_with, self.fingerprint(config), source)
@@ -247,6 +257,14 @@ def _groups(texts: TextState, draft: Draft) -> list[tuple[TextRows, Past]]:
 def _used(prompt: Texts, config: StreamConfig) -> Texts:
     """Without guidance the negative text is not read."""
     return prompt[: 2 if config.guided else 1]
+
+
+def _standing(tree: DiTTree) -> list[tuple[int, int, int]]:
+    """What changes with a weight: which tensor it is, where it lies, how often torch has written to it."""
+    if not isinstance(tree, nn.Module):
+        return []
+    weights = chain(tree.parameters(), tree.buffers())
+    return [(id(w), w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
 
 
 def _refuse_moved(tree: DiTTree, device: torch.device) -> None:
