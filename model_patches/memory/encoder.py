@@ -99,6 +99,11 @@ class MemoryEncoder(nn.Module):
         if not empty.is_meta:
             nn.init.constant_(self.gate_linear.bias, GATE_BIAS)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the state."""
+        return self.query_init.dtype
+
     def fresh(self, rows: int) -> Tensor:
         """The learned initial state [B, M, C]."""
         return self.query_init.expand(rows, -1, -1)

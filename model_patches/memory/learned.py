@@ -102,12 +102,13 @@ class LearnedMemory:
     def restore(self, tensors: Mapping[str, Tensor]) -> MemoryTokens:
         if set(tensors) not in NAMES:
             raise ValueError(f"tokens of a memory cannot be {', '.join(sorted(tensors))}")
-        like = self.encoder.query_init
+        config, dtype = self.encoder.config, self.encoder.dtype
+        size = config.tokens, config.dim
         for name, tokens in tensors.items():
-            if tokens.ndim != 3 or tokens.shape[1:] != like.shape[1:] or tokens.dtype != like.dtype:
+            if tokens.ndim != 3 or tokens.shape[1:] != size or tokens.dtype != dtype:
                 raise ValueError(
-                    f"{name} is {tokens.dtype} {list(tokens.shape)}, tokens are {like.dtype} "
-                    f"{list(like.shape)}"
+                    f"{name} is {tokens.dtype} {list(tokens.shape)}, tokens are {dtype} [rows, {size[0]}, "
+                    f"{size[1]}]"
                 )
         both = tensors.get("both")
         return MemoryTokens(tensors.get("before", both), tensors.get("now", both))

@@ -22,7 +22,7 @@ class HostEncoder:
     """A `MemoryEncoder` that is on its device whenever it is asked; to be asked between two samplings."""
 
     def __init__(self, encoder: MemoryEncoder, device: torch.device) -> None:
-        self.config = encoder.config
+        self.config, self.dtype = encoder.config, encoder.dtype
         # not dynamic: of that kind every load would copy it again, since its layers are not the host's
         self.patcher = ModelPatcher(encoder, device, management.unet_offload_device())
 
