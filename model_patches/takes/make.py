@@ -269,7 +269,7 @@ def _readable(script: Script, redo: Redo) -> Redo:
 
 def _refuse_short(folder: TakeFolder, pictures: int | None, point: Point) -> None:
     """ValueError where nothing is left to be made; a take that was cut off at its very end is finished."""
-    made, rate = point.frame, point.about.fps
+    made, rate = point.made, point.about.fps
     is_finished = point.about.ended is not None and folder.video.exists()
     if pictures is not None and pictures <= made and is_finished:
         raise ValueError(

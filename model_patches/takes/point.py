@@ -46,6 +46,11 @@ class Point:
         return self.header.ledger.written - self.first_frame
 
     @property
+    def made(self) -> int:
+        """Frames of the file before `block`; fewer than `frame` where the decoder still held some back."""
+        return min(self.frame, self.on_disk)
+
+    @property
     def replay_blocks(self) -> int:
         """Blocks that are made again as they were."""
         return self.block - self.header.block

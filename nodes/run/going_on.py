@@ -40,9 +40,9 @@ class Resume(Beginning):
         header = point.header
         _refuse_other(name, header, config, fps)
         # one that was cut off after its last block is finished by going on
-        if pictures <= point.frame and point.about.ended is not None and self.video.exists():
+        if pictures <= point.made and point.about.ended is not None and self.video.exists():
             raise ValueError(
-                f"{WHO}: {name} already has {point.frame / fps:.1f} s of video and seconds is "
+                f"{WHO}: {name} already has {point.made / fps:.1f} s of video and seconds is "
                 f"{pictures / fps:.1f}; seconds counts the whole video, so set it higher."
             )
         for reason in point.passed:

@@ -110,7 +110,7 @@ def test_a_take_that_never_fits_is_kept_and_can_be_gone_on_with(made, calm, load
     from rivulet.model_patches.stream.snapshot import load as read
 
     again = HostTake(load("plain"), vae, take.session.live, prompt, CONFIG)
-    state = read(take.path, again.caller, CONFIG)
+    state = read(take.path, again.caller, CONFIG, decoder=again.decoder)
     rest = Kept(state.ledger.written)
     run(again.caller, again.decoder, state, [rest], pictures=PICTURES)
     assert torch.equal(torch.cat([pictures, *rest.chunks]), calm)
