@@ -117,7 +117,7 @@ def test_pause_prompt_resume_and_stop(server, begun, output):
     stream.number += 1
     message = {"viewer": "test", "number": stream.number, "do": "prompt", "prompt": BLUE, "mode": "smooth"}
     assert server.post(f"{stream.path}/control", message)[0] == 202
-    assert stream.state()["pending"] == [message]
+    assert stream.state()["pending"] == [message | {"frame": None, "seed": None}]
     assert stream.ask("resume")["outcome"] == "done"
     told = stream.until(lambda state: state["prompt_count"] == 2)["prompts"][-1]
     first = 1 + 4 * (3 * told["block"] - 1)
