@@ -74,7 +74,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "io",
         "ui.PreviewText",
     ),
+    "comfy_execution.graph": ("ExecutionBlocker",),
     "comfy_execution.utils": ("get_executing_context",),
+    "execution": ("PromptQueue.get_current_queue", "PromptQueue.put"),
     "folder_paths": (
         "add_model_folder_path",
         "get_filename_list",

@@ -292,7 +292,7 @@ def test_takes_that_ended_early_are_named_with_what_can_be_done(comfyui, monkeyp
 
     def take(name, standing, reason=""):
         path = tmp_path / "rivulet" / name
-        return Take(path, 40, 16.0, 64, 64, 0.0, standing, reason, 3, None, None)
+        return Take(path, 40, 16.0, 64, 64, 0.0, standing, reason, 3, None, None, can_go_on=not reason)
 
     found = [take("a.mp4", "cut off"), take("b.mp4", "whole"), take("c.mp4", "broken", "It has no snapshot.")]
     monkeypatch.setattr(doctor, "list_takes", lambda folder: found)

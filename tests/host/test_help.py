@@ -122,6 +122,10 @@ def test_rare_widgets_are_out_of_the_way(schemas):
         "shrink_cache",
         "snapshot_seconds",
         "snapshot_gb",
+        "stop_on_drift",
+        "let_others_in",
+        "part_hours",
+        "part_gigabytes",
     }
 
 
