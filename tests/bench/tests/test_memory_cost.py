@@ -69,10 +69,10 @@ def test_ratios_are_of_pairs_on_the_clock_and_in_the_processors_time():
 
 
 def test_a_long_stream_tells_what_it_kept_and_its_highest_id(monkeypatch):
-    monkeypatch.setattr(memory_cost, "FIRST_BLOCK", 8)
-    status, (first, result) = rows_of(case="flat", blocks=30)
-    assert status == 0 and first["at_blocks"] == 9 and first["memory_bytes"] == 2 * TOKENS_BYTES
-    assert (result["from_blocks"], result["blocks"], result["highest_id"]) == (8, 30, 20)
+    monkeypatch.setattr(memory_cost, "FIRST_BLOCK", 16)  # by then it keeps all the latents that it will
+    status, (first, result) = rows_of(case="flat", blocks=38)
+    assert status == 0 and first["at_blocks"] == 17 and first["memory_bytes"] == 2 * TOKENS_BYTES
+    assert (result["from_blocks"], result["blocks"], result["highest_id"]) == (16, 38, 20)
     assert result["is_flat"] and result["is_state_constant"] and result["is_bounded"] and result["ok"]
     assert result["state_growth_bytes_per_1000_blocks"] == 0
     assert result["state_bytes"] == sum(first[name] for name in ("cache_bytes", "memory_bytes", "tail_bytes"))
@@ -80,20 +80,20 @@ def test_a_long_stream_tells_what_it_kept_and_its_highest_id(monkeypatch):
 
 
 def test_ctrl_c_ends_a_long_stream_with_what_there_is(monkeypatch):
-    monkeypatch.setattr(memory_cost, "FIRST_BLOCK", 8)
+    monkeypatch.setattr(memory_cost, "FIRST_BLOCK", 16)
     made, step = [], Making.step
 
     def interrupted(self):
         made.append(1)
-        if len(made) == 20:
+        if len(made) == 28:
             raise KeyboardInterrupt
         return step(self)
 
     monkeypatch.setattr(Making, "step", interrupted)
     status, rows = rows_of(case="flat", blocks=1000)
-    # 8 blocks before, 11 samples of every second block: 10 to 18
-    assert status == 0 and rows[-2]["row"] == "interrupted" and rows[-2]["at_blocks"] == 19
-    assert rows[-1]["blocks"] == 18
+    # 16 blocks before, 11 samples of every second block: 18 to 26
+    assert status == 0 and rows[-2]["row"] == "interrupted" and rows[-2]["at_blocks"] == 27
+    assert rows[-1]["blocks"] == 26
 
 
 @pytest.mark.parametrize(
