@@ -95,8 +95,11 @@ class Request:
     def cache_frames(self) -> int:
         """Capacity of the cache in latent frames: the preset's, or the whole planned length."""
         capacity = self.stream.positions.capacity_frames
-        if capacity is not None:
-            return capacity
+        return self.latent_frames if capacity is None else capacity
+
+    @property
+    def latent_frames(self) -> int:
+        """Latent frames of the whole planned length."""
         assert self.seconds is not None
         pictures = math.ceil(self.seconds * self.fps)
         return self.stream.block_frames * blocks_for(self.geometry, self.stream.block_frames, pictures)
@@ -115,7 +118,7 @@ class Plan:
     buffer_bytes: int  # layer buffers of the decoder
     activation_bytes: int  # peak of one call of the transformer
     decode_bytes: int  # peak of one piece of the decoder
-    snapshot_bytes: int  # one saved state
+    snapshot_bytes: int  # one saved state, at most
     chunk_bytes: int  # pictures of one chunk, uint8
     video_bytes_per_hour: int
     block: Work  # a block once the window is full
@@ -184,7 +187,9 @@ def plan_stream(request: Request) -> Plan:
     # a snapshot leaves out the next block's slots, which are free between blocks
     free_frames = 0 if stream.positions.capacity_frames is None else stream.block_frames
     saved_bytes = request.cache.snapshot_bytes(shape, frames - free_frames, dtype)
-    newest = math.prod(geometry.latent_shape(min(stream.tail_frames, frames)))
+    # the decoder's past is made from them again
+    made = stream.kept_frames if request.seconds is None else min(stream.kept_frames, request.latent_frames)
+    newest = math.prod(geometry.latent_shape(made))
     states = request.memory.snapshot_bytes(shape.rows, dtype)
     tail_bytes = newest * stream.latent_dtype.itemsize
     first = text_work(model, request.rows * request.text_tokens, dtype)
@@ -198,7 +203,7 @@ def plan_stream(request: Request) -> Plan:
         buffer_bytes=buffer_bytes,
         activation_bytes=live_bytes(model, full),
         decode_bytes=decoder.peak(piece, places) * vae_size,
-        snapshot_bytes=saved_bytes + _prompt_bytes(request) + buffer_bytes + tail_bytes + states,
+        snapshot_bytes=saved_bytes + _prompt_bytes(request) + tail_bytes + states,
         chunk_bytes=geometry.time_stride * stream.block_frames * pixels * 3,
         video_bytes_per_hour=round(request.fps * SECONDS_PER_HOUR * pixels * request.bits_per_pixel / 8),
         block=_block_work(request, full, len(stream.sigmas)),

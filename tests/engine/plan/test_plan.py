@@ -21,6 +21,7 @@ from rivulet.model_patches.stream.pipeline import run, snapshot
 from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.vae.cost import WanCost
 from rivulet.model_patches.vae.decoder import VaeDecoder
+from rivulet.model_patches.vae.past import KEPT_LATENTS, latents_for_past
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.tests.engine.viewers.live import Watch
 
@@ -80,16 +81,21 @@ def test_the_peak_of_a_block_is_the_plans_within_a_tenth():
 
 @pytest.mark.parametrize(("name", "seconds"), [("infinity_rope", None), ("self_forcing", 2.0)])
 def test_a_snapshot_is_as_large_as_planned(tmp_path, name, seconds):
-    """A full window, and all 9 latent frames of 2 s."""
-    config = replace(STREAM, preset=name)
+    """A full window and all latents that are kept; and all 9 latent frames of 2 s."""
+    config = replace(STREAM, preset=name, sigmas=(1.0,))
     caller, state = started(config)
     torch.manual_seed(0)
     vae = WanVAE(4).requires_grad_(False)
-    state = run(caller, VaeDecoder(vae), state, [], blocks=3 if seconds else 4)
+    decoder, path = VaeDecoder(vae), tmp_path / "take.safetensors"
+    state = run(caller, decoder, state, [], blocks=3 if seconds else 16)
     request = replace(REQUEST, stream=config, seconds=seconds)
-    snapshot(caller, state, [], tmp_path / "take.safetensors")
-    size, planned = (tmp_path / "take.safetensors").stat().st_size, plan_stream(request).snapshot_bytes
-    assert 0 <= size - planned < 16384  # the file's header
+    snapshot(caller, state, [], path, decoder)
+    said = path.read_bytes()
+    size, planned = len(said) - 8 - int.from_bytes(said[:8], "little"), plan_stream(request).snapshot_bytes
+    # of the newest latents, as many are stored as this block needs, at most all that are kept
+    spared = state.tail_BCTHW[:, :, latents_for_past(decoder, state.start_frame, 3) :]
+    assert size == planned - spared.nbytes
+    assert spared.shape[2] == (0 if seconds else KEPT_LATENTS - 42)
 
 
 def test_a_block_is_one_call_a_step_and_one_to_remember():
@@ -117,7 +123,7 @@ def test_sums_are_sums():
     assert plan.resident_bytes == 63 and replace(plan, memory_bytes=7).resident_bytes == 70
     assert plan.device_bytes == 63 + 128
     assert replace(plan, activation_bytes=500).device_bytes == 63 + 500
-    assert plan.ram_bytes == 4 * 512 + 256
+    assert plan.ram_bytes == 6 * 512 + 256
     assert plan.disk_bytes(seconds=60) == 2 * 120 + 2 * 256
     assert plan.seconds_per_chunk(device) == 2 + 2
     assert plan.seconds_to_first_chunk(device) == 6 + 2

@@ -124,7 +124,7 @@ def test_what_cannot_fit_is_said():
 
 def test_a_full_disk_shortens_the_stream():
     request = replace(WAN, seconds=7200.0)
-    device = replace(CARD, free_disk_bytes=9 * 10**9)
+    device = replace(CARD, free_disk_bytes=plan_stream(request).disk_bytes(7200.0))  # no room beside
     found = judge(request, device)
     assert found.answer == FITS_WITH and "Disk space: needs" in found.text and "a length of" in found.text
     assert shortages(found.proposal, plan_stream(found.proposal), device) == []
