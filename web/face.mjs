@@ -7,7 +7,7 @@ import { failureWords, noticeOf, phaseWords, promptWords, stateLine, timesOf } f
 import { isGoingBack, wayBack } from "./redo.mjs";
 import { hasEnded } from "./session.mjs";
 import { folded } from "./takes.mjs";
-import { firstSecond, promptAt, secondsMade, spansOf } from "./timeline.mjs";
+import { firstSecond, frameAt, promptAt, secondsMade, spansOf } from "./timeline.mjs";
 import { offerModes, put, showCurves, showLine, showLink, showSpans } from "./view.mjs";
 
 export class Face {
@@ -109,7 +109,7 @@ export class Face {
     [parts.back.hidden, parts.back.disabled] = [way === "", backing];
     parts.back.setAttribute("aria-expanded", redo.open);
     if (way === "") redo.close();
-    if (redo.open) redo.show(here, clockOfTenths(here.seconds));
+    if (redo.open) redo.show(here, clockOfTenths(frameAt(here.seconds, state) / state.fps));
     for (const [kind, going] of [["mark", "marking"], ["yield", "yielding"]]) {
       const underWay = isUnderWay(book, kind);
       put(parts[kind], say(underWay ? going : kind));

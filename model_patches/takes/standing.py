@@ -72,7 +72,9 @@ class Known:
         video = self.folder.video
         has = "Its snapshot is of an earlier release"
         if self.snapshots:
-            has = f"No snapshot of it can be read ({self.why.rstrip('.')})"
+            # what is the matter, without where the folder lies; what can be done comes after it
+            why = self.why.replace(f"{self.folder.path}{os.sep}", "").partition(". ")[0]
+            has = f"No snapshot of it can be read ({why.rstrip('.')})"
         elif not video.with_name(video.stem + EARLIER).exists():
             has = "It has no snapshot"
         if not self.frames:

@@ -12,14 +12,14 @@ test("one point is no curve", () => {
   assert.ok(!hasCurves({}));
 });
 
-test("points lie over the time of the strip, each curve on its own scale from 0", () => {
+test("points lie over the time of the strip, each curve below the other on its own scale from 0", () => {
   const { motion, saturation, jump } = curvesOf(watch(), 64);
-  assert.equal(motion, "12.5,17.25 37.5,12 62.5,1.5");
-  assert.equal(saturation, "12.5,22.5 37.5,22.5 62.5,22.5", "nothing anywhere lies at the bottom");
+  assert.equal(motion, "0,9.5 12.5,9.5 37.5,7 62.5,2 75,2");
+  assert.equal(saturation, "0,26 12.5,26 37.5,26 62.5,26 75,26", "nothing anywhere lies at the bottom of its lane");
   assert.equal(jump, "");
 });
 
 test("what is no number is left out, and no point lies outside", () => {
-  assert.equal(curvesOf(watch({ motion: [4, null, NaN, 4] }), 32).motion, "25,1.5 100,1.5");
+  assert.equal(curvesOf(watch({ motion: [4, null, NaN, 4] }), 32).motion, "0,2 25,2 100,2 100,2");
   assert.deepEqual(curvesOf(null, 0), { motion: "", saturation: "", jump: "" });
 });

@@ -124,6 +124,7 @@ def test_what_happened_to_a_take_is_told_with_what_can_still_be_done(folder, cha
     assert take.standing == standing and words in take.reason
     assert take.can_go_on == ("resume it" in take.reason), take.reason
     assert "\n" not in take.reason and take.reason.endswith(".")
+    assert str(folder) not in take.reason
 
 
 def test_a_take_that_runs_is_told(folder):
