@@ -169,7 +169,7 @@ def test_it_goes_on_after_a_stop_as_if_it_had_not_stopped(taking, block_frames):
     _, before, path = taking("first", stop=1, config=config, **given)
     second, after, _ = taking("second", kept=path, config=config)
     assert torch.equal(torch.cat([before, after]), all_of_it) and torch.equal(second.tail, whole.tail)
-    assert read_header(path).ledger.hidden == 21
+    assert read_header(second.path).ledger.hidden == 21
 
 
 def follow_of(vae, count, strength=0.5, config=CONFIG):
