@@ -4,8 +4,7 @@ import os
 import threading
 from pathlib import Path
 
-from rivulet.pocket.demo import main
-from rivulet.pocket.demo import take as take_module
+from rivulet.pocket.demo import main, watching
 from rivulet.tests.browser import drive, find_chromium
 from rivulet.tests.pocket.demo.test_take import connects, free_port
 from rivulet.tests.waiting import wait_for
@@ -13,7 +12,7 @@ from rivulet.tests.waiting import wait_for
 
 def test_it_is_watched_steered_stopped_and_played_again(tmp_path, monkeypatch):
     find_chromium()  # before a stream begins that only the page would end
-    monkeypatch.setattr(take_module, "LINGER_SECONDS", 20)
+    monkeypatch.setattr(watching, "LINGER_SECONDS", 20)
     port, status = free_port(), []
     options = ["--no-browser", "--out", str(tmp_path), "--port", str(port), "--seed", "3"]
     thread = threading.Thread(target=lambda: status.append(main(options)), daemon=True)
