@@ -12,16 +12,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 from unittest.mock import patch
 
 import torch
 
+from ...model_patches.arch.mla import MlaModel, MlaSizes
 from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.cache.formats import FORMATS
 from ...model_patches.geometry import Geometry
+from ...model_patches.plan.cards import usable_formats
+from ...model_patches.plan.plan import Request, plan_stream
 from ...model_patches.stream import snapshot
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import ModelCaller, texts
@@ -36,6 +39,7 @@ from ...model_patches.vae.decoder import VaeDecoder
 from ...model_patches.writer.protocol import OpenWriter
 from ...model_patches.writer.video import Mp4Writer
 from ...pocket.choices import Choice, choose
+from .plan_cards import MODELS, PRESET
 from .records import Rows
 from .subject import PROMPT
 
@@ -48,6 +52,7 @@ PAIRS, QUICK_PAIRS = 12, 2
 WIDE = WanConfig(1536, 8960, 2, num_heads=12, text_dim=64)
 WIDE_PIXELS, WIDE_FPS, WIDE_WORDS = (416, 240), 16, 64
 WIDE_BLOCKS, WIDE_TIMED, WIDE_SNAPSHOTS = 6, 2, 5  # those timed have a full window
+TRUE_MODEL, TRUE_PIXELS, TRUE_PRESET = MODELS["1.3B"], (832, 480), PRESET
 QUICK_FORMATS = ("dense", "latent")
 
 
@@ -96,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
     parser.add_argument("--format", choices=FORMATS, help="one cache format alone")
     parser.add_argument("--wide", action="store_true", help="true widths of Wan 1.3B alone, in two layers")
+    parser.add_argument("--bytes", action="store_true", help="sizes of snapshots alone")
     parser.add_argument("--pairs", type=int, help=f"of pieces, an even number; default {PAIRS}")
 
 
@@ -103,6 +109,10 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 where snapshots add at most their share to the processor's time of a block."""
     if chosen.wide:
         return 0 if wide(rows) else 1
+    if chosen.bytes or not (chosen.quick or chosen.format):
+        sizes(rows)
+    if chosen.bytes:
+        return 0
     formats = [chosen.format] if chosen.format else list(QUICK_FORMATS if chosen.quick else FORMATS)
     pairs = chosen.pairs or (QUICK_PAIRS if chosen.quick else PAIRS)
     is_good = True
@@ -112,6 +122,30 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
             arms = measured(given, pairs, Path(folder))
         is_good &= told(rows, name, arms)
     return 0 if is_good or chosen.quick else 1
+
+
+def sizes(rows: Rows) -> None:
+    """Prints the bytes of a snapshot in each cache format: of a pocket stream, and of Wan 1.3B by formula."""
+    for name in FORMATS:
+        given = choose(name)
+        pocket = given.pocket
+        config = replace(pocket.config(3), sigmas=(1.0,), first_sigmas=())  # bytes hang on none of them
+        prompt = pocket.prompt(pocket.encode(PROMPT), config)
+        state = init(pocket.caller, prompt, config, cache=given.cache, memory=given.memory)
+        while state.start_frame < config.kept_frames:
+            _, state = step(pocket.caller, state)
+        captured = snapshot.capture(pocket.caller, state, VaeDecoder(pocket.vae))
+        with tempfile.TemporaryDirectory() as folder:
+            written = snapshot.write(captured, Path(folder, "take.safetensors"))
+        rows("bytes", case="pocket", format=name, snapshot_bytes=captured.bytes, file_bytes=written)
+    sized = StreamConfig(Geometry(*TRUE_PIXELS), TRUE_PRESET, dtype=torch.bfloat16)
+    with torch.device("meta"):
+        costs = usable_formats(WanModel(TRUE_MODEL)) + usable_formats(MlaModel(TRUE_MODEL, MlaSizes()))
+    for cost in costs:
+        planned = plan_stream(Request(TRUE_MODEL, sized, fps=WIDE_FPS, cache=cost))
+        size = {"width_pixels": TRUE_PIXELS[0], "height_pixels": TRUE_PIXELS[1], "preset": TRUE_PRESET}
+        of = {"is_computed": True, "case": "wan_1.3b", "format": cost.name}
+        rows("bytes", **of, **size, snapshot_bytes=planned.snapshot_bytes)
 
 
 def measured(given: Choice, pairs: int, folder: Path) -> Arms:
