@@ -108,7 +108,14 @@ class RivuletCalibrate(io.ComfyNode):
                     tooltip="Blocks of each stream; it learns from early and late ones.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**31, advanced=True, tooltip="Seed of the first stream."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31,
+                    advanced=True,
+                    # the page has that widget for every seed; a template that said nothing was randomized
+                    control_after_generate=True,
+                    tooltip="Seed of the first stream.",
                 ),
             ],
             outputs=[
