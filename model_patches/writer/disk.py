@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from .copying import sync
@@ -70,7 +71,7 @@ class FramesOnDisk:
             with self._lock:
                 paths, folder_synced = list(self._unsynced), self._folder_synced
             for path in paths:
-                if path.exists():
+                with suppress(FileNotFoundError):  # it is cut just now
                     sync(path)
             if not folder_synced:
                 sync(self._folder)

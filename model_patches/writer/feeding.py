@@ -18,7 +18,7 @@ from .disk import FramesOnDisk, Room
 from .encoder import HANG_SECONDS, DiskFullError, Encoder, EncoderError
 from .fmp4 import FragmentIndex
 from .frames import HostFrames
-from .parts import RECOVER, WHO, Part, find_parts, part_path, trim
+from .parts import RECOVER, WHO, Part, files_of, find_parts, part_path, trim
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Feed:
         self,
         path: Path,
         *,
-        part: int,
+        cut: Callable[[], int],
         first_frame: int,
         command: Callable[[Path], list[str]],
         queue_chunks: int,
@@ -69,8 +69,9 @@ class Feed:
         limits: Limits = Limits(),
         hang_seconds: float = HANG_SECONDS,
     ) -> None:
-        """part: the number of the first new one. command: makes ffmpeg's, for the path of a part."""
-        self.path, self.part = path, part
+        """cut: cuts what is there of the video to first_frame, once a frame has come, and gives the number of
+        its last part. command: makes ffmpeg's, for the path of a part."""
+        self.path, self.part = path, 0
         self.items: queue.Queue[HostFrames | threading.Event | None] = queue.Queue(queue_chunks)
         self.index: FragmentIndex | None = None  # of the newest part
         self.fault: Exception | None = None
@@ -82,13 +83,22 @@ class Feed:
         self._held: deque[_Held] = deque()
         self._deaths, self._bytes = 0, 0
         self._abandoned = False
-        self._command, self._room, self._tell = command, room, tell
+        self._cut, self._command, self._room, self._tell = cut, command, room, tell
         self._limits, self.hang_seconds = limits, hang_seconds
         self._thread = threading.Thread(target=self._run, name=f"writer of {path.name}", daemon=True)
 
     def start(self) -> None:
         """Starts the thread."""
+        for earlier in files_of(self.path):
+            self.on_disk.add(earlier.path)
         self._thread.start()
+
+    def begin(self) -> None:
+        """Cuts what is there of the video, the first time: its thread does it, or whoever has joined that."""
+        if not self.part:
+            self.part = self._cut() + 1
+            for earlier in find_parts(self.path):
+                self.on_disk.add(earlier.path)
 
     @property
     def running(self) -> bool:
@@ -207,6 +217,7 @@ class Feed:
     def _open_part(self) -> Encoder:
         if self._abandoned:
             raise EncoderError("it was ended while frames were on their way")
+        self.begin()
         path = part_path(self.path, self.part)
         index = FragmentIndex(path, first_frame=self._whole)
         self._encoder = Encoder(self._command(path), path, self.hang_seconds)
@@ -260,7 +271,7 @@ class Feed:
         if newest.exists():
             with suppress(OSError):
                 trim(Part(newest, self.part, 0))
-        parts = [part for part in find_parts(self.path) if part.frames]
+        parts = [part for part in files_of(self.path) if part.frames]
         frames = sum(part.frames for part in parts)
         where = "it had written no frame"
         if len(parts) == 1:

@@ -92,7 +92,7 @@ def trim(part: Part, frames: int | None = None, program: str = "") -> Part:
     if movie.fragmented:
         os.truncate(part.path, _end(part.path, keep))
     elif keep < movie.tabled:
-        need_room(part.path.stat().st_size, part.path.parent, f"to cut {part.path.name}")
+        _need_copy(part.path)
         copy(program or find_ffmpeg(), [part.path], part.path, frames=keep).replace(part.path)
         sync(part.path.parent)
     return Part(part.path, part.number, keep)
@@ -123,6 +123,20 @@ def trim_all(parts: Sequence[Part], frames: int, program: str = "") -> list[Part
         if trimmed.frames:
             remaining.insert(0, trimmed)
     return remaining
+
+
+def need_room_to_trim(parts: Sequence[Part], frames: int) -> None:
+    """NoRoomError where a part must be copied to cut the parts to `frames` frames, and there is no room."""
+    for part in parts:
+        keep = min(frames, part.frames)
+        movie = read_movie(part.path) if keep > 0 else None
+        if movie and not movie.fragmented and keep < movie.tabled:
+            _need_copy(part.path)
+        frames -= part.frames
+
+
+def _need_copy(path: Path) -> None:
+    need_room(path.stat().st_size, path.parent, f"to cut {path.name}")
 
 
 class NoRoomError(RuntimeError):

@@ -1,14 +1,18 @@
-"""Going on with a video that is there: checks that it fits, and cuts it to the frame to go on from."""
+"""Going on with a video that is there: checks that it fits, and then cuts it to the frame to go on from.
+
+The cut waits for the first new frame: what can still be refused by then costs no frame.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 from .copying import sync
 from .movie import Movie, read_movie
-from .parts import RECOVER, WHO, Part, clean, find_parts, part_path, trim_all
+from .parts import RECOVER, WHO, Part, clean, find_parts, need_room_to_trim, part_path, trim_all
 
 
 def reopen(
@@ -21,12 +25,11 @@ def reopen(
     program: str,
     go_on: bool,
     tell: Callable[[str], None],
-) -> int:
-    """Returns the number of the last part of the video, which then holds `frame` frames; 0 without any.
+) -> Callable[[], int]:
+    """Returns what cuts the video to `frame` frames and gives the number of its last part, 0 without any.
 
-    A finished video becomes a part again. Whatever is interrupted here leaves a video that plays and holds at
-    least these frames. ValueError, and nothing is changed, where a new video would take an old one's name,
-    where frames are missing, or where size or rate are others.
+    Until that is called the video is as it was. ValueError where a new video would take an old one's name,
+    where frames are missing, or where size or rate are others; NoRoomError where the cut has no room.
     """
     clean(path)
     parts = find_parts(path)
@@ -34,11 +37,11 @@ def reopen(
     finished = path.exists()
     if not go_on:
         _refuse_old(path, parts, finished)
-        return max((part.number for part in parts), default=0)
+        last = max((part.number for part in parts), default=0)
+        return lambda: last
     if finished and count < max(frame, 1):
         _check(path, width, height, fps)
         parts = [_finished(path, parts, frame)]
-        count = parts[0].frames
     elif 0 < count < frame:
         raise _lacking(path, frame, count)
     elif finished and not _holds(path):
@@ -46,9 +49,18 @@ def reopen(
     for part in parts:
         if part.frames:
             _check(part.path, width, height, fps)
+    need_room_to_trim(parts, frame)
+    return partial(_cut, path, parts, frame, program)
+
+
+def _cut(path: Path, parts: list[Part], frame: int, program: str) -> int:
+    """Cuts the parts; a finished video becomes a part again.
+
+    Whatever is interrupted here leaves a video that plays and holds at least these frames.
+    """
     if parts and parts[0].path == path:
         # the copy that cuts it begins once it is a part: a video and parts beside it would be two takes
-        part = Part(part_path(path, 1), 1, count)
+        part = Part(part_path(path, 1), 1, parts[0].frames)
         path.rename(part.path)
         sync(path.parent)
         parts = [part]

@@ -39,7 +39,8 @@ class Mp4Writer:
     While it is open the frames go to `name.part1.mp4`, readable at any time through `index`; closing it, also
     on an error, makes that `name.mp4`. `write` blocks while `queue_chunks` chunks are queued, so memory does
     not grow when the encoder is slow. To go on with a video, finished or not, open its path with
-    `start_frame`: it is cut to so many frames, and new parts follow. One writer at a time has a path: others
+    `start_frame`: it is cut to so many frames once the first new one comes, and new parts follow; a run that
+    fails before leaves it as it was. One writer at a time has a path: others
     get LockedError. An ffmpeg that dies or hangs costs no frame: another goes on in a part of its own, which
     changes the file but not the pictures that go in. `metadata` (title, comment, ...) can be extended until
     the writer closes.
@@ -145,7 +146,7 @@ class Mp4Writer:
             ) from why
         try:
             self._room.check_start()
-            last = reopen(
+            cut = reopen(
                 self.path,
                 self.start_frame,
                 width=self.width,
@@ -155,16 +156,16 @@ class Mp4Writer:
                 go_on=self._go_on,
                 tell=self._tell,
             )
-            self._feed = self._start(last + 1)
+            self._feed = self._start(cut)
         except BaseException:
             self._lock.release()
             raise
         return self
 
-    def _start(self, part: int) -> Feed:
+    def _start(self, cut: Callable[[], int]) -> Feed:
         feed = Feed(
             self.path,
-            part=part,
+            cut=cut,
             first_frame=self.start_frame,
             command=lambda path: self._encode(self._program, path),
             queue_chunks=self._queue_chunks,
@@ -173,8 +174,6 @@ class Mp4Writer:
             limits=self._limits,
             hang_seconds=self._hang_seconds,
         )
-        for earlier in find_parts(self.path):
-            feed.on_disk.add(earlier.path)
         feed.start()
         return feed
 
@@ -217,6 +216,8 @@ class Mp4Writer:
             fault = self._stop()
             if fault is None:
                 try:
+                    if self._feed and error is None:
+                        self._feed.begin()
                     self._finish()
                 except RuntimeError as why:
                     fault = why
@@ -277,6 +278,9 @@ class Mp4Writer:
         parts = [part for part in find_parts(self.path) if part.frames]
         if len(parts) > 1 and self._limits.any:
             return self._stay(parts, "as it was asked for")
+        if not parts and self._go_on and self.path.is_file():  # nothing came of going on with it
+            self.result, self.files = self.path, [self.path]
+            return
         try:
             self.result = join_parts(self.path, self.metadata, self._program, self._hang_seconds)
         except NoRoomError as why:

@@ -236,7 +236,7 @@ def test_any_error_in_the_thread_is_told_and_ends_ffmpeg(open_writer, footage, e
             wait_for(lambda: writer.frames_on_disk >= 8)
             monkeypatch.setattr(fmp4, "fragments", broken)
             if also:
-                monkeypatch.setattr(feeding, "find_parts", broken)
+                monkeypatch.setattr(feeding, "files_of", broken)
             writer.write(footage.frames(9, 3))
             writer.seal()
     monkeypatch.undo()

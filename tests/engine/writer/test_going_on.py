@@ -77,6 +77,31 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "in parts"])
+@pytest.mark.parametrize("frame", [0, 9])
+def test_a_run_that_fails_before_its_first_frame_leaves_every_frame(
+    open_writer, footage, tmp_path, frame, finished
+):
+    take = tmp_path / "take.mp4"
+    make(open_writer, footage)
+    before = take.read_bytes()
+    if not finished:
+        take.rename(part_path(take, 1))
+    with pytest.raises(ArithmeticError), open_writer(start_frame=frame, go_on=True) as writer:
+        assert writer.wait_on_disk(frame) and writer.frames_on_disk == frame
+        raise ArithmeticError
+    assert writer.result == take and os.listdir(tmp_path) == ["take.mp4"]
+    assert take.read_bytes() == before or not finished
+    assert footage.numbers(take) == list(range(25))
+
+
+def test_a_run_that_ends_without_a_frame_ends_its_video_there(open_writer, footage):
+    make(open_writer, footage)
+    with open_writer(start_frame=9) as writer:
+        pass
+    assert footage.numbers(writer.result) == list(range(9))
+
+
 def encode(path, *options):
     command = [
         find_ffmpeg(),
@@ -182,7 +207,9 @@ def interrupted(monkeypatch, last, work):
             patch.setattr(owner, name, counted(getattr(owner, name)))
         try:
             work()
-        except Killed:
+        except (Killed, RuntimeError):  # the writer's thread tells what ended it
+            if count <= last:
+                raise
             return False
     return True
 

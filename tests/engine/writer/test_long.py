@@ -138,7 +138,7 @@ def test_a_video_that_there_is_no_room_to_cut_stays_as_it_is(open_writer, footag
     monkey = parts.SPARE_BYTES
     try:
         parts.SPARE_BYTES = 100 << 20
-        with pytest.raises(RuntimeError, match=r"needed to cut take.part1.mp4, and .* has 64 MiB free"):
+        with pytest.raises(RuntimeError, match=r"needed to cut take.mp4, and .* has 64 MiB free"):
             open_writer(start_frame=7).__enter__()
     finally:
         parts.SPARE_BYTES = monkey
