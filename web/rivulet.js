@@ -110,7 +110,10 @@ function takes(node) {
   };
   // a node without a take has a sentence for a value
   const value = () => String(combo()?.value ?? "");
-  const list = mountTakes(element, { ...page(node), value: () => (VIDEO.test(value()) ? value() : ""), choose });
+  const chosen = () => (VIDEO.test(value()) ? value() : "");
+  // where nodes are elements of the page, one is as high as what is in it
+  const tallest = () => (globalThis.LiteGraph?.vueNodesMode ? "" : "none");
+  const list = mountTakes(element, { ...page(node), value: chosen, choose, tallest });
   const ended = ({ detail }) => ["ended", "failed"].includes(detail.phase) && list.refresh();
   add(node, "takes", element, list, { [EVENT]: ended, reconnected: () => list.refresh() }, () => LIST_SIZE[1]);
   grow(node, LIST_SIZE[0]);

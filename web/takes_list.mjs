@@ -15,7 +15,8 @@ const now = () => performance.now() / 1000;
 
 /**
  * Mounts the list. `transport` as the preview's; `value()` is the name of the take that is chosen, `choose(name, names)`
- * takes another one of the names that there are. `language`, `theme()` and `collapsed()` as the preview's.
+ * takes another one of the names that there are. `language`, `theme()` and `collapsed()` as the preview's. `tallest()`
+ * limits the list's height as CSS does; "" is the style sheet's limit.
  * Returns {refresh(), dispose()}.
  */
 export function mountTakes(element, options) {
@@ -23,8 +24,9 @@ export function mountTakes(element, options) {
 }
 
 class TakesList {
-  constructor(element, { transport, value, choose, language = "en", theme = () => "", collapsed = () => false }) {
-    Object.assign(this, { transport, value, choose, language, theme, collapsed, say: speaker(language) });
+  constructor(element, { transport, value, choose, language = "en", ...options }) {
+    Object.assign(this, { transport, value, choose, language, say: speaker(language) });
+    Object.assign(this, { theme: () => "", collapsed: () => false, tallest: () => "", ...options });
     Object.assign(this, { takes: null, lost: false, due: 0, asking: false });
     this.leaving = new AbortController();
     loadStyle();
@@ -101,6 +103,7 @@ class TakesList {
   show() {
     const { parts, takes, say, language } = this;
     parts.root.dataset.theme = this.theme();
+    parts.list.style.maxHeight = this.tallest();
     const missing = this.lost ? "takesLost" : takes === null ? "takesLoading" : takes.length ? "" : "takesNone";
     put(parts.none, missing && say(missing));
     parts.none.hidden = missing === "";
