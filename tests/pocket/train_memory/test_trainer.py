@@ -408,7 +408,7 @@ def test_a_file_says_what_it_is(tmp_path):
         about, keys = json.loads(file.metadata()["memory"]), set(file.keys())
     assert about == {
         "frames": 3, "grid_height": GRID, "grid_width": GRID, "num_heads": HEADS, "alpha": 2.0, "rank": 2,
-        "preset": "pocket_memory", "trained": "never",
+        "preset": "pocket_memory", "trained": "never", "sealed": True,
     }  # fmt: skip
     assert "generator_lora.base_model.model.blocks.0.self_attn.q.lora_A.weight" in keys
     assert {f"query_memory_encoder.{name}" for name in encoder.state_dict()} <= keys
