@@ -122,21 +122,21 @@ class Trials:
             fault.damaged = damaged
             ending = self.go(take, fault)
             after = fault.after(take, ending)
-            self.count(take, kind, fault, ending)
-            absorbed = fault.struck and ending.status == WHOLE
+            absorbed = fault.struck and self.is_whole(take, reference, ending)
+            self.count(take, kind, fault, ending, absorbed)
             seen = self.judge(take, reference, kind if absorbed else before or kind, least, seen)
             before, least = kind if fault.struck else before, after
-            if ending.status == WHOLE:
+            if self.is_whole(take, reference, ending):
                 break
         self.finish(take, reference, ending)
 
-    def count(self, take: Take, kind: str, fault: Fault, ending: Ending) -> None:
+    def count(self, take: Take, kind: str, fault: Fault, ending: Ending, absorbed: bool) -> None:
         """Counts the fault of one go, and how the go ended."""
         tally = self.tallies.setdefault(kind or NONE, Tally())
         tally.struck += bool(kind) and fault.struck
         tally.missed += bool(kind) and not fault.struck
         tally.kills += fault.struck and ending.status < 0
-        tally.absorbed += fault.struck and ending.status == WHOLE
+        tally.absorbed += absorbed
         if ending.is_hung:
             tally.hung += 1
             self.say(take, kind, f"the go hung; see {take.beside / 'said.txt'}")
@@ -191,6 +191,12 @@ class Trials:
         else:
             shutil.rmtree(take.beside)
         shutil.rmtree(take.folder)
+
+    @staticmethod
+    def is_whole(take: Take, reference: Reference, ending: Ending) -> bool:
+        """Whether the go came to the take's end; before a full disk it stops in order, to be gone on with."""
+        made = {line["frame"] for line in lines(take.pictures)}
+        return ending.status == WHOLE and len(made) == len(reference.pictures)
 
     @staticmethod
     def is_left_over(take: Take, path: Path) -> bool:

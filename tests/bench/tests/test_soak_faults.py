@@ -51,6 +51,8 @@ class Toy:
         first = 3 if snapshot.exists() and not self.wrong.get("loses") else 0
         append(take.goes, {"first": first})
         for frame in range(first, PICTURES):
+            if struck and frame == 4 and self.wrong.get("stops"):
+                return
             if struck and frame == 4:
                 raise self.wrong.get("error", RuntimeError(BROKEN))
             value = frame + self.wrong.get("adds", 0) * (first > 0)
@@ -96,6 +98,12 @@ def test_takes_that_are_struck_become_whole_and_are_counted(struck):
     # four pictures, then three more from the one that a snapshot covers
     assert part["compared_frames"] == 2 * (4 + 3)
     assert [row["case"] for row in rows if row["row"] == "faults"] == ["broken", "none"]
+
+
+def test_a_run_that_stops_in_order_before_a_full_disk_is_gone_on_with(struck):
+    part, said, _ = struck(stops=True)
+    assert part["ok"] and said == []
+    assert part["resumed_trials"] == 2 and part["compared_frames"] == 2 * (4 + 3)
 
 
 @pytest.mark.parametrize(
