@@ -126,7 +126,7 @@ class Keeper:
         policy: Policy | None = None,
         tell: Told = lambda sentence: None,
     ) -> None:
-        """tell: takes a sentence for whoever watches, from any thread."""
+        """about: with how it ended before. tell: takes a sentence for whoever watches, from any thread."""
         self.stopped = False  # whoever watches ended the run
         self.pictures = NewestPicture(writer.start_frame)
         self._caller, self._decoder, self._writer, self._folder = caller, decoder, writer, folder
@@ -134,7 +134,7 @@ class Keeper:
         self._newest: StreamState | None = None
         self._last: tuple[int, int] | None = None  # block and frame of the newest snapshot, queued or written
         self._resting_until = 0.0  # monotonic seconds
-        self._mark = False
+        self._mark = self._goes_on = False
         self._queue = _Newest()
         name = f"snapshots of {folder.video.name}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -143,11 +143,12 @@ class Keeper:
     def __enter__(self) -> Keeper:
         try:
             self._folder.open()
-            self._folder.write_about(self._about)
+            self._folder.write_about(replace(self._about, ended=None))
         except OSError as why:
             self._say("no snapshots are kept", why)
         here = self._folder.snapshots()
         self._last = here[-1].order if here else None
+        self._goes_on = bool(here)
         self._thread.start()
         return self
 
@@ -180,6 +181,8 @@ class Keeper:
             self._thread.join()
         if error is None:
             ended = Ended(STOPPED if self.stopped else PLANNED)
+        elif self._goes_on and self._newest is None:
+            ended = self._about.ended  # nothing was made, so the take is as it was
         else:  # an interruption is no Exception
             ended = Ended(FAILED if isinstance(error, Exception) else STOPPED, str(error)[:MAX_SENTENCE])
         self._close(ended)
@@ -195,9 +198,10 @@ class Keeper:
         if (state.block, state.ledger.written) != self._last:
             self._capture(state, marked=False)
 
-    def _close(self, ended: Ended) -> None:
+    def _close(self, ended: Ended | None) -> None:
         try:
-            if ended.how == PLANNED and not self._policy.stays:
+            done = self._newest is not None and ended == Ended(PLANNED)
+            if done and not self._policy.stays:
                 self._folder.remove()
             else:
                 self._folder.write_about(replace(self._about, ended=ended))
@@ -257,7 +261,7 @@ class Keeper:
         """For a folder that somebody deleted, and for a disk that is full: older snapshots go first."""
         if not self._folder.about.exists():
             self._folder.open()
-            self._folder.write_about(self._about)
+            self._folder.write_about(replace(self._about, ended=None))
         self._thin(sum(each.bytes for each in self._folder.snapshots()) - count)
 
     def _thin(self, budget_bytes: int) -> None:

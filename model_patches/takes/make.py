@@ -173,8 +173,7 @@ def go_on(making: Making, redo: Redo, pictures: int | None = None) -> Start:
     opening = Opening(point.start_frame, True, state.block, lock, tail)
     done = state.block + state.steered  # the prompt of the next block is gone over to already
     events = tuple(event for event in point.events if event.prompt and event.block < done)
-    about = replace(point.about, ended=None)
-    return Start(opening, state, script, about, events, point.first_frame)
+    return Start(opening, state, script, point.about, events, point.first_frame)
 
 
 def _run(making: Making, start: Start, options: dict[str, Any]) -> tuple[StreamState, Session]:

@@ -104,16 +104,24 @@ def find_point(folder: TakeFolder, redo: Redo | None = None) -> Point:
             f"choose an earlier one, or resume the take from its end."
         )
     passed: list[str] = []
+    behind: float | None = None  # second of the earliest that serves, but not for this picture
     for snapshot in reversed(folder.snapshots()):
         try:
             verify(snapshot.path)
             header = read_header(snapshot.path)
-            point = _point(snapshot, header, _about(folder, header), on_disk, events, redo)
+            about = _about(folder, header)
+            point = _point(snapshot, header, about, on_disk, events, redo)
         except (OSError, ValueError) as why:
             passed.append(f"the snapshot after block {snapshot.block}: {why}")
             continue
         if point is not None:
             return replace(point, passed=tuple(passed))
+        behind = (snapshot.frame - about.first_frame) / about.fps
+    if behind is not None:
+        raise ValueError(
+            f"Redo: no whole snapshot of {folder.video.name} lies before that picture, and the earliest goes "
+            f"on from second {behind:.1f}; choose one after it, or resume the take from its end."
+        )
     raise ValueError(_nothing(folder, on_disk, passed))
 
 

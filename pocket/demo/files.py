@@ -27,6 +27,8 @@ def find_take(named: str, out: Path) -> Path:
     """
     folder = out.parent if out.suffix.lower() == ".mp4" else out
     for path in (Path(named), folder / named):
+        if not path.name:
+            continue  # the folder that one is in, which is no take
         stem = path.stem if path.suffix in (ENDING, ".mp4") else path.name
         video = path.with_name(f"{stem}.mp4")
         if TakeFolder(video).path.is_dir():

@@ -15,7 +15,7 @@ from rivulet.model_patches.writer.ffmpeg import Decoder, decode_command, find_ff
 from rivulet.model_patches.writer.lock import FileLock
 from rivulet.model_patches.writer.parts import frames_of
 
-from .made import CONFIG, FPS, Studio, resume, scripted
+from .made import CONFIG, EVERY, FPS, Studio, resume, scripted
 
 
 def test_a_take_leaves_its_video_and_its_folder(studio, whole):
@@ -200,6 +200,37 @@ def test_what_cannot_be_gone_on_with_is_refused_before_anything_is_changed(studi
     assert content(studio.folder) == before
     studio.make(pictures=57, redo=resume())
     assert len(studio.frames) == 57
+
+
+@pytest.mark.parametrize("how", ["planned", "cut off"])
+def test_a_resume_that_fails_before_its_first_block_leaves_how_the_take_ended(studio, monkeypatch, how):
+    studio.make(pictures=45)
+    folder = TakeFolder(studio.folder / "take.mp4")
+    if how == "cut off":
+        folder.write_about(replace(folder.read_about(), ended=None))
+    before = content(studio.folder)
+    for error in (ValueError("other weights"), KeyboardInterrupt()):
+        with monkeypatch.context() as patched, pytest.raises(type(error)):
+            patched.setattr(studio.caller, "when_unloaded", lambda *_, error=error: raised(error))
+            studio.make(pictures=57, redo=resume(), policy=replace(EVERY, stays=False))
+        assert content(studio.folder) == before
+
+
+def test_a_second_before_all_snapshots_is_refused_by_that_name(studio):
+    studio.make(pictures=45)
+    folder = TakeFolder(studio.folder / "take.mp4")
+    for each in folder.snapshots()[:-1]:
+        each.path.unlink()
+    before = content(studio.folder)
+    with pytest.raises(ValueError, match=r"no whole snapshot .* goes on from second 2\.8; choose one after"):
+        studio.make(redo=resume(frame=20))
+    assert content(studio.folder) == before
+    studio.make(pictures=57, redo=resume())
+    assert len(studio.frames) == 57
+
+
+def raised(error):
+    raise error
 
 
 def test_another_takes_folder_is_no_place_for_a_new_one(studio, whole):

@@ -8,6 +8,7 @@ from rivulet.model_patches.takes.folder import TakeFolder
 from rivulet.model_patches.takes.timeline_file import read
 from rivulet.model_patches.writer.movie import frame_count
 from rivulet.pocket.demo import main
+from rivulet.pocket.demo.files import find_take
 from safetensors.torch import load_file
 
 from .test_make import told_by
@@ -112,3 +113,9 @@ def test_a_new_take_gets_a_name_that_no_leftover_has(demo, tmp_path):
     (tmp_path / "rivulet-0002.lock").write_text(json.dumps({}))
     assert demo("--seconds", "0.5") == 0
     assert (tmp_path / "rivulet-0003.mp4").is_file()
+
+
+@pytest.mark.parametrize("named", ["", "."])
+def test_a_folder_is_named_as_no_take(named, tmp_path):
+    with pytest.raises(ValueError, match=r"no take .* there are none"):
+        find_take(named, tmp_path)
