@@ -42,7 +42,7 @@ def test_what_leaves_the_window_goes_to_the_memory(caller, make_text, config, me
     made_BCTHW = torch.cat(parts[:6], 2)
     again = prefill(caller, init(caller, (make_text(1),), config, memory=memory), made_BCTHW)
     assert torch.equal(step(caller, replace(again, block=6))[0], parts[6])
-    assert torch.equal(again.tail_BCTHW, made_BCTHW[:, :, -config.tail_frames :])
+    assert torch.equal(again.tail_BCTHW, made_BCTHW[:, :, -config.kept_frames :])
 
 
 def test_a_stream_is_extended_after_a_recache_that_was_asked_for(caller, make_text, config):
