@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.files import sync_folder
+
 ENDING = ".take"
 KIND, VERSION = "rivulet take", 1
 PLANNED, STOPPED, FAILED = "planned", "stopped", "failed"
@@ -172,13 +174,3 @@ def write_text(path: Path, text: str) -> None:
         with suppress(OSError):
             new.unlink()
     sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Has the names in a folder reach the disk, where the system can."""
-    with suppress(OSError):
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
