@@ -53,7 +53,7 @@ class RivuletCalibrate(io.ComfyNode):
         return io.Schema(
             node_id="RivuletCalibrate",
             display_name="Calibrate Cache",
-            category="rivulet",
+            category="Rivulet",
             description="Runs a few short streams, learns which directions the model's keys and values "
             "need, and writes a basis for Small Cache. Needed once per checkpoint. The error is measured on "
             "prompts that it did not learn from.",

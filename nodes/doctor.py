@@ -54,7 +54,7 @@ class RivuletDoctor(io.ComfyNode):
         return io.Schema(
             node_id="RivuletDoctor",
             display_name="Rivulet Doctor",
-            category="rivulet",
+            category="Rivulet",
             description="Lists versions, attention, Triton kernels (or why there are none), ffmpeg and "
             "what is missing, and says whether a model and a VAE can be streamed; on request it checks this "
             "card with small tests. Copy its text into a bug report.",

@@ -34,10 +34,11 @@ class RivuletLoadModel(io.ComfyNode):
         return io.Schema(
             node_id="RivuletLoadModel",
             display_name=WHERE,
-            category="rivulet",
+            category="Rivulet",
             description="Loads a published causal Wan 2.1 checkpoint as it was released, recognises it by "
             "its tensors and passes its recipe (block, steps, positions) to Stream Video.",
             search_aliases=[
+                "wan",
                 "self forcing",
                 "causal forcing",
                 "longlive",

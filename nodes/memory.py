@@ -65,7 +65,7 @@ class RivuletMemory(io.ComfyNode):
         return io.Schema(
             node_id="RivuletMemory",
             display_name="Evolving Memory",
-            category="rivulet",
+            category="Rivulet",
             description="Lets a model remember what left its window. The cost stays the same however long "
             "the stream is. Connect it between the loader and Stream Video.",
             search_aliases=["long term memory", "echo infinity", "reward forcing", "consistency", "memory"],

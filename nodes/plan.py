@@ -48,7 +48,7 @@ class RivuletPlan(io.ComfyNode):
         return io.Schema(
             node_id="RivuletPlan",
             display_name="Plan Stream",
-            category="rivulet",
+            category="Rivulet",
             description="Says what a stream will need before it runs: memory, disk, seconds to the first "
             "picture and per chunk. Connect it between the model and Stream Video: a run that "
             "does not fit stops here, with a suggestion.",

@@ -49,7 +49,7 @@ class RivuletPocketModel(io.ComfyNode):
         return io.Schema(
             node_id="RivuletPocketModel",
             display_name="Pocket Model",
-            category="rivulet",
+            category="Rivulet",
             description="Small models that come with Rivulet and know a world of moving shapes: try a "
             "stream without a download or a GPU.",
             search_aliases=["test model", "demo model", "no download"],

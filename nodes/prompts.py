@@ -60,7 +60,7 @@ class RivuletPrompts(io.ComfyNode):
         return io.Schema(
             node_id="RivuletPrompts",
             display_name="Prompts over Time",
-            category="rivulet",
+            category="Rivulet",
             description="One prompt; several, separated by lines of ---; or timed lines such as "
             "[0-5s] a red circle. Each is encoded once, before the stream begins.",
             search_aliases=["prompt travel", "prompt schedule", "timeline", "scenes"],

@@ -21,7 +21,7 @@ class RivuletResume(io.ComfyNode):
         return io.Schema(
             node_id="RivuletResume",
             display_name="Resume Stream",
-            category="rivulet",
+            category="Rivulet",
             description="Goes on with an earlier take in the same file, from its end or from any second of "
             "it: after a stop, a crash, or to make the rest again.",
             search_aliases=[

@@ -71,7 +71,7 @@ class RivuletLatentCache(io.ComfyNode):
         return io.Schema(
             node_id="RivuletLatentCache",
             display_name="Small Cache",
-            category="rivulet",
+            category="Rivulet",
             description="Stores the frames that a stream looks back on in fewer bytes, so that longer "
             "windows and larger pictures fit into graphics memory. Without this node they take their full "
             "size.",

@@ -34,7 +34,7 @@ class RivuletStartFrom(io.ComfyNode):
         return io.Schema(
             node_id="RivuletStartFrom",
             display_name="Start From",
-            category="rivulet",
+            category="Rivulet",
             description="Begins a stream with a picture, at the end of a video or an earlier take, or "
             "follows a video.",
             search_aliases=["image to video", "i2v", "first frame", "extend video", "video to video", "v2v"],

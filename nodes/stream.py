@@ -50,10 +50,13 @@ class RivuletStream(io.ComfyNode):
         return io.Schema(
             node_id="RivuletStream",
             display_name="Stream Video",
-            category="rivulet",
+            category="Rivulet",
             description="Makes a video of any length at constant memory: each block is sampled, decoded and "
             "written to a file that you can watch while it grows.",
-            search_aliases=["long video", "endless video", "self forcing", "causal wan", "live preview"],
+            search_aliases=[
+                *("video", "text to video", "t2v", "infinite", "endless", "long", "stream", "live"),
+                *("long video", "endless video", "self forcing", "causal wan", "live preview"),
+            ],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="Wan 2.1 text to video, causal weights; or the Pocket Model."

@@ -113,6 +113,15 @@ def test_the_host_serves_pages_and_texts(server):
         assert told["RivuletStream"] == texts(language)["RivuletStream"]
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_category_has_a_capital_and_a_translation(schemas, server, language):
+    wanted = {schema.category for schema in schemas.values()}
+    told = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))
+    assert wanted == {"Rivulet"} == set(told["nodeCategories"])
+    assert bool(HAN.search(told["nodeCategories"]["Rivulet"])) == (language == "zh")
+    assert server.get("/i18n")[1][language]["nodeCategories"] == told["nodeCategories"]
+
+
 def test_rare_widgets_are_out_of_the_way(schemas):
     rare = {each.id for each in schemas["RivuletStream"].inputs if getattr(each, "advanced", None)}
     assert rare >= {
