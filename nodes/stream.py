@@ -24,10 +24,8 @@ from ..model_patches.stream.recovery import refuse_full
 from ..model_patches.takes.keeper import EVERY_SECONDS
 from .host.caller import HostCaller
 from .host.decoder import decoder_for
-from .host.inputs import fps_input, height_input, seconds_input, width_input
-from .host.recipe import block_input, cfg_input, preset_input, stream_config, switch_of
+from .host.recipe import stream_config, switch_of
 from .memory import memory_of
-from .prompts import PromptsType
 from .run.beginnings import FROM_NOTHING, Beginning
 from .run.fingerprint import FINGERPRINTS
 from .run.going_on import Resume
@@ -35,11 +33,11 @@ from .run.making import Order, Run, page_of
 from .run.next_run import NEXT_RUNS
 from .run.overlap import overlap_for
 from .run.script import read_script
-from .run.take import EARLY, PASSING, WHEN, newest_snapshot_path, policy_of
+from .run.take import EARLY, PASSING, newest_snapshot_path, policy_of
 from .run.take_files import RESUMED, find_take
 from .run.yielding import LongRun
-from .small_cache import CacheChoice, CacheType
-from .start_from import StartType
+from .small_cache import CacheChoice
+from .stream_inputs import stream_inputs
 
 
 class RivuletStream(io.ComfyNode):
@@ -57,154 +55,7 @@ class RivuletStream(io.ComfyNode):
                 *("video", "text to video", "t2v", "infinite", "endless", "long", "stream", "live"),
                 *("long video", "endless video", "self forcing", "causal wan", "live preview"),
             ],
-            inputs=[
-                io.Model.Input(
-                    "model", tooltip="Wan 2.1 text to video, causal weights; or the Pocket Model."
-                ),
-                io.Vae.Input(
-                    "vae",
-                    tooltip="The VAE of Wan 2.1; or lighttaew2_1 or taew2_1, tiny decoders for it; or the "
-                    "Pocket Model's.",
-                ),
-                width_input(),
-                height_input(),
-                seconds_input(
-                    "seconds", 10.0, 0.1, "Length of the video in seconds; rounded up to whole blocks."
-                ),
-                fps_input(),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=True,
-                    tooltip="With the same seed, a shorter take is the beginning of a longer one.",
-                ),
-                preset_input("Which latent frames a block sees, and at which positions."),
-                block_input(
-                    "Latent frames per block, as in the checkpoint's training: 1 or 3. "
-                    "0: the model's, else 3."
-                ),
-                cfg_input(
-                    "Guidance strength, no unit; 1 means none and is twice as fast. 0: the model's, else 1."
-                ),
-                io.String.Input(
-                    "filename_prefix",
-                    default="rivulet/stream",
-                    tooltip="Folder and beginning of the file's name, in ComfyUI's output folder.",
-                ),
-                io.Conditioning.Input(
-                    "positive",
-                    optional=True,
-                    tooltip="One prompt for the whole video; or connect prompts instead.",
-                ),
-                PromptsType.Input(
-                    "prompts",
-                    optional=True,
-                    tooltip="Prompts over time; more of them can be typed while the stream runs.",
-                ),
-                io.Conditioning.Input("negative", optional=True, tooltip="Needed if cfg is not 1."),
-                io.Sigmas.Input(
-                    "sigmas",
-                    optional=True,
-                    tooltip="Noise levels of each block, falling; usually four.",
-                ),
-                StartType.Input(
-                    "start",
-                    optional=True,
-                    tooltip="A picture, video or take to begin with (Start From), or an earlier take to go "
-                    "on with in the same file, bit for bit (Resume Stream).",
-                ),
-                io.Combo.Input(
-                    "snapshot",
-                    options=list(WHEN),
-                    default=EARLY,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Snapshots are taken while the video is made, for Resume Stream and Redo; which "
-                    "of them stay afterwards. "
-                    + "; ".join(f"{name}: {what}" for name, what in WHEN.items())
-                    + ".",
-                ),
-                CacheType.Input(
-                    "cache",
-                    optional=True,
-                    tooltip="From Small Cache: fewer bytes for the frames that the stream looks back on.",
-                ),
-                io.Boolean.Input(
-                    "shrink_cache",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="What a full card may do where nothing else helps. On: the frames that the "
-                    "stream looks back on are stored in int8 from there, in half their bytes, and "
-                    "the video goes on a little different. Off: the stream stops and keeps what it "
-                    "has. Only without Small Cache.",
-                ),
-                io.Float.Input(
-                    "snapshot_seconds",
-                    default=EVERY_SECONDS,
-                    min=1.0,
-                    max=3600.0,
-                    step=1.0,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Seconds of video between two snapshots; more where writing them would keep the "
-                    "disk too busy.",
-                ),
-                io.Float.Input(
-                    "snapshot_gb",
-                    default=4.0,
-                    min=0.1,
-                    max=10_000.0,
-                    step=1.0,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Disk space for the snapshots of this video, in gigabytes: older ones are "
-                    "thinned out, the newest three stay in any case.",
-                ),
-                io.Boolean.Input(
-                    "stop_on_drift",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Stop and keep the video when its picture stands still or burns out. Off: that "
-                    "is told, and the video goes on.",
-                ),
-                io.Float.Input(
-                    "let_others_in",
-                    default=0.0,
-                    min=0.0,
-                    max=86400.0,
-                    step=1.0,
-                    optional=True,
-                    advanced=True,
-                    tooltip="After so many seconds, whenever other jobs wait in the queue, the video lets "
-                    "them in and goes on behind them. 0: only when asked in the preview.",
-                ),
-                io.Float.Input(
-                    "part_hours",
-                    default=0.0,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.5,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Another file begins after so many hours of video, and the parts stay apart. "
-                    "0: one file.",
-                ),
-                io.Float.Input(
-                    "part_gigabytes",
-                    default=0.0,
-                    min=0.0,
-                    max=10_000.0,
-                    step=0.5,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Another file begins after so many gigabytes, and the parts stay apart. "
-                    "0: one file.",
-                ),
-            ],
+            inputs=stream_inputs(),
             outputs=[
                 io.Video.Output(display_name="video", tooltip="A file, never frames in memory."),
                 io.Image.Output(
