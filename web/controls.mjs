@@ -17,10 +17,13 @@ export function newViewer() {
   return Array.from(crypto.getRandomValues(new Uint8Array(4)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+/** Letters of a text as the server counts them: one outside the first plane, as an emoji, is one. */
+export const lettersOf = (text) => [...text].length;
+
 /** Why a prompt cannot be sent, as the name of a sentence, or an empty string. */
 export function promptProblem(text, state) {
   if (text.trim() === "") return "promptEmpty";
-  return text.length > state.longest_prompt ? "promptLong" : "";
+  return lettersOf(text) > state.longest_prompt ? "promptLong" : "";
 }
 
 /** The modes that this run can do, its usual one first, then best first. */

@@ -63,7 +63,9 @@ export class Face {
     const range = (span) => say("spanText", { from: clock(span.from), to: clock(span.to), prompt: span.prompt });
     showSpans(parts.strip, spansOf(state), at, range);
     parts.strip.style.setProperty("--at", `${made ? (100 * at) / made : 0}%`);
-    put(parts.caption, promptAt(at, state.prompts ?? [], state.fps));
+    const shown = promptAt(at, state.prompts ?? [], state.fps);
+    put(parts.caption, shown);
+    if (parts.caption.title !== shown) parts.caption.title = shown;
   }
 
   showDrift() {

@@ -1,11 +1,12 @@
 // The numbers and sentences about a stream, as texts. No DOM.
 
 import { clock } from "./clock.mjs";
-import { newestFailure, newestPrompt, othersPending } from "./controls.mjs";
+import { lettersOf, newestFailure, newestPrompt, othersPending } from "./controls.mjs";
 import { hasEnded } from "./session.mjs";
 import { secondsMade } from "./timeline.mjs";
 
 const GIB = 2 ** 30;
+const BRIEF = 80; // letters
 
 /**
  * The state line: block, length, speed against real time, what is left, VRAM and seconds buffered, each where it is
@@ -63,7 +64,7 @@ export function phaseWords(state, say) {
 export function promptWords(book, state, say) {
   const own = newestPrompt(book);
   const other = othersPending(book, state).at(-1);
-  if (other && own?.standing !== "waiting") return { text: say("otherPending", other), wrong: false };
+  if (other && own?.standing !== "waiting") return { text: say("otherPending", { prompt: brief(other.prompt) }), wrong: false };
   return own ? standingWords(own, state, say) : { text: "", wrong: false };
 }
 
@@ -76,11 +77,17 @@ export function failureWords(book, state, say) {
 
 /** The sentence for a prompt that cannot be sent; `problem` is its name. */
 export function problemWords(problem, text, state, say) {
-  return say(problem, { letters: text.length, most: state.longest_prompt });
+  return say(problem, { letters: lettersOf(text), most: state.longest_prompt });
+}
+
+/** The beginning of a prompt, for a sentence about it. */
+function brief(prompt) {
+  const letters = [...prompt];
+  return letters.length > BRIEF ? `${letters.slice(0, BRIEF - 1).join("")}…` : prompt;
 }
 
 function standingWords({ message, standing, sentence, frame }, state, say) {
-  const { prompt } = message;
+  const prompt = brief(message.prompt);
   if (standing === "refused") return { text: sentence, wrong: true };
   if (standing === "lost") return { text: say("lost"), wrong: true };
   if (standing === "done") return { text: say("promptDone", { prompt, time: clock(frame / state.fps) }), wrong: false };

@@ -3,7 +3,6 @@
 import { CURVES, HEIGHT, WIDTH } from "./drift.mjs";
 import { SEEDS } from "./redo.mjs";
 
-const NARROW_PROMPT = 500;
 let made = 0; // labels need ids, and a page can have many widgets
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -112,11 +111,23 @@ function buttons(say) {
   return { ...parts, controls: make("div", row, ...Object.values(parts)) };
 }
 
+/** A field of several lines: too long a text is told of, and not cut. Enter sends its form, Shift+Enter breaks the line. */
+function promptField(say, properties) {
+  const field = make("textarea", { rows: 2, autocomplete: "off", title: say("promptKeys"), ...properties });
+  field.addEventListener("keydown", (event) => {
+    // the key that ends a composition, as of Chinese, is not meant for the form
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    field.form.requestSubmit();
+  });
+  return field;
+}
+
 function redo(say) {
   made += 1;
   const id = `rivulet-redo-${made}`;
   const redoFrom = make("label", { for: id });
-  const redoPrompt = make("input", { id, type: "text", autocomplete: "off", maxLength: 2 * NARROW_PROMPT });
+  const redoPrompt = promptField(say, { id });
   const redoMode = make("select", { "aria-label": say("mode"), title: say("mode") });
   const seeds = SEEDS.map((seed) => make("option", { value: seed, textContent: say(`redo${seed[0].toUpperCase()}${seed.slice(1)}`) }));
   const redoSeed = make("select", { "aria-label": say("redoSeed"), title: say("redoSeed") }, ...seeds);
@@ -134,9 +145,7 @@ function redo(say) {
 function form(say) {
   made += 1;
   const ids = { prompt: `rivulet-prompt-${made}`, told: `rivulet-told-${made}` };
-  const prompt = make("input", {
-    id: ids.prompt, type: "text", autocomplete: "off", maxLength: 2 * NARROW_PROMPT, "aria-describedby": ids.told,
-  });
+  const prompt = promptField(say, { id: ids.prompt, "aria-describedby": ids.told });
   const mode = make("select", { "aria-label": say("mode"), title: say("mode") });
   const change = make("button", { className: "main", textContent: say("change") });
   const told = make("p", { id: ids.told, className: "told", role: "status" });

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 KINDS = ("pause", "resume", "stop", "prompt", "redo", "mark", "yield")
-MAX_PROMPT_LETTERS = 500  # letters
+MAX_PROMPT_LETTERS = 4000  # letters
 MAX_MODE_LETTERS = 20
 MAX_VIEWER = 64  # letters
 MAX_NUMBER = 2**53 - 1  # the largest integer that is exact in JavaScript

@@ -19,7 +19,7 @@ from .streams import Streams
 from .takes import BusyError, KnownTakes, read_go_on
 
 PREFIX = "/rivulet"
-MAX_BODY_BYTES = 8192  # bytes
+MAX_BODY_BYTES = 65536  # bytes: the longest prompt, each letter as two escapes of six
 POLL_SECONDS = 0.2  # between polls of an endless file at its end
 VIDEO = "video/mp4"
 NO_STREAM = (

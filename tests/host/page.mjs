@@ -70,7 +70,7 @@ await visit(told, async (here) => {
   await page.waitForFunction(() => document.querySelector(".rivulet .phase").textContent === "Making is paused");
   await here.shot("paused");
 
-  await page.fill(".rivulet .next input", prompt);
+  await page.fill(".rivulet .next textarea", prompt);
   seen.offeredFirst = await page.locator(".rivulet .next select").first().inputValue();
   await page.selectOption(".rivulet .next select", "smooth");
   await here.press("Change");

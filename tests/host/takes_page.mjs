@@ -63,11 +63,11 @@ async function goBack(here) {
   await hold(page);
   await drag(page, 0.4);
   await here.press("Redo from here");
-  await page.locator(".rivulet .redo input").first().waitFor();
+  await page.locator(".rivulet .redo textarea").first().waitFor();
   seen.held = await look(page);
-  seen.prefilled = await page.inputValue(".rivulet .redo input");
+  seen.prefilled = await page.inputValue(".rivulet .redo textarea");
   seen.label = await page.locator(".rivulet .redo label").innerText();
-  await page.fill(".rivulet .redo input", prompt);
+  await page.fill(".rivulet .redo textarea", prompt);
   await page.selectOption(".rivulet .redo select >> nth=0", "cut");
   await here.shot("redo");
   const sent = page.waitForRequest((request) => request.url().endsWith("/control") && request.postDataJSON().do === "redo");

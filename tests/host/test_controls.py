@@ -40,7 +40,7 @@ BAD = {
         "choose cut or recache or smooth",
     ),
     "deep brackets": (b"[" * 8000, 400, "is no JSON"),
-    "a huge body": (b'{"viewer": "' + b"v" * 100_000 + b'"}', 413, "more than 8192 bytes"),
+    "a huge body": (b'{"viewer": "' + b"v" * 100_000 + b'"}', 413, "more than 65536 bytes"),
 }
 
 

@@ -114,4 +114,6 @@ test("an empty or endless prompt is not sent", () => {
   assert.equal(promptProblem("a red circle", running), "");
   assert.equal(promptProblem("  ", running), "promptEmpty");
   assert.equal(promptProblem("a red circle.", running), "promptLong");
+  assert.equal(promptProblem("🌊".repeat(12), running), "", "letters are counted as the server counts them");
+  assert.equal(promptProblem("🌊".repeat(13), running), "promptLong");
 });

@@ -89,6 +89,13 @@ test("every language has every sentence, with the same names in it", () => {
   }
 });
 
+test("a sentence about a long prompt has the beginning of it", () => {
+  const prompt = `${"河".repeat(79)}流`.repeat(50);
+  const waiting = answered(wished(newBook("v"), { do: "prompt", prompt, mode: "cut" }, 0), 1, { status: 202 }, 0);
+  const { text } = promptWords(waiting, state(), say);
+  assert.ok(text.includes(`${"河".repeat(79)}…`) && text.length < 150, text);
+});
+
 test("a language is taken by its first letters, an unknown one is English", () => {
   assert.equal(speaker("zh-CN")("retry"), "重试");
   assert.equal(speaker("xx")("retry"), "Try again");

@@ -43,7 +43,7 @@ def test_a_redo_is_read_with_as_much_as_it_says():
         ({"do": ["stop"]}, "got list"),
         ({"prompt": "\t"}, "`prompt` must be a text that says what to show"),
         ({"prompt": None}, "got None"),
-        ({"prompt": "a" * 501}, "501 letters, at most 500"),
+        ({"prompt": "a" * 4001}, "4001 letters, at most 4000"),
         ({"prompt": "a\0b"}, "letters of no script"),
         ({"mode": {}}, "`mode` must be the name of a switch mode, got dict"),
         ({"mode": "m" * 21}, "`mode` must be the name of a switch mode"),

@@ -149,13 +149,23 @@ def test_a_message_is_taken_once(feed, ask):
     assert ask("/control", {**PAUSE, "number": 3}).status == 409
 
 
+@pytest.mark.parametrize("letter", ["a", "河", "🌊"])
+def test_the_longest_prompt_is_taken_in_every_script(feed, ask, letter):
+    prompt = letter * feed.live.state()["longest_prompt"]
+    message = {"viewer": "v" * 64, "number": 2**53 - 1, "do": "prompt", "prompt": prompt, "mode": "smooth"}
+    # a client may write each letter as one or two escapes
+    for body in (json.dumps(message).encode(), json.dumps(message, ensure_ascii=False).encode()):
+        assert ask("/control", body).status == 202
+    assert feed.live.mailbox.pending[0]["prompt"] == prompt
+
+
 BODIES = {
     "no JSON": (b"{", 400, "no JSON"),
     "no text": (b"\xff\xfe", 400, "no JSON"),
-    "deep brackets": (b"[" * 8000, 400, "no JSON"),
+    "deep brackets": (b"[" * 65000, 400, "no JSON"),
     "no object": (b"[1]", 400, "Send a JSON object"),
     "no wish": (b"{}", 400, "`viewer`"),
-    "too long": (b"x" * (MAX_BODY_BYTES + 1), 413, "more than 8192 bytes"),
+    "too long": (b"x" * (MAX_BODY_BYTES + 1), 413, "more than 65536 bytes"),
 }
 
 

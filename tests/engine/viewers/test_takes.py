@@ -85,7 +85,7 @@ def test_a_wish_is_read_and_handed_on(ask, shelf):
         ("/take/a/go-on", {**WISH, "client": "c" * 65}, 400, "`client` must be"),
         ("/take/a/go-on", {**WISH, "frame": 1.5}, 400, "`frame` must be a whole number"),
         ("/take/a/go-on", {**WISH, "prompt": "\ud800"}, 400, "letters of no script"),
-        ("/take/a/go-on", b"x" * (MAX_BODY_BYTES + 1), 413, "more than 8192 bytes"),
+        ("/take/a/go-on", b"x" * (MAX_BODY_BYTES + 1), 413, "more than 65536 bytes"),
         ("/take/../picture", None, 404, "There is no GET"),
         ("/take/a/go-on", None, 404, "There is no GET"),
         ("/takes", {}, 404, "There is no POST"),

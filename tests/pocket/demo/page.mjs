@@ -44,7 +44,7 @@ try {
   await page.goto(url);
   await page.waitForFunction(() => document.querySelector(".rivulet video").readyState >= 2);
   seen.plays = await plays();
-  const parts = { pause: button("Pause making"), stop: button("Stop and keep"), prompt: page.locator(".rivulet .next input") };
+  const parts = { pause: button("Pause making"), stop: button("Stop and keep"), prompt: page.locator(".rivulet .next textarea") };
   seen.hidden = [];
   for (const [name, part] of Object.entries(parts)) if (!(await inWindow(part))) seen.hidden.push(name);
   seen.modeShown = await page.locator(".rivulet .next select").isVisible();
