@@ -137,7 +137,7 @@ class RivuletStream(io.ComfyNode):
             overlap=overlap_for(model, vae, config, kept[0], fps),
         )  # fmt: skip
         as_queued = run.as_queued and wish is None
-        FINGERPRINTS.note(page.node, run.result, as_queued=as_queued)
+        FINGERPRINTS.note(page.node, run.files, as_queued=as_queued)
         if run.lets_others_in():
             return io.NodeOutput(*[ExecutionBlocker(None)] * len(cls.SCHEMA.outputs))
         if as_queued:
@@ -148,7 +148,7 @@ class RivuletStream(io.ComfyNode):
         tail_BCTHW = caller.to_vae(newest_BCTHW).to(comfy.model_management.intermediate_device())
         return io.NodeOutput(
             InputImpl.VideoFromFile(str(run.result)), run.image_BHWC, {"samples": tail_BCTHW},
-            newest_snapshot_path(run.folder),
+            newest_snapshot_path(run.folder), ui=run.shown,
         )  # fmt: skip
 
     @classmethod

@@ -21,7 +21,7 @@ from ..stream.state import StreamState
 from ..stream.timeline import DEFAULT_MODE
 from ..stream.timeline import Prompt as TimedPrompt
 from ..vae.decoder import StreamDecoder
-from ..viewers.live import PromptChange
+from ..viewers.live import DRIFT, PromptChange
 from ..viewers.mailbox import Redo
 from ..viewers.session import Session
 from ..writer.lock import FileLock, is_locked
@@ -237,7 +237,7 @@ def _watch(making: Making, start: Start, session: Session, path: Path | None) ->
         scenes=[event.frame - start.first_frame for event in start.events],
         told=told,
         tell=session.tell,
-        stop=session.stop if making.stop_on_drift else None,
+        stop=partial(session.stop, DRIFT) if making.stop_on_drift else None,
     )
 
 

@@ -6,7 +6,9 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..writer.video import Mp4Writer
@@ -18,6 +20,7 @@ RECENT_BLOCKS = 8  # whose speed is averaged
 MAX_PROMPTS = 500  # newest prompt changes that the state lists
 STARTING, RUNNING, PAUSED, ENDED, FAILED = "starting", "running", "paused", "ended", "failed"
 OVER = (ENDED, FAILED)
+VIEWER, DRIFT, DISK = "viewer", "drift", "disk"  # who stopped a stream
 CHANGING = ("stop", "prompt", "redo", "yield")  # kinds after which a take is not what was queued
 CANNOT = {
     "redo": "This run cannot go back: it keeps no snapshots, or follows a video.",
@@ -40,6 +43,14 @@ class PromptChange:
     first_frame: int  # pixel frame of the file
 
 
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Under which names whoever watches finds a file."""
+
+    path: str  # as a person reads it
+    view: dict[str, str] | None = None  # filename, subfolder and type for the host's own route; None: no host
+
+
 class LiveStream:
     """One stream as viewers see it. The generating thread reports progress; any thread may read or submit."""
 
@@ -56,6 +67,7 @@ class LiveStream:
         switch: str = "",
         take: str = "",
         block: int = 0,
+        address: Callable[[Path], Address] = lambda path: Address(str(path.absolute())),
     ) -> None:
         """node: its id, with the path through subgraphs. blocks: planned number, None for endless.
 
@@ -63,7 +75,7 @@ class LiveStream:
 
         modes: the prompt switches it supports; empty: the prompt is fixed. switch: the mode that viewers
         offer first; "": no preference. take: under which id viewers can go on with it later; "": they cannot.
-        block: the first that this run makes; earlier ones are in the file.
+        block: the first that this run makes; earlier ones are in the file. address: of a file of the video.
         """
         self.session = secrets.token_hex(16)
         self.started_at = time.time()
@@ -72,8 +84,9 @@ class LiveStream:
         self.blocks, self.modes, self.switch, self.take = blocks, modes, switch, take
         self.does: frozenset[str] = frozenset()  # of redo, mark and yield: what this run can do
         self.watch: dict[str, Any] | None = None  # how far the picture drifts; None: nobody looks
-        self.stopped = False  # a stop ended it, of a viewer or of the drift watch
+        self.stopped_by = ""  # VIEWER, DRIFT or DISK, where a stop ended it
         self.goes_on = False  # it ended before its time, and another session goes on with its take
+        self._address = address
         self.mailbox, self.segments = Mailbox(), Segments()
         self.pictures = Pictures(self.segments, writer.fps)
         self.phase, self.sentence, self.block = STARTING, "", block
@@ -95,6 +108,11 @@ class LiveStream:
     def over(self) -> bool:
         """Whether the stream has ended or failed."""
         return self.phase in OVER
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop ended it."""
+        return bool(self.stopped_by)
 
     @property
     def as_queued(self) -> bool:
@@ -182,8 +200,9 @@ class LiveStream:
                 "switch": self.switch,
                 "pending": self.mailbox.pending,
                 "acknowledged": self.mailbox.acknowledged,
-                "video": self.over and self.writer.result is not None,
+                **self._video(),
                 "stopped": self.stopped,
+                "stopped_by": self.stopped_by,
                 "goes_on": self.goes_on,
                 "take": self.take,
                 **{f"can_{do}": do in self.does for do in CANNOT},
@@ -204,6 +223,11 @@ class LiveStream:
             "height": writer.height,
             "file": writer.path.name,
         }
+
+    def _video(self) -> dict[str, Any]:
+        result = self.writer.result if self.over else None
+        address = Address("") if result is None else self._address(result)
+        return {"video": result is not None, "path": address.path, "view": address.view}
 
     def _left_seconds(self) -> float | None:
         """Seconds of work that the planned blocks will take, as the last ones did."""

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from ..writer.video import Mp4Writer
-from .live import ENDED, FAILED, PAUSED, RUNNING, LiveStream, PromptChange
+from .live import DISK, ENDED, FAILED, PAUSED, RUNNING, VIEWER, LiveStream, PromptChange
 from .mailbox import Message, Redo
 from .streams import Streams
 
@@ -116,9 +116,13 @@ class Session:
                 return True
             self.live.mailbox.wait(POLL_SECONDS)
 
-    def stop(self) -> None:
-        """Ends the stream after the block that is being made, and keeps it. Any thread."""
-        self.stopping = self.live.stopped = True
+    def stop(self, by: str = VIEWER) -> None:
+        """Ends the stream after the block that is being made, and keeps it. Any thread.
+
+        by: of VIEWER, DRIFT and DISK; the first one is told.
+        """
+        self.live.stopped_by = self.live.stopped_by or by
+        self.stopping = True
 
     @property
     def ending(self) -> bool:
@@ -159,7 +163,7 @@ class Session:
     def _heed_disk(self) -> None:
         """Stops before the disk is full, so that all of it can be kept."""
         if not self.stopping and (why := self.writer.low_disk):
-            self.stop()
+            self.stop(DISK)
             self.tell(why)
 
     def _apply_messages(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,21 @@ MOST_FILES = 64  # under one fingerprint
 @dataclass(slots=True)
 class _Print:
     stamp: str = field(default_factory=lambda: secrets.token_hex(8))
-    files: list[Path] = field(default_factory=list)  # of the takes made under it
+    # of the takes made under it, as they were then
+    files: dict[Path, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
-        return len(self.files) <= MOST_FILES and all(path.is_file() for path in self.files)
+        return len(self.files) <= MOST_FILES and all(_lies(path) == was for path, was in self.files.items())
+
+
+def _lies(path: Path) -> tuple[int, int] | None:
+    """What tells a file that was written to since; None where there is none."""
+    try:
+        there = path.stat()
+    except OSError:
+        return None
+    return there.st_size, there.st_mtime_ns
 
 
 class Fingerprints:
@@ -41,13 +52,13 @@ class Fingerprints:
             self._prints.popitem(last=False)
         return self._prints[key].stamp
 
-    def note(self, node: str, path: Path, *, as_queued: bool) -> None:
-        """A node's take is over; as_queued: it is whole, and no viewer changed it."""
+    def note(self, node: str, files: Sequence[Path], *, as_queued: bool) -> None:
+        """A node's take is over and lies in these files; as_queued: whole, and as no viewer changed it."""
         key = self._current.get(node)
         if key not in self._prints:
             return
         if as_queued:
-            self._prints[key].files.append(path)
+            self._prints[key].files |= {path: there for path in files if (there := _lies(path))}
         else:
             del self._prints[key]
 

@@ -39,7 +39,7 @@ from .next_run import NextRun, workflow_of
 from .session import client_of_run, session_of
 from .shelf import SHELF
 from .take import PASSING
-from .take_files import name_of
+from .take_files import address_of, name_of, view_of
 from .yielding import LongRun, Turn, can_yield, queue_again
 
 log = logging.getLogger(__name__)
@@ -159,6 +159,17 @@ class Run:
         return self.live.writer.result
 
     @property
+    def files(self) -> list[Path]:
+        """The finished video, or its parts where they stay apart."""
+        assert self.live is not None
+        return self.live.writer.files
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What the host shows and keeps in its history, as of a video that its own node saved."""
+        return {"images": [view_of(path) for path in self.files], "animated": (True,)}
+
+    @property
     def image_BHWC(self) -> Tensor:
         """The video's last picture [1, H, W, 3] in [0, 1]."""
         last_HWC, size = self.pictures.last_HWC, self.order.config.geometry
@@ -207,6 +218,7 @@ class Run:
             modes=tuple(MODES) if order.script.steerable else (),
             switch=order.script.switch,
             take="" if order.policy is None else SHELF.id_of(order.video),
+            address=address_of,
         )
         if not order.may_redo:
             offers = replace(offers, rewind=None)

@@ -6,10 +6,12 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import folder_paths
+from comfy.cli_args import args
 
 from ...model_patches.takes.folder import ENDING, TakeFolder
 from ...model_patches.takes.listing import find_videos
 from ...model_patches.takes.standing import EARLIER
+from ...model_patches.viewers.live import Address
 from ...model_patches.writer.parts import files_of
 
 VIDEO = ".mp4"
@@ -104,6 +106,18 @@ def name_of(video: Path) -> str:
     """The value that lists have for a take; its file's name where it lies outside the output folder."""
     root = output_folder()
     return video.relative_to(root).as_posix() if video.is_relative_to(root) else video.name
+
+
+def view_of(path: Path) -> dict[str, str]:
+    """A file of the output folder as the host's `/view`, its history and its lists of media name it."""
+    inside = PurePosixPath(name_of(path))
+    subfolder = "" if inside.parent == PurePosixPath() else str(inside.parent)
+    return {"filename": inside.name, "subfolder": subfolder, "type": "output"}
+
+
+def address_of(path: Path) -> Address:
+    """Under which names pages find a file of the output folder: one of several users learns no more of it."""
+    return Address(name_of(path) if args.multi_user else str(path), view_of(path))
 
 
 def _short(name: str) -> str:

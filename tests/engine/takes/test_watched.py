@@ -62,7 +62,7 @@ def test_where_it_is_wanted_the_take_stops_and_is_kept(studio, never_moves):
     session = make_take(making, studio.begin(), pictures=PATIENCE).session
     live, made = session.live, session.writer.frames_written
     assert verdict.WINDOW_SECONDS * FPS < made < PATIENCE
-    assert live.stopped and not live.as_queued and "stood still" in live.notice
+    assert live.stopped and live.stopped_by == "drift" and not live.as_queued and "stood still" in live.notice
     assert making.folder.read_about().ended.how == "stopped"
     assert making.folder.snapshots()[-1].frame == made
 

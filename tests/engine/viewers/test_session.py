@@ -1,5 +1,7 @@
 """The thread that makes a stream and those who watch it: what is told, when it waits, how it ends."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from rivulet.model_patches.viewers import session as session_module
@@ -72,7 +74,19 @@ def test_a_stop_ends_it_but_not_before_something_is_made(begun):
         make(session)
         assert not session.should_continue()
     assert outcomes(session) == [(1, "done")] and session.live.phase == "ended" and session.live.stopped
+    assert session.live.state()["stopped_by"] == "viewer"
     assert not session.live.as_queued and frame_count(session.writer.result) == BLOCK
+
+
+def test_where_the_video_lies_is_told_once_it_is_there(begun):
+    session, _ = begun()
+    with session:
+        make(session)
+        state = session.live.state()
+        assert (state["path"], state["view"], state["stopped_by"]) == ("", None, "")
+    state = session.live.state()
+    assert state["path"] == str(session.writer.path.absolute()) and Path(state["path"]).is_file()
+    assert state["view"] is None
 
 
 def test_the_one_who_makes_it_can_stop_it_as_a_viewer_does(begun):
@@ -95,6 +109,7 @@ def test_it_stops_and_keeps_what_it_made_before_the_disk_is_full(begun, monkeypa
         assert not session.should_continue()
     state = session.live.state()
     assert state["phase"] == "ended" and state["stopped"] and state["notice"] == low[1]
+    assert state["stopped_by"] == "disk"
     assert frame_count(session.writer.result) == 2 * BLOCK
 
 
