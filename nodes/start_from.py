@@ -37,7 +37,10 @@ class RivuletStartFrom(io.ComfyNode):
             category="Rivulet",
             description="Begins a stream with a picture, at the end of a video or an earlier take, or "
             "follows a video.",
-            search_aliases=["image to video", "i2v", "first frame", "extend video", "video to video", "v2v"],
+            search_aliases=[
+                *("image to video", "i2v", "first frame", "extend video", "video to video", "v2v"),
+                *("图生视频", "首帧", "续写"),
+            ],
             inputs=[
                 io.Image.Input(
                     "image",

@@ -54,6 +54,7 @@ class RivuletStream(io.ComfyNode):
             search_aliases=[
                 *("video", "text to video", "t2v", "infinite", "endless", "long", "stream", "live"),
                 *("long video", "endless video", "self forcing", "causal wan", "live preview"),
+                *("文生视频", "无限", "长视频", "直播"),
             ],
             inputs=stream_inputs(),
             outputs=[
