@@ -13,7 +13,7 @@ from glob import escape
 from pathlib import Path
 
 from ..viewers.mailbox import Redo
-from ..writer.parts import copy_tail
+from ..writer.joining import copy_tail
 from .folder import STOPPED, Ended, SnapshotFile, TakeFolder
 from .point import Point
 from .timeline_file import Event, read, rewrite

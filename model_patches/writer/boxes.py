@@ -116,15 +116,19 @@ def whole_boxes(file: BinaryIO, offset: int) -> Iterator[tuple[bytes, int, int]]
         offset += size
 
 
+def inner_boxes(box: bytes, at: int = 8) -> Iterator[tuple[bytes, bytes]]:
+    """Yields (kind, box) of the boxes that lie directly in `box`, from byte `at` on."""
+    while at + 8 <= len(box):
+        size, kind = struct.unpack_from(">I4s", box, at)
+        if size < 8:
+            return
+        yield kind, box[at : at + size]
+        at += size
+
+
 def count_inner(box: bytes, kind: bytes) -> int:
     """Returns how many boxes of this kind lie directly in `box`."""
-    at, count = 8, 0
-    while at + 8 <= len(box):
-        size, box_kind = struct.unpack_from(">I4s", box, at)
-        if size < 8:
-            break
-        count, at = count + (box_kind == kind), at + size
-    return count
+    return sum(each == kind for each, _ in inner_boxes(box))
 
 
 def inner(box: bytes, *path: bytes) -> bytes:
@@ -132,18 +136,17 @@ def inner(box: bytes, *path: bytes) -> bytes:
     if box[4:8] != path[0]:
         return b""
     for kind in path[1:]:
-        at = 8
-        while at + 8 <= len(box):
-            size, box_kind = struct.unpack_from(">I4s", box, at)
-            if box_kind == kind:
-                box = box[at : at + size]
-                break
-            if size < 8:
-                return b""
-            at += size
-        else:
-            return b""
+        box = next((found for each, found in inner_boxes(box) if each == kind), b"")
     return box
+
+
+def without_tags(init: bytes) -> bytes:
+    """Returns an init segment without what the file says of itself, which no player needs."""
+    at = init.find(b"moov") - 4
+    if at < 0:
+        return init
+    kept = b"".join(box for kind, box in inner_boxes(init[at:]) if kind != b"udta")
+    return init[:at] + struct.pack(">I4s", 8 + len(kept), b"moov") + kept
 
 
 def _default_sample_flags(init: bytes) -> int:

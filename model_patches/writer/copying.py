@@ -13,12 +13,9 @@ from pathlib import Path
 from .encoder import FULL, FULL_CODES, HANG_SECONDS, POLL_SECONDS, DiskFullError
 from .ffmpeg import error_text, file_url, process_options
 from .movie import frame_count
-from .text import plain
+from .tags import tag_flags, tags_text
 
 log = logging.getLogger(__name__)
-
-# tags that every MP4 player reads; others need the free-form kind of table
-COMMON_TAGS = {"title", "artist", "album", "comment", "description", "date", "genre", "copyright"}
 
 
 def working_path(target: Path) -> Path:
@@ -48,18 +45,17 @@ def copy(
     cannot be written are left out and told. RuntimeError, and no file, where it fails.
     """
     working, listed, tags, said = working_files(target)
-    tagged = {plain(str(key)): plain(str(value)) for key, value in (metadata or {}).items()}
-    flags = "faststart" if COMMON_TAGS.issuperset(tagged) else "faststart+use_metadata_tags"
+    tagged = metadata or {}
     drop = ["-bsf:v", f"noise=drop=lt(n\\,{skip}),setts=ts=TS-STARTPTS"] if skip else []
     try:
         listed.write_text(_list(sources), encoding="utf-8")
-        tags.write_text(_tags(tagged), encoding="utf-8")
+        tags.write_text(tags_text(tagged), encoding="utf-8")
         command = [
             *(program, "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
             *("-f", "concat", "-safe", "0", "-i", file_url(listed)),
             *("-f", "ffmetadata", "-i", file_url(tags), "-map", "0:v", "-map_metadata", "1"),
             *("-c", "copy", *drop, "-frames:v", str(frames)),
-            *("-movflags", flags, "-f", "mp4", file_url(working)),
+            *("-movflags", "faststart" + tag_flags(tagged), "-f", "mp4", file_url(working)),
         ]
         _run(command, working, said, hang_seconds)
         count = frame_count(working)
@@ -135,11 +131,3 @@ def _list(sources: Sequence[Path]) -> str:
 
 def _quote(text: str) -> str:
     return "'" + text.replace("'", r"'\''") + "'"
-
-
-def _tags(metadata: Mapping[str, str]) -> str:
-    """Tags as FFMETADATA text; a command line would limit their length."""
-    escaped = str.maketrans({c: "\\" + c for c in "=;#\\\n"})
-    return ";FFMETADATA1\n" + "".join(
-        f"{key.translate(escaped)}={value.translate(escaped)}\n" for key, value in metadata.items()
-    )

@@ -43,23 +43,29 @@ def encode_command(
     keyframe_frames: int,
     crf: int,
     threads: int,
+    tags: Path | None = None,
 ) -> list[str]:
     """Returns the command that turns raw RGB on its standard input into a fragmented MP4.
 
-    Every frame is a fragment, on disk as soon as the next one arrives; the encoder has no lookahead.
+    Every frame is a fragment, on disk as soon as the next one arrives; the encoder has no lookahead. tags: a
+    file of FFMETADATA, which is read at once and stands in the first box.
     """
+    # asked for before the pictures, which come when there are any
+    tagged = ["-f", "ffmetadata", "-i", file_url(tags)] if tags else []
+    chosen = ["-map", "1:v", "-map_metadata", "0"] if tags else []
+    flags = "frag_every_frame+empty_moov+default_base_moof" + ("+use_metadata_tags" if tags else "")
     return [
-        *(program, "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+        *(program, "-hide_banner", "-loglevel", "error", "-nostdin", "-y", *tagged),
         # without these it waits for many frames to detect the format named here
         *("-probesize", "32", "-analyzeduration", "0"),
         *("-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"),
         *("-framerate", f"{fps.numerator}/{fps.denominator}", "-i", "pipe:0"),
-        *("-an", "-fps_mode", "passthrough"),
+        *(*chosen, "-an", "-fps_mode", "passthrough"),
         *("-vf", f"scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,setparams={BT709}"),
         *("-c:v", "libx264", "-preset", "veryfast", "-tune", "zerolatency", "-crf", str(crf)),
         *("-g", str(keyframe_frames), "-keyint_min", str(keyframe_frames), "-sc_threshold", "0"),
         *("-threads", str(threads), "-flush_packets", "1"),
-        *("-movflags", "frag_every_frame+empty_moov+default_base_moof", "-f", "mp4", file_url(target)),
+        *("-movflags", flags, "-f", "mp4", file_url(target)),
     ]
 
 

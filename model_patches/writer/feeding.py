@@ -7,18 +7,20 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from .copying import working_files
 from .disk import FramesOnDisk, Room
 from .encoder import HANG_SECONDS, DiskFullError, Encoder, EncoderError
 from .fmp4 import FragmentIndex
 from .frames import HostFrames
 from .parts import RECOVER, WHO, Part, files_of, find_parts, part_path, trim
+from .tags import TagsFile
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,8 @@ class Feed:
         *,
         cut: Callable[[], int],
         first_frame: int,
-        command: Callable[[Path], list[str]],
+        command: Callable[[Path, Path | None], list[str]],
+        metadata: Callable[[], Mapping[str, str]],
         queue_chunks: int,
         room: Room,
         tell: Callable[[str], None],
@@ -70,7 +73,8 @@ class Feed:
         hang_seconds: float = HANG_SECONDS,
     ) -> None:
         """cut: cuts what is there of the video to first_frame, once a frame has come, and gives the number of
-        its last part. command: makes ffmpeg's, for the path of a part."""
+        its last part. command: makes ffmpeg's, for the paths of a part and of its tags. metadata: the tags
+        as a part begins."""
         self.path, self.part = path, 0
         self.items: queue.Queue[HostFrames | threading.Event | None] = queue.Queue(queue_chunks)
         self.index: FragmentIndex | None = None  # of the newest part
@@ -84,6 +88,7 @@ class Feed:
         self._deaths, self._bytes = 0, 0
         self._abandoned = False
         self._cut, self._command, self._room, self._tell = cut, command, room, tell
+        self._metadata, self._tags = metadata, TagsFile(working_files(path)[2])
         self._limits, self.hang_seconds = limits, hang_seconds
         self._thread = threading.Thread(target=self._run, name=f"writer of {path.name}", daemon=True)
 
@@ -135,6 +140,7 @@ class Feed:
         finally:
             if self._encoder:
                 self._encoder.kill()
+            self._tags.remove()
             self.on_disk.end()
 
     def _next_item(self) -> HostFrames | threading.Event | None:
@@ -199,6 +205,8 @@ class Feed:
     def _forget(self) -> None:
         assert self.index
         self.index.extend()
+        if self.index.init:
+            self._tags.remove()
         if self.index.frames > self._whole:
             self._whole, self._deaths = self.index.frames, 0
         while self._held and self._held[0].end <= self._whole:
@@ -220,7 +228,9 @@ class Feed:
         self.begin()
         path = part_path(self.path, self.part)
         index = FragmentIndex(path, first_frame=self._whole)
-        self._encoder = Encoder(self._command(path), path, self.hang_seconds)
+        # where two have died without a frame, the third goes without what may be to blame
+        tags = self._tags.write(self._metadata()) if self._deaths + 1 < DEATHS else None
+        self._encoder = Encoder(self._command(path, tags), path, self.hang_seconds)
         self.index, self._sent = index, self._whole
         self.on_disk.add(path, index)
         return self._encoder

@@ -10,7 +10,7 @@ from collections import deque
 from pathlib import Path
 from typing import BinaryIO
 
-from .boxes import Fragment, fragments, read_init
+from .boxes import Fragment, fragments, read_init, without_tags
 
 
 class FragmentIndex:
@@ -24,7 +24,7 @@ class FragmentIndex:
         self.first_frame = first_frame
         self.count = 0
         self.frames = first_frame
-        self.init = b""
+        self.init = b""  # for players: without the file's tags
         self.end = 0  # bytes of the init segment and all complete fragments
         self._fragments: deque[Fragment] = deque(maxlen=max_fragments)
         self._file: BinaryIO | None = None
@@ -57,8 +57,8 @@ class FragmentIndex:
             if file is None:
                 return 0
             if not self.init:
-                self.init = read_init(file)
-                self.end = len(self.init)
+                init = read_init(file)
+                self.init, self.end = without_tags(init), len(init)
             added = 0
             for fragment in fragments(file, self.init, self.end, self.frames):
                 self._fragments.append(fragment)

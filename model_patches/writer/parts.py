@@ -11,18 +11,16 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .boxes import fragments, read_init
-from .copying import copy, sync, working_files, working_path
-from .encoder import HANG_SECONDS
+from .copying import copy, sync, working_files
 from .ffmpeg import find_ffmpeg
-from .lock import FileLock, is_held
-from .movie import Movie, read_movie
-from .text import check_path
+from .lock import is_held
+from .movie import read_movie
 
 WHO = "Video writer"
 ORPHAN_SECONDS = 10.0  # ffmpeg lives on after its program for as long as it takes to code what is in its pipe
@@ -189,52 +187,6 @@ def wait_for_orphan(part: Path) -> None:
         time.sleep(0.02)
 
 
-def join_parts(
-    path: Path, metadata: Mapping[str, str], program: str, hang_seconds: float = HANG_SECONDS
-) -> Path | None:
-    """Joins the parts into the finished video, deletes them and returns it; None without a frame.
-
-    Each is cut to its whole frames first. NoRoomError where the joined one does not fit; RuntimeError names
-    the parts, which are still there, and the next step. Where the name is taken by now, the video gets
-    another, which is returned.
-    """
-    parts = [trim(part) for part in find_parts(path) if part.frames]
-    count = sum(part.frames for part in parts)
-    if not parts:
-        return None
-    size = sum(part.path.stat().st_size for part in parts)
-    need_room(size, path.parent, f"to join the parts of {path.name}")
-    try:
-        joined = copy(
-            program,
-            [part.path for part in parts],
-            path,
-            frames=count,
-            metadata=metadata,
-            hang_seconds=hang_seconds,
-        )
-        joined.replace(joined_path(path))
-        sync(path.parent)
-    except (OSError, RuntimeError) as why:
-        with suppress(OSError):
-            working_path(path).unlink()
-        names = ", ".join(part.path.name for part in parts)
-        said = str(why).removeprefix(f"{WHO}: ").rstrip(". ")
-        raise RuntimeError(
-            f"{WHO}: {path.name} could not be joined ({said}). Nothing is lost: the {count} "
-            f"frames are in {names} in {path.parent}, and play. Free some space there, then run "
-            f"`{RECOVER} {path}`."
-        ) from why
-    return settle(path)
-
-
-def keep_single(path: Path) -> Path | None:
-    """Makes the only part the finished video, without a copy; returns its path."""
-    (part,) = [part for part in find_parts(path) if part.frames]
-    part.path.rename(joined_path(path))
-    return settle(path)
-
-
 def settle(path: Path) -> Path | None:
     """Gives a joined video its name and deletes its parts, also after a run that was killed at that.
 
@@ -246,14 +198,14 @@ def settle(path: Path) -> Path | None:
     for part in find_parts(path):
         part.path.unlink()
     target, number = path, 1
-    while not _move(joined, target):
+    while not move(joined, target):
         number += 1
         target = path.with_name(f"{path.stem}_{number}{path.suffix}")
     sync(path.parent)
     return target
 
 
-def _move(source: Path, target: Path) -> bool:
+def move(source: Path, target: Path) -> bool:
     """Renames a file unless the name is taken; returns whether it was free."""
     if os.name == "nt":
         with suppress(FileExistsError):
@@ -272,51 +224,3 @@ def _move(source: Path, target: Path) -> bool:
         return True
     source.unlink()
     return True
-
-
-def finish(path: Path | str, metadata: Mapping[str, str] | None = None) -> Path | None:
-    """Joins the parts that an interrupted run left behind; returns the video, or None without a frame."""
-    path = check_path(WHO, Path(path))
-    with FileLock(path):
-        named = clean(path)
-        if named:
-            return named
-        if path.exists() and not find_parts(path):
-            raise ValueError(f"{WHO}: {path} is finished already, and has no parts beside it.")
-        return join_parts(path, metadata or {}, find_ffmpeg())
-
-
-def copy_tail(
-    path: Path | str, frame: int, target: Path | str, metadata: Mapping[str, str] | None = None
-) -> int:
-    """Copies a take from the last key frame at or before `frame` on into another finished video.
-
-    Returns that key frame's number. path: a finished video or one in parts, which stays as it is. ValueError
-    where it has no such frame, or the target exists.
-    """
-    path, target = Path(path), Path(target)
-    if target.exists():
-        raise ValueError(f"{WHO}: {target} exists already and stays as it is; choose another name.")
-    parts = files_of(path)
-    count = sum(part.frames for part in parts)
-    if not 0 <= frame < count:
-        raise ValueError(f"{WHO}: {path.name} has {count} frames, so none is number {frame}.")
-    first = 0
-    while frame >= first + parts[0].frames:
-        first += parts.pop(0).frames
-    skip = _movie(parts[0].path).keyframe_at(frame - first)
-    keyframe = first + skip
-    sources = [part.path for part in parts]
-    need_room(sum(source.stat().st_size for source in sources), target.parent, f"for {target.name}")
-    made = copy(find_ffmpeg(), sources, target, frames=count - keyframe, skip=skip, metadata=metadata)
-    if not _move(made, target):
-        made.unlink()
-        raise ValueError(f"{WHO}: {target} has appeared meanwhile and stays as it is; choose another name.")
-    sync(target.parent)
-    return keyframe
-
-
-def _movie(path: Path) -> Movie:
-    movie = read_movie(path)
-    assert movie
-    return movie

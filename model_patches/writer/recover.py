@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .joining import finish
 from .lock import is_locked
 from .movie import frame_count
-from .parts import finish
 
 LEFT = re.compile(r"(.+)\.(part\d+|joined)\.mp4", re.IGNORECASE)
 

@@ -19,8 +19,9 @@ from .feeding import Feed, Limits
 from .ffmpeg import find_ffmpeg
 from .fmp4 import FragmentIndex
 from .frames import HostFrames
+from .joining import join_parts, keep_single
 from .lock import FileLock
-from .parts import RECOVER, NoRoomError, Part, find_parts, join_parts, keep_single
+from .parts import RECOVER, NoRoomError, Part, find_parts
 from .pixels import check_size, check_start, to_frames
 from .reopen import reopen
 from .text import check_path
@@ -42,8 +43,8 @@ class Mp4Writer:
     `start_frame`: it is cut to so many frames once the first new one comes, and new parts follow; a run that
     fails before leaves it as it was. One writer at a time has a path: others
     get LockedError. An ffmpeg that dies or hangs costs no frame: another goes on in a part of its own, which
-    changes the file but not the pictures that go in. `metadata` (title, comment, ...) can be extended until
-    the writer closes.
+    changes the file but not the pictures that go in. `metadata` (title, comment, ...) stands in every part
+    from its first byte on; `describe` adds to it until the writer closes.
     """
 
     def __init__(
@@ -123,6 +124,10 @@ class Mp4Writer:
         """
         return self._feed is not None and self._feed.on_disk.wait(frames)
 
+    def describe(self, tags: Mapping[str, str]) -> None:
+        """Adds tags to those of the finished file, and of parts that begin after this; any thread may."""
+        self.metadata = {**self.metadata, **tags}
+
     @property
     def low_disk(self) -> str:
         """A sentence where a run should stop and keep what it made, before the disk is full; else ""."""
@@ -167,7 +172,8 @@ class Mp4Writer:
             self.path,
             cut=cut,
             first_frame=self.start_frame,
-            command=lambda path: self._encode(self._program, path),
+            command=lambda path, tags: self._encode(self._program, path, tags=tags),
+            metadata=lambda: dict(self.metadata),
             queue_chunks=self._queue_chunks,
             room=self._room,
             tell=self._tell,
@@ -287,7 +293,7 @@ class Mp4Writer:
             if len(parts) > 1:
                 return self._stay(parts, str(why))
             self.result = keep_single(self.path)
-            self._tell(f"{self.result} is kept without its title and graph, which a copy would hold: {why}")
+            self._tell(f"{self.result} is kept as it grew, with the tags that it began with: {why}")
         self.files = [self.result] if self.result else []
         if self.result not in (None, self.path):
             self._tell(f"{self.path.name} was there by now and stays as it is; this video is {self.result}.")

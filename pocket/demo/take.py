@@ -142,7 +142,7 @@ def making_of(
         return Session(live, streams, rewind=offers.rewind, mark=offers.mark, lead_seconds=LEAD_SECONDS)
 
     def close(session: Session) -> None:
-        session.writer.metadata.update(description(session.live, config.seed))
+        session.writer.describe(description(session.live, config.seed))
 
     script = Script(encode(prompt), prompt, {0: TimedPrompt(0, prompt, SWITCH)}, encode, SWITCH)
     policy = None if options.no_snapshots else Policy(budget_bytes=BUDGET_BYTES)

@@ -25,7 +25,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ...model_patches.takes.folder import TakeFolder
 from ...model_patches.takes.point import find_point
 from ...model_patches.writer.frames import HostFrames
-from ...model_patches.writer.parts import finish, frames_of
+from ...model_patches.writer.joining import finish
+from ...model_patches.writer.parts import frames_of
 from ...model_patches.writer.video import Mp4Writer
 
 WIDTH, HEIGHT, FPS = 32, 32, 16

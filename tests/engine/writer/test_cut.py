@@ -5,8 +5,9 @@ import random
 import pytest
 from rivulet.model_patches.writer import parts
 from rivulet.model_patches.writer.boxes import fragments, read_init
+from rivulet.model_patches.writer.joining import finish
 from rivulet.model_patches.writer.movie import frame_count, read_movie
-from rivulet.model_patches.writer.parts import Part, finish, frames_of, part_path, trim
+from rivulet.model_patches.writer.parts import Part, frames_of, part_path, trim
 
 from .test_video import open_writer
 

@@ -7,9 +7,10 @@ import threading
 import pytest
 import torch
 from rivulet.model_patches.writer import encoder, feeding, fmp4, video
+from rivulet.model_patches.writer.joining import finish
 from rivulet.model_patches.writer.lock import is_locked
 from rivulet.model_patches.writer.movie import frame_count
-from rivulet.model_patches.writer.parts import find_parts, finish, part_path
+from rivulet.model_patches.writer.parts import find_parts, part_path
 from rivulet.tests.waiting import wait_for
 
 from .test_video import encoders, indexed, open_writer, posix

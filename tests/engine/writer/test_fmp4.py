@@ -24,14 +24,15 @@ def test_a_fragment_is_a_frame_and_every_eighth_is_a_key_frame(tmp_path, recordi
     assert [f.first_frame for f in found if f.keyframe] == [0, 8, 16, 24, 32]
 
 
-def test_init_and_fragments_follow_each_other_without_a_gap(tmp_path, recording):
+def test_fragments_follow_the_init_segment_and_each_other_without_a_gap(tmp_path, recording):
     index = whole_index(tmp_path, recording)
-    at = len(index.init)
+    begin = at = recording.index(b"moof") - 4
     for fragment in listed(index):
         assert fragment.offset == at
         at += fragment.length
     assert at == index.end <= len(recording)
-    assert index.init + index.read(0, 1 << 30)[0] == recording[: index.end]
+    assert index.read(0, 1 << 30)[0] == recording[begin : index.end]
+    assert len(index.init) < begin and b"udta" not in index.init  # tags are not for players
 
 
 def test_the_codec_is_told_as_a_browser_wants_it(tmp_path, recording):

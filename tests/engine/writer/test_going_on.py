@@ -8,8 +8,9 @@ from fractions import Fraction
 import pytest
 from rivulet.model_patches.writer import parts, reopen
 from rivulet.model_patches.writer.ffmpeg import find_ffmpeg
+from rivulet.model_patches.writer.joining import copy_tail, finish
 from rivulet.model_patches.writer.movie import frame_count, read_movie
-from rivulet.model_patches.writer.parts import copy_tail, finish, frames_of, part_path
+from rivulet.model_patches.writer.parts import frames_of, part_path
 from rivulet.model_patches.writer.video import Mp4Writer
 
 from .test_video import open_writer

@@ -5,7 +5,8 @@ import os
 import pytest
 from rivulet.model_patches.writer import disk, feeding, parts
 from rivulet.model_patches.writer.disk import DiskLowError
-from rivulet.model_patches.writer.parts import find_parts, finish, frames_of
+from rivulet.model_patches.writer.joining import finish
+from rivulet.model_patches.writer.parts import find_parts, frames_of
 from rivulet.tests.waiting import wait_for
 
 from .test_video import open_writer
@@ -105,7 +106,7 @@ def test_what_cannot_be_joined_for_lack_of_room_stays_whole_and_is_told(
         free.append(5)
     assert [n for path in writer.files for n in footage.numbers(path)] == list(range(10 * count))
     if count == 1:
-        assert writer.result == tmp_path / "take.mp4" and "is kept without its title" in told[-1]
+        assert writer.result == tmp_path / "take.mp4" and "is kept as it grew" in told[-1]
         assert os.listdir(tmp_path) == ["take.mp4"]
     else:
         assert writer.result == tmp_path / "take.part1.mp4"

@@ -2,7 +2,7 @@
 
 import pytest
 from rivulet.model_patches.writer.frames import HostFrames
-from rivulet.model_patches.writer.parts import finish
+from rivulet.model_patches.writer.joining import finish
 
 from .test_video import encoders, open_writer
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from rivulet.model_patches.writer import copying
 from rivulet.model_patches.writer.copying import working_files
+from rivulet.model_patches.writer.joining import finish
 from rivulet.model_patches.writer.movie import frame_count
-from rivulet.model_patches.writer.parts import finish
+from rivulet.model_patches.writer.parts import part_path
 from rivulet.model_patches.writer.text import plain, text_problem
 from rivulet.model_patches.writer.video import Mp4Writer
 
@@ -67,24 +68,33 @@ def test_any_other_name_is_written_and_joined(tmp_path, footage, name):
     assert os.listdir(tmp_path) == [f"{name}.mp4"]
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        {"title": "a lone \ud83d surrogate"},
-        {"title": "a\0b", "comment": "c"},
-        {"title": "x" * 5_000_000},
-        {"": "no name", "title": "t"},
-        {"a=b;c#d\\e\nf": "g=h;i#j\\k\nl", "title": "t"},
-        {"[CHAPTER]": "[CHAPTER]\nSTART=0", "title": "[STREAM]"},
-        {"title": "\r\n\r", "\ud800": "\udfff"},
-        {"title": 7, 8: None},
-    ],
-    ids=range(8),
-)
+TEXTS = [
+    {"title": "a lone \ud83d surrogate"},
+    {"title": "a\0b", "comment": "c"},
+    {"title": "x" * 5_000_000},
+    {"": "no name", "title": "t"},
+    {"a=b;c#d\\e\nf": "g=h;i#j\\k\nl", "title": "t"},
+    {"[CHAPTER]": "[CHAPTER]\nSTART=0", "title": "[STREAM]"},
+    {"title": "\r\n\r", "\ud800": "\udfff"},
+    {"title": 7, 8: None},
+]
+
+
+@pytest.mark.parametrize("metadata", TEXTS, ids=range(len(TEXTS)))
 def test_no_text_of_the_metadata_can_make_the_end_fail(open_writer, footage, metadata):
     with open_writer() as writer:
         writer.write(footage.frames(0, 5))
-        writer.metadata.update(metadata)
+        writer.describe(metadata)
+    assert footage.numbers(writer.result) == list(range(5))
+
+
+@pytest.mark.parametrize("metadata", TEXTS, ids=range(len(TEXTS)))
+def test_no_text_of_the_metadata_can_make_the_beginning_fail(open_writer, footage, metadata, caplog):
+    with open_writer(metadata=metadata) as writer:
+        writer.write(footage.frames(0, 5))
+        writer.seal()
+        assert footage.numbers(part_path(writer.path, 1)) == list(range(5))
+    assert not caplog.records
     assert footage.numbers(writer.result) == list(range(5))
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from rivulet.model_patches.writer import disk, feeding
 from rivulet.model_patches.writer.ffmpeg import find_ffmpeg
+from rivulet.model_patches.writer.joining import finish
 from rivulet.model_patches.writer.movie import frame_count
-from rivulet.model_patches.writer.parts import find_parts, finish, part_path
+from rivulet.model_patches.writer.parts import find_parts, part_path
 from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.tests.waiting import wait_for
 
