@@ -5,8 +5,11 @@ frames, except the first of a stream, which holds one.
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 LATENT_CHANNELS = 16  # of Wan 2.1's VAE
+# frames per second; half of what a rate of television lies apart from the whole number 1
+NEAR_TELEVISION = Fraction(1, 2000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,15 @@ class Geometry:
         frames = _whole("latent_frames", latent_frames, least=0)
         rows = _whole("batch", batch, least=1)
         return (rows, self.latent_channels, frames, self.latent_height, self.latent_width)
+
+
+def rate_of(fps: Fraction | float) -> Fraction:
+    """The pictures a second that a number means: 23.976, 29.97 and 59.94 are 24000, 30000 and 60000 in 1001.
+
+    Any other is the nearest fraction with a denominator up to 1001.
+    """
+    television = Fraction(round(fps * 1001 / 1000) * 1000, 1001)
+    return television if abs(television - fps) < NEAR_TELEVISION else Fraction(fps).limit_denominator(1001)
 
 
 def blocks_for(geometry: Geometry, block_frames: int, pixel_frames: int, latents: int = 0) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from ..model_patches.attention.positions import why_not
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
-from ..model_patches.geometry import blocks_for
+from ..model_patches.geometry import blocks_for, rate_of
 from ..model_patches.memory.policy import MemoryPolicy
 from ..model_patches.stream.config import StreamConfig
+from ..model_patches.stream.pipeline import Chunk
 from ..model_patches.stream.recovery import refuse_full
 from ..model_patches.takes.keeper import EVERY_SECONDS
 from .host.caller import HostCaller
@@ -113,7 +115,8 @@ class RivuletStream(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
         config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
-        pictures = max(1, round(seconds * fps))
+        fps = float(rate_of(fps))
+        pictures = max(1, round(seconds * fps)) if seconds else None
         page = page_of(cls.hidden)
         wish = NEXT_RUNS.take(page.prompt_id, page.node)
         if wish is not None:
@@ -131,10 +134,9 @@ class RivuletStream(io.ComfyNode):
             policy_of(snapshot, snapshot_seconds, snapshot_gb), begin.may_redo,
             LongRun(stop_on_drift, let_others_in, part_hours, part_gigabytes),
         )  # fmt: skip
-        run, bar = Run(order), comfy.utils.ProgressBar(blocks)
+        run = Run(order)
         state = run.make(
-            begin, vae, pictures,
-            on_chunk=lambda chunk: bar.update_absolute(chunk.block + 1, blocks), may_shrink=shrink_cache,
+            begin, vae, pictures, on_chunk=_progress(blocks), may_shrink=shrink_cache,
             overlap=overlap_for(model, vae, config, kept[0], fps),
         )  # fmt: skip
         as_queued = run.as_queued and wish is None
@@ -164,18 +166,27 @@ class RivuletStream(io.ComfyNode):
         return {name: json.dumps(value) for name, value in tags.items() if value is not None}
 
 
-def _blocks(config: StreamConfig, pictures: int, negative: Any, begin: Beginning) -> int:
-    """Blocks of the whole video; refused where the guidance or the positions do not allow it."""
+def _progress(blocks: int | None) -> Callable[[Chunk], None]:
+    """Tells the host how much of the video is made; without an end there is no share to tell."""
+    if blocks is None:
+        return lambda chunk: None
+    bar = comfy.utils.ProgressBar(blocks)
+    return lambda chunk: bar.update_absolute(chunk.block + 1, blocks)
+
+
+def _blocks(config: StreamConfig, pictures: int | None, negative: Any, begin: Beginning) -> int | None:
+    """Blocks of the whole video, None: without end; refused where guidance or positions do not allow it."""
     if config.guided and negative is None:
         raise ValueError(
             f"Stream Video: cfg {config.cfg} guides away from a negative prompt, and none is connected; "
             f"connect one (an empty prompt does), or set cfg to 1."
         )
-    decoded = pictures + begin.hidden
-    blocks = max(1, blocks_for(config.geometry, config.block_frames, decoded, begin.latents))
-    if refusal := why_not(
-        config.positions, config.block_frames, begin.latents + blocks * config.block_frames
-    ):
+    blocks = frames = None
+    if pictures is not None:
+        decoded = pictures + begin.hidden
+        blocks = max(1, blocks_for(config.geometry, config.block_frames, decoded, begin.latents))
+        frames = begin.latents + blocks * config.block_frames
+    if refusal := why_not(config.positions, config.block_frames, frames):
         raise ValueError(refusal)
     return blocks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..model_patches.takes.keeper import EVERY_SECONDS
-from .host.inputs import fps_input, height_input, seconds_input, width_input
+from .host.inputs import fps_input, height_input, seconds_input, seed_input, width_input
 from .host.recipe import block_input, cfg_input, preset_input
 from .prompts import PromptsType
 from .run.take import EARLY, WHEN
@@ -29,16 +29,14 @@ def _frame() -> list[io.Input]:
         ),
         width_input(),
         height_input(),
-        seconds_input("seconds", 10.0, 0.1, "Length of the video in seconds; rounded up to whole blocks."),
-        fps_input(),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**63 - 1,
-            control_after_generate=True,
-            tooltip="With the same seed, a shorter take is the beginning of a longer one.",
+        seconds_input(
+            "seconds",
+            10.0,
+            0.0,
+            "Length of the video in seconds, rounded up to whole blocks. 0: without end, until you stop it.",
         ),
+        fps_input(),
+        seed_input("With the same seed, a shorter take is the beginning of a longer one."),
         preset_input("Which latent frames a block sees, and at which positions."),
         block_input(
             "Latent frames per block, as in the checkpoint's training: 1 or 3. 0: the model's, else 3."

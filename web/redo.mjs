@@ -5,7 +5,7 @@ import { hasEnded } from "./session.mjs";
 import { frameAt } from "./timeline.mjs";
 
 export const SEEDS = ["same", "new", "number"];
-const MOST_SEED = Number.MAX_SAFE_INTEGER; // larger ones would not be sent as they were typed
+const MOST_SEED = 2n ** 64n - 1n;
 
 /** Whether the stream can be made again from a second: "now" while it runs, "later" through the queue, or "". */
 export function wayBack(state, queues) {
@@ -37,10 +37,10 @@ export function isGoingBack(book) {
   return isUnderWay(book, "redo");
 }
 
-/** The whole number that was typed, or null. */
+/** The whole number that was typed, as a text: numbers here are not exact so far up. Null where it is none. */
 export function seedOf(text) {
   const typed = text.trim();
-  return /^\d{1,16}$/.test(typed) && Number(typed) <= MOST_SEED ? Number(typed) : null;
+  return /^\d{1,20}$/.test(typed) && BigInt(typed) <= MOST_SEED ? String(BigInt(typed)) : null;
 }
 
 function newSeed() {

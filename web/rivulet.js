@@ -122,6 +122,8 @@ function takes(node) {
 app.registerExtension({
   name: "rivulet.preview",
   nodeCreated(node) {
+    // the arrows of a rate with three places go by whole pictures
+    if (node.comfyClass?.startsWith("Rivulet")) Object.assign(widgetOf(node, ["fps"])?.options ?? {}, { step: 10, step2: 1 });
     if (node.comfyClass === "RivuletStream") preview(node);
     if (node.comfyClass === "RivuletResume") takes(node);
   },

@@ -13,7 +13,7 @@ MAX_PROMPT_LETTERS = 4000  # letters
 MAX_MODE_LETTERS = 20
 MAX_VIEWER = 64  # letters
 MAX_NUMBER = 2**53 - 1  # the largest integer that is exact in JavaScript
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**64 - 1
 MAX_ACKNOWLEDGED = 64  # newest outcomes that the state lists
 MAX_KNOWN = 4096  # messages whose repetition is recognised
 
@@ -74,7 +74,7 @@ def read_redo(body: dict[str, Any]) -> Redo:
         _whole(body, "frame", MAX_NUMBER),
         "" if prompt is None else _prompt(prompt),
         "" if mode is None else _mode(mode),
-        _whole(body, "seed", MAX_SEED),
+        _seed(body),
     )
 
 
@@ -83,6 +83,14 @@ def _whole(body: dict[str, Any], name: str, most: int) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most):
         return value
     raise ValueError(f"`{name}` must be a whole number from 0 to {most}, got {_short(value)}.")
+
+
+def _seed(body: dict[str, Any]) -> int | None:
+    """A seed; pages send it as text, because their own numbers are not exact so far up."""
+    value = body.get("seed")
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(MAX_SEED)):
+        value = int(value)
+    return _whole({"seed": value}, "seed", MAX_SEED)
 
 
 def _prompt(value: Any) -> str:

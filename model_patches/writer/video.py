@@ -13,6 +13,7 @@ from types import TracebackType
 import numpy as np
 from torch import Tensor
 
+from ..geometry import rate_of
 from .disk import Room
 from .encoder import HANG_SECONDS, encode_command
 from .feeding import Feed, Limits
@@ -344,7 +345,7 @@ def check_limits(fps: Fraction, hours: float | None, gigabytes: float | None) ->
 
 
 def check_fps(fps: Fraction | float) -> Fraction:
-    """Returns fps as a fraction with a denominator up to 1001; ValueError outside 0.01 to 1000."""
+    """Returns fps as `rate_of` reads it; ValueError outside 0.01 to 1000."""
     if isinstance(fps, bool) or not isinstance(fps, Fraction | int | float) or not 0.01 <= fps <= 1000:
         raise ValueError(f"{WHO}: fps must be from 0.01 to 1000 frames per second, got {fps!r}.")
-    return Fraction(fps).limit_denominator(1001)
+    return rate_of(fps)

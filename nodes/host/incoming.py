@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from comfy_api.v0_0_2 import InputImpl
 from torch import Tensor
 
+from ...model_patches.geometry import rate_of
 from ...model_patches.stream.incoming import Incoming, Pictures, VideoFile
 
 WHO = "Start From"
@@ -42,7 +42,7 @@ def open_source(source: Any, fps: float) -> Iterator[Incoming]:
     if isinstance(source, InputImpl.VideoFromComponents):
         # its pictures are in memory already, and a file of them would be another, lossy copy
         parts = source.get_components()
-        step = Fraction(parts.frame_rate).limit_denominator(1001) / Fraction(fps).limit_denominator(1001)
+        step = rate_of(parts.frame_rate) / rate_of(fps)
         yield Pictures(parts.images, "video", step)
         return
     with _path_of(source.get_stream_source()) as path:

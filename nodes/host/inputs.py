@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
+from ...model_patches.viewers.mailbox import MAX_SEED
+
 SIDE = {"min": 16, "max": 8192, "step": 16}  # pixels
-LONGEST_SECONDS = 86400.0  # of a video, and of one prompt in it
+LONGEST_SECONDS = 366 * 86400.0  # of a planned video, and of one prompt in it
 
 
 def width_input(tooltip: str = "In pixels.") -> io.Int.Input:
@@ -23,6 +25,19 @@ def seconds_input(name: str, default: float, least: float, tooltip: str) -> io.F
     return io.Float.Input(name, default=default, min=least, max=LONGEST_SECONDS, step=0.5, tooltip=tooltip)
 
 
+def seed_input(tooltip: str) -> io.Int.Input:
+    """The widget of a stream's seed, as large as the host's own samplers take it."""
+    return io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip=tooltip)
+
+
 def fps_input() -> io.Float.Input:
     """The widget of the video's speed."""
-    return io.Float.Input("fps", default=16.0, min=1.0, max=120.0, tooltip="Pictures a second.")
+    return io.Float.Input(
+        "fps",
+        default=16.0,
+        min=1.0,
+        max=120.0,
+        # pages show and keep as many places as a step has; the arrows' own step is in web/rivulet.js
+        step=0.001,
+        tooltip="Pictures a second; 23.976, 29.97 and 59.94 mean 24000/1001 and so on.",
+    )

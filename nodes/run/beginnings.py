@@ -46,8 +46,10 @@ class Beginning:
     blocks: int = 0  # that an earlier run made
     may_redo: bool = True  # viewers can have it made again from any frame
 
-    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> Beginning:
-        """This beginning for a video of this size and length (pictures), checked; no model is run.
+    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> Beginning:
+        """This beginning for a video of this size and length (pictures; None: without end), checked.
+
+        No model is run.
 
         ValueError where the stream cannot begin so.
         """
@@ -84,7 +86,7 @@ class FromPicture(Beginning):
     fit: str = CROP  # one of incoming.FITS
     latents: int = 1
 
-    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> FromPicture:
+    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> FromPicture:
         if refusal := why_not_vae(vae):
             raise ValueError(refusal)
         return replace(self, image_BHWC=self.resize(config.geometry))
@@ -118,7 +120,7 @@ class FromVideo(Beginning):
     context: int = 0  # pictures that are looked back on; 0: as many as the stream does
     pixels_FHWC: Tensor | None = None  # the last pictures at the stream's size, once they are read
 
-    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> FromVideo:
+    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> FromVideo:
         """The video is read to its end, a few pictures at a time."""
         geometry, block = config.geometry, config.block_frames
         latents = geometry.latent_frames(self.context) or context_latents(config.positions, block)
@@ -154,7 +156,7 @@ class FromTake(Beginning):
     video: Path = Path()
     latents_BCTHW: Tensor | None = None  # the newest latents in the model's units, once they are read
 
-    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> FromTake:
+    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> FromTake:
         header, newest_BCTHW = newest_ending(TakeFolder(self.video))
         self._refuse_other(header.config.geometry, config.geometry)
         count = newest_BCTHW.shape[2]
@@ -191,7 +193,7 @@ class Following(Beginning):
     strength: float = 1.0  # share of noise, see `schedule.first_call`
     may_redo: bool = False  # the video that is followed cannot be gone back in
 
-    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> Following:
+    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> Following:
         first_call(config.sigmas, self.strength)
         return self
 

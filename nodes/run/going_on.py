@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...model_patches.geometry import rate_of
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.differences import contract_differences
 from ...model_patches.stream.script import Script
@@ -31,7 +32,7 @@ class Resume(Beginning):
     from_second: float | None = None  # of the video, where the graph has it made again; None: its end
     point: Point | None = None  # where it goes on, once it is read
 
-    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int) -> Resume:
+    def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> Resume:
         name = self.video.name
         if is_locked(self.video):
             raise ValueError(f"{WHO}: {name} is being written by another run; wait until that has ended.")
@@ -40,7 +41,8 @@ class Resume(Beginning):
         header = point.header
         _refuse_other(name, header, config, fps)
         # one that was cut off after its last block is finished by going on
-        if pictures <= point.made and point.about.ended is not None and self.video.exists():
+        is_finished = point.about.ended is not None and self.video.exists()
+        if pictures is not None and pictures <= point.made and is_finished:
             raise ValueError(
                 f"{WHO}: {name} already has {point.made / fps:.1f} s of video and seconds is "
                 f"{pictures / fps:.1f}; seconds counts the whole video, so set it higher."
@@ -82,7 +84,7 @@ class Resume(Beginning):
 
 def _refuse_other(name: str, header: Header, config: StreamConfig, fps: float) -> None:
     said = contract_differences(header.config, config)
-    if header.ledger.fps not in (None, fps):
+    if header.ledger.fps is not None and rate_of(header.ledger.fps) != rate_of(fps):
         said.append(f"{header.ledger.fps:g} pictures a second (fps), not {fps:g}")
     if said:
         raise ValueError(

@@ -73,7 +73,7 @@ class Order:
     memory: MemoryPolicy
     script: Script
     fps: float
-    blocks: int  # of the whole stream, as planned
+    blocks: int | None  # of the whole stream, as planned; None: until it is stopped
     video: Path
     metadata: dict[str, str]
     page: Page
@@ -118,18 +118,22 @@ class Run:
         self,
         begin: Beginning,
         vae: Any,
-        pictures: int,
+        pictures: int | None,
         on_chunk: Callable[[Chunk], None] = lambda chunk: None,
         **options: Any,
     ) -> StreamState:
-        """The state after the take's last block; begin: read. on_chunk, options: see `pipeline.run`."""
+        """The state after the take's last block.
+
+        begin: read. pictures: of the whole video, None: until it is stopped. on_chunk, options: see
+        `pipeline.run`.
+        """
         order, caller = self.order, self.order.caller
         config, script = order.config, order.script
         more = {**options, "pictures": pictures, "on_chunk": partial(self._on_chunk, on_chunk)}
         PASSING.remove(but=self.folder)
         if isinstance(begin, Resume):
             return make_take(self._making(), begin.redo(script, config), **more).state
-        frames = begin.latents + order.blocks * config.block_frames
+        frames = begin.latents + (order.blocks or 1) * config.block_frames
         with refuse_full(caller, "before the first block"):
             state = begin.state(caller, script, config, order.cache, order.memory, frames)
         state = replace(state, ledger=replace(state.ledger, fps=order.fps))

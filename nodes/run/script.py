@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from fractions import Fraction
 from typing import Any
 
+from ...model_patches.geometry import rate_of
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.script import Script
 from ...model_patches.stream.timeline import DEFAULT_MODE, at_borders
@@ -22,11 +22,11 @@ def read_script(
     negative: Any,
     config: StreamConfig,
     fps: float,
-    blocks: int,
+    blocks: int | None,
     begin: Beginning,
     recipe_switch: tuple[str, str] = (DEFAULT_MODE, ""),
 ) -> Script:
-    """The script of a stream of so many blocks at `fps` pictures a second.
+    """The script of a stream of so many blocks (None: without end) at `fps` pictures a second.
 
     positive, negative: CONDITIONING, prompts: what RivuletPrompts gives; positive or prompts is None. begin:
     what is there before the first block. recipe_switch: how the model's recipe changes to a prompt, and a
@@ -41,8 +41,7 @@ def read_script(
     negative = () if negative is None else negative
     if prompts is None:
         return Script(HostPrompt(positive, negative))
-    rate = Fraction(fps).limit_denominator(1001)
-    sizes = config.geometry, rate, config.block_frames
+    sizes = config.geometry, rate_of(fps), config.block_frames
     switch = prompts.mode
     if switch == FROM_RECIPE:
         switch, said = recipe_switch

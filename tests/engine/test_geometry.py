@@ -1,7 +1,9 @@
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.geometry import Geometry, rate_of
 
 
 def test_published_size_has_the_published_counts():
@@ -53,3 +55,16 @@ def test_negative_counts_are_refused():
         size.latent_shape(1, batch=0)
     with pytest.raises(ValueError, match="patch must be 1 or more, got 0"):
         Geometry(64, 64, patch=0)
+
+
+@pytest.mark.parametrize("whole", [24, 30, 48, 60, 120])
+def test_rates_of_television_are_meant_by_their_first_three_places(whole):
+    exact = Fraction(1000 * whole, 1001)
+    assert rate_of(round(float(exact), 3)) == rate_of(float(exact)) == rate_of(exact) == exact
+    assert rate_of(float(whole)) == whole
+
+
+@given(st.integers(1, 1000), st.integers(1, 8))
+def test_other_rates_are_what_they_say(numerator, denominator):
+    rate = Fraction(numerator, denominator)
+    assert rate_of(rate) == rate_of(float(rate)) == rate

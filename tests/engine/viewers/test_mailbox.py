@@ -24,8 +24,9 @@ def test_a_message_is_read():
 def test_a_redo_is_read_with_as_much_as_it_says():
     bare = {"viewer": "9f3a", "number": 3, "do": "redo", "frame": 40}
     assert read_message(bare).redo == Redo(40)
-    more = {"prompt": "a  dog", "mode": "cut", "seed": 2**63 - 1}
-    assert read_message({**bare, **more}).redo == Redo(40, "a dog", "cut", 2**63 - 1)
+    more = {"prompt": "a  dog", "mode": "cut"}
+    for seed in (2**64 - 1, str(2**64 - 1)):
+        assert read_message({**bare, **more, "seed": seed}).redo == Redo(40, "a dog", "cut", 2**64 - 1)
     assert read_redo({}) == Redo()
 
 
@@ -50,7 +51,11 @@ def test_a_redo_is_read_with_as_much_as_it_says():
         ({"do": "redo"}, "`frame` is missing; send the picture"),
         ({"do": "redo", "frame": -1}, "`frame` must be a whole number from 0 to 9007199254740991, got -1"),
         ({"do": "redo", "frame": True}, "got True"),
-        ({"do": "redo", "frame": 4, "seed": 2**63}, "`seed` must be a whole number from 0 to"),
+        ({"do": "redo", "frame": 4, "seed": 2**64}, "`seed` must be a whole number from 0 to"),
+        ({"do": "redo", "frame": 4, "seed": str(2**64)}, "`seed` must be a whole number from 0 to"),
+        ({"do": "redo", "frame": 4, "seed": "9" * 5000}, "`seed` must be a whole number from 0 to"),
+        ({"do": "redo", "frame": 4, "seed": "-1"}, "`seed` must be a whole number from 0 to"),
+        ({"do": "redo", "frame": 4, "seed": "٣"}, "`seed` must be a whole number from 0 to"),
         ({"do": "redo", "frame": 4, "prompt": " "}, "`prompt` must be a text that says what to show"),
     ],
 )
