@@ -41,7 +41,10 @@ def _frame() -> list[io.Input]:
         block_input(
             "Latent frames per block, as in the checkpoint's training: 1 or 3. 0: the model's, else 3."
         ),
-        cfg_input("Guidance strength, no unit; 1 means none and is twice as fast. 0: the model's, else 1."),
+        cfg_input(
+            "Guidance strength, no unit; 1 means none and is twice as fast. 0: the model's, else 1.",
+            advanced=True,
+        ),
         io.String.Input(
             "filename_prefix",
             default="rivulet/stream",

@@ -1,13 +1,18 @@
 // Mounts the live preview in Stream Video and the list of takes in Resume Stream. All it knows is the host.
 
-import { app } from "/scripts/app.js";
-import { api } from "/scripts/api.js";
+// relative, so that they are found where a proxy serves the page under a path
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
 
+import { Fold } from "./fold.mjs";
+import { neededHeight, NODE_SIZE, NodeHeight } from "./layout.mjs";
+import { passOn } from "./pass_on.mjs";
 import { mountTakes } from "./takes_list.mjs";
 import { mount } from "./widget.mjs";
+import { speaker } from "./words.mjs";
 
 const EVENT = "rivulet.stream";
-const LEAST_HEIGHT = 120; // pixels
+const MARGINS = 20; // pixels that the host leaves above and below an element together
 const LIST_SIZE = [400, 300]; // pixels, of the list of takes: less is hard to read
 const VIDEO = /\.mp4$/;
 const UNNAMED = "00000000-0000-0000-0000-000000000000"; // id of a graph that came without one
@@ -54,11 +59,12 @@ function pathIn(graph, node) {
   return "";
 }
 
-/** Makes a node as large as what is in it needs; where nodes are elements of the page their height does so itself. */
-function grow(node, width = 0) {
+const inPage = () => Boolean(globalThis.LiteGraph?.vueNodesMode); // nodes are elements of the page
+
+/** Gives a node a size of at least `width`; `height` is left to what is in it where nodes are elements of the page. */
+function resize(node, width, height) {
   if (node.flags?.collapsed) return;
-  const height = globalThis.LiteGraph?.vueNodesMode ? 0 : node.computeSize()[1];
-  const size = [Math.max(node.size[0], width), Math.max(node.size[1], height)];
+  const size = [Math.max(node.size[0], width), inPage() ? node.size[1] : height];
   if (size[0] === node.size[0] && size[1] === node.size[1]) return;
   node.setSize(size);
   node.setDirtyCanvas?.(true, true);
@@ -67,34 +73,78 @@ function grow(node, width = 0) {
 /** Adds an element to a node; `heard` are listeners by event, which leave with the node, as does the widget. */
 function add(node, name, element, widget, heard, leastHeight) {
   for (const [event, act] of Object.entries(heard)) api.addEventListener(event, act);
+  const leaving = new AbortController();
   const added = node.addDOMWidget(name, `rivulet_${name}`, element, {
-    serialize: false, hideOnZoom: false, getMinHeight: leastHeight,
+    serialize: false, hideOnZoom: false, hideInPanel: true, getMinHeight: leastHeight,
   });
   added.serialize = false;
-  const watch = new ResizeObserver(() => grow(node));
-  watch.observe(element.firstChild);
+  passOn(element, app, leaving.signal);
   const removed = node.onRemoved;
   node.onRemoved = function (...given) {
     for (const [event, act] of Object.entries(heard)) api.removeEventListener(event, act);
-    watch.disconnect();
+    leaving.abort();
     widget.dispose();
     return removed?.apply(this, given);
   };
+  return leaving.signal;
+}
+
+/** Calls `act` when one of the elements has another size than before, until the signal. */
+function whenResized(elements, act, signal) {
+  const watch = new ResizeObserver(act);
+  for (const each of elements) watch.observe(each);
+  signal.addEventListener("abort", () => watch.disconnect());
 }
 
 const widgetOf = (node, names) => node.widgets?.find((each) => names.includes(each.name));
 
 function preview(node) {
   const element = document.createElement("div");
+  element.className = "rivulet-node";
+  const options = page(node);
   const widget = mount(element, {
-    ...page(node),
+    ...options,
     client: () => api.clientId ?? "",
     place: () => placeOf(node),
     queue: () => app.queuePrompt(0),
     prefix: () => widgetOf(node, ["filename_prefix"])?.value ?? null,
   });
+  const root = element.firstChild;
   const heard = { [EVENT]: ({ detail }) => widget.hear(detail), reconnected: () => widget.refresh() };
-  add(node, "preview", element, widget, heard, () => Math.max(LEAST_HEIGHT, element.firstChild?.scrollHeight ?? 0));
+  const fold = new Fold(node, speaker(options.language), inPage, () => fit());
+  let needed = 0;
+  const leaving = add(node, "preview", element, widget, heard, () => needed + MARGINS);
+  const height = new NodeHeight(NODE_SIZE[1]);
+  const fit = () => {
+    if (!root.isConnected || !root.offsetWidth) return;
+    needed = neededHeight(root);
+    fold.update();
+    if (inPage() || node.flags?.collapsed) return;
+    const [, least] = node.computeSize();
+    height.note(node.size[1], least);
+    resize(node, 0, height.fit(least));
+  };
+  // what is as high as its own content: the root itself is as high as the node leaves room
+  whenResized([root, ...root.querySelectorAll(":scope > :not(.stage), .side, .below")], fit, leaving);
+  ownPicture(node);
+  keepSize(node, height, () => root.offsetHeight - neededHeight(root));
+  resize(node, NODE_SIZE[0], NODE_SIZE[1]);
+}
+
+/** The host draws what a node gave back; this one has shown it all the time. */
+function ownPicture(node) {
+  node.hideOutputImages = true; // where nodes are elements of the page
+  node.onDrawBackground = () => {};
+}
+
+/** A workflow is saved with the node as high as the user made it, not with what its content takes just now. */
+function keepSize(node, height, spare) {
+  const serialize = node.onSerialize;
+  node.onSerialize = function (saved, ...more) {
+    serialize?.call(this, saved, ...more);
+    if (inPage() && !node.flags?.collapsed) height.note(node.size[1], node.size[1] - spare());
+    if (height.byHand && saved.size) saved.size = [saved.size[0], height.byHand];
+  };
 }
 
 function takes(node) {
@@ -112,11 +162,14 @@ function takes(node) {
   const value = () => String(combo()?.value ?? "");
   const chosen = () => (VIDEO.test(value()) ? value() : "");
   // where nodes are elements of the page, one is as high as what is in it
-  const tallest = () => (globalThis.LiteGraph?.vueNodesMode ? "" : "none");
+  const tallest = () => (inPage() ? "" : "none");
   const list = mountTakes(element, { ...page(node), value: chosen, choose, tallest });
   const ended = ({ detail }) => ["ended", "failed"].includes(detail.phase) && list.refresh();
-  add(node, "takes", element, list, { [EVENT]: ended, reconnected: () => list.refresh() }, () => LIST_SIZE[1]);
-  grow(node, LIST_SIZE[0]);
+  const heard = { [EVENT]: ended, reconnected: () => list.refresh() };
+  const leaving = add(node, "takes", element, list, heard, () => LIST_SIZE[1]);
+  const grow = () => resize(node, LIST_SIZE[0], Math.max(node.size[1], node.computeSize()[1]));
+  whenResized([element.firstChild], grow, leaving);
+  grow();
 }
 
 app.registerExtension({

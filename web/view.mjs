@@ -41,13 +41,17 @@ export function build(root, say) {
   parts.trouble = make("p", { className: "trouble", role: "alert" });
   parts.retry = make("button", { type: "button", textContent: say("retry"), hidden: true });
   parts.note = make("p", { className: "note" });
-  parts.live = make(
-    "div", { className: "live" }, parts.place, parts.strip, parts.drift, parts.caption, parts.line, parts.warning,
-    parts.trouble, parts.retry, parts.note, parts.controls, parts.redo, parts.form,
+  // beside the picture where there is room, and what is typed below both
+  const side = make(
+    "div", { className: "side" }, parts.place, parts.strip, parts.drift, parts.caption, parts.controls, parts.line,
   );
+  const below = make(
+    "div", { className: "below" }, parts.warning, parts.trouble, parts.retry, parts.note, parts.redo, parts.form,
+  );
+  parts.live = make("div", { className: "live" }, side, below);
+  const stage = make("div", { className: "stage" }, parts.screen, parts.live);
   parts.root = make(
-    "section", { className: "rivulet", "aria-label": say("stream") }, parts.cutOff, parts.screen, parts.idle, parts.offer,
-    parts.live,
+    "section", { className: "rivulet", "aria-label": say("stream") }, parts.cutOff, parts.idle, parts.offer, stage,
   );
   root.append(parts.root);
   return parts;
@@ -150,7 +154,7 @@ function form(say) {
   const change = make("button", { className: "main", textContent: say("change") });
   const told = make("p", { id: ids.told, className: "told", role: "status" });
   const label = make("label", { for: ids.prompt, textContent: say("next") });
-  const row = make("div", { className: "row" }, prompt, mode, change);
+  const row = make("div", { className: "row" }, prompt, make("div", { className: "choices" }, mode, change));
   return { prompt, mode, change, told, form: make("form", { className: "next", noValidate: true }, label, row, told) };
 }
 
