@@ -72,7 +72,13 @@ def norm_rope_reference(
 
 
 # one node of a graph that torch.compile makes, whichever implementation runs
-@custom_op("rivulet::norm_rope", mutates_args=("out",))
+# the schema in words: torch 2.4 reads none from annotations that are not evaluated
+@custom_op(
+    "rivulet::norm_rope",
+    mutates_args=("out",),
+    schema="(Tensor x, Tensor? gain, Tensor table, float eps, Tensor? inverse_rms, str impl, "
+    "Tensor(a!) out) -> ()",
+)
 def _norm_rope_node(
     x: Tensor,
     gain: Tensor | None,

@@ -90,7 +90,13 @@ def _rebuild_as_node(
 
 
 # one node of a graph that torch.compile makes, whichever implementation runs
-@custom_op("rivulet::rebuild", mutates_args=("keys", "values"))
+# the schema in words: torch 2.4 reads none from annotations that are not evaluated
+@custom_op(
+    "rivulet::rebuild",
+    mutates_args=("keys", "values"),
+    schema="(Tensor codes, Tensor? scales, int[] tiers, Tensor[] up, Tensor[] biases, Tensor table, "
+    "Tensor? inverse_rms, str impl, Tensor(a!) keys, Tensor(b!) values) -> ()",
+)
 def _rebuild_node(
     codes: Tensor,
     scales: Tensor | None,

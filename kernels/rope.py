@@ -49,7 +49,12 @@ def rotate_reference(x_BLND: Tensor, table_L: Tensor, out: Tensor | None = None)
 
 
 # one node of a graph that torch.compile makes, whichever implementation runs
-@custom_op("rivulet::rotate", mutates_args=("out",))
+# the schema in words: torch 2.4 reads none from annotations that are not evaluated
+@custom_op(
+    "rivulet::rotate",
+    mutates_args=("out",),
+    schema="(Tensor x, Tensor table, str impl, Tensor(a!) out) -> ()",
+)
 def _rotate_node(x: Tensor, table: Tensor, impl: str, out: Tensor) -> None:
     rotate(x, table, impl, out)
 

@@ -12,7 +12,7 @@ aten = torch.ops.aten
 LARGE = 4096  # numbers of a tensor from which on its order counts
 NORMS = (
     aten.rms_norm.default,
-    aten._fused_rms_norm.default,
+    *([aten._fused_rms_norm.default] if hasattr(aten, "_fused_rms_norm") else []),  # older torches have none
     aten.native_layer_norm.default,
     aten.native_group_norm.default,
     aten._softmax.default,
