@@ -55,7 +55,7 @@ class Command:
     help: str
     module: str | None = None  # has main(arguments); None: the checks
     tools: bool = False  # needs TOOLS too
-    shares_cores: bool = False  # with a browser: threads that wait for each other do not keep a core busy
+    shares_cores: bool = False  # with a browser: waiting threads do not keep a core busy
 
 
 COMMANDS = {
@@ -64,7 +64,9 @@ COMMANDS = {
         "pocket.demo",
         shares_cores=True,
     ),
-    "comfy": Command("start your ComfyUI with this pack in it: --comfyui PATH --base --port --cpu"),
+    "comfy": Command(
+        "start your ComfyUI with this pack in it: --comfyui PATH --base --port --cpu", shares_cores=True
+    ),
     "check": Command(
         "what runs on this machine, in three minutes: --json FILE --device cuda:1 --quick --comfyui PATH",
         "model_patches.check.command",
@@ -422,13 +424,13 @@ def main(arguments: list[str]) -> int:
             f"there is no command {name!r}; there are {', '.join(COMMANDS)}. "
             "`python run.py --help` says more."
         )
+    command = COMMANDS[name]
+    if command.shares_cores:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if name == "comfy":
         return comfy(rest)
     if name == "check" and any(word.split("=")[0] == "--comfyui" for word in rest):
         return check_in_comfyui(rest)
-    command = COMMANDS[name]
-    if command.shares_cores:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     python = prepare(command)
     if Path(sys.prefix).resolve() != VENV.resolve():
         return hand_over([str(python), str(ROOT / "run.py"), *arguments])

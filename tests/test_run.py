@@ -220,15 +220,22 @@ def test_a_command_goes_on_in_the_environment(run, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("command", "given", "policy"),
-    [("demo", None, "passive"), ("demo", "active", "active"), ("bench", None, None)],
+    [
+        ("demo", None, "passive"),
+        ("demo", "active", "active"),
+        ("comfy", None, "passive"),
+        ("comfy", "active", "active"),
+        ("bench", None, None),
+    ],
 )
-def test_the_demo_waits_without_keeping_a_core_busy_unless_told_to(
+def test_demo_and_comfyui_wait_without_keeping_a_core_busy_unless_told_to(
     run, monkeypatch, tmp_path, command, given, policy
 ):
     monkeypatch.setattr(run.os, "environ", {"OMP_WAIT_POLICY": given} if given else {})
     monkeypatch.setattr(run, "prepare", lambda command: tmp_path / "python")
     monkeypatch.setattr(run, "VENV", tmp_path)
     monkeypatch.setattr(run, "hand_over", lambda command: 0)
+    monkeypatch.setattr(run, "comfy", lambda arguments: 0)
     assert run.main([command]) == 0
     assert run.os.environ.get("OMP_WAIT_POLICY") == policy
 
