@@ -11,7 +11,8 @@ FUNCTION_LINES = 40  # of the body: a signature has a line for each argument
 SCHEMA = "define_schema"  # a table of a node's inputs, as long as they are many
 SOURCES = ("kernels", "model_patches", "nodes", "pocket", "tests")
 TOP_LEVEL = {
-    *("README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "requirements.txt", "__init__.py", "run.py"),
+    *("README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "pyproject.toml", "requirements.txt"),
+    *("__init__.py", "run.py"),
     *("nodes", "model_patches", "kernels", "web", "workflows", "locales", "pocket", "tests", "docs"),
 }
 UNTRACKED = {"out", "__pycache__"}

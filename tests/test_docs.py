@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 README_WORDS = 900
-MAPS = ("README.md", "docs/architecture.md")  # whose paths are held to the repository
+MAPS = ("README.md", "SECURITY.md", "docs/architecture.md")  # whose paths are held to the repository
 SOURCES = ("nodes", "model_patches", "kernels", "web", "pocket", "tests", "docs")
 PATH = re.compile(r"[\w./-]+(?:/|\.(?:py|mjs|js|md|json|css|html|toml|txt))")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)

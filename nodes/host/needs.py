@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 TESTED = "0.33.0"  # the ComfyUI that the tests of these nodes run in
-OLDEST = "0.21"  # expected to be enough; not run
+OLDEST = "0.21"  # 0.21.0 was tried, with torch 2.4.1 on a processor
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "comfy.cli_args": ("args.disable_metadata",),

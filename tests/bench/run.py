@@ -19,6 +19,7 @@ BENCHES = {
     "load": "time and memory of loading a 1.3B checkpoint into ComfyUI: --comfyui PATH --python PYTHON",
     "plan": "what a stream is computed to need at real sizes, and prediction against measurement here",
     "picture": "the moving picture of the README",
+    "registry": "icon and banner of the pack in the registry: --out docs",
     "start": "streams that begin with a picture, a video or an earlier take, and video to video",
     "stream": "time per block and memory, early and late, against a cache that keeps the whole clip",
     "kernels": "each kernel against its reference and the card; --aot compiles for cards that are not here",
