@@ -1,12 +1,10 @@
 // Mounts the live preview in Stream Video and the list of takes in Resume Stream. All it knows is the host.
 
-// relative, so that they are found where a proxy serves the page under a path
-import { app } from "../../scripts/app.js";
-import { api } from "../../scripts/api.js";
-
 import { Fold } from "./fold.mjs";
+import { api, app, page } from "./host.mjs";
 import { neededHeight, NODE_SIZE, NodeHeight } from "./layout.mjs";
 import { passOn } from "./pass_on.mjs";
+import { placeOf } from "./place.mjs";
 import { mountTakes } from "./takes_list.mjs";
 import { mount } from "./widget.mjs";
 import { speaker } from "./words.mjs";
@@ -15,49 +13,7 @@ const EVENT = "rivulet.stream";
 const MARGINS = 20; // pixels that the host leaves above and below an element together
 const LIST_SIZE = [400, 300]; // pixels, of the list of takes: less is hard to read
 const VIDEO = /\.mp4$/;
-const UNNAMED = "00000000-0000-0000-0000-000000000000"; // id of a graph that came without one
 const COMBOS = ["take", "snapshot"]; // names of the input that chooses, newest first
-
-const transport = {
-  get: (path, options) => api.fetchApi(path, options),
-  post: (path, json) => api.fetchApi(path, {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(json),
-  }),
-  url: (path) => api.apiURL(path),
-};
-
-/** Whether the page is dark: newer front ends say so by its color scheme, older ones by a class. */
-function isDark() {
-  const { colorScheme } = getComputedStyle(document.documentElement);
-  return colorScheme === "dark" || document.querySelector("html.dark-theme, body.dark-theme") !== null;
-}
-
-/** What every widget here is told of the page. */
-function page(node) {
-  return {
-    transport,
-    language: app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? navigator.language,
-    theme: () => (isDark() ? "dark" : "light"),
-    collapsed: () => Boolean(node.flags?.collapsed),
-  };
-}
-
-/** Where a node is, as the server is told: its own id, the way to it through subgraphs, and its workflow. */
-function placeOf(node) {
-  const root = node.graph?.rootGraph;
-  const workflow = root?.id === UNNAMED ? "" : root?.id ?? "";
-  return { node: node.id, path: (root && pathIn(root, node)) || String(node.id), workflow };
-}
-
-/** "12:7" for node 7 in the subgraph that node 12 stands for; the first way where there are more. */
-function pathIn(graph, node) {
-  for (const each of graph.nodes ?? []) {
-    if (each === node) return String(node.id);
-    const inside = each.subgraph && pathIn(each.subgraph, node);
-    if (inside) return `${each.id}:${inside}`;
-  }
-  return "";
-}
 
 const inPage = () => Boolean(globalThis.LiteGraph?.vueNodesMode); // nodes are elements of the page
 

@@ -23,11 +23,11 @@ export function put(element, words) {
   if (element.textContent !== words) element.textContent = words;
 }
 
-/** Loads the widget's style sheet once. */
-export function loadStyle(root = document.head) {
-  const href = new URL("./widget.css", import.meta.url).href;
-  if (![...root.querySelectorAll("link")].some((link) => link.href === href)) {
-    root.append(make("link", { rel: "stylesheet", href }));
+/** Loads a style sheet of this folder once. */
+export function loadStyle(name = "./widget.css") {
+  const href = new URL(name, import.meta.url).href;
+  if (![...document.head.querySelectorAll("link")].some((link) => link.href === href)) {
+    document.head.append(make("link", { rel: "stylesheet", href }));
   }
 }
 

@@ -108,6 +108,11 @@ const en = {
   bellFailed: "The stream was stopped by an error",
   bellWarning: "The stream drifts",
   bellGone: "The server does not answer",
+  report: "Report",
+  reportHint: "Run the workflow: what this node finds is shown here.",
+  reportCopy: "Copy",
+  reportCopied: "Copied",
+  reportNotCopied: "Not copied; select the text and press Ctrl+C",
 };
 
 const zh = {
@@ -220,6 +225,11 @@ const zh = {
   bellFailed: "视频流因错误停止",
   bellWarning: "视频流出现漂移",
   bellGone: "服务器没有响应",
+  report: "报告",
+  reportHint: "运行工作流后，此节点的结果会显示在这里。",
+  reportCopy: "复制",
+  reportCopied: "已复制",
+  reportNotCopied: "未能复制；请选中文本后按 Ctrl+C",
 };
 
 export const LANGUAGES = { en, zh };
