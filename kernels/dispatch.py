@@ -133,6 +133,18 @@ def disable(op: str, why: str, device: torch.device, choice: str = "triton") -> 
         logging.getLogger(__name__).warning(message, what, op, device, why)
 
 
+def faults_on(device: torch.device) -> dict[str, str]:
+    """Ops whose kernel is off on this device, and why; one that nobody used yet is not checked yet."""
+    index = torch.empty(0, device=device).device.index
+    found = {kernel: why for kernel, why in _off.items() if kernel[1:] == ("triton", device.type, index)}
+    return {kernel[0]: why for kernel, why in found.items()}
+
+
+def offers() -> tuple[str, ...]:
+    """Ops for which a host has operations of its own, in half precision on a GPU."""
+    return tuple(sorted(_offers))
+
+
 def mark_checked(op: str, device: torch.device, dtype: torch.dtype, choice: str = "triton") -> None:
     """Note that the op's kernel was compared with its reference in this dtype."""
     _checked.add((_kernel(op, device, choice), dtype))

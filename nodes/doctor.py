@@ -13,7 +13,7 @@ import comfy.model_management as management
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ..kernels.dispatch import triton_support
+from ..kernels.dispatch import faults_on, offers, triton_support
 from ..model_patches.cache.formats import FORMATS
 from ..model_patches.cache.kind import CacheKind
 from ..model_patches.check.machine import pack_version
@@ -25,10 +25,8 @@ from ..model_patches.takes.standing import BROKEN, CUT_OFF, STOPPED
 from ..model_patches.writer.ffmpeg import find_ffmpeg
 from .host.needs import OLDEST, TESTED, lacking, version
 
-TESTED_WITH = (
-    f"ComfyUI {TESTED} on Linux with a CPU, torch 2.13.0, the pocket model and small random Wan models; "
-    f"NOT tested: a GPU, Windows, macOS, published checkpoints"
-)
+TESTED_WITH = f"ComfyUI {TESTED} on Linux with a CPU, torch 2.13.0, the pocket model, small random Wan models"
+NOT_TESTED = "a GPU, Windows, macOS, published checkpoints"
 # kernels that streams call, and for which cache; the others do so in half precision alone
 KERNELS = {
     "rope": "every cache",
@@ -85,11 +83,35 @@ class RivuletDoctor(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any = None, vae: Any = None, check_card: str = NO_CHECK) -> io.NodeOutput:
-        """Returns the report, one finding a line; below it what the check of the card found."""
-        text = "\n".join(f"{name}: {finding}" for name, finding in findings(model, vae).items())
+        """Returns the verdict, then a finding a line; below it what the check of the card found."""
+        lines = [verdict(model, vae), *(f"{name}: {said}" for name, said in findings(model, vae).items())]
         if check_card != NO_CHECK:
-            text = f"{text}\n{checked(check_card)}"
+            lines.append(checked(check_card))
+        text = "\n".join(lines)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
+
+
+def verdict(model: Any = None, vae: Any = None) -> str:
+    """Whether what is installed and connected can stream, and if not, why."""
+    missing = lacking()
+    reasons = [f"ComfyUI lacks {', '.join(missing)}"] if missing else refusals(model, vae)
+    try:
+        find_ffmpeg()
+    except RuntimeError as why:
+        reasons.append(str(why).rstrip("."))
+    return f"Cannot stream: {'; '.join(reasons)}." if reasons else "Ready to stream."
+
+
+def refusals(model: Any, vae: Any) -> list[str]:
+    """Why the MODEL and the VAE cannot be streamed; what is not connected is not judged."""
+    from .host.decoder import why_not_vae
+    from .host.tree import why_not
+
+    found = [
+        None if model is None else why_not(model.get_model_object("diffusion_model")),
+        None if vae is None else why_not_vae(vae),
+    ]
+    return [refusal.rstrip(".") for refusal in found if refusal]
 
 
 def findings(model: Any = None, vae: Any = None) -> dict[str, str]:
@@ -103,9 +125,10 @@ def findings(model: Any = None, vae: Any = None) -> dict[str, str]:
         "torch": torch.__version__,
         "Device": device(),
         "Attention": attention(model),
-        "Triton": triton(),
-        "ffmpeg": ffmpeg(),
-        "Tested": TESTED_WITH,
+        **triton(),
+        **ffmpeg(),
+        "Tested with": TESTED_WITH,
+        "Not tested": NOT_TESTED,
     }
     if not missing:
         report |= {"Takes": takes(), **fitness(model, vae)}
@@ -165,39 +188,54 @@ def attention(model: Any = None) -> str:
     return f"the override that the model carries, over {default}"
 
 
-def triton() -> str:
-    """Which Triton kernels run in streams here, or why none does, and the version of Triton."""
+def triton() -> dict[str, str]:
+    """Whether Triton's kernels run in streams here, or why not, and which they are."""
     where, installed = management.get_torch_device(), _triton_version()
     if where.type == "cpu":
-        return f"no kernel in use, torch does it all: models run on the CPU, kernels on a GPU; {installed}"
+        return {"Triton": f"not used: models run on the CPU, its kernels need a GPU ({installed})"}
     support = triton_support(where)
+    if support.full:
+        return {"Triton": f"not known: {support.why.rstrip('.')} ({installed})"}
     if not support.triton:
-        return f"no kernel in use, torch does it all: {support.why.rstrip('.')}; {installed}"
+        return {"Triton": f"not used: {support.why.rstrip('.')} ({installed})", "Kernels": _without_triton()}
+    off = faults_on(where)
     tables = KERNELS, HALF_KERNELS
-    every, half = (", ".join(f"{op} ({caches})" for op, caches in ops.items()) for ops in tables)
-    return f"kernels in use on {where}: {every}; unless the model computes in float32, {half}; {installed}"
+    every, half = ("; ".join(f"{op}: {caches}" for op, caches in ops.items()) for ops in tables)
+    report = {"Triton": f"in use on {where} ({installed})", "Kernels": every}
+    report["Kernels, unless the model computes in float32"] = half
+    if off:
+        report["Kernels that are off"] = "; ".join(f"{op}, {why.rstrip('.')}" for op, why in off.items())
+    return report
+
+
+def _without_triton() -> str:
+    own = offers()
+    if not own:
+        return "none, torch does all the work"
+    return f"ComfyUI's own for {', '.join(own)} in half precision, once checked; torch does the rest"
 
 
 def _triton_version() -> str:
-    for name in ("triton", "triton-windows"):
-        try:
-            return f"{name} {metadata.version(name)} is installed"
-        except metadata.PackageNotFoundError:
-            continue
-    return "Triton is installed, version unknown" if find_spec("triton") else "Triton is not installed"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    # its package has other names on Windows and for AMD
+    for name in metadata.packages_distributions().get("triton", ()):
+        return f"{name} {metadata.version(name)} is installed"
+    return "Triton is installed, version unknown"
 
 
-def ffmpeg() -> str:
+def ffmpeg() -> dict[str, str]:
     """The program that writes videos, or why there is none."""
     try:
         program = find_ffmpeg()
     except RuntimeError as why:
-        return f"MISSING: {why}"
+        return {"ffmpeg": f"MISSING: {why}"}
     output = subprocess.run(
         [program, "-version"], capture_output=True, text=True, errors="replace", check=False
     )
     words = output.stdout.split()
-    return f"{words[2] if len(words) > 2 else 'version unknown'} with libx264, {program}"
+    known = words[2] if len(words) > 2 else "version unknown"
+    return {"ffmpeg": f"{known} with libx264", "ffmpeg's file": str(program)}
 
 
 def fitness(model: Any, vae: Any) -> dict[str, str]:
@@ -213,8 +251,7 @@ def fitness(model: Any, vae: Any) -> dict[str, str]:
         report["Model"] = refusal or f"{type(dit).__name__}, can be streamed"
         if refusal is None:
             report |= choices(model, dit)
-        if file := report_of(model):
-            report["Model's file"] = file
+        report |= report_of(model)
     if vae is not None:
         report["VAE"] = why_not_vae(vae) or "can be streamed"
     return report

@@ -25,18 +25,20 @@ def expert_of(model: Any) -> str | None:
     return None if path is None else expert_warning(path.name)
 
 
-def report_of(model: Any) -> str | None:
-    """What a MODEL's file is and which recipe goes with it; None where the loader does not name the file."""
+def report_of(model: Any) -> dict[str, str]:
+    """What a MODEL's file is and which recipe goes with it; {} where the loader does not name the file."""
     path = file_of(model)
     if path is None:
-        return None
+        return {}
     try:
         checkpoint = open_checkpoint(path, caller=WHERE)
-        recipe = "its recipe stands in it"
+        recipe = "stands in the model's file"
         if "recipe" not in checkpoint.metadata:
             choice = checkpoint.recipe(file="/".join(path.parts[-2:]))  # as published, folder and file
-            recipe = f"recipe {choice.recipe.name}. {choice.why}"
-        report = f"{path.name}: {checkpoint.structure}; {recipe}"
+            recipe = f"{choice.recipe.name}. {choice.why}"
+        report = {"Model's file": f"{path.name}: {checkpoint.structure}", "Recipe": recipe}
     except (OSError, ValueError) as why:
-        report = f"{path.name}, which Load Streaming Model does not take: {why}"
-    return " ".join(filter(None, (report, expert_warning(path.name))))
+        report = {"Model's file": f"{path.name}, which Load Streaming Model does not take: {why}"}
+    if warning := expert_warning(path.name):
+        report["Caution"] = warning
+    return report

@@ -96,7 +96,8 @@ def report(comfyui):
 
     def of(model=None, vae=None):
         (text,) = RivuletDoctor.execute(model, vae).args
-        return dict(line.split(": ", 1) for line in text.splitlines())
+        first, *lines = text.splitlines()
+        return {"verdict": first, **dict(line.split(": ", 1) for line in lines)}
 
     return of
 
@@ -106,21 +107,24 @@ def test_the_report_of_a_sound_installation(report, load, vae):
 
     found = report(load("plain"), vae)
     assert found["torch"] == torch.__version__ and found["ComfyUI"].startswith("0.33.0 (needs 0.21")
-    assert found["In ComfyUI"] == "all that a stream relies on" and "NOT tested: a GPU" in found["Tested"]
+    assert found["verdict"] == "Ready to stream."
+    assert found["In ComfyUI"] == "all that a stream relies on" and found["Not tested"].startswith("a GPU")
     assert found["Attention"].endswith("as ComfyUI chose at start") and "libx264" in found["ffmpeg"]
     assert found["Model"] == "WanModel, can be streamed" and found["VAE"] == "can be streamed"
 
 
 def test_the_report_says_what_the_models_file_is(report, load, load_file, written):
     """Whichever loader read it."""
-    found = report(load("plain"))["Model's file"]
-    assert found.startswith(
-        "plain.safetensors: Wan 2.1 text to video, another size: 2 layers of 128, dense attention; "
+    found = report(load("plain"))
+    assert found["Model's file"] == (
+        "plain.safetensors: Wan 2.1 text to video, another size: 2 layers of 128, dense attention"
     )
-    assert "recipe self_forcing. A guess: keys and shapes are those of Self-Forcing" in found
+    assert found["Recipe"].startswith("self_forcing. A guess: keys and shapes are those of Self-Forcing")
     written("causvid")
     model, _ = load_file("autoregressive_checkpoint/model.pt")
-    assert "dense attention; recipe causvid. The file's name says so" in report(model)["Model's file"]
+    found = report(model)
+    assert found["Model's file"].endswith("dense attention")
+    assert found["Recipe"].startswith("causvid. The file's name says so")
 
 
 def test_the_report_says_that_a_models_recipe_stands_in_its_file_or_that_the_file_is_no_checkpoint(
@@ -128,12 +132,17 @@ def test_the_report_says_that_a_models_recipe_stands_in_its_file_or_that_the_fil
 ):
     from rivulet.nodes.pocket_model import RivuletPocketModel
 
-    found = report(RivuletPocketModel.execute().args[0])["Model's file"]
-    assert found.endswith("dense attention; its recipe stands in it")
+    found = report(RivuletPocketModel.execute().args[0])
+    assert (
+        found["Model's file"].endswith("dense attention") and found["Recipe"] == "stands in the model's file"
+    )
     model = load("plain").clone()
     model.cached_patcher_init = (None, (str(tmp_path / "gone.safetensors"),))
-    found = report(model)["Model's file"]
-    assert found.startswith("gone.safetensors, which Load Streaming Model does not take: Load")
+    found = report(model)
+    assert found["Model's file"].startswith(
+        "gone.safetensors, which Load Streaming Model does not take: Load"
+    )
+    assert "Recipe" not in found
 
 
 def test_what_is_wrong_is_in_the_report(report, load, monkeypatch):
@@ -147,41 +156,96 @@ def test_what_is_wrong_is_in_the_report(report, load, monkeypatch):
     model.model_options["transformer_options"]["optimized_attention_override"] = max
     found = report(model)
     assert found["ffmpeg"] == "MISSING: Video writer: no ffmpeg was found."
+    assert found["verdict"] == "Cannot stream: Video writer: no ffmpeg was found."
     assert found["Attention"].startswith("the override that the model carries") and "Model" in found
 
 
-def test_on_a_cpu_no_kernel_is_in_use(report):
-    assert report()["Triton"].startswith("no kernel in use, torch does it all: models run on the CPU")
+def test_what_is_connected_and_cannot_be_streamed_is_the_verdict(report, load, monkeypatch):
+    model = load("plain").model.diffusion_model
+    for name in ("in_dim", "out_dim"):
+        monkeypatch.setattr(model, name, 48)
+    found = report(load("plain"))
+    assert found["verdict"].startswith("Cannot stream: ") and found["Model"].rstrip(".") in found["verdict"]
 
 
-@pytest.mark.parametrize(
-    ("support", "words"),
-    [
-        (
-            (True, "Triton kernels run on cuda:1."),
-            ("kernels in use on cuda:1: rope (every cache), ", "rebuild ("),
-        ),
-        (
-            (False, "Triton is not installed (pip install triton)."),
-            ("no kernel in use", "installed (pip install"),
-        ),
-        (
-            (False, "compute capability 7.5 is below 8.0 (RTX 30 and newer)."),
-            ("no kernel in use", "7.5 is below"),
-        ),
-    ],
-)
-def test_on_a_gpu_the_kernels_in_use_are_named_or_why_there_are_none(report, monkeypatch, support, words):
+def test_no_line_of_a_sound_installation_is_too_long_to_read(report, load, vae):
+    """Four lines of a panel of 640 pixels, and most have one."""
+    lines = [f"{name}: {line}" for name, line in report(load("plain"), vae).items()]
+    assert [line for line in lines if len(line) > 4 * 90] == []
+    assert sum(len(line) <= 90 for line in lines) >= 0.7 * len(lines)
+
+
+def test_on_a_cpu_no_kernel_is_in_use(report, monkeypatch):
+    found = report()
+    assert found["Triton"].startswith("not used: models run on the CPU, its kernels need a GPU (")
+    assert "Kernels" not in found
+    # nor where they are interpreted: streams on a CPU are torch's
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert report()["Triton"] == found["Triton"]
+
+
+def test_the_version_of_triton_is_that_of_what_is_imported(report, monkeypatch):
+    """A package that was taken away leaves its name, and on Windows and for AMD it has another."""
+    from rivulet.nodes import doctor
+
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert report()["Triton"].endswith("(Triton is not installed)")
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name)
+    monkeypatch.setattr(doctor.metadata, "packages_distributions", lambda: {"triton": ["triton-windows"]})
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: {"triton-windows": "3.5.1"}[name])
+    assert report()["Triton"].endswith("(triton-windows 3.5.1 is installed)")
+    monkeypatch.setattr(doctor.metadata, "packages_distributions", lambda: {})
+    assert report()["Triton"].endswith("(Triton is installed, version unknown)")
+
+
+@pytest.fixture
+def on_a_gpu(report, monkeypatch):
+    """Returns a function that gives the report where Triton's support and its faults are these."""
     import comfy.model_management as management
     import torch
     from rivulet.kernels.dispatch import Support
     from rivulet.nodes import doctor
 
-    monkeypatch.setattr(doctor, "device", lambda: "a card")
-    monkeypatch.setattr(management, "get_torch_device", lambda: torch.device("cuda", 1))
-    monkeypatch.setattr(doctor, "triton_support", lambda device: Support(*support))
-    found = report()["Triton"]
-    assert all(each in found for each in words) and "has no Triton kernels" not in found
+    def of(*support, off=(), own=()):
+        monkeypatch.setattr(doctor, "device", lambda: "a card")
+        monkeypatch.setattr(management, "get_torch_device", lambda: torch.device("cuda", 1))
+        monkeypatch.setattr(doctor, "triton_support", lambda device: Support(*support))
+        monkeypatch.setattr(doctor, "faults_on", lambda device: dict(off))
+        monkeypatch.setattr(doctor, "offers", lambda: tuple(own))
+        return report()
+
+    return of
+
+
+def test_on_a_gpu_the_kernels_in_use_are_named(on_a_gpu):
+    found = on_a_gpu(True, "Triton kernels run on cuda:1.")
+    assert found["Triton"].startswith("in use on cuda:1 (") and "rope: every cache; " in found["Kernels"]
+    assert "rebuild: " in found["Kernels, unless the model computes in float32"]
+    assert "Kernels that are off" not in found
+    found = on_a_gpu(True, "Triton kernels run on cuda:1.", off={"rotate": "error 2, at most 1."})
+    assert found["Kernels that are off"] == "rotate, error 2, at most 1"
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "Triton is not installed (pip install triton).",
+        "compute capability 7.5 is below 8.0 (RTX 30 and newer).",
+        "it is switched off by RIVULET_DISABLE_TRITON=1.",
+    ],
+)
+def test_on_a_gpu_without_kernels_is_said_why_and_who_does_their_work(on_a_gpu, why):
+    found = on_a_gpu(False, why)
+    assert found["Triton"].startswith(f"not used: {why.rstrip('.')} (")
+    assert found["Kernels"] == "none, torch does all the work"
+    assert on_a_gpu(False, why, own=["norm_modulate", "rotate"])["Kernels"].startswith(
+        "ComfyUI's own for norm_modulate, rotate in half precision"
+    )
+
+
+def test_a_full_card_is_not_said_to_have_no_kernels(on_a_gpu):
+    found = on_a_gpu(False, "cuda:1 is out of memory, so that no Triton kernel could be tried.", True)
+    assert found["Triton"].startswith("not known: cuda:1 is out of memory") and "Kernels" not in found
 
 
 def test_the_kernels_it_names_are_those_that_streams_call(comfyui):

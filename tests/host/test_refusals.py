@@ -88,10 +88,10 @@ def test_an_expert_of_wan_2_2_is_told_by_its_file(load, models, prompt, caplog):
 
     import nodes
 
-    assert "expert" not in fitness(load("plain"), None)["Model's file"]
+    assert "Caution" not in fitness(load("plain"), None)
     name = "wan2.2_t2v_low_noise_14B.safetensors"
     (models / name).symlink_to(models / "plain.safetensors")
     (model,) = nodes.UNETLoader().load_unet(name, "default")
-    assert f"{name} is called like the low-noise expert" in fitness(model, None)["Model's file"]
+    assert f"{name} is called like the low-noise expert" in fitness(model, None)["Caution"]
     HostRun(model, prompt(0), [], StreamConfig(Geometry(32, 32)))
     assert "is called like the low-noise expert of Wan 2.2 14B" in caplog.text

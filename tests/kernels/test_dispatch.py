@@ -194,6 +194,9 @@ def test_a_kernel_that_is_switched_off_stays_off_on_its_device(checks, caplog):
         dispatch.disable("op", "it hung.", x.device)
     assert not uses_triton("op", "auto", x) and not uses_triton("op", "auto", x.half())
     assert uses_triton("other", "auto", x)
+    assert (
+        dispatch.faults_on(x.device) == {"op": "it hung."} and dispatch.faults_on(torch.device("cpu")) == {}
+    )
     assert len(caplog.records) == 1
     assert dispatch._fault("op", torch.device("cuda", 1), torch.float32) == ""
 
