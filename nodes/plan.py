@@ -15,18 +15,15 @@ from torch import Tensor
 
 from ..kernels.dispatch import triton_support
 from ..model_patches.arch.wan import WanConfig
-from ..model_patches.cache.cost import DENSE_COST, CacheCost
+from ..model_patches.cache.cost import CacheCost
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
 from ..model_patches.cache.formats import find_format
 from ..model_patches.plan.cards import describe_cards, usable_formats
-from ..model_patches.plan.plan import Request, plan_stream
+from ..model_patches.plan.plan import Request
 from ..model_patches.plan.probe import Device, probe
-from ..model_patches.plan.verdict import BUS_RATE, FITS, calls_of, gigabytes, judge, moved_bytes, short
 from ..model_patches.stream.config import StreamConfig
 from ..model_patches.vae.cost import WanCost
-from ..model_patches.vae.decoder import MAX_LATENTS
-from ..model_patches.vae.tiny_cost import TinyCost
 from .host.decoder import decoder_cost, why_not_vae
 from .host.file import expert_of
 from .host.inputs import fps_input, height_input, seconds_input, width_input
@@ -34,10 +31,11 @@ from .host.recipe import block_input, cfg_input, overrides, preset_input, recipe
 from .host.tree import why_not
 from .host.vae import PIECE_LATENTS
 from .memory import memory_of
+from .plan_lines import cache_text, unseen, verdict_lines
+from .prompts import Prompts, PromptsType
 from .small_cache import CacheChoice, CacheType
 
 PROBE_BYTES = 3e9  # what the measurement of a card takes for a moment
-LEFT_OUT = "Not counted: the text encoder, and the programs themselves."
 
 
 class RivuletPlan(io.ComfyNode):
@@ -62,7 +60,7 @@ class RivuletPlan(io.ComfyNode):
                     "seconds",
                     10.0,
                     0.0,
-                    "Length of the video in seconds; 0: endless, with disk space for one hour.",
+                    "Length of the video in seconds; 0: without end, with the figures of an hour.",
                 ),
                 fps_input(),
                 preset_input("Which latent frames a block sees, and so how many are stored."),
@@ -84,6 +82,11 @@ class RivuletPlan(io.ComfyNode):
                     "sigmas", optional=True, tooltip="Noise levels, falling from 1; only their number counts."
                 ),
                 CacheType.Input("cache", optional=True, tooltip="From Small Cache, as in Stream Video."),
+                PromptsType.Input(
+                    "prompts",
+                    optional=True,
+                    tooltip="From Prompts over Time: says which of them would begin after the video's end.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The same model, unchanged."),
@@ -106,6 +109,7 @@ class RivuletPlan(io.ComfyNode):
         vae: Any = None,
         sigmas: Tensor | None = None,
         cache: CacheChoice | None = None,
+        prompts: Prompts | None = None,
     ) -> io.NodeOutput:
         """Returns the model as it came, and the verdict as text; stops the run if asked to."""
         config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas)
@@ -113,18 +117,20 @@ class RivuletPlan(io.ComfyNode):
         cache_format = (cache or CacheChoice()).format_for(config, dit)
         request = request_of(model, vae, config, fps, seconds, cache_format)
         formats, device = formats_for(request, dit), free_on(model.load_device, config.dtype)
-        text, fits = verdict_text(request, device, smaller(request, formats))
+        lines, fits = verdict_lines(request, device, smaller(request, formats))
         if stop_if_too_big and not fits:
-            raise ValueError(f"Plan Stream: {text} To run it all the same, switch stop_if_too_big off.")
+            way = "To run it all the same, switch stop_if_too_big off."
+            raise ValueError("\n".join((f"Plan Stream: {lines[0]}", *lines[1:], way)))
         differences = overrides(model, preset, num_frame_per_block, cfg, sigmas)
-        parts = (
-            text,
+        more = (
+            *unseen(request, prompts, switch_of(model)[0]),
             *differences,
             _switch_text(model),
-            describe_cards(request, formats),
             cache_text(request, cache_format),
+            describe_cards(request, formats),
+            expert_of(model),
         )
-        text = " ".join(filter(None, (*parts, expert_of(model))))
+        text = "\n".join(filter(None, (*lines, *more)))
         return io.NodeOutput(model, text, ui=ui.PreviewText(text))
 
 
@@ -213,66 +219,3 @@ def smaller(request: Request, formats: Sequence[CacheCost]) -> list[CacheCost]:
     most = request.cache.token_bytes(shape, dtype)
     ready = [cost for cost in formats if find_format(cost.name).source is None]
     return [cost for cost in ready if cost.token_bytes(shape, dtype) < most]
-
-
-def verdict_text(request: Request, device: Device, formats: Sequence[CacheCost] = ()) -> tuple[str, bool]:
-    """(the verdict as a user reads it, whether the stream can run); formats: others that can be proposed."""
-    verdict = judge(request, device, formats)
-    if verdict.answer == FITS:
-        return f"{verdict.text} {LEFT_OUT}", True
-    if _fits_offloaded(request, device):
-        return f"{verdict.text} {offload_text(request, device)} {LEFT_OUT}", True
-    return " ".join(filter(None, (verdict.text, tiny_text(request, device), LEFT_OUT))), False
-
-
-def offload_text(request: Request, device: Device) -> str:
-    """The cost of a stream whose weights lie in RAM, and the way round."""
-    weights, moved = plan_stream(request).weights_bytes, moved_bytes(request, device)
-    return (
-        f"As it is, it fits if ComfyUI keeps the model's weights ({gigabytes(weights)}) in RAM, which it "
-        f"does by itself. Then about {gigabytes(moved)} go to the card for every block, because what has no "
-        f"room there is copied in each of its {calls_of(request.stream)} calls: {short(moved / BUS_RATE)} s "
-        f"at {BUS_RATE / 1e9:.0f} GB/s (PCIe 4.0 x16, assumed), and a chunk takes at least that long. "
-        f"Weights of half the bits (fp8 or GGUF's Q8_0 in place of bf16) at least halve it; a smaller model, "
-        f"or a cache or picture that leaves the weights their room, needs none."
-    )
-
-
-def tiny_text(request: Request, device: Device) -> str | None:
-    """A sentence if a tiny decoder in place of Wan's would be enough, else None."""
-    tiny = replace(request, decoder=TinyCost(), piece_latents=MAX_LATENTS)
-    if isinstance(request.decoder, TinyCost) or judge(tiny, device).answer != FITS:
-        return None
-    return (
-        "As it is, it fits with a tiny decoder, which comes near Wan's VAE: load lighttaew2_1 from "
-        "models/vae_approx with Load VAE."
-    )
-
-
-def cache_text(request: Request, cache: CacheFormat) -> str:
-    """Bytes that the stream remembers, against those of keys and values as they are."""
-    shape, frames, dtype = request.cache_shape, request.cache_frames, request.stream.dtype
-    size, dense = (cost.token_bytes(shape, dtype) for cost in (request.cache, DENSE_COST))
-    if size == dense:
-        return f"Each token takes {dense:,.0f} bytes a layer in the cache."
-    all_bytes, all_dense = (
-        cost.allocated_bytes(shape, frames, dtype) for cost in (request.cache, DENSE_COST)
-    )
-    text = (
-        f"In the format {cache.name} each token takes {size:,.0f} bytes a layer in the cache instead of "
-        f"{dense:,.0f}, {dense / size:.1f} times less: {gigabytes(all_bytes)} instead of "
-        f"{gigabytes(all_dense)} with the frames that stay exact."
-    )
-    if cache.error is None:
-        return text
-    return f"{text} Error of attention when it was calibrated: {100 * cache.error:.2g} %."
-
-
-def _fits_offloaded(request: Request, device: Device) -> bool:
-    """Whether it fits with the transformer's weights in RAM."""
-    if device.is_cpu or device.free_bytes is None:
-        return False
-    weights = plan_stream(request).weights_bytes
-    ram = None if device.free_ram_bytes is None else device.free_ram_bytes - weights
-    moved = replace(device, free_bytes=device.free_bytes + weights, free_ram_bytes=ram)
-    return judge(request, moved).answer == FITS

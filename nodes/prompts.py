@@ -92,17 +92,15 @@ class RivuletPrompts(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, text: str | None = None, mode: str | None = None, seconds_each: float | None = None
-    ) -> bool | str:
-        """True, or why the graph cannot be queued; what comes over a link is read when it is there."""
-        if text is None or mode is None or seconds_each is None:
-            return True
+    def validate_inputs(cls, text: str | None = None) -> bool | str:
+        """True, or why the graph cannot be queued; what comes over a link is read when it is there.
+
+        The host tells the reason once for each input that is named here, and looks at the others itself.
+        """
         try:
-            Prompts(text, seconds_each, mode, None)
+            return text is None or bool(read_timeline(text))
         except ValueError as refusal:
             return str(refusal)
-        return True
 
     @classmethod
     def execute(cls, clip: Any, text: str, mode: str, seconds_each: float) -> io.NodeOutput:

@@ -18,6 +18,7 @@ from ..model_patches.cache.shapes import Exact
 from ..model_patches.memory.kind import MemoryKind
 from ..model_patches.stream.config import StreamConfig
 from ..pocket.models import BASIS_FILE, WEIGHTS
+from .host.inputs import GIVES_NOTHING
 
 BasisType = io.Custom("RIVULET_BASIS")
 CacheType = io.Custom("RIVULET_CACHE")
@@ -143,7 +144,7 @@ def why_not_together(name: str, basis_file: str, exact: bool, basis: Any) -> Non
         fileless = next(other for other in FORMATS.values() if other.rounds and not other.needs)
         raise ValueError(
             f"Small Cache: {name} needs {kind.needs}; choose one in basis_file, or connect "
-            f"{kind.source.maker}, which makes one. {fileless.name} needs none."
+            f"{kind.source.maker}, which makes one ({GIVES_NOTHING}). {fileless.name} needs none."
         )
     if kind.source is None and chosen:
         others = [other.name for other in FORMATS.values() if other.source is not None]

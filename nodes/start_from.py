@@ -13,6 +13,7 @@ from torch import Tensor
 from ..model_patches.stream.incoming import CROP, FITS
 from ..model_patches.takes.folder import TakeFolder
 from .host.incoming import refuse_unfit
+from .host.inputs import GIVES_NOTHING
 from .run.beginnings import WHO, Following, FromPicture, FromTake, FromVideo, newest_ending
 from .run.take_files import BEGUN_WITH, find_take, list_names
 
@@ -153,7 +154,7 @@ def _single_source(mode: str, sources: dict[str, Any]) -> tuple[str, Any]:
     step = f", or set mode to {' or '.join(modes)}" if modes else ""
     raise ValueError(
         f"{WHO}: mode {mode} begins with {' or '.join(SOURCES[mode])}, one of them, and got "
-        f"{' and '.join(sources) or 'nothing'}; connect {SOURCES[mode][0]} alone{step}."
+        f"{' and '.join(sources) or f'nothing ({GIVES_NOTHING})'}; connect {SOURCES[mode][0]} alone{step}."
     )
 
 

@@ -26,6 +26,7 @@ from ..model_patches.stream.recovery import refuse_full
 from ..model_patches.takes.keeper import EVERY_SECONDS
 from .host.caller import HostCaller
 from .host.decoder import decoder_for
+from .host.inputs import GIVES_NOTHING
 from .host.recipe import stream_config, switch_of
 from .memory import memory_of
 from .run.beginnings import FROM_NOTHING, Beginning
@@ -178,8 +179,8 @@ def _blocks(config: StreamConfig, pictures: int | None, negative: Any, begin: Be
     """Blocks of the whole video, None: without end; refused where guidance or positions do not allow it."""
     if config.guided and negative is None:
         raise ValueError(
-            f"Stream Video: cfg {config.cfg} guides away from a negative prompt, and none is connected; "
-            f"connect one (an empty prompt does), or set cfg to 1."
+            f"Stream Video: cfg {config.cfg} guides away from a negative prompt, and none is connected "
+            f"({GIVES_NOTHING}); connect one (an empty prompt does), or set cfg to 1."
         )
     blocks = frames = None
     if pictures is not None:

@@ -21,11 +21,17 @@ FITS, FITS_WITH, NO_FIT = "fits", "fits if", "does not fit"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer, its reasons, and a request that fits."""
+    """The answer, what is to be read of it, and a request that fits."""
 
     answer: str  # one of FITS, FITS_WITH, NO_FIT
-    text: str  # for the user
-    proposal: Request | None  # that fits, where the answer is FITS_WITH
+    lines: tuple[str, ...]  # for the user: the answer first, then its figures or reasons
+    proposal: Request | None = None  # that fits, where the answer is FITS_WITH
+    way: str = ""  # out of it: "take a window of ..."
+
+    @property
+    def text(self) -> str:
+        """The lines as one."""
+        return " ".join(self.lines)
 
 
 def judge(request: Request, device: Device, formats: Sequence[CacheCost] = ()) -> Verdict:
@@ -36,23 +42,34 @@ def judge(request: Request, device: Device, formats: Sequence[CacheCost] = ()) -
     """
     plan = plan_stream(request)
     short = shortages(request, plan, device)
-    figures = describe(request, plan, device)
+    where = "this computer's RAM" if device.is_cpu else f"your card ({device.name})"
     if not short:
-        return Verdict(FITS, f"It fits. {figures}", None)
-    problem = " ".join(short)
+        first = f"Fits {where}: needs {_of_free(_main_bytes(plan, device), device)}."
+        return Verdict(FITS, (first, *describe(request, plan, device)))
     fitting = (
         other for other in _proposals(request, formats) if not shortages(other, plan_stream(other), device)
     )
     proposal = _shorten(request, plan, device) or next(fitting, None)
     if proposal is None:
-        return Verdict(
-            NO_FIT,
-            f"It does not fit. {problem} No smaller window, picture or cache helps; take a smaller "
-            f"model or a device with more memory.",
-            None,
-        )
+        way = "take a smaller model or a device with more memory"
+        first = f"Does not fit, and no smaller window, picture or cache helps. Do this: {way}."
+        return Verdict(NO_FIT, (first, *short), way=way)
+    way = f"take {changes(request, proposal)}"
     figures = describe(proposal, plan_stream(proposal), device)
-    return Verdict(FITS_WITH, f"{problem} It fits with {changes(request, proposal)}. {figures}", proposal)
+    lines = (f"Does not fit. Do this: {way}.", *short, "Then it fits:", *figures)
+    return Verdict(FITS_WITH, lines, proposal, way)
+
+
+def _main_bytes(plan: Plan, device: Device) -> float:
+    """Bytes of the memory that decides, with headroom."""
+    return HEADROOM * (plan.device_bytes + (plan.ram_bytes if device.is_cpu else 0))
+
+
+def _of_free(needed: float, device: Device) -> str:
+    free = device.free_ram_bytes if device.is_cpu else device.free_bytes
+    return (
+        gigabytes(needed) if free is None else f"{gigabytes(needed)} of the {gigabytes(free)} that are free"
+    )
 
 
 def shortages(request: Request, plan: Plan, device: Device) -> list[str]:
@@ -91,20 +108,34 @@ def moved_bytes(request: Request, device: Device) -> int:
     return calls_of(request.stream) * min(missing, plan.weights_bytes)
 
 
-def describe(request: Request, plan: Plan, device: Device) -> str:
-    """A plan in a user's units: GB with headroom, seconds at the device's rates."""
-    memory = "RAM" if device.is_cpu else "graphics memory"
-    chunk = plan.seconds_per_chunk(device)
+def describe(request: Request, plan: Plan, device: Device) -> tuple[str, ...]:
+    """A plan in a user's units, a line a question: GB with headroom, seconds at the device's rates.
+
+    A stream without end has its figures for an hour of video.
+    """
+    memory, geometry = "RAM" if device.is_cpu else "graphics memory", request.geometry
+    chunk, first = plan.seconds_per_chunk(device), plan.seconds_to_first_chunk(device)
     pace = plan.chunk_seconds / chunk
-    geometry = request.geometry
+    seconds = request.seconds or SECONDS_PER_HOUR
+    length = f"{duration(seconds)} long" if request.seconds else "without end"
+    each = "it" if request.seconds else "an hour of it"
+    video = plan.video_bytes_per_hour / SECONDS_PER_HOUR * seconds
     return (
-        f"{geometry.width}x{geometry.height} on {device.name}: {gigabytes(HEADROOM * plan.device_bytes)} of "
-        f"{memory} (weights {gigabytes(plan.weights_bytes + plan.vae_weights_bytes)}, what the stream "
-        f"remembers {gigabytes(plan.cache_bytes)}), the first picture after about "
-        f"{short(plan.seconds_to_first_chunk(device))} s, then {short(plan.chunk_seconds)} s of video every "
-        f"{short(chunk)} s ({short(pace)} times the speed it plays at) and about "
-        f"{short(plan.video_bytes_per_hour / 60e6)} MB on disk a minute. Computed, not measured."
+        f"Video: {geometry.width}x{geometry.height} at {request.fps:g} pictures a second, {length}.",
+        f"Time: {each} takes about {duration(first + seconds / pace)}. The first picture comes after about "
+        f"{short(first)} s, then {short(plan.chunk_seconds)} s of video every {short(chunk)} s: "
+        f"{short(pace)} times the speed it plays at.",
+        f"Memory: {gigabytes(_main_bytes(plan, device))} of {memory}, of which weights "
+        f"{gigabytes(plan.weights_bytes + plan.vae_weights_bytes)}, what the stream remembers "
+        f"{gigabytes(plan.cache_bytes)}.",
+        f"Disk: {each} takes about {_video_size(video)}, and {gigabytes(plan.disk_bytes(seconds))} while "
+        f"it is made and snapshots lie beside it.",
+        "Computed, not measured.",
     )
+
+
+def _video_size(count: float) -> str:
+    return gigabytes(count) if count >= 1e9 else f"{short(count / 1e6)} MB"
 
 
 def changes(old: Request, new: Request) -> str:
@@ -129,6 +160,15 @@ def changes(old: Request, new: Request) -> str:
 def gigabytes(count: float) -> str:
     """A number of bytes in GB (10^9)."""
     return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e9:.3f} GB"
+
+
+def duration(seconds: float) -> str:
+    """A time in the largest unit that leaves at least two of it: 90 s, 12 minutes, 5.6 hours, 3 days."""
+    units = (("days", 86400), ("hours", 3600), ("minutes", 60))
+    for name, size in units:
+        if seconds >= 2 * size:
+            return f"{short(seconds / size)} {name}"
+    return f"{short(seconds)} s"
 
 
 def short(number: float) -> str:

@@ -23,6 +23,7 @@ class Script:
     switch: str = ""  # how to go over to one that names no mode; "": not said
     # seed, guidance and levels by the block they begin with, for a take that goes on: all else is as it was
     configs: Mapping[int, StreamConfig] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # sentences about what of the timeline will not be seen
     since: int | None = None  # block where `first` comes in, for a take that goes on; None: it holds already
 
     @property

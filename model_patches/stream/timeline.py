@@ -8,7 +8,7 @@ line that begins with `#` is a comment. Times are whole milliseconds, so that a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -27,6 +27,7 @@ MAX_LETTERS = 100_000  # of all that is typed
 MAX_DIGITS = 9  # of a number in a time
 NO_LETTERS = "has letters of no script (NUL or half of a pair); remove them or type it again"
 SHOWN_LETTERS = 60  # of a text, in a refusal
+MAX_REFUSALS = 8  # of lines, that are told at once
 
 _TIMED = "write for instance [5s] a red circle, [0-5s] a red circle or [1:30-2:00 cut] a red circle"
 
@@ -152,7 +153,7 @@ def read_timeline(
 
     seconds_each: how long each prompt of a `---` list is shown. length_seconds: planned length, times past it
     are refused; None: endless. mode: of every prompt whose line names none. Refuses with a ValueError that
-    quotes the line and says what to write.
+    has a line for each wrong line, which it quotes, with what to write.
     """
     if len(text) > MAX_LETTERS:
         raise ValueError(
@@ -175,11 +176,11 @@ def read_timeline(
             raise ValueError(f"Prompts: {name} {seconds} seconds; give a number that ends.")
     length_ms = None if length_seconds is None else round(1000 * length_seconds)
     if timed:
-        return Timeline(tuple(_timed_prompts(lines, length_ms, mode)))
+        return Timeline(_timed_prompts(lines, length_ms, mode))
     each_ms = round(1000 * seconds_each)
     if each_ms < 1:
         raise ValueError(f"Prompts: each prompt is shown for {seconds_each} seconds; give more than 0.")
-    return Timeline(tuple(_listed_prompts(lines, each_ms, length_ms, mode)))
+    return Timeline(_listed_prompts(lines, each_ms, length_ms, mode))
 
 
 def at_borders(
@@ -207,8 +208,8 @@ def at_borders(
         block = scene.border(int(-(-prompt.start_ms * fps // 1000)))
         if end is not None and scene.first_picture(block) >= end:
             notes.append(
-                f"{quoted(prompt.text)} at {clock(prompt.start_ms)} is not shown: it begins with block "
-                f"{block} and the stream has {blocks}; start it earlier or make the stream longer."
+                f"{quoted(prompt.text)} at {clock(prompt.start_ms)} is not shown: the video ends at "
+                f"{clock(int(1000 * end / fps))}; start it earlier or make the video longer."
             )
             continue
         if block in chosen:
@@ -244,31 +245,46 @@ class _Scene:
         )
 
 
-def _timed_prompts(lines: Sequence[Line], length_ms: int | None, mode: str) -> Iterator[Prompt]:
+def _timed_prompts(lines: Sequence[Line], length_ms: int | None, mode: str) -> tuple[Prompt, ...]:
     """Each timed line with the lines below it that have no time."""
+    heads = [index for index, line in enumerate(lines) if line.is_timed]
+    stray = [line for line in lines[: heads[0]] if line.text]
+    wrong = [str(line.refusal(f"stands before the first time; {_TIMED}")) for line in stray[:1]]
+    made: list[Prompt] = []
     before: tuple[Line, int, int | None] | None = None
-    for head, words in _grouped(lines):
-        assert head.bracket
-        inside, rest = head.bracket
-        start_ms, end_ms, named = _times(head, inside)
-        _check_order(head, start_ms, before, length_ms, end_ms)
-        text = " ".join([rest, *(line.text for line in words)]).strip()
-        if not text:
-            raise head.refusal("has no text; write after the bracket what is to be seen")
-        yield Prompt(start_ms, text, named or mode)
+    for begin, end in pairwise([*heads, len(lines)]):
+        head, words = lines[begin], lines[begin + 1 : end]
+        try:
+            start_ms, end_ms, prompt = _timed_prompt(head, words, mode)
+            _check_order(head, start_ms, before, length_ms, end_ms, is_first=begin == heads[0])
+        except ValueError as refusal:
+            wrong.append(str(refusal))
+            continue
+        made.append(prompt)
         before = (head, start_ms, end_ms)
+    _refuse(wrong)
+    return tuple(made)
 
 
-def _grouped(lines: Sequence[Line]) -> Iterator[tuple[Line, list[Line]]]:
-    groups: list[tuple[Line, list[Line]]] = []
-    for line in lines:
-        if line.is_timed:
-            groups.append((line, []))
-        elif groups:
-            groups[-1][1].append(line)
-        elif line.text:
-            raise line.refusal(f"stands before the first time; {_TIMED}")
-    yield from groups
+def _timed_prompt(head: Line, words: Sequence[Line], mode: str) -> tuple[int, int | None, Prompt]:
+    """(start, end or None, in milliseconds; the prompt) of a line with a time and those below it."""
+    assert head.bracket
+    inside, rest = head.bracket
+    start_ms, end_ms, named = _times(head, inside)
+    text = " ".join([rest, *(line.text for line in words)]).strip()
+    if not text:
+        raise head.refusal("has no text; write after the bracket what is to be seen")
+    if reason := why_no_text(text):
+        raise head.refusal(reason)
+    return start_ms, end_ms, Prompt(start_ms, text, named or mode)
+
+
+def _refuse(wrong: Sequence[str]) -> None:
+    """ValueError with all that is wrong, each in a line of its own, if anything is."""
+    if len(wrong) > MAX_REFUSALS:
+        wrong = [*wrong[:MAX_REFUSALS], f"{len(wrong) - MAX_REFUSALS} more lines are wrong."]
+    if wrong:
+        raise ValueError("\n".join(wrong))
 
 
 def _times(line: Line, inside: str) -> tuple[int, int | None, str | None]:
@@ -321,8 +337,10 @@ def _check_order(
     before: tuple[Line, int, int | None] | None,
     length_ms: int | None,
     end_ms: int | None,
+    *,
+    is_first: bool,
 ) -> None:
-    if before is None and start_ms:
+    if is_first and start_ms:
         raise line.refusal("is the first prompt and does not start at 0; write [0s] before it")
     if before is not None:
         earlier, earlier_ms, earlier_end_ms = before
@@ -346,7 +364,7 @@ def _check_order(
 
 def _listed_prompts(
     lines: Sequence[Line], each_ms: int, length_ms: int | None, mode: str
-) -> Iterator[Prompt]:
+) -> tuple[Prompt, ...]:
     """One prompt for each part between lines of ---."""
     parts: list[list[Line]] = [[]]
     borders: list[Line] = []
@@ -356,17 +374,25 @@ def _listed_prompts(
             borders.append(line)
         elif line.text:
             parts[-1].append(line)
+    if not any(parts) and not borders:
+        raise ValueError("Prompts: nothing is written; write what is to be seen, such as a red circle.")
+    made: list[Prompt] = []
+    wrong: list[str] = []
     for index, part in enumerate(parts):
-        if not part and not borders:
-            raise ValueError("Prompts: nothing is written; write what is to be seen, such as a red circle.")
-        if not part:
-            raise borders[max(0, index - 1)].refusal(
-                f"has no text {'after' if index else 'before'} it; write a prompt there or delete the line"
-            )
+        text = " ".join(line.text for line in part)
+        line, problem = (part or borders[max(0, index - 1) :])[0], why_no_text(text)
         start_ms = index * each_ms
-        if length_ms is not None and start_ms and start_ms >= length_ms:
-            raise part[0].refusal(
+        if not part:
+            where = "after" if index else "before"
+            problem = f"has no text {where} it; write a prompt there or delete the line"
+        elif length_ms is not None and start_ms and start_ms >= length_ms:
+            problem = (
                 f"would begin at {clock(start_ms)} and the stream is planned to end at {clock(length_ms)}; "
                 f"give each prompt less time or make the stream longer"
             )
-        yield Prompt(start_ms, " ".join(line.text for line in part), mode)
+        if problem:
+            wrong.append(str(line.refusal(problem)))
+        else:
+            made.append(Prompt(start_ms, text, mode))
+    _refuse(wrong)
+    return tuple(made)

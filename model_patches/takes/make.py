@@ -195,6 +195,8 @@ def _run(making: Making, start: Start, options: dict[str, Any]) -> tuple[StreamS
             session.note_prompt(PromptChange(str(event.prompt), event.mode, *at))
         if start.opening.tail is not None:
             session.tell(f"What was there before is kept as {start.opening.tail.name}.")
+        elif making.script.notes:
+            session.tell(" ".join(making.script.notes))
         with keeper or nullcontext():
             state = _made(making, start, session, keeper, options)
     return state, session

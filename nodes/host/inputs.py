@@ -7,6 +7,7 @@ from comfy_api.v0_0_2 import io
 from ...model_patches.viewers.mailbox import MAX_SEED
 
 SIDE = {"min": 16, "max": 8192, "step": 16}  # pixels
+GIVES_NOTHING = "a node that is bypassed or muted gives nothing"  # ends a refusal of what is not connected
 LONGEST_SECONDS = 366 * 86400.0  # of a planned video, and of one prompt in it
 
 

@@ -10,6 +10,7 @@ from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.script import Script
 from ...model_patches.stream.timeline import DEFAULT_MODE, at_borders
 from ..host.caller import HostPrompt
+from ..host.inputs import GIVES_NOTHING
 from ..prompts import FROM_RECIPE
 from .beginnings import Beginning
 
@@ -33,7 +34,7 @@ def read_script(
     sentence about it, which is logged where it is followed.
     """
     if (positive is None) == (prompts is None):
-        both = "are both connected" if prompts is not None else "are both empty"
+        both = "are both connected" if prompts is not None else f"are both empty ({GIVES_NOTHING})"
         raise ValueError(
             f"Stream Video: positive and prompts {both}, and one of them must say what to show; connect "
             f"positive for a fixed prompt, or prompts for a timeline and live typing."
@@ -56,4 +57,5 @@ def read_script(
     # all at once, so that a prompt that cannot be encoded is refused before the first block
     texts = [encode(change.prompt.text) for change in changes]
     by_block = {change.block: change.prompt for change in changes}
-    return Script(texts[0], by_block[0].text if 0 in by_block else None, by_block, encode, switch)
+    text = by_block[0].text if 0 in by_block else None
+    return Script(texts[0], text, by_block, encode, switch, notes=notes)

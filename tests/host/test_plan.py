@@ -51,21 +51,24 @@ def test_the_models_sizes_are_read_from_the_host(load, vae, models):
 def test_what_fits_passes_the_model_on_and_says_so(planned, load):
     model, text = planned().args
     assert model is load("plain")
-    assert text.startswith("It fits. 64x48 on a card") and "Not counted: the text encoder" in text
+    first, video, *rest = text.splitlines()
+    assert first.startswith("Fits your card (a card): needs ") and video.startswith("Video: 64x48 at 16 ")
+    assert "Not counted: the text encoder, and the programs themselves." in rest
     assert "New prompts" not in text
 
 
 def test_what_does_not_fit_stops_with_a_proposal(planned):
     with pytest.raises(
         ValueError,
-        match=r"Graphics memory: needs .* It fits with a .* Computed.* a tiny decoder, .*switch stop_",
+        match=r"(?s)^Plan Stream: Does not fit. Do this: take .*\nGraphics memory: needs .*\nThen it fits:\n"
+        r".*\nComputed.* a tiny decoder, .*\nTo run it all the same, switch stop_",
     ):
         planned(6e9, width=640, height=480)
 
 
 def test_it_only_says_so_where_that_is_wished(planned):
     _, text = planned(6e9, width=640, height=480, stop_if_too_big=False).args
-    assert text.startswith("Graphics memory: needs ")
+    assert text.startswith("Does not fit. Do this: take ")
 
 
 def test_weights_that_the_host_can_keep_in_ram_do_not_stop_a_run(planned, load, vae):
@@ -75,9 +78,30 @@ def test_weights_that_the_host_can_keep_in_ram_do_not_stop_a_run(planned, load, 
     config = StreamConfig(Geometry(64, 48), "infinity_rope")
     needed = HEADROOM * plan_stream(request_of(load("plain"), vae, config, 16.0, 2.0)).device_bytes
     _, text = planned(needed - 100_000, vae=vae).args
-    assert "it fits if ComfyUI keeps the model's weights" in text
+    assert text.startswith("Fits your card (a card), but slowly: ")
     # 0.1 MB has no room, and a block has five calls
-    assert re.search(r"about 0\.00\d GB go to the card .* in each of its 5 calls: .* at least halve it", text)
+    assert re.search(
+        r"About 0\.00\d GB go to the card .* in each of its 5 calls: .*\n.* at least halve it", text
+    )
+    assert "\nTo have all of them there, take a " in text
+
+
+def test_a_stream_without_end_is_planned_by_the_hour(planned):
+    _, text = planned(seconds=0.0).args
+    assert "64x48 at 16 pictures a second, without end." in text
+    assert "Time: an hour of it takes" in text and "Disk: an hour of it takes" in text
+
+
+def test_prompts_beyond_the_end_are_told_before_the_run(planned):
+    from rivulet.nodes.prompts import Prompts
+
+    prompts = Prompts("[0s] one\n[1s] two\n[5s] three\n[1:00 cut] four", 5.0, "recipe", None)
+    lines = planned(prompts=prompts).args[1].splitlines()
+    late = [line for line in lines if "is not shown" in line]
+    # 2 s are 32 pictures, which 3 blocks of 12 hold, the first of which has 9
+    assert [line.split(" ")[0] for line in late] == ["'three'", "'four'"]
+    assert all("the video ends at 2.062s; start it earlier or make the video longer" in line for line in late)
+    assert "is not shown" not in planned(prompts=prompts, seconds=0.0).args[1]
 
 
 def test_a_model_that_cannot_be_streamed_is_refused(planned, load, monkeypatch):
@@ -120,7 +144,8 @@ def test_what_fits_which_card_is_said(planned, load):
 
 def test_a_tiny_decoder_is_named_where_it_is_enough_and_not_where_it_is_there(load, tiny_vae):
     from rivulet.model_patches.plan.verdict import HEADROOM
-    from rivulet.nodes.plan import request_of, tiny_text
+    from rivulet.nodes.plan import request_of
+    from rivulet.nodes.plan_lines import tiny_text
 
     config = StreamConfig(Geometry(640, 480), "infinity_rope")
     request = request_of(load("plain"), None, config, 16.0, 2.0)
@@ -132,12 +157,13 @@ def test_a_tiny_decoder_is_named_where_it_is_enough_and_not_where_it_is_there(lo
 
 def test_int8_is_proposed_before_a_smaller_window(load):
     from rivulet.model_patches.plan.verdict import HEADROOM
-    from rivulet.nodes.plan import formats_for, request_of, smaller, verdict_text
+    from rivulet.nodes.plan import formats_for, request_of, smaller
+    from rivulet.nodes.plan_lines import verdict_lines
 
     request = request_of(load("plain"), None, StreamConfig(Geometry(640, 480), "infinity_rope"), 16.0, 2.0)
     formats = formats_for(request, load("plain").get_model_object("diffusion_model"))
     assert [cost.name for cost in formats] == ["dense", "int8", "latent"]
     free = int(HEADROOM * plan_stream(request).device_bytes) - 1000
-    text, fits = verdict_text(request, replace(CARD, free_bytes=free), smaller(request, formats))
-    assert not fits or "ComfyUI keeps" in text
-    assert "It fits with the cache format int8 instead of dense" in text
+    lines, fits = verdict_lines(request, replace(CARD, free_bytes=free), smaller(request, formats))
+    assert fits == lines[1].startswith("ComfyUI keeps")
+    assert any("take the cache format int8 instead of dense." in line for line in lines)

@@ -84,6 +84,7 @@ def test_what_is_left_to_the_recipe_is_known_when_the_stream_begins(read, caplog
             ("a blue square", "cut"),
             ("a red circle", wanted),
         ]
+        assert not script.notes
         assert script.switch == wanted == script.resume(3, None).switch
         assert ("As it says." in caplog.text) is (mode == "recipe")
 
@@ -93,8 +94,8 @@ def test_a_saved_workflow_keeps_its_switch_and_a_new_node_asks_the_recipe(comfyu
 
     (mode,) = (each for each in RivuletPrompts.define_schema().inputs if each.id == "mode")
     assert mode.default == "recipe" and set(mode.options) == {"recipe", "cut", "recache", "smooth", "blend"}
-    assert RivuletPrompts.validate_inputs(TEXT, "recipe", 5.0) is True
-    assert "there is no switch 'fade'" in RivuletPrompts.validate_inputs(TEXT, "fade", 5.0)
+    with pytest.raises(ValueError, match="no switch 'fade'"):
+        RivuletPrompts.execute(Clip(), TEXT, "fade", 5.0)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +110,21 @@ def test_a_saved_workflow_keeps_its_switch_and_a_new_node_asks_the_recipe(comfyu
 def test_what_cannot_be_read_is_refused_before_the_graph_is_queued(comfyui, text, words):
     from rivulet.nodes.prompts import RivuletPrompts
 
-    assert words in RivuletPrompts.validate_inputs(text, "recache", 5.0)
-    assert RivuletPrompts.validate_inputs(TEXT, "recache", 5.0) is True
-    assert RivuletPrompts.validate_inputs(None, "recache", 5.0) is True
+    assert words in RivuletPrompts.validate_inputs(text)
+    assert RivuletPrompts.validate_inputs(TEXT) is RivuletPrompts.validate_inputs(None) is True
+
+
+def test_the_host_tells_a_refusal_of_any_node_once(comfyui):
+    """It repeats the reason for each input that a node looks at itself."""
+    import asyncio
+    import inspect
+
+    from rivulet.nodes import RivuletExtension
+
+    nodes = asyncio.run(RivuletExtension().get_node_list())
+    looking = {node: inspect.signature(node.validate_inputs).parameters for node in nodes}
+    own = {node: list(names) for node, names in looking.items() if "kwargs" not in names}
+    assert len(own) >= 4 and all(len(names) == 1 for names in own.values()), own
 
 
 def test_words_the_pocket_model_does_not_know_are_refused_before_the_stream(read):

@@ -15,6 +15,8 @@ from rivulet.model_patches.plan.verdict import (
     HEADROOM,
     NO_FIT,
     changes,
+    describe,
+    duration,
     judge,
     moved_bytes,
     short,
@@ -62,26 +64,46 @@ def test_what_is_not_known_is_not_judged():
     assert judge(WAN, CARD).answer == FITS
 
 
-def test_a_fitting_plan_is_told_in_a_users_units():
-    text = judge(WAN, card(1.1)).text
-    for words in (
-        "832x480 on a card: ",
-        "GB of graphics memory",
-        "first picture after about",
-        "0.75 s of video every",
-        "times the speed it plays at",
-        "MB on disk a minute",
-        "Computed, not measured",
-    ):
-        assert words in text
+def test_a_fitting_plan_is_told_in_lines_the_answer_first():
+    first, video, time, memory, disk, source = judge(WAN, card(1.1)).lines
+    needed, free = NEEDED / 1e9, 1.1 * NEEDED / 1e9
+    assert first == f"Fits your card (a card): needs {needed:.1f} GB of the {free:.1f} GB that are free."
+    assert video == "Video: 832x480 at 16 pictures a second, without end."
+    assert time.startswith("Time: an hour of it takes about ") and "times the speed it plays at" in time
+    assert "The first picture comes after about" in time and "0.75 s of video every" in time
+    assert f"{needed:.1f} GB of graphics memory, of which weights" in memory
+    assert disk.startswith("Disk: an hour of it takes about ") and source == "Computed, not measured."
+
+
+def test_a_length_has_the_figures_of_that_length():
+    plan, device = plan_stream(WAN), card(1.1)
+    _, video, time, _, disk, _ = judge(replace(WAN, seconds=600.0), device).lines
+    assert video.endswith("10 minutes long.") and time.startswith("Time: it takes about ")
+    chunks = 600 / plan.chunk_seconds
+    made = duration(plan.seconds_to_first_chunk(device) + chunks * plan.seconds_per_chunk(device))
+    assert f"takes about {made}. " in time
+    assert f"it takes about {short(plan.video_bytes_per_hour / 6e6)} MB, and" in disk
+    assert f"{plan.disk_bytes(600.0) / 1e9:.1f} GB while it is made" in disk
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(90.0, "90 s"), (120.0, "2 minutes"), (5400.0, "90 minutes"), (20000.0, "5.6 hours"), (3e5, "3.5 days")],
+)
+def test_times_are_in_their_largest_unit(seconds, words):
+    assert duration(seconds) == words
 
 
 def test_another_cache_format_is_proposed_first():
     assert judge(WAN, card(0.98)).proposal.stream.positions.window_frames == 5
     found = judge(WAN, card(0.98), [EIGHTH])
     assert found.answer == FITS_WITH and found.proposal == replace(WAN, cache=EIGHTH)
-    assert "It fits with the cache format eighth instead of dense. " in found.text
-    assert found.text.startswith("Graphics memory: needs ") and "GB free on a card." in found.text
+    first, short, then, *figures = found.lines
+    assert first == "Does not fit. Do this: take the cache format eighth instead of dense."
+    assert short.startswith("Graphics memory: needs ") and short.endswith("GB free on a card.")
+    assert then == "Then it fits:" and figures == list(
+        describe(found.proposal, plan_stream(found.proposal), card(0.98))
+    )
 
 
 def test_without_one_the_largest_window_that_fits_is_proposed():
@@ -119,7 +141,10 @@ def test_two_changes_are_proposed_where_one_is_not_enough():
 def test_what_cannot_fit_is_said():
     found = judge(WAN, card(0.1), [EIGHTH])
     assert (found.answer, found.proposal) == (NO_FIT, None)
-    assert "take a smaller model or a device with more memory" in found.text
+    assert found.lines[0].startswith("Does not fit, and no") and found.lines[0].endswith(
+        "Do this: take a smaller model or a device with more memory."
+    )
+    assert found.lines[1].startswith("Graphics memory: needs ")
 
 
 def test_a_full_disk_shortens_the_stream():

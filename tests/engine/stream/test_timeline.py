@@ -104,6 +104,31 @@ def test_what_cannot_be_is_refused_with_the_line(text, quoted, words):
     assert quoted in str(refused.value) and words in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("[1s] one\n[5x] two\n[7s]\n[8s] four\n[6s zoom] five\n[4s] six", [1, 2, 3, 5, 6]),
+        ("[0x] one\n[5s] two\n[9y] three", [1, 3]),
+        ("a\nb\n[0s] one\n[2s] \0", [1, 4]),
+        ("---\none\n---\n---\ntwo\n---\n\ud800", [1, 3, 7]),
+    ],
+)
+def test_every_wrong_line_is_told_once_with_its_reason(text, lines):
+    """What is right in between hides none, and what follows a wrong line is not called wrong for it."""
+    with pytest.raises(ValueError, match="Prompts") as refused:
+        read_timeline(text)
+    told = str(refused.value).splitlines()
+    assert [line.partition(", '")[0] for line in told] == [f"Prompts, line {number}" for number in lines]
+    assert all(len(line.partition("': ")[2]) > 10 for line in told)
+
+
+def test_of_very_many_wrong_lines_the_first_are_told():
+    with pytest.raises(ValueError, match="Prompts") as refused:
+        read_timeline("[0s] one\n" + "[x]\n[5x] two\n" * 100)
+    told = str(refused.value).splitlines()
+    assert len(told) == 9 and told[-1] == "92 more lines are wrong."
+
+
 def test_a_range_may_end_with_the_stream():
     assert typed("[0-20s] one", length_seconds=20) == [(0, "one", "recache")]
 
@@ -179,7 +204,11 @@ def test_of_two_changes_in_one_block_the_later_wins_and_it_is_said():
 
 def test_a_change_after_the_last_block_is_said():
     changes, notes = at_borders(read_timeline("[0s] one\n[1.4s] two"), GEOMETRY, 16, 3, blocks=3)
-    assert [change.block for change in changes] == [0] and "it begins with block 3" in notes[0]
+    # 3 blocks are 33 pictures
+    assert [change.block for change in changes] == [0]
+    assert notes == (
+        "'two' at 1.4s is not shown: the video ends at 2.062s; start it earlier or make the video longer.",
+    )
 
 
 def test_a_cut_moves_the_borders_after_it():
