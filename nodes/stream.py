@@ -24,6 +24,7 @@ from ..model_patches.stream.config import StreamConfig
 from ..model_patches.stream.pipeline import Chunk
 from ..model_patches.stream.recovery import refuse_full
 from ..model_patches.takes.keeper import EVERY_SECONDS
+from ..model_patches.writer.encoding import DEFAULT_CRF, X264, Encoding
 from .host.caller import HostCaller
 from .host.decoder import decoder_for
 from .host.inputs import GIVES_NOTHING
@@ -113,8 +114,12 @@ class RivuletStream(io.ComfyNode):
         let_others_in: float = 0.0,
         part_hours: float = 0.0,
         part_gigabytes: float = 0.0,
+        encoder: str = X264,
+        quality: int = DEFAULT_CRF,
+        enlarge_small: bool = True,
     ) -> io.NodeOutput:
         """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
+        encoding = Encoding(encoder, quality, enlarge_small)
         config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
         fps = float(rate_of(fps))
         pictures = max(1, round(seconds * fps)) if seconds else None
@@ -133,7 +138,7 @@ class RivuletStream(io.ComfyNode):
         order = Order(
             caller, decoder, config, *kept, script, fps, blocks, video, cls._graph(), page,
             policy_of(snapshot, snapshot_seconds, snapshot_gb), begin.may_redo,
-            LongRun(stop_on_drift, let_others_in, part_hours, part_gigabytes),
+            LongRun(stop_on_drift, let_others_in, part_hours, part_gigabytes), encoding,
         )  # fmt: skip
         run = Run(order)
         state = run.make(

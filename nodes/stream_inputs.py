@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..model_patches.takes.keeper import EVERY_SECONDS
+from ..model_patches.writer.encoding import DEFAULT_CRF, ENCODERS, SMALL_SIDE, X264
 from .host.inputs import fps_input, height_input, seconds_input, seed_input, width_input
 from .host.recipe import block_input, cfg_input, preset_input
 from .prompts import PromptsType
@@ -15,7 +16,7 @@ from .start_from import StartType
 
 def stream_inputs() -> list[io.Input]:
     """All inputs in the order of the node."""
-    return [*_frame(), *_shown(), *_kept(), *_snapshots(), *_long(), *_parts()]
+    return [*_frame(), *_shown(), *_kept(), *_snapshots(), *_long(), *_parts(), *_coded()]
 
 
 def _frame() -> list[io.Input]:
@@ -187,5 +188,40 @@ def _parts() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip="Another file begins after so many gigabytes, and the parts stay apart. 0: one file.",
+        ),
+    ]
+
+
+def _coded() -> list[io.Input]:
+    """How the file is coded."""
+    return [
+        io.Combo.Input(
+            "encoder",
+            options=list(ENCODERS),
+            default=X264,
+            optional=True,
+            advanced=True,
+            tooltip="Who codes the file. "
+            + "; ".join(f"{name}: {what}" for name, what in ENCODERS.items())
+            + ". One that does not work here is refused before the first block.",
+        ),
+        io.Int.Input(
+            "quality",
+            default=DEFAULT_CRF,
+            min=0,
+            max=51,
+            optional=True,
+            advanced=True,
+            tooltip="Quality of the file (crf): lower is better and larger, 0 loses only the colours' "
+            "resolution; 6 less is about twice the size. A take that is gone on with keeps its own.",
+        ),
+        io.Boolean.Input(
+            "enlarge_small",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip=f"Pictures with a side under {SMALL_SIDE} pixels are drawn larger in the file, each "
+            "pixel as a square of 2, 4, 6 ... pixels, so that edges between colours stay sharp in every "
+            "player. Start From and Resume Stream read the pictures as they were.",
         ),
     ]

@@ -18,8 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..writer.encoding import coding_of
 from ..writer.ffmpeg import Decoder, decode_command, find_ffmpeg
-from ..writer.video import check_fps
+from ..writer.hdr import tone_mapping
+from ..writer.movie import read_movie
+from ..writer.options import check_fps
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +64,17 @@ class VideoFile:
         self.fps = check_fps(fps)
         self._window = {"start_seconds": start_seconds, "seconds": seconds}
         self._decoder: Decoder | None = None
+        self._factor = 1  # how many times larger than the stream's pictures the file's are
         self.read_frames = 0  # pictures
 
     def __enter__(self) -> VideoFile:
         if not self.path.is_file():
             raise ValueError(f"Video reader: there is no file {self.path}; choose one that is there.")
-        command = decode_command(find_ffmpeg(), self.path, fps=self.fps, **self._window)
+        movie = read_movie(self.path)
+        self._factor = coding_of(movie).factor if movie else 1
+        program = find_ffmpeg()
+        tones = tone_mapping(program, self.path)
+        command = decode_command(program, self.path, fps=self.fps, **self._window, tones=tones)
         self._decoder = Decoder(command)
         return self
 
@@ -85,7 +93,7 @@ class VideoFile:
             if picture is None:
                 self._end(self.read_frames + len(found))
             else:
-                found.append(torch.from_numpy(picture))
+                found.append(_reduced(torch.from_numpy(picture), self._factor))
         self.read_frames += len(found)
         return torch.stack(found) if found else torch.empty(0, 0, 0, 3, dtype=torch.uint8)
 
@@ -99,6 +107,14 @@ class VideoFile:
             )
         if code or words:
             log.warning("Video reader: %s ends after %d pictures: %s", self.name, frames, words or code)
+
+
+def _reduced(picture_HWC: Tensor, factor: int) -> Tensor:
+    """A uint8 picture as it was before a writer drew each of its pixels this many times in a row."""
+    height, width = picture_HWC.shape[0] // factor, picture_HWC.shape[1] // factor
+    if factor == 1 or (height * factor, width * factor) != picture_HWC.shape[:2]:
+        return picture_HWC
+    return picture_HWC.view(height, factor, width, factor, 3).float().mean((1, 3)).round().to(torch.uint8)
 
 
 class Pictures:

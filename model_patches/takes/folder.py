@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.files import sync_folder
+from ..writer.sound import FOLDER
 
-ENDING = ".take"
+ENDING = FOLDER
 KIND, VERSION = "rivulet take", 1
 PLANNED, STOPPED, FAILED = "planned", "stopped", "failed"
 HOW = (PLANNED, STOPPED, FAILED)

@@ -13,6 +13,7 @@ from pathlib import Path
 from .encoder import FULL, FULL_CODES, HANG_SECONDS, POLL_SECONDS, DiskFullError
 from .ffmpeg import error_text, file_url, process_options
 from .movie import frame_count
+from .sound import Under
 from .tags import tag_flags, tags_text
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,13 @@ def copy(
     frames: int,
     skip: int = 0,
     metadata: Mapping[str, str] | None = None,
+    sound: Under | None = None,
     hang_seconds: float = HANG_SECONDS,
 ) -> Path:
     """Returns a new MP4 beside `target`, under its working name, with its header first and synced to disk.
 
-    It holds `frames` frames from number `skip` of the sources on, which begins with a key frame. Tags that
-    cannot be written are left out and told. RuntimeError, and no file, where it fails.
+    It holds `frames` frames from number `skip` of the sources on, which begins with a key frame. Tags, or a
+    sound, that cannot be written are left out and told. RuntimeError, and no file, where it fails.
     """
     working, listed, tags, said = working_files(target)
     tagged = metadata or {}
@@ -53,7 +55,8 @@ def copy(
         command = [
             *(program, "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
             *("-f", "concat", "-safe", "0", "-i", file_url(listed)),
-            *("-f", "ffmetadata", "-i", file_url(tags), "-map", "0:v", "-map_metadata", "1"),
+            *("-f", "ffmetadata", "-i", file_url(tags), *(sound.inputs if sound else [])),
+            *("-map", "0:v", *(["-map", "2:a"] if sound else []), "-map_metadata", "1"),
             *("-c", "copy", *drop, "-frames:v", str(frames)),
             *("-movflags", "faststart" + tag_flags(tagged), "-f", "mp4", file_url(working)),
         ]
@@ -65,10 +68,13 @@ def copy(
     except BaseException as why:
         with suppress(OSError):
             working.unlink()
-        if not tagged or isinstance(why, DiskFullError) or not isinstance(why, OSError | RuntimeError):
+        is_ours = isinstance(why, OSError | RuntimeError) and not isinstance(why, DiskFullError)
+        if not is_ours or not (tagged or sound):
             raise
-        log.warning("Video writer: %s is made without its tags (%s).", target.name, why)
-        return copy(program, sources, target, frames=frames, skip=skip, hang_seconds=hang_seconds)
+        lost = "its tags" if tagged else "its sound"
+        log.warning("Video writer: %s is made without %s (%s).", target.name, lost, why)
+        rest = {"sound": sound if tagged else None, "hang_seconds": hang_seconds}
+        return copy(program, sources, target, frames=frames, skip=skip, **rest)
     finally:
         for path in (listed, tags, said):
             with suppress(OSError):

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from .encoding import Coding
 from .ffmpeg import INSTALL, error_text, file_url, process_options
 from .lock import hold
 
 BT709 = "color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
+YUV = "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"
 HANG_SECONDS = 60.0
 SLICE_BYTES = 1 << 20  # between two looks at whether ffmpeg still takes any
 POLL_SECONDS, EXIT_SECONDS = 0.1, 0.005
@@ -36,20 +38,22 @@ class DiskFullError(EncoderError):
 def encode_command(
     program: str,
     target: Path,
+    coding: Coding,
     *,
     width: int,
     height: int,
     fps: Fraction,
     keyframe_frames: int,
-    crf: int,
     threads: int,
     tags: Path | None = None,
 ) -> list[str]:
     """Returns the command that turns raw RGB on its standard input into a fragmented MP4.
 
+    width, height: pixels of what comes in; the file's are `coding.factor` times as many.
     Every frame is a fragment, on disk as soon as the next one arrives; the encoder has no lookahead. tags: a
     file of FFMETADATA, which is read at once and stands in the first box.
     """
+    named = ["-metadata:s:v:0", f"handler_name={coding.label}"] if coding.label else []
     # asked for before the pictures, which come when there are any
     tagged = ["-f", "ffmetadata", "-i", file_url(tags)] if tags else []
     chosen = ["-map", "1:v", "-map_metadata", "0"] if tags else []
@@ -61,10 +65,8 @@ def encode_command(
         *("-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"),
         *("-framerate", f"{fps.numerator}/{fps.denominator}", "-i", "pipe:0"),
         *(*chosen, "-an", "-fps_mode", "passthrough"),
-        *("-vf", f"scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,setparams={BT709}"),
-        *("-c:v", "libx264", "-preset", "veryfast", "-tune", "zerolatency", "-crf", str(crf)),
-        *("-g", str(keyframe_frames), "-keyint_min", str(keyframe_frames), "-sc_threshold", "0"),
-        *("-threads", str(threads), "-flush_packets", "1"),
+        *("-vf", f"{coding.filters(width, height)}{YUV},setparams={BT709}"),
+        *(*coding.options(keyframe_frames, threads), *named, "-flush_packets", "1"),
         *("-movflags", flags, "-f", "mp4", file_url(target)),
     ]
 

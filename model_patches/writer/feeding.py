@@ -72,9 +72,8 @@ class Feed:
         limits: Limits = Limits(),
         hang_seconds: float = HANG_SECONDS,
     ) -> None:
-        """cut: cuts what is there of the video to first_frame, once a frame has come, and gives the number of
-        its last part. command: makes ffmpeg's, for the paths of a part and of its tags. metadata: the tags
-        as a part begins."""
+        """cut: cuts what is there to first_frame, once a frame has come, and gives its last part's number.
+        command: makes ffmpeg's, for the paths of a part and of its tags, which metadata gives."""
         self.path, self.part = path, 0
         self.items: queue.Queue[HostFrames | threading.Event | None] = queue.Queue(queue_chunks)
         self.index: FragmentIndex | None = None  # of the newest part

@@ -47,19 +47,26 @@ def _check_program(program: str) -> str | None:
 
 
 def decode_command(
-    program: str, source: Path, *, fps: Fraction, start_seconds: float = 0.0, seconds: float | None = None
+    program: str,
+    source: Path,
+    *,
+    fps: Fraction,
+    start_seconds: float = 0.0,
+    seconds: float | None = None,
+    tones: str = "",
 ) -> list[str]:
     """Returns the command that turns a video file into RGB pictures, PPM after PPM, on standard output.
 
     The output has `fps` frames per second, each the nearest one of the file, rotated as the file's metadata
-    says, with square pixels. seconds: length from start_seconds on; None: to the end.
+    says, with square pixels. seconds: length from start_seconds on; None: to the end. tones: see
+    `hdr.tone_mapping`.
     """
     window = ["-ss", f"{start_seconds:.6f}"] * (start_seconds > 0)
     window += [] if seconds is None else ["-t", f"{seconds:.6f}"]
     return [
         *(program, "-hide_banner", "-loglevel", "error", "-nostdin", *window, "-i", file_url(source)),
         *("-map", "0:v:0", "-an", "-sn", "-dn"),
-        *("-vf", f"fps={fps.numerator}/{fps.denominator},scale=iw*sar:ih,setsar=1,format=rgb24"),
+        *("-vf", f"fps={fps.numerator}/{fps.denominator},{tones}scale=iw*sar:ih,setsar=1,format=rgb24"),
         *("-fps_mode", "passthrough", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"),
     ]
 

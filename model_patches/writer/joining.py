@@ -12,6 +12,7 @@ from .ffmpeg import find_ffmpeg
 from .lock import FileLock
 from .movie import Movie, read_movie
 from .parts import RECOVER, WHO, clean, files_of, find_parts, joined_path, move, need_room, settle, trim
+from .sound import Under, forget, kept_sound
 from .tags import tags_of
 from .text import check_path
 
@@ -30,6 +31,7 @@ def join_parts(
     if not parts:
         return None
     size = sum(part.path.stat().st_size for part in parts)
+    sound = under(path, parts[0].path, 0, count)
     need_room(size, path.parent, f"to join the parts of {path.name}")
     try:
         joined = copy(
@@ -38,6 +40,7 @@ def join_parts(
             path,
             frames=count,
             metadata=metadata,
+            sound=sound,
             hang_seconds=hang_seconds,
         )
         joined.replace(joined_path(path))
@@ -62,6 +65,22 @@ def keep_single(path: Path) -> Path | None:
     return settle(path)
 
 
+def under(path: Path, part: Path, first: int, frames: int) -> Under | None:
+    """What sounds while so many frames of a video are shown, from number `first` on; None: nothing does.
+
+    part: a file of the video, which tells how long a frame is shown.
+    """
+    movie, kept = read_movie(part), kept_sound(path)
+    if movie is None or not movie.fps:
+        return None
+    if not kept.is_file():
+        whole = read_movie(path) if path.is_file() else None
+        if whole is None or not whole.sound:
+            return None
+        kept = path
+    return Under(kept, float(first / movie.fps), float(frames / movie.fps))
+
+
 def finish(path: Path | str, metadata: Mapping[str, str] | None = None) -> Path | None:
     """Joins the parts that an interrupted run left behind; returns the video, or None without a frame.
 
@@ -75,7 +94,9 @@ def finish(path: Path | str, metadata: Mapping[str, str] | None = None) -> Path 
         if path.exists() and not find_parts(path):
             raise ValueError(f"{WHO}: {path} is finished already, and has no parts beside it.")
         tags = tags_of([part.path for part in find_parts(path)])
-        return join_parts(path, {**tags, **(metadata or {})}, find_ffmpeg())
+        made = join_parts(path, {**tags, **(metadata or {})}, find_ffmpeg())
+        forget(path)
+        return made
 
 
 def copy_tail(
@@ -101,7 +122,9 @@ def copy_tail(
     sources = [part.path for part in parts]
     need_room(sum(source.stat().st_size for source in sources), target.parent, f"for {target.name}")
     tags = {**tags_of(sources), **(metadata or {})}
-    made = copy(find_ffmpeg(), sources, target, frames=count - keyframe, skip=skip, metadata=tags)
+    left = count - keyframe
+    sound = under(path, sources[0], keyframe, left)
+    made = copy(find_ffmpeg(), sources, target, frames=left, skip=skip, metadata=tags, sound=sound)
     if not move(made, target):
         made.unlink()
         raise ValueError(f"{WHO}: {target} has appeared meanwhile and stays as it is; choose another name.")

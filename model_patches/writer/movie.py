@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
-from .boxes import count_inner, fragment_duration, fragments, inner, read_init, read_moov
+from .boxes import count_inner, fragment_duration, fragments, inner, inner_boxes, read_init, read_moov
 
 MEDIA = (b"moov", b"trak", b"mdia")
 TABLE = (*MEDIA, b"minf", b"stbl")
@@ -33,6 +33,8 @@ class Movie:
     codec: str  # as the file names it, avc1 for H.264
     fragmented: bool
     tracks: int
+    sound: bool  # whether one of them is a sound track
+    name: str  # of its video track
     reordered: bool  # frames are not stored in the order in which they are shown
 
     def keyframe_at(self, frame: int) -> int:
@@ -108,6 +110,12 @@ def _movie(
         codec=entry[4:8].decode("latin-1"),
         fragmented=fragmented,
         tracks=count_inner(moov, b"trak"),
+        sound=any(
+            inner(box, b"trak", b"mdia", b"hdlr")[16:20] == b"soun"
+            for kind, box in inner_boxes(moov)
+            if kind == b"trak"
+        ),
+        name=inner(moov, *MEDIA, b"hdlr")[32:].rstrip(b"\0").decode("utf-8", "replace"),
         reordered=bool(inner(moov, *TABLE, b"ctts")),
     )
 

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from .copying import sync
+from .encoding import Coding, coding_of
 from .movie import Movie, read_movie
-from .parts import RECOVER, WHO, Part, clean, find_parts, need_room_to_trim, part_path, trim_all
+from .parts import RECOVER, WHO, Part, clean, files_of, find_parts, need_room_to_trim, part_path, trim_all
 
 
 def reopen(
@@ -21,6 +22,7 @@ def reopen(
     *,
     width: int,
     height: int,
+    factor: int,
     fps: Fraction,
     program: str,
     go_on: bool,
@@ -28,7 +30,8 @@ def reopen(
 ) -> Callable[[], int]:
     """Returns what cuts the video to `frame` frames and gives the number of its last part, 0 without any.
 
-    Until that is called the video is as it was. ValueError where a new video would take an old one's name,
+    width, height: pixels of the stream; the file's are `factor` times as many. Until that is called the video
+    is as it was. ValueError where a new video would take an old one's name,
     where frames are missing, or where size or rate are others; NoRoomError where the cut has no room.
     """
     clean(path)
@@ -40,7 +43,7 @@ def reopen(
         last = max((part.number for part in parts), default=0)
         return lambda: last
     if finished and count < max(frame, 1):
-        _check(path, width, height, fps)
+        _check(path, width, height, factor, fps)
         parts = [_finished(path, parts, frame)]
     elif 0 < count < frame:
         raise _lacking(path, frame, count)
@@ -48,9 +51,20 @@ def reopen(
         _set_aside(path, tell)
     for part in parts:
         if part.frames:
-            _check(part.path, width, height, fps)
+            _check(part.path, width, height, factor, fps)
     need_room_to_trim(parts, frame)
     return partial(_cut, path, parts, frame, program)
+
+
+def kept_coding(path: Path, wanted: Coding, tell: Callable[[str], None]) -> Coding:
+    """How the files of a video are coded, which is told where it is not as wanted; that, without any."""
+    for part in files_of(path):
+        if part.frames and (movie := read_movie(part.path)):
+            kept = coding_of(movie)
+            if (kept.encoder, kept.crf) != (wanted.encoder, wanted.crf):
+                tell(f"{path.name} goes on as it began, with {kept.words}, so that it stays one.")
+            return kept
+    return wanted
 
 
 def _cut(path: Path, parts: list[Part], frame: int, program: str) -> int:
@@ -113,18 +127,18 @@ def _lacking(path: Path, frame: int, count: int) -> ValueError:
     )
 
 
-def _check(path: Path, width: int, height: int, fps: Fraction) -> None:
+def _check(path: Path, width: int, height: int, factor: int, fps: Fraction) -> None:
     """Raises ValueError where frames of this size and rate cannot follow those of the file."""
     movie = read_movie(path)
     if not movie:
         raise ValueError(
             f"{WHO}: {path.name} cannot be read as a video; move it away, or choose another name."
         )
-    if (movie.width, movie.height) != (width, height) or not movie.has_fps(fps):
+    if (movie.width, movie.height) != (width * factor, height * factor) or not movie.has_fps(fps):
+        size = f"{movie.width // factor}x{movie.height // factor}"
         raise ValueError(
-            f"{WHO}: {path.name} is {movie.width}x{movie.height} pixels at {float(movie.fps):g} frames per "
-            f"second, and this run makes {width}x{height} at {float(fps):g}; set them to the video's, or "
-            f"choose another name."
+            f"{WHO}: {path.name} is {size} pixels at {float(movie.fps):g} frames per second, and this run "
+            f"makes {width}x{height} at {float(fps):g}; set them to the video's, or choose another name."
         )
     what = _foreign(movie)
     if what:
@@ -138,6 +152,6 @@ def _foreign(movie: Movie) -> str:
     """What a file has that joining would lose or could not join; "" without any."""
     if movie.codec not in ("avc1", "avc3"):
         return f"is coded as {movie.codec.strip()} and not as H.264"
-    if movie.tracks > 1:
-        return "has a sound track or another one beside its pictures"
+    if movie.tracks > 1 + movie.sound:
+        return "has tracks beside its pictures and one sound"
     return "holds its frames in another order than they are shown in" if movie.reordered else ""

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import partial
@@ -13,18 +12,21 @@ from types import TracebackType
 import numpy as np
 from torch import Tensor
 
-from ..geometry import rate_of
 from .disk import Room
 from .encoder import HANG_SECONDS, encode_command
-from .feeding import Feed, Limits
+from .encoding import USUAL, Encoding
+from .feeding import Feed
 from .ffmpeg import find_ffmpeg
 from .fmp4 import FragmentIndex
 from .frames import HostFrames
 from .joining import join_parts, keep_single
 from .lock import FileLock
+from .options import check_fps, check_limits, check_numbers
 from .parts import RECOVER, NoRoomError, Part, find_parts
 from .pixels import check_size, check_start, to_frames
-from .reopen import reopen
+from .progress import Progress
+from .reopen import kept_coding, reopen
+from .sound import Sound, forget, ready
 from .text import check_path
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,6 @@ log = logging.getLogger(__name__)
 WHO = "Video writer"
 POLL_SECONDS = 0.1  # between checks that the encoder still runs
 HURRY_SECONDS = 5.0  # for an ffmpeg that does nothing, where someone waits for the end of the program
-PATIENCE = 3.0  # times what an ffmpeg has, until the thread is given up that is to notice it
 
 
 class Mp4Writer:
@@ -42,10 +43,9 @@ class Mp4Writer:
     on an error, makes that `name.mp4`. `write` blocks while `queue_chunks` chunks are queued, so memory does
     not grow when the encoder is slow. To go on with a video, finished or not, open its path with
     `start_frame`: it is cut to so many frames once the first new one comes, and new parts follow; a run that
-    fails before leaves it as it was. One writer at a time has a path: others
-    get LockedError. An ffmpeg that dies or hangs costs no frame: another goes on in a part of its own, which
-    changes the file but not the pictures that go in. `metadata` (title, comment, ...) stands in every part
-    from its first byte on; `describe` adds to it until the writer closes.
+    fails before leaves it as it was. One writer at a time has a path: others get LockedError. An ffmpeg that
+    dies or hangs costs no frame: another goes on in a part of its own, which changes the file but not the
+    pictures that go in. `metadata` (title, comment, ...) stands in every part from its first byte on.
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class Mp4Writer:
         metadata: Mapping[str, str] | None = None,
         queue_chunks: int = 2,
         keyframe_frames: int | None = None,
-        crf: int = 18,
+        encoding: Encoding = USUAL,
+        sound: Sound | None = None,
         threads: int = 0,
         part_hours: float | None = None,
         part_gigabytes: float | None = None,
@@ -69,7 +70,8 @@ class Mp4Writer:
         tell: Callable[[str], None] = lambda sentence: log.warning("%s: %s", WHO, sentence),
     ) -> None:
         """go_on: whether a video that is there is gone on with; None: where start_frame is not 0. lock: of
-        this path, held already, which is given back when the writer closes.
+        this path, held already, which is given back when the writer closes. encoding, sound: of a new video,
+        one that is gone on with keeps its own.
 
         part_hours, part_gigabytes: where a part ends; the parts of such a video stay apart when it has
         several. hang_seconds: after so long without a byte taken ffmpeg is killed. tell: gets sentences for
@@ -85,13 +87,14 @@ class Mp4Writer:
         self.files: list[Path] = []  # all of it, after closing: the finished video, or its parts
         if keyframe_frames is None:
             keyframe_frames = max(1, round(self.fps))  # a late viewer waits at most a second
-        _check_options(
+        check_numbers(
             queue_chunks=(queue_chunks, 1, 64),
             keyframe_frames=(keyframe_frames, 1, 10_000),
-            crf=(crf, 0, 51),
             threads=(threads, 0, 64),
         )
+        self.coding = encoding.coding(width, height)  # an older file's, once it is gone on with
         self._limits = check_limits(self.fps, part_hours, part_gigabytes)
+        self._sound = sound
         self._go_on = start_frame > 0 if go_on is None else go_on
         self._encode = partial(
             encode_command,
@@ -99,7 +102,6 @@ class Mp4Writer:
             height=height,
             fps=self.fps,
             keyframe_frames=keyframe_frames,
-            crf=crf,
             threads=threads,
         )
         self._queue_chunks, self._hang_seconds, self._tell = queue_chunks, hang_seconds, tell
@@ -131,7 +133,7 @@ class Mp4Writer:
 
     @property
     def low_disk(self) -> str:
-        """A sentence where a run should stop and keep what it made, before the disk is full; else ""."""
+        """Why a run should stop and keep what it made, before the disk is full; else ""."""
         return self._room.low
 
     def reserve(self, count: int) -> None:
@@ -152,28 +154,28 @@ class Mp4Writer:
             ) from why
         try:
             self._room.check_start()
-            cut = reopen(
-                self.path,
-                self.start_frame,
-                width=self.width,
-                height=self.height,
-                fps=self.fps,
-                program=self._program,
-                go_on=self._go_on,
-                tell=self._tell,
-            )
-            self._feed = self._start(cut)
+            self._feed = self._start(self._reopen())
         except BaseException:
             self._lock.release()
             raise
         return self
+
+    def _reopen(self) -> Callable[[], int]:
+        if self._go_on:
+            self.coding = kept_coding(self.path, self.coding, self._tell)
+        self.coding.check(self._program, self.width, self.height, self.fps)
+        size = {"width": self.width, "height": self.height, "factor": self.coding.factor, "fps": self.fps}
+        place = {"program": self._program, "go_on": self._go_on, "tell": self._tell}
+        cut = reopen(self.path, self.start_frame, **size, **place)
+        ready(self._program, self.path, self._sound, go_on=self._go_on)
+        return cut
 
     def _start(self, cut: Callable[[], int]) -> Feed:
         feed = Feed(
             self.path,
             cut=cut,
             first_frame=self.start_frame,
-            command=lambda path, tags: self._encode(self._program, path, tags=tags),
+            command=lambda path, tags: self._encode(self._program, path, self.coding, tags=tags),
             metadata=lambda: dict(self.metadata),
             queue_chunks=self._queue_chunks,
             room=self._room,
@@ -202,7 +204,7 @@ class Mp4Writer:
         sealed = threading.Event()
         feed = self._opened()
         self._put(feed, sealed)
-        progress = _Progress(feed)
+        progress = Progress(feed)
         while not sealed.wait(POLL_SECONDS):
             self._opened()
             progress.check()
@@ -220,14 +222,7 @@ class Mp4Writer:
         if kind is not None and not issubclass(kind, Exception):  # Ctrl+C: someone waits for the end
             self.hurry()
         try:
-            fault = self._stop()
-            if fault is None:
-                try:
-                    if self._feed and error is None:
-                        self._feed.begin()
-                    self._finish()
-                except RuntimeError as why:
-                    fault = why
+            fault = self._stop() or self._finished(begun=error is None)
         finally:
             self._lock.release()
         if fault is None or fault is error:
@@ -246,7 +241,7 @@ class Mp4Writer:
         return feed
 
     def _put(self, feed: Feed, item: HostFrames | threading.Event | None) -> None:
-        progress = _Progress(feed)
+        progress = Progress(feed)
         while True:
             try:
                 return feed.items.put(item, timeout=POLL_SECONDS)
@@ -259,7 +254,7 @@ class Mp4Writer:
         feed = self._feed
         if feed is None:
             return None
-        progress = _Progress(feed)
+        progress = Progress(feed)
         asked = False
         try:
             while feed.running:
@@ -279,6 +274,15 @@ class Mp4Writer:
             raise
         return feed.fault
 
+    def _finished(self, begun: bool) -> RuntimeError | None:
+        try:
+            if self._feed and begun:
+                self._feed.begin()
+            self._finish()
+        except RuntimeError as why:
+            return why
+        return None
+
     def _finish(self) -> None:
         if self.index:
             self.index.close()
@@ -295,6 +299,7 @@ class Mp4Writer:
                 return self._stay(parts, str(why))
             self.result = keep_single(self.path)
             self._tell(f"{self.result} is kept as it grew, with the tags that it began with: {why}")
+        forget(self.path)
         self.files = [self.result] if self.result else []
         if self.result not in (None, self.path):
             self._tell(f"{self.path.name} was there by now and stays as it is; this video is {self.result}.")
@@ -306,46 +311,3 @@ class Mp4Writer:
             f"{self.path.name} stays in {len(parts)} parts, {parts[0].path.name} to {parts[-1].path.name} "
             f"({why}); `{RECOVER} {self.path}` joins them."
         )
-
-
-class _Progress:
-    """Notices that the writer's thread does nothing any more, though it watches its ffmpeg itself."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        self._seen, self._since = feed.steps, time.monotonic()
-
-    def check(self) -> None:
-        """RuntimeError after too long without a step."""
-        if self._feed.steps != self._seen:
-            self._seen, self._since = self._feed.steps, time.monotonic()
-        elif time.monotonic() - self._since > (limit := PATIENCE * self._feed.hang_seconds):
-            raise RuntimeError(
-                f"{WHO}: nothing was written to {self._feed.path.parent} for {limit:g} seconds; its "
-                f"disk hangs. What was written before is in parts and plays; run "
-                f"`{RECOVER} {self._feed.path}` once the disk is there again."
-            )
-
-
-def _check_options(**options: tuple[int, int, int]) -> None:
-    for name, (value, least, most) in options.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise ValueError(f"{WHO}: {name} must be a whole number from {least} to {most}, got {value!r}.")
-
-
-def check_limits(fps: Fraction, hours: float | None, gigabytes: float | None) -> Limits:
-    """Returns where a part ends; ValueError for a length that is none."""
-    for name, value in (("part_hours", hours), ("part_gigabytes", gigabytes)):
-        if value is not None and (isinstance(value, bool) or not 0 < value < 1e6):
-            raise ValueError(f"{WHO}: {name} must be more than 0, or None for no limit, got {value!r}.")
-    return Limits(
-        frames=None if hours is None else max(1, round(hours * 3600 * fps)),
-        bytes=None if gigabytes is None else max(1, round(gigabytes * 1e9)),
-    )
-
-
-def check_fps(fps: Fraction | float) -> Fraction:
-    """Returns fps as `rate_of` reads it; ValueError outside 0.01 to 1000."""
-    if isinstance(fps, bool) or not isinstance(fps, Fraction | int | float) or not 0.01 <= fps <= 1000:
-        raise ValueError(f"{WHO}: fps must be from 0.01 to 1000 frames per second, got {fps!r}.")
-    return rate_of(fps)

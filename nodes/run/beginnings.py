@@ -29,10 +29,11 @@ from ...model_patches.stream.start import context_latents
 from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import init
 from ...model_patches.takes.folder import TakeFolder
+from ...model_patches.writer.sound import Sound
 from ..host.caller import HostCaller
 from ..host.decoder import first_latents, why_not_vae
 from ..host.encoder import HostEncoder
-from ..host.incoming import open_source
+from ..host.incoming import open_sound, open_source
 
 WHO = "Start From"
 
@@ -72,6 +73,11 @@ class Beginning:
         self, caller: HostCaller, vae: Any, config: StreamConfig, fps: float
     ) -> Iterator[Follow | None]:
         """The video to follow, open inside the `with`; None: none."""
+        yield None
+
+    @contextmanager
+    def sound(self) -> Iterator[Sound | None]:
+        """What goes along with the video, there inside the `with`; None: nothing does."""
         yield None
 
 
@@ -140,6 +146,12 @@ class FromVideo(Beginning):
         hidden = geometry.pixel_frames(latents)
         return replace(self, latents=latents, hidden=hidden, pixels_FHWC=pixels_FHWC[-hidden:])
 
+    @contextmanager
+    def sound(self) -> Iterator[Sound | None]:
+        """Where the video was trimmed, its sound goes on."""
+        with open_sound(self.source, after=True) as sound:
+            yield sound
+
     def prefill(self, caller: HostCaller, vae: Any) -> Prefill:
         assert self.pixels_FHWC is not None
         latents_BCTHW, _ = HostEncoder(vae)(self.pixels_FHWC, last=True)
@@ -195,7 +207,15 @@ class Following(Beginning):
 
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> Following:
         first_call(config.sigmas, self.strength)
+        with open_source(self.source, fps) as incoming:
+            refuse_empty(incoming.take(1), incoming.name)
         return self
+
+    @contextmanager
+    def sound(self) -> Iterator[Sound | None]:
+        """That of the video."""
+        with open_sound(self.source) as sound:
+            yield sound
 
     @contextmanager
     def follow(
@@ -213,9 +233,14 @@ class Following(Beginning):
             follow = Follow(video, encode, config, self.strength)
             with refuse_full(caller, "while the first pictures of the video are encoded"):
                 first = follow.block(0, 0)
-            if first is None:
-                raise ValueError(f"{WHO}: {video.name} has no picture to follow; it needs at least one.")
+            assert first is not None, "it was looked at before"
             yield follow
+
+
+def refuse_empty(pixels_FHWC: Tensor, name: str) -> None:
+    """ValueError where a video to follow gave no picture."""
+    if not len(pixels_FHWC):
+        raise ValueError(f"{WHO}: {name} has no picture to follow; it needs at least one.")
 
 
 def whole_blocks(latents: int, block_frames: int) -> int:

@@ -14,6 +14,7 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ...model_patches.cache.format import CacheFormat
+from ...model_patches.geometry import rate_of
 from ...model_patches.memory.policy import MemoryPolicy
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.incoming import EXACT, Fitted
@@ -30,6 +31,9 @@ from ...model_patches.takes.picture import NewestPicture
 from ...model_patches.vae.decoder import StreamDecoder
 from ...model_patches.viewers.live import LiveStream
 from ...model_patches.viewers.session import Session
+from ...model_patches.writer.encoding import USUAL, Encoding
+from ...model_patches.writer.ffmpeg import find_ffmpeg
+from ...model_patches.writer.sound import Sound
 from ...model_patches.writer.video import Mp4Writer
 from ..host.caller import HostCaller
 from ..host.incoming import open_source
@@ -80,6 +84,12 @@ class Order:
     policy: Policy | None  # of snapshots; None: none are kept
     may_redo: bool = True
     long_run: LongRun = field(default_factory=LongRun)
+    encoding: Encoding = USUAL
+
+    def refuse_encoding(self) -> None:
+        """ValueError where this machine cannot code the file so; before a model is loaded."""
+        size = self.config.geometry.width, self.config.geometry.height
+        self.encoding.coding(*size).check(find_ffmpeg(), *size, rate_of(self.fps))
 
 
 class Run:
@@ -92,6 +102,7 @@ class Run:
         self._session: Session | None = None
         self._turn = Turn(order.long_run.let_others_in)
         self._redone = False
+        self._sound: Sound | None = None  # of a new take; one that is gone on with keeps its own
 
     @property
     def folder(self) -> TakeFolder:
@@ -133,11 +144,12 @@ class Run:
         PASSING.remove(but=self.folder)
         if isinstance(begin, Resume):
             return make_take(self._making(), begin.redo(script, config), **more).state
+        order.refuse_encoding()
         frames = begin.latents + (order.blocks or 1) * config.block_frames
         with refuse_full(caller, "before the first block"):
             state = begin.state(caller, script, config, order.cache, order.memory, frames)
         state = replace(state, ledger=replace(state.ledger, fps=order.fps))
-        with begin.follow(caller, vae, config, order.fps) as follow:
+        with begin.sound() as self._sound, begin.follow(caller, vae, config, order.fps) as follow:
             with refuse_full(caller, "while what the stream begins with is encoded"):
                 prefill = begin.prefill(caller, vae)
             return make_take(self._making(), state, prefill=prefill, follow=follow, **more).state
@@ -200,6 +212,8 @@ class Run:
             go_on=opening.go_on,
             lock=opening.lock,
             metadata=order.metadata,
+            encoding=order.encoding,
+            sound=None if opening.go_on else self._sound,
             part_hours=order.long_run.part_hours or None,
             part_gigabytes=order.long_run.part_gigabytes or None,
         )

@@ -31,6 +31,7 @@ from ...model_patches.viewers.live import LiveStream
 from ...model_patches.viewers.mailbox import Redo
 from ...model_patches.viewers.session import Session
 from ...model_patches.viewers.streams import Streams
+from ...model_patches.writer.encoding import Encoding
 from ...model_patches.writer.video import Mp4Writer
 from ..choices import Choice, choose
 from ..ram import peak_bytes
@@ -134,7 +135,7 @@ def making_of(
         size = {"width": geometry.width, "height": geometry.height, "fps": pocket.recipe.fps}
         place = {"start_frame": opening.start_frame, "go_on": opening.go_on, "lock": opening.lock}
         parts = {"part_hours": options.part_hours, "part_gigabytes": options.part_gigabytes}
-        return Mp4Writer(folder.video, **size, **place, **parts)
+        return Mp4Writer(folder.video, **size, **place, **parts, encoding=Encoding(enlarge=True))
 
     def open_session(writer: Mp4Writer, opening: Opening, offers: Offers) -> Session:
         named = {"node": PAGE, "prompt_id": "", "client": PAGE, "block": opening.block}

@@ -23,6 +23,7 @@ from ...model_patches.viewers.live import LiveStream
 from ...model_patches.viewers.mailbox import Redo
 from ...model_patches.viewers.session import Session
 from ...model_patches.viewers.streams import Streams
+from ...model_patches.writer.encoding import Encoding
 from ...model_patches.writer.video import Mp4Writer
 from ...pocket.choices import Choice, build, model_for, remembering
 from .soak_faults_kinds import KINDS, Kinds
@@ -98,7 +99,9 @@ def script_of(setup: Setup, encode: Callable[[str], Any]) -> Script:
 def open_writer(folder: TakeFolder, opening: Opening) -> Mp4Writer:
     """The file of a go."""
     place = {"start_frame": opening.start_frame, "go_on": opening.go_on, "lock": opening.lock}
-    return Mp4Writer(folder.video, width=WIDTH, height=HEIGHT, fps=FPS, crf=0, threads=1, **place)
+    return Mp4Writer(
+        folder.video, width=WIDTH, height=HEIGHT, fps=FPS, encoding=Encoding(crf=0), threads=1, **place
+    )
 
 
 def open_session(writer: Mp4Writer, opening: Opening, offers: Offers) -> Session:

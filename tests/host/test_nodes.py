@@ -55,7 +55,10 @@ def test_the_pocket_graph_makes_a_video(server):
         with av.open(str(server.base / "output" / name)) as video:
             frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
         # 2 s at 16 a second are 9 latents, in blocks of 3: 33 pictures
-        assert len(frames) == 33 and frames[0].shape == (64, 64, 3)
+        # small pictures are drawn larger: a pixel of the stream is a square of 4 pixels in the file
+        assert len(frames) == 33 and frames[0].shape == (256, 256, 3)
+        squares = frames[0].reshape(64, 4, 64, 4, 3).astype(float)
+        assert squares.std((1, 3)).mean() < 0.1 * squares.mean((1, 3)).std()
         assert frames[0].std() > 20 and (frames[0].astype(int) - frames[-1]).std() > 5
     assert (server.base / "output" / "last_00001_.png").is_file()
 

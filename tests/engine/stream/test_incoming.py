@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 from rivulet.model_patches.stream.incoming import Fitted, Pictures, VideoFile
+from rivulet.model_patches.writer.encoding import Encoding
 from rivulet.model_patches.writer.video import Mp4Writer
 
 RED, GREEN = (225, 40, 40), (50, 200, 60)
@@ -58,7 +59,9 @@ def test_a_part_of_a_file(film):
 def test_colours_are_those_that_were_written(tmp_path):
     halves = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
     halves[:, :, :16], halves[:, :, 16:] = torch.tensor(RED).byte(), torch.tensor(GREEN).byte()
-    with Mp4Writer(tmp_path / "two.mp4", width=32, height=32, fps=16, threads=1, crf=1) as writer:
+    with Mp4Writer(
+        tmp_path / "two.mp4", width=32, height=32, fps=16, threads=1, encoding=Encoding(crf=1)
+    ) as writer:
         writer.write(halves)
     with VideoFile(tmp_path / "two.mp4", fps=16) as video:
         pixels = video.take(4).int()
