@@ -3,12 +3,16 @@
 import { clock, clockOfTenths } from "./clock.mjs";
 import { isUnderWay, modesOf } from "./controls.mjs";
 import { curvesOf, hasCurves } from "./drift.mjs";
-import { failureWords, noticeOf, phaseWords, promptWords, stateLine, timesOf } from "./line.mjs";
+import {
+  failureWords, nextWords, noticeOf, phaseWords, promptWords, stateLine, timesOf, timesOfSpan,
+} from "./line.mjs";
+import { fileUrl } from "./link.mjs";
+import { shortPath, showList, showSpans } from "./player_view.mjs";
 import { isGoingBack, wayBack } from "./redo.mjs";
 import { hasEnded } from "./session.mjs";
 import { folded } from "./takes.mjs";
 import { firstSecond, frameAt, promptAt, secondsMade, spansOf } from "./timeline.mjs";
-import { offerModes, put, showCurves, showLine, showLink, showSpans } from "./view.mjs";
+import { offerModes, put, showCurves, showLine, showLink } from "./view.mjs";
 
 export class Face {
   constructor(widget) {
@@ -21,10 +25,12 @@ export class Face {
     [parts.idle.hidden, parts.screen.hidden, parts.live.hidden] = [Boolean(state), !state, !state];
     parts.offer.hidden = !feed.offered || Boolean(state);
     this.showCutOff();
+    const ended = !state || hasEnded(state);
+    const next = ended ? nextWords(this.widget.next(state?.prompt_id), say) : "";
+    put(parts.idle, next ? say("idleNext", { next }) : say("idle"));
     if (!state) return;
-    const ended = hasEnded(state);
-    parts.root.dataset.phase = state.phase;
-    put(parts.phase, phaseWords(state, say));
+    parts.root.dataset.phase = next ? "next" : state.phase;
+    put(parts.phase, next || phaseWords(state, say));
     const times = timesOf(state, feed.serverNow, feed.told, language, say);
     showLine(parts.line, stateLine(state, ended ? null : player.buffered, say, times));
     this.showPlace(secondsMade(state));
@@ -49,19 +55,38 @@ export class Face {
   }
 
   showPlace(made) {
-    const { parts, state, player, say, held } = this.widget;
-    const { bar, hold, time, newest } = parts;
+    const { parts, state, player, say, playback } = this.widget;
+    const { bar, hold, time } = parts;
     const at = Math.min(player.seconds, made);
     Object.assign(bar, { min: player.finished ? 0 : firstSecond(state), max: made });
     bar.value = at;
-    for (const each of [bar, newest]) each.disabled = !player.seekable || made === 0;
+    for (const each of ["bar", "newest", "again", "secondBack", "secondOn"]) parts[each].disabled = !player.seekable || made === 0;
     const words = say("positionText", { time: clock(at), made: clock(made) });
     bar.setAttribute("aria-valuetext", words);
     put(time, `${clock(at)} / ${clock(made)}`);
-    hold.dataset.held = held || player.over;
-    hold.ariaLabel = hold.title = say(player.over ? "playAgain" : held ? "playPicture" : "holdPicture");
-    const range = (span) => say("spanText", { from: clock(span.from), to: clock(span.to), prompt: span.prompt });
-    showSpans(parts.strip, spansOf(state), at, range);
+    const held = playback.held || player.over;
+    hold.dataset.held = held;
+    const does = say(player.over ? "playAgain" : held ? "playPicture" : "holdPicture");
+    if (hold.title !== does) hold.ariaLabel = hold.title = does;
+    parts.newest.hidden = player.finished;
+    parts.loop.hidden = !player.finished;
+    parts.loop.setAttribute("aria-pressed", playback.loops);
+    parts.full.hidden = !playback.canFill;
+    parts.full.setAttribute("aria-pressed", playback.isFull);
+    this.showPrompts(at, made);
+  }
+
+  /** The prompts over the video, that of the picture below, and all of them where asked. */
+  showPrompts(at, made) {
+    const { parts, state, say, listed } = this.widget;
+    const spans = spansOf(state);
+    const words = (span, number) => say("spanText", { number, ...timesOfSpan(span), prompt: span.prompt });
+    const readable = showSpans(parts.strip, spans, at, words);
+    parts.all.hidden = readable && !listed;
+    put(parts.all, say("allPrompts", { count: spans.length }));
+    parts.all.setAttribute("aria-expanded", listed);
+    parts.list.hidden = !listed;
+    if (listed) showList(parts.list, spans, at, words);
     parts.strip.style.setProperty("--at", `${made ? (100 * at) / made : 0}%`);
     const shown = promptAt(at, state.prompts ?? [], state.fps);
     put(parts.caption, shown);
@@ -98,8 +123,22 @@ export class Face {
     parts.stop.disabled = stopping;
     parts.pause.hidden = parts.stop.hidden = parts.bell.hidden = ended;
     parts.bell.setAttribute("aria-pressed", bell.on);
-    parts.save.hidden = !state.video;
-    if (state.video) showLink(parts.save, player.link.url("/video"), state.file);
+    this.showFile();
+  }
+
+  /** Where the file lies, and ways to it: the host's own, which outlive the stream, where there are. */
+  showFile() {
+    const { parts, state, player, copied } = this.widget;
+    const { video: there, path } = state;
+    parts.save.hidden = !there;
+    const href = there ? fileUrl(player.link, state) : "";
+    if (there) showLink(parts.save, href, state.file);
+    parts.saved.hidden = !path;
+    put(parts.path, shortPath(path));
+    parts.path.title = path;
+    parts.open.hidden = !there;
+    if (there && parts.open.getAttribute("href") !== href) parts.open.href = href;
+    put(parts.copied, copied);
   }
 
   /** Going back to a second, marking a moment, letting other runs in: where this run can. */

@@ -1,12 +1,13 @@
 // The numbers and sentences about a stream, as texts. No DOM.
 
-import { clock } from "./clock.mjs";
+import { clock, clockOfTenths } from "./clock.mjs";
 import { lettersOf, newestFailure, newestPrompt, othersPending } from "./controls.mjs";
 import { hasEnded } from "./session.mjs";
 import { secondsMade } from "./timeline.mjs";
 
 const GIB = 2 ** 30;
 const BRIEF = 80; // letters
+const SHORT_SECONDS = 10; // a span shorter than this is told with tenths
 
 /**
  * The state line: block, length, speed against real time, what is left, VRAM and seconds buffered, each where it is
@@ -55,9 +56,35 @@ export function noticeOf(state) {
   return state.notice === (state.watch?.warning ?? "") ? "" : state.notice ?? "";
 }
 
-/** What is going on, in a few words. */
+/** What is going on, or why it is over, in a few words. */
 export function phaseWords(state, say) {
-  return say(state.phase === "running" && state.frames === 0 ? "starting" : state.phase);
+  const { phase, frames, take } = state;
+  const name = phase === "ended" ? endOf(state) : phase;
+  if (state.forgotten) return say("cutOffAt", { time: clock(secondsMade(state)) });
+  if (name === "ended" || name === "failed") return say(name);
+  if (phase !== "ended") return say(phase === "running" && frames === 0 ? "starting" : phase);
+  const words = say(name, { time: clock(secondsMade(state)) });
+  return take && name !== "endedForOthers" ? say("canResume", { words }) : words;
+}
+
+/** Why a stream ended, as the name of a text. */
+function endOf({ goes_on: goesOn, stopped_by: by, sentence }) {
+  if (goesOn) return "endedForOthers";
+  const named = { viewer: "stoppedByYou", drift: "stoppedByDrift", disk: "stoppedByDisk" }[by];
+  return named ?? (sentence ? "interrupted" : "ended");
+}
+
+/** What is on its way, of a run that was queued and has not begun, in a few words; or an empty text. */
+export function nextWords(next, say) {
+  if (!next) return "";
+  if (next.standing === "waiting") return say(next.ahead ? "nextWaiting" : "nextQueued", next);
+  return say(next.here ? "nextLoading" : next.title ? "nextReady" : "nextStarts", next);
+}
+
+/** Begin and end of a span; with tenths of a second where whole ones tell too little. */
+export function timesOfSpan({ from, to }) {
+  const told = to - from < SHORT_SECONDS ? clockOfTenths : clock;
+  return { from: told(from), to: told(to) };
 }
 
 /** What became of the prompt typed last, or what waits that others typed: {text, wrong}. */

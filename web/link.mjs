@@ -55,6 +55,15 @@ export class Link {
   }
 }
 
+/**
+ * Where the finished video of a stream is: the host's own address, which a new start of the server leaves as it is, or
+ * the stream's. A file that was written anew is another one to the browser.
+ */
+export function fileUrl(link, { view, session }) {
+  if (!view) return link.url("/video");
+  return link.transport.url(`/view?${new URLSearchParams({ ...view, take: session })}`);
+}
+
 /** The transport of a page that came from the stream's own server. */
 export const ownServer = {
   get: (path, options) => fetch(path, options),

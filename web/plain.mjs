@@ -2,7 +2,7 @@
 
 import { nextFrame } from "./buffer.mjs";
 import { PICTURE_MILLISECONDS } from "./fallback.mjs";
-import { Trouble } from "./link.mjs";
+import { fileUrl, Trouble } from "./link.mjs";
 import { once } from "./media.mjs";
 import { placeToJoin, secondsOf } from "./pull.mjs";
 import { hasEnded } from "./session.mjs";
@@ -20,6 +20,11 @@ class PlainPlayer {
   }
 
   retry() {}
+
+  /** A place that is chosen is shown at once. */
+  get target() {
+    return this.seconds;
+  }
 
   /** Follows the viewer's wish to hold the picture, and tells of errors. */
   async keepUp() {
@@ -92,10 +97,11 @@ export class FinishedPlayer extends PlainPlayer {
   }
 
   async play() {
-    this.video.src = this.link.url("/video");
+    this.video.src = fileUrl(this.link, this.view.state());
     await once(this.video, "loadedmetadata").catch((why) => Promise.reject(new Trouble("media", why.message)));
     this.video.currentTime = Math.min(this.begin, this.video.duration);
     for (;;) {
+      this.video.loop = this.view.loops();
       if (this.video.ended) await this.link.sleep(GLANCE_MILLISECONDS);
       else await this.keepUp();
     }

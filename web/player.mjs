@@ -8,7 +8,7 @@ import { SegmentPlayer } from "./segments.mjs";
 const GLANCE_MILLISECONDS = 150;
 
 /**
- * `screen` is {video, canvas}; `view` is {state(), seen(), held(), following()}; `without` names ways that must not
+ * `screen` is {video, canvas}; `view` is {state(), seen(), held(), following(), loops()}; `without` names ways that must not
  * be taken.
  */
 export class Player {
@@ -24,6 +24,11 @@ export class Player {
 
   get seconds() {
     return this.current?.seconds ?? this.last;
+  }
+
+  /** The second that was asked for last, until it is shown. */
+  get target() {
+    return this.current?.target ?? this.seconds;
   }
 
   /** Seconds buffered ahead, or null where nobody knows. */

@@ -1,5 +1,6 @@
 // A text in a node, to read, select and copy; in an element of any page.
 
+import { copyText } from "./clipboard.mjs";
 import { loadStyle, make, put } from "./view.mjs";
 import { speaker } from "./words.mjs";
 
@@ -38,7 +39,8 @@ class Report {
   }
 
   async take() {
-    const done = await copied(this.text, this.lines);
+    const done = await copyText(this.text);
+    if (!done) getSelection().selectAllChildren(this.lines);
     put(this.copy, this.say(done ? "reportCopied" : "reportNotCopied"));
     clearTimeout(this.back);
     this.back = setTimeout(() => put(this.copy, this.say("reportCopy")), SAID_MILLISECONDS);
@@ -47,16 +49,5 @@ class Report {
   dispose() {
     clearTimeout(this.back);
     this.root.remove();
-  }
-}
-
-/** Copies a text; where the page may not, because it came over plain http, it is selected and copied as a hand does. */
-async function copied(text, element) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    getSelection().selectAllChildren(element);
-    return document.execCommand("copy");
   }
 }

@@ -1,10 +1,11 @@
 // Mounts the live preview in Stream Video and the list of takes in Resume Stream. All it knows is the host.
 
 import { Fold } from "./fold.mjs";
-import { api, app, page } from "./host.mjs";
+import { api, app, page, transport } from "./host.mjs";
 import { neededHeight, NODE_SIZE, NodeHeight } from "./layout.mjs";
 import { passOn } from "./pass_on.mjs";
 import { placeOf } from "./place.mjs";
+import { EVENTS, Queue } from "./queue.mjs";
 import { mountTakes } from "./takes_list.mjs";
 import { mount } from "./widget.mjs";
 import { speaker } from "./words.mjs";
@@ -14,6 +15,15 @@ const MARGINS = 20; // pixels that the host leaves above and below an element to
 const LIST_SIZE = [400, 300]; // pixels, of the list of takes: less is hard to read
 const VIDEO = /\.mp4$/;
 const COMBOS = ["take", "snapshot"]; // names of the input that chooses, newest first
+
+const jobs = new Queue(transport, () => api.clientId ?? "");
+for (const event of EVENTS) api.addEventListener(event, ({ detail }) => jobs.hear(event, detail));
+
+/** What the node's next run waits for, with the name of the node that has its turn. */
+function nextRun(node, known) {
+  const next = jobs.next(placeOf(node), known);
+  return next && { ...next, title: app.graph?.getNodeById?.(next.node?.split(":")[0])?.title ?? "" };
+}
 
 const inPage = () => Boolean(globalThis.LiteGraph?.vueNodesMode); // nodes are elements of the page
 
@@ -55,6 +65,7 @@ function whenResized(elements, act, signal) {
 const widgetOf = (node, names) => node.widgets?.find((each) => names.includes(each.name));
 
 function preview(node) {
+  jobs.refresh(); // a page that was loaded again in the middle of a run
   const element = document.createElement("div");
   element.className = "rivulet-node";
   const options = page(node);
@@ -62,6 +73,7 @@ function preview(node) {
     ...options,
     client: () => api.clientId ?? "",
     place: () => placeOf(node),
+    next: (known) => nextRun(node, known),
     queue: () => app.queuePrompt(0),
     prefix: () => widgetOf(node, ["filename_prefix"])?.value ?? null,
   });
@@ -72,7 +84,7 @@ function preview(node) {
   const leaving = add(node, "preview", element, widget, heard, () => needed + MARGINS);
   const height = new NodeHeight(NODE_SIZE[1]);
   const fit = () => {
-    if (!root.isConnected || !root.offsetWidth) return;
+    if (!root.isConnected || !root.offsetWidth || document.fullscreenElement === root) return;
     needed = neededHeight(root);
     fold.update();
     if (inPage() || node.flags?.collapsed) return;

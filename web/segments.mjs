@@ -22,6 +22,11 @@ export class SegmentPlayer {
     return this.video.currentTime;
   }
 
+  /** The second that was asked for last, until it is shown. */
+  get target() {
+    return this.wanted ?? this.pull.goal ?? this.seconds;
+  }
+
   get buffered() {
     return aheadOf(this.seconds, this.ranges());
   }

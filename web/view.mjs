@@ -71,10 +71,10 @@ function position(say) {
   const hold = make("button", { type: "button", className: "hold" });
   const bar = make("input", { type: "range", min: 0, max: 0, step: 0.1, value: 0, "aria-label": say("position") });
   const time = make("span", { className: "time" });
-  const newest = make("button", { type: "button", textContent: say("newest"), title: say("newestHint") });
+  const newest = make("button", { type: "button", "aria-label": say("newest"), title: say("newest") });
   const strip = make("div", { className: "strip", role: "group", "aria-label": say("prompts") });
   const caption = make("p", { className: "caption" });
-  return { hold, bar, time, newest, strip, caption, place: make("div", { className: "row" }, hold, bar, time, newest) };
+  return { hold, bar, time, newest, strip, caption, place: make("div", { className: "row place" }, hold, bar, time, newest) };
 }
 
 /** What is offered where a take was cut off. */
@@ -167,22 +167,6 @@ export function offerModes(select, modes, say) {
   const name = (mode) => say(`mode${mode[0].toUpperCase()}${mode.slice(1)}`);
   select.replaceChildren(...modes.map((m) => make("option", { value: m, textContent: name(m) })));
   if (modes.includes(chosen)) select.value = chosen;
-}
-
-/** Shows prompts as spans; existing ones are kept, so that the keyboard's place is not lost. */
-export function showSpans(strip, spans, at, words) {
-  while (strip.childElementCount > spans.length) strip.lastElementChild.remove();
-  while (strip.childElementCount < spans.length) strip.append(make("button", { type: "button" }));
-  spans.forEach((span, i) => {
-    const button = strip.children[i];
-    button.style.left = `${span.left}%`;
-    button.style.width = `${span.width}%`;
-    put(button, span.prompt);
-    const told = words(span);
-    if (button.title !== told) Object.assign(button, { title: told, ariaLabel: told });
-    button.dataset.from = span.from;
-    button.setAttribute("aria-current", at >= span.from && at < span.to);
-  });
 }
 
 /** Points a link to a file. */

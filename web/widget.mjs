@@ -1,6 +1,7 @@
 // The live preview: a stream's picture, its numbers and its controls, in an element of any page.
 
 import { Bell, newsOf } from "./bell.mjs";
+import { copyText } from "./clipboard.mjs";
 import { clockOfTenths } from "./clock.mjs";
 import {
   answered, ENDING, newBook, newestTaken, newViewer, promptProblem, settled, toSend, wished,
@@ -10,16 +11,18 @@ import { Face } from "./face.mjs";
 import { Feed } from "./feed.mjs";
 import { problemWords } from "./line.mjs";
 import { answerOf, Link } from "./link.mjs";
+import { Playback } from "./playback.mjs";
 import { Player } from "./player.mjs";
+import { addPlayer } from "./player_view.mjs";
 import { wayBack } from "./redo.mjs";
 import { RedoForm } from "./redo_form.mjs";
 import { hasEnded } from "./session.mjs";
-import { secondAt, secondsMade } from "./timeline.mjs";
+import { secondsMade } from "./timeline.mjs";
 import { build, loadStyle } from "./view.mjs";
 import { speaker } from "./words.mjs";
 
 const TICK_MILLISECONDS = 250;
-const NEWEST_SECONDS = 3; // so near to the newest picture a viewer counts as following
+const TOLD_MILLISECONDS = 4000; // for which a button says what became of its press
 const NEWS = { ended: "bellEnded", failed: "bellFailed", warning: "bellWarning" };
 
 const now = () => performance.now() / 1000;
@@ -30,7 +33,9 @@ const now = () => performance.now() / 1000;
  * `collapsed()` tells whether the node is folded, `theme()` is "dark", "light" or "" for the system's. Where the page hears
  * no events, `busySeconds` says how often the state of a running stream is asked for. `queue()` queues the workflow, where
  * the page can; `prefix()` is what the node's videos are named by, for the offer to go on with one that was cut off.
- * Returns {hear(message), refresh(), request(prompt), dispose()}.
+ * `next(known)` tells of the run that is queued after that of id `known` and has not begun: {standing: "waiting", ahead}, or
+ * {standing: "running", here, title}: whether the stream's own node has its turn, else the name of the one that has; or null.
+ * Returns {hear(message), refresh(awaited), request(prompt), dispose(), state, parts}.
  */
 export function mount(element, options) {
   return new Widget(element, options);
@@ -39,9 +44,10 @@ export function mount(element, options) {
 class Widget {
   constructor(element, { transport, client, place, busySeconds, language = "en", theme = "", ...options }) {
     Object.assign(this, { transport, client, place, language, say: speaker(language) });
-    Object.assign(this, { collapsed: () => false, without: [], queue: null, prefix: () => null, ...options });
+    const absent = { collapsed: () => false, without: [], queue: null, prefix: () => null, next: () => null };
+    Object.assign(this, { ...absent, ...options });
     this.theme = typeof theme === "function" ? theme : () => theme;
-    Object.assign(this, { player: null, sending: false, problem: "", held: false, following: true });
+    Object.assign(this, { player: null, sending: false, problem: "", copied: "", listed: false });
     // what the run that was queued is to make again, and what to say when it has begun
     Object.assign(this, { book: newBook(newViewer()), asked: null, arrived: "" });
     this.feed = new Feed(transport, { client, place, seen: () => this.seen, busySeconds }, (before) => this.follow(before));
@@ -49,7 +55,10 @@ class Widget {
     this.bell = new Bell();
     this.leaving = new AbortController();
     loadStyle();
+    loadStyle("./player.css");
     this.parts = build(element, this.say);
+    addPlayer(this.parts, this.say);
+    this.playback = new Playback(this);
     this.redo = new RedoForm(this.parts, this.say, (told) => this.goBack(told));
     this.face = new Face(this);
     this.listen();
@@ -66,9 +75,9 @@ class Widget {
     this.feed.hear(message);
   }
 
-  /** Asks for the state at once: the page was loaded, or the connection came back. */
-  refresh() {
-    this.feed.refresh();
+  /** Asks for the state at once: the page was loaded, the connection came back, or another stream is `awaited`. */
+  refresh(awaited = false) {
+    this.feed.refresh(awaited);
     this.cutOff.refresh();
   }
 
@@ -94,10 +103,9 @@ class Widget {
     const on = (target, name, act) => target.addEventListener(name, act, { signal });
     const wishes = (button, wish) => on(button, "click", () => this.wish(wish()));
     on(document, "visibilitychange", () => this.feed.refresh());
-    for (const each of [parts.hold, parts.video]) on(each, "click", () => this.turn());
-    on(parts.bar, "input", () => this.seek(Number(parts.bar.value)));
-    on(parts.newest, "click", () => this.toNewest());
-    on(parts.strip, "click", (event) => this.seekInStrip(event));
+    this.playback.listen(on);
+    on(parts.copy, "click", () => this.copyPath());
+    on(parts.all, "click", () => this.show((this.listed = !this.listed)));
     wishes(parts.pause, () => ({ do: this.state.phase === "paused" ? "resume" : "pause" }));
     for (const kind of ["stop", "mark", "yield"]) wishes(parts[kind], () => ({ do: kind }));
     on(parts.back, "click", () => this.turnBack());
@@ -155,43 +163,20 @@ class Widget {
     const { state } = this;
     const asked = this.asked ?? newestTaken(this.book, "redo");
     this.arrived = asked ? this.say("redoDone", { time: clockOfTenths(asked.frame / state.fps) }) : "";
-    Object.assign(this, { held: false, following: true, book: newBook(this.book.viewer), problem: "", asked: null });
+    Object.assign(this, { book: newBook(this.book.viewer), problem: "", asked: null, listed: false });
+    this.playback.begin();
+    this.parts.root.style.setProperty("--ratio", state.width / state.height);
     const { video, canvas, prompt } = this.parts;
     const link = new Link(this.transport, state.session);
     const view = {
-      state: () => this.state, seen: () => this.seen, held: () => this.held, following: () => this.following,
+      state: () => this.state, seen: () => this.seen, held: () => this.playback.held,
+      following: () => this.playback.following, loops: () => this.playback.loops,
     };
     for (const shown of [video, canvas]) shown.style.aspectRatio = `${state.width} / ${state.height}`;
     this.player = new Player({ video, canvas }, link, view, this.without);
     this.player.run();
     this.redo.close();
     prompt.value = "";
-  }
-
-  /** Holds the picture or lets it go on; at the end of the finished video, plays it again. */
-  turn() {
-    this.held = !this.held && !this.player.over;
-    if (this.held) this.following = false;
-    if (this.player.over) this.player.seek(0);
-    this.show();
-  }
-
-  seek(seconds) {
-    this.following = secondsMade(this.state) - seconds < NEWEST_SECONDS;
-    this.player.seek(seconds);
-  }
-
-  seekInStrip(event) {
-    const box = this.parts.strip.getBoundingClientRect();
-    const span = event.target.closest("button");
-    // a key press on a span has no place, so it means the span's beginning
-    const byKey = span && event.detail === 0;
-    this.seek(byKey ? Number(span.dataset.from) : secondAt(event.clientX - box.left, box.width, this.state));
-  }
-
-  toNewest() {
-    Object.assign(this, { held: false, following: true });
-    this.player.seek(Math.max(0, secondsMade(this.state) - 1));
   }
 
   /** Where the picture stands. */
@@ -202,7 +187,7 @@ class Widget {
   /** Opens the redo form over the picture, which is held; or closes it. */
   turnBack() {
     if (this.redo.open) return this.redo.close();
-    Object.assign(this, { held: true, following: false });
+    this.playback.hold();
     this.redo.begin(this.here);
     this.show();
   }
@@ -235,6 +220,14 @@ class Widget {
     await this.queue();
     this.feed.refresh(true);
     return "";
+  }
+
+  async copyPath() {
+    const done = await copyText(this.state.path);
+    if (!done) getSelection().selectAllChildren(this.parts.path);
+    this.copied = this.say(done ? "copied" : "copyYourself");
+    setTimeout(() => this.show((this.copied = "")), TOLD_MILLISECONDS);
+    this.show();
   }
 
   retry() {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from pathlib import Path
 
 from ...model_patches.takes.folder import ENDING, TakeFolder
@@ -18,6 +20,16 @@ def video_path(out: Path) -> Path:
     while any(out.glob(f"rivulet-{number:04d}.*")):
         number += 1
     return out / f"rivulet-{number:04d}.mp4"
+
+
+def next_path(video: Path) -> Path:
+    """Returns where the next video goes: beside this one, under the next number that is free."""
+    match = re.fullmatch(r"(.+)-(\d{1,9})", video.stem)
+    name, digits = match.groups() if match else (video.stem, "1")
+    number = int(digits)
+    while any(video.parent.glob(f"{glob.escape(name)}-{number:0{len(digits)}d}.*")) or number == int(digits):
+        number += 1
+    return video.with_name(f"{name}-{number:0{len(digits)}d}.mp4")
 
 
 def find_take(named: str, out: Path) -> Path:

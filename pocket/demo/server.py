@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,19 +19,35 @@ from ...model_patches.viewers.routes import (
     Request,
     answer,
     error_answer,
+    json_answer,
+    parse_json,
 )
 from ...model_patches.viewers.streams import Streams
 
 HERE = Path(__file__).parent
 WIDGET = HERE.parents[1] / "web"
 KINDS = {".html": "text/html", ".css": "text/css", ".mjs": "text/javascript"}
-OTHERS = ("takes_list.mjs", "takes_view.mjs")  # what only ComfyUI's page shows
-WIDGET_FILES = {f"/web/{path.name}": path for path in (*WIDGET.glob("*.mjs"), WIDGET / "widget.css")}
+WIDGET_FILES = {f"/web/{path.name}": path for end in ("mjs", "css") for path in WIDGET.glob(f"*.{end}")}
+STYLES = ("widget.css", "player.css")  # of the widget alone
+
+
+def imported(module: Path) -> set[Path]:
+    """The module and all that it imports; what only ComfyUI's page needs is not among them."""
+    found, asked = set(), [module]
+    while asked:
+        found.add(path := asked.pop())
+        names = re.findall(r'from "(\./[^"]+)"', path.read_text(encoding="utf-8"))
+        asked += {path.parent / name for name in names} - found
+    return found
+
+
 PAGE_FILES = {
     "/": HERE / "page.html",
     **{f"/{name}": HERE / name for name in ("page.css", "mount.mjs")},
-    **{path: file for path, file in WIDGET_FILES.items() if file.name not in OTHERS},
+    **{f"/web/{name}": WIDGET / name for name in STYLES},
+    **{f"/web/{path.name}": path for path in imported(WIDGET / "widget.mjs")},
 }
+ANOTHER = "/another"  # the route that asks for another video
 PIECE = 1 << 16  # bytes of a file at a time
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -51,6 +67,8 @@ class DemoServer(ThreadingHTTPServer):
         """policy: where the page may get what from."""
         self.streams, self.files, self.policy = streams, files, policy
         self.last_asked: float | None = None  # when a page last wanted something of a stream
+        self.check: Callable[[str], object] = lambda prompt: None  # ValueError: it cannot be shown
+        self.wanted: str | None = None  # the prompt of another video, once the last stream has ended
         try:
             super().__init__(("127.0.0.1", port), Connection)
         except (OSError, OverflowError) as why:
@@ -63,6 +81,22 @@ class DemoServer(ThreadingHTTPServer):
     def url(self) -> str:
         """Where the page is."""
         return f"http://127.0.0.1:{self.server_port}/"
+
+    def ask_another(self, request: Request) -> Answer:
+        """Takes the prompt of another video, which begins at once; RefusedError says why not."""
+        told = parse_json(request)
+        prompt = told.get("prompt") if isinstance(told, dict) else None
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise RefusedError(400, "Say what the video is to show.")
+        newest = next(iter(self.streams.all()), None)
+        if self.wanted is not None or newest is None or not newest.over or newest.goes_on:
+            raise RefusedError(409, "A video is being made; stop it first, or change what comes next.")
+        try:
+            self.check(prompt.strip())
+        except ValueError as why:
+            raise RefusedError(400, str(why)) from why
+        self.wanted = prompt.strip()
+        return json_answer({}, 202)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing: a viewer who went away is no fault."""
@@ -107,8 +141,12 @@ class Connection(BaseHTTPRequestHandler):
             file = self.server.files[path]
             return self._send(Answer(200, file.read_bytes(), f"{KINDS[file.suffix]}; charset=utf-8"))
         asked = dict(parse_qsl(query)), self.headers.get_content_type(), body
-        found = answer(self.server.streams, Request(self.command, path, *asked))
-        if path.startswith(PREFIX):
+        request = Request(self.command, path, *asked)
+        if (self.command, path) == ("POST", ANOTHER):
+            found = self._another(request)
+        else:
+            found = answer(self.server.streams, request)
+        if path.startswith((PREFIX, ANOTHER)):
             self.server.last_asked = time.monotonic()
         if found.file:
             self._send_file(found.file, found.kind)
@@ -116,6 +154,12 @@ class Connection(BaseHTTPRequestHandler):
             self._send_pieces(found.pieces, found.kind)
         else:
             self._send(found)
+
+    def _another(self, request: Request) -> Answer:
+        try:
+            return self.server.ask_another(request)
+        except RefusedError as why:
+            return error_answer(why)
 
     def _check_sender(self) -> None:
         """Refuses other web sites: a page elsewhere must not steer or watch the stream."""

@@ -35,7 +35,7 @@ from ...model_patches.writer.encoding import Encoding
 from ...model_patches.writer.video import Mp4Writer
 from ..choices import Choice, choose
 from ..ram import peak_bytes
-from .files import find_take, video_path
+from .files import find_take, next_path, video_path
 from .prompt import PROMPT
 from .server import DemoServer
 from .watching import CtrlC, Page, linger, say, serving
@@ -61,7 +61,7 @@ class Meter:
 
 
 def take(options: argparse.Namespace) -> int:
-    """Returns the exit status after a whole take."""
+    """Returns the exit status after a take, and those that the page asks for after it."""
     began = time.perf_counter()
     folder = TakeFolder(video_path(options.out))
     header = None
@@ -70,24 +70,40 @@ def take(options: argparse.Namespace) -> int:
         header = find_point(folder).header
     chosen, config = chosen_for(options, header)
     recipe = chosen.pocket.recipe
-    frames, streams, meter = math.ceil(options.seconds * recipe.fps) or None, Streams(), Meter()
     if header is None:
         begin = first_state(chosen, config, options.prompt or PROMPT)
     else:
         frame = None if options.since is None else round(options.since * recipe.fps)
         begin = Redo(frame, options.prompt or "", SWITCH, options.seed)
-    server = DemoServer(streams, options.port)
+    server = DemoServer(Streams(), options.port)
+    server.check = chosen.pocket.encode
     say(f"model ready after {time.perf_counter() - began:.1f} s ({recipe.trained})")
     with serving(server), CtrlC() as ctrl_c:
         page = Page(server, ctrl_c, wants_browser=not options.no_browser)
-        making = making_of(chosen, config, folder, options, page.show, streams, frames)
-        try:
-            make_take(making, begin, pictures=frames, on_chunk=partial(note, meter, ctrl_c))
-        finally:
-            if ctrl_c.session is not None:
-                report(ctrl_c.session.live, meter)
-        linger(server, ctrl_c, page.opened)
+        _make(chosen, config, folder, options, page, begin)
+        while (prompt := linger(server, ctrl_c, page.opened)) is not None:
+            options.prompt, config = prompt, replace(config, seed=config.seed + 1)
+            folder = TakeFolder(next_path(folder.video))
+            _make(chosen, config, folder, options, page, first_state(chosen, config, prompt))
     return 0
+
+
+def _make(
+    chosen: Choice,
+    config: StreamConfig,
+    folder: TakeFolder,
+    options: argparse.Namespace,
+    page: Page,
+    begin: StreamState | Redo,
+) -> None:
+    """Makes one video and reports it."""
+    frames, meter = math.ceil(options.seconds * chosen.pocket.recipe.fps) or None, Meter()
+    making = making_of(chosen, config, folder, options, page.show, page.server.streams, frames)
+    try:
+        make_take(making, begin, pictures=frames, on_chunk=partial(note, meter, page.ctrl_c))
+    finally:
+        if page.ctrl_c.session is not None:
+            report(page.ctrl_c.session.live, meter)
 
 
 def chosen_for(options: argparse.Namespace, header: Header | None) -> tuple[Choice, StreamConfig]:

@@ -71,22 +71,29 @@ class Page:
     def show(self, session: Session) -> None:
         """Says where the page is; a later session of the same take is seen on the same page."""
         self.ctrl_c.watch(session)
+        self.server.wanted = None
         if not self.shown:
             self.shown = True
             say(f"watch and steer it at {self.server.url} - Ctrl+C stops and keeps the video")
             self.opened = self.wants_browser and has_screen() and webbrowser.open(self.server.url)
 
 
-def linger(server: DemoServer, ctrl_c: CtrlC, opened: bool) -> None:
-    """Returns when no page looks any more, so that the end can be watched; Ctrl+C ends it too."""
+def linger(server: DemoServer, ctrl_c: CtrlC, opened: bool) -> str | None:
+    """Returns the prompt of another video when a page asks for one.
+
+    None when no page looks any more, so that the end can be watched; Ctrl+C ends it too.
+    """
     ended = time.monotonic()
     if ctrl_c.pressed or (server.last_asked is None and not opened):
-        return
+        return None
     say("the page stays open until you close it; Ctrl+C ends it")
     while not ctrl_c.pressed:
+        if server.wanted is not None:
+            return server.wanted
         if time.monotonic() - max(server.last_asked or ended, ended) > LINGER_SECONDS:
-            return
+            return None
         time.sleep(POLL_SECONDS)
+    return None
 
 
 def has_screen() -> bool:

@@ -12,7 +12,7 @@ export const state = (more = {}) => ({
   session: "a", node: "7", workflow: "w", prompt_id: "p", begun: 100, sequence: 5, phase: "running", sentence: "", block: 3,
   blocks: 40, frames: 33, fps: FPS, width: 64, height: 32, made_per_second: 24, vram: null, media: media(),
   prompts: [{ prompt: "a red circle", mode: "cut", block: 0, first_frame: 0 }], prompt_count: 1, longest_prompt: 4000,
-  modes: ["cut", "recache"], switch: "", pending: [], acknowledged: [], video: false, file: "take.mp4", stopped: false, take: "t", can_redo: true, can_mark: true, can_yield: false, left_seconds: null,
+  modes: ["cut", "recache"], switch: "", pending: [], acknowledged: [], video: false, file: "take.mp4", stopped: false, stopped_by: "", path: "", view: null, take: "t", can_redo: true, can_mark: true, can_yield: false, left_seconds: null,
   watch: null, ...more,
 });
 

@@ -2,7 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { answered, newBook, settled, wished } from "../../web/controls.mjs";
-import { failureWords, noticeOf, phaseWords, problemWords, promptWords, stateLine, timesOf } from "../../web/line.mjs";
+import {
+  failureWords, nextWords, noticeOf, phaseWords, problemWords, promptWords, stateLine, timesOf, timesOfSpan,
+} from "../../web/line.mjs";
 import { LANGUAGES, speaker } from "../../web/words.mjs";
 import { state } from "./states.mjs";
 
@@ -51,6 +53,33 @@ test("the phase is told in words", () => {
   assert.equal(phaseWords(state({ frames: 0 }), say), "Making the first block");
   assert.equal(phaseWords(state({ phase: "starting" }), say), "Making the first block");
   assert.equal(phaseWords(state({ phase: "paused" }), say), "Making is paused");
+});
+
+test("why a stream is over is told, and whether it can be gone on with", () => {
+  const words = (more) => phaseWords(state({ phase: "ended", frames: 200, ...more }), say);
+  assert.equal(words({}), "Finished");
+  assert.equal(words({ stopped: true, stopped_by: "viewer" }), "Stopped by you at 0:12, can be resumed");
+  assert.equal(words({ stopped: true, stopped_by: "viewer", take: "" }), "Stopped by you at 0:12");
+  assert.equal(words({ stopped: true, stopped_by: "drift" }), "Stopped at 0:12: the picture drifted, can be resumed");
+  assert.equal(words({ stopped: true, stopped_by: "disk" }), "Stopped at 0:12: the disk is nearly full, can be resumed");
+  assert.equal(words({ sentence: "The run was interrupted." }), "Interrupted at 0:12, can be resumed");
+  assert.equal(words({ goes_on: true, stopped_by: "" }), "Goes on with another run");
+  assert.equal(words({ phase: "failed" }), "Stopped by an error");
+  assert.equal(words({ phase: "failed", forgotten: true }), "Cut off at 0:12");
+});
+
+test("a run that has not begun is told by what it waits for", () => {
+  assert.equal(nextWords(null, say), "");
+  assert.equal(nextWords({ standing: "waiting", ahead: 0 }, say), "Queued");
+  assert.equal(nextWords({ standing: "waiting", ahead: 3 }, say), "Queued, 3 before it");
+  assert.equal(nextWords({ standing: "running", here: false, title: "" }, say), "Getting ready");
+  assert.equal(nextWords({ standing: "running", here: false, title: "Load VAE" }, say), "Getting ready: Load VAE");
+  assert.equal(nextWords({ standing: "running", here: true, title: "Stream Video" }, say), "Loading the model");
+});
+
+test("short spans are told with tenths of a second", () => {
+  assert.deepEqual(timesOfSpan({ from: 3, to: 3.75 }), { from: "0:03.0", to: "0:03.7" });
+  assert.deepEqual(timesOfSpan({ from: 3, to: 63.75 }), { from: "0:03", to: "1:03" });
 });
 
 test("a prompt is followed from sending to its second", () => {

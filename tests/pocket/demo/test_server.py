@@ -12,7 +12,7 @@ PROMPT = {"prompt": "a blue square on a red ground", "mode": "smooth"}
 
 
 def test_the_page_and_all_it_asks_for_are_there(client):
-    asked, seen = ["/", "/web/widget.css"], {}
+    asked, seen = ["/", "/web/widget.css", "/web/player.css"], {}
     while asked:
         path = asked.pop()
         if path in seen:

@@ -17,7 +17,7 @@ from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.pocket.demo import main, watching
 from rivulet.pocket.demo import take as take_module
 from rivulet.pocket.demo.cli import out, parser
-from rivulet.pocket.demo.files import video_path
+from rivulet.pocket.demo.files import next_path, video_path
 from rivulet.pocket.models import DIT_FILE
 from rivulet.tests.waiting import wait_for
 from safetensors import safe_open
@@ -328,3 +328,40 @@ def test_a_new_video_takes_the_next_free_name(tmp_path):
         (tmp_path / name).write_text("")
     assert video_path(tmp_path) == tmp_path / "rivulet-0003.mp4"
     assert video_path(tmp_path / "new") == tmp_path / "new" / "rivulet-0001.mp4"
+
+
+def test_another_video_lies_beside_the_one_before(tmp_path):
+    for name in ("rivulet-0001.mp4", "rivulet-0002.part1.mp4", "film-2.take", "a[1].mp4"):
+        (tmp_path / name).write_text("")
+    for before, after in (
+        ("rivulet-0001.mp4", "rivulet-0003.mp4"),
+        ("rivulet-9999.mp4", "rivulet-10000.mp4"),
+        ("mine.mp4", "mine-2.mp4"),
+        ("film.mp4", "film-3.mp4"),
+        ("film-2.mp4", "film-3.mp4"),
+        ("a[1].mp4", "a[1]-2.mp4"),
+    ):
+        assert next_path(tmp_path / before) == tmp_path / after
+
+
+def test_the_page_has_another_video_made_after_the_end(running, tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "LINGER_SECONDS", 5)
+    client, finished = running("--seed", "3")
+    client.wait(lambda state: state["block"] >= 1)
+    asked = {"prompt": "a cyan square"}
+    assert client.post("/another", asked)[0] == 409
+    client.wish(1, "stop")
+    first = client.wait(lambda state: state["phase"] == "ended")
+    status, told = client.post("/another", {"prompt": "a purple dog"})
+    assert status == 400 and "does not know 'purple', 'dog'" in told["error"]
+    for nothing in ({"prompt": " "}, {"prompt": 3}, {}, []):
+        assert client.post("/another", nothing)[0] == 400
+    assert client.post("/another", asked) == (202, {})
+    client.wait(lambda state: state["session"] != first["session"] and state["block"] >= 1)
+    client.wish(1, "stop")
+    second = client.wait(lambda state: state["phase"] == "ended" and state["session"] != first["session"])
+    assert second["prompts"][0]["prompt"] == "a cyan square"
+    monkeypatch.setattr(watching, "LINGER_SECONDS", 0.1)
+    assert finished() == 0
+    assert [Path(each["path"]).name for each in (first, second)] == ["rivulet-0001.mp4", "rivulet-0002.mp4"]
+    assert frame_count(tmp_path / "rivulet-0002.mp4") == second["frames"]
