@@ -26,7 +26,7 @@ OLDEST_PYTHON = (3, 10)
 # the `dev` extra of pyproject.toml; diffusers is the other implementation that the engine is compared with,
 # Triton interprets and compiles the kernels for their tests, and is a package on Linux only
 TRITON = "triton>=3.7.1; sys_platform == 'linux'"
-TOOLS = ("basedpyright", "diffusers", "hypothesis", "pytest", "ruff", TRITON)
+TOOLS = ("basedpyright", "comfy-lint", "diffusers", "hypothesis", "pytest", "ruff", TRITON)
 COMFYUI_PYTHONS = (  # where a ComfyUI keeps its own, below its folder or, on Windows, beside it
     *(f"{folder}/bin/python" for folder in ("venv", ".venv")),
     *(f"{folder}/Scripts/python.exe" for folder in ("venv", ".venv")),

@@ -13,6 +13,7 @@ BENCHES = {
     "bits": "whether streams are still the same bits: --out FILE records them, --against FILE compares",
     "cache": "what each cache format costs and loses: bytes, attention, pictures, time",
     "card": "what a stream asks of a card, counted without one: operators, bytes, waits, peak, predictions",
+    "clients": "comfy-cli and comfy_api_simplified get template 01's MP4: --comfyui PATH --python PYTHON",
     "decode": "speed, memory and quality of Wan's VAE and of a tiny decoder: --vae FILE --tiny FILE",
     "families": "the engine beside each family's released inference code: --peers FOLDER",
     "host": "whether ComfyUI's process grows during a long video: --comfyui PATH --python PYTHON",

@@ -17,12 +17,14 @@ PATIENCE_SECONDS = 300
 class Server:
     """One process; `base` is the folder with its output and its log."""
 
-    def __init__(self, comfyui: Path, base: Path, *options: str, python: str = sys.executable) -> None:
+    def __init__(
+        self, comfyui: Path, base: Path, *options: str, python: str = sys.executable, pack: Path = ROOT
+    ) -> None:
         self.base, self.port = base, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         packs = base / "custom_nodes"
         packs.mkdir(exist_ok=True)
-        (packs / "rivulet").symlink_to(ROOT)
+        (packs / "rivulet").symlink_to(pack)
         self._log = open(base / "log.txt", "w")  # noqa: SIM115 - open as long as the process
         self.process = subprocess.Popen(
             [

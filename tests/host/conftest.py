@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -49,6 +50,8 @@ def comfyui() -> Path:
     import comfy.cli_args
 
     sys.argv = argv
+    # as main.py does: nodes puts comfy/, which has a utils.py, before this package on the path
+    import_module("utils.install_util")
     import comfy.sd
 
     import nodes

@@ -1,7 +1,7 @@
 """The shipped workflows fit the nodes of this ComfyUI, and those that need no download run.
 
-RIVULET_WRITE_WORKFLOWS=1 writes the files anew from `workflows.py`, and the thumbnails of those that run:
-after a change of schema, graph or the built-in model.
+RIVULET_WRITE_WORKFLOWS=1 writes the files anew from `workflows.py`, the thumbnails of those that run, and
+`object_info.json`: after a change of schema, graph or the built-in model.
 """
 
 import io
@@ -9,6 +9,7 @@ import json
 import os
 
 import pytest
+from rivulet.tests.host.stored_schema import kept, stored, write
 from rivulet.tests.host.workflows import FOLDER, NOTE, WIDGETS, WORKFLOWS, beside, inputs_of, written
 
 FILES = {"unet_name", "clip_name", "vae_name", "image"}  # chosen from a user's folders
@@ -74,6 +75,13 @@ def test_the_files_are_those_of_the_graphs_and_of_the_schema(schema):
             file.write_text(wanted, encoding="utf-8")
         assert file.read_text(encoding="utf-8") == wanted, "see the head of this file"
     assert sorted(path.stem for path in FOLDER.glob("*.json")) == NAMES
+
+
+def test_the_schema_kept_for_checks_without_comfyui_is_this_one(schema):
+    wanted = stored(schema, {node["type"] for name in NAMES for node in on_disk(name)["nodes"]})
+    if os.environ.get("RIVULET_WRITE_WORKFLOWS") == "1":
+        write(wanted)
+    assert kept() == wanted, "see the head of this file"
 
 
 @pytest.mark.parametrize("name", NAMES)
