@@ -26,6 +26,8 @@ export function passOn(element, app, signal) {
   };
   // with Ctrl held the wheel always zooms
   on("wheel", (event) => event.ctrlKey || event.metaKey || !scrolls(event, element));
+  // so Nodes 2.0 is told that these scroll while they have the keyboard
+  for (const each of element.querySelectorAll("textarea, .list")) each.dataset.captureWheel = "true";
   on("pointerdown", (event) => event.button === MIDDLE);
   on("pointermove", (event) => (event.buttons & MIDDLE_HELD) !== 0);
   on("pointerup", (event) => event.button === MIDDLE);

@@ -42,8 +42,15 @@ def register(routes: web.RouteTableDef, app: web.Application) -> None:
     if any(getattr(route, "path", "").startswith(f"{PREFIX}/") for route in routes):
         return
     app.middlewares.append(note_user)
+    app.on_response_prepare.append(have_asked_again)
     routes.get(f"{PREFIX}/{{rest:.*}}")(serve)
     routes.post(f"{PREFIX}/{{rest:.*}}")(serve)
+
+
+async def have_asked_again(request: web.Request, response: web.StreamResponse) -> None:
+    """Lets no browser mix web modules of an earlier release with newer ones; the host cares for .js alone."""
+    if request.path.startswith("/extensions/") and request.path.endswith(".mjs"):
+        response.headers.setdefault("Cache-Control", "no-cache")
 
 
 async def serve(request: web.Request) -> web.StreamResponse:

@@ -48,7 +48,7 @@ class Visit {
 
   /** Opens the page and waits until its graph can be used. */
   async open() {
-    await this.page.goto(this.url);
+    await this.page.goto(`${this.url}/`);
     // scripts/app.js can be imported only when the page has made what it stands for
     await this.page.waitForFunction(() => {
       const app = globalThis.comfyAPI?.app?.app;
