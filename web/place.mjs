@@ -2,10 +2,16 @@
 
 const UNNAMED = "00000000-0000-0000-0000-000000000000"; // id of a graph that came without one
 
-/** {node, path, workflow}: its own id, the way to it through subgraphs ("12:7"), and the id of its workflow or "". */
-export function placeOf(node) {
-  const root = node.graph?.rootGraph;
-  return { node: node.id, path: (root && pathIn(root, node)) || String(node.id), workflow: named(root) };
+/**
+ * {node, path, workflow}: its own id, the way to it through subgraphs ("12:7"), and the id of its workflow or "". `outer` is
+ * the subgraph's node in which it is looked at, where it is not looked at itself: then there is one way alone.
+ */
+export function placeOf(node, outer = node) {
+  const root = outer.graph?.rootGraph;
+  const way = (root && pathIn(root, outer)) || String(outer.id);
+  if (outer === node) return { node: node.id, path: way, workflow: named(root) };
+  const path = `${way}:${pathIn(outer.subgraph, node)}`;
+  return { node: path, path, workflow: named(root) };
 }
 
 /** The id of a workflow, "" where it has none. */

@@ -11,6 +11,9 @@ import { mount } from "./widget.mjs";
 import { speaker } from "./words.mjs";
 
 const EVENT = "rivulet.stream";
+const STREAM = "RivuletStream";
+const NEAR = 16; // pixels: so much wider than its inputs, a node was made so by somebody
+const OUTER_WIDTH = 640; // pixels of a subgraph's node that shows the stream in it: the picture beside its controls
 const MARGINS = 20; // pixels that the host leaves above and below an element together
 const LIST_SIZE = [400, 300]; // pixels, of the list of takes: less is hard to read
 const VIDEO = /\.mp4$/;
@@ -19,9 +22,9 @@ const COMBOS = ["take", "snapshot"]; // names of the input that chooses, newest 
 const jobs = new Queue(transport, () => api.clientId ?? "");
 for (const event of EVENTS) api.addEventListener(event, ({ detail }) => jobs.hear(event, detail));
 
-/** What the node's next run waits for, with the name of the node that has its turn. */
-function nextRun(node, known) {
-  const next = jobs.next(placeOf(node), known);
+/** What the next run of the node at a place waits for, with the name of the node that has its turn. */
+function nextRun(place, known) {
+  const next = jobs.next(place, known);
   return next && { ...next, title: app.graph?.getNodeById?.(next.node?.split(":")[0])?.title ?? "" };
 }
 
@@ -64,7 +67,17 @@ function whenResized(elements, act, signal) {
 
 const widgetOf = (node, names) => node.widgets?.find((each) => names.includes(each.name));
 
-function preview(node) {
+/** The first Stream Video in a graph or in the subgraphs of it, or null. */
+function streamIn(graph) {
+  for (const each of graph?.nodes ?? []) {
+    const found = each.comfyClass === STREAM ? each : streamIn(each.subgraph);
+    if (found) return found;
+  }
+  return null;
+}
+
+/** Shows in a node what a Stream Video makes: the node itself, or the one in the subgraph that it stands for. */
+function preview(node, stream = node) {
   jobs.refresh(); // a page that was loaded again in the middle of a run
   const element = document.createElement("div");
   element.className = "rivulet-node";
@@ -72,21 +85,24 @@ function preview(node) {
   const widget = mount(element, {
     ...options,
     client: () => api.clientId ?? "",
-    place: () => placeOf(node),
-    next: (known) => nextRun(node, known),
+    place: () => placeOf(stream, node),
+    next: (known) => nextRun(placeOf(stream, node), known),
     queue: () => app.queuePrompt(0),
-    prefix: () => widgetOf(node, ["filename_prefix"])?.value ?? null,
+    prefix: () => widgetOf(stream, ["filename_prefix"])?.value ?? null,
   });
   const root = element.firstChild;
   const heard = { [EVENT]: ({ detail }) => widget.hear(detail), reconnected: () => widget.refresh() };
-  const fold = new Fold(node, speaker(options.language), inPage, () => fit());
+  const fold = stream === node && new Fold(node, speaker(options.language), inPage, () => fit());
   let needed = 0;
   const leaving = add(node, "preview", element, widget, heard, () => needed + MARGINS);
-  const height = new NodeHeight(NODE_SIZE[1]);
+  const size = stream === node ? NODE_SIZE : [OUTER_WIDTH, node.size[1]];
+  const height = new NodeHeight(size[1]);
   const fit = () => {
     if (!root.isConnected || !root.offsetWidth || document.fullscreenElement === root) return;
+    // the host gives a node that it has made the width of its inputs, after the extensions have seen it
+    if (node.size[0] < node.computeSize()[0] + NEAR) resize(node, size[0], node.size[1]);
     needed = neededHeight(root);
-    fold.update();
+    if (fold) fold.update();
     if (inPage() || node.flags?.collapsed) return;
     const [, least] = node.computeSize();
     height.note(node.size[1], least);
@@ -96,7 +112,7 @@ function preview(node) {
   whenResized([root, ...root.querySelectorAll(":scope > :not(.stage), .side, .below")], fit, leaving);
   ownPicture(node);
   keepSize(node, height, () => root.offsetHeight - neededHeight(root));
-  resize(node, NODE_SIZE[0], NODE_SIZE[1]);
+  resize(node, size[0], size[1]);
 }
 
 /** The host draws what a node gave back; this one has shown it all the time. */
@@ -145,7 +161,9 @@ app.registerExtension({
   nodeCreated(node) {
     // the arrows of a rate with three places go by whole pictures
     if (node.comfyClass?.startsWith("Rivulet")) Object.assign(widgetOf(node, ["fps"])?.options ?? {}, { step: 10, step2: 1 });
-    if (node.comfyClass === "RivuletStream") preview(node);
+    if (node.comfyClass === STREAM) preview(node);
+    const inside = node.isSubgraphNode?.() ? streamIn(node.subgraph) : null;
+    if (inside) preview(node, inside);
     if (node.comfyClass === "RivuletResume") takes(node);
   },
 });

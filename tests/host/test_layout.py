@@ -84,3 +84,15 @@ def _inside(inner, outer) -> bool:
 
 def _height(box) -> float:
     return box["bottom"] - box["top"]
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["LiteGraph", "Nodes 2.0"])
+def test_the_node_of_a_subgraph_shows_and_steers_the_stream_in_it(server, tmp_path, vue):
+    workflow = json.loads((FOLDER / "03_prompt_journey.json").read_text(encoding="utf-8"))
+    shots = os.environ.get("RIVULET_SHOTS", str(tmp_path))
+    told = {"url": server.url, "workflow": workflow, "vue": vue, "shots": shots}
+    found = drive(Path(__file__).with_name("subgraph_page.mjs"), **told)
+    server.post("/interrupt", {})
+    assert found["errors"] == [] and found["stopped"], found
+    outer = found["outer"]
+    assert ":" in outer["path"] and outer["widgets"] == outer["pictures"] == 1 and outer["inside"], outer
