@@ -128,7 +128,7 @@ export class Face {
 
   /** Where the file lies, and ways to it: the host's own, which outlive the stream, where there are. */
   showFile() {
-    const { parts, state, player, copied } = this.widget;
+    const { parts, state, player, copied, say } = this.widget;
     const { video: there, path } = state;
     parts.save.hidden = !there;
     const href = there ? fileUrl(player.link, state) : "";
@@ -138,7 +138,9 @@ export class Face {
     parts.path.title = path;
     parts.open.hidden = !there;
     if (there && parts.open.getAttribute("href") !== href) parts.open.href = href;
-    put(parts.copied, copied);
+    put(parts.copy, say(copied === "copied" ? "copied" : "copyPath"));
+    put(parts.copied, copied && say(copied)); // for screen readers, too
+    parts.copied.dataset.wrong = copied === "copyYourself";
   }
 
   /** Going back to a second, marking a moment, letting other runs in: where this run can. */

@@ -225,7 +225,7 @@ class Widget {
   async copyPath() {
     const done = await copyText(this.state.path);
     if (!done) getSelection().selectAllChildren(this.parts.path);
-    this.copied = this.say(done ? "copied" : "copyYourself");
+    this.copied = done ? "copied" : "copyYourself";
     setTimeout(() => this.show((this.copied = "")), TOLD_MILLISECONDS);
     this.show();
   }

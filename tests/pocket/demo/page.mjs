@@ -92,6 +92,14 @@ try {
   await button("Change").click();
   await word(`“${prompt}” is seen from`);
   await page.waitForFunction(() => document.querySelectorAll(".rivulet .strip button").length === 3);
+  // along the prompts by keys, since a short one is narrow
+  await page.locator('.rivulet .strip button[tabindex="0"]').focus();
+  await page.keyboard.press("End");
+  await page.keyboard.press("ArrowLeft");
+  seen.reached = await page.evaluate(() => document.activeElement.ariaLabel);
+  await page.keyboard.press("Home");
+  await page.waitForFunction(() => document.querySelector(".rivulet video").currentTime < 1);
+  seen.tabStops = await page.locator('.rivulet .strip button[tabindex="0"]').count();
   await shot("running");
   await parts.pause.click();
   await word("Making is paused");

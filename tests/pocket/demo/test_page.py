@@ -29,6 +29,8 @@ def test_it_is_watched_steered_stopped_played_again_and_another_is_made(tmp_path
     assert seen["bars"] < 1, "black bars beside the picture"
     assert "Try: a red circle" in seen["refusal"] and seen["refusalIsWhole"] and seen["refusedIsWhole"]
     assert seen["loops"]
+    assert seen["reached"].startswith("2. From 0:0") and seen["reached"].endswith("on a blue ground")
+    assert seen["tabStops"] == 1, "one key leaves the strip"
     assert seen["caption"] == "a magenta square and a cyan circle on a green ground"
     assert seen["paths"] == [str(tmp_path / f"rivulet-000{number}.mp4") for number in (1, 2)]
     assert all(Path(path).is_file() for path in seen["paths"])
