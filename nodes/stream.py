@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
-from comfy.cli_args import args
 from comfy_api.v0_0_2 import InputImpl, io
 from comfy_execution.graph import ExecutionBlocker
 from torch import Tensor
@@ -37,6 +35,7 @@ from .run.making import Order, Run, page_of
 from .run.next_run import NEXT_RUNS
 from .run.overlap import overlap_for
 from .run.script import read_script
+from .run.tags import graph_tags
 from .run.take import EARLY, PASSING, newest_snapshot_path, policy_of
 from .run.take_files import RESUMED, find_take
 from .run.yielding import LongRun
@@ -136,7 +135,7 @@ class RivuletStream(io.ComfyNode):
             decoder = decoder_for(vae, caller.to_vae)
         video = begin.video if isinstance(begin, Resume) else _target(filename_prefix, width, height)
         order = Order(
-            caller, decoder, config, *kept, script, fps, blocks, video, cls._graph(), page,
+            caller, decoder, config, *kept, script, fps, blocks, video, graph_tags(cls.hidden), page,
             policy_of(snapshot, snapshot_seconds, snapshot_gb), begin.may_redo,
             LongRun(stop_on_drift, let_others_in, part_hours, part_gigabytes), encoding,
         )  # fmt: skip
@@ -159,17 +158,6 @@ class RivuletStream(io.ComfyNode):
             InputImpl.VideoFromFile(str(run.result)), run.image_BHWC, {"samples": tail_BCTHW},
             newest_snapshot_path(run.folder), ui=run.shown,
         )  # fmt: skip
-
-    @classmethod
-    def _graph(cls) -> dict[str, str]:
-        """What the host writes into its own videos, so that the graph comes back when the file is dropped."""
-        if args.disable_metadata:
-            return {}
-        # the host notes fingerprints in its nodes, and would take them from there in another run
-        nodes = (cls.hidden.prompt or {}).items()
-        queued = {id: {name: node[name] for name in node if name != "is_changed"} for id, node in nodes}
-        tags = {**(cls.hidden.extra_pnginfo or {}), "prompt": queued or None}
-        return {name: json.dumps(value) for name, value in tags.items() if value is not None}
 
 
 def _progress(blocks: int | None) -> Callable[[Chunk], None]:

@@ -9,12 +9,12 @@ const NUMBERED = "_\\d+_\\.mp4$"; // what Stream Video puts behind the prefix; t
 
 /** One row of the list: what a person wants to know of a take, each where it is known. `now` in seconds since 1970. */
 export function rowOf(take, now, say, language) {
-  const { name, seconds, width, height, standing, reason, prompt, recoverable } = take;
+  const { name, seconds, width, height, standing, reason, prompt, recoverable, deletable } = take;
   const facts = [clock(seconds), ageOf(take.changed, now, language)];
   if (width && height) facts.push(`${width} × ${height}`);
   return {
     ...folded(name), name, id: take.id, facts, standing, standingWords: standingWords(standing, say), reason: reason ?? "",
-    prompt: prompt ?? "", able: recoverable === true,
+    prompt: prompt ?? "", able: recoverable === true, deletable: deletable === true,
   };
 }
 

@@ -1,5 +1,6 @@
 // The list of takes to go on with, in an element of any page.
 
+import { copyText } from "./clipboard.mjs";
 import { answerOf } from "./link.mjs";
 import { ordered, rowOf } from "./takes.mjs";
 import { buildTakes, showRows } from "./takes_view.mjs";
@@ -27,7 +28,7 @@ class TakesList {
   constructor(element, { transport, value, choose, language = "en", ...options }) {
     Object.assign(this, { transport, value, choose, language, say: speaker(language) });
     Object.assign(this, { theme: () => "", collapsed: () => false, tallest: () => "", ...options });
-    Object.assign(this, { takes: null, lost: false, due: 0, asking: false });
+    Object.assign(this, { takes: null, lost: false, due: 0, asking: false, deeds: { asked: "", told: {} } });
     this.leaving = new AbortController();
     loadStyle();
     this.parts = buildTakes(element, this.say);
@@ -53,7 +54,7 @@ class TakesList {
     const { signal } = this.leaving;
     const on = (target, name, act) => target.addEventListener(name, act, { signal });
     on(refresh, "click", () => this.refresh());
-    on(list, "click", (event) => this.take(event.target.closest(".take")));
+    on(list, "click", (event) => this.press(event.target.closest("button")));
     on(list, "keydown", (event) => this.step(event));
     // the page around must not take keys for its own shortcuts, nor the wheel for its zoom while the list moves
     on(root, "keydown", (event) => event.stopPropagation());
@@ -83,6 +84,53 @@ class TakesList {
     this.show();
   }
 
+  /** A take is chosen, or something is done with it. */
+  press(button) {
+    const entry = button?.closest(".entry");
+    if (!entry) return;
+    const { name } = entry.dataset;
+    const pressed = (each) => button.classList.contains(each);
+    if (pressed("take")) this.take(button);
+    else if (pressed("takeTimeline")) this.copyTimeline(name);
+    else if (pressed("takeDeleteAll")) this.remove(name, "all");
+    else if (pressed("takeDeleteSnapshots")) this.remove(name, "snapshots");
+    else this.deeds = { asked: pressed("takeDelete") ? name : "", told: {} };
+    this.show();
+    if (!pressed("takeDelete")) return;
+    entry.querySelector(".takeKeep").focus();
+    entry.scrollIntoView({ block: "nearest" });
+  }
+
+  pathOf(name, what) {
+    const { id } = this.takes.find((take) => take.name === name);
+    return `/rivulet/take/${encodeURIComponent(id)}/${what}`;
+  }
+
+  tell(name, words) {
+    this.deeds = { asked: "", told: { name, words } };
+    this.show();
+    this.entryOf(name)?.scrollIntoView({ block: "nearest" });
+  }
+
+  entryOf(name) {
+    return [...this.parts.list.children].find((entry) => entry.dataset.name === name);
+  }
+
+  async copyTimeline(name) {
+    const { body } = await answerOf(() => this.transport.get(this.pathOf(name, "timeline"), {}), "json", null);
+    if (!body?.timeline) return this.tell(name, body?.error ?? this.say("takeNoTimeline"));
+    // what cannot be copied so is shown, to be copied by hand
+    this.tell(name, (await copyText(body.timeline)) ? this.say("takeTimelineCopied") : body.timeline);
+  }
+
+  /** Deletes the whole take or its snapshots. */
+  async remove(name, what) {
+    this.deeds = { asked: "", told: {} };
+    const { status, body } = await answerOf(() => this.transport.post(this.pathOf(name, "delete"), { what }), "json", null);
+    if (status !== 200) this.tell(name, body?.error ?? this.say("takesLost"));
+    this.refresh();
+  }
+
   take(element) {
     if (!element || element.getAttribute("aria-disabled") === "true") return;
     const names = this.takes.filter((take) => take.recoverable).map((take) => take.name);
@@ -94,7 +142,7 @@ class TakesList {
     const step = STEPS[event.key];
     if (step === undefined) return;
     event.preventDefault();
-    const rows = [...this.parts.list.children];
+    const rows = [...this.parts.list.querySelectorAll(".take")];
     const at = rows.indexOf(event.target.closest(".take")) + step;
     rows[Math.max(0, Math.min(rows.length - 1, at))]?.focus();
     this.show();
@@ -114,7 +162,7 @@ class TakesList {
     parts.chosen.dataset.wrong = words === "takeGone";
     if (takes === null) return;
     const rows = takes.map((take) => rowOf(take, Date.now() / 1000, say, language));
-    showRows(parts.list, rows, value, (row) => this.pictureOf(row.id));
+    showRows(parts.list, rows, value, (row) => this.pictureOf(row.id), this.deeds, say);
   }
 
   pictureOf(id) {

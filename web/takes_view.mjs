@@ -14,19 +14,45 @@ export function buildTakes(root, say) {
   return { root: section, chosen, refresh, none, list };
 }
 
-/** Shows one element a row, in their order; those that stay keep the keyboard's place and their picture. */
-export function showRows(list, rows, chosen, pictureOf) {
+/**
+ * Shows one element a row, in their order; those that stay keep the keyboard's place and their picture. `deeds` is
+ * {asked, told}: the name of the take that is about to be deleted, and {name, words} of what was last done with one.
+ */
+export function showRows(list, rows, chosen, pictureOf, deeds, say) {
   const known = new Map([...list.children].map((each) => [each.dataset.name, each]));
-  const elements = rows.map((row) => known.get(row.name) ?? emptyRow(row.name));
-  for (const each of list.children) if (!elements.includes(each)) each.remove();
-  elements.forEach((element, i) => {
-    if (list.children[i] !== element) list.insertBefore(element, list.children[i] ?? null);
-    showRow(element, rows[i], pictureOf(rows[i]));
-    element.setAttribute("aria-selected", rows[i].name === chosen);
+  const entries = rows.map((row) => known.get(row.name) ?? emptyEntry(row.name, say));
+  for (const each of list.children) if (!entries.includes(each)) each.remove();
+  entries.forEach((entry, i) => {
+    if (list.children[i] !== entry) list.insertBefore(entry, list.children[i] ?? null);
+    const row = rows[i];
+    showRow(entry.firstChild, row, pictureOf(row));
+    entry.firstChild.setAttribute("aria-selected", row.name === chosen);
+    showDeeds(entry, row, deeds);
   });
+  const elements = entries.map((entry) => entry.firstChild);
   // one of them takes the keyboard; arrows lead to the others
   const way = elements.find((each) => each === document.activeElement) ?? elements.find((each) => each.dataset.name === chosen);
   for (const each of elements) each.tabIndex = each === (way ?? elements[0]) ? 0 : -1;
+}
+
+function emptyEntry(name, say) {
+  const deed = (name) => make("button", { type: "button", className: name, textContent: say(name) });
+  const deeds = make("div", { className: "deeds" }, deed("takeTimeline"), deed("takeDelete"));
+  const question = make("span", { textContent: say("takeDeleteAsked") });
+  const ask = make("div", { className: "deeds ask" }, question, deed("takeDeleteAll"), deed("takeDeleteSnapshots"), deed("takeKeep"));
+  const told = make("p", { className: "told", role: "status" });
+  const entry = make("div", { className: "entry", role: "none" }, emptyRow(name), deeds, ask, told);
+  entry.dataset.name = name;
+  return entry;
+}
+
+function showDeeds(entry, row, { asked, told }) {
+  const at = (part) => entry.querySelector(`.${part}`);
+  at("ask").hidden = asked !== row.name;
+  at("deeds").hidden = asked === row.name;
+  at("takeTimeline").hidden = row.prompt === "";
+  at("takeDelete").hidden = !row.deletable;
+  put(at("told"), told.name === row.name ? told.words : "");
 }
 
 function emptyRow(name) {

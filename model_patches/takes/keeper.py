@@ -23,7 +23,7 @@ from ..vae.decoder import StreamDecoder
 from .folder import FAILED, PLANNED, STOPPED, About, Ended, TakeFolder
 from .picture import NewestPicture, write_picture
 from .thin import to_drop
-from .timeline_file import Event, append, read
+from .timeline_file import Event, append, event_of, read
 
 log = logging.getLogger(__name__)
 
@@ -125,12 +125,18 @@ class Keeper:
         about: About,
         policy: Policy | None = None,
         tell: Told = lambda sentence: None,
+        *,
+        private: bool = False,
     ) -> None:
-        """about: with how it ended before. tell: takes a sentence for whoever watches, from any thread."""
+        """about: with how it ended before. tell: takes a sentence for whoever watches, from any thread.
+
+        private: what is written has no prompt as a text.
+        """
         self.stopped = False  # whoever watches ended the run
         self.pictures = NewestPicture(writer.start_frame)
         self._caller, self._decoder, self._writer, self._folder = caller, decoder, writer, folder
         self._about, self._policy, self._tell = about, policy or Policy(), tell
+        self._private = private
         self._newest: StreamState | None = None
         self._last: tuple[int, int] | None = None  # block and frame of the newest snapshot, queued or written
         self._resting_until = 0.0  # monotonic seconds
@@ -162,8 +168,8 @@ class Keeper:
 
     def on_prompt(self, state: StreamState, prompt: TimedPrompt) -> None:
         """Notes another prompt, and has the state that begins with it kept as a marked snapshot."""
-        frame = state.ledger.next_frame(state.config.geometry, state.start_frame)
-        self._note(Event(state.block, frame, state.text, prompt.mode, state.config.seed))
+        event = event_of(state, prompt.mode)
+        self._note(replace(event, prompt=None) if self._private else event)
         self._mark = self._mark or state.block > 0
 
     def mark(self) -> None:
@@ -217,6 +223,8 @@ class Keeper:
         return time.monotonic() >= self._resting_until
 
     def _capture(self, state: StreamState, *, marked: bool) -> None:
+        if self._private:
+            state = replace(state, text=None)
         try:
             captured = capture_in_any_case(self._caller, state, self._decoder)
         except (OSError, RuntimeError, ValueError, MemoryError) as why:

@@ -29,11 +29,12 @@ from ..writer.parts import files_of, frames_of
 from ..writer.protocol import OpenWriter, Writer
 from ..writer.video import Mp4Writer
 from .awake import Awake
+from .directed import Directed
 from .folder import About, TakeFolder
 from .keeper import Keeper, Policy
 from .point import Point, find_point
 from .rewind import go_back, revised
-from .timeline_file import Event
+from .timeline_file import Event, event_of, without_texts
 from .watch import Watch
 
 SPARE_BYTES = 64 << 20  # of a disk, beside the copy of a tail
@@ -74,6 +75,7 @@ class Making:
     writers: Callable[[Opening], Sequence[Writer]] = lambda opening: ()  # who gets the pictures, too
     opened: Callable[[Session], None] = lambda session: None  # once the file is open
     stop_on_drift: bool = False  # when the picture stands still or burns out; else that is told
+    private: bool = False  # no prompt is written as a text: not into the video, nor beside it
     close: Callable[[Session], None] = lambda session: None  # before the file is closed, whatever ended it
 
 
@@ -85,7 +87,7 @@ class Start:
     state: StreamState
     script: Script
     about: About | None = None  # None: a new take
-    events: tuple[Event, ...] = ()  # prompts that took effect before
+    events: tuple[Event, ...] = ()  # that happened before, and seeds to come
     first_frame: int = 0  # of the stream, where the file begins
 
 
@@ -162,17 +164,18 @@ def go_on(making: Making, redo: Redo, pictures: int | None = None) -> Start:
         redo = _readable(script, redo)
         point = find_point(folder, redo)
         _refuse_short(folder, pictures, point)
-        point = replace(point, events=revised(point, redo))
+        known, point = point.events, replace(point, events=revised(point, redo))
         script = point.script(script, making.config)
         with refuse_full(making.caller, "while the take is loaded"):
             state = point.place(making.load(point.snapshot.path))
-        tail = go_back(folder, point, redo)
+        kept = replace(point, events=without_texts(point.events, but=known)) if making.private else point
+        tail = go_back(folder, kept, redo)
     except BaseException:
         lock.release()
         raise
     opening = Opening(point.start_frame, True, state.block, lock, tail)
     done = state.block + state.steered  # the prompt of the next block is gone over to already
-    events = tuple(event for event in point.events if event.prompt and event.block < done)
+    events = tuple(event for event in point.events if event.block < done or not event.mode)
     return Start(opening, state, script, point.about, events, point.first_frame)
 
 
@@ -184,13 +187,16 @@ def _run(making: Making, start: Start, options: dict[str, Any]) -> tuple[StreamS
     keeper = None
     if making.policy is not None:
         video = making.caller, making.decoder, writer, making.folder
-        keeper = Keeper(*video, about, making.policy, lambda sentence: session.tell(sentence))
+        keeper = Keeper(
+            *video, about, making.policy, lambda sentence: session.tell(sentence), private=making.private
+        )
     offers = Offers() if keeper is None else Offers(partial(refuse_redo, making), keeper.mark)
     session = making.open_session(writer, start.opening, offers)
     with session, Awake(f"{making.folder.video.name} is being made") as awake:
-        session.on_phase = awake.follow
+        directed = Directed(writer, start.events, start.first_frame, private=making.private)
+        session.on_phase = partial(_each, (awake.follow, directed.on_phase))
         making.opened(session)
-        for event in start.events:
+        for event in (each for each in start.events if each.prompt):
             at = event.block - ledger.file_block, event.frame - start.first_frame
             session.note_prompt(PromptChange(str(event.prompt), event.mode, *at))
         if start.opening.tail is not None:
@@ -198,17 +204,28 @@ def _run(making: Making, start: Start, options: dict[str, Any]) -> tuple[StreamS
         elif making.script.notes:
             session.tell(" ".join(making.script.notes))
         with keeper or nullcontext():
-            state = _made(making, start, session, keeper, options)
+            state = _made(making, start, session, directed, keeper, options)
     return state, session
 
 
+def _each(hear: Sequence[Callable[[str], None]], phase: str) -> None:
+    for one in hear:
+        one(phase)
+
+
 def _made(
-    making: Making, start: Start, session: Session, keeper: Keeper | None, options: dict[str, Any]
+    making: Making,
+    start: Start,
+    session: Session,
+    directed: Directed,
+    keeper: Keeper | None,
+    options: dict[str, Any],
 ) -> StreamState:
     watch = _watch(making, start, session, None if keeper is None else making.folder.watch)
 
     def on_prompt(state: StreamState, prompt: TimedPrompt) -> None:
         watch.begin_scene()
+        directed.on_prompt(event_of(state, prompt.mode))
         if keeper is not None:
             keeper.on_prompt(state, prompt)
 
@@ -219,6 +236,7 @@ def _made(
     try:
         state = run(making.caller, making.decoder, start.state, writers, **more, **told)
     finally:
+        directed.tell()
         making.close(session)
     if keeper is not None:
         keeper.stopped = session.ending or session.redo is not None
@@ -236,7 +254,7 @@ def _watch(making: Making, start: Start, session: Session, path: Path | None) ->
         session.live.fps,
         making.config.geometry.time_stride,
         start_frame=session.writer.start_frame,
-        scenes=[event.frame - start.first_frame for event in start.events],
+        scenes=[event.frame - start.first_frame for event in start.events if event.prompt],
         told=told,
         tell=session.tell,
         stop=partial(session.stop, DRIFT) if making.stop_on_drift else None,

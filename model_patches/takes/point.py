@@ -66,6 +66,7 @@ class Point:
         prompts that were typed cannot be read again.
         """
         events = [event for event in self.events if event.block >= self.header.block]
+        self._refuse_lost(events)
         configs = self._configs(config)
         typed = {block: at_border(each) for block, each in _by_block(events).items()}
         if script.encode is None:
@@ -78,6 +79,17 @@ class Point:
         later = {block: prompt for block, prompt in script.changes.items() if block >= self.block}
         noted = {block: TimedPrompt(0, str(event.prompt), event.mode) for block, event in typed.items()}
         return replace(script, text=self.header.text, changes={**later, **noted}, configs=configs)
+
+    def _refuse_lost(self, events: Sequence[Event]) -> None:
+        done = self.header.block + self.header.steered
+        lost = next((event for event in events if event.is_lost and event.block >= done), None)
+        if lost is not None:
+            second = (lost.frame - self.first_frame) / self.about.fps
+            raise ValueError(
+                f"Resume: the prompt at second {second:.1f} was not kept as a text (--disable-metadata), and "
+                f"no snapshot is there that was made after it; redo the take from that second or an earlier "
+                f"one, with a prompt."
+            )
 
     def _configs(self, config: StreamConfig) -> dict[int, StreamConfig]:
         """The snapshot's own, and from `block` on the user's, each with the seeds that are noted."""

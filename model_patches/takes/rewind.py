@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..viewers.mailbox import Redo
 from ..writer.joining import copy_tail
+from .directed import TAG, timeline_of
 from .folder import STOPPED, Ended, SnapshotFile, TakeFolder
 from .point import Point
 from .timeline_file import Event, read, rewrite
@@ -45,7 +46,9 @@ def later(snapshots: Sequence[SnapshotFile], point: Point) -> list[SnapshotFile]
 def keep_tail(folder: TakeFolder, point: Point, snapshots: Sequence[SnapshotFile]) -> Path:
     """The video of what is cut off, from the last key frame before, with these snapshots beside it."""
     about, tail = folder.read_about(), TakeFolder(free_name(folder.video))
-    begins = point.first_frame + copy_tail(folder.video, point.frame, tail.video)
+    directed = timeline_of(folder)
+    tags = {TAG: directed} if directed else {}
+    begins = point.first_frame + copy_tail(folder.video, point.frame, tail.video, tags)
     tail.open()
     tail.write_about(replace(about, first_frame=begins, ended=about.ended or Ended(STOPPED)))
     rewrite(tail.timeline, read(folder.timeline))

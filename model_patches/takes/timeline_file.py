@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..stream.state import StreamState
 from ..stream.timeline import MODES
 from .folder import write_text
 
@@ -22,9 +23,28 @@ class Event:
 
     block: int
     frame: int  # pixel frame of the stream that the block begins with
-    prompt: str | None  # as it was typed; None: it was encoded elsewhere, or the seed alone is told
+    prompt: str | None  # as it was typed; None: it was not kept, or the seed alone is told
     mode: str  # how it was gone over to; "": it was not, the seed alone is told
     seed: int
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another prompt was gone over to, and which is not known."""
+        return self.prompt is None and bool(self.mode)
+
+
+def event_of(state: StreamState, mode: str) -> Event:
+    """The prompt of a state that begins with it, before its block is made."""
+    frame = state.ledger.next_frame(state.config.geometry, state.start_frame)
+    return Event(state.block, frame, state.text, mode, state.config.seed)
+
+
+def without_texts(events: Iterable[Event], but: Iterable[Event]) -> tuple[Event, ...]:
+    """The events without their prompts, except for those that had the same one before."""
+    had = {(event.block, event.prompt) for event in but}
+    return tuple(
+        event if (event.block, event.prompt) in had else replace(event, prompt=None) for event in events
+    )
 
 
 def append(path: Path, event: Event) -> None:

@@ -16,7 +16,7 @@ from .live import EndedError, LiveStream
 from .mailbox import read_message
 from .segments import INIT, Place
 from .streams import Streams
-from .takes import BusyError, KnownTakes, read_go_on
+from .takes import BusyError, KnownTakes, read_go_on, read_what
 
 PREFIX = "/rivulet"
 MAX_BODY_BYTES = 65536  # bytes: the longest prompt, each letter as two escapes of six
@@ -102,12 +102,17 @@ def answer_about_takes(takes: KnownTakes, request: Request) -> Answer | None:
     if (request.method, request.path) == ("GET", f"{PREFIX}/takes"):
         return json_answer({"takes": takes.listed()})
     match = TAKE.fullmatch(request.path)
-    if match is None or (request.method, match[2]) not in (("GET", "picture"), ("POST", "go-on")):
+    if match is None or (request.method, match[2]) not in ABOUT_A_TAKE:
         return None
     try:
         if match[2] == "picture":
             picture = takes.picture(match[1])
             return Answer(204) if picture is None else Answer(200, picture, "image/jpeg")
+        if match[2] == "timeline":
+            return json_answer({"timeline": takes.timeline(match[1])})
+        if match[2] == "delete":
+            takes.delete(match[1], read_what(parse_json(request)))
+            return json_answer({})
         takes.go_on(match[1], read_go_on(parse_json(request)))
     except KeyError as why:
         raise RefusedError(404, NO_TAKE) from why
@@ -243,7 +248,8 @@ def find_place(live: LiveStream, frame: int) -> Place:
     return place
 
 
-TAKE = re.compile(rf"{PREFIX}/take/([0-9A-Za-z]{{1,64}})/(picture|go-on)")
+TAKE = re.compile(rf"{PREFIX}/take/([0-9A-Za-z]{{1,64}})/(picture|timeline|go-on|delete)")
+ABOUT_A_TAKE = (("GET", "picture"), ("GET", "timeline"), ("POST", "go-on"), ("POST", "delete"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from .mailbox import Redo, read_redo
 
 MAX_ID = 64  # letters of a node, a workflow or a client
+ALL, SNAPSHOTS = "all", "snapshots"
+DELETED = (ALL, SNAPSHOTS)  # what of a take can be deleted: video and folder, or the folder alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,13 @@ class KnownTakes(Protocol):
         """A small JPEG of a take's newest picture, None without one; KeyError for an unknown id."""
         ...
 
+    def timeline(self, take: str) -> str:
+        """What a take was directed with, to paste into Prompts over Time; "" where that is not known.
+
+        KeyError for an unknown id.
+        """
+        ...
+
     def go_on(self, take: str, wish: GoOn) -> None:
         """Has the next run of the node go on with the take.
 
@@ -45,6 +54,22 @@ class KnownTakes(Protocol):
         BusyError while it is being made.
         """
         ...
+
+    def delete(self, take: str, what: str) -> None:
+        """Deletes of a take what is one of DELETED.
+
+        KeyError for an unknown id, ValueError with a sentence where that cannot be, and BusyError while it is
+        being made.
+        """
+        ...
+
+
+def read_what(body: Any) -> str:
+    """Which part of a take is to be deleted; ValueError for another."""
+    what = body.get("what") if isinstance(body, dict) else None
+    if what not in DELETED:
+        raise ValueError(f"`what` must be one of {', '.join(DELETED)}, got {ascii(what)[:40]}.")
+    return str(what)
 
 
 def read_go_on(body: Any) -> GoOn:

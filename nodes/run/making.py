@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from comfy.cli_args import args
 from comfy_api.v0_0_2 import InputImpl
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
@@ -123,6 +124,7 @@ class Run:
             open_session=self._open_session,
             writers=self._writers,
             stop_on_drift=order.long_run.stop_on_drift,
+            private=args.disable_metadata,
         )
 
     def make(

@@ -9,6 +9,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from comfy.cli_args import args
+
+from ...model_patches.takes.delete import delete_take
+from ...model_patches.takes.directed import timeline_of
 from ...model_patches.takes.folder import TakeFolder
 from ...model_patches.takes.listing import Take, describe, list_takes
 from ...model_patches.takes.standing import RUNNING
@@ -46,6 +50,18 @@ class Shelf:
         except OSError:
             return None
 
+    def timeline(self, take: str) -> str:
+        return timeline_of(TakeFolder(self._video(take)))
+
+    def delete(self, take: str, what: str) -> None:
+        video = self._video(take)
+        if args.multi_user:
+            raise ValueError(
+                f"This ComfyUI has several users (--multi-user), whose takes lie in one folder, and does not "
+                f"know whose {video.name} is; delete its files there."
+            )
+        delete_take(TakeFolder(video), what)
+
     def go_on(self, take: str, wish: GoOn) -> None:
         video = self._video(take)
         found = describe(video)
@@ -78,6 +94,7 @@ class Shelf:
             "reason": take.reason,
             "prompt": take.text or "",
             "recoverable": take.can_go_on,
+            "deletable": take.standing != RUNNING and not args.multi_user,
         }
 
 

@@ -77,7 +77,7 @@ def _made_first(server, seen) -> torch.Tensor:
     begin = json.loads((tail.with_suffix(".take") / "take.json").read_text())["first_frame"]
     kept = pictures(tail)
     later = seen["later"]
-    assert later["seed"] == 77 and "prompt" not in later and tail.name in seen["noteLater"]
+    assert later["seed"] == "77" and "prompt" not in later and tail.name in seen["noteLater"]
     border = next(i for i in range(begin, len(last)) if not torch.equal(last[i], kept[i - begin]))
     assert begin <= border <= later["frame"] < border + BLOCK_PICTURES
     return torch.cat([last[:begin], kept])

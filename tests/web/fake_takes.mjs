@@ -7,11 +7,11 @@ const SHOT = (colour) => `data:image/svg+xml,${encodeURIComponent(
 const hoursAgo = (hours) => Date.now() / 1000 - 3600 * hours;
 const take = (number, more) => ({
   id: `take${number}`, name: `rivulet/stream_0000${number}_.mp4`, seconds: 62, frames: 992, fps: 16, width: 832, height: 480,
-  changed: hoursAgo(number), standing: "stopped", reason: "", prompt: "a red circle on a green ground", recoverable: true, ...more,
+  changed: hoursAgo(number), standing: "stopped", reason: "", prompt: "a red circle on a green ground", recoverable: true, deletable: true, ...more,
 });
 
 export const TAKES = [
-  take(8, { changed: hoursAgo(0.001), standing: "running", recoverable: false, reason: "It is being made just now.", seconds: 12 }),
+  take(8, { changed: hoursAgo(0.001), standing: "running", recoverable: false, deletable: false, reason: "It is being made just now.", seconds: 12 }),
   take(7, { changed: hoursAgo(0.05), standing: "cut off" }),
   take(6, {
     changed: hoursAgo(1), standing: "whole", seconds: 3723,
@@ -28,11 +28,16 @@ export function withTakes(transport, takes, told = () => {}) {
   return {
     async get(path, options) {
       if (path === "/rivulet/takes") return takes ? answer(200, { takes }) : answer(500, { error: "No." });
+      if (path.endsWith("/timeline")) return answer(200, { timeline: "# seed 3, 16 pictures a second\n[0s] a red circle\n" });
       return transport.get(path, options);
     },
     async post(path, json) {
       if (!path.startsWith("/rivulet/take/")) return transport.post(path, json);
       told(path, json);
+      const [, id] = path.match(/take\/(\w+)\/delete/) ?? [];
+      if (id === "take3") return answer(400, { error: "stream_00003_.take is kept: it holds notes.txt, which is not of the take. The rest is deleted." });
+      if (id) takes.splice(takes.findIndex((each) => each.id === id), 1);
+      if (id) return answer(200, {});
       return answer(202, {});
     },
     url(path) {

@@ -14,6 +14,8 @@ test("a row tells name, length, size, age and standing", () => {
   assert.deepEqual([row.folder, row.file, row.standingWords], ["rivulet/", "stream_00001_.mp4", "stopped"]);
   assert.deepEqual(row.facts, ["1:02", "3 min. ago", "832 × 480"]);
   assert.equal(row.able, true);
+  assert.equal(row.deletable, false, "an older server says nothing of it");
+  assert.equal(rowOf(take({ deletable: true }), 1000, say, "en").deletable, true);
 });
 
 test("what is not known of a broken take is left out, and its reason is told", () => {

@@ -6,7 +6,7 @@ import pytest
 from rivulet.model_patches.viewers.mailbox import Redo
 from rivulet.model_patches.viewers.routes import MAX_BODY_BYTES, Request, answer, takes_long
 from rivulet.model_patches.viewers.streams import Streams
-from rivulet.model_patches.viewers.takes import BusyError, GoOn, read_go_on
+from rivulet.model_patches.viewers.takes import DELETED, BusyError, GoOn, read_go_on
 
 WISH = {
     "node": "12:7",
@@ -30,6 +30,12 @@ class Shelf:
 
     def picture(self, take):
         return {"a": b"jpeg", "b": None, "c": None}[take]
+
+    def timeline(self, take):
+        return {"a": "[0s] a dog\n", "b": ""}[take]
+
+    def delete(self, take, what):
+        self.go_on(take, what)
 
     def go_on(self, take, wish):
         self.picture(take)
@@ -63,6 +69,14 @@ def test_takes_are_listed_and_seen(ask):
     assert ask("/take/a/picture") == (200, b"jpeg") and ask("/take/b/picture") == (204, b"")
 
 
+def test_a_timeline_is_read_and_a_take_deleted(ask, shelf):
+    assert ask("/take/a/timeline") == (200, {"timeline": "[0s] a dog\n"})
+    assert ask("/take/b/timeline") == (200, {"timeline": ""})
+    for what in DELETED:
+        assert ask("/take/a/delete", {"what": what}) == (200, {})
+    assert shelf.wishes == [("a", what) for what in DELETED]
+
+
 def test_a_wish_is_read_and_handed_on(ask, shelf):
     assert ask("/take/a/go-on", WISH) == (202, {})
     assert ask("/take/a/go-on", {"node": "4"}) == (202, {})
@@ -86,6 +100,14 @@ def test_a_wish_is_read_and_handed_on(ask, shelf):
         ("/take/a/go-on", {**WISH, "frame": 1.5}, 400, "`frame` must be a whole number"),
         ("/take/a/go-on", {**WISH, "prompt": "\ud800"}, 400, "letters of no script"),
         ("/take/a/go-on", b"x" * (MAX_BODY_BYTES + 1), 413, "more than 65536 bytes"),
+        ("/take/z/timeline", None, 404, "list the takes again"),
+        ("/take/z/delete", {"what": "all"}, 404, "list the takes again"),
+        ("/take/b/delete", {"what": "all"}, 400, "was deleted"),
+        ("/take/c/delete", {"what": "all"}, 409, "being made"),
+        ("/take/a/delete", {}, 400, "`what` must be one of all, snapshots, got None"),
+        ("/take/a/delete", ["all"], 400, "`what` must be one of"),
+        ("/take/a/delete", None, 404, "There is no GET"),
+        ("/take/a/timeline", {}, 404, "There is no POST"),
         ("/take/../picture", None, 404, "There is no GET"),
         ("/take/a/go-on", None, 404, "There is no GET"),
         ("/takes", {}, 404, "There is no POST"),
@@ -97,7 +119,8 @@ def test_what_cannot_be_is_refused_in_words(ask, shelf, path, body, status, word
 
 
 def test_a_form_of_another_page_is_refused(ask, shelf):
-    assert ask("/take/a/go-on", WISH, kind="text/plain")[0] == 415 and shelf.wishes == []
+    for path, body in (("go-on", WISH), ("delete", {"what": "all"})):
+        assert ask(f"/take/a/{path}", body, kind="text/plain")[0] == 415 and shelf.wishes == []
 
 
 def test_without_takes_there_are_no_such_routes(ask):

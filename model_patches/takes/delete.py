@@ -1,0 +1,64 @@
+"""Deleting a take: its video, its parts and the folder beside it, and nothing else."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from ..viewers.takes import ALL, BusyError
+from ..writer.lock import FileLock, LockedError
+from ..writer.parts import find_parts, joined_path
+from .folder import LEFTOVERS, TakeFolder
+from .standing import EARLIER
+
+
+def delete_take(folder: TakeFolder, what: str) -> None:
+    """Deletes all of a take, or its folder alone. what: of DELETED.
+
+    A folder that holds anything else stays with that in it. BusyError while a run writes the take; ValueError
+    with a sentence where something cannot be deleted: what was deleted by then is gone.
+    """
+    video = folder.video
+    lock = FileLock(video)
+    try:
+        lock.acquire()
+    except LockedError as why:
+        raise BusyError(f"{video.name} is being made now; stop it first.") from why
+    except OSError as why:
+        raise ValueError(
+            f"{video.parent} cannot be written ({why.strerror}), so nothing is deleted."
+        ) from why
+    try:
+        # the folder first: what a kill leaves is a video that plays, not snapshots of none
+        left = _delete_folder(folder)
+        for path in _videos(video) if what == ALL else ():
+            path.unlink(missing_ok=True)
+    except OSError as why:
+        raise ValueError(f"{why.filename or video.name} cannot be deleted ({why.strerror}).") from why
+    finally:
+        lock.release()
+    if left:
+        raise ValueError(
+            f"{folder.path.name} is kept: it holds {left}, which is not of the take. The rest is deleted."
+        )
+
+
+def _videos(video: Path) -> list[Path]:
+    earlier = video.with_name(video.stem + EARLIER)
+    return [earlier, *(part.path for part in find_parts(video)), joined_path(video), video]
+
+
+def _delete_folder(folder: TakeFolder) -> str:
+    """Deletes what is a take's own; the name of a thing that is not, or ""."""
+    own = {folder.about, folder.timeline, folder.watch, folder.picture}
+    own |= {each.path for each in folder.snapshots()}
+    if folder.path.is_symlink() or not folder.path.is_dir():
+        return ""
+    for path in folder.path.iterdir():
+        if path in own or path.name.endswith(LEFTOVERS):
+            path.unlink()
+    left = next(folder.path.iterdir(), None)
+    if left is None:
+        with suppress(FileNotFoundError):
+            folder.path.rmdir()
+    return "" if left is None else left.name
