@@ -27,7 +27,7 @@ def test_a_template_has_no_fault(lint, name):
 
 
 def test_faults_are_found(lint):
-    graph = graph_of("01_pocket_stream")
+    graph = graph_of("01_infinite_video_no_download")
     number = next(key for key, node in graph.items() if node["class_type"] == "RivuletStream")
     graph[number]["inputs"] |= {"preset": "no such preset", "vae": ["1", 0], "colour": 3, "model": ["99", 0]}
     del graph[number]["inputs"]["width"]

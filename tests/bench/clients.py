@@ -16,7 +16,7 @@ from ..host.comfy_server import Server
 from ..host.test_workflows import api_form, on_disk
 from .records import Rows
 
-TEMPLATE, QUICK_SECONDS = "01_pocket_stream", 1.0
+TEMPLATE, QUICK_SECONDS = "01_infinite_video_no_download", 1.0
 TITLE = "Stream Video"  # comfy_api_simplified asks for a node by its title
 PACKAGES = ("comfy-cli", "comfy_api_simplified")
 SIMPLIFIED = """

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from rivulet.tests.host.workflows import NOTE, WIDGETS, beside, inputs_of
+
 Graph = dict[str, dict[str, Any]]
 
 GREEN, BLUE = "a red circle on a green ground", "a red circle on a blue ground"
@@ -51,4 +53,26 @@ def stream_graph(name: str, *, text: str | None = GREEN, **inputs: Any) -> Graph
         node["positive"] = ["2", 0]
         graph["2"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": GREEN}}
     graph["4"]["inputs"] = {key: value for key, value in node.items() if value is not None}
+    return graph
+
+
+def api_form(workflow: dict[str, Any], schema: dict[str, Any]) -> Graph:
+    """Returns the graph that the page would queue, read from a workflow's file.
+
+    schema: the answer to /object_info. Widgets that came after the file was saved are left to their defaults.
+    """
+    sources = {number: [str(source), slot] for number, source, slot, *_ in workflow["links"]}
+    graph = {}
+    for node in workflow["nodes"]:
+        if node["type"] == NOTE:
+            continue
+        linked = {slot["name"]: slot["link"] for slot in node["inputs"] if slot["link"] is not None}
+        inputs: dict[str, Any] = {name: sources[link] for name, link in linked.items()}
+        values = list(node["widgets_values"])
+        for name, kind, options in inputs_of(schema[node["type"]]):
+            if kind in WIDGETS and values:
+                inputs[name] = values.pop(0)
+                assert [values.pop(0) for _ in beside(options)] == beside(options)
+        assert values == [], f"{node['type']} has too many values"
+        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return graph

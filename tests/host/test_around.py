@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from rivulet.tests.browser import drive
 from rivulet.tests.host.prefix import PrefixProxy
-from rivulet.tests.host.workflows import FOLDER
 
 WEB = Path(__file__).resolve().parents[2] / "web"
 
@@ -15,7 +14,8 @@ WEB = Path(__file__).resolve().parents[2] / "web"
 @pytest.fixture(scope="module", params=[False, True], ids=["LiteGraph", "Nodes 2.0"])
 def seen(request, server, tmp_path_factory):
     """Returns what the page showed, which was reached under a path of a proxy."""
-    workflow = json.loads((FOLDER / "03_prompt_journey.json").read_text(encoding="utf-8"))
+    saved = Path(__file__).with_name("saved") / "03_prompt_journey.json"
+    workflow = json.loads(saved.read_text(encoding="utf-8"))
     shots = os.environ.get("RIVULET_SHOTS", str(tmp_path_factory.mktemp("around")))
     with PrefixProxy(server.port) as proxy:
         told = {"url": proxy.url, "workflow": workflow, "vue": request.param, "shots": shots}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from rivulet.tests.browser import drive
-from rivulet.tests.host.workflows import FOLDER
 
+SAVED = Path(__file__).with_name("saved")
 WINDOW = (1600, 1000)
 ROUNDED = 1.5  # pixels: places are told in fractions of them, the browser's and the host's
 PADDING = 14  # pixels of the graph between what the widget shows and its edge
@@ -22,7 +22,7 @@ STATES = [
 @pytest.fixture(scope="module", params=[False, True], ids=["LiteGraph", "Nodes 2.0"])
 def seen(request, server, tmp_path_factory):
     """Returns what the page told, with the state of each name."""
-    workflow = json.loads((FOLDER / "03_prompt_journey.json").read_text(encoding="utf-8"))
+    workflow = json.loads((SAVED / "03_prompt_journey.json").read_text(encoding="utf-8"))
     shots = os.environ.get("RIVULET_SHOTS", str(tmp_path_factory.mktemp("layout")))
     told = {"url": server.url, "workflow": workflow, "vue": request.param, "shots": shots}
     found = drive(Path(__file__).with_name("layout_page.mjs"), **told)
@@ -88,7 +88,7 @@ def _height(box) -> float:
 
 @pytest.mark.parametrize("vue", [False, True], ids=["LiteGraph", "Nodes 2.0"])
 def test_the_node_of_a_subgraph_shows_and_steers_the_stream_in_it(server, tmp_path, vue):
-    workflow = json.loads((FOLDER / "03_prompt_journey.json").read_text(encoding="utf-8"))
+    workflow = json.loads((SAVED / "03_prompt_journey.json").read_text(encoding="utf-8"))
     shots = os.environ.get("RIVULET_SHOTS", str(tmp_path))
     told = {"url": server.url, "workflow": workflow, "vue": vue, "shots": shots}
     found = drive(Path(__file__).with_name("subgraph_page.mjs"), **told)

@@ -1,19 +1,32 @@
-"""The shipped workflows fit the nodes of this ComfyUI, and those that need no download run.
+"""The shipped templates fit the nodes of this ComfyUI, and those that need no download run.
 
-RIVULET_WRITE_WORKFLOWS=1 writes the files anew from `workflows.py`, the thumbnails of those that run, and
-`object_info.json`: after a change of schema, graph or the built-in model.
+RIVULET_WRITE_WORKFLOWS=1 writes the files anew from `templates.py`, `object_info.json`, and the thumbnails:
+of those that run, moments of the video; of the others, a drawing. Do it after a change of schema, graph or
+the built-in model.
 """
 
 import io
 import json
 import os
 
+import numpy as np
 import pytest
+from rivulet.tests.host import thumbnails
+from rivulet.tests.host.graphs import api_form
 from rivulet.tests.host.stored_schema import kept, stored, write
-from rivulet.tests.host.workflows import FOLDER, NOTE, WIDGETS, WORKFLOWS, beside, inputs_of, written
+from rivulet.tests.host.template_files import DOWNLOADS
+from rivulet.tests.host.template_toys import TOYS
+from rivulet.tests.host.template_weights import WEIGHTS
+from rivulet.tests.host.templates import TEMPLATES
+from rivulet.tests.host.workflows import FOLDER, NOTE, ROOT, STREAM, VERSIONS, inputs_of, written
 
-FILES = {"unet_name", "clip_name", "vae_name", "image"}  # chosen from a user's folders
-NAMES = sorted(WORKFLOWS)
+FILES = {"unet_name", "clip_name", "vae_name", "image", "model_file", "lora_file", "memory_file"}
+NAMES = list(TEMPLATES)
+WRITE = os.environ.get("RIVULET_WRITE_WORKFLOWS") == "1"
+SAME, OTHER = (
+    2,
+    12,
+)  # mean levels of 255: two encodings of one drawing; two drawings, where words alone differ
 
 
 @pytest.fixture(scope="module")
@@ -24,25 +37,6 @@ def schema(server):
 
 def on_disk(name):
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def api_form(workflow, schema):
-    """Returns the graph that the page would queue, read from the file alone."""
-    sources = {number: [str(source), slot] for number, source, slot, *_ in workflow["links"]}
-    graph = {}
-    for node in workflow["nodes"]:
-        if node["type"] == NOTE:
-            continue
-        linked = {slot["name"]: slot["link"] for slot in node["inputs"] if slot["link"] is not None}
-        inputs = {name: sources[link] for name, link in linked.items()}
-        values = iter(node["widgets_values"])
-        for name, kind, options in inputs_of(schema[node["type"]]):
-            if kind in WIDGETS:
-                inputs[name] = next(values)
-                assert [next(values) for _ in beside(options)] == beside(options)
-        assert list(values) == [], f"{node['type']} has too many values"
-        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-    return graph
 
 
 def faults(workflow, schema):
@@ -70,8 +64,8 @@ def faults(workflow, schema):
 
 def test_the_files_are_those_of_the_graphs_and_of_the_schema(schema):
     for name in NAMES:
-        file, wanted = FOLDER / f"{name}.json", written(WORKFLOWS[name], schema)
-        if os.environ.get("RIVULET_WRITE_WORKFLOWS") == "1":
+        file, wanted = FOLDER / f"{name}.json", written(TEMPLATES[name], schema)
+        if WRITE:
             file.write_text(wanted, encoding="utf-8")
         assert file.read_text(encoding="utf-8") == wanted, "see the head of this file"
     assert sorted(path.stem for path in FOLDER.glob("*.json")) == NAMES
@@ -79,7 +73,7 @@ def test_the_files_are_those_of_the_graphs_and_of_the_schema(schema):
 
 def test_the_schema_kept_for_checks_without_comfyui_is_this_one(schema):
     wanted = stored(schema, {node["type"] for name in NAMES for node in on_disk(name)["nodes"]})
-    if os.environ.get("RIVULET_WRITE_WORKFLOWS") == "1":
+    if WRITE:
         write(wanted)
     assert kept() == wanted, "see the head of this file"
 
@@ -92,7 +86,7 @@ def test_every_input_fits_its_node(schema, name):
 
 
 def test_what_does_not_fit_is_found(schema):
-    workflow = on_disk("01_pocket_stream")
+    workflow = on_disk("01_infinite_video_no_download")
     stream = next(node for node in workflow["nodes"] if node["type"] == "RivuletStream")
     stream["widgets_values"][0] = "wide"
     workflow["links"][0][1:3] = [1, 2]
@@ -100,31 +94,58 @@ def test_what_does_not_fit_is_found(schema):
         if slot["name"] == "vae":
             slot["link"] = None
     assert faults(workflow, schema) == [
-        "CLIPTextEncode.clip gets VAE",
+        "RivuletPrompts.clip gets VAE",
         "RivuletStream.vae is not given",
         "RivuletStream.width cannot be 'wide'",
     ]
 
 
-def write_thumbnail(name, made):
-    """Four moments of the video, as large as the page shows them."""
-    import numpy as np
-    from PIL import Image
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_says_whose_it_is_and_where_its_files_come_from(name):
+    asked = set()
+    for node in on_disk(name)["nodes"]:
+        if node["type"] == NOTE:
+            continue
+        said = node["properties"]
+        pack = "rivulet" if node["type"].startswith("Rivulet") else "comfy-core"
+        assert (said["cnr_id"], said["ver"]) == (pack, VERSIONS[pack])
+        values = {value for value in node["widgets_values"] if str(value).endswith((".pt", ".safetensors"))}
+        entries = {entry["name"]: entry for entry in said.get("models", [])}
+        # the page offers the file whose name a widget holds, letter by letter
+        assert set(entries) == values, node["type"]
+        for value, entry in entries.items():
+            assert entry["url"].startswith("https://huggingface.co/") and "/resolve/main/" in entry["url"]
+            assert entry["url"].endswith("/" + value.split("/")[-1])
+            assert len(entry.get("hash", "0" * 64)) == 64 and ("hash" in entry) == ("hash_type" in entry)
+            asked.add(f"models/{entry['directory']}/**{value.split('/')[-1]}**")
+    note = next(node for node in on_disk(name)["nodes"] if node["type"] == NOTE)["widgets_values"][0]
+    assert [path for path in asked if path not in note] == []
+    assert bool(asked) == (name in WEIGHTS)
 
-    moments = [made[round(share * (len(made) - 1))] for share in (0.1, 0.4, 0.7, 1.0)]
-    rows = [np.concatenate(pair, 1) for pair in (moments[:2], moments[2:])]
-    picture = Image.fromarray(np.concatenate(rows))
-    picture.resize((384, 384), Image.Resampling.LANCZOS).save(FOLDER / f"{name}.jpg", quality=90)
+
+def test_nothing_is_from_a_version_that_is_not_there_yet():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    now = next(line for line in text.splitlines() if line.startswith("version = ")).split('"')[1]
+    assert [int(part) for part in VERSIONS["rivulet"].split(".")] <= [int(part) for part in now.split(".")]
+
+
+def test_every_file_of_the_table_is_asked_for():
+    stories = json.dumps([on_disk(name) for name in NAMES])
+    assert [file.url for file in DOWNLOADS if file.url not in stories] == []
+
+
+def test_a_stream_is_as_large_as_the_page_makes_one():
+    told = (ROOT / "web" / "layout.mjs").read_text(encoding="utf-8")
+    assert f"NODE_SIZE = [{STREAM[0]}, {STREAM[1]}]" in told
 
 
 RUN = {
-    "01_pocket_stream": 33,  # pictures
-    "03_prompt_journey": 150,
-    "05_endless": 165,
-    "06_small_cache": 33,
-    "07_follow_video": 33,
+    "01_infinite_video_no_download": 162,  # pictures
+    "07_toy_memory_and_small_cache": 165,
+    "08_toy_calibrate_small_cache": 33,
+    "09_toy_video_to_video_v2v": 33,
 }
-WHOLE = ("03_prompt_journey", "05_endless")  # the others are cut to two seconds
+WHOLE = list(RUN)[:2]  # the others are cut to two seconds
 
 
 @pytest.mark.parametrize(("name", "pictures"), RUN.items())
@@ -145,22 +166,38 @@ def test_what_needs_no_download_runs(server, schema, name, pictures):
     with av.open(str(server.base / "output" / f"{name}_00001_.mp4")) as video:
         made = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
     assert len(made) == pictures
-    if os.environ.get("RIVULET_WRITE_WORKFLOWS") == "1":
-        write_thumbnail(name, made)
-    if name == "03_prompt_journey":
+    if WRITE:
+        thumbnails.save(name, thumbnails.moments(made))
+    if name == NAMES[0]:
         grounds = [frame[:, -4:].reshape(-1, 3).astype(float).mean(0) for frame in (made[0], made[-1])]
         # from a green ground to a blue one
         assert grounds[0][1] > grounds[0][2] and grounds[1][2] > grounds[1][1]
 
 
-def test_what_ran_has_a_thumbnail_that_the_page_gets(server):
+def shown(name):
+    """Returns the thumbnail [height, width, 3] as the page gets it."""
     from PIL import Image
 
-    shown = sorted(path.stem for path in FOLDER.glob("*.jpg"))
-    assert shown == list(RUN)
-    for name in shown:
+    return np.asarray(Image.open(FOLDER / f"{name}.jpg").convert("RGB")).astype(float)
+
+
+def test_thumbnails_of_weights_that_were_not_run_are_drawings_of_their_graphs():
+    for name, story in WEIGHTS.items():
+        drawn = thumbnails.drawing(name, story)
+        if WRITE:
+            thumbnails.save(name, drawn)
+        assert np.abs(shown(name) - np.asarray(drawn)).mean() < SAME, "see the head of this file"
+
+
+def test_every_template_has_a_thumbnail_of_its_own_that_the_page_gets(server):
+    from PIL import Image
+
+    assert sorted(TOYS) == sorted(RUN) and sorted(path.stem for path in FOLDER.glob("*.jpg")) == NAMES
+    pictures = {name: shown(name) for name in NAMES}
+    for at, name in enumerate(NAMES):
         status, _, body = server.send(f"/api/workflow_templates/rivulet/{name}.jpg")
-        assert status == 200 and Image.open(io.BytesIO(body)).size == (384, 384)
+        assert status == 200 and Image.open(io.BytesIO(body)).size == (thumbnails.SIDE,) * 2
+        assert all(np.abs(pictures[name] - pictures[other]).mean() > OTHER for other in NAMES[:at]), name
 
 
 def test_the_page_offers_them(server):

@@ -1,0 +1,65 @@
+"""Templates for published weights run on small random files; workflows of earlier releases still run."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rivulet.model_patches.checkpoints.recipes import find_recipe
+from rivulet.tests.host import tiny_weights
+from rivulet.tests.host.comfy_server import Server
+from rivulet.tests.host.graphs import api_form
+from rivulet.tests.host.template_weights import WEIGHTS
+from rivulet.tests.host.workflows import FOLDER
+
+SAVED = Path(__file__).with_name("saved")
+RECIPES = {
+    "02_text_to_video_t2v": "self_forcing",
+    "03_prompts_over_time_longlive": "longlive",
+    "04_image_to_video_i2v": "causal_forcing_framewise",
+    "05_memory_echo_infinity": "echo_infinity",
+}
+
+
+@pytest.fixture(scope="module")
+def small(comfyui, tmp_path_factory):
+    """Returns a ComfyUI whose models are small files of random numbers."""
+    folder = tmp_path_factory.mktemp("small")
+    tiny_weights.write_downloads(folder / "models", folder / "input")
+    with Server(comfyui, folder) as running:
+        yield running
+
+
+def ran(server, path):
+    """Returns (the history of a workflow's file on small files, seconds of the last stream)."""
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    graph = tiny_weights.made_small(api_form(workflow, server.get("/object_info")[1]))
+    stream = [node["inputs"] for node in graph.values() if node["class_type"] == "RivuletStream"][-1]
+    stream["filename_prefix"] = path.stem
+    return server.run(graph), stream["seconds"]
+
+
+def pictures(server, name):
+    import av
+
+    with av.open(str(server.base / "output" / f"{name}_00001_.mp4")) as video:
+        return sum(1 for _ in video.decode(video=0))
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_template_for_weights_runs_on_small_ones(small, name):
+    done, seconds = ran(small, FOLDER / f"{name}.json")
+    assert done["status"]["status_str"] == "success", done["status"]
+    assert pictures(small, name) >= round(16 * seconds)
+    said = json.dumps(done["outputs"])
+    if name in RECIPES:
+        assert f"Recipe {find_recipe(RECIPES[name]).title}:" in said
+    # without a recipe, a block is what the widget says: one latent frame is four pictures
+    else:
+        assert small.get("/rivulet/streams")[1]["streams"][0]["block_frames"] == 1
+
+
+@pytest.mark.parametrize("path", sorted(SAVED.glob("*.json")), ids=lambda path: path.stem)
+def test_a_workflow_that_was_saved_with_earlier_nodes_runs(small, path):
+    done, seconds = ran(small, path)
+    assert done["status"]["status_str"] == "success", done["status"]
+    assert pictures(small, path.stem) >= round(16 * seconds)
