@@ -252,7 +252,7 @@ def room_for(model: Any, config: StreamConfig, prompts: int, blocks: int) -> Roo
     on_card = sums * (left >= sums) + samples * (left >= sums + samples)
     if on_card:
         management.free_memory(on_card, device)
-    needed, free = sums + samples - on_card, management.get_free_memory(ram)
+    needed, free = sums + samples - on_card, free_bytes(ram)
     if needed > free:
         raise ValueError(
             f"Calibrate Cache: {gigabytes(needed)} of RAM are needed for sums and samples, "

@@ -22,6 +22,7 @@ from ..model_patches.cache.formats import find_format
 from ..model_patches.plan.cards import describe_cards, usable_formats
 from ..model_patches.plan.plan import Request
 from ..model_patches.plan.probe import Device, probe
+from ..model_patches.plan.ram import within_groups
 from ..model_patches.stream.config import StreamConfig
 from ..model_patches.vae.cost import WanCost
 from .host.decoder import decoder_cost, why_not_vae
@@ -195,7 +196,7 @@ def free_on(device: torch.device, dtype: torch.dtype) -> Device:
     return replace(
         probe(device, dtype, folder),
         free_bytes=free_bytes(device),
-        free_ram_bytes=management.get_free_memory(torch.device("cpu")),
+        free_ram_bytes=free_bytes(torch.device("cpu")),
     )
 
 
@@ -203,7 +204,11 @@ def free_bytes(device: torch.device) -> int:
     """Free bytes of a device; on a card those of the host's models are free, too: it gives them back."""
     loaded = [part for part in management.current_loaded_models if part.device == device]
     held = 0 if management.is_device_cpu(device) else sum(part.model_loaded_memory() for part in loaded)
-    return management.get_free_memory(device) + held
+    free = management.get_free_memory(device) + held
+    if not management.is_device_cpu(device):
+        return free
+    # the host looks at the whole machine, and a container may have less of it
+    return within_groups(free) or 0
 
 
 def formats_for(request: Request, dit: Any) -> list[CacheCost]:

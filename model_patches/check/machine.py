@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..plan.probe import free_ram_bytes
+from ..plan.ram import free_ram_bytes
 from ..plan.verdict import gigabytes
 from ..writer.ffmpeg import find_ffmpeg
 from .finding import BROKEN, OK, SKIPPED, SLOW, Figure, Finding

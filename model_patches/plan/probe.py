@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from .ram import free_ram_bytes
+
 SIZES = {"cpu": (512, 128 << 20), "cuda": (8192, 1 << 30)}  # side of a square product, bytes of a copy
 
 
@@ -76,13 +78,3 @@ def best_seconds(work: Callable[[], object], device: torch.device, seconds: floa
     while time.perf_counter() < end:
         times.append(timed())
     return min(times)
-
-
-def free_ram_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Available RAM in bytes, from Linux's meminfo; None on other systems."""
-    if not meminfo.exists():
-        return None
-    for line in meminfo.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
-    return None

@@ -21,7 +21,7 @@ from ...model_patches.cache.format import call_of
 from ...model_patches.cache.shapes import CacheShape
 from ...model_patches.geometry import Geometry
 from ...model_patches.plan.cost import CallSizes, live_bytes, parameters
-from ...model_patches.plan.probe import free_ram_bytes
+from ...model_patches.plan.ram import free_ram_bytes
 from .rollout import embed_time, read_text_rows
 from .trainable_context import ContextInputs, Grid, TrainableContext
 

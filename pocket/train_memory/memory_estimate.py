@@ -12,7 +12,7 @@ from ...model_patches.cache.format import call_of
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.plan.cost import parameters
-from ...model_patches.plan.probe import free_ram_bytes
+from ...model_patches.plan.ram import free_ram_bytes
 from ..convert_mla.memory_estimate import FLOAT, PER_TRAINED, Fused, bytes_for_backward, table
 from .lora import Adapted, Adapters
 from .memory_context import FrameCache, FrameTokens

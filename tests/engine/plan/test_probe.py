@@ -24,13 +24,6 @@ def test_the_best_of_at_least_three_runs_counts(monkeypatch):
     assert len(runs) == 4
 
 
-def test_free_ram_is_read_where_linux_tells_it(tmp_path):
-    file = tmp_path / "meminfo"
-    file.write_text("MemTotal: 9 kB\nMemAvailable:    2048 kB\n")
-    assert probe.free_ram_bytes(file) == 2 << 20
-    assert probe.free_ram_bytes(tmp_path / "absent") is None
-
-
 def test_a_device_without_a_rate_is_refused():
     with pytest.raises(ValueError, match="rates must be above 0, got 0 FLOP/s"):
         Device("card", 0, 1.0)
