@@ -1,12 +1,14 @@
-"""Notices that nothing is written any more."""
+"""Waiting for a writer's thread, and noticing that it writes nothing any more."""
 
 from __future__ import annotations
 
 import time
+from queue import Full
 
 from .feeding import Feed
 from .parts import RECOVER, WHO
 
+POLL_SECONDS = 0.1  # between checks that the encoder still runs
 PATIENCE = 3.0  # times what an ffmpeg has, until the thread is given up that is to notice it
 
 
@@ -27,3 +29,26 @@ class Progress:
                 f"disk hangs. What was written before is in parts and plays; run "
                 f"`{RECOVER} {self._feed.path}` once the disk is there again."
             )
+
+
+def stop(feed: Feed) -> Exception | None:
+    """Waits until the thread has written its queue; returns the error that ended it, or None."""
+    progress = Progress(feed)
+    asked = False
+    try:
+        while feed.running:
+            if not asked:
+                try:
+                    feed.items.put(None, timeout=POLL_SECONDS)
+                    asked = True
+                except Full:
+                    pass
+            elif feed.join(POLL_SECONDS):
+                break
+            progress.check()
+    except RuntimeError as why:
+        return why
+    except BaseException:  # Ctrl+C: whoever sent it does not want to wait for the rest
+        feed.abandon()
+        raise
+    return feed.fault

@@ -24,7 +24,7 @@ from .lock import FileLock
 from .options import check_fps, check_limits, check_numbers
 from .parts import RECOVER, NoRoomError, Part, find_parts
 from .pixels import check_size, check_start, to_frames
-from .progress import Progress
+from .progress import POLL_SECONDS, Progress, stop
 from .reopen import kept_coding, reopen
 from .sound import Sound, forget, ready
 from .text import check_path
@@ -32,7 +32,6 @@ from .text import check_path
 log = logging.getLogger(__name__)
 
 WHO = "Video writer"
-POLL_SECONDS = 0.1  # between checks that the encoder still runs
 HURRY_SECONDS = 5.0  # for an ffmpeg that does nothing, where someone waits for the end of the program
 
 
@@ -222,7 +221,7 @@ class Mp4Writer:
         if kind is not None and not issubclass(kind, Exception):  # Ctrl+C: someone waits for the end
             self.hurry()
         try:
-            fault = self._stop() or self._finished(begun=error is None)
+            fault = (stop(self._feed) if self._feed else None) or self._finished(begun=error is None)
         finally:
             self._lock.release()
         if fault is None or fault is error:
@@ -249,31 +248,6 @@ class Mp4Writer:
                 self._opened()
                 progress.check()
 
-    def _stop(self) -> Exception | None:
-        """Waits until the thread has written its queue; returns the error that ended it, or None."""
-        feed = self._feed
-        if feed is None:
-            return None
-        progress = Progress(feed)
-        asked = False
-        try:
-            while feed.running:
-                if not asked:
-                    try:
-                        feed.items.put(None, timeout=POLL_SECONDS)
-                        asked = True
-                    except Full:
-                        pass
-                elif feed.join(POLL_SECONDS):
-                    break
-                progress.check()
-        except RuntimeError as why:
-            return why
-        except BaseException:  # Ctrl+C: whoever sent it does not want to wait for the rest
-            feed.abandon()
-            raise
-        return feed.fault
-
     def _finished(self, begun: bool) -> RuntimeError | None:
         try:
             if self._feed and begun:
@@ -299,7 +273,8 @@ class Mp4Writer:
                 return self._stay(parts, str(why))
             self.result = keep_single(self.path)
             self._tell(f"{self.result} is kept as it grew, with the tags that it began with: {why}")
-        forget(self.path)
+        else:
+            forget(self.path)
         self.files = [self.result] if self.result else []
         if self.result not in (None, self.path):
             self._tell(f"{self.path.name} was there by now and stays as it is; this video is {self.result}.")

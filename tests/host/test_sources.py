@@ -9,6 +9,7 @@ from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.writer.ffmpeg import find_ffmpeg
 from rivulet.model_patches.writer.movie import read_movie
+from rivulet.tests.host.comfy_server import Server
 from rivulet.tests.host.test_nodes import GRAPH
 
 CONFIG = StreamConfig(Geometry(32, 48), "pocket", 3, (1.0, 0.5), seed=5)
@@ -199,14 +200,20 @@ def test_small_pictures_are_enlarged_unless_it_is_off_and_coded_as_asked(server)
     assert sizes["poor"][1] < sizes["large"][1]
 
 
-def test_a_linked_folder_of_the_output_is_written_listed_and_gone_on_with(server, tmp_path):
-    elsewhere = tmp_path / "elsewhere"
+def test_an_output_folder_that_is_a_link_is_written_listed_and_gone_on_with(comfyui, tmp_path):
+    """A link inside of it that leads out is refused by the host, for every node."""
+    elsewhere, base = tmp_path / "elsewhere", tmp_path / "base"
     elsewhere.mkdir()
-    (server.base / "output" / "linked").symlink_to(elsewhere, target_is_directory=True)
-    done = server.run(stream(seconds=0.5, filename_prefix="linked/take", snapshot="always"))
-    assert done["status"]["status_str"] == "success", done["status"]
-    assert read_movie(elsewhere / "take_00001_.mp4") and (elsewhere / "take_00001_.take").is_dir()
-    resume = {"class_type": "RivuletResume", "inputs": {"snapshot": "linked/take_00001_.mp4"}}
-    done = server.run({**stream(start=["9", 0], seconds=2.0), "9": resume})
-    assert done["status"]["status_str"] == "success", done["status"]
-    assert read_movie(elsewhere / "take_00001_.mp4").frames == 33
+    base.mkdir()
+    (base / "output").symlink_to(elsewhere, target_is_directory=True)
+    (elsewhere / "later").mkdir()
+    (elsewhere / "linked").symlink_to(elsewhere / "later", target_is_directory=True)
+    with Server(comfyui, base) as server:
+        done = server.run(stream(seconds=0.5, filename_prefix="linked/take", snapshot="always"))
+        assert done["status"]["status_str"] == "success", done["status"]
+        made = elsewhere / "later" / "take_00001_.mp4"
+        assert read_movie(made) and made.with_name("take_00001_.take").is_dir()
+        resume = {"class_type": "RivuletResume", "inputs": {"snapshot": "linked/take_00001_.mp4"}}
+        done = server.run({**stream(start=["9", 0], seconds=2.0), "9": resume})
+        assert done["status"]["status_str"] == "success", done["status"]
+        assert read_movie(made).frames == 33

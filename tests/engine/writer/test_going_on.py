@@ -116,14 +116,20 @@ def encode(path, *options):
     subprocess.run([*command, *options, "-pix_fmt", "yuv420p", "-y", str(path)], check=True)
 
 
+TONE = ("-f", "lavfi", "-i", "sine=duration=2")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (("-c:v", "libx264", "-bf", "2"), "holds its frames in another order than they are shown in"),
         (("-c:v", "mpeg4"), "is coded as mp4v and not as H.264"),
-        (("-f", "lavfi", "-i", "sine=duration=2", "-c:v", "libx264", "-bf", "0"), "has a sound track"),
+        (
+            (*TONE, "-c:v", "libx264", "-bf", "0", "-map", "0", "-map", "1", "-map", "1"),
+            "has tracks beside its pictures and one sound",
+        ),
     ],
-    ids=["reordered", "mpeg4", "sound"],
+    ids=["reordered", "mpeg4", "two sounds"],
 )
 def test_what_another_program_changed_is_refused(open_writer, tmp_path, options, words):
     encode(tmp_path / "take.mp4", *options)
@@ -131,8 +137,9 @@ def test_what_another_program_changed_is_refused(open_writer, tmp_path, options,
         open_writer(start_frame=9).__enter__()
 
 
-def test_any_other_mp4_of_the_same_kind_can_be_gone_on_with(open_writer, footage, tmp_path):
-    encode(tmp_path / "take.mp4", "-c:v", "libx264", "-bf", "0")
+@pytest.mark.parametrize("more", [(), TONE], ids=["silent", "with a sound"])
+def test_any_other_mp4_of_the_same_kind_can_be_gone_on_with(open_writer, footage, tmp_path, more):
+    encode(tmp_path / "take.mp4", *more, "-c:v", "libx264", "-bf", "0")
     before = footage.decode(tmp_path / "take.mp4")
     with open_writer(start_frame=9) as writer:
         writer.write(footage.frames(9, 4))

@@ -12,6 +12,7 @@ from rivulet.model_patches.writer.ffmpeg import find_ffmpeg
 from rivulet.model_patches.writer.joining import finish
 from rivulet.model_patches.writer.movie import frame_count
 from rivulet.model_patches.writer.parts import find_parts, part_path
+from rivulet.model_patches.writer.progress import stop
 from rivulet.model_patches.writer.video import Mp4Writer
 from rivulet.tests.waiting import wait_for
 
@@ -239,7 +240,7 @@ def leave_parts(open_writer, footage, frames):
     for first in range(0, frames, 10):
         writer.write(footage.frames(first, min(10, frames - first)))
         writer.seal()
-    writer._stop()
+    stop(writer._feed)
     writer._lock.release()
 
 
