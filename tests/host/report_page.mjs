@@ -1,6 +1,6 @@
 // Runs the nodes that report something in ComfyUI's own page; prints what was seen of their panels.
 //
-//     node report_page.mjs '{"url": ..., "graph": {...}, "refused": {...}, "vue": false, "shots": "folder"}'
+//     node report_page.mjs '{"url": ..., "graph": {...}, "refused": {...}, "wrong": {...}, "vue": false, "shots": "folder"}'
 
 import { rest, visit } from "./visit.mjs";
 
@@ -88,7 +88,7 @@ await visit(told, async (here) => {
   await doctor.locator(".copy").click();
   seen.said = await doctor.locator(".copy").innerText();
   seen.copied = await page.evaluate(() => navigator.clipboard.readText());
-  await doctor.locator(".lines p").nth(1).dblclick();
+  await doctor.locator(".lines p").nth(1).dblclick({ position: { x: 20, y: 8 } });
   await page.keyboard.press("Control+c");
   seen.selected = await page.evaluate(() => String(getSelection()).trim());
   seen.selectedCopied = (await page.evaluate(() => navigator.clipboard.readText())).trim();

@@ -7,6 +7,7 @@ import pytest
 import torch
 from rivulet.tests.browser import drive, find_chromium
 from rivulet.tests.engine.checkpoints.published_files import BY_NAME
+from rivulet.tests.host.graphs import stream_graph
 from rivulet.tests.host.loading import REST
 
 PANELS = {"RivuletPlan", "RivuletDoctor", "RivuletLoadModel", "RivuletCalibrate"}
@@ -53,9 +54,10 @@ def test_reports_are_read_in_the_page(server, checkpoint, tmp_path, vue):
     refused = {
         id: node for id, node in reports_graph(checkpoint, width=8192, height=8192).items() if id < "3"
     }
+    wrong = stream_graph("wrong", text="[0s] a red circle\n[5x] a blue square\n[7s]")
     seen = drive(
         Path(__file__).with_name("report_page.mjs"),
-        url=server.url, graph=graph, refused=refused, vue=vue, shots=shots,
+        url=server.url, graph=graph, refused=refused, wrong=wrong, vue=vue, shots=shots,
     )  # fmt: skip
     assert seen["errors"] == [], seen
     # a panel where there is something to report, and nowhere else
@@ -74,3 +76,9 @@ def test_reports_are_read_in_the_page(server, checkpoint, tmp_path, vue):
     assert seen["said"] == "Copied" and seen["copied"].split() == texts["RivuletDoctor"].split()
     assert seen["selected"] and seen["selected"] == seen["selectedCopied"]
     assert seen["refused"]["RivuletPlan"]["wrong"]
+    assert seen["refused"]["RivuletPlan"]["text"].startswith("Plan Stream: Does not fit.")
+    (told,) = seen["wrong"].values()
+    (error,) = told["errors"]
+    assert told["class_type"] == "RivuletPrompts" and error["extra_info"]["input_name"] == "text"
+    lines = error["details"].removeprefix("text - ").splitlines()
+    assert [line.partition(", '")[0] for line in lines] == ["Prompts, line 2", "Prompts, line 3"]
