@@ -8,7 +8,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 from comfy_api.v0_0_2 import InputImpl, io
 from comfy_execution.graph import ExecutionBlocker
 from torch import Tensor
@@ -32,6 +31,8 @@ from .run.beginnings import FROM_NOTHING, Beginning
 from .run.fingerprint import FINGERPRINTS
 from .run.going_on import Resume
 from .run.making import Order, Run, page_of
+from .run.naming import PATTERN, target
+from .run.naming import why_not as why_no_name
 from .run.next_run import NEXT_RUNS
 from .run.overlap import overlap_for
 from .run.script import read_script
@@ -86,6 +87,14 @@ class RivuletStream(io.ComfyNode):
         return FINGERPRINTS.stamp(page.node, constants)
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        """True, or why no video can be named so; what comes over a link is read when it is there."""
+        # what is filled in later is a name in any case
+        if filename_prefix is None:
+            return True
+        return why_no_name(PATTERN.sub("x", filename_prefix)) or True
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -133,7 +142,7 @@ class RivuletStream(io.ComfyNode):
         with refuse_full(caller, "before the first block"):
             kept = _cache_and_memory(model, cache, config)
             decoder = decoder_for(vae, caller.to_vae)
-        video = begin.video if isinstance(begin, Resume) else _target(filename_prefix, width, height)
+        video = _video_of(begin, filename_prefix, cls.hidden, config)
         order = Order(
             caller, decoder, config, *kept, script, fps, blocks, video, graph_tags(cls.hidden), page,
             policy_of(snapshot, snapshot_seconds, snapshot_gb), begin.may_redo,
@@ -158,6 +167,11 @@ class RivuletStream(io.ComfyNode):
             InputImpl.VideoFromFile(str(run.result)), run.image_BHWC, {"samples": tail_BCTHW},
             newest_snapshot_path(run.folder), ui=run.shown,
         )  # fmt: skip
+
+
+def _video_of(begin: Beginning, prefix: str, hidden: Any, config: StreamConfig) -> Path:
+    """Where the video lies: a new one, or that of the take that is gone on with."""
+    return begin.video if isinstance(begin, Resume) else target(prefix, hidden, config.geometry)
 
 
 def _progress(blocks: int | None) -> Callable[[Chunk], None]:
@@ -192,10 +206,3 @@ def _cache_and_memory(
     dit = model.get_model_object("diffusion_model")
     cache_format = DENSE if cache is None else cache.format_for(config, dit)
     return cache_format, memory_of(model).policy_for(config, model.load_device)
-
-
-def _target(prefix: str, width: int, height: int) -> Path:
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
-    return Path(folder) / f"{name}_{counter:05}_.mp4"

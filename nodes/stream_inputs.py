@@ -49,7 +49,8 @@ def _frame() -> list[io.Input]:
         io.String.Input(
             "filename_prefix",
             default="rivulet/stream",
-            tooltip="Folder and beginning of the file's name, in ComfyUI's output folder.",
+            tooltip="Folder and beginning of the file's name, in ComfyUI's output folder; "
+            "%date:yyyy-MM-dd% and %Node.widget% are filled in.",
         ),
     ]
 
