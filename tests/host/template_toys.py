@@ -74,9 +74,9 @@ lines of **---**, or just one. **cut** begins another scene, **recache** goes ov
 **seconds**: as many as you like, memory does not grow. With the same **seed**, a shorter take is the \
 beginning of a longer one.
 
-The **Pocket Model** comes with Rivulet and runs on any processor. It is a toy: it knows circles, squares \
-and triangles in six colours on coloured grounds, and often gets one wrong. Templates 02 to 06 are for \
-real models.""",
+The **Pocket Model** comes with Rivulet and runs on any processor, on two cores about three times as fast as \
+it plays. It is a toy: it knows circles, squares and triangles in six colours on coloured grounds, and often \
+gets one wrong. Templates 02 to 06 are for real models.""",
                 )
             },
         ),

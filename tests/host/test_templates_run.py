@@ -53,9 +53,9 @@ def test_a_template_for_weights_runs_on_small_ones(small, name):
     said = json.dumps(done["outputs"])
     if name in RECIPES:
         assert f"Recipe {find_recipe(RECIPES[name]).title}:" in said
-    # without a recipe, a block is what the widget says: one latent frame is four pictures
     else:
-        assert small.get("/rivulet/streams")[1]["streams"][0]["block_frames"] == 1
+        # without a recipe a block is what the widget says, one latent frame: four pictures after the first
+        assert small.get("/rivulet/streams")[1]["streams"][0]["blocks"] == (round(16 * seconds) - 1 + 3) // 4
 
 
 @pytest.mark.parametrize("path", sorted(SAVED.glob("*.json")), ids=lambda path: path.stem)
