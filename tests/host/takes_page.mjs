@@ -84,7 +84,7 @@ async function goBack(here) {
   const ended = await here.until((now) => now.session === second.session && now.video);
   seen.file = ended.file;
   // the finished file, at a picture well behind the border
-  await page.waitForFunction(() => document.querySelector(".rivulet video").src.endsWith("/video"));
+  await page.waitForFunction((id) => document.querySelector(".rivulet video").src.includes(`take=${id}`), ended.session);
   const made = ended.frames / ended.fps;
   await page.waitForFunction(() => document.querySelector(".rivulet video").readyState >= 2);
   await hold(page);
