@@ -10,6 +10,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..model_patches.arch.rotary import BANDS
 from ..model_patches.checkpoints.checkpoint import FUSED_ORDERS, Checkpoint
 from ..model_patches.checkpoints.recipes import RECIPES, caution, find_recipe, recipes_in_name
+from ..model_patches.reason import reason_of
 from .host.load_model import DTYPES, WHERE, Source, patcher_of, with_lora
 from .host.recipe import ModelRecipe, parse_recipe, set_recipe
 
@@ -246,8 +247,8 @@ def _stored_recipe(path: Path, text: str) -> ModelRecipe:
         return parse_recipe(text)
     except (ArithmeticError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{WHERE}: the metadata entry `recipe` of {path.name} cannot be read ({error!r}), it says "
-            f"{text[:60]!r}; choose a recipe instead of {RECOGNISED}."
+            f"{WHERE}: the metadata entry `recipe` of {path.name} cannot be read ({reason_of(error)}), "
+            f"it says {text[:60]!r}; choose a recipe instead of {RECOGNISED}."
         ) from error
 
 

@@ -108,8 +108,9 @@ def _check_layer(index: int, basis: LayerBasis | None, plan: LayerPlan, group: i
     most = basis.down_CR.shape[-1]
     shapes = [tuple(t.shape) for t in (basis.mu_C, basis.down_CR, basis.up_RC)]
     if shapes != [(width,), (width, most), (most, width)]:
+        got = ", ".join(str(list(shape)) for shape in shapes)
         raise ValueError(
-            f"Basis: layer {index} needs mu [C], down [C, R] and up [R, C], got {shapes}; the file is "
+            f"Basis: layer {index} needs mu [C], down [C, R] and up [R, C], got {got}; the file is "
             f"damaged or not a basis: calibrate again."
         )
     if plan.rank > most:

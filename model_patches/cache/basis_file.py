@@ -20,6 +20,7 @@ from ..arch.fingerprint import ADAPTED, KEPT_OTHERWISE, SAME, difference, read_b
 from ..arch.tree import DiTTree
 from ..checkpoints.files import MAX_REASON, first_few, open_tensors, shapes_in, write_whole
 from ..checkpoints.sealed import refuse_changed
+from ..reason import reason_of
 from .basis import Basis, LayerBasis, LayerPlan
 
 KIND, VERSION = "rivulet basis", 1
@@ -170,7 +171,7 @@ def _check_provenance(about: Mapping[str, Any]) -> None:
 
 
 def _words(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else str(error)[:MAX_REASON]
+    return reason_of(error)[:MAX_REASON]
 
 
 def _number(about: Mapping[str, object]) -> float:

@@ -21,6 +21,7 @@ from ...kernels.rebuild import rebuild
 from ...kernels.tiers import Latents, Tiers
 from ..arch.effective import effective_gain, effective_linear
 from ..arch.tree import AttentionTree, DiTTree, width_of
+from ..reason import dtype_name
 from .basis import Basis, LayerBasis, LayerPlan, why_no_basis
 from .basis_file import check_model, load_basis
 from .coded import Buffers, Codec, CodedStore, PlainCodec
@@ -112,8 +113,8 @@ class LatentCodec(Codec):
             folded_bias_C.copy_((mu_C @ weight_CC + bias_C) * gain)
             if not folded_RC.isfinite().all():
                 raise ValueError(
-                    f"Cache latent: the projections of layer {self.layer} overflow {self.dtype} with the "
-                    f"basis in them; run the model in bfloat16, or plan this layer as int8."
+                    f"Cache latent: the projections of layer {self.layer} overflow {dtype_name(self.dtype)} "
+                    f"with the basis in them; run the model in bfloat16, or plan this layer as int8."
                 )
         self.asked = answer
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..reason import dtype_name, reason_of
 from .limits import why_expanded, why_not_header
 from .sealed import CHECKSUM, EMPTY, seal
 
@@ -102,8 +103,8 @@ def write_whole(
         return count
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"{caller}: cannot write {what} to {path}: {error}. Nothing else was touched, and a file of that "
-            f"name is as it was; choose a folder that exists, may be written to and has room."
+            f"{caller}: cannot write {what} to {path}: {reason_of(error)}. Nothing else was touched, and a "
+            f"file of that name is as it was; choose a folder that exists, may be written to and has room."
         ) from error
     finally:
         with suppress(OSError):
@@ -166,8 +167,8 @@ def compute_dtype(caller: str, path: Path, dtype: torch.dtype) -> torch.dtype:
     """The dtype, if layers can compute in it; ValueError, beginning with `caller`, for any other."""
     if dtype not in FLOATS:
         raise ValueError(
-            f"{caller}: cannot compute in {dtype} (weights of {path}); give dtype as one of "
-            f"{', '.join(map(str, FLOATS))}."
+            f"{caller}: cannot compute in {dtype_name(dtype)} (weights of {path}); give dtype as one of "
+            f"{', '.join(map(dtype_name, FLOATS))}."
         )
     return dtype
 

@@ -20,6 +20,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from ..reason import reason_of
+
 MAX_HEADER_BYTES = 16 << 20  # of safetensors, a graph in its metadata included
 METADATA = "__metadata__"  # its entry that is no tensor
 MAX_JSON_LETTERS = 4 << 20  # of one entry of the metadata
@@ -109,9 +111,10 @@ def reading(where: str, path: Path, entry: str) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        said = ascii(reason_of(error))[1:-1][:200]
         raise ValueError(
-            f"{where}: the metadata entry `{entry}` of {path} cannot be used ({type(error).__name__}: "
-            f"{ascii(str(error))[1:201]}); write the file again or leave the entry out."
+            f"{where}: the metadata entry `{entry}` of {path} cannot be used ({said}); write the "
+            f"file again or leave the entry out."
         ) from error
 
 

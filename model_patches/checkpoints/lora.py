@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..reason import dtype_name
 from .files import FLOATS, first_few, refuse_repetitions
 from .limits import read_json, reading
 from .nesting import ADAPTERS, MEMORY, plain_key, read_raw
@@ -222,8 +223,8 @@ def _add(name: str, weight: Tensor, factors: Factors) -> Tensor:
     """weight + scale * up @ down, in the weight's own dtype."""
     if weight.dtype not in FLOATS:
         raise ValueError(
-            f"Lora: {name} has weights of {weight.dtype}, too few digits to add a LoRA to; load the model in "
-            f"bfloat16 or float32, or let the host patch its weights."
+            f"Lora: {name} has weights of {dtype_name(weight.dtype)}, too few digits to add a LoRA to; load "
+            f"the model in bfloat16 or float32, or let the host patch its weights."
         )
     wide = torch.promote_types(weight.dtype, torch.float32)
     down, up = (matrix.to(weight.device, wide) for matrix in factors[:2])

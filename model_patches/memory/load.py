@@ -33,6 +33,7 @@ from ..checkpoints.limits import read_json
 from ..checkpoints.lora import Lora, lora_from
 from ..checkpoints.nesting import unpickle
 from ..checkpoints.sealed import refuse_changed
+from ..reason import dtype_name
 from .coupling import training_of
 from .encoder import EncoderConfig, MemoryEncoder
 from .names import Names, sort_names
@@ -240,11 +241,13 @@ def _encoder(path: Path, tensors: Mapping[str, Tensor], config: EncoderConfig) -
 
 
 def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    packed = [f"{key} is {value.dtype}" for key, value in tensors.items() if value.dtype not in FLOATS]
+    packed = [
+        f"{key} is {dtype_name(value.dtype)}" for key, value in tensors.items() if value.dtype not in FLOATS
+    ]
     if packed:
         raise ValueError(
             f"{WHERE}: {len(packed)} tensors in {path} are not plain numbers ({first_few(packed)}); "
-            f"give a file in {', '.join(map(str, FLOATS))}."
+            f"give a file in {', '.join(map(dtype_name, FLOATS))}."
         )
     broken = [key for key, value in tensors.items() if not value.isfinite().all()]
     if broken:

@@ -12,6 +12,7 @@ import torch
 from ..attention.positions import PositionPreset, cached_frames
 from ..attention.positions import preset as preset_of
 from ..geometry import Geometry
+from ..reason import dtype_name
 from ..sampler.schedule import sigmas
 from ..vae.past import KEPT_LATENTS
 
@@ -46,8 +47,8 @@ class StreamConfig:
             raise ValueError(f"StreamConfig: cfg must be 0 or more, got {self.cfg}; 1 is without guidance.")
         if self.dtype not in DTYPES:
             raise ValueError(
-                f"StreamConfig: cannot compute in {self.dtype}; take one of "
-                f"{', '.join(str(dtype) for dtype in DTYPES)}."
+                f"StreamConfig: cannot compute in {dtype_name(self.dtype)}; take one of "
+                f"{', '.join(map(dtype_name, DTYPES))}."
             )
         cached_frames(self.positions, 0, self.block_frames)  # refuses blocks longer than the window
 

@@ -19,7 +19,9 @@ GIVE = (
 # a size of a model's cache -> what a person calls it
 WORDS: dict[str, Callable[[Any], str]] = {
     "layers": lambda count: f"a model of {_plain(count)} layers",
-    "rows": lambda count: "guidance" if count == 2 else "no guidance" if count == 1 else f"{count} texts",
+    "rows": lambda count: (
+        "guidance" if count == 2 else "no guidance" if count == 1 else f"{_plain(count)} texts"
+    ),
     "grid_height": lambda count: f"{_plain(count)} rows of tokens",
     "grid_width": lambda count: f"{_plain(count)} tokens in a row",
     "heads": lambda count: f"{_plain(count)} heads",

@@ -29,6 +29,7 @@ from ..attention.sdpa import Attention
 from ..attention.text import TextRows, TextState, read_text
 from ..cache.format import Draft
 from ..cache.shapes import CacheShape
+from ..reason import dtype_name
 from ..sampler.denoise import denoise, guide
 from .caller import Pass, Result
 from .card_memory import give_back, is_out_of_memory
@@ -205,9 +206,9 @@ class ModelCaller:
             if not _is_a_mismatch(error):
                 raise
             raise ValueError(
-                f"Stream: the model's layers refused {config.dtype} on {text_BLE.device} with text_dim "
-                f"{text_BLE.shape[-1]} and {config.geometry.latent_channels} latent channels: {error}. Give "
-                f"text and StreamConfig the model's own dtype, device and sizes."
+                f"Stream: the model's layers refused {dtype_name(config.dtype)} on {text_BLE.device} with "
+                f"text_dim {text_BLE.shape[-1]} and {config.geometry.latent_channels} latent channels: "
+                f"{error}. Give text and StreamConfig the model's own dtype, device and sizes."
             ) from error
 
 
@@ -294,8 +295,9 @@ def _refuse_texts(prompt: Texts, config: StreamConfig) -> None:
     for name, other in zip(("text", "negative text"), _used(prompt, config), strict=False):
         if other.ndim != 3 or 0 in other.shape or other.dtype != config.dtype:
             raise ValueError(
-                f"Stream: the {name} must be [streams, tokens, text_dim] of {config.dtype} (the config's "
-                f"dtype), got {list(other.shape)} of {other.dtype}; convert it with .to()."
+                f"Stream: the {name} must be [streams, tokens, text_dim] of {dtype_name(config.dtype)} (the "
+                f"config's dtype), got {list(other.shape)} of {dtype_name(other.dtype)}; convert it with "
+                f".to()."
             )
         if not other.isfinite().all():
             raise ValueError(f"Stream: the {name} holds NaN or infinite numbers; encode the prompt again.")

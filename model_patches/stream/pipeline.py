@@ -97,7 +97,7 @@ def run(
     """
     if blocks is not None and blocks < 0:
         raise ValueError(
-            f"Pipeline: blocks must be 0 or more, or None for a stream without end, got {blocks}."
+            f"Pipeline: blocks must be 0 or more, or none for a stream without end, got {blocks}."
         )
     _check_positions(writers, state)
     overlap = overlap or Overlap()

@@ -16,6 +16,7 @@ from ..attention.positions import PositionPreset
 from ..checkpoints.files import open_tensors, write_whole
 from ..checkpoints.sealed import refuse_changed
 from ..geometry import Geometry
+from ..reason import reason_of, shown
 from .config import StreamConfig
 
 WHERE, WANTED = "load", "a stream that was saved"
@@ -68,10 +69,9 @@ def refuse_altered(path: Path) -> Iterator[None]:
     try:
         yield
     except ALTERED as error:
-        said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
             f"load: {path} was altered since it was saved, or written by something else: what it says of the "
-            f"stream cannot be ({said[:300]}). {REMEDY}"
+            f"stream cannot be ({reason_of(error)}). {REMEDY}"
         ) from error
 
 
@@ -79,7 +79,7 @@ def check_types(values: Mapping[Any, Any], types: Mapping[Any, tuple[type, ...]]
     """KeyError or TypeError unless every name is there with a value of one of its types."""
     for name, allowed in types.items():
         if type(values[name]) not in allowed:
-            raise TypeError(f"{name} is {str(values[name])[:80]!r}")
+            raise TypeError(f"{name} is {shown(values[name])}")
 
 
 def config_to_json(config: StreamConfig) -> dict[str, Any]:
@@ -96,6 +96,13 @@ def config_from_json(fields: Mapping[str, Any]) -> StreamConfig:
             "preset": PositionPreset(**fields["preset"]),
             "sigmas": tuple(fields["sigmas"]),
             "first_sigmas": tuple(fields["first_sigmas"]),
-            "dtype": getattr(torch, fields["dtype"]),
+            "dtype": _dtype(fields["dtype"]),
         }
     )
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"there is no dtype {name[:40]}")
+    return found

@@ -17,6 +17,7 @@ from ..cache.dense import DENSE
 from ..cache.format import Cache, CacheFormat, Call, Draft, KeysValues, call_of, recache_call
 from ..cache.shapes import CacheShape
 from ..memory.policy import OFF, Memory, MemoryKeysValues, MemoryPolicy, add_memory_tokens, evict, read_memory
+from ..reason import dtype_name
 from ..sampler.denoise import InitLatents, match_latents, refuse_nan_latents
 from ..sampler.noise import BlockNoise, KeyedNoise
 from .caller import Caller, Pass, Prompt, Result
@@ -253,9 +254,9 @@ def refuse_nan(result: Result, memory: Memory, state: StreamState, begin: InitLa
     first, count = state.start_frame, state.config.block_frames
     raise RuntimeError(
         f"Stream: block {state.block} (latent frames {first} to {first + count - 1}) came out with NaN "
-        f"or infinite numbers in {state.config.dtype} with cache format {state.format.name}, in its "
-        f"{' and '.join(spoilt)}; nothing of it was kept and the stream can go on from the block before. Try "
-        f"float32 or bfloat16 (ComfyUI: --force-fp32, --bf16-unet), a cfg nearer to 1, another seed"
+        f"or infinite numbers in {dtype_name(state.config.dtype)} with cache format {state.format.name}, in "
+        f"its {' and '.join(spoilt)}; nothing of it was kept and the stream can go on from the block before. "
+        f"Try float32 or bfloat16 (ComfyUI: --force-fp32, --bf16-unet), a cfg nearer to 1, another seed"
         f"{'' if state.format.name == 'dense' else ', or cache format dense'}."
     )
 

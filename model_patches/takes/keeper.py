@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
+from ..reason import reason_of
 from ..stream.caller import Caller
 from ..stream.recovery import capture_in_any_case
 from ..stream.snapshot import Captured, write
@@ -279,7 +280,7 @@ class Keeper:
     def _say(self, what: str, why: BaseException) -> None:
         """Tells a fault of this kind, the first time that it comes."""
         sentence = (
-            f"{what}: {str(why).rstrip('.')}. The video goes on and is whole; until a snapshot can be kept "
+            f"{what}: {reason_of(why)}. The video goes on and is whole; until a snapshot can be kept "
             f"again, the take resumes from the one before, if there is one."
         )
         log.warning("Snapshots of %s: %s", self._folder.video.name, sentence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection
@@ -114,7 +115,9 @@ def _mode(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    shown = ascii(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    shown = ascii(value) if isinstance(value, str | int | float) else type(value).__name__
     return shown if len(shown) <= 40 else shown[:40] + "..."
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..reason import reason_of
 from .encoding import Coding
 from .ffmpeg import INSTALL, error_text, file_url, process_options
 from .lock import hold
@@ -98,7 +99,7 @@ class Encoder:
                 )
         except OSError as why:
             self._stderr.close()
-            raise EncoderError(f"{command[0]} does not start ({why}); {INSTALL}") from why
+            raise EncoderError(f"{command[0]} does not start ({reason_of(why)}); {INSTALL}") from why
         threading.Thread(target=self._watch, name=f"watch of {part.name}", daemon=True).start()
 
     def write(self, array: np.ndarray) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..reason import reason_of
+
 INSTALL = "install it with `pip install imageio-ffmpeg`, or put the path of an ffmpeg into IMAGEIO_FFMPEG_EXE"
 
 
@@ -40,7 +42,7 @@ def _check_program(program: str) -> str | None:
             **process_options(),
         )
     except (OSError, subprocess.SubprocessError) as why:
-        return f"{program} does not start ({why})"
+        return f"{program} does not start ({reason_of(why)})"
     if "libx264 AVOptions" not in answer.stdout:
         return f"{program} has no libx264, the H.264 encoder"
     return None
@@ -87,7 +89,7 @@ class Decoder:
             )
         except OSError as why:
             self._stderr.close()
-            raise RuntimeError(f"{command[0]} does not start ({why}); {INSTALL}") from why
+            raise RuntimeError(f"{command[0]} does not start ({reason_of(why)}); {INSTALL}") from why
 
     def read(self) -> np.ndarray | None:
         """Returns the next frame, uint8 [H, W, 3], or None after the last."""

@@ -309,9 +309,7 @@ def test_nan_in_the_memory_alone_is_refused_and_the_stream_goes_on_from_before(r
     hook = state.policy.encoder.patcher.model.gate_linear.register_forward_hook(
         lambda *call: call[2] * float("nan")
     )
-    with pytest.raises(
-        RuntimeError, match=r"block 3 .* came out with NaN or infinite numbers in torch\.float32"
-    ):
+    with pytest.raises(RuntimeError, match=r"block 3 .* came out with NaN or infinite numbers in float32"):
         made.step(state)
     hook.remove()
     assert state.block == 3 and not state.memory.tensors()

@@ -89,6 +89,19 @@ def test_what_is_left_to_the_recipe_is_known_when_the_stream_begins(read, caplog
         assert ("As it says." in caplog.text) is (mode == "recipe")
 
 
+def test_prompts_beyond_the_end_are_noted_in_the_script(read, caplog):
+    from rivulet.nodes.run.beginnings import FROM_NOTHING
+    from rivulet.nodes.run.script import read_script
+
+    config = StreamConfig(Geometry(32, 32))
+    # 3 blocks are 33 pictures, at 16 a second
+    script = read_script(None, read(Clip()), None, config, 16.0, 3, FROM_NOTHING)
+    late = [note.partition(" is not shown: the video ends at 2.062s; ")[0] for note in script.notes]
+    assert late == ["'a blue square' at 2s", "'a red circle' at 4s"]
+    assert script.notes[0] in caplog.text
+    assert read_script(None, read(Clip()), None, config, 16.0, None, FROM_NOTHING).notes == ()
+
+
 def test_a_saved_workflow_keeps_its_switch_and_a_new_node_asks_the_recipe(comfyui):
     from rivulet.nodes.prompts import RivuletPrompts
 

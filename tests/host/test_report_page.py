@@ -76,7 +76,7 @@ def test_reports_are_read_in_the_page(server, checkpoint, tmp_path, vue):
     assert seen["said"] == "Copied" and seen["copied"].split() == texts["RivuletDoctor"].split()
     assert seen["selected"] and seen["selected"] == seen["selectedCopied"]
     assert seen["refused"]["RivuletPlan"]["wrong"]
-    assert seen["refused"]["RivuletPlan"]["text"].startswith("Plan Stream: Does not fit.")
+    assert seen["refused"]["RivuletPlan"]["text"].startswith("Plan Stream: Does not fit")
     (told,) = seen["wrong"].values()
     (error,) = told["errors"]
     assert told["class_type"] == "RivuletPrompts" and error["extra_info"]["input_name"] == "text"

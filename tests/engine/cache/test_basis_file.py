@@ -124,7 +124,7 @@ def test_another_file(tmp_path):
 
 
 DAMAGES = [
-    ({"layers.0.up_RC": None}, None, r"is damaged \(no 'layers.0.up_RC'\)"),
+    ({"layers.0.up_RC": None}, None, r"is damaged \(there is no layers.0.up_RC\)"),
     ({"layers.1.mu_C": torch.zeros(WIDTH)}, None, r"has 1 tensors of no layer"),
     ({"layers.0.up_RC": torch.zeros(8, WIDTH - 1)}, None, r"layer 0 needs mu \[C\], down \[C, R\] and up"),
     ({"layers.2.mu_C": torch.full((WIDTH,), float("nan"))}, None, r"layer 2 holds NaN"),

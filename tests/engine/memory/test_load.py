@@ -257,7 +257,7 @@ UNFIT = {
     "infinity": (put("norm_x", DIM, fill=1.0), "norm_x"),
     "packed": (
         lambda e: e | {"to_k.weight": e["to_k.weight"].to(torch.float8_e4m3fn)},
-        "not plain numbers (to_k.weight is torch.float8_e4m3fn); give a file in torch.float32",
+        "not plain numbers (to_k.weight is float8_e4m3fn); give a file in float32",
     ),
 }
 
@@ -373,7 +373,7 @@ def test_without_a_grid_only_the_published_tokens_are_understood(load, encoder):
 
 
 def test_a_dtype_that_cannot_be_computed_in_is_refused(load, encoder):
-    with pytest.raises(ValueError, match=r"cannot compute in torch.int8 .*; give dtype as one of torch.f"):
+    with pytest.raises(ValueError, match=r"cannot compute in int8 .*; give dtype as one of f"):
         load(encoder, dtype=torch.int8)
 
 

@@ -223,7 +223,7 @@ def test_two_streams_on_one_model_do_not_meet(wan, vae, start):
 def test_a_writer_at_another_frame_is_refused_before_work_starts(wan, vae, start):
     with pytest.raises(ValueError, match="the stream goes on at frame 0, Collected at frame 9; open it with"):
         run(wan, VaeDecoder(vae), start(), [Collected(9)], blocks=1)
-    with pytest.raises(ValueError, match=r"blocks must be 0 or more, or None .* got -1"):
+    with pytest.raises(ValueError, match=r"blocks must be 0 or more, or none .* got -1"):
         run(wan, VaeDecoder(vae), start(), [], blocks=-1)
 
 

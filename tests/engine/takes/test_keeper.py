@@ -170,7 +170,7 @@ def full_disk(monkeypatch, fails):
 def test_a_full_disk_is_told_once_and_the_video_goes_on(kept, monkeypatch):
     full_disk(monkeypatch, lambda captured: captured.block in (2, 3, 4))
     folder, video, told = kept(8, on_chunk=lambda *_: time.sleep(0.1))
-    assert len(told) == 1 and "No space left" in told[0] and "goes on and is whole" in told[0]
+    assert len(told) == 1 and "the disk is full. The video" in told[0] and "goes on and is whole" in told[0]
     assert video.frames_written == 93 and blocks_of(folder)[-1] == 8
     assert not set(blocks_of(folder)) & {2, 3, 4}
 

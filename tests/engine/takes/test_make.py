@@ -100,6 +100,14 @@ def test_a_redo_with_another_seed_keeps_all_before_it_and_the_story_after_it(stu
     assert np.array_equal(again, other.frames)
 
 
+def test_what_of_the_prompts_will_not_be_seen_is_the_notice_when_the_stream_begins(studio):
+    told = ("'9' at 1:00s is not shown.", "'8' at 2:00s is not shown.")
+    seen = []
+    studio.watch = lambda session: seen.append(session.live)
+    made = studio.make(pictures=9, script=replace(scripted(), notes=told))
+    assert made.session.live.notice == " ".join(told) and seen == [made.session.live]
+
+
 def test_the_tail_is_a_take_of_its_own_that_plays_and_goes_on(studio, story):
     studio.make(pictures=90, script=scripted(CHANGES))
     before = pixels(studio.folder / "take.mp4")
