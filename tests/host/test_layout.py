@@ -96,3 +96,14 @@ def test_the_node_of_a_subgraph_shows_and_steers_the_stream_in_it(server, tmp_pa
     assert found["errors"] == [] and found["stopped"], found
     outer = found["outer"]
     assert ":" in outer["path"] and outer["widgets"] == outer["pictures"] == 1 and outer["inside"], outer
+
+
+def test_app_mode_shows_the_finished_video(server, tmp_path):
+    workflow = json.loads((SAVED / "03_prompt_journey.json").read_text(encoding="utf-8"))
+    shots = os.environ.get("RIVULET_SHOTS", str(tmp_path))
+    found = drive(
+        Path(__file__).with_name("app_page.mjs"), url=server.url, workflow=workflow, vue=False, shots=shots
+    )
+    assert found["errors"] == [] and found["file"].endswith(".mp4"), found
+    # large in the middle, and not only as a thumbnail
+    assert found["widest"] > 500, found
