@@ -150,6 +150,9 @@ class Given:
     def follow(self, *_: Any) -> Any:
         return nullcontext(self.followed)
 
+    def sound(self) -> Any:
+        return nullcontext(None)
+
 
 def run_of(take: HostTake, order: Any) -> Any:
     """The run of a take, whose first session is the test's."""
