@@ -43,3 +43,20 @@ def test_after_a_prompt_that_was_typed_it_is_made_again(server, prompt, count):
     stream.ask("resume")
     assert server.done(prompt_id)["status"]["status_str"] == "success"
     assert made(server, graph, name) == count
+
+
+def test_a_file_that_was_written_to_since_does_not_stand_for_its_take(comfyui, tmp_path):
+    from rivulet.nodes.run.fingerprint import Fingerprints
+
+    prints, parts = Fingerprints(), [tmp_path / "a.part1.mp4", tmp_path / "a.part2.mp4"]
+    for part in parts:
+        part.write_bytes(b"x")
+    first = prints.stamp("4", {"seed": 3})
+    prints.note("4", parts, as_queued=True)
+    assert prints.stamp("4", {"seed": 3}) == first and prints.stamp("4", {"seed": 4}) != first
+    for change in (lambda: parts[1].write_bytes(b"xy"), parts[0].unlink):
+        before = prints.stamp("4", {"seed": 3})
+        prints.note("4", parts, as_queued=True)
+        assert prints.stamp("4", {"seed": 3}) == before
+        change()
+        assert prints.stamp("4", {"seed": 3}) != before
