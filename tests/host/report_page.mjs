@@ -105,4 +105,13 @@ await visit(told, async (here) => {
   await here.queue();
   await page.waitForFunction(() => document.querySelector(".report.wrong"));
   seen.refused = await settled(page);
+
+  // prompts that cannot be read: one error, in which each wrong line has its reason
+  await here.load(told.wrong, "none");
+  const post = (response) => response.url().endsWith("/prompt") && response.request().method() === "POST";
+  const answer = page.waitForResponse(post);
+  await here.queue().catch(() => {});
+  seen.wrong = (await (await answer).json()).node_errors;
+  await rest(1);
+  await here.shot("prompts-wrong");
 });
