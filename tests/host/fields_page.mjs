@@ -1,4 +1,4 @@
-// Types rates into Stream Video's own field in ComfyUI's page and prints what would be queued, and what Save Image has.
+// Types rates into Stream Video's own field in ComfyUI's page and prints what would be queued.
 //
 //     node fields_page.mjs '{"url": ..., "graph": {...}, "vue": false, "rates": ["23.976"], "shots": "folder"}'
 
@@ -12,17 +12,9 @@ const sent = (page) => page.evaluate(async () => {
   return Object.values(output).find((node) => node.class_type === "RivuletStream").inputs;
 });
 
-/** Types into the field of that name as a person does, in either of the page's ways to draw nodes. */
+/** Types into the field of that name as a person does, in LiteGraph. */
 async function type(here, name, text) {
   const { page } = here;
-  if (here.vue) {
-    const field = page.locator(`[data-testid="node-widget"]:has-text("${name}") input, .lg-node input[aria-label="${name}"]`).first();
-    await field.click();
-    await field.fill(text);
-    await page.keyboard.press("Enter");
-    await page.keyboard.press("Tab");
-    return;
-  }
   const place = await page.evaluate(async (name) => {
     const { app } = await import("/scripts/app.js");
     const node = app.graph.nodes.find((each) => each.comfyClass === "RivuletStream");
