@@ -77,6 +77,7 @@ class _Newest:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is not None or self._ended)
             due, self._waiting = self._waiting, None
+            self._changed.notify_all()
             return due
 
 

@@ -3,6 +3,7 @@
 import pytest
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.stream.model_caller import ModelCaller
+from rivulet.model_patches.takes import keeper
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.tests.refusals import looking
 
@@ -14,6 +15,19 @@ from .made import Studio
 def looked_at(monkeypatch):
     """Has every refusal that a test provokes read for words of Python."""
     monkeypatch.setattr(pytest, "raises", looking(pytest.raises))
+
+
+@pytest.fixture(autouse=True)
+def unhurried(request, monkeypatch):
+    """Has a block wait for the snapshot before it: a busy disk would let one be left out, here or there."""
+    if request.path.stem == "test_keeper":  # which asks for just that
+        return
+
+    def waits(newest) -> bool:
+        with newest._changed:
+            return not newest._changed.wait_for(lambda: newest._waiting is None, timeout=30)
+
+    monkeypatch.setattr(keeper._Newest, "waits", property(waits))
 
 
 @pytest.fixture(scope="session")
