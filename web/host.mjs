@@ -13,6 +13,12 @@ export const transport = {
   url: (path) => api.apiURL(path),
 };
 
+/** Pixels that LiteGraph leaves above and below an element together. */
+export const MARGINS = 20;
+
+/** Whether nodes are elements of the page (Nodes 2.0), and not drawn by LiteGraph. */
+export const inPage = () => Boolean(globalThis.LiteGraph?.vueNodesMode);
+
 /** Whether the page is dark: newer front ends say so by its color scheme, older ones by a class. */
 function isDark() {
   const { colorScheme } = getComputedStyle(document.documentElement);

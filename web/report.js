@@ -1,6 +1,6 @@
 // Mounts the report in the nodes that find something out, and fills it from their runs. All it knows is the host.
 
-import { api, app, page } from "./host.mjs";
+import { api, app, inPage, MARGINS, page } from "./host.mjs";
 import { answerOf } from "./link.mjs";
 import { passOn } from "./pass_on.mjs";
 import { placeOf } from "./place.mjs";
@@ -9,7 +9,6 @@ import { failure, isFrom, lastReport, queued, said } from "./reports.mjs";
 
 const WIDTHS = { RivuletPlan: 460, RivuletDoctor: 640, RivuletLoadModel: 460, RivuletCalibrate: 460 }; // pixels
 const RUNS = 20; // newest ones, among which a report is looked for when a graph is opened
-const MARGIN = 20; // pixels that LiteGraph leaves above and below an element together
 
 const panels = new Map(); // by node
 
@@ -20,7 +19,7 @@ const whose = () => ({ client: api.clientId, apart: Boolean(api.user) });
 function report(node) {
   const element = document.createElement("div");
   const panel = mountReport(element, page(node));
-  const height = () => panel.root.offsetHeight + MARGIN;
+  const height = () => panel.root.offsetHeight + MARGINS;
   const widget = node.addDOMWidget("report", "rivulet_report", element, {
     serialize: false, hideOnZoom: false, hideInPanel: true, getMinHeight: height, getMaxHeight: height,
   });
@@ -45,7 +44,7 @@ function fit(node, widget) {
   if (node.flags?.collapsed) return;
   const width = Math.max(node.size[0], WIDTHS[node.comfyClass]);
   const shared = node.widgets.some((each) => each !== widget && each.element);
-  const least = globalThis.LiteGraph?.vueNodesMode ? node.size[1] : node.computeSize()[1];
+  const least = inPage() ? node.size[1] : node.computeSize()[1];
   const height = shared ? Math.max(least, node.size[1]) : least;
   if (width === node.size[0] && height === node.size[1]) return;
   node.setSize([width, height]);

@@ -1,11 +1,12 @@
 // Mounts the live preview in Stream Video and the list of takes in Resume Stream. All it knows is the host.
 
 import { Fold } from "./fold.mjs";
-import { api, app, page, transport } from "./host.mjs";
+import { api, app, inPage, MARGINS, page, transport } from "./host.mjs";
 import { neededHeight, NODE_SIZE, NodeHeight } from "./layout.mjs";
 import { passOn } from "./pass_on.mjs";
 import { placeOf } from "./place.mjs";
 import { EVENTS, Queue } from "./queue.mjs";
+import { hasEnded } from "./session.mjs";
 import { mountTakes } from "./takes_list.mjs";
 import { mount } from "./widget.mjs";
 import { speaker } from "./words.mjs";
@@ -14,7 +15,6 @@ const EVENT = "rivulet.stream";
 const STREAM = "RivuletStream";
 const NEAR = 16; // pixels: so much wider than its inputs, a node was made so by somebody
 const OUTER_WIDTH = 640; // pixels of a subgraph's node that shows the stream in it: the picture beside its controls
-const MARGINS = 20; // pixels that the host leaves above and below an element together
 const LIST_SIZE = [400, 300]; // pixels, of the list of takes: less is hard to read
 const VIDEO = /\.mp4$/;
 const COMBOS = ["take", "snapshot"]; // names of the input that chooses, newest first
@@ -27,8 +27,6 @@ function nextRun(place, known) {
   const next = jobs.next(place, known);
   return next && { ...next, title: app.graph?.getNodeById?.(next.node?.split(":")[0])?.title ?? "" };
 }
-
-const inPage = () => Boolean(globalThis.LiteGraph?.vueNodesMode); // nodes are elements of the page
 
 /** Gives a node a size of at least `width`; `height` is left to what is in it where nodes are elements of the page. */
 function resize(node, width, height) {
@@ -148,7 +146,7 @@ function takes(node) {
   // where nodes are elements of the page, one is as high as what is in it
   const tallest = () => (inPage() ? "" : "none");
   const list = mountTakes(element, { ...page(node), value: chosen, choose, tallest });
-  const ended = ({ detail }) => ["ended", "failed"].includes(detail.phase) && list.refresh();
+  const ended = ({ detail }) => hasEnded(detail) && list.refresh();
   const heard = { [EVENT]: ended, reconnected: () => list.refresh() };
   const leaving = add(node, "takes", element, list, heard, () => LIST_SIZE[1]);
   const grow = () => resize(node, LIST_SIZE[0], Math.max(node.size[1], node.computeSize()[1]));

@@ -28,7 +28,7 @@ class TakesList {
   constructor(element, { transport, value, choose, language = "en", ...options }) {
     Object.assign(this, { transport, value, choose, language, say: speaker(language) });
     Object.assign(this, { theme: () => "", collapsed: () => false, tallest: () => "", ...options });
-    Object.assign(this, { takes: null, lost: false, due: 0, asking: false, deeds: { asked: "", told: {} } });
+    Object.assign(this, { takes: null, lost: false, due: 0, asking: false, actions: { asked: "", told: {} } });
     this.leaving = new AbortController();
     loadStyle();
     this.parts = buildTakes(element, this.say);
@@ -94,7 +94,7 @@ class TakesList {
     else if (pressed("takeTimeline")) this.copyTimeline(name);
     else if (pressed("takeDeleteAll")) this.remove(name, "all");
     else if (pressed("takeDeleteSnapshots")) this.remove(name, "snapshots");
-    else this.deeds = { asked: pressed("takeDelete") ? name : "", told: {} };
+    else this.actions = { asked: pressed("takeDelete") ? name : "", told: {} };
     this.show();
     if (!pressed("takeDelete")) return;
     entry.querySelector(".takeKeep").focus();
@@ -107,7 +107,7 @@ class TakesList {
   }
 
   tell(name, words) {
-    this.deeds = { asked: "", told: { name, words } };
+    this.actions = { asked: "", told: { name, words } };
     this.show();
     this.entryOf(name)?.scrollIntoView({ block: "nearest" });
   }
@@ -125,7 +125,7 @@ class TakesList {
 
   /** Deletes the whole take or its snapshots. */
   async remove(name, what) {
-    this.deeds = { asked: "", told: {} };
+    this.actions = { asked: "", told: {} };
     const { status, body } = await answerOf(() => this.transport.post(this.pathOf(name, "delete"), { what }), "json", null);
     if (status !== 200) this.tell(name, body?.error ?? this.say("takesLost"));
     this.refresh();
@@ -162,7 +162,7 @@ class TakesList {
     parts.chosen.dataset.wrong = words === "takeGone";
     if (takes === null) return;
     const rows = takes.map((take) => rowOf(take, Date.now() / 1000, say, language));
-    showRows(parts.list, rows, value, (row) => this.pictureOf(row.id), this.deeds, say);
+    showRows(parts.list, rows, value, (row) => this.pictureOf(row.id), this.actions, say);
   }
 
   pictureOf(id) {

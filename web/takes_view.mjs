@@ -15,10 +15,10 @@ export function buildTakes(root, say) {
 }
 
 /**
- * Shows one element a row, in their order; those that stay keep the keyboard's place and their picture. `deeds` is
+ * Shows one element a row, in their order; those that stay keep the keyboard's place and their picture. `actions` is
  * {asked, told}: the name of the take that is about to be deleted, and {name, words} of what was last done with one.
  */
-export function showRows(list, rows, chosen, pictureOf, deeds, say) {
+export function showRows(list, rows, chosen, pictureOf, actions, say) {
   const known = new Map([...list.children].map((each) => [each.dataset.name, each]));
   const entries = rows.map((row) => known.get(row.name) ?? emptyEntry(row.name, say));
   for (const each of list.children) if (!entries.includes(each)) each.remove();
@@ -27,7 +27,7 @@ export function showRows(list, rows, chosen, pictureOf, deeds, say) {
     const row = rows[i];
     showRow(entry.firstChild, row, pictureOf(row));
     entry.firstChild.setAttribute("aria-selected", row.name === chosen);
-    showDeeds(entry, row, deeds);
+    showActions(entry, row, actions);
   });
   const elements = entries.map((entry) => entry.firstChild);
   // one of them takes the keyboard; arrows lead to the others
@@ -36,20 +36,21 @@ export function showRows(list, rows, chosen, pictureOf, deeds, say) {
 }
 
 function emptyEntry(name, say) {
-  const deed = (name) => make("button", { type: "button", className: name, textContent: say(name) });
-  const deeds = make("div", { className: "deeds" }, deed("takeTimeline"), deed("takeDelete"));
+  const action = (name) => make("button", { type: "button", className: name, textContent: say(name) });
+  const actions = make("div", { className: "actions" }, action("takeTimeline"), action("takeDelete"));
   const question = make("span", { textContent: say("takeDeleteAsked") });
-  const ask = make("div", { className: "deeds ask" }, question, deed("takeDeleteAll"), deed("takeDeleteSnapshots"), deed("takeKeep"));
+  const answers = ["takeDeleteAll", "takeDeleteSnapshots", "takeKeep"].map(action);
+  const ask = make("div", { className: "actions ask" }, question, ...answers);
   const told = make("p", { className: "told", role: "status" });
-  const entry = make("div", { className: "entry", role: "none" }, emptyRow(name), deeds, ask, told);
+  const entry = make("div", { className: "entry", role: "none" }, emptyRow(name), actions, ask, told);
   entry.dataset.name = name;
   return entry;
 }
 
-function showDeeds(entry, row, { asked, told }) {
+function showActions(entry, row, { asked, told }) {
   const at = (part) => entry.querySelector(`.${part}`);
   at("ask").hidden = asked !== row.name;
-  at("deeds").hidden = asked === row.name;
+  at("actions").hidden = asked === row.name;
   at("takeTimeline").hidden = row.prompt === "";
   at("takeDelete").hidden = !row.deletable;
   put(at("told"), told.name === row.name ? told.words : "");

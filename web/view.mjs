@@ -115,16 +115,21 @@ function buttons(say) {
   return { ...parts, controls: make("div", row, ...Object.values(parts)) };
 }
 
-/** A field of several lines: too long a text is told of, and not cut. Enter sends its form, Shift+Enter breaks the line. */
+/** A field of several lines: too long a text is told of, and not cut. */
 function promptField(say, properties) {
   const field = make("textarea", { rows: 2, autocomplete: "off", title: say("promptKeys"), ...properties });
+  sendOnEnter(field);
+  return field;
+}
+
+/** Has Enter send the form of a field of several lines, and Shift+Enter break the line. */
+export function sendOnEnter(field) {
   field.addEventListener("keydown", (event) => {
     // the key that ends a composition, as of Chinese, is not meant for the form
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     field.form.requestSubmit();
   });
-  return field;
 }
 
 function redo(say) {

@@ -185,8 +185,6 @@ const zh = {
   stopping: "此块完成后停止",
   save: "保存视频",
   next: "接下来的内容",
-  foldOpen: "Show advanced inputs",
-  foldClose: "Hide advanced inputs",
   foldOpen: "显示高级输入",
   foldClose: "隐藏高级输入",
   promptKeys: "Enter 发送，Shift+Enter 换行",

@@ -1,11 +1,12 @@
 // Puts the preview widget into the demo's page, and has another video made after the end of one.
 
 import { answerOf, ownServer } from "./web/link.mjs";
+import { hasEnded } from "./web/session.mjs";
+import { sendOnEnter } from "./web/view.mjs";
 import { mount } from "./web/widget.mjs";
 
 const POLL_SECONDS = 0.5; // this server sends no events
 const TICK_MILLISECONDS = 250;
-const OVER = ["ended", "failed"];
 
 const part = (id) => document.getElementById(id);
 const [another, wanted, refused] = ["another", "wanted", "refused"].map(part);
@@ -18,7 +19,7 @@ const widget = mount(part("stream"), {
 widget.parts.form.after(part("prompts"));
 widget.parts.drift.open = !matchMedia("(max-width: 40rem)").matches; // on a phone the controls need the place
 
-const isOver = () => OVER.includes(widget.state?.phase);
+const isOver = () => Boolean(widget.state) && hasEnded(widget.state);
 
 async function start(prompt) {
   wanted.value = prompt;
@@ -33,11 +34,7 @@ another.addEventListener("submit", (event) => {
   event.preventDefault();
   start(wanted.value);
 });
-wanted.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  another.requestSubmit();
-});
+sendOnEnter(wanted);
 for (const example of document.querySelectorAll("#examples button")) {
   example.addEventListener("click", () => (isOver() ? start : widget.request.bind(widget))(example.textContent));
 }

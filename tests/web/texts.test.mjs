@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { answered, newBook, settled, wished } from "../../web/controls.mjs";
@@ -116,6 +117,12 @@ test("every language has every sentence, with the same names in it", () => {
     assert.deepEqual(Object.keys(own).sort(), Object.keys(LANGUAGES.en).sort(), language);
     for (const key of Object.keys(own)) assert.deepEqual(names(own[key]), names(LANGUAGES.en[key]), `${language} ${key}`);
   }
+});
+
+test("no sentence is there twice in a language", () => {
+  const source = readFileSync(new URL("../../web/words.mjs", import.meta.url), "utf8");
+  const keys = [...source.matchAll(/^  (\w+): "/gm)].map((match) => match[1]);
+  assert.equal(keys.length, Object.values(LANGUAGES).reduce((sum, own) => sum + Object.keys(own).length, 0));
 });
 
 test("a sentence about a long prompt has the beginning of it", () => {
