@@ -16,7 +16,7 @@ from .live import EndedError, LiveStream
 from .mailbox import read_message
 from .segments import INIT, Place
 from .streams import Streams
-from .takes import BusyError, KnownTakes, read_go_on, read_what
+from .takes import BusyError, KnownTakes, read_deletion, read_go_on
 
 PREFIX = "/rivulet"
 MAX_BODY_BYTES = 65536  # bytes: the longest prompt, each letter as two escapes of six
@@ -111,7 +111,7 @@ def answer_about_takes(takes: KnownTakes, request: Request) -> Answer | None:
         if match[2] == "timeline":
             return json_answer({"timeline": takes.timeline(match[1])})
         if match[2] == "delete":
-            takes.delete(match[1], read_what(parse_json(request)))
+            takes.delete(match[1], read_deletion(parse_json(request)))
             return json_answer({})
         takes.go_on(match[1], read_go_on(parse_json(request)))
     except KeyError as why:

@@ -64,7 +64,7 @@ class KnownTakes(Protocol):
         ...
 
 
-def read_what(body: Any) -> str:
+def read_deletion(body: Any) -> str:
     """Which part of a take is to be deleted; ValueError for another."""
     what = body.get("what") if isinstance(body, dict) else None
     if what not in DELETED:

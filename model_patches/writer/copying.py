@@ -13,7 +13,7 @@ from pathlib import Path
 from .encoder import FULL, FULL_CODES, HANG_SECONDS, POLL_SECONDS, DiskFullError
 from .ffmpeg import error_text, file_url, process_options
 from .movie import frame_count
-from .sound import Under
+from .sound import SoundTrack
 from .tags import tag_flags, tags_text
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def copy(
     frames: int,
     skip: int = 0,
     metadata: Mapping[str, str] | None = None,
-    sound: Under | None = None,
+    sound: SoundTrack | None = None,
     hang_seconds: float = HANG_SECONDS,
 ) -> Path:
     """Returns a new MP4 beside `target`, under its working name, with its header first and synced to disk.

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from .copying import sync
 from .fmp4 import FragmentIndex
+from .text import WHO
 
-WHO = "Video writer"
 START_BYTES = 64 << 20  # about ten minutes at 832x480
 LOW_BYTES = 48 << 20  # less, and a run is to stop in order
 STOP_BYTES = 32 << 20  # what is queued, and the ends of files

@@ -16,8 +16,8 @@ from fractions import Fraction
 
 from .ffmpeg import error_text, process_options
 from .movie import Movie
+from .text import WHO
 
-WHO = "Video writer"
 X264, NVENC = "x264", "nvenc"
 ENCODERS = {
     X264: "the processor codes, on every machine",

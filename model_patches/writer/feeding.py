@@ -19,8 +19,9 @@ from .disk import FramesOnDisk, Room
 from .encoder import HANG_SECONDS, DiskFullError, Encoder, EncoderError
 from .fmp4 import FragmentIndex
 from .frames import HostFrames
-from .parts import RECOVER, WHO, Part, files_of, find_parts, part_path, trim
+from .parts import RECOVER, Part, files_of, find_parts, part_path, trim
 from .tags import TagsFile
+from .text import WHO
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..reason import reason_of
 
+LOOK_SECONDS = 60.0  # to look at a file
 INSTALL = "install it with `pip install imageio-ffmpeg`, or put the path of an ffmpeg into IMAGEIO_FFMPEG_EXE"
 
 
@@ -46,6 +47,16 @@ def _check_program(program: str) -> str | None:
     if "libx264 AVOptions" not in answer.stdout:
         return f"{program} has no libx264, the H.264 encoder"
     return None
+
+
+def told_by(program: str, *arguments: str) -> str:
+    """What ffmpeg says for these arguments, on both outputs; "" where it does not start."""
+    command = [program, "-hide_banner", "-nostdin", *arguments]
+    try:
+        told = subprocess.run(command, capture_output=True, timeout=LOOK_SECONDS, **process_options())
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return (told.stdout + told.stderr).decode(errors="replace")
 
 
 def decode_command(

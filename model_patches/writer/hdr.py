@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import functools
 import re
-import subprocess
 from pathlib import Path
 
-from .ffmpeg import file_url, process_options
+from .ffmpeg import file_url, told_by
 
 WHO = "Video reader"
 KINDS = {"arib-std-b67": "HLG", "smpte2084": "PQ"}  # by ffmpeg's names of their curves
 WHITE, BRIGHTEST = 203, 1000  # cd/m2
-SECONDS = 60.0  # to look at a file
 NEEDED = "zscale", "tonemap"
 _CURVE = re.compile(rf"^\s*Stream #\S+ Video: .*\b({'|'.join(KINDS)})\b", re.MULTILINE)
 
@@ -26,7 +24,7 @@ def tone_mapping(program: str, path: Path) -> str:
 
     ValueError, with the command that converts the file, where this ffmpeg cannot.
     """
-    found = _CURVE.search(_told(program, "-i", file_url(path)))
+    found = _CURVE.search(told_by(program, "-i", file_url(path)))
     if not found:
         return ""
     filters = filters_for(found[1])
@@ -52,14 +50,4 @@ def filters_for(curve: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _has(program: str, name: str) -> bool:
-    return bool(re.search(rf"^\s*\S+\s+{name}\s", _told(program, "-filters"), re.MULTILINE))
-
-
-def _told(program: str, *arguments: str) -> str:
-    """What ffmpeg says; "" where it does not start."""
-    command = [program, "-hide_banner", "-nostdin", *arguments]
-    try:
-        told = subprocess.run(command, capture_output=True, timeout=SECONDS, **process_options())
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return (told.stdout + told.stderr).decode(errors="replace")
+    return bool(re.search(rf"^\s*\S+\s+{name}\s", told_by(program, "-filters"), re.MULTILINE))

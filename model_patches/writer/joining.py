@@ -11,10 +11,10 @@ from .encoder import HANG_SECONDS
 from .ffmpeg import find_ffmpeg
 from .lock import FileLock
 from .movie import Movie, read_movie
-from .parts import RECOVER, WHO, clean, files_of, find_parts, joined_path, move, need_room, settle, trim
-from .sound import Under, forget, kept_sound
+from .parts import RECOVER, clean, files_of, find_parts, joined_path, move, need_room, settle, trim
+from .sound import SoundTrack, forget, kept_sound
 from .tags import tags_of
-from .text import check_path
+from .text import WHO, check_path
 
 
 def join_parts(
@@ -31,7 +31,7 @@ def join_parts(
     if not parts:
         return None
     size = sum(part.path.stat().st_size for part in parts)
-    sound = under(path, parts[0].path, 0, count)
+    sound = sound_track(path, parts[0].path, 0, count)
     need_room(size, path.parent, f"to join the parts of {path.name}")
     try:
         joined = copy(
@@ -65,7 +65,7 @@ def keep_single(path: Path) -> Path | None:
     return settle(path)
 
 
-def under(path: Path, part: Path, first: int, frames: int) -> Under | None:
+def sound_track(path: Path, part: Path, first: int, frames: int) -> SoundTrack | None:
     """What sounds while so many frames of a video are shown, from number `first` on; None: nothing does.
 
     part: a file of the video, which tells how long a frame is shown.
@@ -78,7 +78,7 @@ def under(path: Path, part: Path, first: int, frames: int) -> Under | None:
         if whole is None or not whole.sound:
             return None
         kept = path
-    return Under(kept, float(first / movie.fps), float(frames / movie.fps))
+    return SoundTrack(kept, float(first / movie.fps), float(frames / movie.fps))
 
 
 def finish(path: Path | str, metadata: Mapping[str, str] | None = None) -> Path | None:
@@ -123,7 +123,7 @@ def copy_tail(
     need_room(sum(source.stat().st_size for source in sources), target.parent, f"for {target.name}")
     tags = {**tags_of(sources), **(metadata or {})}
     left = count - keyframe
-    sound = under(path, sources[0], keyframe, left)
+    sound = sound_track(path, sources[0], keyframe, left)
     made = copy(find_ffmpeg(), sources, target, frames=left, skip=skip, metadata=tags, sound=sound)
     if not move(made, target):
         made.unlink()

@@ -6,8 +6,7 @@ from fractions import Fraction
 
 from ..geometry import rate_of
 from .feeding import Limits
-
-WHO = "Video writer"
+from .text import WHO
 
 
 def check_numbers(**options: tuple[int, int, int]) -> None:

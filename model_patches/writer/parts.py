@@ -21,8 +21,8 @@ from .copying import copy, sync, working_files
 from .ffmpeg import find_ffmpeg
 from .lock import is_held
 from .movie import read_movie
+from .text import WHO
 
-WHO = "Video writer"
 ORPHAN_SECONDS = 10.0  # ffmpeg lives on after its program for as long as it takes to code what is in its pipe
 SPARE_BYTES = 8 << 20  # of a disk, beside what a copy takes
 RECOVER = "python run.py recover"

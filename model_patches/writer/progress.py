@@ -6,7 +6,8 @@ import time
 from queue import Full
 
 from .feeding import Feed
-from .parts import RECOVER, WHO
+from .parts import RECOVER
+from .text import WHO
 
 POLL_SECONDS = 0.1  # between checks that the encoder still runs
 PATIENCE = 3.0  # times what an ffmpeg has, until the thread is given up that is to notice it

@@ -13,7 +13,8 @@ from pathlib import Path
 from .copying import sync
 from .encoding import Coding, coding_of
 from .movie import Movie, read_movie
-from .parts import RECOVER, WHO, Part, clean, files_of, find_parts, need_room_to_trim, part_path, trim_all
+from .parts import RECOVER, Part, clean, files_of, find_parts, need_room_to_trim, part_path, trim_all
+from .text import WHO
 
 
 def reopen(

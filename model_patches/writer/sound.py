@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .ffmpeg import error_text, file_url, process_options
+from .ffmpeg import error_text, file_url, process_options, told_by
 from .movie import read_movie
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Sound:
 
 
 @dataclass(frozen=True, slots=True)
-class Under:
+class SoundTrack:
     """What is laid under the frames of a video that is being joined."""
 
     path: Path
@@ -53,20 +53,15 @@ def kept_sound(video: Path) -> Path:
     return video.with_name(video.stem + FOLDER) / "sound.m4a"
 
 
-def has_sound(program: str, path: Path) -> str:
+def kind_of_sound(program: str, path: Path) -> str:
     """The kind of a file's first sound track, as ffmpeg calls it; "" without one."""
-    command = [program, "-hide_banner", "-nostdin", "-i", file_url(path)]
-    try:
-        told = subprocess.run(command, capture_output=True, timeout=SECONDS, **process_options())
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    found = _AUDIO.search(told.stderr.decode(errors="replace"))
+    found = _AUDIO.search(told_by(program, "-i", file_url(path)))
     return found[1] if found else ""
 
 
 def keep(program: str, sound: Sound, target: Path) -> bool:
     """Writes the sound there; False, and no file, where there is none or it cannot be read, which is told."""
-    kind = has_sound(program, sound.path)
+    kind = kind_of_sound(program, sound.path)
     if not kind:
         return False
     if kind in AS_IT_IS and not sound.start_seconds:  # else the cut would lie between two packets
@@ -86,7 +81,7 @@ def keep(program: str, sound: Sound, target: Path) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         told = subprocess.run(command, capture_output=True, timeout=SECONDS, **process_options())
         words = error_text(told.stderr.decode(errors="replace")) if told.returncode else ""
-        if not words and has_sound(program, new):
+        if not words and kind_of_sound(program, new):
             new.replace(target)
             return True
     except (OSError, subprocess.SubprocessError) as why:
@@ -98,7 +93,7 @@ def keep(program: str, sound: Sound, target: Path) -> bool:
     return False
 
 
-def ready(program: str, video: Path, sound: Sound | None, *, go_on: bool) -> None:
+def prepare(program: str, video: Path, sound: Sound | None, *, go_on: bool) -> None:
     """Keeps what a video is to sound like, as its writer opens: its own sound, where it is gone on with."""
     kept = kept_sound(video)
     if not go_on:

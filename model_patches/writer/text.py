@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+WHO = "Video writer"  # begins the refusals of a video that is made
 NAME_BYTES = 255  # of a name, on every common disk
 LONGEST_ENDING = ".part0000.mp4.joining.tags"
 

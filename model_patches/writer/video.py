@@ -26,12 +26,11 @@ from .parts import RECOVER, NoRoomError, Part, find_parts
 from .pixels import check_size, check_start, to_frames
 from .progress import POLL_SECONDS, Progress, stop
 from .reopen import kept_coding, reopen
-from .sound import Sound, forget, ready
-from .text import check_path
+from .sound import Sound, forget, prepare
+from .text import WHO, check_path
 
 log = logging.getLogger(__name__)
 
-WHO = "Video writer"
 HURRY_SECONDS = 5.0  # for an ffmpeg that does nothing, where someone waits for the end of the program
 
 
@@ -166,7 +165,7 @@ class Mp4Writer:
         size = {"width": self.width, "height": self.height, "factor": self.coding.factor, "fps": self.fps}
         place = {"program": self._program, "go_on": self._go_on, "tell": self._tell}
         cut = reopen(self.path, self.start_frame, **size, **place)
-        ready(self._program, self.path, self._sound, go_on=self._go_on)
+        prepare(self._program, self.path, self._sound, go_on=self._go_on)
         return cut
 
     def _start(self, cut: Callable[[], int]) -> Feed:

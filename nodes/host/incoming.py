@@ -39,7 +39,7 @@ def open_source(source: Any, fps: float) -> Iterator[Incoming]:
         yield Pictures(parts.images, "video", step)
         return
     with (
-        _lies(source) as (path, start, seconds),
+        _file_of(source) as (path, start, seconds),
         VideoFile(path, fps=fps, start_seconds=start, seconds=seconds) as video,
     ):
         yield video
@@ -58,7 +58,7 @@ def open_sound(source: Any, *, after: bool = False) -> Iterator[Sound | None]:
         with _temporary_folder() as folder:
             yield None if heard is None else Sound(_wave_of(heard, folder / "sound.wav"))
     else:
-        with _lies(source) as (path, start_seconds, seconds):
+        with _file_of(source) as (path, start_seconds, seconds):
             if not after:
                 yield Sound(path, start_seconds, seconds)
             else:
@@ -66,7 +66,7 @@ def open_sound(source: Any, *, after: bool = False) -> Iterator[Sound | None]:
 
 
 @contextmanager
-def _lies(source: Any) -> Iterator[tuple[Path, float, float | None]]:
+def _file_of(source: Any) -> Iterator[tuple[Path, float, float | None]]:
     """The file of a VIDEO, and which seconds of it: the first, and how many, None: all that follow.
 
     ValueError where there is none. What the host shows a part of only is made a file of its own.

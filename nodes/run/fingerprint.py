@@ -21,10 +21,12 @@ class _Print:
 
     @property
     def holds(self) -> bool:
-        return len(self.files) <= MOST_FILES and all(_lies(path) == was for path, was in self.files.items())
+        return len(self.files) <= MOST_FILES and all(
+            _size_and_time(path) == was for path, was in self.files.items()
+        )
 
 
-def _lies(path: Path) -> tuple[int, int] | None:
+def _size_and_time(path: Path) -> tuple[int, int] | None:
     """What tells a file that was written to since; None where there is none."""
     try:
         there = path.stat()
@@ -58,7 +60,7 @@ class Fingerprints:
         if key not in self._prints:
             return
         if as_queued:
-            self._prints[key].files |= {path: there for path in files if (there := _lies(path))}
+            self._prints[key].files |= {path: there for path in files if (there := _size_and_time(path))}
         else:
             del self._prints[key]
 

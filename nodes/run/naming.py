@@ -56,7 +56,7 @@ def why_not(prefix: str, system: str = os.name) -> str:
         return f"{say} cannot be a name: {problem}; type it again."
     longest = max(len(os.fsencode(part)) for part in parts) + len(NUMBER + LONGEST_ENDING) - NAME_BYTES
     if longest > 0:
-        return f"{say} has a name that is {longest} letters too long for the disk; shorten it."
+        return f"{say} has a name that is {longest} bytes too long for the disk; shorten it."
     return _why_not_windows(say, prefix, parts) if system == "nt" else ""
 
 

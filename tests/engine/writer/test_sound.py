@@ -9,7 +9,7 @@ from rivulet.model_patches.writer.ffmpeg import find_ffmpeg
 from rivulet.model_patches.writer.joining import copy_tail, finish
 from rivulet.model_patches.writer.movie import read_movie
 from rivulet.model_patches.writer.parts import part_path
-from rivulet.model_patches.writer.sound import Sound, has_sound, kept_sound
+from rivulet.model_patches.writer.sound import Sound, kept_sound, kind_of_sound
 from rivulet.model_patches.writer.video import Mp4Writer
 
 RATE = 16_000  # samples a second
@@ -195,5 +195,5 @@ def test_a_new_video_has_not_the_sound_of_an_older_one(opened, footage, clicks):
 
 
 def test_the_kind_of_a_sound_is_told(clicks, tmp_path):
-    assert has_sound(find_ffmpeg(), clicks("a.mkv", "-c:a", "libopus")) == "opus"
-    assert has_sound(find_ffmpeg(), tmp_path / "absent") == ""
+    assert kind_of_sound(find_ffmpeg(), clicks("a.mkv", "-c:a", "libopus")) == "opus"
+    assert kind_of_sound(find_ffmpeg(), tmp_path / "absent") == ""
