@@ -5,9 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from ..reason import reason_of
 from ..viewers.takes import ALL, BusyError
 from ..writer.lock import FileLock, LockedError
 from ..writer.parts import find_parts, joined_path
+from ..writer.sound import kept_sound
 from .folder import LEFTOVERS, TakeFolder
 from .standing import EARLIER
 
@@ -15,7 +17,8 @@ from .standing import EARLIER
 def delete_take(folder: TakeFolder, what: str) -> None:
     """Deletes all of a take, or its folder alone. what: of DELETED.
 
-    A folder that holds anything else stays with that in it. BusyError while a run writes the take; ValueError
+    A folder that holds anything else stays with that in it; parts that stay keep their sound there, which
+    joining lays under them. BusyError while a run writes the take; ValueError
     with a sentence where something cannot be deleted: what was deleted by then is gone.
     """
     video = folder.video
@@ -26,15 +29,15 @@ def delete_take(folder: TakeFolder, what: str) -> None:
         raise BusyError(f"{video.name} is being made now; stop it first.") from why
     except OSError as why:
         raise ValueError(
-            f"{video.parent} cannot be written ({why.strerror}), so nothing is deleted."
+            f"{video.parent} cannot be written ({reason_of(why)}), so nothing is deleted."
         ) from why
     try:
         # the folder first: what a kill leaves is a video that plays, not snapshots of none
-        left = _delete_folder(folder)
+        left = _delete_folder(folder, parts_stay=what != ALL and bool(find_parts(video)))
         for path in _videos(video) if what == ALL else ():
             path.unlink(missing_ok=True)
     except OSError as why:
-        raise ValueError(f"{why.filename or video.name} cannot be deleted ({why.strerror}).") from why
+        raise ValueError(f"{why.filename or video.name} cannot be deleted ({reason_of(why)}).") from why
     finally:
         lock.release()
     if left:
@@ -48,17 +51,18 @@ def _videos(video: Path) -> list[Path]:
     return [earlier, *(part.path for part in find_parts(video)), joined_path(video), video]
 
 
-def _delete_folder(folder: TakeFolder) -> str:
-    """Deletes what is a take's own; the name of a thing that is not, or ""."""
+def _delete_folder(folder: TakeFolder, *, parts_stay: bool) -> str:
+    """Deletes what is a take's own, except the sound of parts that stay; the name of what is not, or ""."""
+    sound = kept_sound(folder.video)
     own = {folder.about, folder.timeline, folder.watch, folder.picture}
     own |= {each.path for each in folder.snapshots()}
     if folder.path.is_symlink() or not folder.path.is_dir():
         return ""
     for path in folder.path.iterdir():
-        if path in own or path.name.endswith(LEFTOVERS):
+        if path in own or path.name.endswith(LEFTOVERS) or (path == sound and not parts_stay):
             path.unlink()
-    left = next(folder.path.iterdir(), None)
-    if left is None:
+    left = list(folder.path.iterdir())
+    if not left:
         with suppress(FileNotFoundError):
             folder.path.rmdir()
-    return "" if left is None else left.name
+    return next((path.name for path in left if path != sound), "")

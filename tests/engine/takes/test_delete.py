@@ -7,6 +7,7 @@ from rivulet.model_patches.takes.delete import delete_take
 from rivulet.model_patches.takes.folder import About, TakeFolder
 from rivulet.model_patches.viewers.takes import ALL, SNAPSHOTS, BusyError
 from rivulet.model_patches.writer.lock import FileLock
+from rivulet.model_patches.writer.sound import kept_sound
 
 OTHERS = ("take_2.mp4", "take.part1.txt", "takes.mp4", "take.mp4.bak", "other.part1.mp4", "atake.mp4")
 PARTS = ("take.mp4", "take.part1.mp4", "take.part12.mp4", "take.joined.mp4", "take.snapshot.safetensors")
@@ -26,6 +27,7 @@ def folder(tmp_path):
         made.timeline,
         made.watch,
         made.picture,
+        kept_sound(made.video),
     ):
         path.write_bytes(b"x")
     (made.path / "00000002_000000021.safetensors.part").write_bytes(b"x")
@@ -44,15 +46,23 @@ def test_all_of_it_goes_and_nothing_else(folder, tmp_path):
 
 
 def test_the_snapshots_alone_leave_the_video(folder, tmp_path):
+    for part in tmp_path.glob("take.part*.mp4"):
+        part.unlink()
     delete_take(folder, SNAPSHOTS)
-    assert names(tmp_path) == {*OTHERS, *PARTS, "take_2.take"}
+    assert names(tmp_path) == {*OTHERS, *PARTS, "take_2.take"} - {"take.part1.mp4", "take.part12.mp4"}
+
+
+def test_parts_that_stay_keep_the_sound_that_joining_lays_under_them(folder, tmp_path):
+    delete_take(folder, SNAPSHOTS)
+    assert names(tmp_path) == {*OTHERS, *PARTS, "take.take", "take_2.take"}
+    assert names(folder.path) == {"sound.m4a"}
 
 
 def test_while_it_is_made_nothing_goes(folder, tmp_path):
     before = names(tmp_path)
     with FileLock(folder.video), pytest.raises(BusyError, match="is being made now"):
         delete_take(folder, ALL)
-    assert names(tmp_path) - {"take.lock"} == before and len(names(folder.path)) == 7
+    assert names(tmp_path) - {"take.lock"} == before and len(names(folder.path)) == 8
 
 
 def test_what_somebody_put_there_stays_and_is_told(folder, tmp_path):
