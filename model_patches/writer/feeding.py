@@ -19,6 +19,7 @@ from .disk import FramesOnDisk, Room
 from .encoder import HANG_SECONDS, DiskFullError, Encoder, EncoderError
 from .fmp4 import FragmentIndex
 from .frames import HostFrames
+from .options import UNLIMITED, Limits
 from .parts import RECOVER, Part, files_of, find_parts, part_path, trim
 from .tags import TagsFile
 from .text import WHO
@@ -28,19 +29,6 @@ log = logging.getLogger(__name__)
 HELD_BYTES = 64 << 20  # of frames that ffmpeg has, and the disk not yet, beside the newest chunk
 DEATHS = 3  # of ffmpeg, one after the other, without one more frame on disk
 WAIT_SECONDS, IDLE_SECONDS = 0.005, 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Where a part ends and the next one begins."""
-
-    frames: int | None = None
-    bytes: int | None = None
-
-    @property
-    def any(self) -> bool:
-        """Whether there are any."""
-        return self.frames is not None or self.bytes is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +58,7 @@ class Feed:
         queue_chunks: int,
         room: Room,
         tell: Callable[[str], None],
-        limits: Limits = Limits(),
+        limits: Limits = UNLIMITED,
         hang_seconds: float = HANG_SECONDS,
     ) -> None:
         """cut: cuts what is there to first_frame, once a frame has come, and gives its last part's number.

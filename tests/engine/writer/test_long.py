@@ -57,7 +57,7 @@ def test_a_video_of_one_part_is_finished_as_always(open_writer, footage, tmp_pat
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), True, 1e7], ids=str)
 def test_a_length_that_is_none_is_refused(open_writer, value):
-    with pytest.raises(ValueError, match="part_hours must be more than 0, or None for no limit, got"):
+    with pytest.raises(ValueError, match="part_hours must be more than 0, or none for no limit, got"):
         open_writer(part_hours=value)
 
 
