@@ -24,10 +24,10 @@ BAD = {
     ),
     "a long prompt": (
         json.dumps(
-            {"viewer": "a", "number": 1, "do": "prompt", "prompt": "a " * 251, "mode": "smooth"}
+            {"viewer": "a", "number": 1, "do": "prompt", "prompt": "a " * 2001, "mode": "smooth"}
         ).encode(),
         400,
-        "502 letters, at most 500",
+        "4002 letters, at most 4000",
     ),
     "half a letter": (
         b'{"viewer": "a", "number": 1, "do": "prompt", "prompt": "\\ud800", "mode": "smooth"}',
