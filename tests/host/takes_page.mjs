@@ -117,15 +117,22 @@ async function choose(here) {
   await page.waitForFunction(() => document.querySelectorAll(".rivulet .take").length >= 2);
   await page.waitForFunction(() => [...document.querySelectorAll(".rivulet .take img")].some((image) => image.naturalWidth > 0));
   seen.rows = await takes.allInnerTexts();
-  seen.inside = await page.evaluate(async () => {
+  seen.places = await page.evaluate(async () => {
     const { app } = await import("/scripts/app.js");
     const node = app.graph.nodes.find((each) => each.comfyClass === "RivuletResume");
-    const list = document.querySelector(".rivulet.takes").getBoundingClientRect();
+    const box = (element) => {
+      const { left, top, right, bottom } = element.getBoundingClientRect();
+      return { left, top, right, bottom };
+    };
     const { scale, offset } = app.canvas.ds;
     const canvas = app.canvas.canvas.getBoundingClientRect();
-    const bottom = canvas.top + (node.pos[1] + node.size[1] + offset[1]) * scale;
-    const right = canvas.left + (node.pos[0] + node.size[0] + offset[0]) * scale;
-    return list.height > 100 && list.bottom <= bottom + 1 && list.right <= right + 1;
+    const [left, top] = [0, 1].map((at) => [canvas.left, canvas.top][at] + (node.pos[at] + offset[at]) * scale);
+    const drawn = { left, top, right: left + node.size[0] * scale, bottom: top + node.size[1] * scale };
+    // where nodes are elements of the page, their boxes are what is seen, not the numbers of the graph
+    const element = document.querySelector(`[data-node-id="${node.id}"]`);
+    const inner = element?.querySelector('[data-testid="node-inner-wrapper"]') ?? element;
+    const inPage = Boolean(globalThis.LiteGraph.vueNodesMode);
+    return { list: box(document.querySelector(".rivulet.takes")), node: inPage ? box(inner) : drawn };
   });
   const value = () => page.evaluate(async () => {
     const { app } = await import("/scripts/app.js");

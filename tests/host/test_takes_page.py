@@ -66,7 +66,10 @@ def test_a_take_is_made_again_from_where_the_bar_stands(server, tmp_path, vue):
 
     _check_tail(server, name, before, border)
     assert f"{name}_00001__tail1.mp4" in seen["note"]
-    assert seen["inside"] and f"{name}_00001_" in seen["rows"][0]
+    node, shown = seen["places"]["node"], seen["places"]["list"]
+    assert shown["bottom"] - shown["top"] > 100 and shown["left"] >= node["left"] - 1, seen["places"]
+    assert shown["bottom"] <= node["bottom"] + 1 and shown["right"] <= node["right"] + 1, seen["places"]
+    assert f"{name}_00001_" in seen["rows"][0]
     assert seen["clicked"][0] == seen["clicked"][1]
     assert seen["keyed"][0] == seen["keyed"][1] == seen["selected"]
 
