@@ -101,6 +101,8 @@ await visit(told, async (here) => {
   await page.waitForFunction(() => document.querySelector(".rivulet video")?.readyState >= 2);
   await here.until((now) => now.block > 1);
   await note("running");
+  // with its curves the preview is highest
+  await page.locator(".rivulet .drift[open] svg").waitFor();
   await page.fill(".rivulet .next textarea", LONG);
   await note("typed");
   await here.press("Redo from here");
