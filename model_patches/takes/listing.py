@@ -13,7 +13,7 @@ from ..writer.lock import is_locked
 from ..writer.parts import frames_of
 from .folder import About, SnapshotFile, TakeFolder
 from .standing import RUNNING, Known
-from .timeline_file import read
+from .timeline_file import Event, read
 
 _NAMED = re.compile(r"(.+)(?:\.take|\.part\d+\.mp4|\.snapshot\.safetensors)")
 
@@ -32,7 +32,7 @@ class Take:
     reason: str  # a sentence on what can still be done
     snapshots: int
     picture: Path | None
-    text: str | None  # the newest prompt; None: it is not known
+    text: str | None  # the prompt at its end; None: it is not known
     can_go_on: bool  # there is something to go on from, and nobody at work on it
 
     @property
@@ -58,7 +58,7 @@ def describe(video: Path) -> Take:
     frames = snapshots[-1].frame - first if running and snapshots else _frames(video)
     known = Known(folder, about, header, snapshots, max(0, frames), why)
     standing, reason = (RUNNING, "A run is making it now.") if running else known.standing
-    texts = [event.prompt for event in events if event.prompt]
+    texts = _texts(events, first + known.frames)
     size = header.config.geometry if header else None
     return Take(
         path=video,
@@ -90,6 +90,12 @@ def _heads(folder: TakeFolder, snapshots: list[SnapshotFile]) -> tuple[About | N
         except (OSError, ValueError) as error:
             why = why or str(error)
     return about, header, why
+
+
+def _texts(events: list[Event], end: int) -> list[str]:
+    """Prompts that the file reaches, oldest first; all of them where it reaches none."""
+    texts = [event.prompt for event in events if event.prompt]
+    return [event.prompt for event in events if event.prompt and event.frame < end] or texts
 
 
 def _frames(video: Path) -> int:

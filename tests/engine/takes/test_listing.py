@@ -8,6 +8,7 @@ import pytest
 from rivulet.model_patches.takes.folder import SnapshotFile, TakeFolder
 from rivulet.model_patches.takes.listing import describe, list_takes
 from rivulet.model_patches.takes.point import find_point
+from rivulet.model_patches.takes.timeline_file import Event, append
 from rivulet.model_patches.writer.lock import FileLock
 from rivulet.model_patches.writer.parts import Part, frames_of, part_path, trim
 
@@ -43,6 +44,13 @@ def test_a_whole_take_is_listed_with_what_there_is_to_know(folder):
     assert (take.width, take.height, take.standing, take.text) == (32, 16, "whole", "0")
     assert take.can_go_on and take.snapshots >= 2 and take.picture == folder / "take.take" / "picture.jpg"
     assert "redo it from any second" in take.reason
+
+
+@pytest.mark.parametrize(("frame", "shown"), [(44, "1"), (45, "0")])
+def test_a_prompt_that_the_file_does_not_reach_is_not_its_prompt(folder, frame, shown):
+    """A redo that was stopped on its way has the prompt in its timeline, and no picture of it."""
+    append(TakeFolder(folder / "take.mp4").timeline, Event(4, frame, "1", "recache", 0))
+    assert only(folder).text == shown
 
 
 def cut_off(folder):
