@@ -35,9 +35,7 @@ def prompts(text: str, height: int = 150, mode: str = "recache") -> Box:
 
 def negative() -> Box:
     """The empty prompt, which the Pocket Model is guided away from."""
-    return Box(
-        "CLIPTextEncode", (WIDE, 110), {"clip": (1, 1), "text": ""}, title="Nothing to guide away from"
-    )
+    return Box("CLIPTextEncode", (WIDE, 110), {"clip": (1, 1), "text": ""}, title="Negative prompt, empty")
 
 
 def follow() -> Box:
@@ -75,8 +73,11 @@ lines of **---**, or just one. **cut** begins another scene, **recache** goes ov
 beginning of a longer one.
 
 The **Pocket Model** comes with Rivulet and runs on any processor, on two cores about three times as fast as \
-it plays. It is a toy: it knows circles, squares and triangles in six colours on coloured grounds, and often \
-gets one wrong. Templates 02 to 06 are for real models.""",
+it plays. It is a toy that often gets one wrong. It knows **circle**, **square** and **triangle** in \
+**red**, **green**, **blue**, **yellow**, **magenta** and **cyan**, one or two on a coloured **ground**. \
+Try: a magenta square and a cyan circle on a green ground. Templates 02 to 06 are for real models.
+
+**Run** again makes another video once something is changed, such as the **seed**.""",
                 )
             },
         ),

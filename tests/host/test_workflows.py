@@ -123,6 +123,12 @@ def test_every_node_says_whose_it_is_and_where_its_files_come_from(name):
     assert bool(asked) == (name in WEIGHTS)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_gives_every_graph_an_id(name):
+    """Front end 1.58 reports an id that is no UUID, an empty one too, and makes one where there is none."""
+    assert "id" not in on_disk(name)
+
+
 def test_nothing_is_from_a_version_that_is_not_there_yet():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     now = next(line for line in text.splitlines() if line.startswith("version = ")).split('"')[1]

@@ -88,7 +88,7 @@ def ui_form(story: Story, schema: dict[str, Any]) -> dict[str, Any]:
             for slot, (kind, name) in enumerate(zip(info["output"], info["output_name"], strict=True))
         ]
     whole = {"last_node_id": max(places), "last_link_id": len(links), "nodes": nodes, "links": links}
-    return {"id": "", "revision": 0, **whole, "groups": [], "config": {}, "extra": {}, "version": 0.4}
+    return {"revision": 0, **whole, "groups": [], "config": {}, "extra": {}, "version": 0.4}
 
 
 def properties(type: str, info: dict[str, Any], values: list[Any]) -> dict[str, Any]:
