@@ -104,6 +104,8 @@ def _make(
     finally:
         if page.ctrl_c.session is not None:
             report(page.ctrl_c.session.live, meter)
+        if folder.snapshots():
+            say(f'go on with it: python run.py demo --resume "{folder.video}"')
 
 
 def chosen_for(options: argparse.Namespace, header: Header | None) -> tuple[Choice, StreamConfig]:

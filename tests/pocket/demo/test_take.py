@@ -35,9 +35,11 @@ def free_port():
 def test_a_take_of_a_length_is_written_and_measured(weights, tmp_path, capsys):
     options = ["--weights", str(weights), "--seconds", "2", "--no-browser", "--out", str(tmp_path)]
     assert main(options) == 0
-    printed = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    printed = said.out.splitlines()
     names = [line.split(":")[0] for line in printed]
     assert names == ["frames per second", "first chunk", "peak memory", "video"]
+    assert f'--resume "{tmp_path / "rivulet-0001.mp4"}"' in said.err
     # 2 s are 32 frames: blocks of 9, 12 and 12
     assert frame_count(tmp_path / "rivulet-0001.mp4") == 33
     assert "33 frames, 2.1 s" in printed[-1] and "rivulet-0001.mp4" in printed[-1]
