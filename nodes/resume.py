@@ -9,7 +9,7 @@ from .run.going_on import WHO, Resume
 from .run.take_files import RESUMED, find_take, list_names
 from .start_from import StartType
 
-NONE_YET = "no take in the output folder"
+NONE_CHOSEN = "no take is chosen"
 END = -1.0  # second that stands for the end
 
 
@@ -37,7 +37,7 @@ class RivuletResume(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "snapshot",
-                    options=list_names() or [NONE_YET],
+                    options=list_names() or [NONE_CHOSEN],
                     tooltip="A take in the output folder, newest first. Press R after a run to see new ones.",
                 ),
                 io.Float.Input(
@@ -57,8 +57,8 @@ class RivuletResume(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, snapshot: str) -> bool | str:
         """Whether there is such a take; values of earlier releases name a snapshot of it."""
-        if snapshot == NONE_YET:
-            return f"{WHO}: there is no take in ComfyUI's output folder yet; run Stream Video first."
+        if snapshot == NONE_CHOSEN:
+            return f"{WHO}: no take is chosen. Choose one in its list; if that is empty, run Stream Video."
         try:
             find_take(WHO, snapshot)
         except ValueError as why:

@@ -4,7 +4,7 @@ import { clock, clockOfTenths } from "./clock.mjs";
 import { isUnderWay, modesOf } from "./controls.mjs";
 import { curvesOf, hasCurves } from "./drift.mjs";
 import {
-  failureWords, nextWords, noticeOf, phaseWords, promptWords, stateLine, timesOf, timesOfSpan,
+  failureWords, nextWords, noticeOf, phaseWords, promptWords, redoWords, stateLine, timesOf, timesOfSpan,
 } from "./line.mjs";
 import { fileUrl } from "./link.mjs";
 import { shortPath, showList, showSpans } from "./player_view.mjs";
@@ -102,7 +102,7 @@ export class Face {
   }
 
   showTrouble() {
-    const { parts, state, player, say, feed, book, arrived } = this.widget;
+    const { parts, state, player, say, feed, book, backTo } = this.widget;
     const given = state.forgotten ? "unknown" : player.given;
     const failed = state.phase === "failed" ? state.sentence : "";
     put(parts.trouble, failed || (feed.gone ? say("gone") : given ? say(given) : failureWords(book, state, say)));
@@ -110,7 +110,7 @@ export class Face {
     const { way } = player.choice;
     const changed = !player.finished && way !== "segments";
     const shown = changed ? say(way === "file" ? "asFile" : "asPictures") : "";
-    put(parts.note, [shown, arrived, noticeOf(state)].filter(Boolean).join(" "));
+    put(parts.note, [shown, redoWords(backTo, state, say), noticeOf(state)].filter(Boolean).join(" "));
   }
 
   showControls(ended) {
@@ -149,7 +149,7 @@ export class Face {
     const way = wayBack(state, queue);
     const backing = isGoingBack(book);
     put(parts.back, say(backing ? "redoing" : "redo"));
-    [parts.back.hidden, parts.back.disabled] = [way === "", backing];
+    [parts.back.hidden, parts.back.disabled] = [way === "", backing || state.frames === 0];
     parts.back.setAttribute("aria-expanded", redo.open);
     if (way === "") redo.close();
     if (redo.open) redo.show(here, clockOfTenths(frameAt(here.seconds, state) / state.fps));

@@ -62,9 +62,15 @@ export function phaseWords(state, say) {
   const name = phase === "ended" ? endOf(state) : phase;
   if (state.forgotten) return say("cutOffAt", { time: clock(secondsMade(state)) });
   if (name === "ended" || name === "failed") return say(name);
+  if (phase === "starting" && frames > 0) return say("startingAgain");
   if (phase !== "ended") return say(phase === "running" && frames === 0 ? "starting" : phase);
   const words = say(name, { time: clock(secondsMade(state)) });
   return take && name !== "endedForOthers" ? say("canResume", { words }) : words;
+}
+
+/** How far a redo from a frame is; those before it that no snapshot holds are made first. Null: none was asked for. */
+export function redoWords(frame, { frames, fps }, say) {
+  return frame === null ? "" : say(frames > frame ? "redoDone" : "redoNears", { time: clockOfTenths(frame / fps) });
 }
 
 /** Why a stream ended, as the name of a text. */

@@ -36,6 +36,14 @@ export async function openBuffer(video, codec) {
   return source.addSourceBuffer(kindOf(codec));
 }
 
+/** The picture that a video shows, as an address of its own; "" where it shows none. */
+export function stillOf(video) {
+  if (!video.videoWidth || video.hidden) return "";
+  const canvas = Object.assign(document.createElement("canvas"), { width: video.videoWidth, height: video.videoHeight });
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  return canvas.toDataURL("image/jpeg");
+}
+
 /** What is buffered, as [start, end] in seconds. */
 export function rangesOf(buffered) {
   return Array.from(buffered, (_, i) => [buffered.start(i), buffered.end(i)]);

@@ -145,7 +145,8 @@ function takes(node) {
   const chosen = () => (VIDEO.test(value()) ? value() : "");
   // where nodes are elements of the page, one is as high as what is in it
   const tallest = () => (inPage() ? "" : "none");
-  const list = mountTakes(element, { ...page(node), value: chosen, choose, tallest });
+  const linked = () => node.isOutputConnected(0);
+  const list = mountTakes(element, { ...page(node), value: chosen, choose, tallest, linked });
   const ended = ({ detail }) => hasEnded(detail) && list.refresh();
   const heard = { [EVENT]: ended, reconnected: () => list.refresh() };
   const leaving = add(node, "takes", element, list, heard, () => LIST_SIZE[1]);

@@ -17,7 +17,7 @@ const now = () => performance.now() / 1000;
 /**
  * Mounts the list. `transport` as the preview's; `value()` is the name of the take that is chosen, `choose(name, names)`
  * takes another one of the names that there are. `language`, `theme()` and `collapsed()` as the preview's. `tallest()`
- * limits the list's height as CSS does; "" is the style sheet's limit.
+ * limits the list's height as CSS does; "" is the style sheet's limit. `linked()`: whether what is chosen leads anywhere.
  * Returns {refresh(), dispose()}.
  */
 export function mountTakes(element, options) {
@@ -27,7 +27,7 @@ export function mountTakes(element, options) {
 class TakesList {
   constructor(element, { transport, value, choose, language = "en", ...options }) {
     Object.assign(this, { transport, value, choose, language, say: speaker(language) });
-    Object.assign(this, { theme: () => "", collapsed: () => false, tallest: () => "", ...options });
+    Object.assign(this, { theme: () => "", collapsed: () => false, linked: () => true, tallest: () => "", ...options });
     Object.assign(this, { takes: null, lost: false, due: 0, asking: false, actions: { asked: "", told: {} } });
     this.leaving = new AbortController();
     loadStyle();
@@ -157,7 +157,7 @@ class TakesList {
     parts.none.hidden = missing === "";
     const value = this.value();
     const named = (takes ?? []).some((take) => take.name === value);
-    const words = !value ? "takeUnchosen" : named ? "takeChosen" : "takeGone";
+    const words = !value ? "takeUnchosen" : !named ? "takeGone" : this.linked() ? "takeChosen" : "takeUnlinked";
     put(parts.chosen, takes?.length ? say(words, { name: value }) : "");
     parts.chosen.dataset.wrong = words === "takeGone";
     if (takes === null) return;

@@ -41,9 +41,9 @@ export function build(root, say) {
   parts.trouble = make("p", { className: "trouble", role: "alert" });
   parts.retry = make("button", { type: "button", textContent: say("retry"), hidden: true });
   parts.note = make("p", { className: "note" });
-  // beside the picture where there is room, and what is typed below both
+  // beside the picture where there is room, and what is typed below both; the curves come late, so they push no button
   const side = make(
-    "div", { className: "side" }, parts.place, parts.strip, parts.drift, parts.caption, parts.controls, parts.line,
+    "div", { className: "side" }, parts.place, parts.strip, parts.caption, parts.controls, parts.line, parts.drift,
   );
   const below = make(
     "div", { className: "below" }, parts.warning, parts.trouble, parts.retry, parts.note, parts.redo, parts.form,
@@ -106,7 +106,7 @@ function drift(say) {
 function buttons(say) {
   const button = (more = {}) => make("button", { type: "button", ...more });
   const parts = {
-    pause: button(), stop: button(), back: button({ "aria-expanded": "false" }), mark: button({ title: say("markHint") }),
+    pause: button(), stop: button({ title: say("stopHint") }), back: button({ "aria-expanded": "false", title: say("redoHint") }), mark: button({ title: say("markHint") }),
     yield: button({ title: say("yieldHint") }),
     bell: button({ className: "bell", "aria-pressed": "false", "aria-label": say("bell"), title: say("bell") }),
     save: make("a", { textContent: say("save"), hidden: true }),
@@ -137,7 +137,7 @@ function redo(say) {
   const id = `rivulet-redo-${made}`;
   const redoFrom = make("label", { for: id });
   const redoPrompt = promptField(say, { id });
-  const redoMode = make("select", { "aria-label": say("mode"), title: say("mode") });
+  const redoMode = make("select", { "aria-label": say("mode"), title: say("modeHint") });
   const seeds = SEEDS.map((seed) => make("option", { value: seed, textContent: say(`redo${seed[0].toUpperCase()}${seed.slice(1)}`) }));
   const redoSeed = make("select", { "aria-label": say("redoSeed"), title: say("redoSeed") }, ...seeds);
   const redoNumber = make("input", {
@@ -155,7 +155,7 @@ function form(say) {
   made += 1;
   const ids = { prompt: `rivulet-prompt-${made}`, told: `rivulet-told-${made}` };
   const prompt = promptField(say, { id: ids.prompt, "aria-describedby": ids.told });
-  const mode = make("select", { "aria-label": say("mode"), title: say("mode") });
+  const mode = make("select", { "aria-label": say("mode"), title: say("modeHint") });
   const change = make("button", { className: "main", textContent: say("change") });
   const told = make("p", { id: ids.told, className: "told", role: "status" });
   const label = make("label", { for: ids.prompt, textContent: say("next") });

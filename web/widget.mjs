@@ -2,7 +2,6 @@
 
 import { Bell, newsOf } from "./bell.mjs";
 import { copyText } from "./clipboard.mjs";
-import { clockOfTenths } from "./clock.mjs";
 import {
   answered, ENDING, newBook, newestTaken, newViewer, promptProblem, settled, toSend, wished,
 } from "./controls.mjs";
@@ -11,6 +10,7 @@ import { Face } from "./face.mjs";
 import { Feed } from "./feed.mjs";
 import { problemWords } from "./line.mjs";
 import { answerOf, Link } from "./link.mjs";
+import { stillOf } from "./media.mjs";
 import { Playback } from "./playback.mjs";
 import { Player } from "./player.mjs";
 import { addPlayer } from "./player_view.mjs";
@@ -49,7 +49,7 @@ class Widget {
     this.theme = typeof theme === "function" ? theme : () => theme;
     Object.assign(this, { player: null, sending: false, problem: "", copied: "", listed: false });
     // what the run that was queued is to make again, and what to say when it has begun
-    Object.assign(this, { book: newBook(newViewer()), asked: null, arrived: "" });
+    Object.assign(this, { book: newBook(newViewer()), asked: null, backTo: null });
     this.feed = new Feed(transport, { client, place, seen: () => this.seen, busySeconds }, (before) => this.follow(before));
     this.cutOff = new CutOff(transport, this.prefix, () => (this.state?.phase === "failed" ? this.state.take : ""));
     this.bell = new Bell();
@@ -159,10 +159,12 @@ class Widget {
   }
 
   begin() {
-    this.player?.dispose();
     const { state } = this;
     const asked = this.asked ?? newestTaken(this.book, "redo");
-    this.arrived = asked ? this.say("redoDone", { time: clockOfTenths(asked.frame / state.fps) }) : "";
+    // on the way back the picture stays until there is another
+    this.parts.video.poster = asked ? stillOf(this.parts.video) : "";
+    this.player?.dispose();
+    this.backTo = asked ? asked.frame : null;
     Object.assign(this, { book: newBook(this.book.viewer), problem: "", asked: null, listed: false });
     this.playback.begin();
     this.parts.root.style.setProperty("--ratio", state.width / state.height);

@@ -4,7 +4,7 @@ import { test } from "node:test";
 
 import { answered, newBook, settled, wished } from "../../web/controls.mjs";
 import {
-  failureWords, nextWords, noticeOf, phaseWords, problemWords, promptWords, stateLine, timesOf, timesOfSpan,
+  failureWords, nextWords, noticeOf, phaseWords, problemWords, promptWords, redoWords, stateLine, timesOf, timesOfSpan,
 } from "../../web/line.mjs";
 import { LANGUAGES, speaker } from "../../web/words.mjs";
 import { state } from "./states.mjs";
@@ -52,7 +52,8 @@ test("a warning of the drift is told once", () => {
 test("the phase is told in words", () => {
   assert.equal(phaseWords(state(), say), "Running");
   assert.equal(phaseWords(state({ frames: 0 }), say), "Making the first block");
-  assert.equal(phaseWords(state({ phase: "starting" }), say), "Making the first block");
+  assert.equal(phaseWords(state({ phase: "starting", frames: 0 }), say), "Making the first block");
+  assert.equal(phaseWords(state({ phase: "starting", frames: 65 }), say), "Making the next block");
   assert.equal(phaseWords(state({ phase: "paused" }), say), "Making is paused");
 });
 
@@ -64,9 +65,16 @@ test("why a stream is over is told, and whether it can be gone on with", () => {
   assert.equal(words({ stopped: true, stopped_by: "drift" }), "Stopped at 0:12: the picture drifted, can be resumed");
   assert.equal(words({ stopped: true, stopped_by: "disk" }), "Stopped at 0:12: the disk is nearly full, can be resumed");
   assert.equal(words({ sentence: "The run was interrupted." }), "Interrupted at 0:12, can be resumed");
-  assert.equal(words({ goes_on: true, stopped_by: "" }), "Goes on with another run");
+  assert.equal(words({ goes_on: true, stopped_by: "" }), "Goes on when its turn comes");
   assert.equal(words({ phase: "failed" }), "Stopped by an error");
   assert.equal(words({ phase: "failed", forgotten: true }), "Cut off at 0:12");
+});
+
+test("a redo is made when its frame is, not before", () => {
+  assert.equal(redoWords(null, state(), say), "");
+  assert.equal(redoWords(122, state({ frames: 81, fps: 16 }), say), "On the way to 0:07.6: from there on it is made again.");
+  assert.equal(redoWords(122, state({ frames: 122, fps: 16 }), say), "On the way to 0:07.6: from there on it is made again.");
+  assert.equal(redoWords(122, state({ frames: 123, fps: 16 }), say), "Made again from 0:07.6 on.");
 });
 
 test("a run that has not begun is told by what it waits for", () => {
