@@ -39,7 +39,7 @@ export async function visit(told, act) {
 
 class Visit {
   constructor(page, { url, vue, shots }) {
-    Object.assign(this, { page, url, vue, shots, seen: { errors: [] } });
+    Object.assign(this, { page, url, vue, shots, before: undefined, seen: { errors: [] } });
   }
 
   async set(name, value) {
@@ -79,7 +79,9 @@ class Visit {
     }, { graph, shown, height });
   }
 
-  queue() {
+  /** Queues the graph; `until` asks from then on about streams that begin after this. */
+  async queue() {
+    this.before = (await this.state())?.session;
     return this.page.evaluate(async () => (await import("/scripts/app.js")).app.queuePrompt(0));
   }
 
@@ -95,12 +97,12 @@ class Visit {
     });
   }
 
-  /** The first state of the newest stream for which a question holds. */
+  /** The first state for which a question holds, of the newest stream that was not there when the page queued one. */
   async until(question) {
     const end = Date.now() + PATIENCE_MILLISECONDS;
     while (Date.now() < end) {
       const now = await this.state();
-      if (now && question(now)) return now;
+      if (now && now.session !== this.before && question(now)) return now;
       await rest(0.1);
     }
     throw new Error(`the stream never came to ${question}: ${JSON.stringify(await this.state())}`);
