@@ -2,7 +2,7 @@
 
 import { answerOf } from "./link.mjs";
 import {
-  asksForList, hasEnded, isGone, isHere, lacksPrompts, merged, othersStream, ownStream, pollRest,
+  asksForList, hasEnded, isGone, isHere, knownPrompts, lacksPrompts, merged, othersStream, ownStream, pollRest,
 } from "./session.mjs";
 
 const AWAIT_SECONDS = 120; // how long a stream that was just queued is looked for in haste
@@ -66,7 +66,7 @@ export class Feed {
   async ask() {
     const [{ transport, view }, { signal }] = [this, this.leaving];
     const list = asksForList(this.state);
-    const one = () => `/rivulet/stream/${encodeURIComponent(this.state.session)}`;
+    const one = () => `/rivulet/stream/${encodeURIComponent(this.state.session)}?prompts=${knownPrompts(this.state)}`;
     const path = list ? `/rivulet/streams?client=${encodeURIComponent(view.client())}` : one();
     const { status, headers, body } = await answerOf(() => transport.get(path, { signal }), "json", null);
     if (signal.aborted) return false;

@@ -2,6 +2,7 @@
 
 const BUSY_SECONDS = 2; // between polls while a run is active: events can stay away
 const IDLE_SECONDS = 15;
+const MOST_PROMPTS = 500; // the newest that are listed
 const LOST_POLLS = 4; // unanswered in a row, after which the server is taken for gone
 
 /** Whether nothing more will be made. */
@@ -11,7 +12,7 @@ export function hasEnded(state) {
 
 /** The later of what is known (null: nothing) and what came in; the same object when the message told nothing. */
 export function merged(known, message) {
-  const told = "prompts" in message ? { ...message, prompts_told: message.prompt_count } : message;
+  const told = "prompts" in message ? withAllPrompts(known, message) : message;
   if (!known) return told;
   if (told.session !== known.session) return told.begun > known.begun ? told : known;
   if (told.sequence < known.sequence) return known;
@@ -19,6 +20,19 @@ export function merged(known, message) {
   if (told.sequence === known.sequence && !("prompts" in told && lacksPrompts(known))) return known;
   const { prompts, prompts_told } = known;
   return prompts === undefined ? told : { prompts, prompts_told, ...told };
+}
+
+/** Prompts that need not be told again: of a state, how many took effect up to the last one in its list. */
+export function knownPrompts(state) {
+  return state.prompts ? state.prompts_told : 0;
+}
+
+/** A state with the prompts that came before those in its list, where they are known. */
+function withAllPrompts(known, message) {
+  const { session, prompts, prompts_before: before = 0, prompt_count: count } = message;
+  const earlier = known?.session === session && known.prompts ? known.prompts : [];
+  const kept = Math.max(0, before - (known?.prompts_told ?? 0) + earlier.length);
+  return { ...message, prompts: [...earlier.slice(0, kept), ...prompts].slice(-MOST_PROMPTS), prompts_told: count };
 }
 
 /** Whether the whole state must be asked for at once: an event told of prompts that are not here yet. */

@@ -23,7 +23,7 @@ MODES = {
 }
 DEFAULT_MODE = "recache"
 
-MAX_LETTERS = 100_000  # of all that is typed
+MAX_LETTERS = 4_000_000  # of all that is typed: what a thousand of the longest live prompts directed
 MAX_DIGITS = 9  # of a number in a time
 NO_LETTERS = "has letters of no script (NUL or half of a pair); remove them or type it again"
 SHOWN_LETTERS = 60  # of a text, in a refusal

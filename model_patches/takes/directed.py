@@ -40,6 +40,11 @@ class Directed:
         self._writer, self._first_frame, self._private = writer, first_frame, private
         self._events, self._notes = list(events), list[Note]()
 
+    @property
+    def events(self) -> Sequence[Event]:
+        """What has happened, with the texts."""
+        return self._events
+
     def on_prompt(self, event: Event) -> None:
         """A prompt that takes effect."""
         if event not in self._events:

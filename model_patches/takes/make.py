@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
@@ -18,26 +17,24 @@ from ..stream.pipeline import Prefill, run
 from ..stream.recovery import refuse_full
 from ..stream.script import Script
 from ..stream.state import StreamState
-from ..stream.timeline import DEFAULT_MODE
 from ..stream.timeline import Prompt as TimedPrompt
 from ..vae.decoder import StreamDecoder
 from ..viewers.live import DRIFT, PromptChange
 from ..viewers.mailbox import Redo
 from ..viewers.session import Session
 from ..writer.lock import FileLock, is_locked
-from ..writer.parts import files_of, frames_of
+from ..writer.parts import frames_of
 from ..writer.protocol import OpenWriter, Writer
 from ..writer.video import Mp4Writer
 from .awake import Awake
 from .directed import Directed
 from .folder import About, TakeFolder
 from .keeper import Keeper, Policy
-from .point import Point, find_point
+from .point import find_point
+from .refusals import readable, refuse_redo, refuse_short
 from .rewind import go_back, revised
-from .timeline_file import Event, event_of, without_texts
+from .timeline_file import Event, event_of, with_texts, without_texts
 from .watch import Watch
-
-SPARE_BYTES = 64 << 20  # of a disk, beside the copy of a tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +111,19 @@ def make_take(
     None: until it is stopped. prefill, follow: of a new take's first run; they and options: see
     `pipeline.run`. ValueError, and nothing is changed, where it cannot be gone on with so.
     """
+    known: Sequence[Event] = ()
     while True:
         if isinstance(begin, StreamState):
             make_way(making.folder)
             start = Start(Opening(), begin, making.script)
         else:
-            start = go_on(making, begin, pictures)
+            start = go_on(making, begin, pictures, known)
         with ExitStack() as held:
             if start.opening.lock is not None:
                 held.callback(start.opening.lock.release)
             wanted = None if pictures is None else pictures + start.first_frame
             more = {"pictures": wanted, "begin": prefill, "follow": follow, **options}
-            state, session = _run(making, start, more)
+            state, session, known = _run(making, start, more)
         if session.redo is None:
             return Made(state, session)
         state.cache.free()  # the next run has its own
@@ -149,8 +147,11 @@ def make_way(folder: TakeFolder) -> None:
         folder.remove()
 
 
-def go_on(making: Making, redo: Redo, pictures: int | None = None) -> Start:
-    """The beginning of a run that goes on with a take; its lock is held. Errors as `make_take`."""
+def go_on(making: Making, redo: Redo, pictures: int | None = None, remembered: Sequence[Event] = ()) -> Start:
+    """The beginning of a run that goes on with a take; its lock is held. Errors as `make_take`.
+
+    remembered: what happened in it, by the run before, which knows texts that are not kept on disk.
+    """
     folder, script = making.folder, making.script
     lock = FileLock(folder.video)
     try:
@@ -161,10 +162,11 @@ def go_on(making: Making, redo: Redo, pictures: int | None = None) -> Start:
             f"new video with the end of this one (Start From)."
         ) from why
     try:
-        redo = _readable(script, redo)
+        redo = readable(script, redo)
         point = find_point(folder, redo)
-        _refuse_short(folder, pictures, point)
-        known, point = point.events, replace(point, events=revised(point, redo))
+        refuse_short(folder, pictures, point)
+        known, point = point.events, replace(point, events=with_texts(point.events, remembered))
+        point = replace(point, events=revised(point, redo))
         script = point.script(script, making.config)
         with refuse_full(making.caller, "while the take is loaded"):
             state = point.place(making.load(point.snapshot.path))
@@ -179,7 +181,9 @@ def go_on(making: Making, redo: Redo, pictures: int | None = None) -> Start:
     return Start(opening, state, script, point.about, events, point.first_frame)
 
 
-def _run(making: Making, start: Start, options: dict[str, Any]) -> tuple[StreamState, Session]:
+def _run(
+    making: Making, start: Start, options: dict[str, Any]
+) -> tuple[StreamState, Session, Sequence[Event]]:
     writer, ledger = making.open_writer(start.opening), start.state.ledger
     about = start.about or About(
         ledger.file_frame, float(writer.fps), writer.width, writer.height, begun=time.time()
@@ -190,10 +194,13 @@ def _run(making: Making, start: Start, options: dict[str, Any]) -> tuple[StreamS
         keeper = Keeper(
             *video, about, making.policy, lambda sentence: session.tell(sentence), private=making.private
         )
-    offers = Offers() if keeper is None else Offers(partial(refuse_redo, making), keeper.mark)
+    directed = Directed(writer, start.events, start.first_frame, private=making.private)
+    offers = Offers()
+    if keeper is not None:
+        told = making.folder, making.script, directed.events, start.first_frame
+        offers = Offers(partial(refuse_redo, *told), keeper.mark)
     session = making.open_session(writer, start.opening, offers)
     with session, Awake(f"{making.folder.video.name} is being made") as awake:
-        directed = Directed(writer, start.events, start.first_frame, private=making.private)
         session.on_phase = partial(_each, (awake.follow, directed.on_phase))
         making.opened(session)
         for event in (each for each in start.events if each.prompt):
@@ -205,7 +212,7 @@ def _run(making: Making, start: Start, options: dict[str, Any]) -> tuple[StreamS
             session.tell(" ".join(making.script.notes))
         with keeper or nullcontext():
             state = _made(making, start, session, directed, keeper, options)
-    return state, session
+    return state, session, directed.events
 
 
 def _each(hear: Sequence[Callable[[str], None]], phase: str) -> None:
@@ -259,39 +266,3 @@ def _watch(making: Making, start: Start, session: Session, path: Path | None) ->
         tell=session.tell,
         stop=partial(session.stop, DRIFT) if making.stop_on_drift else None,
     )
-
-
-def refuse_redo(making: Making, redo: Redo) -> None:
-    """ValueError where a take that is being made cannot go back so; its run is not ended for nothing."""
-    folder = making.folder
-    _readable(making.script, redo)
-    if not folder.snapshots():
-        raise ValueError("No snapshot of this take is on disk yet; try again in a moment.")
-    size = sum(part.path.stat().st_size for part in files_of(folder.video))
-    free = shutil.disk_usage(folder.video.parent).free
-    if free < size + SPARE_BYTES:
-        raise ValueError(
-            f"What follows is kept as a video of its own, which needs up to {size >> 20} MiB, and "
-            f"{free >> 20} MiB are free; free some space."
-        )
-
-
-def _readable(script: Script, redo: Redo) -> Redo:
-    """The redo with a switch for its prompt; ValueError where that cannot be read."""
-    if not redo.prompt:
-        return redo
-    if script.encode is None:
-        raise ValueError("The prompt is fixed here, so no other can be typed; connect Prompts over Time.")
-    script.encode(redo.prompt)
-    return redo if redo.mode else replace(redo, mode=script.switch or DEFAULT_MODE)
-
-
-def _refuse_short(folder: TakeFolder, pictures: int | None, point: Point) -> None:
-    """ValueError where nothing is left to be made; a take that was cut off at its very end is finished."""
-    made, rate = point.made, point.about.fps
-    is_finished = point.about.ended is not None and folder.video.exists()
-    if pictures is not None and pictures <= made and is_finished:
-        raise ValueError(
-            f"Resume: {folder.video.name} has {made / rate:.1f} s up to there already, and is to have "
-            f"{pictures / rate:.1f} s in all; its length counts from its first picture, so make it longer."
-        )

@@ -47,6 +47,15 @@ def without_texts(events: Iterable[Event], but: Iterable[Event]) -> tuple[Event,
     )
 
 
+def with_texts(events: Iterable[Event], remembered: Iterable[Event]) -> tuple[Event, ...]:
+    """The events, with the prompts of those whose text was not kept and is remembered."""
+    texts = {(each.block, each.frame, each.mode): each.prompt for each in remembered}
+    return tuple(
+        replace(event, prompt=texts.get((event.block, event.frame, event.mode))) if event.is_lost else event
+        for event in events
+    )
+
+
 def append(path: Path, event: Event) -> None:
     """Adds a line, on disk when this returns. Raises OSError."""
     with path.open("ab") as file:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +178,13 @@ class LiveStream:
             self._released = True
             self.segments.close()
 
-    def state(self, *, prompts: bool = True) -> dict[str, Any]:
-        """The JSON state object of docs/preview.md, with or without its list of prompts."""
+    def state(self, *, prompts: bool = True, after: int = 0) -> dict[str, Any]:
+        """The JSON state object of docs/preview.md, with or without its list of prompts.
+
+        after: how many of the first prompts whoever asks has already, and are left out.
+        """
         with self._lock:
-            changes = {"prompts": [asdict(change) for change in self._prompts]} if prompts else {}
+            changes = self._prompts_after(after) if prompts else {}
             return {
                 **self._identity(),
                 "sequence": self._sequence,
@@ -209,6 +213,11 @@ class LiveStream:
                 "left_seconds": self._left_seconds(),
                 "watch": self.watch,
             }
+
+    def _prompts_after(self, known: int) -> dict[str, Any]:
+        before = max(self._prompt_count - len(self._prompts), min(known, self._prompt_count))
+        listed = islice(self._prompts, before + len(self._prompts) - self._prompt_count, None)
+        return {"prompts": [asdict(change) for change in listed], "prompts_before": before}
 
     def _identity(self) -> dict[str, Any]:
         writer = self.writer

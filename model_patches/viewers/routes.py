@@ -132,9 +132,12 @@ def list_streams(streams: Streams, request: Request) -> Answer:
 
 
 def state(live: LiveStream, request: Request) -> Answer:
-    """One stream's state with its prompts."""
+    """One stream's state with its prompts, without those that the viewer says to have."""
+    known = request.query.get("prompts", "0")
+    if not re.fullmatch("[0-9]{1,15}", known):
+        raise RefusedError(400, f"`prompts` must be how many are known already, got {ascii(known)[:40]}.")
     live.collect()
-    return json_answer(live.state())
+    return json_answer(live.state(after=int(known)))
 
 
 def segment(live: LiveStream, request: Request, number: int) -> Answer:

@@ -124,4 +124,5 @@ def _named(name: str, graph: dict[str, Any], extra: Any) -> Iterator[str]:
     given = {id: properties.get(id, {}).get("Node name for S&R") for id in graph}
     yield from (id for id in graph if given[id] == name)
     yield from (id for id in graph if given[id] is None and graph[id].get("class_type") == name)
-    yield from (id for id in graph if graph[id].get("_meta", {}).get("title") == name)
+    titled = {id: node["_meta"] for id, node in graph.items() if isinstance(node.get("_meta"), dict)}
+    yield from (id for id, meta in titled.items() if meta.get("title") == name)

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ...model_patches.takes.directed import timeline_of
 from ...model_patches.takes.folder import TakeFolder
 from ...model_patches.takes.listing import Take, describe, list_takes
 from ...model_patches.takes.standing import RUNNING
-from ...model_patches.viewers.takes import BusyError, GoOn
+from ...model_patches.viewers.takes import ALL, BusyError, GoOn
 from .next_run import NEXT_RUNS, NextRun
 from .take_files import name_of, output_folder
 
@@ -30,13 +31,15 @@ class Shelf:
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
         self._known: dict[str, Path] = {}  # videos by id
+        self._deleted = Counter[Path]()
         self._lock = threading.Lock()
 
     def id_of(self, video: Path) -> str:
         """The id of a take, for as long as the server runs."""
-        made = hmac.new(self._secret, str(video).encode(errors="surrogateescape"), hashlib.sha256)
-        take = made.hexdigest()[:32]
         with self._lock:
+            # a page that still lists a deleted take means no later one of its name
+            named = f"{self._deleted[video]} {video}".encode(errors="surrogateescape")
+            take = hmac.new(self._secret, named, hashlib.sha256).hexdigest()[:32]
             self._known[take] = video
         return take
 
@@ -61,6 +64,10 @@ class Shelf:
                 f"know whose {video.name} is; delete its files there."
             )
         delete_take(TakeFolder(video), what)
+        if what == ALL:
+            with self._lock:
+                self._known.pop(take, None)
+                self._deleted[video] += 1
 
     def go_on(self, take: str, wish: GoOn) -> None:
         video = self._video(take)

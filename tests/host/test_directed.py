@@ -63,6 +63,9 @@ def test_a_video_that_was_directed_live_is_made_again_from_its_own_text(server):
     assert again.is_file()
     assert server.post(f"/rivulet/take/{other['id']}/delete", {"what": "all"}) == (200, {})
     assert not [path for path in again.parent.iterdir() if path.name.startswith("redirected")]
+    # a page that still lists it has no later take of its name deleted
+    assert server.run(stream_graph("redirected", seconds=1.0, snapshot="always"))["status"]["completed"]
+    assert server.post(f"/rivulet/take/{other['id']}/delete", {"what": "all"})[0] == 404 and again.is_file()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ GRAPH = {
     "3": {"class_type": "KSampler", "inputs": SAMPLER, "_meta": {"title": "My: sampler"}},
     "5": {"class_type": "CLIPTextEncode", "inputs": {"text": 'a/b:c"d'}, "_meta": {"title": "Words"}},
     "6": {"class_type": "KSampler", "inputs": {"seed": 13}, "_meta": {"title": "other"}},
+    "7": {"class_type": "KSampler", "inputs": {"seed": 14}, "_meta": "a client's own"},
 }
 NODES = [{"id": 6, "properties": {"Node name for S&R": "Second"}}, {"id": 3, "properties": None}, 7]
 WORKFLOW = {"workflow": {"nodes": NODES}}

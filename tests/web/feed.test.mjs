@@ -29,10 +29,10 @@ const after = async (feed) => {
 };
 
 test("the list is asked for until a stream is found, then the stream", async () => {
-  const { feed, asked, changes } = feedOf({ [LIST]: list(event()), "/rivulet/stream/a": [200, state({ sequence: 6 })] });
+  const { feed, asked, changes } = feedOf({ [LIST]: list(event()), "/rivulet/stream/a?prompts=0": [200, state({ sequence: 6 })] });
   assert.equal(await after(feed), true);
   assert.equal(await after(feed), false);
-  assert.deepEqual([asked, changes, feed.state.sequence], [[LIST, "/rivulet/stream/a"], [null, "a"], 6]);
+  assert.deepEqual([asked, changes, feed.state.sequence], [[LIST, "/rivulet/stream/a?prompts=0"], [null, "a"], 6]);
 });
 
 test("a question that is not due, or is being asked, is not asked", async () => {
@@ -43,7 +43,7 @@ test("a question that is not due, or is being asked, is not asked", async () => 
 });
 
 test("a stream that the server forgot has failed, and the list tells what follows", async () => {
-  const answers = { [LIST]: list(event()), "/rivulet/stream/a": [404, { error: "No." }] };
+  const answers = { [LIST]: list(event()), "/rivulet/stream/a?prompts=0": [404, { error: "No." }] };
   const { feed, asked, changes } = feedOf(answers);
   await after(feed);
   await after(feed);
@@ -63,7 +63,7 @@ test("four questions without an answer, and the server is taken for gone", async
     await after(feed);
   }
   assert.equal(feed.gone, true);
-  answers["/rivulet/stream/a"] = [200, state({ sequence: 9 })];
+  answers["/rivulet/stream/a?prompts=0"] = [200, state({ sequence: 9 })];
   await after(feed);
   assert.equal(feed.gone, false);
 });

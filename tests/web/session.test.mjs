@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { asksForList, isGone, isHere, lacksPrompts, merged, othersStream, ownStream, pollRest } from "../../web/session.mjs";
+import {
+  asksForList, isGone, isHere, knownPrompts, lacksPrompts, merged, othersStream, ownStream, pollRest,
+} from "../../web/session.mjs";
 import { event, state } from "./states.mjs";
 
 const prompts = (...texts) => texts.map((prompt, block) => ({ prompt, mode: "cut", block, first_frame: 12 * block }));
@@ -31,6 +33,23 @@ test("an event that counts more prompts asks for a poll, which then counts even 
   const after = merged(before, state({ sequence: 6, prompt_count: 2, prompts: prompts("a", "b") }));
   assert.equal(lacksPrompts(after), false);
   assert.equal(after.prompts.length, 2);
+});
+
+test("prompts that are known are told once, and the newest 500 stay", () => {
+  const of = (from, to) => prompts(...Array.from({ length: to - from }, (_, i) => String(from + i)));
+  const told = (sequence, from, to) => state({ sequence, prompt_count: to, prompts: of(from, to), prompts_before: from });
+  assert.equal(knownPrompts(event()), 0);
+  const texts = (known) => known.prompts.map(({ prompt }) => prompt);
+  const first = merged(null, told(1, 3, 500)); // the first three were more than the server lists
+  assert.equal(knownPrompts(first), 500);
+  for (const from of [500, 499, 300, 3]) {
+    const next = merged(first, told(2, from, 502));
+    assert.deepEqual(texts(next), texts({ prompts: of(3, 502) }), `from ${from}`);
+    assert.equal(lacksPrompts(next), false);
+  }
+  const later = merged(first, told(2, 500, 600));
+  assert.deepEqual([later.prompts.length, texts(later)[0], texts(later).at(-1)], [500, "100", "599"]);
+  assert.deepEqual(texts(merged(later, told(3, 600, 600))), texts(later));
 });
 
 test("a page that hears an event first asks for the rest and takes it", () => {

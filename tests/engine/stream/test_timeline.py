@@ -288,7 +288,7 @@ def test_twice_the_lines_take_at_most_twice_the_steps(name):
 
 def test_more_letters_than_anyone_types_are_refused():
     assert read_timeline("x" * MAX_LETTERS).prompts
-    with pytest.raises(ValueError, match=r"100,001 letters are written, and at most 100,000 are read"):
+    with pytest.raises(ValueError, match=r"4,000,001 letters are written, and at most 4,000,000 are read"):
         read_timeline("x" * (MAX_LETTERS + 1))
 
 

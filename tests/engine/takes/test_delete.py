@@ -10,7 +10,10 @@ from rivulet.model_patches.writer.lock import FileLock
 from rivulet.model_patches.writer.sound import kept_sound
 
 OTHERS = ("take_2.mp4", "take.part1.txt", "takes.mp4", "take.mp4.bak", "other.part1.mp4", "atake.mp4")
-PARTS = ("take.mp4", "take.part1.mp4", "take.part12.mp4", "take.joined.mp4", "take.snapshot.safetensors")
+PARTS = (
+    *("take.mp4", "take.part1.mp4", "take.part12.mp4", "take.joined.mp4", "take.snapshot.safetensors"),
+    *("take.mp4.joining", "take.mp4.joining.tags", "take.part1.mp4.joining"),
+)
 
 
 @pytest.fixture
@@ -81,3 +84,14 @@ def test_a_link_to_a_folder_elsewhere_is_not_followed(tmp_path):
     here.video.write_bytes(b"x")
     delete_take(here, ALL)
     assert names(elsewhere.path) == {"00000000_000000000.safetensors"} and not here.video.exists()
+
+
+@pytest.mark.parametrize("what", [ALL, SNAPSHOTS])
+def test_a_folder_that_is_called_like_one_makes_no_take_of_a_video(tmp_path, what):
+    made = TakeFolder(tmp_path / "holiday.mp4")
+    made.path.mkdir()
+    made.video.write_bytes(b"mine")
+    (made.path / "letter.part").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="holds nothing of a take"):
+        delete_take(made, what)
+    assert names(tmp_path) == {"holiday.mp4", "holiday.take"} and names(made.path) == {"letter.part"}

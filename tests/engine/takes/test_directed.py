@@ -12,12 +12,13 @@ from rivulet.model_patches.stream.timeline import MODES, at_borders, read_timeli
 from rivulet.model_patches.takes.directed import TAG, timeline_of, written
 from rivulet.model_patches.takes.folder import TakeFolder
 from rivulet.model_patches.takes.make import make_take
+from rivulet.model_patches.takes.refusals import refuse_redo
 from rivulet.model_patches.takes.timeline_file import Event, read
 from rivulet.model_patches.viewers.mailbox import Message
 from rivulet.model_patches.writer.tags import read_tags
 
 from ..stream.videos import GEOMETRY
-from .made import CONFIG, FPS, Studio, resume, scripted
+from .made import CONFIG, EVERY, FPS, Studio, resume, scripted
 
 BLOCK = CONFIG.block_frames
 
@@ -28,7 +29,7 @@ def studio(tmp_path):
 
 
 def typist(*typed):
-    """Types at blocks of the run: (block, what to do, prompt, mode)."""
+    """Types at blocks of the run: (block, what to do, prompt, mode, and of a redo its frame)."""
 
     def watch(session):
         told = list(typed)
@@ -36,8 +37,8 @@ def typist(*typed):
 
         def should_continue(rest=lambda: None):
             while told and told[0][0] <= session.live.block:
-                _, do, prompt, mode = told.pop(0)
-                session.live.ask(Message("me", 100 - len(told), do, prompt, mode))
+                _, *message = told.pop(0)
+                session.live.ask(Message("me", 100 - len(told), *message))
             return before(rest)
 
         session.should_continue = should_continue
@@ -117,6 +118,40 @@ def test_without_texts_nothing_holds_them_and_it_goes_on(studio, tmp_path):
     assert all(b"777" not in path.read_bytes() for path in folder.path.glob("*.json*"))
 
 
+@pytest.mark.parametrize("frame", [10, 30])
+def test_a_run_that_keeps_no_texts_goes_back_behind_its_own_prompts(tmp_path, frame):
+    """Prompts of the graph and of viewers, which the run knows and no file does."""
+    frames = []
+    for private in (True, False):
+        studio = Studio(tmp_path / str(private))
+        studio.folder.mkdir()
+        steps = typist(
+            (2, "prompt", "1", "smooth"), (4, "prompt", "2", "cut"), (6, "redo", "5", "cut", frame)
+        )
+        studio.watch = lambda session, studio=studio, steps=steps: len(studio.sessions) > 1 or steps(session)
+        policy = replace(EVERY, every_seconds=1e9)  # the first snapshot, and those of prompts
+        make_take(replace(studio.making(policy=policy), private=private), studio.begin(), pictures=PICTURES)
+        assert len(studio.sessions) == 2
+        frames.append(studio.frames)
+        told = {each.prompt for each in read(TakeFolder(studio.folder / "take.mp4").timeline)}
+        assert told == {None} if private else "5" in told
+    assert np.array_equal(*frames)
+
+
+def test_a_run_does_not_end_for_a_redo_behind_a_prompt_that_nobody_knows(studio, tmp_path):
+    studio.watch = typist((2, "prompt", "5", "smooth"))
+    make_take(replace(studio.making(), private=True), studio.begin(), pictures=PICTURES // 2)
+    folder = TakeFolder(tmp_path / "take.mp4")
+    for each in folder.snapshots():
+        if each.block in (2, 3):
+            each.path.unlink()
+    (_, lost) = (event for event in read(folder.timeline) if event.is_lost)
+    told = folder, scripted(), read(folder.timeline), 0
+    refuse_redo(*told, resume(frame=lost.frame - 1, prompt="6", mode="cut"))
+    with pytest.raises(ValueError, match="was not kept as a text"):
+        refuse_redo(*told, resume(frame=lost.frame + 3, prompt="6", mode="cut"))
+
+
 def test_blocks_under_a_prompt_that_was_not_kept_are_not_made_again_otherwise(studio, tmp_path):
     studio.watch = typist((2, "prompt", "5", "smooth"))
     make_take(replace(studio.making(), private=True), studio.begin(), pictures=PICTURES)
@@ -137,6 +172,12 @@ def test_any_prompt_is_read_back(words):
     events = [Event(0, 0, words, "smooth", 1), Event(2, 21, words, "cut", 1)]
     read_back = read_timeline(written(events, 16)).prompts
     assert [(each.start_ms, each.text) for each in read_back] == [(0, words), (1312, words)]
+
+
+def test_a_take_of_many_long_prompts_is_read_back():
+    events = [Event(4 * each, 48 * each, f"{each:04} " + "a dog" * 799, "cut", 1) for each in range(900)]
+    prompts = read_timeline(written(events, 16)).prompts
+    assert [each.text for each in prompts] == [each.prompt for each in events]
 
 
 SWITCHES = st.tuples(st.integers(1, 400), st.sampled_from(list(MODES)))

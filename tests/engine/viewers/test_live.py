@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from rivulet.model_patches.viewers.live import EndedError, LiveStream, PromptChange
+from rivulet.model_patches.viewers.live import MAX_PROMPTS, EndedError, LiveStream, PromptChange
 from rivulet.model_patches.viewers.mailbox import Message, read_message
 from rivulet.model_patches.writer.video import Mp4Writer
 
@@ -25,7 +25,17 @@ def test_the_state_has_the_fields_of_the_contract(live, root):
     table = text[text.index("| field |") : text.index("`media` is")]
     first = [row.split("|")[1] for row in table.splitlines()[2:] if row]
     fields = {name for names in first for name in re.findall(r"`(\w+)`", names)}
-    assert fields == live.state().keys() and fields - live.state(prompts=False).keys() == {"prompts"}
+    assert fields == live.state().keys()
+    assert fields - live.state(prompts=False).keys() == {"prompts", "prompts_before"}
+
+
+def test_prompts_that_a_viewer_has_are_not_told_again(live):
+    for block in range(MAX_PROMPTS + 3):
+        live.note_prompt(PromptChange(f"{block:04}" + "a" * 3996, "cut", block, 0))
+    for known, first in ((0, 3), (2, 3), (4, 4), (502, 502), (503, 503), (10**14, 503)):
+        told = live.state(after=known)
+        assert told["prompts_before"] == first and told["prompt_count"] == 503
+        assert [each["block"] for each in told["prompts"]] == list(range(first, 503))
 
 
 def test_every_change_raises_the_sequence(live):
