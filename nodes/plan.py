@@ -27,7 +27,7 @@ from ..model_patches.stream.config import StreamConfig
 from ..model_patches.vae.cost import WanCost
 from .host.decoder import decoder_cost, why_not_vae
 from .host.file import expert_of
-from .host.inputs import fps_input, height_input, seconds_input, width_input
+from .host.inputs import fps_input, height_input, refuse_nan, seconds_input, width_input
 from .host.recipe import block_input, cfg_input, overrides, preset_input, recipe_of, stream_config, switch_of
 from .host.tree import why_not
 from .host.vae import PIECE_LATENTS
@@ -113,6 +113,7 @@ class RivuletPlan(io.ComfyNode):
         prompts: Prompts | None = None,
     ) -> io.NodeOutput:
         """Returns the model as it came, and the verdict as text; stops the run if asked to."""
+        refuse_nan("Plan Stream", seconds=seconds, fps=fps, cfg=cfg)
         config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas)
         dit = model.get_model_object("diffusion_model")
         cache_format = (cache or CacheChoice()).format_for(config, dit)

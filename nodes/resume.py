@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .host.inputs import LONGEST_SECONDS
+from .host.inputs import LONGEST_SECONDS, refuse_nan
 from .run.going_on import WHO, Resume
 from .run.take_files import RESUMED, find_take, list_names
 from .start_from import StartType
@@ -73,5 +73,6 @@ class RivuletResume(io.ComfyNode):
     @classmethod
     def execute(cls, snapshot: str, from_second: float = END) -> io.NodeOutput:
         """Returns the take, of which nothing is read before the stream's size and length are known."""
+        refuse_nan(WHO, from_second=from_second)
         video = find_take(WHO, snapshot)
         return io.NodeOutput(Resume(video=video, from_second=None if from_second < 0 else from_second))

@@ -24,7 +24,7 @@ from ..model_patches.takes.keeper import EVERY_SECONDS
 from ..model_patches.writer.encoding import DEFAULT_CRF, X264, Encoding
 from .host.caller import HostCaller
 from .host.decoder import decoder_for
-from .host.inputs import GIVES_NOTHING
+from .host.inputs import GIVES_NOTHING, refuse_nan
 from .host.recipe import stream_config, switch_of
 from .memory import memory_of
 from .run.beginnings import FROM_NOTHING, Beginning
@@ -127,6 +127,11 @@ class RivuletStream(io.ComfyNode):
         enlarge_small: bool = True,
     ) -> io.NodeOutput:
         """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
+        refuse_nan(
+            "Stream Video", seconds=seconds, fps=fps, cfg=cfg, snapshot_seconds=snapshot_seconds,
+            snapshot_gb=snapshot_gb, let_others_in=let_others_in, part_hours=part_hours,
+            part_gigabytes=part_gigabytes,
+        )  # fmt: skip
         encoding = Encoding(encoder, quality, enlarge_small)
         config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
         fps = float(rate_of(fps))

@@ -24,6 +24,7 @@ MODES = {
 DEFAULT_MODE = "recache"
 
 MAX_LETTERS = 4_000_000  # of all that is typed: what a thousand of the longest live prompts directed
+MAX_LINES = 15_000  # each of which takes a while; a server reads them before a run
 MAX_DIGITS = 9  # of a number in a time
 NO_LETTERS = "has letters of no script (NUL or half of a pair); remove them or type it again"
 SHOWN_LETTERS = 60  # of a text, in a refusal
@@ -160,7 +161,13 @@ def read_timeline(
             f"Prompts: {len(text):,} letters are written, and at most {MAX_LETTERS:,} are read; write less, "
             f"or make the take in several goes."
         )
-    lines = [Line(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    typed = text.splitlines()
+    if len(typed) > MAX_LINES:
+        raise ValueError(
+            f"Prompts: {len(typed):,} lines are written, and at most {MAX_LINES:,} are read; write less, or "
+            f"make the take in several goes."
+        )
+    lines = [Line(number, line.strip()) for number, line in enumerate(typed, 1)]
     lines = [line for line in lines if not line.text.startswith("#")]
     timed = next((line for line in lines if line.is_timed), None)
     parted = next((line for line in lines if line.is_separator), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from comfy_api.v0_0_2 import io
 
 from ...model_patches.viewers.mailbox import MAX_SEED
@@ -42,3 +44,10 @@ def fps_input() -> io.Float.Input:
         step=0.001,
         tooltip="Pictures a second; 23.976, 29.97 and 59.94 mean 24000/1001 and so on.",
     )
+
+
+def refuse_nan(who: str, **numbers: float) -> None:
+    """ValueError for what is no number: JSON of clients can say so, and the host's own limits let it pass."""
+    for name, number in numbers.items():
+        if math.isnan(number):
+            raise ValueError(f"{who}: {name} is not a number (NaN); send one.")

@@ -95,3 +95,22 @@ def test_an_expert_of_wan_2_2_is_told_by_its_file(load, models, prompt, caplog):
     assert f"{name} is called like the low-noise expert" in fitness(model, None)["Caution"]
     HostRun(model, prompt(0), [], StreamConfig(Geometry(32, 32)))
     assert "is called like the low-noise expert of Wan 2.2 14B" in caplog.text
+
+
+@pytest.mark.parametrize("node", ["RivuletStream", "RivuletPlan", "RivuletResume"])
+def test_what_is_no_number_is_refused_in_words(comfyui, node):
+    """The host's limits let NaN pass, which the JSON of a client may hold."""
+    import inspect
+
+    from rivulet.nodes.plan import RivuletPlan
+    from rivulet.nodes.resume import RivuletResume
+    from rivulet.nodes.stream import RivuletStream
+
+    (kind,) = (each for each in (RivuletPlan, RivuletResume, RivuletStream) if each.__name__ == node)
+    named = inspect.signature(kind.execute).parameters
+    numbers = {each.id: each.default for each in kind.define_schema().inputs if each.io_type == "FLOAT"}
+    assert numbers
+    for name in numbers:
+        given = dict.fromkeys(named) | numbers | {name: float("nan")}
+        with pytest.raises(ValueError, match=rf": {name} is not a number \(NaN\); send one\."):
+            kind.execute(**given)

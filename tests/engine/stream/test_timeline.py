@@ -10,6 +10,7 @@ from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream import timeline as timeline_module
 from rivulet.model_patches.stream.timeline import (
     MAX_LETTERS,
+    MAX_LINES,
     MODES,
     Prompt,
     Timeline,
@@ -290,6 +291,9 @@ def test_more_letters_than_anyone_types_are_refused():
     assert read_timeline("x" * MAX_LETTERS).prompts
     with pytest.raises(ValueError, match=r"4,000,001 letters are written, and at most 4,000,000 are read"):
         read_timeline("x" * (MAX_LETTERS + 1))
+    assert read_timeline("x\n" * MAX_LINES).prompts
+    with pytest.raises(ValueError, match=r"15,001 lines are written, and at most 15,000 are read"):
+        read_timeline("x\n" * (MAX_LINES + 1))
 
 
 @pytest.mark.parametrize("digits", [9, 10, 5000])
