@@ -113,7 +113,7 @@ class RivuletPlan(io.ComfyNode):
         prompts: Prompts | None = None,
     ) -> io.NodeOutput:
         """Returns the model as it came, and the verdict as text; stops the run if asked to."""
-        refuse_nan("Plan Stream", seconds=seconds, fps=fps, cfg=cfg)
+        refuse_nan("Plan Stream", locals())
         config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas)
         dit = model.get_model_object("diffusion_model")
         cache_format = (cache or CacheChoice()).format_for(config, dit)

@@ -73,6 +73,6 @@ class RivuletResume(io.ComfyNode):
     @classmethod
     def execute(cls, snapshot: str, from_second: float = END) -> io.NodeOutput:
         """Returns the take, of which nothing is read before the stream's size and length are known."""
-        refuse_nan(WHO, from_second=from_second)
+        refuse_nan(WHO, {"from_second": from_second})
         video = find_take(WHO, snapshot)
         return io.NodeOutput(Resume(video=video, from_second=None if from_second < 0 else from_second))

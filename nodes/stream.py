@@ -127,11 +127,7 @@ class RivuletStream(io.ComfyNode):
         enlarge_small: bool = True,
     ) -> io.NodeOutput:
         """Returns the video as a file, never as frames in memory, its last picture and its newest latents."""
-        refuse_nan(
-            "Stream Video", seconds=seconds, fps=fps, cfg=cfg, snapshot_seconds=snapshot_seconds,
-            snapshot_gb=snapshot_gb, let_others_in=let_others_in, part_hours=part_hours,
-            part_gigabytes=part_gigabytes,
-        )  # fmt: skip
+        refuse_nan("Stream Video", locals())
         encoding = Encoding(encoder, quality, enlarge_small)
         config = stream_config(model, width, height, preset, num_frame_per_block, cfg, sigmas, seed)
         fps = float(rate_of(fps))
@@ -158,8 +154,7 @@ class RivuletStream(io.ComfyNode):
             begin, vae, pictures, on_chunk=_progress(blocks), may_shrink=shrink_cache,
             overlap=overlap_for(model, vae, config, kept[0], fps),
         )  # fmt: skip
-        as_queued = run.as_queued and wish is None
-        FINGERPRINTS.note(page.node, run.files, as_queued=as_queued)
+        FINGERPRINTS.note(page.node, run.files, as_queued=(as_queued := run.as_queued and wish is None))
         if run.lets_others_in():
             return io.NodeOutput(*[ExecutionBlocker(None)] * len(cls.SCHEMA.outputs))
         if as_queued:

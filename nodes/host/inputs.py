@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from comfy_api.v0_0_2 import io
 
@@ -46,8 +47,8 @@ def fps_input() -> io.Float.Input:
     )
 
 
-def refuse_nan(who: str, **numbers: float) -> None:
+def refuse_nan(who: str, inputs: Mapping[str, object]) -> None:
     """ValueError for what is no number: JSON of clients can say so, and the host's own limits let it pass."""
-    for name, number in numbers.items():
-        if math.isnan(number):
+    for name, value in inputs.items():
+        if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"{who}: {name} is not a number (NaN); send one.")
