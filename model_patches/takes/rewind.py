@@ -44,11 +44,14 @@ def later(snapshots: Sequence[SnapshotFile], point: Point) -> list[SnapshotFile]
 
 
 def keep_tail(folder: TakeFolder, point: Point, snapshots: Sequence[SnapshotFile]) -> Path:
-    """The video of what is cut off, from the last key frame before, with these snapshots beside it."""
+    """The video of all that is cut off, from the last key frame before, with these snapshots beside it."""
     about, tail = folder.read_about(), TakeFolder(free_name(folder.video))
     directed = timeline_of(folder)
     tags = {TAG: directed} if directed else {}
-    begins = point.first_frame + copy_tail(folder.video, point.frame, tail.video, tags)
+    # from the snapshot on it is made again, and a run that is stopped on its way has not come to the end
+    begins = point.first_frame + copy_tail(
+        folder.video, min(point.start_frame, point.frame), tail.video, tags
+    )
     tail.open()
     tail.write_about(replace(about, first_frame=begins, ended=about.ended or Ended(STOPPED)))
     rewrite(tail.timeline, read(folder.timeline))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rivulet.model_patches.stream.timeline import Prompt
 from rivulet.model_patches.takes.folder import TakeFolder
+from rivulet.model_patches.takes.keeper import Policy
 from rivulet.model_patches.takes.point import find_point
 from rivulet.model_patches.takes.timeline_file import read
 from rivulet.model_patches.viewers.mailbox import Message
@@ -169,6 +170,18 @@ def test_a_redo_while_it_runs_ends_one_session_and_begins_the_next_in_the_same_t
     assert np.array_equal(studio.frames, other.frames)
     assert frames_of(studio.folder / "take_tail1.mp4") == 57 - 16
     assert [told["prompt"] for told in made.session.live.prompts] == ["0", "9"]
+
+
+def test_a_redo_that_is_stopped_on_its_way_has_lost_no_picture(studio):
+    studio.make(pictures=57, policy=Policy(every_seconds=1e6))
+    before = pixels(studio.folder / "take.mp4")
+    studio.watch = lambda session: setattr(session, "stopping", True)
+    studio.make(pictures=57, redo=resume(frame=40, seed=5))
+    left = pixels(studio.folder / "take.mp4")
+    assert 0 < len(left) < 40, "it was on its way"
+    tail = TakeFolder(studio.folder / "take_tail1.mp4")
+    begins = tail.read_about().first_frame
+    assert begins <= len(left) and np.array_equal(pixels(tail.video), before[begins:])
 
 
 def test_a_redo_that_cannot_be_is_refused_and_the_run_goes_on(studio, whole):
