@@ -60,7 +60,7 @@ def test_what_is_pulled_while_it_runs_is_the_file(server, begun, output):
     # a viewer who could read only what is done would have had two answers
     assert len(answers) > 3
     whole = pictures(output("pulled"))
-    assert whole.shape == (33, 64, 64, 3)
+    assert whole.shape == (33, 256, 256, 3), "pictures of 64 pixels are enlarged in the file"
     assert torch.equal(pictures(b"".join(data for _, data, _ in answers)), whole)
     assert torch.equal(pictures(output("saved_pulled")), whole)
     state = stream.state()
@@ -83,7 +83,7 @@ def test_a_late_viewer_finds_places_pictures_and_the_file(server, begun, output)
     assert torch.equal(pictures(rest), whole[16:])
     assert server.get(f"{path}/live?from=3")[0] == 410 and server.get(f"{path}/live?from=x")[0] == 400
     status, headers, data = server.send(f"{path}/frame/20")
-    shown = torch.tensor(list(Image.open(io.BytesIO(data)).convert("RGB").tobytes())).view(64, 64, 3)
+    shown = torch.tensor(list(Image.open(io.BytesIO(data)).convert("RGB").tobytes())).view(256, 256, 3)
     assert (status, headers["X-Rivulet-Frame"]) == (200, "20")
     near = [(shown - other.long()).abs().float().mean().item() for other in whole]
     assert near.index(min(near)) == 20 and server.send(f"{path}/frame/33")[0] == 204
