@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     import torch
 
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_CALL = re.compile(r"\w+(\.\w+)*\(\)")  # of what takes arguments: "Geometry.__init__()"
+# of what takes arguments: "Geometry.__init__() missing ...", "float() argument must be ..."
+_CALL = re.compile(r"\w+(\.\w+)*\(\) ")
+_NAMES = re.compile(r"\S+ (missing|got an unexpected keyword)")
 _DTYPE = re.compile(r"\btorch\.(?=b?float|u?int|bool|complex)")
+_OTHER_NAMES, _OTHER_KIND = "has other names than are known", "is of another kind than it must be"
 _MOST, _SHOWN = 300, 80  # letters
 
 
@@ -24,7 +27,8 @@ def reason_of(error: BaseException) -> str:
         return f"there is no {error.args[0]}" if error.args else "something is missing"
     said = _DTYPE.sub("", str(error).rstrip(". "))[:_MOST]
     if isinstance(error, TypeError) and _CALL.match(said):
-        return "what is there has other names than are known"
+        named = _NAMES.match(said)
+        return f"what is there {_OTHER_NAMES if named else _OTHER_KIND}"
     return said or type(error).__name__.removesuffix("Error").lower()
 
 

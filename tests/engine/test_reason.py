@@ -27,6 +27,7 @@ def provoked(act):
         (provoked(lambda: {}["preset"]), "there is no preset"),
         (provoked(lambda: Geometry(wide=3)), "what is there has other names than are known"),
         (provoked(lambda: Geometry()), "what is there has other names than are known"),
+        (provoked(lambda: float([])), "what is there is of another kind than it must be"),
         (ValueError("a size is 0."), "a size is 0"),
         (OSError("cannot write it: the disk is full."), "cannot write it: the disk is full"),
         (RecursionError(), "recursion"),
