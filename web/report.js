@@ -46,8 +46,8 @@ function fit(node, widget) {
   const shared = node.widgets.some((each) => each !== widget && each.element);
   const least = inPage() ? node.size[1] : node.computeSize()[1];
   const height = shared ? Math.max(least, node.size[1]) : least;
-  if (width === node.size[0] && height === node.size[1]) return;
-  node.setSize([width, height]);
+  if (width !== node.size[0] || height !== node.size[1]) node.setSize([width, height]);
+  // who shares the height gives some up when the node is drawn again, also in a node that stays as it is
   node.setDirtyCanvas?.(true, true);
 }
 
