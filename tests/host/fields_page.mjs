@@ -19,6 +19,8 @@ async function type(here, name, text) {
     const { app } = await import("/scripts/app.js");
     const node = app.graph.nodes.find((each) => each.comfyClass === "RivuletStream");
     const widget = node.widgets.find((each) => each.name === name);
+    // a widget has a place once the canvas was drawn
+    while (!(widget.last_y > 0)) await new Promise((drawn) => setTimeout(drawn, 50));
     const { scale, offset } = app.canvas.ds;
     const canvas = app.canvas.canvas.getBoundingClientRect();
     const [x, y] = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10];
