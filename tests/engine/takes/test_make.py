@@ -37,6 +37,16 @@ def test_a_take_goes_on_in_the_same_file_as_if_it_had_not_ended(studio, whole):
     assert made.session.live.prompts[0]["prompt"] == "0"
 
 
+@pytest.mark.parametrize("seed", [2**63, 2**64 - 1])
+def test_the_largest_seeds_go_on_as_if_they_had_not_ended(studio, seed):
+    config = replace(CONFIG, seed=seed)
+    studio.make(pictures=21, begin=studio.begin(config), config=config)
+    studio.make(pictures=45, redo=resume(), config=config)
+    other = Studio(studio.folder / "other", studio.caller, studio.vae)
+    other.make(pictures=45, begin=other.begin(config), config=config)
+    assert len(studio.frames) == 45 and np.array_equal(studio.frames, other.frames)
+
+
 CHANGES = {2: Prompt(0, "3", "recache"), 4: Prompt(0, "4", "cut"), 6: Prompt(0, "5", "blend")}
 
 
