@@ -55,3 +55,9 @@ def looking(raises: Callable[..., Any]) -> Callable[..., Any]:
         return Looking(given) if hasattr(given, "__exit__") else given
 
     return look
+
+
+@pytest.fixture(autouse=True)
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has every refusal that a test provokes read for words of Python, where a conftest.py imports this."""
+    monkeypatch.setattr(pytest, "raises", looking(pytest.raises))

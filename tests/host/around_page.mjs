@@ -19,12 +19,7 @@ async function changed(ask, before) {
 
 await visit(told, async (here) => {
   const { page, seen } = here;
-  await page.setViewportSize({ width: 1600, height: 1000 });
-  page.setDefaultTimeout(60_000);
-  await page.evaluate(async (workflow) => {
-    const { app } = globalThis.comfyAPI.app;
-    await app.loadGraphData(workflow);
-  }, told.workflow);
+  await here.loadWorkflow(told.workflow);
   const idle = page.locator(".rivulet-node .idle");
   await idle.waitFor();
 

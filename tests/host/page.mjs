@@ -32,23 +32,13 @@ async function firstPicture(page) {
   return (Date.now() - began) / 1000;
 }
 
-/** The middle row of the picture that is shown: [seconds, red, green, blue, red, ...]. */
-function look(page) {
-  return page.evaluate(() => {
-    const video = document.querySelector(".rivulet video");
-    const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 64 });
-    const drawn = canvas.getContext("2d");
-    drawn.drawImage(video, 0, 0, 64, 64);
-    return [video.currentTime, ...drawn.getImageData(0, 0, 64, 64).data];
-  });
-}
-
-async function moves(page) {
-  const before = await look(page);
+async function moves(here) {
+  const before = await here.look();
   for (let i = 0; i < 100; i += 1) {
     await rest(0.2);
-    const after = await look(page);
-    if (after[0] > before[0] && after.slice(1).some((value, at) => Math.abs(value - before[at + 1]) > 20)) return true;
+    const after = await here.look();
+    const differs = after.pixels.some((value, at) => Math.abs(value - before.pixels[at]) > 20);
+    if (after.seconds > before.seconds && differs) return true;
   }
   return false;
 }
@@ -60,7 +50,7 @@ await visit(told, async (here) => {
   await here.queue();
   seen.firstPictureSeconds = await firstPicture(page);
   seen.vue = await page.evaluate(() => Boolean(globalThis.LiteGraph?.vueNodesMode));
-  seen.moves = await moves(page);
+  seen.moves = await moves(here);
   await here.shot("running");
 
   await here.press("Pause making");
@@ -84,7 +74,7 @@ await visit(told, async (here) => {
   // the page brings its graph back itself, in its own time
   await page.locator(".rivulet").first().waitFor({ timeout: 20_000 }).catch(() => here.load(graph));
   await firstPicture(page);
-  seen.movesAfterReload = await moves(page);
+  seen.movesAfterReload = await moves(here);
   seen.phaseAfterReload = await here.words("phase");
   seen.captions = await page.evaluate(() => [...document.querySelectorAll(".rivulet .strip button")].map((span) => span.ariaLabel ?? span.title));
   await here.shot("reloaded");

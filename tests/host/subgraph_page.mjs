@@ -8,14 +8,12 @@ const told = JSON.parse(process.argv[2]);
 
 await visit(told, async (here) => {
   const { page, seen } = here;
-  await page.setViewportSize({ width: 1600, height: 1000 });
-  page.setDefaultTimeout(60_000);
-  await page.evaluate(async (workflow) => {
+  await here.loadWorkflow(told.workflow);
+  await page.evaluate(() => {
     const { app } = globalThis.comfyAPI.app;
-    await app.loadGraphData(workflow);
     const stream = app.graph.nodes.find((each) => each.comfyClass === "RivuletStream");
     app.graph.convertToSubgraph(new Set([stream]));
-  }, told.workflow);
+  });
   await page.locator(".rivulet-node:visible .idle").first().waitFor();
   await rest(1);
   await here.shot("subgraph-idle");

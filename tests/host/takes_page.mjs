@@ -43,18 +43,6 @@ const drag = (page, part) => moved(page, async (bar) => {
   await page.mouse.up();
 });
 
-/** The picture that is shown: {seconds, pixels: [red, green, blue, ...] of 64 by 64}. */
-function look(page) {
-  return page.evaluate(() => {
-    const video = document.querySelector(".rivulet video");
-    const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 64 });
-    const drawn = canvas.getContext("2d");
-    drawn.drawImage(video, 0, 0, 64, 64);
-    const pixels = [...drawn.getImageData(0, 0, 64, 64).data].filter((_, i) => i % 4 < 3);
-    return { seconds: video.currentTime, pixels };
-  });
-}
-
 async function goBack(here) {
   const { page, seen } = here;
   await here.queue();
@@ -64,7 +52,7 @@ async function goBack(here) {
   await drag(page, 0.4);
   await here.press("Redo from here");
   await page.locator(".rivulet .redo textarea").first().waitFor();
-  seen.held = await look(page);
+  seen.held = await here.look();
   seen.prefilled = await page.inputValue(".rivulet .redo textarea");
   seen.label = await page.locator(".rivulet .redo label").innerText();
   await page.fill(".rivulet .redo textarea", prompt);
@@ -89,7 +77,7 @@ async function goBack(here) {
   await page.waitForFunction(() => document.querySelector(".rivulet video").readyState >= 2);
   await hold(page);
   await moved(page, (bar) => bar.fill(String(made - 0.5)));
-  seen.after = await look(page);
+  seen.after = await here.look();
   await here.shot("redone-ended");
 }
 

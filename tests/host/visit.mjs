@@ -79,6 +79,25 @@ class Visit {
     }, { graph, shown, height });
   }
 
+  /** Puts a saved workflow into a page of 1600 by 1000 pixels. */
+  async loadWorkflow(workflow) {
+    await this.page.setViewportSize({ width: 1600, height: 1000 });
+    this.page.setDefaultTimeout(60_000);
+    await this.page.evaluate((workflow) => globalThis.comfyAPI.app.app.loadGraphData(workflow), workflow);
+  }
+
+  /** The picture that is shown: {seconds, pixels: [red, green, blue, red, ...] of 64 by 64}. */
+  look() {
+    return this.page.evaluate(() => {
+      const video = document.querySelector(".rivulet video");
+      const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 64 });
+      const drawn = canvas.getContext("2d");
+      drawn.drawImage(video, 0, 0, 64, 64);
+      const pixels = [...drawn.getImageData(0, 0, 64, 64).data].filter((_, i) => i % 4 < 3);
+      return { seconds: video.currentTime, pixels };
+    });
+  }
+
   /** Queues the graph; `until` asks from then on about streams that begin after this. */
   async queue() {
     this.before = (await this.state())?.session;

@@ -5,16 +5,10 @@ from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.takes import keeper
 from rivulet.model_patches.vae.wan import WanVAE
-from rivulet.tests.refusals import looking
+from rivulet.tests.refusals import looked_at  # noqa: F401 - a fixture, for every test here
 
 from ..stream.videos import SIZES, seeded
 from .made import Studio
-
-
-@pytest.fixture(autouse=True)
-def looked_at(monkeypatch):
-    """Has every refusal that a test provokes read for words of Python."""
-    monkeypatch.setattr(pytest, "raises", looking(pytest.raises))
 
 
 @pytest.fixture(autouse=True)
