@@ -77,8 +77,11 @@ class HidingClips(Pool):
         return latents, tuple(self.texts_BPLE[:, part] for part in story.parts)
 
 
-def sample(count: int, generator: torch.Generator) -> world.Scenes:
-    """Scenes of one object each that stays inside the column of a band."""
+def sample(count: int, generator: torch.Generator, combinations: str = "all") -> world.Scenes:
+    """Scenes of one object each that stays inside the column of a band.
+
+    combinations: of the object alone and its ground, see `world.sample_scenes`.
+    """
     scenes = world.sample_scenes(count, generator, band_share=1.0)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -92,6 +95,7 @@ def sample(count: int, generator: torch.Generator) -> world.Scenes:
     scenes = replace(
         scenes, colour_BN=colour_BN, radius_BN=radius_BN, band_B2=torch.stack([left, left + width], 1)
     )
+    scenes = world.redraw_looks(scenes, generator, combinations)
     low_B2, high_B2 = _centre_range(scenes)
     places = low_B2 + (high_B2 - low_B2) * torch.rand(count, 2, generator=generator)
     return replace(scenes, place_BN2=torch.stack([places, torch.full_like(places, 0.5)], 1))
@@ -143,9 +147,16 @@ def prompts(colour: int, shape: int, ground: int) -> tuple[str, ...]:
     return bare, named, world.hide_names(hidden), world.hide_names(named)
 
 
-def draw(vae: WanVAE, count: int, block_frames: int, size: int, generator: torch.Generator) -> HidingClips:
+def draw(
+    vae: WanVAE,
+    count: int,
+    block_frames: int,
+    size: int,
+    generator: torch.Generator,
+    combinations: str = "all",
+) -> HidingClips:
     """New clips, encoded."""
-    scenes = sample(count, generator)
+    scenes = sample(count, generator, combinations)
     look = torch.stack([scenes.colour_BN[:, 0], scenes.shape_BN[:, 0], scenes.ground_B], 1)
     texts = [torch.cat([text.encode(p) for p in prompts(*row)]) for row in look.tolist()]
     longer = torch.randint(LONGEST, (count,), generator=generator)

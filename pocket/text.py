@@ -9,7 +9,8 @@ import re
 import torch
 from torch import Tensor
 
-from .world import BAND_NAME, COLOURS, SHAPES
+from .looks import COLOURS, SHAPES
+from .world import BAND_NAME
 
 TEXT_DIM = 64
 TEXT_TOKENS = 6  # start, up to three objects, ground, band

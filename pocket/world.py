@@ -10,15 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (225, 40, 40),
-    "green": (50, 200, 60),
-    "blue": (60, 90, 240),
-    "yellow": (245, 225, 50),
-    "magenta": (225, 60, 215),
-    "cyan": (60, 220, 225),
-}
-SHAPES = ("circle", "square", "triangle")
+from . import held_out
+from .looks import COLOURS, SHAPES
+
 GROUND_SHADE = 0.38  # a ground is its colour, darkened: an object never hides on it
 BAND_COLOUR = (150, 150, 150)
 BAND_NAME = "grey"
@@ -31,6 +25,8 @@ EXTENT = (1.0, 0.9 * math.sqrt(2), 1.25)  # farthest point of each shape, in rad
 
 PALETTE = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
 GROUNDS = PALETTE * GROUND_SHADE
+
+Looks = tuple[Tensor, Tensor, Tensor]  # colours and shapes [B, N], grounds [B], see `Scenes`
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +46,10 @@ class Scenes:
 
     def extent_BN(self) -> Tensor:
         return self.radius_BN * torch.tensor(EXTENT)[self.shape_BN]
+
+    def unseen_B(self) -> Tensor:
+        """Whether each scene's combination is held out of all training: bool [B]."""
+        return held_out.is_unseen(self.colour_BN, self.shape_BN, self.ground_B)
 
     def prompts(self) -> list[str]:
         """One sentence a scene, as a person would type it."""
@@ -78,13 +78,18 @@ def hide_names(sentence: str) -> str:
     return " and ".join(["an object"] * len(things.split(" and "))) + " on a " + rest
 
 
-def sample_scenes(count: int, generator: torch.Generator, band_share: float = 0.15) -> Scenes:
-    """Random scenes: one or two objects of different colours, apart, none of the ground's colour."""
+def sample_scenes(
+    count: int, generator: torch.Generator, band_share: float = 0.15, combinations: str = "all"
+) -> Scenes:
+    """Random scenes: one or two objects of different colours, apart, none of the ground's colour.
+
+    combinations: "all", or those that are "seen" or "unseen" in training, see `held_out`.
+    """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator)
 
-    colour_BN, shape_BN, ground_B = _looks(count, generator)
+    colour_BN, shape_BN, ground_B = _admitted(_looks(count, generator), generator, combinations)
     radius_BN = uniform(*RADIUS, count, MAX_OBJECTS)
     angle, speed = uniform(0, 2 * math.pi, count, MAX_OBJECTS), uniform(*SPEED, count, MAX_OBJECTS)
     left, width = uniform(0.15, 0.45, count), uniform(*BAND_WIDTH, count)
@@ -103,9 +108,14 @@ def sample_scenes(count: int, generator: torch.Generator, band_share: float = 0.
     return scenes
 
 
-def _looks(
-    count: int, generator: torch.Generator, alone_B: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def redraw_looks(scenes: Scenes, generator: torch.Generator, combinations: str) -> Scenes:
+    """The same flights, with other looks where a scene's is not of these combinations; as many objects."""
+    looks = (scenes.colour_BN.clone(), scenes.shape_BN.clone(), scenes.ground_B.clone())
+    colour_BN, shape_BN, ground_B = _admitted(looks, generator, combinations)
+    return replace(scenes, colour_BN=colour_BN, shape_BN=shape_BN, ground_B=ground_B)
+
+
+def _looks(count: int, generator: torch.Generator, alone_B: Tensor | None = None) -> Looks:
     """Colours and shapes [B, N], grounds [B]: all colours of a scene differ, about a third has one object."""
     order = torch.rand(count, len(COLOURS), generator=generator).argsort(1)
     colour_BN, ground_B = order[:, :MAX_OBJECTS].clone(), order[:, MAX_OBJECTS]
@@ -113,6 +123,15 @@ def _looks(
         alone_B = torch.rand(count, generator=generator) < 0.35
     colour_BN[alone_B, 1:] = -1
     return colour_BN, torch.randint(len(SHAPES), (count, MAX_OBJECTS), generator=generator), ground_B
+
+
+def _admitted(looks: Looks, generator: torch.Generator, combinations: str) -> Looks:
+    """The looks, written over where they are not of these combinations, until all are."""
+    while (wrong_B := ~held_out.admits(combinations, *looks)).any():
+        alone_B = looks[0][wrong_B, 1] < 0
+        for part, fresh in zip(looks, _looks(len(alone_B), generator, alone_B), strict=True):
+            part[wrong_B] = fresh
+    return looks
 
 
 def _place_apart(scenes: Scenes, generator: torch.Generator) -> None:
@@ -154,14 +173,15 @@ def fly(scenes: Scenes, frames: int) -> tuple[Tensor, Scenes]:
     return torch.stack(track, 1), replace(scenes, place_BN2=place, velocity_BN2=velocity)
 
 
-def change_looks(scenes: Scenes, generator: torch.Generator) -> Scenes:
+def change_looks(scenes: Scenes, generator: torch.Generator, combinations: str = "all") -> Scenes:
     """The same flights in other colours, shapes and grounds, now and then with one object more or less.
 
-    That is what a new prompt asks for.
+    That is what a new prompt asks for. combinations: see `sample_scenes`.
     """
     alone = scenes.colour_BN[:, 1] < 0
     changes = torch.rand(len(scenes), generator=generator) < 0.25
-    colour_BN, shape_BN, ground_B = _looks(len(scenes), generator, alone ^ changes)
+    looks = _looks(len(scenes), generator, alone ^ changes)
+    colour_BN, shape_BN, ground_B = _admitted(looks, generator, combinations)
     return replace(scenes, colour_BN=colour_BN, shape_BN=shape_BN, ground_B=ground_B)
 
 

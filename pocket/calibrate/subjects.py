@@ -39,7 +39,7 @@ def pocket_subject(options: argparse.Namespace, device: torch.device) -> Subject
     """The built-in model, on prompts of its world."""
     pocket = load_pocket()
     draw = torch.Generator().manual_seed(POCKET_SEED)
-    scenes = world.sample_scenes(2 * POCKET_PROMPTS, draw, band_share=0.0)
+    scenes = world.sample_scenes(2 * POCKET_PROMPTS, draw, band_share=0.0, combinations="seen")
     examples = list(dict.fromkeys(scenes.prompts()))[:POCKET_PROMPTS]
     prompts = read_prompts(options.prompts) if options.prompts else examples
     config = pocket.config(options.seed)

@@ -229,7 +229,7 @@ def _draw_stories(count: int) -> HidingClips:
         raise ValueError(f"--stories {count}: a memory is trained on at least 1.")
     training, generator, vae = PocketTraining(), torch.Generator().manual_seed(41), _vae()
     sizes = (training.block_frames, training.size)
-    return draw_pool(lambda rows: hiding.draw(vae, rows, *sizes, generator), count, "stories")
+    return draw_pool(lambda rows: hiding.draw(vae, rows, *sizes, generator, "seen"), count, "stories")
 
 
 def _vae() -> WanVAE:

@@ -52,8 +52,8 @@ def draw_clips(
 ) -> PairedClips:
     """New clips of `blocks` blocks, encoded."""
     frames = 1 + TIME_STRIDE * (blocks * block_frames - 1)
-    scenes = world.sample_scenes(count, generator)
-    other = world.change_looks(scenes, generator)
+    scenes = world.sample_scenes(count, generator, combinations="seen")
+    other = world.change_looks(scenes, generator, "seen")
     either = replace(scenes, colour_BN=torch.maximum(scenes.colour_BN, other.colour_BN))
     places = world.simulate(either, frames)
     latents = [encode_pictures(vae, world.render(looks, places, size)) for looks in (scenes, other)]

@@ -72,21 +72,35 @@ def separating_map(latents_CN: Tensor, scatters_PCC: Tensor) -> tuple[Tensor, Te
 
 
 def look_scatters(vae: WanVAE, size: int, scenes: int = 24, frames: int = 9) -> Tensor:
-    """Scatter [pairs, C, C], float64, of what changes when a lone object alone changes colour or shape."""
-    drawn = world.sample_scenes(8 * scenes, torch.Generator().manual_seed(98), band_share=0.0)
+    """Scatter [pairs, C, C], float64, of what changes when a lone object alone changes colour or shape.
+
+    Of each pair, over the scenes where neither look is held out of training.
+    """
+    drawn = world.sample_scenes(
+        8 * scenes, torch.Generator().manual_seed(98), band_share=0.0, combinations="seen"
+    )
     lone = ((drawn.colour_BN >= 0).sum(1) == 1).nonzero()[:scenes, 0]
     drawn = replace(drawn, **{name: getattr(drawn, name)[lone] for name in drawn.__dataclass_fields__})
     places = world.simulate(drawn, frames)
     there = drawn.colour_BN >= 0
 
-    def latents(**look: Tensor) -> Tensor:
-        pictures = world.render(replace(drawn, **look), places, size)
-        return encode_pictures(vae, pictures).movedim(1, 0).flatten(1).double()
+    def latents(**look: Tensor) -> tuple[Tensor, Tensor]:
+        looks = replace(drawn, **look)
+        pictures = world.render(looks, places, size)
+        return encode_pictures(vae, pictures).flatten(2).double(), ~looks.unseen_B()
 
     colours = [latents(colour_BN=torch.where(there, c, -1)) for c in range(len(world.COLOURS))]
     shapes = [latents(shape_BN=torch.full_like(drawn.shape_BN, s)) for s in range(len(world.SHAPES))]
-    differences = [a - b for looks in (colours, shapes) for a, b in combinations(looks, 2)]
-    return torch.stack([d @ d.T for d in differences]) / len(drawn)
+    pairs = [pair for looks in (colours, shapes) for pair in combinations(looks, 2)]
+    return torch.stack(
+        [_scatter(a[a_seen & b_seen], b[a_seen & b_seen]) for (a, a_seen), (b, b_seen) in pairs]
+    )
+
+
+def _scatter(first_BCN: Tensor, second_BCN: Tensor) -> Tensor:
+    """Of the difference [C, C], a scene."""
+    difference = (first_BCN - second_BCN).movedim(1, 0).flatten(1)
+    return difference @ difference.T / len(first_BCN)
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ class Batch:
 
 def clip_batch(count: int, frames: int, size: int, generator: torch.Generator) -> Batch:
     """Fresh clips of 1 + 4k frames."""
-    scenes = world.sample_scenes(count, generator, band_share=0.25)
+    scenes = world.sample_scenes(count, generator, band_share=0.25, combinations="seen")
     places = world.simulate(scenes, frames)
     pictures = world.render(scenes, places, size).float()
     ground = world.GROUNDS[scenes.ground_B][:, None, None, None]

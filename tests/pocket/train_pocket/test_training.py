@@ -158,7 +158,7 @@ def test_training_teaches_and_resumes(tmp_path, vae, predicted_context, monkeypa
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 def test_beginnings_are_trained_beside_the_rest(tmp_path, vae):
-    recipe = replace(TINY, steps=12, beginnings=0.5, predicted_context_from=0.0)
+    recipe = replace(TINY, steps=12, more_every=1, beginnings=0.5, predicted_context_from=0.0)
     dit = WanModel(WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM))
     trainer = Trainer(dit, vae, recipe, tmp_path)
     kinds = {trainer._kind(0.0) for _ in range(40)} | {trainer._kind(0.6) for _ in range(40)}
