@@ -24,7 +24,7 @@ from ...model_patches.memory.load import MemoryFile, load_memory
 from ...model_patches.memory.reorder import reorder_encoder
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
-from .. import hiding, models
+from .. import held_out, hiding, models
 from ..hiding import HidingClips
 from ..train_pocket import distributed
 from ..train_pocket.clips import PairedClips, load_or_draw
@@ -215,10 +215,10 @@ def _pools(
     """The folder's stories, ordinary clips and, if wanted, first blocks, drawn when first asked for."""
     path, training = folder / "stories.pt", PocketTraining()
     if not path.exists():
-        _draw_stories(stories).save(path)
+        _draw_stories(stories).save(path, held_out.fingerprint())
     sizes = (training.block_frames, training.size)
     return (
-        HidingClips.load(path),
+        HidingClips.load(path, held_out.fingerprint()),
         load_or_draw(folder / "clips.pt", ORDINARY_CLIPS, ORDINARY_BLOCKS, *sizes, seed=77),
         load_or_draw(folder / "clips_first.pt", FIRST_BLOCKS, 1, *sizes, seed=78) if beginnings else None,
     )

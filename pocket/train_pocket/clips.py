@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
-from .. import models, text, world
+from .. import held_out, models, text, world
 from .pool import Pool, draw_pool
 
 SWITCH_SHARE = 0.3  # clips whose prompt changes at a block border, and the picture with it
@@ -66,8 +66,10 @@ def load_or_draw(path: Path, count: int, blocks: int, block_frames: int, size: i
     if not path.exists():
         vae, generator = load_vae(models.WEIGHTS / models.VAE_FILE), torch.Generator().manual_seed(seed)
         sizes = (blocks, block_frames, size)
-        draw_pool(lambda rows: draw_clips(vae, rows, *sizes, generator), count, "clips").save(path)
-    return PairedClips.load(path)
+        draw_pool(lambda rows: draw_clips(vae, rows, *sizes, generator), count, "clips").save(
+            path, held_out.fingerprint()
+        )
+    return PairedClips.load(path, held_out.fingerprint())
 
 
 def _texts(scenes: world.Scenes, other: world.Scenes, named: Tensor) -> Tensor:

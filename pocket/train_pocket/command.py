@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
 
@@ -10,6 +11,7 @@ from .. import models
 from . import distributed
 from .dit import PocketTraining
 from .presets import PRESETS
+from .record import begin_or_go_on
 from .stages import export, load_or_train_vae, polish, train_dit, tune_encoder
 
 
@@ -20,6 +22,11 @@ def train(chosen: argparse.Namespace) -> int:
     preset = PRESETS[chosen.preset]
     folder = chosen.run or models.RUNS / chosen.preset
     device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        begin_or_go_on(folder, {})
+    except ValueError as error:
+        print(f"train-pocket: {error}", file=sys.stderr)
+        return 2
     if chosen.only == "apart":
         if chosen.start is None:
             raise SystemExit(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.vae.wan import WanVAE
-from .. import text
+from .. import held_out, text
 from .checkpointing import Run, WeightAverage, learning_rate
 from .clips import FIRST_BATCH, PairedClips, draw_clips
 from .distributed import average_gradients, rank
@@ -130,7 +130,7 @@ class Trainer:
         if kind not in self.pools:
             path = self._path(kind)
             if path.exists():
-                self.pools[kind] = PairedClips.load(path)
+                self.pools[kind] = PairedClips.load(path, held_out.fingerprint())
             else:
                 count = self.recipe.first_clips * (MORE_BEGINNINGS if kind == "first" else 1)
                 self._store(kind, self._new_clips(count, kind))
@@ -141,7 +141,7 @@ class Trainer:
 
     def _store(self, kind: str, clips: PairedClips) -> None:
         self.pools[kind] = clips
-        clips.save(self._path(kind))
+        clips.save(self._path(kind), held_out.fingerprint())
 
     def _refresh(self, kind: str) -> None:
         """Add new clips of the kind in use."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,14 +37,29 @@ class Pool:
         pairs = zip(self.tensors(), more.tensors(), strict=True)
         return type(self)(*(torch.cat(pair)[-limit:] for pair in pairs))
 
-    def save(self, path: Path) -> None:
-        """Write the tensors as a list."""
-        torch.save(self.tensors(), path)
+    def save(self, path: Path, held_out: str = "") -> None:
+        """Write the tensors whole or not at all, and the fingerprint of the combinations they do not show."""
+        partial = path.with_suffix(".partial")
+        torch.save({"held_out": held_out, "tensors": self.tensors()}, partial)
+        os.replace(partial, path)
 
     @classmethod
-    def load(cls: type[PoolT], path: Path) -> PoolT:
-        """The pool that `save` wrote."""
-        return cls(*torch.load(path, weights_only=True))
+    def load(cls: type[PoolT], path: Path, held_out: str = "") -> PoolT:
+        """The pool that `save` wrote.
+
+        held_out: fingerprint of the combinations that it must not show, "" where it may show any. Raises
+        ValueError for a pool that was drawn without others, or with all.
+        """
+        stored = torch.load(path, weights_only=True)
+        if isinstance(stored, list):  # written before combinations were held out
+            stored = {"held_out": "", "tensors": stored}
+        if held_out and stored["held_out"] != held_out:
+            drawn = f"without list {stored['held_out']}" if stored["held_out"] else "from all combinations"
+            raise ValueError(
+                f"the clips of {path} were drawn {drawn}; a training draws them without list {held_out}. "
+                f"Leave the file out, or move it away, to have clips drawn."
+            )
+        return cls(*stored["tensors"])
 
 
 def draw_pool(draw: Callable[[int], PoolT], count: int, what: str) -> PoolT:

@@ -12,6 +12,7 @@ from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import models
 from .checkpointing import WeightAverage
+from .clips import PairedClips
 from .dit import Trainer, enlarge_text
 from .latent_separation import separate_latents
 from .presets import Preset
@@ -110,8 +111,8 @@ def load_averaged(preset: Preset, folder: Path) -> tuple[WanModel, int, int]:
     average = WeightAverage(dit, 0.0)
     average.load_state_dict(stored["average"])
     dit.load_state_dict(average.weights())
-    pools = (torch.load(path, weights_only=True) for path in folder.glob("clips_*.pt"))
-    return dit, stored["step"], sum(len(pool[0]) for pool in pools)
+    pools = (PairedClips.load(path) for path in folder.glob("clips_*.pt"))
+    return dit, stored["step"], sum(map(len, pools))
 
 
 def export(
