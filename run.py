@@ -60,7 +60,7 @@ class Command:
 
 COMMANDS = {
     "demo": Command(
-        "watch a stream being made, in a local page; --seconds --prompt --seed --out",
+        "watch a stream being made, in a local page; --seconds --prompt --seed --cache --memory --out",
         "pocket.demo",
         shares_cores=True,
     ),
@@ -73,7 +73,9 @@ COMMANDS = {
     ),
     "test": Command("all checks; with arguments: pytest alone, with these arguments", tools=True),
     "bench": Command("measurements as JSON lines, for instance `bench stream --quick`", "tests.bench.run"),
-    "soak": Command("a long run that watches memory: --blocks 20000, --quick", "tests.bench.soak"),
+    "soak": Command(
+        "a long run that watches memory: --blocks 20000 --quick --cache --memory", "tests.bench.soak"
+    ),
     "recover": Command("join the parts of a video that a crash left: PATH", "model_patches.writer.recover"),
     "calibrate": Command(
         "learn a small cache for a model: --bytes N or --error E, --out, --model", "pocket.calibrate"

@@ -17,6 +17,7 @@ from ..model_patches.cache.shapes import NO_EXACT, Exact
 from ..model_patches.geometry import Geometry
 from ..model_patches.memory.policies import find_policy
 from ..model_patches.memory.policy import MemoryPolicy
+from .defaults import DEFAULT, PLAIN, Names
 from .models import BASIS_FILE, DIT_FILE, MEMORY_FILE, MLA_FILE, MLA_MEMORY_FILE, WEIGHTS, Pocket, load_pocket
 
 MODELS = (DIT_FILE, MLA_FILE, MLA_MEMORY_FILE)  # the first that goes with cache and memory is taken
@@ -30,10 +31,15 @@ class Choice:
     cache: CacheFormat
     memory: MemoryPolicy
 
+    @property
+    def names(self) -> Names:
+        """Of both, for users."""
+        return Names(self.cache.name, self.memory.name)
+
 
 def choose(
-    cache: str = "dense",
-    memory: str = "off",
+    cache: str | None = None,
+    memory: str | None = None,
     folder: Path | None = None,
     *,
     memory_file: Path | None = None,
@@ -42,14 +48,39 @@ def choose(
 ) -> Choice:
     """The built-in model that goes with a cache and a memory of these names, and both.
 
+    None: `DEFAULT`, or `PLAIN` where the weights lack the file that the default is built from, or where the
+    memory that is named cannot work with the cache.
     folder: of other weights. memory_file: instead of the one in the folder. geometry: None, as trained.
     Raises ValueError, in a user's words, for names that are not in the tables, for weights that do not go
-    with them, and for files that are not there.
+    with them and for a memory's file that is not there; FileNotFoundError for another file that is not.
     """
-    kind = find_format(cache)
-    pocket = model_for(kind, memory, folder, dtype)
-    pocket, policy = remembering(pocket, memory, memory_file or _in(folder, MEMORY_FILE), geometry)
-    return Choice(pocket, build(kind, pocket, folder), policy)
+    names = _given(cache, memory, folder, memory_file)
+    kind = find_format(names.cache)
+    pocket = model_for(kind, names.memory, folder, dtype)
+    pocket, policy = remembering(pocket, names.memory, memory_file or _in(folder, MEMORY_FILE), geometry)
+    chosen = Choice(pocket, build(kind, pocket, folder), policy)
+    if cache is None and names.cache != PLAIN.cache and _why_not(chosen, geometry):
+        plain = find_format(PLAIN.cache)
+        return replace(chosen, cache=build(plain, pocket, folder))
+    return chosen
+
+
+def _why_not(chosen: Choice, geometry: Geometry | None) -> str | None:
+    """A sentence where the memory cannot work with the cache."""
+    pocket, config = chosen.pocket, chosen.pocket.config(geometry=geometry)
+    shape = pocket.caller.shape(pocket.prompt(pocket.no_text(), config), config)
+    return chosen.memory.why_not(shape, config.positions, chosen.cache.cost)
+
+
+def _given(cache: str | None, memory: str | None, folder: Path | None, memory_file: Path | None) -> Names:
+    """Both names: those that are given, and what holds in place of one that is not."""
+    if cache is None:
+        has_file = find_format(DEFAULT.cache).source is None or _in(folder, BASIS_FILE).exists()
+        cache = DEFAULT.cache if has_file else PLAIN.cache
+    if memory is None:
+        has_file = not find_policy(DEFAULT.memory).files or (memory_file or _in(folder, MEMORY_FILE)).exists()
+        memory = DEFAULT.memory if has_file else PLAIN.memory
+    return Names(cache, memory)
 
 
 def build(

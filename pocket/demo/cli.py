@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...model_patches.writer.text import text_problem
+from ..defaults import DEFAULT, PLAIN
 from .prompt import PROMPT
 
 OTHER_VIDEOS = {".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mpeg", ".mpg", ".webm", ".wmv"}
@@ -85,18 +86,18 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_choices(options: argparse.ArgumentParser) -> None:
     """Adds what is looked up in the tables of caches and memories once torch is loaded."""
-    options.add_argument(
-        "--cache",
-        default=None,
-        metavar="NAME",
-        help="how the frames of the window are kept; a name that is none lists them (default: dense)",
-    )
-    options.add_argument(
-        "--memory",
-        default=None,
-        metavar="NAME",
-        help="how frames that left the window are remembered; a name that is none lists them (default: off)",
-    )
+    for name, says in (
+        ("cache", "how the frames of the window are kept"),
+        ("memory", "how frames that left the window are remembered"),
+    ):
+        usual, plain = getattr(DEFAULT, name), getattr(PLAIN, name)
+        options.add_argument(
+            f"--{name}",
+            default=None,
+            metavar="NAME",
+            help=f"{says}; a name that is none lists them (default: {usual}, or an earlier video's own; "
+            f"{plain} where that cannot be)",
+        )
 
 
 def _add_long_runs(options: argparse.ArgumentParser) -> None:

@@ -78,6 +78,7 @@ def take(options: argparse.Namespace) -> int:
     server = DemoServer(Streams(), options.port)
     server.check = chosen.pocket.encode
     say(f"model ready after {time.perf_counter() - began:.1f} s ({recipe.trained})")
+    say("cache {}, memory {}".format(*chosen.names))
     with serving(server), CtrlC() as ctrl_c:
         page = Page(server, ctrl_c, wants_browser=not options.no_browser)
         _make(chosen, config, folder, options, page, begin)
@@ -111,9 +112,9 @@ def _make(
 def chosen_for(options: argparse.Namespace, header: Header | None) -> tuple[Choice, StreamConfig]:
     """Returns model, cache and memory, and the contract: a take's own, where it is gone on with."""
     size = Geometry(*options.size) if options.size else None
-    cache, memory, seed = options.cache or "dense", options.memory or "off", options.seed or 0
+    cache, memory, seed = options.cache, options.memory, options.seed or 0
     if header is not None:
-        cache, memory = options.cache or header.cache, options.memory or header.memory
+        cache, memory = cache or header.cache, memory or header.memory
         size, seed = size or header.config.geometry, header.config.seed
     chosen = choose(cache, memory, options.weights, geometry=size)
     recipe = chosen.pocket.recipe

@@ -12,7 +12,8 @@ from torch import Tensor
 from ...model_patches.stream.step import step
 from ...model_patches.stream.switch import switch
 from ...model_patches.vae.decoder import VaeBuffers, decode_stream
-from ...pocket.models import Pocket, load_pocket
+from ...pocket.choices import Choice, choose
+from ...pocket.defaults import DEFAULT
 from .records import Rows
 
 # the prompts of each stream, in turn
@@ -37,13 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
+    for name, usual in DEFAULT._asdict().items():
+        parser.add_argument(f"--{name}", metavar="NAME", help=f"as the demo knows them; default {usual}")
 
 
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when the picture is written."""
-    pocket = load_pocket(chosen.weights)
+    given = choose(chosen.cache, chosen.memory, chosen.weights)
     blocks = 2 if chosen.quick else chosen.blocks
-    streams = [journey(pocket, prompts, blocks, chosen.seed + i) for i, prompts in enumerate(JOURNEYS)]
+    streams = [journey(given, prompts, blocks, chosen.seed + i) for i, prompts in enumerate(JOURNEYS)]
     frames = [
         _frame([(pixels[f], captions[f]) for pixels, captions in streams], chosen.scale)
         for f in range(len(streams[0][1]))
@@ -53,17 +56,26 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
         chosen.out,
         save_all=True,
         append_images=frames[1:],
-        duration=1000 // pocket.recipe.fps,
+        duration=1000 // given.pocket.recipe.fps,
         loop=0,
         quality=80,
     )
-    rows("picture", file=str(chosen.out), frames=len(frames), file_bytes=chosen.out.stat().st_size)
+    rows(
+        "picture",
+        format=given.cache.name,
+        memory=given.memory.name,
+        file=str(chosen.out),
+        frames=len(frames),
+        file_bytes=chosen.out.stat().st_size,
+    )
     return 0
 
 
-def journey(pocket: Pocket, prompts: tuple[str, ...], blocks: int, seed: int) -> tuple[Tensor, list[str]]:
+def journey(given: Choice, prompts: tuple[str, ...], blocks: int, seed: int) -> tuple[Tensor, list[str]]:
     """(pixels [F, H, W, 3], the prompt of each frame) of one stream that goes through all prompts."""
-    state = pocket.begin(pocket.encode(prompts[0]), pocket.config(seed))
+    pocket = given.pocket
+    kept = {"cache": given.cache, "memory": given.memory}
+    state = pocket.begin(pocket.encode(prompts[0]), pocket.config(seed), **kept)
     past: VaeBuffers | None = None
     pixels, captions = [], []
     for prompt in prompts:

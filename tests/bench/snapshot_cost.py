@@ -39,6 +39,7 @@ from ...model_patches.vae.decoder import VaeDecoder
 from ...model_patches.writer.protocol import OpenWriter
 from ...model_patches.writer.video import Mp4Writer
 from ...pocket.choices import Choice, choose
+from ...pocket.defaults import PLAIN
 from .plan_cards import MODELS, PRESET
 from .records import Rows
 from .subject import PROMPT
@@ -117,7 +118,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     pairs = chosen.pairs or (QUICK_PAIRS if chosen.quick else PAIRS)
     is_good = True
     for name in formats:
-        given = choose(name)
+        given = choose(name, PLAIN.memory)
         with tempfile.TemporaryDirectory() as folder:
             arms = measured(given, pairs, Path(folder))
         is_good &= told(rows, name, arms)
@@ -127,7 +128,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
 def sizes(rows: Rows) -> None:
     """Prints the bytes of a snapshot in each cache format: of a pocket stream, and of Wan 1.3B by formula."""
     for name in FORMATS:
-        given = choose(name)
+        given = choose(name, PLAIN.memory)
         pocket = given.pocket
         config = replace(pocket.config(3), sigmas=(1.0,), first_sigmas=())  # bytes hang on none of them
         prompt = pocket.prompt(pocket.encode(PROMPT), config)

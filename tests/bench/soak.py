@@ -28,13 +28,14 @@ from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import step
 from ...model_patches.vae.decoder import VaeDecoder, decode_stream
 from ...model_patches.writer.video import Mp4Writer
+from ...pocket.defaults import DEFAULT
 from ...pocket.detector import adherence
 from ...pocket.ram import peak_bytes, resident_bytes
 from .memory import settled, slope
 from .playback import frame_count, last_frame, psnr_db
 from .records import Rows, machine
 from .soak_full import Beside, Faults, Noting, digest, now_and_then
-from .soak_kept import Kept, taken_up
+from .soak_kept import Kept, names_in, taken_up
 from .subject import Subject, subject
 
 LEAST_BLOCKS = 2  # growth needs two places
@@ -117,6 +118,9 @@ def read(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="folder to go on from and to keep the stream in")
     parser.add_argument("--seconds", type=float, help="stop after so long; default never, quick 30")
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
+    for name, usual in DEFAULT._asdict().items():
+        text = f"{name} of the stream, as the demo knows them; default {usual}, or that of the kept stream"
+        parser.add_argument(f"--{name}", metavar="NAME", help=text)
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the video")
     chosen = parser.parse_args(arguments)
     blocks = chosen.blocks = chosen.blocks or (150 if chosen.quick else 20000)
@@ -141,7 +145,7 @@ def main(arguments: list[str]) -> int:
         return import_module(".soak_fuzz", __package__).main(arguments)
     chosen = read(arguments)
     blocks = chosen.blocks
-    rows, given = Rows("soak", chosen.quick), subject(chosen.weights)
+    rows, given = Rows("soak", chosen.quick), subject_of(chosen)
     rows("machine", **machine())
     path = chosen.out / f"soak-{datetime.now():%Y%m%d-%H%M%S}.mp4"
     watch, start = Watch(), time.perf_counter()
@@ -160,6 +164,15 @@ def main(arguments: list[str]) -> int:
         rows("full_card", **faults.figures())
         is_good &= faults.figures()["is_undisturbed"] is True
     return 0 if is_good else 1
+
+
+def subject_of(chosen: argparse.Namespace) -> Subject:
+    """What is streamed; ends the program in a sentence where it cannot be."""
+    cache, memory = names_in(chosen.keep) or (None, None)
+    try:
+        return subject(chosen.weights, chosen.cache or cache, chosen.memory or memory)
+    except (ValueError, FileNotFoundError) as why:
+        raise SystemExit(f"soak: {why}") from why
 
 
 def soak(
@@ -291,7 +304,8 @@ def verdict(
         figures["first_tenth_seen_share"], figures["last_tenth_seen_share"] = watch.seen_shares()
         checks["is_prompt_seen"] = watch.seen_shares()[1] >= LEAST_SEEN_SHARE
     rows(
-        "result", weights=given.weights, preset=given.preset.name, prompt=given.prompt, file=path.name,
+        "result", weights=given.weights, format=given.cache.name, memory=given.memory.name,
+        preset=given.preset.name, prompt=given.prompt, file=path.name,
         goes_samples=1 + len(earlier), blocks=watch.blocks, frames=watch.frames,
         video_seconds=made / given.fps, seconds=seconds,
         made_fps=made / seconds, growth_bytes_per_1000_blocks=1000 * per_block, growth_bytes=growth,

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ...model_patches.stream.caller import Caller
-from ...model_patches.stream.snapshot import load, save
+from ...model_patches.stream.snapshot import load, read_header, save
 from ...model_patches.stream.state import StreamState
+from ...pocket.defaults import Names
 from .playback import frame_count
 from .subject import Subject
 
@@ -56,11 +57,26 @@ class Kept:
                 old.unlink()
 
 
+def names_in(folder: Path | None) -> Names | None:
+    """Cache and memory of the stream in the folder; None where there is none."""
+    if folder is None or not (folder / SEEN).exists():
+        return None
+    header = read_header(folder / json.loads((folder / SEEN).read_text(encoding="utf-8"))["stream"])
+    return Names(header.cache, header.memory)
+
+
 def taken_up(folder: Path | None, given: Subject, file: str) -> tuple[Kept, StreamState, dict[str, Any]]:
-    """(goes, stream, what was seen) of the folder; a new stream where it holds nothing, or there is none."""
+    """(goes, stream, what was seen) of the folder; a new stream where it holds nothing, or there is none.
+
+    Ends the program where the stream was made in another way.
+    """
     if folder is None or not (folder / SEEN).exists():
         return Kept(Go(file, 0)), given.start(), {}
     about = json.loads((folder / SEEN).read_text(encoding="utf-8"))
-    state = load(folder / about.pop("stream"), given.caller, given.config)
+    kept = {"cache": given.cache, "memory": given.memory}
+    try:
+        state = load(folder / about.pop("stream"), given.caller, given.config, **kept)
+    except ValueError as why:
+        raise SystemExit(f"soak: {why}") from why
     goes = [Go(**go) for go in about.pop("goes")]
     return Kept(Go(file, state.block), goes), state, about

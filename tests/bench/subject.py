@@ -11,14 +11,19 @@ from torch import Tensor, nn
 
 from ...model_patches.arch.wan import WanConfig, WanModel
 from ...model_patches.attention.positions import PositionPreset
+from ...model_patches.cache.dense import DENSE
+from ...model_patches.cache.format import CacheFormat
 from ...model_patches.geometry import Geometry
+from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import ModelCaller, texts
 from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import init
 from ...model_patches.vae.wan import WanVAE
 from ...pocket import text
-from ...pocket.models import DIT_FILE, WEIGHTS, load_pocket
+from ...pocket.choices import choose
+from ...pocket.defaults import PLAIN
+from ...pocket.models import DIT_FILE, WEIGHTS
 
 PROMPT = "a red circle and a blue square on a green ground"
 RANDOM = "random"  # the name of weights that show nothing
@@ -36,6 +41,8 @@ class Subject:
     weights: str  # how they were trained, or RANDOM
     fps: int = 16  # pixel frames per second
     negative_BLE: Tensor | None = None  # where the recipe guides
+    cache: CacheFormat = DENSE
+    memory: MemoryPolicy = OFF
 
     @cached_property
     def caller(self) -> ModelCaller:
@@ -55,7 +62,8 @@ class Subject:
     def start(self, reserve_frames: int = 0) -> StreamState:
         """Returns a new stream's state."""
         prompt = texts(self.text_BLE, self.negative_BLE)
-        return init(self.caller, prompt, self.config, reserve_frames=reserve_frames)
+        kept = {"cache": self.cache, "memory": self.memory}
+        return init(self.caller, prompt, self.config, reserve_frames=reserve_frames, **kept)
 
     def with_preset(self, preset: PositionPreset) -> Subject:
         """Returns the same model with another window."""
@@ -70,11 +78,17 @@ def random_subject(dim: int = 256, layers: int = 4, size: int = 64, vae_dim: int
     return Subject(dit, vae, StreamConfig(Geometry(size, size)), PROMPT, text.encode(PROMPT), RANDOM)
 
 
-def subject(folder: Path | None = None) -> Subject:
-    """Returns the built-in model as its recipe runs it, or a folder's; random weights without either."""
+def subject(
+    folder: Path | None = None, cache: str | None = PLAIN.cache, memory: str | None = PLAIN.memory
+) -> Subject:
+    """Returns the built-in model as its recipe runs it, or a folder's; random weights without either.
+
+    cache, memory: see `pocket.choices.choose`. Random weights keep every frame as it is and remember nothing.
+    """
     if folder is None and not (WEIGHTS / DIT_FILE).exists():
         return random_subject()
-    pocket = load_pocket(folder)
+    chosen = choose(cache, memory, folder)
+    pocket = chosen.pocket
     config = pocket.config()
     return Subject(
         pocket.dit,
@@ -85,4 +99,6 @@ def subject(folder: Path | None = None) -> Subject:
         pocket.recipe.trained,
         pocket.recipe.fps,
         pocket.no_text() if config.guided else None,
+        chosen.cache,
+        chosen.memory,
     )

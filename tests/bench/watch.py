@@ -22,6 +22,7 @@ from ...model_patches.vae.wan import TIME_STRIDE
 from ...model_patches.writer.ffmpeg import Decoder, decode_command, find_ffmpeg
 from ...pocket import world
 from ...pocket.choices import choose
+from ...pocket.defaults import PLAIN
 from .records import Rows
 
 FIRST_SEED, REPORTED_SEED = 6_000_000, 7_000_000  # thresholds were set on the first, the others are reported
@@ -68,7 +69,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
 
 def pocket_clips(streams: int, seconds: int, seed: int, rows: Rows) -> Iterator[tuple[str, Frames]]:
     """Streams of the built-in model, without a band and with one, and what making them took."""
-    pocket = choose().pocket
+    pocket = choose(*PLAIN).pocket
     assert pocket.recipe.fps == FPS
     for kind, band_share in (("moving", 0.0), ("behind a band", 1.0)):
         scenes = world.sample_scenes(streams, torch.Generator().manual_seed(seed), band_share=band_share)

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rivulet.model_patches.cache.formats import find_format
+from rivulet.model_patches.cache.shapes import Exact
+from rivulet.model_patches.memory.policies import find_policy
 from rivulet.tests.bench import soak, soak_full
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.subject import random_subject
@@ -190,6 +193,28 @@ def test_a_soak_in_goes_is_the_same_stream_and_counts_them_all(given, tmp_path, 
     assert not soak.verdict(given, watch, tmp_path / "second.mp4", 1.0, rows, kept)
     row = printed(rows)[-1]
     assert row["is_flat"] is row["is_playable"] is False and row["growth_bytes"] == 2 * soak.NOISE_BYTES
+
+
+def test_a_soak_is_gone_on_with_by_the_cache_and_the_memory_it_was_made_with(given, tmp_path, monkeypatch):
+    made = {"cache": find_format("int8").build(given.dit, Exact(sink=given.preset.sink_frames))}
+    made["memory"] = find_policy("ema").build(given.config, torch.device("cpu"), None, {})
+    folder, path, asked = tmp_path / "kept", tmp_path / "soak.mp4", []
+    sparse(replace(given, **made), path, 4, 2, folder=folder)
+    monkeypatch.setattr(soak, "subject", lambda *names: asked.append(names[1:]) or given)
+    options = ["--decode-every", "2", "--keep", str(folder)]
+    soak.subject_of(soak.read(options))
+    soak.subject_of(soak.read([*options, "--memory", "off"]))
+    soak.subject_of(soak.read(["--quick"]))
+    assert asked == [("int8", "ema"), ("int8", "off"), (None, None)]
+    with pytest.raises(SystemExit, match=r"soak: Resume: .* cache int8, not dense; memory ema, not off"):
+        sparse(given, path, 6, 2, folder=folder)
+    watch = sparse(replace(given, **made), tmp_path / "again.mp4", 6, 2, folder=folder)[0]
+    assert watch.blocks == 6
+
+
+def test_a_soak_with_a_cache_that_is_none_is_refused_in_a_sentence():
+    with pytest.raises(SystemExit, match=r"soak: .*there is no format 'fp8'; choose one of"):
+        soak.main(["--quick", "--cache", "fp8"])
 
 
 def test_a_soak_that_is_decoded_whole_cannot_be_kept(tmp_path, capsys):

@@ -51,6 +51,18 @@ def test_a_take_is_made_longer_in_the_same_file_with_what_it_was_made_with(demo,
     assert all(held[name].equal(again[name]) for name in held), "the same state, bit for bit"
 
 
+def test_a_video_of_another_cache_and_memory_is_gone_on_with_as_it_was_made(tmp_path, capsys):
+    """As one was made before the built-in model ran with both."""
+    run = ["--no-browser", "--out", str(tmp_path)]
+    assert main([*run, "--seconds", "0.5", "--cache", "dense", "--memory", "off"]) == 0
+    assert main([*run, "--resume", "rivulet-0001", "--seconds", "1"]) == 0
+    assert capsys.readouterr().err.count("cache dense, memory off") == 2
+    assert main([*run, "--resume", "rivulet-0001", "--seconds", "2", "--memory", "learned"]) == 2
+    assert "memory off, not learned" in capsys.readouterr().err
+    assert main([*run, "--seconds", "0.5"]) == 0
+    assert "cache latent, memory learned" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("named", ["{name}", "{name}.mp4", "{name}.take", "{folder}/{name}.mp4"])
 def test_a_take_is_redone_from_a_second_and_the_tail_stays(demo, tmp_path, named):
     assert demo("--seconds", "2", "--prompt", PROMPT) == 0

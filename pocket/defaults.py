@@ -1,0 +1,16 @@
+"""What a pocket stream keeps and remembers with where nobody says otherwise; read without torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Names(NamedTuple):
+    """A cache and a memory, by their names in the tables."""
+
+    cache: str
+    memory: str
+
+
+DEFAULT = Names("latent", "learned")  # the small cache and the evolving memory
+PLAIN = Names("dense", "off")  # sink and window as they are, which every measurement is shown beside
