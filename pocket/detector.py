@@ -69,7 +69,7 @@ def _describe(mask_HW: Tensor, colour: str) -> Object:
     cx, cy = float((mask * x).sum() / mask.sum()), float((mask * y[:, None]).sum() / mask.sum())
     overlaps = []
     for shape in range(len(world.SHAPES)):
-        radius = torch.tensor((area / _UNIT_AREA[shape]) ** 0.5)
+        radius = torch.tensor((area / UNIT_AREA[shape]) ** 0.5)
         template = world.signed_distance(shape, x - cx, (y - cy)[:, None], radius) <= 0
         overlaps.append(float((template & mask_HW).sum() / (template | mask_HW).sum()))
     best = max(range(len(overlaps)), key=overlaps.__getitem__)
@@ -78,7 +78,7 @@ def _describe(mask_HW: Tensor, colour: str) -> Object:
 
 
 # Area of each shape of radius 1; the triangle's centre of gravity is its origin, so are the others'.
-_UNIT_AREA = (torch.pi, 3.24, 3 * 3**0.5 / 4 * 1.25**2)
+UNIT_AREA = (torch.pi, 3.24, 3 * 3**0.5 / 4 * 1.25**2)
 
 
 def parse_prompt(prompt: str) -> tuple[set[tuple[str, str]], str]:
