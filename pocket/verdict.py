@@ -17,9 +17,9 @@ from .outlines import Outlines, outline
 from .world import BAND_NAME, SHAPES
 
 SMALLEST, LARGEST = 0.115, 0.155  # radius, of the picture's side
-LEAST_OVERLAP = (0.84, 0.84, 0.82)  # of each shape of the world
-MOST_MISTAKEN = (0.40, 0.46, 0.25)
-MOST_STRANGERS = 0.1  # of a window
+LEAST_OVERLAP = (0.86, 0.86, 0.82)  # of each shape of the world
+MOST_MISTAKEN = (0.36, 0.46, 0.25)
+MOST_STRANGERS = 0.08  # of a window
 SLOWEST, FASTEST = 0.001, 0.025  # sides per picture
 
 
@@ -44,6 +44,7 @@ class Judged:
     """Verdicts of all frames, and what was measured for them."""
 
     frames: tuple[Verdict, ...]
+    seen: tuple[detector.Frame, ...]  # what the detector reads
     objects: tuple[tuple[str, str], ...]  # (colour, shape), the order of N
     outlines: Outlines
     speed_EN: Tensor  # sides per picture over each quarter of a second, see `motion.speeds`
@@ -63,7 +64,7 @@ def judge(pixels_FHWC: Tensor, prompt: str, fps: int) -> Judged:
 def judge_objects(pixels_FHWC: Tensor, objects: Sequence[tuple[str, str]], ground: str, fps: int) -> Judged:
     """Judge uint8 frames that should show these (colour, shape) pairs and no others; their colours differ."""
     wanted = set(objects)
-    seen = [frame.shows(wanted, ground) for frame in detector.detect(pixels_FHWC)]
+    seen = detector.detect(pixels_FHWC)
     found = outline(pixels_FHWC, objects, ground)
     speed_EN = motion.speeds(found.place_FN2, fps)
     around_FN = motion.around(speed_EN, fps)[: len(seen)]
@@ -71,7 +72,7 @@ def judge_objects(pixels_FHWC: Tensor, objects: Sequence[tuple[str, str]], groun
     kinds = [SHAPES.index(shape) for _, shape in objects]
     least, most = torch.tensor(LEAST_OVERLAP)[kinds], torch.tensor(MOST_MISTAKEN)[kinds]
     parts = [
-        torch.tensor(seen),
+        torch.tensor([frame.shows(wanted, ground) for frame in seen]),
         ((found.radius_FN >= SMALLEST) & (found.radius_FN <= LARGEST)).all(1),
         ((found.overlap_FN >= least) & (found.mistaken_FN <= most)).all(1),
         found.strangers_F <= MOST_STRANGERS,
@@ -82,4 +83,4 @@ def judge_objects(pixels_FHWC: Tensor, objects: Sequence[tuple[str, str]], groun
         Verdict(adheres, size, edges, clean, moves if told else None)
         for adheres, size, edges, clean, moves, told in rows
     )
-    return Judged(frames, tuple(objects), found, speed_EN)
+    return Judged(frames, tuple(seen), tuple(objects), found, speed_EN)

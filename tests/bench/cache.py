@@ -22,7 +22,8 @@ from ...model_patches.stream.step import init, step
 from ...pocket import world
 from ...pocket.models import MLA_FILE, WEIGHTS, Pocket, load_pocket
 from .contenders import CONTENDERS, JUDGE_SEED, Contender, Trial, errors_beside, learned
-from .quality import Span, judge, spans
+from .quality import spans
+from .quality_figures import Span, judge
 from .records import Rows
 from .stream import ratios
 
@@ -160,7 +161,7 @@ def video(
     whole: Span | None = None
     pocket = replace(trial.pocket, dit=contender.dit)
     for name, span in spans(pocket, prompts, seconds, seed=0, cache=contender.made):
-        seen, _ = judge(span, prompts)
+        seen, _ = judge(span, prompts, pocket.recipe.fps)
         near = {}
         if whole is None:
             whole = span

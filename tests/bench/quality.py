@@ -9,9 +9,8 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import stdev
 
 import torch
 from PIL import Image
@@ -22,28 +21,23 @@ from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.formats import FORMATS
 from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream.step import step
-from ...model_patches.takes.measures import border_ratio
-from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...model_patches.vae.wan import TIME_STRIDE
-from ...pocket import detector, world
+from ...pocket import held_out, world
 from ...pocket.choices import build, model_for
 from ...pocket.models import Pocket
+from ...pocket.verdict import Judged
+from .quality_figures import Span, adherence, judged_streams, pace, strict_shares, strictness
+from .quality_from_truth import from_truth
+from .quality_truth import FIRST_SECONDS, rebuilt, scene_speeds, truth
 from .records import Rows
 from .remembering import MEMORIES, add_memory_file, remembering
 
-FIRST_SECONDS = 10
 MARKS_SECONDS = (60, 600)
-REBUILT_SECONDS = 3
 SPAN_LATENTS = 8  # judged at a mark: two seconds
+SHOWN = 6  # streams of a sheet
+COMBINATIONS_HELP = "which prompts: those that training draws (seen), those it never does, or all"
+FROM_TRUTH_HELP = "streams that go on from a true past: how long do they keep its speed?"
 WARM_LATENTS = 12  # decoded before them and thrown away, so that the decoder has its past
-
-
-@dataclass(frozen=True)
-class Span:
-    """Decoded pictures of all streams [B, F, H, W, 3] and the pixel frames at which blocks begin."""
-
-    pixels_BFHWC: Tensor
-    borders: tuple[int, ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first-timesteps", type=float, nargs="+", help="those of a stream's first block")
     parser.add_argument("--shift", type=float, help="another shift of the noise levels")
     parser.add_argument("--cfg", type=float, help="another guidance")
-    parser.add_argument("--pictures", type=Path, help="folder for the best and worst frames")
+    parser.add_argument("--pictures", type=Path, help="folder for the best, middle and worst streams")
     parser.add_argument("--cache", choices=list(FORMATS), default="dense", help="how the window is kept")
     parser.add_argument("--memory", choices=MEMORIES, default="off", help="how the streams remember")
+    parser.add_argument("--combinations", choices=held_out.CHOICES, default="all", help=COMBINATIONS_HELP)
+    parser.add_argument("--streams-only", action="store_true", help="leave out the rows of the truth")
+    parser.add_argument("--from-truth", action="store_true", help=FROM_TRUTH_HELP)
     add_memory_file(parser)
 
 
@@ -68,32 +65,52 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when the streams could be made and judged."""
     pocket, cache, memory = _asked_for(chosen)
     recipe = pocket.recipe
-    streams, seconds = (
-        chosen.streams or (4 if chosen.quick else 48),
-        chosen.seconds or (12 if chosen.quick else 600),
-    )
+    streams = chosen.streams or (4 if chosen.quick else 48)
+    short, usual = (4, 6) if chosen.from_truth else (12, 600)
+    seconds = chosen.seconds or (short if chosen.quick else usual)
     scenes = world.sample_scenes(
-        streams, torch.Generator().manual_seed(1_000_000 + chosen.seed), band_share=0.0
+        streams,
+        torch.Generator().manual_seed(1_000_000 + chosen.seed),
+        band_share=0.0,
+        combinations=chosen.combinations,
     )
+    how = {
+        "streams_samples": streams,
+        "denoising_steps": len(recipe.timesteps),
+        "first_denoising_steps": len(recipe.config().levels(0)),
+        "cfg_ratio": recipe.cfg,
+        "format": chosen.cache,
+        "memory": memory.name,
+        "combinations": chosen.combinations,
+        "weights": recipe.trained,
+    }
+    if not chosen.streams_only:
+        truth(rows, scenes, recipe.size, recipe.fps)
+        rebuilt(rows, pocket, scenes)
+    if chosen.from_truth:
+        from_truth(rows, pocket, scenes, seconds, chosen.seed, cache, memory, how)
+        return 0
+    speeds = scene_speeds(scenes, FIRST_SECONDS * recipe.fps, recipe.fps)
     prompts = scenes.prompts()
-    truth(rows, scenes, recipe.size, recipe.fps)
-    rebuilt(rows, pocket, scenes)
     for name, span in spans(pocket, prompts, seconds, chosen.seed, cache, memory):
-        figures, shares = judge(span, prompts)
-        sizes = {
-            "streams_samples": streams,
-            "denoising_steps": len(recipe.timesteps),
-            "first_denoising_steps": len(recipe.config().levels(0)),
-            "cfg_ratio": recipe.cfg,
-        }
-        how = {"format": chosen.cache, "memory": memory.name, "weights": recipe.trained}
-        rows("quality", case=name, **how, **sizes, **figures)
+        judged = judged_streams(span, prompts, recipe.fps)
+        old, _ = adherence(span, prompts, judged)
+        rows("quality", case=name, **how, **old, **strictness(judged, span.borders), **pace(judged, speeds))
         if chosen.pictures:
-            order = sorted(range(streams), key=shares.__getitem__)
-            for kind, few in (("worst", order[:6]), ("best", order[-6:])):
-                sheet([span.pixels_BFHWC[i] for i in few], chosen.pictures / f"{kind}_{name}.png")
-                print(json.dumps([prompts[i] for i in few]), file=sys.stderr)
+            _sheets(chosen.pictures, name, span, prompts, judged)
     return 0
+
+
+def _sheets(folder: Path, name: str, span: Span, prompts: list[str], judged: list[Judged]) -> None:
+    """The worst, the middle and the best streams of a span, by the stricter verdict and then by the old."""
+    shares = strict_shares(judged)
+    adheres = [sum(frame.adheres for frame in one.frames) for one in judged]
+    order = sorted(range(len(shares)), key=lambda i: (shares[i], adheres[i]))
+    middle = max(0, len(order) // 2 - SHOWN // 2)
+    few = {"worst": order[:SHOWN], "median": order[middle : middle + SHOWN], "best": order[-SHOWN:]}
+    for kind, rows in few.items():
+        sheet([span.pixels_BFHWC[i] for i in rows], folder / f"{kind}_{name}.png")
+        print(json.dumps([[prompts[i], round(shares[i], 3)] for i in rows]), file=sys.stderr)
 
 
 def _asked_for(chosen: argparse.Namespace) -> tuple[Pocket, CacheFormat, MemoryPolicy]:
@@ -106,27 +123,6 @@ def _asked_for(chosen: argparse.Namespace) -> tuple[Pocket, CacheFormat, MemoryP
     recipe = replace(pocket.recipe, **{key: value for key, value in given.items() if value})
     pocket, memory = remembering(replace(pocket, recipe=recipe), chosen.memory, chosen.memory_file)
     return pocket, cache, memory
-
-
-def truth(rows: Rows, scenes: world.Scenes, size: int, fps: int) -> None:
-    """The detector's own score on rendered frames of the same prompts."""
-    pixels = world.render(scenes, world.simulate(scenes, FIRST_SECONDS * fps)[:, :: fps // 2], size)
-    figures, _ = judge(Span(pixels, ()), scenes.prompts())
-    rows("quality", case="ground_truth", streams_samples=len(scenes), **figures)
-
-
-def rebuilt(rows: Rows, pocket: Pocket, scenes: world.Scenes) -> None:
-    """What the VAE alone makes of rendered frames: no transformer over it can score higher."""
-    frames = 1 + REBUILT_SECONDS * pocket.recipe.fps
-    pixels = world.render(scenes, world.simulate(scenes, frames), pocket.recipe.size)
-    made = torch.stack(
-        [
-            decode_stream(pocket.vae, encode_stream(pocket.vae, clip)[0])[0][:: pocket.recipe.fps // 4]
-            for clip in pixels
-        ]
-    )
-    figures, _ = judge(Span(made, ()), scenes.prompts())
-    rows("quality", case="vae_alone", streams_samples=len(scenes), **figures)
 
 
 def spans(
@@ -176,46 +172,6 @@ def _decoded(pocket: Pocket, latents: Tensor, skip: int, end: int, block_frames:
         if (start + t) % block_frames == 0 and t > skip
     ]
     return Span(frames[:, 1 + TIME_STRIDE * (skip - 1) if skip else 0 :], tuple(borders))
-
-
-def judge(span: Span, prompts: list[str]) -> tuple[dict[str, float], list[float]]:
-    """(figures over all streams of one span, adherence of each stream).
-
-    The standard error is that of a mean over streams: differences of few of them say nothing. The first
-    stretch reaches to the span's first block border; of a stream's first seconds it is the first block.
-    """
-    shown, errors, things = [], [], 0
-    for pixels, prompt in zip(span.pixels_BFHWC, prompts, strict=True):
-        objects, ground = detector.parse_prompt(prompt)
-        frames = detector.detect(pixels)
-        shown.append([frame.shows(objects, ground) for frame in frames])
-        things += sum(frame.ground == ground for frame in frames)
-        errors.append(float((pixels.float() - _plain(pixels)).abs().mean()))
-    moves = (span.pixels_BFHWC[:, 1:].float() - span.pixels_BFHWC[:, :-1].float()).abs().mean((0, 2, 3, 4))
-    shares = [sum(frames) / len(frames) for frames in shown]
-    figures = {
-        "adherence_share": sum(shares) / len(shares),
-        "worst_stream_share": min(shares),
-        "perfect_streams_share": sum(share == 1 for share in shares) / len(shares),
-        "ground_share": things / (len(prompts) * span.pixels_BFHWC.shape[1]),
-        "colour_error_levels": sum(errors) / len(errors),
-        "sharpness_levels": float(
-            (span.pixels_BFHWC[:, :, 1:].float() - span.pixels_BFHWC[:, :, :-1].float()).abs().mean()
-        ),
-    }
-    if len(shares) > 1:
-        figures["adherence_standard_error_share"] = stdev(shares) / len(shares) ** 0.5
-    if span.borders:
-        figures["discontinuity_ratio"] = border_ratio(moves.numpy(), [b - 1 for b in span.borders])
-        first = [share for frames in shown for share in frames[: span.borders[0]]]
-        figures["first_stretch_share"] = sum(first) / len(first)
-    return figures, shares
-
-
-def _plain(pixels: Tensor) -> Tensor:
-    """Every pixel's nearest plain colour of the world."""
-    plain = torch.cat([world.PALETTE, world.GROUNDS])
-    return plain[torch.cdist(pixels.reshape(-1, 3).float(), plain).argmin(1)].view(pixels.shape)
 
 
 def sheet(streams: list[Tensor], path: Path, columns: int = 8, scale: int = 2) -> None:

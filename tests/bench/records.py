@@ -42,6 +42,7 @@ UNITS = (
         "calls",
         "waits",
         "copies",
+        "sides_per_picture",  # speed: of the picture's side, from one picture to the next
         "windows",  # lengths in windows of the preset
         "ms_per_1000_blocks",
         "streams",
@@ -71,6 +72,7 @@ WORDS = {
     "op",
     "target",
     "policy",
+    "combinations",
     "memory",
     "mode",
     "date",

@@ -24,7 +24,7 @@ from rivulet.tests.bench.beside import Tally, beside
 from rivulet.tests.bench.cache import nearness, totals
 from rivulet.tests.bench.cache_picture import draw
 from rivulet.tests.bench.contenders import Contender
-from rivulet.tests.bench.quality import Span
+from rivulet.tests.bench.quality_figures import Span
 from rivulet.tests.bench.records import Rows
 
 

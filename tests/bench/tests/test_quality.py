@@ -6,13 +6,21 @@ import json
 
 import pytest
 import torch
-from rivulet.model_patches.stream.step import step
+from rivulet.model_patches.cache.dense import DENSE
+from rivulet.model_patches.memory.policy import OFF
+from rivulet.model_patches.stream.step import prefill, step
+from rivulet.model_patches.vae.decoder import decode_stream, encode_stream
 from rivulet.model_patches.vae.wan import TIME_STRIDE
 from rivulet.pocket import choices, world
 from rivulet.tests.bench import quality
-from rivulet.tests.bench.quality import SPAN_LATENTS, WARM_LATENTS, Span, judge, sheet, spans
+from rivulet.tests.bench.quality import SPAN_LATENTS, WARM_LATENTS, sheet, spans
+from rivulet.tests.bench.quality_figures import Span, between, judge, speed_figures
+from rivulet.tests.bench.quality_from_truth import GIVEN_FRAMES, GIVEN_LATENTS, go_on, stretch
+from rivulet.tests.bench.quality_truth import rendered, scene_speeds
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.small_pocket import small_pocket, write_memory
+
+FPS = 16
 
 
 def truth(frames: int = 9):
@@ -22,30 +30,94 @@ def truth(frames: int = 9):
 
 def test_truth_gets_full_marks_and_another_prompt_none():
     prompts, pixels = truth()
-    figures, shares = judge(Span(pixels, ()), prompts)
+    figures, shares = judge(Span(pixels, ()), prompts, FPS)
     assert figures["adherence_share"] == 1 and shares == [1.0] * 4
-    figures, shares = judge(Span(pixels, ()), prompts[1:] + prompts[:1])
+    figures, shares = judge(Span(pixels, ()), prompts[1:] + prompts[:1], FPS)
     assert figures["adherence_share"] == 0 and figures["worst_stream_share"] == 0
 
 
 def test_a_half_right_stream_counts_half():
     prompts, pixels = truth(8)
     pixels[0, 4:] = 0
-    figures, shares = judge(Span(pixels, ()), prompts)
+    figures, shares = judge(Span(pixels, ()), prompts, FPS)
     assert shares[0] == 0.5 and figures["adherence_share"] == 0.875
     # one of four is 0.5, the others 1: a spread of 0.25, of a mean of four half of it
     assert figures["adherence_standard_error_share"] == pytest.approx(0.125)
-    alone, _ = judge(Span(pixels[:1], (4,)), prompts[:1])
+    alone, _ = judge(Span(pixels[:1], (4,)), prompts[:1], FPS)
     assert "adherence_standard_error_share" not in alone and alone["first_stretch_share"] == 1
+
+
+def test_both_verdicts_stand_side_by_side():
+    """A stranger is seen by the stricter one alone; the part that fails is told."""
+    prompts, pixels = truth(12)
+    pixels[0, :, -8:, :8] = 120
+    figures, _ = judge(Span(pixels, (6,)), prompts, FPS)
+    assert figures["adherence_share"] == 1 and figures["worst_stream_strict_share"] == 0
+    assert figures["strict_share"] == 0.75 == figures["first_stretch_strict_share"]
+    assert figures["strict_standard_error_share"] == pytest.approx(0.25)
+    assert figures["clean_fails_share"] == 0.25 == figures["clean_alone_fails_share"]
+    assert figures["adheres_fails_share"] == 0
+
+
+def test_a_frozen_stream_moves_nowhere():
+    prompts, pixels = truth(12)
+    moving, _ = judge(Span(pixels, ()), prompts, FPS, [0.012] * 4)
+    still, _ = judge(Span(pixels[:, :1].expand(-1, 12, -1, -1, -1), ()), prompts, FPS, [0.012] * 4)
+    assert moving["strict_share"] == 1 and moving["still_share"] == 0
+    assert 0.008 < moving["speed_sides_per_picture"] < 0.016
+    assert moving["speed_ratio"] == pytest.approx(moving["speed_sides_per_picture"] / 0.012)
+    assert still["adherence_share"] == 1 and still["strict_share"] == 0 == still["speed_ratio"]
+    assert still["moves_alone_fails_share"] == 1 == still["still_share"]
+
+
+def test_a_ratio_of_speeds_is_of_streams_that_show_something():
+    figures = speed_figures([0.004, 0.008, None], [0.01, 0.01, 0.02])
+    assert figures["speed_ratio"] == pytest.approx(0.6)
+    # ratios of 0.4 and 0.8: a spread of sqrt(2) * 0.2, of a mean of two 1 / sqrt(2) of it
+    assert figures["speed_standard_error_ratio"] == pytest.approx(0.2)
+    assert speed_figures([None], [0.01]) == {}
+
+
+def test_the_truths_speed_is_that_of_its_pictures():
+    scenes = world.sample_scenes(6, torch.Generator().manual_seed(3), band_share=0.0)
+    figures, _ = judge(
+        Span(rendered(scenes, 32, 64), ()), scenes.prompts(), FPS, scene_speeds(scenes, 32, FPS)
+    )
+    assert figures["speed_ratio"] == pytest.approx(1, abs=0.02)
+
+
+def test_a_quarter_second_belongs_where_its_middle_is():
+    speeds = torch.arange(12.0)[:, None]  # the middle of the first is after an eighth of a second
+    assert between(speeds, FPS, 0.0, 0.25).flatten().tolist() == [0, 1]
+    assert between(speeds, FPS, 0.25, 9.0).flatten().tolist() == list(range(2, 12))
+
+
+def test_no_quarter_second_has_pictures_of_the_past_and_of_what_was_made():
+    frames = torch.arange(float(GIVEN_FRAMES + 16 - 4))[:, None]
+    past, made = stretch(frames, FPS, -3.0, 0.0), stretch(frames, FPS, 0.0, 9.0)
+    assert past.max() + 4 == GIVEN_FRAMES - 1 and made.min() == GIVEN_FRAMES
+    assert len(past) + len(made) == len(frames) - 4
+
+
+def test_what_follows_a_true_past_is_what_the_stream_makes_of_it():
+    pocket, some = small_pocket(), world.sample_scenes(2, torch.Generator().manual_seed(0), band_share=0.0)
+    past = rendered(some, GIVEN_FRAMES, pocket.recipe.size)
+    pixels = go_on(pocket, some.prompts(), past, 1, 5, DENSE, OFF)
+    given = torch.cat([encode_stream(pocket.vae, clip)[0] for clip in past])
+    state = pocket.begin(torch.cat([pocket.encode(p) for p in some.prompts()]), pocket.config(5))
+    made, _ = step(pocket.caller, prefill(pocket.caller, state, given))
+    assert given.shape[2] == GIVEN_LATENTS and pixels.shape[1] == GIVEN_FRAMES + FPS
+    shown = decode_stream(pocket.vae, torch.cat([given, made], 2)[1:])[0][: GIVEN_FRAMES + FPS]
+    assert torch.equal(pixels[1, : len(shown)], shown)
 
 
 def test_a_jump_where_a_block_begins_shows():
     prompts, pixels = truth()
-    smooth, _ = judge(Span(pixels, (5,)), prompts)
+    smooth, _ = judge(Span(pixels, (5,)), prompts, FPS)
     pixels[:, 5:] = pixels[:, 5:].roll(16, 3)
-    jumping, _ = judge(Span(pixels, (5,)), prompts)
+    jumping, _ = judge(Span(pixels, (5,)), prompts, FPS)
     assert jumping["discontinuity_ratio"] > 3 * smooth["discontinuity_ratio"]
-    elsewhere, _ = judge(Span(pixels, (3,)), prompts)
+    elsewhere, _ = judge(Span(pixels, (3,)), prompts, FPS)
     assert elsewhere["discontinuity_ratio"] < 1
 
 
@@ -92,13 +164,8 @@ def test_streams_are_judged_with_each_memory(memory, tmp_path, monkeypatch):
         return begin(self, *given, **options)
 
     monkeypatch.setattr(quality.Pocket, "begin", watched)
-    parser, out = argparse.ArgumentParser(), io.StringIO()
-    quality.add_arguments(parser)
     file = write_memory(tmp_path / "memory.safetensors")
-    asked = ["--streams=1", "--seconds=5", f"--memory={memory}", f"--memory-file={file}"]
-    chosen = argparse.Namespace(quick=True, **vars(parser.parse_args(asked)))
-    assert quality.run(chosen, Rows("quality", True, out)) == 0
-    *_, row = [json.loads(line) for line in out.getvalue().splitlines()]
+    *_, row = printed(["--streams=1", "--seconds=5", f"--memory={memory}", f"--memory-file={file}"])
     assert (row["case"], row["memory"]) == ("5_seconds", memory) and "adherence_share" in row
     assert begun == [("pocket_memory" if memory == "learned" else "pocket", memory)]
 
@@ -112,10 +179,27 @@ def test_the_converted_model_is_judged_from_its_own_latents(cache, monkeypatch):
         return begin(self, *given, **options)
 
     monkeypatch.setattr(quality.Pocket, "begin", watched)
+    *_, row = printed(["--streams=1", "--seconds=2", f"--cache={cache}"])
+    assert (row["format"], row["memory"]) == (cache, "off") and begun == [("MlaModel", cache)]
+
+
+def test_a_true_past_has_its_rows(monkeypatch):
+    monkeypatch.setattr(choices, "load_pocket", lambda folder, dtype, dit_file: small_pocket())
+    rows = printed(["--streams=1", "--seconds=2", "--from-truth", "--streams-only", "--combinations=unseen"])
+    assert [(row["row"], row["case"]) for row in rows] == [
+        ("speed", "true_past"),
+        ("speed", "from_truth"),
+        ("speed", "from_truth"),
+        ("quality", "from_truth"),
+    ]
+    assert all(row["combinations"] == "unseen" for row in rows)
+    assert [(row["from_seconds"], row["to_seconds"]) for row in rows[:3]] == [(-3, 0), (0, 1.5), (1.5, 2)]
+
+
+def printed(asked):
+    """The rows of a quick run with these options."""
     parser, out = argparse.ArgumentParser(), io.StringIO()
     quality.add_arguments(parser)
-    asked = ["--streams=1", "--seconds=2", f"--cache={cache}"]
     chosen = argparse.Namespace(quick=True, **vars(parser.parse_args(asked)))
     assert quality.run(chosen, Rows("quality", True, out)) == 0
-    *_, row = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert (row["format"], row["memory"]) == (cache, "off") and begun == [("MlaModel", cache)]
+    return [json.loads(line) for line in out.getvalue().splitlines()]
