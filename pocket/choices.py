@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..model_patches.geometry import Geometry
 from ..model_patches.memory.policies import find_policy
 from ..model_patches.memory.policy import MemoryPolicy
 from .defaults import DEFAULT, PLAIN, Names
+from .held_out import History
 from .models import BASIS_FILE, DIT_FILE, MEMORY_FILE, MLA_FILE, MLA_MEMORY_FILE, WEIGHTS, Pocket, load_pocket
 
 MODELS = (DIT_FILE, MLA_FILE, MLA_MEMORY_FILE)  # the first that goes with cache and memory is taken
@@ -110,7 +111,9 @@ def remembering(
         if not path.exists():
             raise ValueError(f"Memory {name} needs {kind.needs}, and there is none at {path}.")
         source = kind.load(path, pocket.dit, recipe.taught, torch.float32)
-        recipe = replace(recipe, trained=f"{recipe.trained}; with {path.name}, {source.trained}")
+        history = recipe.history.beside(History.of(source.metadata))
+        trained = f"{recipe.trained}; with {path.name}, {source.trained}"
+        recipe = replace(recipe, trained=trained, **asdict(history))
         if source.lora is not None:
             pocket = replace(pocket, dit=source.lora.merge(pocket.dit))
     recipe = replace(recipe, preset=preset(kind.preset(recipe.preset, source)).name)

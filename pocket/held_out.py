@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from typing import NamedTuple
@@ -82,6 +84,48 @@ def admits(choice: str, colour_BN: Tensor, shape_BN: Tensor, ground_B: Tensor) -
     if choice == "all":
         return torch.ones(len(ground_B), dtype=torch.bool)
     return is_unseen(colour_BN, shape_BN, ground_B) == (choice == "unseen")
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Which combinations weights were trained on; stored with them under these names."""
+
+    held_out: str = ""  # fingerprint of the list that training did not draw; "": it drew all combinations
+    held_out_after: str = ""  # what was trained before that, on all combinations; "": nothing
+
+    @classmethod
+    def of(cls, stored: Mapping[str, object]) -> History:
+        """As it stands with weights, beside other entries."""
+        return cls(*(str(stored.get(name, "")) for name in ("held_out", "held_out_after")))
+
+    def trained_on(self, caller: str, trained: str) -> History:
+        """Of weights that are trained on from these; trained: what these were trained so far.
+
+        Raises ValueError, beginning with `caller`, for weights that were trained without another list.
+        """
+        listed = fingerprint()
+        if self.held_out not in ("", listed):
+            raise ValueError(
+                f"{caller} was trained without the combinations of list {self.held_out}, and the list is now "
+                f"{listed}: trained on, it would have seen some of either. Give weights of this list, or "
+                f"begin from nothing."
+            )
+        return History(listed, self.held_out_after if self.held_out else trained)
+
+    def beside(self, other: History) -> History:
+        """Of weights that are run together with others: what one was trained on, both were."""
+        if self.held_out != other.held_out:
+            return History()
+        after = dict.fromkeys(each for each in (self.held_out_after, other.held_out_after) if each)
+        return History(self.held_out, "; ".join(after))
+
+    def __str__(self) -> str:
+        """What the combinations of today's list are to these weights, for a row of figures."""
+        if not self.held_out:
+            return "trained on all combinations"
+        if self.held_out != fingerprint():
+            return f"trained without another list, {self.held_out}"
+        return f"held out since: {self.held_out_after}" if self.held_out_after else "never trained on"
 
 
 @cache

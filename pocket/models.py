@@ -2,6 +2,7 @@
 they were trained for.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,9 +28,11 @@ from ..model_patches.stream.step import init
 from ..model_patches.vae.load import load_vae
 from ..model_patches.vae.wan import WanVAE
 from . import text
+from .held_out import History
 
 WEIGHTS = Path(__file__).parent / "weights"
 MAX_FPS = 240
+TEXTS = ("preset", "trained", "taught", "latents", "held_out", "held_out_after")  # fields of a recipe
 RUNS = Path(__file__).parent / "runs"  # a folder for each training, unless it is told another
 DIT_FILE, VAE_FILE = "pocket_dit.safetensors", "pocket_vae.safetensors"
 MEMORY_FILE = "pocket_memory.safetensors"  # a LoRA of the transformer and the encoder trained with it
@@ -53,6 +56,9 @@ class PocketRecipe:
     fresh_noise: bool = True  # between calls, or a step along the flow
     first_timesteps: tuple[float, ...] = ()  # of a block that nothing was before; (): timesteps
     taught: str = ""  # fingerprint of the memory that the weights were taught to read, see `load_memory`
+    latents: str = ""  # `fingerprint_of_latents` of its VAE; "": not recorded
+    held_out: str = ""  # this and the next: see `held_out.History`
+    held_out_after: str = ""
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -63,6 +69,11 @@ class PocketRecipe:
     def first_sigmas(self) -> tuple[float, ...]:
         """Noise levels of a scene's first block, where it has its own."""
         return sigmas(self.first_timesteps, self.shift) if self.first_timesteps else ()
+
+    @property
+    def history(self) -> History:
+        """Which combinations the weights were trained on."""
+        return History(self.held_out, self.held_out_after)
 
     def config(self, seed: int = 0, geometry: Geometry | None = None) -> StreamConfig:
         """A stream as it is to be run, at the trained size unless another geometry is given."""
@@ -122,9 +133,9 @@ def recipe_of(where: str, path: Path, metadata: Mapping[str, str]) -> PocketReci
     with reading(where, path, "recipe"):
         timesteps = {name: tuple(fields.get(name, ())) for name in ("timesteps", "first_timesteps")}
         recipe = PocketRecipe(**(fields | timesteps))
-        texts = (recipe.preset, recipe.trained, recipe.taught)
-        if not all(isinstance(each, str) for each in texts) or not isinstance(recipe.fresh_noise, bool):
-            raise TypeError("preset, trained and taught are texts, fresh_noise is true or false")
+        wrong = [name for name in TEXTS if not isinstance(getattr(recipe, name), str)]
+        if wrong or not isinstance(recipe.fresh_noise, bool):
+            raise TypeError(f"{', '.join(TEXTS)} are texts, fresh_noise is true or false")
         if type(recipe.fps) is not int or not 1 <= recipe.fps <= MAX_FPS:
             raise ValueError(f"fps is {recipe.fps!r}, and must be 1 to {MAX_FPS}")
         recipe.config()  # refuses what no stream has
@@ -152,7 +163,46 @@ def load_pocket(
     checkpoint = open_checkpoint(path, caller="load_pocket", kind=kind)
     recipe = recipe_in("load_pocket", checkpoint)
     dit, vae = checkpoint.load(dtype), load_vae(folder / VAE_FILE, dtype)
+    refuse_other_latents("load_pocket", path, recipe, vae)
     return Pocket(dit, vae, recipe, text.encode, text.no_text)
+
+
+def fingerprint_of_latents(vae: WanVAE) -> str:
+    """Of what makes a VAE's latents, as it is stored in half precision: 16 hexadecimal digits.
+
+    The decoder may be trained on without another one.
+    """
+    made = hashlib.sha256()
+    for part in (vae.encoder, vae.conv1):
+        for name, value in sorted(part.state_dict().items()):
+            made.update(name.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
+    return made.hexdigest()[:16]
+
+
+def refuse_other_latents(caller: str, path: Path, recipe: PocketRecipe, vae: WanVAE) -> None:
+    """ValueError, beginning with `caller`, for a model that was trained on latents of another VAE."""
+    if recipe.latents and recipe.latents != (found := fingerprint_of_latents(vae)):
+        raise ValueError(
+            f"{caller}: {path} makes latents of VAE {recipe.latents}, and the VAE beside it is {found}. Give "
+            f"the two files that one training exported."
+        )
+
+
+def refuse_other_recipe(
+    caller: str, recipe: PocketRecipe, size: int, block_frames: int, positions: str | None = None
+) -> None:
+    """ValueError, beginning with `caller`, for a model of other pictures, blocks or positions than these."""
+    found = {
+        "pictures of {} pixels": (recipe.size, size),
+        "blocks of {} latent frames": (recipe.block_frames, block_frames),
+        "positions {}": (recipe.preset, positions or recipe.preset),
+    }
+    for what, (has, needs) in found.items():
+        if has != needs:
+            raise ValueError(
+                f"{caller} is a model of {what.format(has)}, and {what.format(needs)} are needed here. Give "
+                f"one that was trained with these."
+            )
 
 
 def save_dit(dit: WanModel, recipe: PocketRecipe, folder: Path) -> Path:

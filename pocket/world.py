@@ -44,6 +44,10 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.ground_B)
 
+    def select(self, rows: Tensor) -> "Scenes":
+        """The scenes of these rows, numbers or a mask."""
+        return Scenes(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
     def extent_BN(self) -> Tensor:
         return self.radius_BN * torch.tensor(EXTENT)[self.shape_BN]
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -52,6 +52,11 @@ class Source(Protocol):
     @property
     def trained(self) -> str:
         """A description of its training."""
+        ...
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What else the file says of itself."""
         ...
 
     @property

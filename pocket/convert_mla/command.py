@@ -11,30 +11,29 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ...model_patches.arch.mla import MlaModel
 from ...model_patches.arch.rotary import RopeLayout
 from ...model_patches.arch.wan import TEXT_TOKENS, WanModel
 from ...model_patches.attention.positions import preset as positions_of
 from ...model_patches.checkpoints.checkpoint import DENSE, open_checkpoint
-from ...model_patches.checkpoints.files import open_tensors, save_tensors
+from ...model_patches.checkpoints.files import save_tensors
 from ...model_patches.geometry import Geometry
 from ...model_patches.stream.config import StreamConfig
+from ...model_patches.vae.load import load_vae
 from .. import models, text
+from ..held_out import History
 from ..train_pocket import distributed
-from ..train_pocket.clips import FIRST_BATCH, PairedClips, load_or_draw
-from ..train_pocket.dit import PocketTraining
+from ..train_pocket.record import begin_or_go_on, digest
+from .chosen_clips import clip_source, first_blocks_source, load_first_blocks, load_pool
 from .clip_sources import PocketClips, StreamedClips
 from .distil import ClipSource, Distiller, build_student
 from .memory_estimate import Job, estimate, why_not
 from .presets import PRESETS, Preset
 from .prompts import Prompts
 from .rollout import PairedRollout
-from .student_rollouts import BATCHES, UNPROMPTED_SHARE, StudentRollouts
+from .student_rollouts import BATCHES, StudentRollouts
 from .student_states import StudentSampling
-
-DRAWN, FIRST_DRAWN = 96, 768  # clips of a pool that is drawn, and first blocks
 
 
 def convert(chosen: argparse.Namespace) -> int:
@@ -48,15 +47,18 @@ def convert(chosen: argparse.Namespace) -> int:
         dtype = torch.bfloat16 if preset.recipe.half else torch.float32
         dense, metadata = load_dense("--dense", path, chosen.nest, dtype)
         _check_sizes(preset, dense)
+        metadata = _checked(chosen, path, metadata, preset)
         refusal = _check_memory(chosen, preset, dense, device)
         if chosen.plan or refusal:
             print(refusal or "convert-mla: it fits", file=sys.stderr)
             return 1 if refusal else 0
+        if chosen.texts is None and chosen.preset == "pocket":
+            begin_or_go_on(folder, {})
         if chosen.processes > 1 and not distributed.is_worker():
             if not chosen.texts:
-                _load_pool(chosen.clips, folder, preset)  # drawn once, by one
+                load_pool(chosen.clips, folder, preset)  # drawn once, by one
                 if preset.recipe.beginnings:
-                    _first_blocks(folder, preset)
+                    load_first_blocks(folder, preset)
             return distributed.run_workers(chosen.processes, distributed.same_command())
         with distributed.process_group():
             _convert(chosen, preset, dense.to(device), metadata, folder)
@@ -120,6 +122,26 @@ def _preset(chosen: argparse.Namespace) -> Preset:
     return replace(preset, sizes=sizes, recipe=recipe, batch=chosen.batch or preset.batch, size=size)
 
 
+def _checked(
+    chosen: argparse.Namespace, path: Path, metadata: Mapping[str, str], preset: Preset
+) -> Mapping[str, str]:
+    """The dense file's metadata, its recipe with the combinations that the converted model was trained on.
+
+    Refuses a model that clips of the pocket world are not for.
+    """
+    recipe = models.recipe_of("--dense", path, metadata)
+    if recipe is None:
+        return metadata
+    history = History()  # of prompts that are not the pocket's own
+    if chosen.texts is None and chosen.preset == "pocket":
+        where = f"--dense {path}"
+        history = recipe.history.trained_on(where, recipe.trained)
+        models.refuse_other_recipe(where, recipe, preset.size[0], preset.block_frames, preset.positions)
+        models.refuse_other_latents(where, path, recipe, load_vae(models.WEIGHTS / models.VAE_FILE))
+    stored = json.loads(metadata["recipe"]) | asdict(history)
+    return {**metadata, "recipe": json.dumps(stored)}
+
+
 def _check_sizes(preset: Preset, dense: WanModel) -> None:
     """Refuses latents that are no smaller than what they stand for, and heads of another width."""
     sizes, config = preset.sizes, dense.config
@@ -171,15 +193,17 @@ def _convert(
 ) -> None:
     student = build_student(dense, preset.sizes, preset.recipe.whole)
     rollout = PairedRollout(dense, positions_of(preset.positions), preset.block_frames)
-    source = _clip_source(chosen, preset, dense, folder)
+    source = clip_source(chosen, preset, dense, folder)
     recipe = preset.recipe
     student_clips = _student_rollouts(source, student, metadata) if recipe.student_share else None
-    beginnings = _beginnings(source, preset, folder) if recipe.beginnings else None
+    beginnings = first_blocks_source(source, preset, folder) if recipe.beginnings else None
     sampling = None
     if recipe.sampled_steps:
         prompts, config = _stream_setup(source, metadata, "--sampled-steps")
         sampling = StudentSampling(rollout, student, prompts, config, preset.batch)
-    distiller = Distiller(rollout, student, source, recipe, folder, student_clips, beginnings, sampling)
+    others = (student_clips, beginnings, sampling)
+    about = _about(chosen, preset)
+    distiller = Distiller(rollout, student, source, recipe, folder, *others, about=about)
     started, figures = time.monotonic(), folder / "figures.json"
     if not (folder / "local.pt").exists():
         distiller.initialize()
@@ -192,6 +216,16 @@ def _convert(
     figures.write_text(json.dumps(results))
     print(json.dumps(results))
     print(export(student, chosen.out or folder / "export", metadata, results))
+
+
+def _about(chosen: argparse.Namespace, preset: Preset) -> dict[str, object]:
+    """What beside the recipe may not change when a conversion goes on."""
+    files = {"dense": chosen.dense or models.WEIGHTS / models.DIT_FILE, "clips": chosen.clips}
+    files |= {"texts": chosen.texts}
+    about = {name: None if path is None else digest(path) for name, path in files.items()}
+    sizes = {"kv_latent": preset.sizes.kv_latent, "query_latent": preset.sizes.query_latent}
+    about |= sizes | {"turned": preset.sizes.rope.turned, "size": preset.size, "shift": chosen.shift}
+    return about | {"copy": chosen.nest, "batch": preset.batch * chosen.processes}
 
 
 def _plain_sizes(student: MlaModel) -> dict[str, object]:
@@ -226,68 +260,3 @@ def _stream_setup(
     config = recipe.config()
     negative = text.no_text() if config.guided else None
     return Prompts(source.pool.texts_BVLC.flatten(0, 1), negative), config
-
-
-def _clip_source(chosen: argparse.Namespace, preset: Preset, dense: WanModel, folder: Path) -> ClipSource:
-    if chosen.texts is None:
-        if chosen.preset != "pocket":
-            raise ValueError(
-                "a model other than the pocket one is converted along its own streams: give --texts, encoded "
-                "prompts as safetensors with `texts` [prompts, tokens, text_dim]."
-            )
-        return PocketClips(
-            _load_pool(chosen.clips, folder, preset), _clip_training(chosen, preset), preset.batch
-        )
-    prompts = Prompts(read_texts("convert-mla", chosen.texts, dense))
-    positions = positions_of(preset.positions)
-    config = StreamConfig(
-        Geometry(*preset.size, latent_channels=dense.config.in_channels, patch=dense.config.patch[1]),
-        positions,
-        preset.block_frames,
-        dtype=dense.patch_embedding.weight.dtype,
-    )
-    frames = (positions.capacity_frames or positions.trained_frames) + 2 * preset.block_frames
-    return StreamedClips(dense, prompts, config, frames // preset.block_frames, preset.batch)
-
-
-def _clip_training(chosen: argparse.Namespace, preset: Preset) -> PocketTraining:
-    """What clips and their noise are drawn by."""
-    training = PocketTraining(size=preset.size[0])
-    return training if chosen.shift is None else replace(training, shift=chosen.shift)
-
-
-def _beginnings(source: ClipSource, preset: Preset, folder: Path) -> ClipSource:
-    """Streams' first blocks alone, as the clips beside them are; more rows without a prompt."""
-    if isinstance(source, StreamedClips):
-        return StreamedClips(source.dense, source.prompts, source.config, 1, source.batch)
-    assert isinstance(source, PocketClips)
-    training = replace(source.training, no_text_share=UNPROMPTED_SHARE)
-    return PocketClips(_first_blocks(folder, preset), training, FIRST_BATCH * preset.batch)
-
-
-def read_texts(caller: str, path: Path, dense: WanModel) -> Tensor:
-    """Encoded prompts [prompts, tokens, text_dim], in a file alone under `texts`; refuses others."""
-    with open_tensors(caller, path, "encoded prompts") as file:
-        names = list(file.keys())
-        if names != ["texts"] or len(file.get_slice("texts").get_shape()) != 3:
-            raise ValueError(
-                f"{path} holds {', '.join(names)}; it must hold `texts` alone, [prompts, tokens, text_dim]."
-            )
-        texts_PLE = file.get_tensor("texts")
-    if texts_PLE.shape[-1] != dense.text_dim:
-        raise ValueError(f"texts are {texts_PLE.shape[-1]} wide, the model reads {dense.text_dim}.")
-    return texts_PLE
-
-
-def _load_pool(path: Path | None, folder: Path, preset: Preset) -> PairedClips:
-    """The pool of this file, or one in the folder, drawn when first changed for."""
-    if path and not path.exists():
-        raise FileNotFoundError(f"no pool of clips at {path}; leave --clips out to have one drawn.")
-    sizes = (PocketTraining().short_blocks, preset.block_frames, preset.size[0])
-    return load_or_draw(path or folder / "clips.pt", DRAWN, *sizes, seed=5)
-
-
-def _first_blocks(folder: Path, preset: Preset) -> PairedClips:
-    """Streams' first blocks in the folder, drawn when first changed for."""
-    sizes = (1, preset.block_frames, preset.size[0])
-    return load_or_draw(folder / "clips_first.pt", FIRST_DRAWN, *sizes, seed=6)

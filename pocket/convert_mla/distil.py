@@ -8,11 +8,11 @@ that it streams too; in the third it samples, and learns at the states it reache
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from ...model_patches.arch.wan import WanModel
 from ..train_pocket.checkpointing import Run, WeightAverage, hash_seed, learning_rate
 from ..train_pocket.distributed import average_gradients, broadcast, rank
 from ..train_pocket.interleaving import interleave
+from ..train_pocket.record import PhaseRecord
 from .rollout import PairedRollout, Reference, RolloutClips, relative_error, uniform
 from .spectral import Moments, initialize_attention
 from .student_rollouts import BATCHES
@@ -35,6 +36,12 @@ TIME_SHARES = {
     "sampled": 1.0,
 }  # of the minutes: third phase, half; the others the rest
 
+# fields of the recipe that a phase may not change when it goes on
+LASTING = {
+    "local": ("moment_rollouts", "key_weight", "local_rate", "half"),
+    "flow": ("flow_rate", "whole", "half", "student_from", "student_share", "beginnings"),
+    "sampled": ("sampled_rate", "whole", "half"),
+}
 Lesson = Callable[[float], dict[str, float]]  # share of the phase that is done -> figures; leaves gradients
 
 
@@ -102,12 +109,14 @@ class Distiller:
         beginnings: ClipSource | None = None,
         sampling: StudentSampling | None = None,
         seed: int = 11,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         """student_clips: what the student streams, beginnings: first blocks, sampling: what the third phase
-        goes along; each needed where the recipe has a share or steps of it."""
+        goes along; each needed where the recipe has a share or steps of it. about: what beside the recipe may
+        not change when a phase goes on, as JSON has it."""
         self.rollout, self.student, self.source, self.recipe = rollout, student, source, recipe
         self.student_clips, self.beginnings, self.sampling = student_clips, beginnings, sampling
-        self.folder, self.seed = folder, seed
+        self.folder, self.seed, self.about = folder, seed, about or {}
         self.device = next(student.parameters()).device
 
     def initialize(self) -> None:
@@ -142,7 +151,7 @@ class Distiller:
         optimizer = torch.optim.AdamW(trained.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
         average = WeightAverage(trained, 0.99)
         parts = {"trained": trained, "optimizer": optimizer, "average": average}
-        run = Run(self.folder, name, parts, writes=rank() == 0)
+        run = Run(self.folder, name, parts, writes=rank() == 0, phase=self._record(name, steps))
         generator = torch.Generator().manual_seed(hash_seed(f"{name} {rank()}", run.step))
         lesson = (
             self._sampling_lessons(generator) if name == "sampled" else self._clip_lessons(name, generator)
@@ -161,6 +170,12 @@ class Distiller:
         if not run.step:
             return
         trained.load_state_dict(average.weights())
+
+    def _record(self, name: str, steps: int) -> PhaseRecord:
+        """What may not change while a phase is trained; one that is not asked for stays as long as it is."""
+        fields = {key: getattr(self.recipe, key) for key in LASTING[name]}
+        length = {"steps": steps, "minutes": self.recipe.minutes} if steps else {}
+        return PhaseRecord({**self.about, **fields}, length)
 
     def _sampling_lessons(self, generator: torch.Generator) -> Lesson:
         """A block of one of the batches of streams that the student samples."""

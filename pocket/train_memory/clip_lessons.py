@@ -20,6 +20,7 @@ from ...model_patches.checkpoints.files import open_tensors, save_tensors
 from ...model_patches.stream.config import StreamConfig
 from ..convert_mla.clip_sources import StreamedClips
 from ..convert_mla.prompts import Prompts
+from ..train_pocket.whole_file import write_whole
 from .lessons import LessonPlan, draw_first_calls
 from .memory_rollout import Lesson
 
@@ -94,9 +95,8 @@ def stream_clips(
     drawn = [source.draw(generator) for _ in range(count)]
     latents = torch.cat([clips.clean_RCTHW for clips in drawn]).cpu().half()
     texts = torch.cat([clips.texts[0] for clips in drawn]).cpu()
-    partial = path.with_suffix(".partial")
-    save_tensors({"latents": latents, "texts": texts.contiguous()}, partial)
-    partial.replace(path)
+    tensors = {"latents": latents, "texts": texts.contiguous()}
+    write_whole(path, lambda partial: save_tensors(tensors, partial))
 
 
 class ClipLessons:

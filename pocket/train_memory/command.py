@@ -7,7 +7,7 @@ import copy
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -25,11 +25,13 @@ from ...model_patches.memory.reorder import reorder_encoder
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import held_out, hiding, models
+from ..held_out import History
 from ..hiding import HidingClips
 from ..train_pocket import distributed
-from ..train_pocket.clips import PairedClips, load_or_draw
+from ..train_pocket.clips import PairedClips, load_or_draw, made_of
 from ..train_pocket.dit import PocketTraining
 from ..train_pocket.pool import draw_pool
+from ..train_pocket.record import PhaseRecord, begin_or_go_on, digest
 from ..train_pocket.vae import channels_last
 from . import other_checkpoint
 from .export import export
@@ -52,6 +54,7 @@ def train(chosen: argparse.Namespace) -> int:
         if chosen.texts or chosen.clips or chosen.plan:
             return other_checkpoint.train(chosen, folder)
         dit, pocket = _load_model(chosen.dit)
+        begin_or_go_on(folder, {})
         if chosen.processes > 1 and not distributed.is_worker():
             _pools(folder, chosen.stories, chosen.beginnings > 0)  # drawn once, by one
             return distributed.run_workers(chosen.processes, distributed.same_command())
@@ -70,7 +73,10 @@ def _load_model(path: Path | None) -> tuple[WanModel, models.Pocket]:
     pocket = models.load_pocket()
     if path is None:
         return pocket.dit, pocket
-    dit = open_checkpoint(path, caller="--dit").load(torch.float32)
+    checkpoint = open_checkpoint(path, caller="--dit")
+    dit = checkpoint.load(torch.float32)
+    if recipe := models.recipe_of("--dit", path, checkpoint.metadata):
+        _refuse_other(path, recipe, pocket)
     if (dit.text_dim, dit.config.in_channels) != (pocket.dit.text_dim, pocket.dit.config.in_channels):
         raise ValueError(
             f"{path} reads texts {dit.text_dim} wide; stories are told in the pocket world's, "
@@ -79,25 +85,31 @@ def _load_model(path: Path | None) -> tuple[WanModel, models.Pocket]:
     return dit, pocket
 
 
+def _refuse_other(path: Path, recipe: models.PocketRecipe, pocket: models.Pocket) -> None:
+    """ValueError for a pocket model that the pocket's own clips and VAE are not for."""
+    where = f"--dit {path}"
+    recipe.history.trained_on(where, recipe.trained)
+    models.refuse_other_recipe(where, recipe, pocket.recipe.size, pocket.recipe.block_frames)
+    models.refuse_other_latents(where, path, recipe, pocket.vae)
+
+
 def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, folder: Path) -> None:
     converted = isinstance(dit, MlaModel)
     changes = {"model_rate": CONVERTED_RATE} if converted else {"encoder": not chosen.keep_encoder}
     recipe = MemoryTraining(**changes)
     recipe = recipe.with_options(chosen.steps, chosen.minutes, chosen.rate, chosen.kept_weight)
-    shares = CONVERTED if converted else Shares()
-    for kind in ("ordinary", "beginnings", "full"):
-        if (share := getattr(chosen, kind)) is not None:
-            shares = shares.with_share(kind, share)
-    if not 0 <= chosen.sampled <= 1:
-        raise ValueError(f"--sampled {chosen.sampled}: a share of the ordinary lessons, from 0 to 1.")
-    shares = replace(shares, sampled=chosen.sampled)
+    shares = _shares(chosen, converted)
     torch.manual_seed(3)
     memory = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
     rollout, adapters = _learners(chosen, dit, pocket, memory)
+    history = _memory_history(memory)
     training = PocketTraining(size=pocket.recipe.size)
     pools = _pools(folder, chosen.stories, chosen.beginnings > 0)
     lessons = Lessons(_vae(), *pools, training, shares, chosen.batch or BATCH)
-    trainer = Trainer(rollout, lessons, recipe, folder, adapters)
+    files = _files(chosen)
+    lasting = {"shares": asdict(shares), "batch": (chosen.batch or BATCH) * chosen.processes, **files}
+    phase = PhaseRecord(files) if chosen.only == "export" else recipe.record(lasting)
+    trainer = Trainer(rollout, lessons, recipe, folder, adapters, phase)
     if chosen.only == "export":
         trainer.learner.load_state_dict(trainer.average.weights())
     else:
@@ -119,7 +131,32 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
         trained += f", {chosen.go_back:g} of the way back"
     if memory is not None:
         trained = f"{memory.metadata.get('trained', memory.path.name)}, then {trained}"
-    print(export(rollout.encoder, adapters, out / models.MEMORY_FILE, MEMORY.name, trained))
+    print(export(rollout.encoder, adapters, out / models.MEMORY_FILE, MEMORY.name, trained, history))
+
+
+def _shares(chosen: argparse.Namespace, converted: bool) -> Shares:
+    """How often each kind of lesson comes, as it was asked for."""
+    shares = CONVERTED if converted else Shares()
+    for kind in ("ordinary", "beginnings", "full"):
+        if (share := getattr(chosen, kind)) is not None:
+            shares = shares.with_share(kind, share)
+    if not 0 <= chosen.sampled <= 1:
+        raise ValueError(f"--sampled {chosen.sampled}: a share of the ordinary lessons, from 0 to 1.")
+    return replace(shares, sampled=chosen.sampled)
+
+
+def _files(chosen: argparse.Namespace) -> dict[str, object]:
+    """Digests of the files that a training begins at, for its record."""
+    paths = {"dit": chosen.dit or models.WEIGHTS / models.DIT_FILE, "encoder": chosen.encoder}
+    paths |= {"start": chosen.start}
+    return {name: None if path is None else digest(path) for name, path in paths.items()}
+
+
+def _memory_history(memory: MemoryFile | None) -> History:
+    """Of a memory that is trained on from this file, or from nothing."""
+    if memory is None:
+        return History(held_out.fingerprint())
+    return History.of(memory.metadata).trained_on(f"--encoder {memory.path}", memory.trained)
 
 
 def export_model(source: Path, dit: WanModel, out: Path, trained: str, fingerprint: str) -> Path:
@@ -131,8 +168,9 @@ def export_model(source: Path, dit: WanModel, out: Path, trained: str, fingerpri
     with safe_open(source, framework="pt") as file:
         metadata = dict(file.metadata() or {})
     recipe = json.loads(metadata["recipe"])
-    history = f"{recipe['trained']}{AFTER}{trained}"
-    metadata["recipe"] = json.dumps(recipe | {"trained": history, "taught": fingerprint})
+    after = History.of(recipe).trained_on(f"--dit {source}", recipe["trained"])
+    taught = {"trained": f"{recipe['trained']}{AFTER}{trained}", "taught": fingerprint}
+    metadata["recipe"] = json.dumps(recipe | taught | asdict(after))
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in dit.state_dict().items()}
     path = out / f"{source.stem}_memory.safetensors"
     save_tensors(tensors, path, metadata)
@@ -214,20 +252,21 @@ def _pools(
 ) -> tuple[HidingClips, PairedClips, PairedClips | None]:
     """The folder's stories, ordinary clips and, if wanted, first blocks, drawn when first asked for."""
     path, training = folder / "stories.pt", PocketTraining()
+    vae = _vae()
     if not path.exists():
-        _draw_stories(stories).save(path, held_out.fingerprint())
+        _draw_stories(vae, stories).save(path, made_of(vae))
     sizes = (training.block_frames, training.size)
     return (
-        HidingClips.load(path, held_out.fingerprint()),
+        HidingClips.load(path, made_of(vae)),
         load_or_draw(folder / "clips.pt", ORDINARY_CLIPS, ORDINARY_BLOCKS, *sizes, seed=77),
         load_or_draw(folder / "clips_first.pt", FIRST_BLOCKS, 1, *sizes, seed=78) if beginnings else None,
     )
 
 
-def _draw_stories(count: int) -> HidingClips:
+def _draw_stories(vae: WanVAE, count: int) -> HidingClips:
     if count < 1:
         raise ValueError(f"--stories {count}: a memory is trained on at least 1.")
-    training, generator, vae = PocketTraining(), torch.Generator().manual_seed(41), _vae()
+    training, generator = PocketTraining(), torch.Generator().manual_seed(41)
     sizes = (training.block_frames, training.size)
     return draw_pool(lambda rows: hiding.draw(vae, rows, *sizes, generator, "seen"), count, "stories")
 

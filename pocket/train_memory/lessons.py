@@ -109,7 +109,7 @@ class Lessons:
     def refresh(self, count: int, limit: int, generator: torch.Generator) -> None:
         """Draw new stories beside those at hand."""
         training = self.training
-        new = draw(self.vae, count, training.block_frames, training.size, generator)
+        new = draw(self.vae, count, training.block_frames, training.size, generator, "seen")
         self.stories = self.stories.concat(new, limit)
 
     def plan(self, done: float, generator: torch.Generator) -> LessonPlan:

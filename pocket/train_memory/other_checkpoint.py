@@ -25,7 +25,8 @@ from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.load import load_memory
 from ...model_patches.memory.resize import resize_encoder
 from ...model_patches.stream.config import StreamConfig
-from ..convert_mla.command import load_dense, read_texts
+from ..convert_mla.chosen_clips import read_texts
+from ..convert_mla.command import load_dense
 from .clip_lessons import (
     COMMAND,
     GRADED_LATE,

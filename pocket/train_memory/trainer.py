@@ -6,9 +6,11 @@ of updates is differentiated whole.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from ...model_patches.arch.wan import WanModel
 from ...model_patches.memory.encoder import MemoryEncoder
 from ..train_pocket.checkpointing import Run, WeightAverage, hash_seed, learning_rate
 from ..train_pocket.distributed import average_gradients, broadcast, rank
+from ..train_pocket.record import PhaseRecord
 from .lessons import LessonPlan, Lessons
 from .lora import Adapters
 from .memory_rollout import MemoryRollout
@@ -38,6 +41,12 @@ class MemoryTraining:
     half: bool = True  # bfloat16 products
     encoder: bool = True  # trained with the changes of the model; else left as it is
     kept_weight: float = 1.0  # of lessons that hold the model to what it was: their errors are small
+
+    def record(self, about: Mapping[str, Any]) -> PhaseRecord:
+        """What may not change while it is trained, with more of it in `about`."""
+        fields = asdict(self)
+        length = {name: fields.pop(name) for name in ("steps", "minutes")}
+        return PhaseRecord({**fields, **about}, length)
 
     def with_options(
         self, steps: int | None, minutes: float | None, rate: float, kept_weight: float = 1.0
@@ -84,9 +93,11 @@ class Trainer:
         recipe: MemoryTraining,
         folder: Path,
         adapters: Adapters | None,
+        phase: PhaseRecord | None = None,
     ) -> None:
         """adapters: the model's low-rank changes, trained with the encoder where the recipe says so; without,
-        the encoder stays as it is and the model's self-attentions are trained whole."""
+        the encoder stays as it is and the model's self-attentions are trained whole. phase: what may not
+        change when the training goes on."""
         self.rollout, self.lessons, self.recipe, self.adapters = rollout, lessons, recipe, adapters
         encoder = rollout.encoder.requires_grad_(adapters is not None and recipe.encoder)
         changes = _trained_layers(rollout.dit, adapters)
@@ -98,7 +109,7 @@ class Trainer:
         self.optimizers = list(optimizers.values())
         self.average = WeightAverage(self.learner, 0.995)
         parts = {"learner": self.learner, "average": self.average, **optimizers}
-        self.run = Run(folder, "memory", parts, writes=rank() == 0)
+        self.run = Run(folder, "memory", parts, writes=rank() == 0, phase=phase)
         seed = hash_seed("memory", self.run.step)
         self.shared = torch.Generator().manual_seed(seed)
         self.local = torch.Generator().manual_seed(seed + 1 + rank())

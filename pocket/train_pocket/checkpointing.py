@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 import zlib
 from pathlib import Path
@@ -10,6 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from .record import PhaseRecord
+from .whole_file import write_whole
 
 
 class Run:
@@ -22,17 +24,27 @@ class Run:
         parts: dict[str, Any],
         save_every_seconds: float = 120.0,
         writes: bool = True,
+        phase: PhaseRecord | None = None,
     ) -> None:
+        """phase: what it depends on. Raises ValueError where the checkpoint is of another one."""
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.log_path = folder / f"{name}.pt", folder / f"{name}.jsonl"
         self.parts, self.save_every_seconds, self.writes = parts, save_every_seconds, writes
         self.step, self.seconds = 0, 0.0
-        if self.checkpoint.exists():
-            stored = torch.load(self.checkpoint, weights_only=True)
+        stored = self._stored()
+        (phase or PhaseRecord()).begin_or_go_on(
+            folder, name, None if stored is None else stored["step"], writes
+        )
+        if stored is not None:
             for key, part in parts.items():
                 part.load_state_dict(stored[key])
             self.step, self.seconds = stored["step"], stored["seconds"]
         self._since, self._saved = time.monotonic(), time.monotonic()
+
+    def _stored(self) -> dict[str, Any] | None:
+        if not self.checkpoint.exists():
+            return None
+        return torch.load(self.checkpoint, weights_only=True, map_location="cpu")
 
     def elapsed(self) -> float:
         """Seconds of training in this phase, earlier starts included."""
@@ -55,9 +67,8 @@ class Run:
         if not self.writes:
             return
         state = {key: part.state_dict() for key, part in self.parts.items()}
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state | {"step": self.step, "seconds": self.elapsed()}, partial)
-        os.replace(partial, self.checkpoint)
+        state |= {"step": self.step, "seconds": self.elapsed()}
+        write_whole(self.checkpoint, lambda partial: torch.save(state, partial))
         self._saved = time.monotonic()
 
 

@@ -61,15 +61,19 @@ def draw_clips(
     return PairedClips(torch.stack(latents, 1).half(), _texts(scenes, other, named), named)
 
 
+def made_of(vae: WanVAE) -> dict[str, str]:
+    """What clips of this VAE are made of, see `Pool.save`."""
+    return {"held_out": held_out.fingerprint(), "latents": models.fingerprint_of_latents(vae)}
+
+
 def load_or_draw(path: Path, count: int, blocks: int, block_frames: int, size: int, seed: int) -> PairedClips:
     """The clips of a file, drawn with the built-in VAE and written there first where there is none."""
+    vae = load_vae(models.WEIGHTS / models.VAE_FILE)
     if not path.exists():
-        vae, generator = load_vae(models.WEIGHTS / models.VAE_FILE), torch.Generator().manual_seed(seed)
-        sizes = (blocks, block_frames, size)
-        draw_pool(lambda rows: draw_clips(vae, rows, *sizes, generator), count, "clips").save(
-            path, held_out.fingerprint()
-        )
-    return PairedClips.load(path, held_out.fingerprint())
+        generator, sizes = torch.Generator().manual_seed(seed), (blocks, block_frames, size)
+        pool = draw_pool(lambda rows: draw_clips(vae, rows, *sizes, generator), count, "clips")
+        pool.save(path, made_of(vae))
+    return PairedClips.load(path, made_of(vae))
 
 
 def _texts(scenes: world.Scenes, other: world.Scenes, named: Tensor) -> Tensor:

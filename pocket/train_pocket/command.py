@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 
 from .. import models
 from . import distributed
+from .begin import refuse_other_files
 from .dit import PocketTraining
-from .presets import PRESETS
+from .presets import PRESETS, Preset
 from .record import begin_or_go_on
 from .stages import export, load_or_train_vae, polish, train_dit, tune_encoder
 
@@ -23,10 +25,16 @@ def train(chosen: argparse.Namespace) -> int:
     folder = chosen.run or models.RUNS / chosen.preset
     device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        begin_or_go_on(folder, {})
-    except ValueError as error:
+        if chosen.start is not None:
+            refuse_other_files(preset, chosen.preset, chosen.start)
+        begin_or_go_on(folder, {"preset": chosen.preset})
+        return _train(chosen, preset, folder, device)
+    except (ValueError, OSError) as error:
         print(f"train-pocket: {error}", file=sys.stderr)
         return 2
+
+
+def _train(chosen: argparse.Namespace, preset: Preset, folder: Path, device: torch.device) -> int:
     if chosen.only == "apart":
         if chosen.start is None:
             raise SystemExit(

@@ -24,6 +24,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def processes() -> int:
+    """How many processes train."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def is_worker() -> bool:
     """Whether this process was started by `run_workers`."""
     return RANK in os.environ

@@ -6,7 +6,7 @@ clips the prompt changes at a block or the context has another look, so that loo
 text and only places and motion from the context.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.vae.wan import WanVAE
-from .. import held_out, text
+from .. import text
 from .checkpointing import Run, WeightAverage, learning_rate
-from .clips import FIRST_BATCH, PairedClips, draw_clips
-from .distributed import average_gradients, rank
+from .clips import FIRST_BATCH, PairedClips, draw_clips, made_of
+from .distributed import average_gradients, processes, rank
 from .pool import draw_pool
+from .record import PhaseRecord
 from .teacher_forcing import TeacherForcing
 
 # kinds of clips: a stream's first block alone ("first"), short and long ones
@@ -111,8 +112,15 @@ class Trainer:
     """One training of one model: data, optimisers, averaged weights and the step."""
 
     def __init__(
-        self, dit: WanModel, vae: WanVAE, recipe: PocketTraining, folder: Path, seed: int = 7
+        self,
+        dit: WanModel,
+        vae: WanVAE,
+        recipe: PocketTraining,
+        folder: Path,
+        seed: int = 7,
+        start: str | None = None,
     ) -> None:
+        """start: digest of the file that `dit` was, None where it is new."""
         self.dit, self.vae, self.recipe = dit, vae, recipe
         self.device = next(dit.parameters()).device
         grid = Geometry(recipe.size, recipe.size).grid_width
@@ -120,17 +128,24 @@ class Trainer:
         self.optimizers = optimizers(dit, recipe)
         self.average = WeightAverage(dit, 0.998)
         parts = {"dit": dit, "average": self.average, "muon": self.optimizers[0], "adamw": self.optimizers[1]}
-        self.run = Run(folder, "dit", parts, writes=rank() == 0)
+        self.run = Run(folder, "dit", parts, writes=rank() == 0, phase=self._record(start))
         self.generator = torch.Generator().manual_seed(seed + self.run.step + (rank() << 32))
         self.folder = folder
         self.pools: dict[str, PairedClips] = {}  # by kind, drawn when first asked for
+
+    def _record(self, start: str | None) -> PhaseRecord:
+        """What may not change while it is trained; a batch is divided among processes."""
+        about = asdict(self.recipe) | {"model": asdict(self.dit.config), "start": start}
+        steps = about.pop("steps")
+        about |= {name: processes() * about[name] for name in ("batch", "more_clips")}
+        return PhaseRecord(about | made_of(self.vae), {"steps": steps})
 
     def pool(self, kind: str) -> PairedClips:
         """The clips of one kind, read from the folder or drawn when first asked for."""
         if kind not in self.pools:
             path = self._path(kind)
             if path.exists():
-                self.pools[kind] = PairedClips.load(path, held_out.fingerprint())
+                self.pools[kind] = PairedClips.load(path, made_of(self.vae))
             else:
                 count = self.recipe.first_clips * (MORE_BEGINNINGS if kind == "first" else 1)
                 self._store(kind, self._new_clips(count, kind))
@@ -141,7 +156,7 @@ class Trainer:
 
     def _store(self, kind: str, clips: PairedClips) -> None:
         self.pools[kind] = clips
-        clips.save(self._path(kind), held_out.fingerprint())
+        clips.save(self._path(kind), made_of(self.vae))
 
     def _refresh(self, kind: str) -> None:
         """Add new clips of the kind in use."""

@@ -62,7 +62,9 @@ def train_probe(
     """Train encoder and probe on pictures; afterwards latents are standardized again."""
     parts = nn.ModuleDict({"encoder": vae.encoder, "moments": vae.conv1, "reader": probe})
     optimizer = adamw({"peak": phase.peak_rate, "params": [*parts.parameters()]})
-    run = Run(folder, "vae_read", {"vae": vae, "reader": probe, "optimizer": optimizer})
+    run = Run(
+        folder, "vae_read", {"vae": vae, "reader": probe, "optimizer": optimizer}, phase=phase.record(size)
+    )
     generator = torch.Generator().manual_seed(hash_seed("vae_read", run.step))
     if run.step >= phase.steps:
         return

@@ -80,14 +80,16 @@ def look_scatters(vae: WanVAE, size: int, scenes: int = 24, frames: int = 9) -> 
         8 * scenes, torch.Generator().manual_seed(98), band_share=0.0, combinations="seen"
     )
     lone = ((drawn.colour_BN >= 0).sum(1) == 1).nonzero()[:scenes, 0]
-    drawn = replace(drawn, **{name: getattr(drawn, name)[lone] for name in drawn.__dataclass_fields__})
+    drawn = drawn.select(lone)
     places = world.simulate(drawn, frames)
     there = drawn.colour_BN >= 0
 
     def latents(**look: Tensor) -> tuple[Tensor, Tensor]:
         looks = replace(drawn, **look)
-        pictures = world.render(looks, places, size)
-        return encode_pictures(vae, pictures).flatten(2).double(), ~looks.unseen_B()
+        seen_B = ~looks.unseen_B()
+        pictures = world.render(looks.select(seen_B), places[seen_B], size)
+        encoded = encode_pictures(vae, pictures).flatten(2).double()
+        return encoded.new_zeros(len(drawn), *encoded.shape[1:]).index_put((seen_B,), encoded), seen_B
 
     colours = [latents(colour_BN=torch.where(there, c, -1)) for c in range(len(world.COLOURS))]
     shapes = [latents(shape_BN=torch.full_like(drawn.shape_BN, s)) for s in range(len(world.SHAPES))]

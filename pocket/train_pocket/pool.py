@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from .whole_file import write_whole
 
 PoolT = TypeVar("PoolT", bound="Pool")
 AT_A_TIME = 16  # clips that are drawn and encoded at once
@@ -37,29 +38,40 @@ class Pool:
         pairs = zip(self.tensors(), more.tensors(), strict=True)
         return type(self)(*(torch.cat(pair)[-limit:] for pair in pairs))
 
-    def save(self, path: Path, held_out: str = "") -> None:
-        """Write the tensors whole or not at all, and the fingerprint of the combinations they do not show."""
-        partial = path.with_suffix(".partial")
-        torch.save({"held_out": held_out, "tensors": self.tensors()}, partial)
-        os.replace(partial, path)
+    def save(self, path: Path, made_of: Mapping[str, str]) -> None:
+        """Write the tensors, and what the clips are made of.
+
+        `held_out` is the fingerprint of the combinations that they do not show, `latents` the VAE's.
+        """
+        write_whole(path, lambda partial: torch.save({**made_of, "tensors": self.tensors()}, partial))
 
     @classmethod
-    def load(cls: type[PoolT], path: Path, held_out: str = "") -> PoolT:
+    def load(cls: type[PoolT], path: Path, made_of: Mapping[str, str] | None = None) -> PoolT:
         """The pool that `save` wrote.
 
-        held_out: fingerprint of the combinations that it must not show, "" where it may show any. Raises
-        ValueError for a pool that was drawn without others, or with all.
+        made_of: what its clips must be made of, None where that is all one. Raises ValueError for others.
         """
         stored = torch.load(path, weights_only=True)
         if isinstance(stored, list):  # written before combinations were held out
             stored = {"held_out": "", "tensors": stored}
-        if held_out and stored["held_out"] != held_out:
-            drawn = f"without list {stored['held_out']}" if stored["held_out"] else "from all combinations"
-            raise ValueError(
-                f"the clips of {path} were drawn {drawn}; a training draws them without list {held_out}. "
-                f"Leave the file out, or move it away, to have clips drawn."
-            )
+        if made_of is not None:
+            _refuse_others(path, stored, made_of)
         return cls(*stored["tensors"])
+
+
+def _refuse_others(path: Path, stored: Mapping[str, Any], made_of: Mapping[str, str]) -> None:
+    for name, wanted in made_of.items():
+        found = stored.get(name, wanted)
+        if found == wanted:
+            continue
+        if name == "held_out":
+            drawn = f"without list {found}" if found else "from all combinations"
+            why = f"were drawn {drawn}; a training draws them without list {wanted}"
+        else:
+            why = f"are latents of VAE {found}; here they are those of {wanted}"
+        raise ValueError(
+            f"the clips of {path} {why}. Leave the file out, or move it away, to have clips drawn."
+        )
 
 
 def draw_pool(draw: Callable[[int], PoolT], count: int, what: str) -> PoolT:

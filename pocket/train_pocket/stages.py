@@ -1,7 +1,7 @@
 """The stages of a training in a folder: what each needs, and how it goes on from what is there."""
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -10,14 +10,18 @@ from ...model_patches.arch.wan import WanModel
 from ...model_patches.checkpoints.checkpoint import DENSE, open_checkpoint
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
-from .. import models
+from .. import held_out, models
+from ..held_out import History
+from .begin import VAE_START, history_after, recipe_at, vae_start
 from .checkpointing import WeightAverage
 from .clips import PairedClips
 from .dit import Trainer, enlarge_text
 from .latent_separation import separate_latents
 from .presets import Preset
+from .record import PhaseRecord, begin_or_go_on, digest, read
 from .vae import FINAL_FILE, channels_last, restart_decoder, train_vae
 from .vae_streaming import polish_decoder
+from .whole_file import write_whole
 
 
 def load_or_train_vae(
@@ -28,6 +32,8 @@ def load_or_train_vae(
     start: a folder of exported files, to train on from, or without `train` to take as they are.
     """
     if start is None or train or (folder / FINAL_FILE).exists():
+        if not (folder / FINAL_FILE).exists():
+            begin_or_go_on(folder, {VAE_START: vae_start(start)})
         file = None if start is None else start / models.VAE_FILE
         phases = (preset.vae_phases, preset.vae_probing, preset.vae_streaming, preset.latent_separation)
         vae = train_vae(folder, preset.size, preset.vae_dim, *phases, device, file)
@@ -40,9 +46,10 @@ def tune_encoder(preset: Preset, folder: Path, device: torch.device, start: Path
     """Make the VAE of exported files the folder's, its encoder tuned, unless there is one already."""
     final = folder / FINAL_FILE
     if not final.exists():
+        begin_or_go_on(folder, {VAE_START: vae_start(start)})
         vae = channels_last(load_vae(start / models.VAE_FILE, device=device).requires_grad_(False))
         separate_latents(vae, folder, preset.latent_separation, preset.size, device)
-        torch.save(vae.state_dict(), final)
+        write_whole(final, lambda partial: torch.save(vae.state_dict(), partial))
 
 
 def new_trainer(
@@ -58,13 +65,16 @@ def new_trainer(
     changes: fields of the recipe.
     """
     torch.manual_seed(2)
+    begun_at = None
     if start is None:
         dit = WanModel(preset.dit)
         enlarge_text(dit)
     else:
         path = start / models.DIT_FILE
+        begun_at = digest(path)
         dit = open_checkpoint(path, caller="--start", kind=DENSE).load(torch.float32).requires_grad_(True)
-    return Trainer(dit.to(device), vae, replace(preset.recipe, **changes), folder)
+    recipe = replace(preset.recipe, **changes)
+    return Trainer(dit.to(device), vae, recipe, folder, start=begun_at)
 
 
 def train_dit(
@@ -123,7 +133,9 @@ def export(
     start: the exported files the training began at, whose own training the recipe tells first.
     """
     dit, steps, clips = load_averaged(preset, folder)
-    before = f"{name}:" if start is None else f"{models.load_pocket(start).recipe.trained}, then"
+    begun = PhaseRecord({"start": None if start is None else digest(start / models.DIT_FILE)})
+    begun.begin_or_go_on(folder, "dit", steps, writes=False)
+    before, history = _history(name, folder, start)
     recipe = models.PocketRecipe(
         preset.size,
         preset.fps,
@@ -135,5 +147,15 @@ def export(
         f"{before} {steps} steps, {clips} clips, {time.strftime('%Y-%m-%d')}",
         preset.fresh_noise,
         preset.first_timesteps,
+        latents=models.fingerprint_of_latents(vae),
+        **asdict(history),
     )
     return models.save_dit(dit, recipe, out), models.save_vae(with_newest_decoder(vae, folder), out)
+
+
+def _history(name: str, folder: Path, start: Path | None) -> tuple[str, History]:
+    """What was trained before, and on which combinations all of it was."""
+    if start is not None:
+        return f"{recipe_at(start).trained}, then", history_after(start)
+    vae = read(folder).get(VAE_START) or {}
+    return f"{name}:", History(held_out.fingerprint(), vae.get("held_out_after", ""))

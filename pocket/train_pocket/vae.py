@@ -20,6 +20,7 @@ from .single_frame import decode_first_frame, encode_frame
 from .vae_batches import Phase, clip_batch
 from .vae_streaming import train_streaming
 from .vae_update import adamw, add_noise, set_rates, update_vae
+from .whole_file import write_whole
 
 FINAL_FILE = "vae_settled.pt"  # in a training's folder: the VAE whose latents the transformer learns
 
@@ -77,14 +78,14 @@ def train_vae(
     vae.requires_grad_(False)
     fold_map(vae, *separating_map(sample_latents(vae, size), look_scatters(vae, size)))
     separate_latents(vae, folder, separation, size, device)
-    torch.save(vae.state_dict(), final)
+    write_whole(final, lambda partial: torch.save(vae.state_dict(), partial))
     return vae
 
 
 def _whole_clips(vae: WanVAE, folder: Path, name: str, phase: Phase, size: int, device: torch.device) -> None:
     """One stretch on whole short clips."""
     optimizer = adamw({"peak": phase.peak_rate, "params": [*vae.parameters()]})
-    run = Run(folder, name, {"vae": vae, "optimizer": optimizer})
+    run = Run(folder, name, {"vae": vae, "optimizer": optimizer}, phase=phase.record(size))
     generator = torch.Generator().manual_seed(hash_seed(name, run.step))
     if run.step >= phase.steps:
         return
@@ -111,7 +112,8 @@ def restart_decoder(vae: WanVAE, folder: Path, phase: Phase, size: int, device: 
     vae.decoder = channels_last(fresh.decoder.to(device))
     optimizer = adamw({"peak": phase.peak_rate, "params": [*vae.decoder.parameters()]})
     average = WeightAverage(vae.decoder, 0.99)
-    run = Run(folder, "vae_decoder", {"decoder": vae.decoder, "optimizer": optimizer, "average": average})
+    parts = {"decoder": vae.decoder, "optimizer": optimizer, "average": average}
+    run = Run(folder, "vae_decoder", parts, phase=phase.record(size, of=vae))
     generator = torch.Generator().manual_seed(hash_seed("vae_decoder", run.step))
     while run.step < phase.steps:
         set_rates(optimizer, run.step / phase.steps)

@@ -1,13 +1,15 @@
 """Freshly drawn clips for training the pocket VAE, and what each latent of them shows."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from ...model_patches.vae.wan import SPACE_STRIDE, TIME_STRIDE
+from ...model_patches.vae.wan import SPACE_STRIDE, TIME_STRIDE, WanVAE
 from .. import world
+from ..models import fingerprint_of_latents
+from .record import PhaseRecord
 
 OBJECT_WEIGHT = 4.0  # extra weight of pixels that are not ground
 EDGE_WEIGHT = 8.0  # and of those within two pixels of an edge, inside and outside: corners make the shape
@@ -21,6 +23,14 @@ class Phase:
     batch: int
     steps: int
     peak_rate: float
+
+    def record(self, size: int, of: WanVAE | None = None) -> PhaseRecord:
+        """What may not change while it is trained, at this size in pixels; of: a VAE whose latents stay."""
+        about = asdict(self) | {"size": size}
+        steps = about.pop("steps")
+        if of is not None:
+            about["latents"] = fingerprint_of_latents(of)
+        return PhaseRecord(about, {"steps": steps})
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,10 @@ def _train(pieces: _Pieces, averaged: nn.Module, folder: Path, name: str) -> Non
     """All updates of a phase; `averaged` is left with the average of its weights."""
     phase, average = pieces.phase, WeightAverage(averaged, 0.99)
     parts = {"vae": pieces.vae, "optimizer": pieces.optimizer, "average": average}
-    run = Run(folder, name, parts if pieces.probe is None else parts | {"reader": pieces.probe})
+    if pieces.probe is not None:
+        run = Run(folder, name, parts | {"reader": pieces.probe}, phase=phase.record(pieces.size))
+    else:
+        run = Run(folder, name, parts, phase=phase.record(pieces.size, of=pieces.vae))
     generator = torch.Generator().manual_seed(hash_seed(name, run.step))
     updates = interleave(pieces.updates, LANES, generator)
     while run.step < phase.steps:

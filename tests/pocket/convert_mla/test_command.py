@@ -8,10 +8,12 @@ import torch
 from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.cache.mla import MlaFormat
 from rivulet.model_patches.stream.step import step
+from rivulet.model_patches.vae.load import load_vae
 from rivulet.pocket import models
 from rivulet.pocket.convert_mla import main
 from rivulet.pocket.convert_mla.clip_sources import PocketClips
 from rivulet.pocket.convert_mla.student_rollouts import StudentRollouts
+from rivulet.pocket.train_pocket.clips import PairedClips, made_of
 from safetensors.torch import save_file
 
 
@@ -19,11 +21,11 @@ from safetensors.torch import save_file
 def pool(tmp_path):
     """Returns a file with clips of noise, as a training of the pocket model stores them."""
     latents, texts = torch.randn(4, 2, 16, 12, 8, 8).half(), torch.randn(4, 2, 6, 64)
-    torch.save([latents, texts, torch.ones(4, dtype=torch.bool)], tmp_path / "clips.pt")
+    clips = PairedClips(latents, texts, torch.ones(4, dtype=torch.bool))
+    made = made_of(load_vae(models.WEIGHTS / models.VAE_FILE))
+    clips.save(tmp_path / "clips.pt", made)
     (tmp_path / "run").mkdir()
-    torch.save(
-        [latents[:, :, :, :3], texts, torch.ones(4, dtype=torch.bool)], tmp_path / "run/clips_first.pt"
-    )
+    replace(clips, latents_BVCTHW=latents[:, :, :, :3]).save(tmp_path / "run/clips_first.pt", made)
     return tmp_path / "clips.pt"
 
 
@@ -44,6 +46,8 @@ def test_the_command_makes_a_file_that_the_pocket_loader_streams(pool, tmp_path,
     pocket = models.load_pocket(folder, dit_file=models.MLA_FILE)
     assert pocket.dit.rope_layout == RopeLayout.truncated(128, 8)
     assert pocket.recipe.trained.endswith("converted to 36 numbers a token")
+    # the dense model is one from before combinations were held out
+    assert str(pocket.recipe.history) == f"held out since: {models.load_pocket().recipe.trained}"
     config = replace(pocket.config(), cfg=1.0)
     state = pocket.begin(
         pocket.encode("a red circle on a blue ground"), config, cache=MlaFormat.for_model(pocket.dit)

@@ -1,7 +1,7 @@
 """The memory's training runs as a stream does, learns, goes on where it was, and its file is the model."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -17,7 +17,8 @@ from rivulet.model_patches.stream import model_caller
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.step import init
 from rivulet.model_patches.stream.switch import switch
-from rivulet.pocket import models
+from rivulet.pocket import held_out, models
+from rivulet.pocket.held_out import History
 from rivulet.pocket.hiding import ENCODED, LIFTED, HidingClips
 from rivulet.pocket.train_memory import main
 from rivulet.pocket.train_memory.command import export_model, load_attentions, shared_layers
@@ -382,7 +383,9 @@ def test_a_taught_model_names_its_memory_and_keeps_what_else_its_file_said(tmp_p
     with safe_open(path, framework="pt") as file:
         recipe, value = json.loads(file.metadata()["recipe"]), file.get_tensor("blocks.0.self_attn.v.weight")
         assert file.metadata()["config"] == TINY_CONFIG
-    assert recipe == {"trained": "before; with a memory, 3 lessons", "cfg": 2.0, "taught": "abc"}
+    assert recipe == {"trained": "before; with a memory, 3 lessons", "cfg": 2.0, "taught": "abc"} | asdict(
+        History(held_out.fingerprint(), "before")
+    )
     assert torch.equal(value, dit.blocks[0].self_attn.v.weight.half())
 
 
