@@ -6,14 +6,11 @@ Read from pixels by the detector.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ...model_patches.cache.dense import DENSE
@@ -23,20 +20,31 @@ from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream.step import step
 from ...model_patches.vae.wan import TIME_STRIDE
 from ...pocket import held_out, world
-from ...pocket.choices import build, model_for
+from ...pocket.choices import Choice, build, model_for
 from ...pocket.models import Pocket
-from ...pocket.verdict import Judged
-from .quality_figures import Span, adherence, judged_streams, pace, strict_shares, strictness
+from .quality_bounds import bounds
+from .quality_figures import (
+    Span,
+    adherence,
+    between,
+    judged_streams,
+    pace,
+    speed_figures,
+    stream_speed,
+    strictness,
+)
 from .quality_from_truth import from_truth
+from .quality_plot import Row, draw, read
+from .quality_sheets import sheets
 from .quality_truth import FIRST_SECONDS, rebuilt, scene_speeds, truth
 from .records import Rows
 from .remembering import MEMORIES, add_memory_file, remembering
 
 MARKS_SECONDS = (60, 600)
 SPAN_LATENTS = 8  # judged at a mark: two seconds
-SHOWN = 6  # streams of a sheet
 COMBINATIONS_HELP = "which prompts: those that training draws (seen), those it never does, or all"
 FROM_TRUTH_HELP = "streams that go on from a true past: how long do they keep its speed?"
+BOUNDS_HELP = "the stricter verdict's bounds, what they are taken from, and how much of the truth passes"
 WARM_LATENTS = 12  # decoded before them and thrown away, so that the decoder has its past
 
 
@@ -58,29 +66,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--combinations", choices=held_out.CHOICES, default="all", help=COMBINATIONS_HELP)
     parser.add_argument("--streams-only", action="store_true", help="leave out the rows of the truth")
     parser.add_argument("--from-truth", action="store_true", help=FROM_TRUTH_HELP)
+    parser.add_argument("--bounds", action="store_true", help=BOUNDS_HELP)
+    parser.add_argument("--plot", type=Path, help="draw speed over time into this PNG")
+    parser.add_argument("--rows", type=Path, nargs="+", help="rows of earlier runs: draw their speed alone")
     add_memory_file(parser)
 
 
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when the streams could be made and judged."""
-    pocket, cache, memory = _asked_for(chosen)
-    recipe = pocket.recipe
+    if chosen.rows:
+        draw(read(chosen.rows), chosen.plot or Path("docs/speed.png"))
+        return 0
+    asked = _asked_for(chosen)
+    pocket, recipe = asked.pocket, asked.pocket.recipe
+    if chosen.bounds:
+        bounds(rows, pocket, chosen.quick)
+        return 0
     streams = chosen.streams or (4 if chosen.quick else 48)
     short, usual = (4, 6) if chosen.from_truth else (12, 600)
     seconds = chosen.seconds or (short if chosen.quick else usual)
-    scenes = world.sample_scenes(
-        streams,
-        torch.Generator().manual_seed(1_000_000 + chosen.seed),
-        band_share=0.0,
-        combinations=chosen.combinations,
-    )
+    draws = torch.Generator().manual_seed(1_000_000 + chosen.seed)
+    scenes = world.sample_scenes(streams, draws, band_share=0.0, combinations=chosen.combinations)
     how = {
         "streams_samples": streams,
         "denoising_steps": len(recipe.timesteps),
         "first_denoising_steps": len(recipe.config().levels(0)),
         "cfg_ratio": recipe.cfg,
         "format": chosen.cache,
-        "memory": memory.name,
+        "memory": asked.memory.name,
         "combinations": chosen.combinations,
         "weights": recipe.trained,
     }
@@ -88,32 +101,45 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
         truth(rows, scenes, recipe.size, recipe.fps)
         rebuilt(rows, pocket, scenes)
     if chosen.from_truth:
-        from_truth(rows, pocket, scenes, seconds, chosen.seed, cache, memory, how)
-        return 0
-    speeds = scene_speeds(scenes, FIRST_SECONDS * recipe.fps, recipe.fps)
-    prompts = scenes.prompts()
-    for name, span in spans(pocket, prompts, seconds, chosen.seed, cache, memory):
-        judged = judged_streams(span, prompts, recipe.fps)
-        old, _ = adherence(span, prompts, judged)
-        rows("quality", case=name, **how, **old, **strictness(judged, span.borders), **pace(judged, speeds))
-        if chosen.pictures:
-            _sheets(chosen.pictures, name, span, prompts, judged)
+        curve = from_truth(rows, asked, scenes, seconds, chosen.seed, how)
+    else:
+        curve = _from_nothing(rows, asked, scenes, seconds, chosen, how)
+    if chosen.plot:
+        draw(curve, chosen.plot)
     return 0
 
 
-def _sheets(folder: Path, name: str, span: Span, prompts: list[str], judged: list[Judged]) -> None:
-    """The worst, the middle and the best streams of a span, by the stricter verdict and then by the old."""
-    shares = strict_shares(judged)
-    adheres = [sum(frame.adheres for frame in one.frames) for one in judged]
-    order = sorted(range(len(shares)), key=lambda i: (shares[i], adheres[i]))
-    middle = max(0, len(order) // 2 - SHOWN // 2)
-    few = {"worst": order[:SHOWN], "median": order[middle : middle + SHOWN], "best": order[-SHOWN:]}
-    for kind, rows in few.items():
-        sheet([span.pixels_BFHWC[i] for i in rows], folder / f"{kind}_{name}.png")
-        print(json.dumps([[prompts[i], round(shares[i], 3)] for i in rows]), file=sys.stderr)
+def _from_nothing(
+    rows: Rows,
+    asked: Choice,
+    scenes: world.Scenes,
+    seconds: int,
+    chosen: argparse.Namespace,
+    how: Mapping[str, str | float],
+) -> list[Row]:
+    """Rows of both verdicts for each span of streams, and of their speed second by second.
+
+    how: what every row says of the streams. Returns the rows of speed.
+    """
+    fps, prompts = asked.pocket.recipe.fps, scenes.prompts()
+    curve: list[Row] = []
+    speeds = scene_speeds(scenes, FIRST_SECONDS * fps, fps)
+    for name, span in spans(asked.pocket, prompts, seconds, chosen.seed, asked.cache, asked.memory):
+        judged = judged_streams(span, prompts, fps)
+        old, _ = adherence(span, prompts, judged)
+        rows("quality", case=name, **how, **old, **strictness(judged, span.borders), **pace(judged, speeds))
+        for second in range(span.pixels_BFHWC.shape[1] // fps):
+            cut = [stream_speed(between(one.speed_EN, fps, second, second + 1)) for one in judged]
+            if figures := speed_figures(cut, speeds):
+                at = {"from_seconds": span.start + second, "to_seconds": span.start + second + 1}
+                curve.append({"case": name, **at, **how, **figures})
+                rows("speed", **curve[-1])
+        if chosen.pictures:
+            sheets(chosen.pictures, name, span, prompts, judged)
+    return curve
 
 
-def _asked_for(chosen: argparse.Namespace) -> tuple[Pocket, CacheFormat, MemoryPolicy]:
+def _asked_for(chosen: argparse.Namespace) -> Choice:
     """The model with the recipe that was asked for, how its window is kept, and how it remembers."""
     kind = FORMATS[chosen.cache]
     pocket = model_for(kind, chosen.memory, chosen.weights)
@@ -122,7 +148,7 @@ def _asked_for(chosen: argparse.Namespace) -> tuple[Pocket, CacheFormat, MemoryP
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}
     recipe = replace(pocket.recipe, **{key: value for key, value in given.items() if value})
     pocket, memory = remembering(replace(pocket, recipe=recipe), chosen.memory, chosen.memory_file)
-    return pocket, cache, memory
+    return Choice(pocket, cache, memory)
 
 
 def spans(
@@ -171,16 +197,5 @@ def _decoded(pocket: Pocket, latents: Tensor, skip: int, end: int, block_frames:
         for t in range(1, latents.shape[2])
         if (start + t) % block_frames == 0 and t > skip
     ]
-    return Span(frames[:, 1 + TIME_STRIDE * (skip - 1) if skip else 0 :], tuple(borders))
-
-
-def sheet(streams: list[Tensor], path: Path, columns: int = 8, scale: int = 2) -> None:
-    """Streams as rows, moments as columns, in one PNG."""
-    rows = []
-    for pixels in streams:
-        moments = torch.linspace(0, len(pixels) - 1, columns).long()
-        rows.append(pixels[moments].permute(1, 0, 2, 3).flatten(1, 2))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = torch.cat(rows)
-    picture = picture.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    Image.fromarray(picture.numpy()).save(path)
+    shown = frames[:, 1 + TIME_STRIDE * (skip - 1) if skip else 0 :]
+    return Span(shown, tuple(borders), (start + skip) * TIME_STRIDE // pocket.recipe.fps)

@@ -23,10 +23,11 @@ PARTS = ("adheres", "size", "edges", "clean", "moves")
 
 @dataclass(frozen=True)
 class Span:
-    """Decoded pictures of all streams [B, F, H, W, 3] and the pixel frames at which blocks begin."""
+    """Decoded pictures of all streams [B, F, H, W, 3], the pixel frames at which blocks begin, and when."""
 
     pixels_BFHWC: Tensor
     borders: tuple[int, ...]
+    start: int = 0  # seconds of the streams before it
 
 
 def judged_streams(span: Span, prompts: Sequence[str], fps: int) -> list[Judged]:

@@ -12,14 +12,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ...model_patches.cache.format import CacheFormat
-from ...model_patches.memory.policy import MemoryPolicy
 from ...model_patches.stream.step import prefill, step
 from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...model_patches.vae.wan import TIME_STRIDE
 from ...pocket import motion, world
-from ...pocket.models import Pocket
+from ...pocket.choices import Choice
 from .quality_figures import Span, adherence, between, judged_streams, speed_figures, stream_speed, strictness
+from .quality_plot import Row
 from .quality_truth import rendered
 from .records import Rows
 
@@ -30,21 +29,21 @@ STRETCHES_SECONDS = (0.0, 1.5, 3.0)  # where those that are told apart begin, fr
 
 def from_truth(
     rows: Rows,
-    pocket: Pocket,
+    asked: Choice,
     scenes: world.Scenes,
     seconds: int,
     seed: int,
-    cache: CacheFormat,
-    memory: MemoryPolicy,
     how: Mapping[str, str | float],
-) -> None:
+) -> list[Row]:
     """A row of speed for the true past and each stretch after it, beside the world's speed at that time.
 
-    Then one of both verdicts on what was made. how: what every row says of the streams.
+    Then one of both verdicts on what was made. how: what every row says of the streams. Returns the rows of
+    speed after the true past.
     """
-    fps, prompts = pocket.recipe.fps, scenes.prompts()
-    past = rendered(scenes, GIVEN_FRAMES, pocket.recipe.size)
-    pixels = go_on(pocket, prompts, past, seconds, seed, cache, memory)
+    recipe, prompts = asked.pocket.recipe, scenes.prompts()
+    fps = recipe.fps
+    past = rendered(scenes, GIVEN_FRAMES, recipe.size)
+    pixels = go_on(asked, prompts, past, seconds, seed)
     streams = judged_streams(Span(pixels, ()), prompts, fps)
     places = world.simulate(scenes, pixels.shape[1])
     true = [
@@ -52,21 +51,19 @@ def from_truth(
     ]
     seen = [one.speed_EN for one in streams]
     given = (1 - GIVEN_FRAMES) / fps
+    curve: list[Row] = []
     for start, following in pairwise((given, *STRETCHES_SECONDS, seconds)):
         if start < (end := min(following, seconds)):
             cut = [[stretch(one, fps, start, end) for one in group] for group in (seen, true)]
             speeds, worlds = ([stream_speed(one) for one in group] for group in cut)
-            rows(
-                "speed",
-                case="true_past" if start < 0 else "from_truth",
-                from_seconds=start,
-                to_seconds=end,
-                **how,
-                **speed_figures(speeds, worlds),
-            )
+            case, at = "true_past" if start < 0 else "from_truth", {"from_seconds": start, "to_seconds": end}
+            if figures := speed_figures(speeds, worlds):
+                curve.append({"case": case, **at, **how, **figures})
+                rows("speed", **curve[-1])
     made = [replace(one, frames=one.frames[GIVEN_FRAMES:], seen=one.seen[GIVEN_FRAMES:]) for one in streams]
     old, _ = adherence(Span(pixels[:, GIVEN_FRAMES:], ()), prompts, made)
     rows("quality", case="from_truth", to_seconds=seconds, **how, **old, **strictness(made))
+    return [row for row in curve if row["case"] == "from_truth"]
 
 
 def stretch(speed_EN: Tensor, fps: int, start: float, end: float) -> Tensor:
@@ -80,18 +77,11 @@ def stretch(speed_EN: Tensor, fps: int, start: float, end: float) -> Tensor:
 
 
 @torch.inference_mode()
-def go_on(
-    pocket: Pocket,
-    prompts: list[str],
-    past_BFHWC: Tensor,
-    seconds: int,
-    seed: int,
-    cache: CacheFormat,
-    memory: MemoryPolicy,
-) -> Tensor:
+def go_on(asked: Choice, prompts: list[str], past_BFHWC: Tensor, seconds: int, seed: int) -> Tensor:
     """Pictures [B, F, H, W, 3] of the past, as the VAE shows it, and of the seconds made after it."""
+    pocket = asked.pocket
     text = torch.cat([pocket.encode(prompt) for prompt in prompts])
-    state = pocket.begin(text, pocket.config(seed), cache=cache, memory=memory)
+    state = pocket.begin(text, pocket.config(seed), cache=asked.cache, memory=asked.memory)
     given = torch.cat([encode_stream(pocket.vae, clip)[0] for clip in past_BFHWC])
     state, parts = prefill(pocket.caller, state, given), [given]
     wanted = GIVEN_LATENTS + seconds * pocket.recipe.fps // TIME_STRIDE

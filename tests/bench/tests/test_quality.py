@@ -12,10 +12,13 @@ from rivulet.model_patches.stream.step import prefill, step
 from rivulet.model_patches.vae.decoder import decode_stream, encode_stream
 from rivulet.model_patches.vae.wan import TIME_STRIDE
 from rivulet.pocket import choices, world
-from rivulet.tests.bench import quality
-from rivulet.tests.bench.quality import SPAN_LATENTS, WARM_LATENTS, sheet, spans
-from rivulet.tests.bench.quality_figures import Span, between, judge, speed_figures
+from rivulet.tests.bench import quality, quality_bounds, quality_from_truth
+from rivulet.tests.bench.quality import SPAN_LATENTS, WARM_LATENTS, spans
+from rivulet.tests.bench.quality_bounds import Bound
+from rivulet.tests.bench.quality_figures import Span, between, judge, judged_streams, speed_figures
 from rivulet.tests.bench.quality_from_truth import GIVEN_FRAMES, GIVEN_LATENTS, go_on, stretch
+from rivulet.tests.bench.quality_plot import draw, read
+from rivulet.tests.bench.quality_sheets import RIGHT, WRONG, sheet, sheets
 from rivulet.tests.bench.quality_truth import rendered, scene_speeds
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.small_pocket import small_pocket, write_memory
@@ -102,7 +105,7 @@ def test_no_quarter_second_has_pictures_of_the_past_and_of_what_was_made():
 def test_what_follows_a_true_past_is_what_the_stream_makes_of_it():
     pocket, some = small_pocket(), world.sample_scenes(2, torch.Generator().manual_seed(0), band_share=0.0)
     past = rendered(some, GIVEN_FRAMES, pocket.recipe.size)
-    pixels = go_on(pocket, some.prompts(), past, 1, 5, DENSE, OFF)
+    pixels = go_on(choices.Choice(pocket, DENSE, OFF), some.prompts(), past, 1, 5)
     given = torch.cat([encode_stream(pocket.vae, clip)[0] for clip in past])
     state = pocket.begin(torch.cat([pocket.encode(p) for p in some.prompts()]), pocket.config(5))
     made, _ = step(pocket.caller, prefill(pocket.caller, state, given))
@@ -127,6 +130,69 @@ def test_a_sheet_has_a_row_a_stream(tmp_path):
     _, pixels = truth()
     sheet(list(pixels), tmp_path / "new" / "sheet.png", columns=3, scale=1)
     assert Image.open(tmp_path / "new" / "sheet.png").size == (3 * 64, 4 * 64)
+
+
+def test_sheets_show_the_worst_and_the_middle_and_what_is_wrong(tmp_path, capsys):
+    from PIL import Image
+
+    prompts, pixels = truth(12)
+    pixels[2, :, -8:, :8] = 120
+    span = Span(pixels, ())
+    sheets(tmp_path, "some", span, prompts, judged_streams(span, prompts, FPS))
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [each["sheet"] for each in told] == ["worst_some", "median_some", "best_some"]
+    assert told[0]["streams"][0] == [prompts[2], 0.0] and told[2]["streams"][-1][1] == 1.0
+    picture = Image.open(tmp_path / "worst_some.png")
+    assert picture.size == (8 * 64 * 2, 4 * 67 * 2)
+    # the first row is the stream with the stranger: of the bar's five pieces the fourth is red
+    bar = [picture.getpixel((2 * (6 + 12 * piece), 2 * 66)) for piece in range(5)]
+    assert bar == [RIGHT, RIGHT, RIGHT, WRONG, RIGHT]
+
+
+def test_speed_is_drawn_over_time(tmp_path):
+    from PIL import Image
+
+    rows = [
+        {
+            "row": "speed",
+            "case": "x",
+            "format": "dense",
+            "memory": "off",
+            "from_seconds": s,
+            "to_seconds": s + 1,
+        }
+        | {"speed_ratio": 0.5 + s / 10}
+        for s in range(3)
+    ]
+    rows += [{**rows[0], "case": "true_past", "speed_ratio": 9.0}, {"row": "quality", "case": "x"}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(["no row", *map(json.dumps, rows)]))
+    shown = read([file])
+    assert [row["speed_ratio"] for row in shown] == [0.5, 0.6, 0.7], "the past that is given is no curve"
+    draw(shown, tmp_path / "new" / "speed.png")
+    draw([{**row, "speed_ratio": 1.0} for row in shown], tmp_path / "fast.png")
+    slow, fast = (Image.open(tmp_path / name).tobytes() for name in ("new/speed.png", "fast.png"))
+    assert slow != fast
+    with pytest.raises(ValueError, match="no row of speed"):
+        draw([], tmp_path / "none.png")
+
+
+def test_bounds_are_told_with_what_they_hold(monkeypatch):
+    """Values beyond a bound are counted on its own side; how much passes is told of other truth too."""
+    floor = Bound("x", "share", 0.25, True, torch.tensor([0.1, 0.2, 0.3, 0.4, torch.nan]))
+    ceiling = Bound("x", "share", 0.35, False, floor.values)
+    assert floor.figures()["beyond_share"] == 0.5 and ceiling.figures()["beyond_share"] == 0.25
+    assert floor.figures()["one_in_100_share"] < 0.11 and ceiling.figures()["one_in_100_share"] > 0.39
+    monkeypatch.setattr(choices, "load_pocket", lambda folder, dtype, dit_file: small_pocket())
+    monkeypatch.setattr(quality_bounds, "through_vae", lambda pocket, pixels: pixels)
+    rows = printed(["--bounds"])
+    assert {row["case"] for row in rows if row["row"] == "bound"} >= {
+        "smallest_radius",
+        "strangers",
+        "slowest",
+    }
+    assert all(row["beyond_share"] == 0 for row in rows if row["row"] == "bound")
+    assert [(row["case"], row["strict_share"]) for row in rows[-2:]] == [("drawn_from", 1.0), ("others", 1.0)]
 
 
 def test_a_span_is_of_the_seconds_it_says():
@@ -165,7 +231,7 @@ def test_streams_are_judged_with_each_memory(memory, tmp_path, monkeypatch):
 
     monkeypatch.setattr(quality.Pocket, "begin", watched)
     file = write_memory(tmp_path / "memory.safetensors")
-    *_, row = printed(["--streams=1", "--seconds=5", f"--memory={memory}", f"--memory-file={file}"])
+    row = judged_row(["--streams=1", "--seconds=5", f"--memory={memory}", f"--memory-file={file}"])
     assert (row["case"], row["memory"]) == ("5_seconds", memory) and "adherence_share" in row
     assert begun == [("pocket_memory" if memory == "learned" else "pocket", memory)]
 
@@ -179,12 +245,13 @@ def test_the_converted_model_is_judged_from_its_own_latents(cache, monkeypatch):
         return begin(self, *given, **options)
 
     monkeypatch.setattr(quality.Pocket, "begin", watched)
-    *_, row = printed(["--streams=1", "--seconds=2", f"--cache={cache}"])
+    row = judged_row(["--streams=1", "--seconds=2", f"--cache={cache}"])
     assert (row["format"], row["memory"]) == (cache, "off") and begun == [("MlaModel", cache)]
 
 
 def test_a_true_past_has_its_rows(monkeypatch):
     monkeypatch.setattr(choices, "load_pocket", lambda folder, dtype, dit_file: small_pocket())
+    monkeypatch.setattr(quality_from_truth, "go_on", frozen)
     rows = printed(["--streams=1", "--seconds=2", "--from-truth", "--streams-only", "--combinations=unseen"])
     assert [(row["row"], row["case"]) for row in rows] == [
         ("speed", "true_past"),
@@ -192,8 +259,22 @@ def test_a_true_past_has_its_rows(monkeypatch):
         ("speed", "from_truth"),
         ("quality", "from_truth"),
     ]
+    assert rows[0]["speed_ratio"] == pytest.approx(1, abs=0.03)
+    assert [row["speed_ratio"] for row in rows[1:3]] == [0, 0]
+    assert rows[3]["adherence_share"] == 1 and rows[3]["strict_share"] < 0.2
     assert all(row["combinations"] == "unseen" for row in rows)
     assert [(row["from_seconds"], row["to_seconds"]) for row in rows[:3]] == [(-3, 0), (0, 1.5), (1.5, 2)]
+
+
+def frozen(asked, prompts, past_BFHWC, seconds, seed):
+    """The past, and its last picture for as long as a stream should be made."""
+    last = past_BFHWC[:, -1:].expand(-1, seconds * asked.pocket.recipe.fps, -1, -1, -1)
+    return torch.cat([past_BFHWC, last], 1)
+
+
+def judged_row(asked):
+    """The last row of verdicts."""
+    return [row for row in printed(asked) if row["row"] == "quality"][-1]
 
 
 def printed(asked):
