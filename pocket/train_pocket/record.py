@@ -69,7 +69,7 @@ class PhaseRecord:
         _refuse_other(f"{folder}, {name}", before, about)
         lengths = before.get(LENGTHS, [])
         if length and (not lengths or lengths[-1][1] != length):
-            if lengths:
+            if lengths and writes:
                 print(f"{name}: from step {step} on {length}, before {lengths[-1][1]}", file=sys.stderr)
             lengths = [*lengths, [step or 0, length]]
         if writes and (about or length):

@@ -96,6 +96,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
         "memory": asked.memory.name,
         "combinations": chosen.combinations,
         "weights": recipe.trained,
+        "held_out": str(recipe.history),
     }
     if not chosen.streams_only:
         truth(rows, scenes, recipe.size, recipe.fps)

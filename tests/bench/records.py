@@ -73,6 +73,7 @@ WORDS = {
     "target",
     "policy",
     "combinations",
+    "held_out",
     "memory",
     "mode",
     "date",

@@ -11,7 +11,7 @@ from rivulet.model_patches.memory.policy import OFF
 from rivulet.model_patches.stream.step import prefill, step
 from rivulet.model_patches.vae.decoder import decode_stream, encode_stream
 from rivulet.model_patches.vae.wan import TIME_STRIDE
-from rivulet.pocket import choices, world
+from rivulet.pocket import choices, models, world
 from rivulet.tests.bench import quality, quality_bounds, quality_from_truth
 from rivulet.tests.bench.quality import SPAN_LATENTS, WARM_LATENTS, spans
 from rivulet.tests.bench.quality_bounds import Bound
@@ -263,6 +263,7 @@ def test_a_true_past_has_its_rows(monkeypatch):
     assert [row["speed_ratio"] for row in rows[1:3]] == [0, 0]
     assert rows[3]["adherence_share"] == 1 and rows[3]["strict_share"] < 0.2
     assert all(row["combinations"] == "unseen" for row in rows)
+    assert all(row["held_out"] == str(models.load_pocket().recipe.history) for row in rows)
     assert [(row["from_seconds"], row["to_seconds"]) for row in rows[:3]] == [(-3, 0), (0, 1.5), (1.5, 2)]
 
 

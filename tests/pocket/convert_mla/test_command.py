@@ -9,11 +9,13 @@ from rivulet.model_patches.arch.rotary import RopeLayout
 from rivulet.model_patches.cache.mla import MlaFormat
 from rivulet.model_patches.stream.step import step
 from rivulet.model_patches.vae.load import load_vae
-from rivulet.pocket import models
+from rivulet.pocket import held_out, models
 from rivulet.pocket.convert_mla import main
 from rivulet.pocket.convert_mla.clip_sources import PocketClips
 from rivulet.pocket.convert_mla.student_rollouts import StudentRollouts
 from rivulet.pocket.train_pocket.clips import PairedClips, made_of
+from rivulet.pocket.train_pocket.record import RECORD_FILE
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 
@@ -88,3 +90,52 @@ def test_the_command_refuses_with_words(pool, tmp_path, capsys):
     assert "--beginnings -1.0: a share of the rollouts, from 0 to 1" in capsys.readouterr().err
     assert main([*run, "--clips", str(pool), "--latent", "300", "--local-steps", "1"]) == 2
     assert "latents of 300 and 128 channels are wider than the model's 256" in capsys.readouterr().err
+
+
+def test_a_conversion_goes_on_as_it_was_begun(pool, tmp_path, capsys):
+    assert main([*steps(pool, 1, 1, 0), "--beginnings", "0"]) == 0
+    record = json.loads((tmp_path / "run" / RECORD_FILE).read_text())
+    assert record["held_out"] == held_out.fingerprint() and record["flow"]["beginnings"] == 0.0
+    before = (tmp_path / "run/flow.pt").read_bytes()
+    for options, said in (
+        (["--beginnings", "0.5"], "run, flow: begun with beginnings 0.0, and now it is 0.5"),
+        (["--beginnings", "0", "--turned", "16"], "run, local: begun with turned 8, and now it is 16"),
+        (["--beginnings", "0", "--shift", "3"], "run, local: begun with shift null, and now it is 3.0"),
+    ):
+        assert main([*steps(pool, 1, 1, 0), *options]) == 2
+        assert said in capsys.readouterr().err
+    assert (tmp_path / "run/flow.pt").read_bytes() == before
+
+
+def test_files_of_another_list_or_recipe_are_refused(pool, tmp_path, capsys):
+    dense = models.WEIGHTS / models.DIT_FILE
+    with safe_open(dense, framework="pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in list(file.keys())}, file.metadata()
+    for changes, said in (
+        ({"held_out": "0123"}, "was trained without the combinations of list 0123"),
+        ({"size": 128}, "pictures of 128 pixels, and pictures of 64 pixels are needed"),
+        ({"block_frames": 1}, "blocks of 1 latent frames, and blocks of 3"),
+        ({"preset": "echo"}, "positions echo, and positions pocket"),
+        ({"latents": "0123"}, "makes latents of VAE 0123, and the VAE beside it is"),
+    ):
+        recipe = json.dumps(json.loads(metadata["recipe"]) | changes)
+        save_file(tensors, tmp_path / "dense.safetensors", metadata | {"recipe": recipe})
+        assert main([*steps(pool, 1, 1, 0), "--dense", str(tmp_path / "dense.safetensors")]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "run/local.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"held_out": ""}, "clips.pt were drawn from all combinations"),
+        ({"held_out": "0123"}, "clips.pt were drawn without list 0123"),
+        ({"latents": "0123"}, "clips.pt are latents of VAE 0123"),
+    ],
+    ids=["all", "another list", "another VAE"],
+)
+def test_clips_that_are_not_to_be_trained_on_are_refused(pool, tmp_path, capsys, made, said):
+    told = made_of(load_vae(models.WEIGHTS / models.VAE_FILE)) | made
+    PairedClips.load(pool).save(pool, told)
+    assert main(steps(pool, 1, 1, 0)) == 2
+    assert said in capsys.readouterr().err
