@@ -25,13 +25,22 @@ def clip(frames: int = 12, shape: str = "circle", radius: float = 0.135) -> tupl
 
 def rounded(radius: float, corner: float, frames: int = 12) -> torch.Tensor:
     """A red square that flies a pixel a picture; `corner` of half its side is round."""
-    half, fine = 0.9 * radius, 8
-    axis = (torch.arange(SIDE * fine) + 0.5) / (SIDE * fine)
-    x = (axis - 0.4 - torch.arange(frames)[:, None] / SIDE).abs()[:, None, :] - half * (1 - corner)
-    y = (axis - 0.35).abs()[None, :, None] - half * (1 - corner)
+    half = 0.9 * radius
+    x, y = (way.abs() - half * (1 - corner) for way in flight(frames))
     round_edge = (x.clamp_min(0).square() + y.clamp_min(0).square()).sqrt()
-    inside = (round_edge + torch.maximum(x, y).clamp_max(0) <= half * corner).float()
-    share = torch.nn.functional.avg_pool2d(inside, fine)[..., None]
+    return filled(round_edge + torch.maximum(x, y).clamp_max(0) <= half * corner)
+
+
+def flight(frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distances from the centre, across and down, eight samples a pixel: [F, 1, W] and [1, H, 1]."""
+    axis = (torch.arange(8 * SIDE) + 0.5) / (8 * SIDE)
+    across = axis - 0.4 - torch.arange(frames)[:, None] / SIDE
+    return across[:, None, :], (axis - 0.35)[None, :, None]
+
+
+def filled(inside_FHW: torch.Tensor) -> torch.Tensor:
+    """Red on green ground, edges as soft as eight samples a pixel make them."""
+    share = torch.nn.functional.avg_pool2d(inside_FHW.float(), 8)[..., None]
     colour, ground = world.PALETTE[RED], world.GROUNDS[GREEN]
     return (ground + share * (colour - ground)).round().to(torch.uint8)
 
@@ -74,6 +83,15 @@ def round_square_for_square() -> tuple[torch.Tensor, str]:
     return rounded(0.14, 0.6), clip(shape="square")[1]
 
 
+def ellipse() -> tuple[torch.Tensor, str]:
+    x, y = flight(12)
+    return filled((x / 1.25).square() + (1.25 * y).square() <= 0.135**2), clip()[1]
+
+
+def dwarf() -> tuple[torch.Tensor, str]:
+    return clip(radius=0.75 * world.RADIUS[0])
+
+
 def giant() -> tuple[torch.Tensor, str]:
     return clip(radius=2.3 * world.RADIUS[1])
 
@@ -96,6 +114,8 @@ CASES = {
     patched_ground: "clean",
     round_square_for_circle: "edges",
     round_square_for_square: "edges",
+    ellipse: "edges",
+    dwarf: "size",
     giant: "size",
     frozen: "moves",
     teleport: "moves",
