@@ -161,7 +161,9 @@ def why_not_together(memory: str, memory_file: str) -> None:
             f"Evolving Memory: {memory} needs {kind.needs}; choose one in memory_file ({BUILT_IN!r} for the "
             f"Pocket Model). {fileless.name} needs none."
         )
-    if chosen and not kind.files:
+    if (
+        chosen and not kind.files and memory != MemoryChoice().name
+    ):  # as without the node, whatever else is set
         raise ValueError(
             f"Evolving Memory: {memory} uses no file, but memory_file is set. Set it to "
             f"{NO_FILE}, or choose {' or '.join(other.name for other in _file_kinds())}."

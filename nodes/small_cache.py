@@ -124,6 +124,8 @@ class RivuletLatentCache(io.ComfyNode):
         """Returns the choice, its basis read."""
         why_not_together(format, basis_file, keep_sink_exact or keep_newest_exact, basis)
         source, kind = basis, FORMATS[format]
+        if format == CacheChoice().name:
+            return io.NodeOutput(CacheChoice())
         if kind.source is not None and basis is None:
             source = kind.source.load(path_of(basis_file))
         return io.NodeOutput(CacheChoice(format, source, keep_sink_exact, keep_newest_exact))
@@ -140,6 +142,8 @@ class RivuletLatentCache(io.ComfyNode):
 def why_not_together(name: str, basis_file: str, exact: bool, basis: Any) -> None:
     """Raises ValueError where the choices contradict each other."""
     kind, chosen = find_format(name, "Small Cache"), basis is not None or basis_file != NO_FILE
+    if name == CacheChoice().name:  # as without the node, whatever else is set
+        return
     if kind.source is not None and not chosen:
         fileless = next(other for other in FORMATS.values() if other.rounds and not other.needs)
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class RivuletStream(io.ComfyNode):
         wish = NEXT_RUNS.take(page.prompt_id, page.node)
         if wish is not None:
             start = Resume(video=find_take("Stream Video", wish.take), wish=wish.redo)
-        begin = (start or FROM_NOTHING).read(vae, config, fps, pictures)
+        begin = _told(start, model, cache).read(vae, config, fps, pictures)
         blocks = _blocks(config, pictures, negative, begin)
         script = read_script(positive, prompts, negative, config, fps, blocks, begin, switch_of(model))
         caller = HostCaller(model)
@@ -167,6 +168,13 @@ class RivuletStream(io.ComfyNode):
             InputImpl.VideoFromFile(str(run.result)), run.image_BHWC, {"samples": tail_BCTHW},
             newest_snapshot_path(run.folder), ui=run.shown,
         )  # fmt: skip
+
+
+def _told(start: Beginning | None, model: Any, cache: CacheChoice | None) -> Beginning:
+    """How the stream begins; an earlier take is told the names of this graph's cache and memory."""
+    if isinstance(start, Resume):
+        return replace(start, kept=((cache or CacheChoice()).name, memory_of(model).name))
+    return start or FROM_NOTHING
 
 
 def _video_of(begin: Beginning, prefix: str, hidden: Any, config: StreamConfig) -> Path:

@@ -44,7 +44,7 @@ def refuse_other_contract(
     """
     said = contract_differences(saved, asked)
     said += [_of_spec(name, was, as_json(now)) for name, (was, now) in specs.items() if was != as_json(now)]
-    _refuse(source, said, told)
+    _refuse(source, said, told + _to_set(specs))
 
 
 def refuse_other_sizes(source: str, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -61,6 +61,15 @@ def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse(source: str, said: list[str], told: str = "") -> None:
     if said:
         raise ValueError(f"Resume: the take in {source} was made with {'; '.join(said)}.{told} {GIVE}")
+
+
+def _to_set(specs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, object]]]) -> str:
+    """A sentence on which cache and memory to choose, where the take has others."""
+    others = {
+        name: was.get("name") for name, (was, now) in specs.items() if was.get("name") != now.get("name")
+    }
+    chosen = " and ".join(f"the {name} to {_plain(was)}" for name, was in others.items())
+    return f" Set {chosen}." if chosen else ""
 
 
 def _of_size(name: str, saved: Any, asked: Any) -> str:

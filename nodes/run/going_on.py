@@ -30,6 +30,9 @@ class Resume(Beginning):
     video: Path = Path()
     wish: Redo | None = None  # of a page; None: the graph says how it goes on
     from_second: float | None = None  # of the video, where the graph has it made again; None: its end
+    kept: tuple[str, str] | None = (
+        None  # names of the graph's cache and memory; None: compared when it is loaded
+    )
     point: Point | None = None  # where it goes on, once it is read
 
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> Resume:
@@ -39,7 +42,7 @@ class Resume(Beginning):
         frame = None if self.from_second is None else round(self.from_second * fps)
         point = find_point(TakeFolder(self.video), self.wish or Redo(frame))
         header = point.header
-        _refuse_other(name, header, config, fps)
+        _refuse_other(name, header, config, fps, self.kept)
         # one that was cut off after its last block is finished by going on
         is_finished = point.about.ended is not None and self.video.exists()
         if pictures is not None and pictures <= point.made and is_finished:
@@ -82,12 +85,22 @@ class Resume(Beginning):
         return replace(redo, prompt=due[-1].text, mode=script.switch or DEFAULT_MODE)
 
 
-def _refuse_other(name: str, header: Header, config: StreamConfig, fps: float) -> None:
-    said = contract_differences(header.config, config)
+def _refuse_other(
+    name: str, header: Header, config: StreamConfig, fps: float, kept: tuple[str, str] | None
+) -> None:
+    said, to_set = contract_differences(header.config, config), []
+    now = kept or (header.cache, header.memory)
+    if header.cache != now[0]:
+        was = f", which was {header.shrunk}; then the card was full" if header.shrunk else ""
+        said.append(f"cache {header.cache}{was}, not {now[0]}")
+        to_set.append(f"format of Small Cache to {header.cache}")
+    if header.memory != now[1]:  # positions that differ come with it
+        said.append(f"memory {header.memory}, not {now[1]}")
+        to_set.append(f"memory of Evolving Memory to {header.memory}")
     if header.ledger.fps is not None and rate_of(header.ledger.fps) != rate_of(fps):
         said.append(f"{header.ledger.fps:g} pictures a second (fps), not {fps:g}")
     if said:
+        to_set.append("Stream Video to what the take was made with, and connect its model")
         raise ValueError(
-            f"{WHO}: {name} was made with {'; '.join(said)}. Set Stream Video to what the take was made "
-            f"with, and connect its model; or begin a new stream."
+            f"{WHO}: {name} was made with {'; '.join(said)}. Set {', '.join(to_set)}; or begin a new stream."
         )

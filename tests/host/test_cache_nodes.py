@@ -170,7 +170,7 @@ def test_sums_and_samples_lie_where_there_is_room(load, monkeypatch, room, place
     monkeypatch.setattr("rivulet.nodes.plan.triton_support", lambda _: Support(False, "no card is there."))
 
     def with_free(count):
-        monkeypatch.setattr(node, "free_bytes", lambda _: count)
+        monkeypatch.setattr(node, "free_bytes", lambda device: count if device == card else 1 << 40)
         return node.room_for(model, CONFIG, 4, 4)
 
     taken = round(HEADROOM * (stream + plan.activation_bytes)) + 1
@@ -343,8 +343,8 @@ def test_a_file_is_chosen_from_the_list(basis, choose, folder):
         ),
         ({"format": "int8", "basis_file": "x.safetensors"}, r"int8 uses no basis, but one is set"),
         (
-            {"format": "dense", "sink": True},
-            r"dense loses nothing, so exact frames change nothing; switch keep_sink_exact",
+            {"format": "mla", "sink": True},
+            r"mla loses nothing, so exact frames change nothing; switch keep_sink_exact",
         ),
         ({"format": "mla", "basis_file": "x.safetensors"}, r"mla uses no basis, but one is set"),
         ({"format": "fp8"}, r"there is no format 'fp8'; choose one of dense, int8, latent, mla, mla-int8"),
@@ -357,6 +357,13 @@ def test_a_file_is_chosen_from_the_list(basis, choose, folder):
 def test_choices_that_cannot_be_are_refused(choose, inputs, words):
     with pytest.raises(ValueError, match=words):
         choose(**inputs)
+
+
+def test_dense_is_as_without_the_node_whatever_else_is_set(choose, basis):
+    from rivulet.nodes.small_cache import CacheChoice
+
+    assert choose("dense", basis=basis) == choose("dense", basis_file="x.safetensors") == CacheChoice()
+    assert choose("dense", basis=basis, sink=True, newest=True) == CacheChoice()
 
 
 def test_a_basis_and_a_file_at_once_are_refused(choose, basis):

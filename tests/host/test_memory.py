@@ -17,6 +17,7 @@ from rivulet.model_patches.stream.switch import switch
 from rivulet.model_patches.stream.timeline import MODES
 from rivulet.tests.host.loading import make_blocks
 from rivulet.tests.host.streams import HostRun
+from rivulet.tests.host.test_cache_nodes import Clip
 from safetensors.torch import save_file
 
 BUILT_IN = "built in (Pocket Model)"
@@ -220,7 +221,7 @@ def test_the_node_brings_the_positions_the_memory_needs(load, remembering):
     ("choice", "sentence"),
     [
         (("learned", "none"), "learned needs the file it was trained into"),
-        (("off", "diffusion_models/memory.safetensors"), "off uses no file, but memory_file is set"),
+        (("ema", "diffusion_models/memory.safetensors"), "ema uses no file, but memory_file is set"),
         (("vague", "none"), "there is no 'vague'; choose one of learned, ema, off"),
         (("learned", "diffusion_models/none.safetensors"), "must be a file of models/rivulet"),
         (("learned", "diffusion_models/../../secret.pt"), "must be a file of models/rivulet"),
@@ -232,19 +233,38 @@ def test_bad_choices_are_refused(remembering, choice, sentence):
         remembering(*choice)
 
 
+def test_off_is_as_without_the_node_whatever_file_is_chosen(remembering):
+    from rivulet.nodes.memory import MemoryChoice, memory_of
+
+    model = remembering("off")
+    assert memory_of(model).source is None and memory_of(model).name == MemoryChoice().name
+    assert not model.patches
+
+
 def test_positions_the_memory_was_not_trained_with_are_refused(remembering, run):
     with pytest.raises(ValueError, match=r"preset infinity_rope has no ids for a memory; take preset"):
         run(remembering(), replace(CONFIG, preset="infinity_rope"))
 
 
-def test_the_calibrated_cache_and_the_memory_together(remembering, run):
-    from rivulet.model_patches.cache.int8 import Int8Format
+def test_the_calibrated_cache_and_the_memory_together(remembering, run, tmp_path, monkeypatch):
+    """Calibrate Cache sees the weights with the memory's LoRA, the encoder keys made again from latents."""
+    import folder_paths
+    from rivulet.nodes.calibrate import RivuletCalibrate
+    from rivulet.nodes.small_cache import FOLDER, CacheChoice
 
-    model = remembering()
-    exact, _, _ = run(model)
-    latents, state, _ = run(model, cache=Int8Format())
-    error = (latents - exact).abs().mean() / exact.abs().mean()
-    assert 0 < error < 0.2 and state.cache.shape.memory_tokens == 18
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(tmp_path)], set()))
+    model, plain = remembering(), remembering("off", "none")
+    how = {"prompts": "one\ntwo\nthree\nfour", "name": "both", "width": 32, "height": 48, "blocks": 10}
+    how |= {"bytes_per_token": 256, "error_percent": 0.0, "cfg": 1.0, "preset": "pocket_memory"}
+    basis, _ = RivuletCalibrate.execute(model, Clip(), **how, num_frame_per_block=3, seed=0).args
+    form = CacheChoice("latent", basis).format_for(CONFIG, model.get_model_object("diffusion_model"))
+    exact, wanted, _ = run(model)
+    latents, state, _ = run(model, cache=form)
+    forgetful, _, _ = run(plain)
+    assert state.format.name == "latent" and state.cache.shape.memory_tokens == 18
+    assert 0 < (latents - exact).norm() < 0.1 * (forgetful - exact).norm()
+    tokens, exact_tokens = state.memory.current, wanted.memory.current
+    assert 0 < (tokens - exact_tokens).norm() < 0.1 * exact_tokens.norm()
 
 
 def test_the_converted_pocket_model_streams_from_its_latents_with_the_memory_it_was_taught(comfyui, stream):

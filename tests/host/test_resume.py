@@ -147,6 +147,37 @@ def test_a_take_with_a_tiny_vae_goes_on_too_and_not_with_another_vae(
     assert frames_of(path) == len(pictures), "nothing was cut"
 
 
+def test_what_a_take_was_kept_and_remembered_with_is_said_where_the_graph_has_others(
+    making, vae, load, prompt, monkeypatch
+):
+    """As where a take was made by template 01 before that had a memory and a small cache."""
+    from rivulet.nodes.memory import RivuletMemory
+    from rivulet.nodes.run.going_on import Resume
+    from rivulet.nodes.small_cache import CacheChoice
+    from rivulet.nodes.stream import RivuletStream
+
+    _, _, path = making("first", before=stopping_at(1))
+    asked = {"width": 32, "height": 48, "seconds": 10.0, "fps": 16.0, "seed": 5, "num_frame_per_block": 3}
+    inputs = {"preset": "pocket", "cfg": 1.0, "filename_prefix": "never", "positive": prompt(0)}
+    hidden = SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None)
+    monkeypatch.setattr(RivuletStream, "hidden", hidden)
+
+    def refused(words, model=None, **options):
+        with pytest.raises(ValueError, match=words):
+            RivuletStream.execute(
+                model or load("plain"), vae, **{**asked, **inputs, **options}, start=Resume(video=path)
+            )
+
+    ema = RivuletMemory.execute(load("plain"), "ema", "none").args[0]
+    small = CacheChoice("int8")
+    refused(r"cache dense, not int8\. Set format of Small Cache to dense, Stream Video to", cache=small)
+    refused(r"memory off, not ema\. Set memory of Evolving Memory to off, Stream Video to", model=ema)
+    both = (
+        r"preset pocket, not preset reward_forcing; cache dense, not int8; memory off, not ema\. Set format "
+    )
+    refused(both + "of Small Cache to dense, memory of", model=ema, cache=small, preset="reward_forcing")
+
+
 def test_another_seed_makes_another_end(making):
     _, pictures, _ = making("whole")
     _, before, path = making("first", before=stopping_at(3))

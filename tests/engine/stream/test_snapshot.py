@@ -146,7 +146,7 @@ def test_another_basis_is_refused_by_its_fingerprint(caller, make_text, config, 
     other = LatentFormat(replace(made.basis, group=4))
     with pytest.raises(ValueError, match=rf"basis {made.basis.fingerprint}, not {other.basis.fingerprint}"):
         load(path, caller, cache=other)
-    with pytest.raises(ValueError, match="was made with cache latent, not dense"):
+    with pytest.raises(ValueError, match=r"cache latent, not dense\. Set the cache to latent\. Give"):
         load(path, caller)
 
 

@@ -58,7 +58,7 @@ def test_a_video_of_another_cache_and_memory_is_gone_on_with_as_it_was_made(tmp_
     assert main([*run, "--resume", "rivulet-0001", "--seconds", "1"]) == 0
     assert capsys.readouterr().err.count("cache dense, memory off") == 2
     assert main([*run, "--resume", "rivulet-0001", "--seconds", "2", "--memory", "learned"]) == 2
-    assert "memory off, not learned" in capsys.readouterr().err
+    assert "memory off, not learned. Set the memory to off. Give it the same" in capsys.readouterr().err
     assert main([*run, "--seconds", "0.5"]) == 0
     assert "cache latent, memory learned" in capsys.readouterr().err
 
