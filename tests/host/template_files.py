@@ -101,7 +101,15 @@ ECHO = Download(
     "checkpoints/echo_infinity.pt",
     gigabytes=5.95,
 )
-DOWNLOADS = (FRAMEWISE, VAE, UMT5, SELF_FORCING, LONGLIVE, LONGLIVE_LORA, ECHO)
+REWARD = Download(
+    "Reward Forcing",
+    "rewardforcing.pt",
+    "diffusion_models",
+    "JaydenLu666/Reward-Forcing-T2V-1.3B",
+    "rewardforcing.pt",
+    gigabytes=5.68,
+)
+DOWNLOADS = (FRAMEWISE, VAE, UMT5, SELF_FORCING, LONGLIVE, LONGLIVE_LORA, ECHO, REWARD)
 
 
 def named(value: object) -> Download | None:

@@ -9,6 +9,7 @@ from rivulet.tests.host.template_files import (
     FRAMEWISE,
     LONGLIVE,
     LONGLIVE_LORA,
+    REWARD,
     SELF_FORCING,
     UMT5,
     VAE,
@@ -83,6 +84,12 @@ def vae() -> Box:
 def prompts(text: str, height: int = 180) -> Box:
     """Prompts through 2, so that others can be typed while it runs."""
     return Box("RivuletPrompts", (WIDE, height), {"clip": (2, 0), "text": text})
+
+
+def calibrate(name: str, **inputs: Any) -> Box:
+    """The basis of the model from 6, as it is streamed."""
+    given = {"model": (6, 0), "clip": (2, 0), "prompts": LIKE_DOG, "name": name, **SIZE}
+    return Box("RivuletCalibrate", (REPORT, 440), {**given, **inputs})
 
 
 def picture() -> dict[int, Box]:
@@ -195,15 +202,7 @@ into **models/loras**, choose it as **memory_file** and raise **seconds**.",
                 2: text_encoder(),
                 4: prompts(DOG),
                 7: Box("RivuletLatentCache", (WIDE, 140), {"format": "latent", "basis": (5, 0)}),
-                5: Box(
-                    "RivuletCalibrate",
-                    (REPORT, 440),
-                    {
-                        **{"model": (6, 0), "clip": (2, 0), "prompts": LIKE_DOG, "name": "echo_infinity"},
-                        # as long as this memory was trained for
-                        **{**SIZE, "blocks": 7},
-                    },
-                ),
+                5: calibrate("echo_infinity", blocks=7),  # as long as this memory was trained for
             },
             {8: stream(5.0, model=(6, 0), cache=(7, 0))},
         ),
@@ -229,6 +228,37 @@ same seed gives another video than there.",
             },
             {**picture(), 4: prompts(MOVES)},
             {8: stream(20.0, model=(1, 0), start=(6, 0), num_frame_per_block=1, cfg=1.0)},
+        ),
+    ),
+    "11_endless_reward_forcing": Story(
+        REWARD.model,
+        "memory without end, cache an eighth",
+        (
+            {
+                90: note(
+                    "Hours from one model, its past in an eighth of the bytes",
+                    (REWARD, UMT5, VAE),
+                    "Reward Forcing was trained with this memory: **ema** folds what leaves the window into \
+the first frames, which **Small Cache** therefore keeps exact. **Calibrate Cache** learns once how to keep \
+the rest in an eighth of the bytes. Later, take it away and choose **reward_forcing.safetensors** in **Small \
+Cache**.\n\nRaise **seconds** as you like; 0 goes on until you stop it.",
+                    (REPORT, 360),
+                ),
+                3: vae(),
+                6: Box("RivuletMemory", (WIDE, 140), {"model": (1, 0), "memory": "ema"}),
+                1: loader(REWARD),
+            },
+            {
+                2: text_encoder(),
+                4: prompts(DOG),
+                7: Box(
+                    "RivuletLatentCache",
+                    (WIDE, 140),
+                    {"format": "latent", "basis": (5, 0), "keep_sink_exact": True},
+                ),
+                5: calibrate("reward_forcing"),
+            },
+            {8: stream(60.0, model=(6, 0), cache=(7, 0))},
         ),
     ),
 }

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from rivulet.model_patches.checkpoints.recipes import find_recipe
+from rivulet.model_patches.stream.snapshot import read_header
+from rivulet.model_patches.takes.folder import TakeFolder
 from rivulet.tests.host import tiny_weights
 from rivulet.tests.host.comfy_server import Server
 from rivulet.tests.host.graphs import api_form
@@ -17,6 +19,12 @@ RECIPES = {
     "03_prompts_over_time_longlive": "longlive",
     "04_image_to_video_i2v": "causal_forcing_framewise",
     "05_memory_echo_infinity": "echo_infinity",
+    "11_endless_reward_forcing": "reward_forcing",
+}
+KEPT = {  # cache and memory of a stream, where a template chooses both
+    "02_text_to_video_t2v": ("int8", "ema"),
+    "05_memory_echo_infinity": ("latent", "learned"),
+    "11_endless_reward_forcing": ("latent", "ema"),
 }
 
 
@@ -45,11 +53,19 @@ def pictures(server, name):
         return sum(1 for _ in video.decode(video=0))
 
 
+def kept(server, name):
+    """Cache and memory of a whole take, by the snapshot that stays until the next one begins."""
+    folder = TakeFolder(server.base / "output" / f"{name}_00001_.mp4")
+    header = read_header(folder.snapshots()[-1].path)
+    return header.cache, header.memory
+
+
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_template_for_weights_runs_on_small_ones(small, name):
     done, seconds = ran(small, FOLDER / f"{name}.json")
     assert done["status"]["status_str"] == "success", done["status"]
     assert pictures(small, name) >= round(16 * seconds)
+    assert kept(small, name) == KEPT.get(name, ("dense", "off"))
     said = json.dumps(done["outputs"])
     if name in RECIPES:
         assert f"Recipe {find_recipe(RECIPES[name]).title}:" in said

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 ECHO_TOKENS = 3 * 30 * 52  # of the published memory: in a .pt file nothing says another number
 COLOURS = ("red", "blue", "yellow", "magenta", "cyan")
 SIDE, TENTH = 64, 0.1  # pixels; of the seconds
+SHORT_SECONDS = 5.0  # that stay: a window fills within them
 
 
 def write_downloads(models: Path, pictures: Path) -> None:
@@ -30,7 +31,12 @@ def write_downloads(models: Path, pictures: Path) -> None:
     for file in files.DOWNLOADS:
         (models / file.folder).mkdir(parents=True, exist_ok=True)
     torch.manual_seed(3)
-    for family, file in (("self_forcing", files.SELF_FORCING), ("longlive", files.LONGLIVE)):
+    published = {
+        "self_forcing": files.SELF_FORCING,
+        "longlive": files.LONGLIVE,
+        "reward_forcing": files.REWARD,
+    }
+    for family, file in published.items():
         BY_NAME[family].write(models / file.folder, BY_NAME[family].model(small=True), file.name)
     dense = BY_NAME["longlive"].model(small=True)
     lora = models / files.LONGLIVE_LORA.folder / files.LONGLIVE_LORA.name
@@ -46,13 +52,13 @@ def write_downloads(models: Path, pictures: Path) -> None:
 
 
 def made_small(graph: Graph) -> Graph:
-    """The same graph with the Pocket Model's text encoder and prompts, at its size, a tenth as long."""
+    """The same graph with the Pocket Model's text encoder and prompts, at its size; a tenth of long ones."""
     for node in graph.values():
         inputs = node["inputs"]
         for name in ("width", "height"):
             if name in inputs:
                 inputs[name] = SIDE
-        if "seconds" in inputs:
+        if inputs.get("seconds", 0.0) > SHORT_SECONDS:
             inputs["seconds"] *= TENTH
         if node["class_type"] == "CLIPLoader":
             node |= {"class_type": "RivuletPocketModel", "inputs": {}}
