@@ -28,7 +28,8 @@ def read(paths: Sequence[Path]) -> list[Point]:
     """Rows of files that `bench recall` printed; of rows for the same point the last one counts."""
     lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [json.loads(line) for line in lines if line.startswith("{")]
-    last = {(row["policy"], row["hidden_blocks"]): row for row in rows if row.get("row") == "recall"}
+    shown = [row for row in rows if row.get("row") == "recall" and row.get("mode") != "own"]
+    last = {(row["policy"], row["hidden_blocks"]): row for row in shown}
     return list(last.values())
 
 
