@@ -59,14 +59,17 @@ def attribute_loss(logits: Tensor, contents: Tensor, rows: slice) -> Tensor:
 def train_probe(
     vae: WanVAE, probe: LatentProbe, folder: Path, phase: Phase, size: int, device: torch.device
 ) -> None:
-    """Train encoder and probe on pictures; afterwards latents are standardized again."""
+    """Train encoder and probe on pictures; afterwards latents are standardized again.
+
+    The checkpoint counts that as one step more: a training may be stopped while they are measured.
+    """
     parts = nn.ModuleDict({"encoder": vae.encoder, "moments": vae.conv1, "reader": probe})
     optimizer = adamw({"peak": phase.peak_rate, "params": [*parts.parameters()]})
     run = Run(
         folder, "vae_read", {"vae": vae, "reader": probe, "optimizer": optimizer}, phase=phase.record(size)
     )
     generator = torch.Generator().manual_seed(hash_seed("vae_read", run.step))
-    if run.step >= phase.steps:
+    if run.step > phase.steps:
         return
     while run.step < phase.steps:
         set_rates(optimizer, run.step / phase.steps)
@@ -84,4 +87,5 @@ def train_probe(
     scaling = standardizing_map(sample_latents(vae, size))
     fold_map(vae, *scaling)
     probe.fold(*scaling)
+    run.step = phase.steps + 1
     run.save()

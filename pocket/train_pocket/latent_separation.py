@@ -44,7 +44,7 @@ def separate_latents(vae: WanVAE, folder: Path, phase: Phase, size: int, device:
     )
     average = WeightAverage(parts, 0.99)
     state = {"parts": parts, "reader": probe, "optimizer": optimizer, "average": average}
-    run = Run(folder, "vae_apart", state, phase=phase.record(size, of=old))
+    run = Run(folder, "vae_apart", state, phase=phase.record(size))
     pieces = _Pieces(vae, old, probe, phase, size, device)
     generator = torch.Generator().manual_seed(hash_seed("vae_apart", run.step))
     losses = interleave(pieces.losses, LANES, generator)

@@ -9,6 +9,7 @@ from rivulet.model_patches.arch.fingerprint import sketch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.basis_file import check_model, load_basis
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
+from rivulet.pocket import held_out, world
 from rivulet.pocket.calibrate import main, parser
 from rivulet.pocket.calibrate.subjects import pocket_subject
 from rivulet.pocket.models import DIT_FILE, WEIGHTS, load_pocket
@@ -140,6 +141,13 @@ def test_the_built_in_model_is_the_default():
     assert subject.name == DIT_FILE and len(subject.texts) == 12 and subject.dit.dim == load_pocket().dit.dim
     assert (subject.negative is not None) == subject.config.guided
     assert replace(subject.config, seed=0) == load_pocket().config()
+
+
+def test_the_built_in_model_is_calibrated_on_nothing_that_is_held_out():
+    orders = ((objects[::order], ground) for objects, ground in held_out.unseen() for order in (1, -1))
+    unseen = {world.prompt(list(objects), ground) for objects, ground in orders}
+    assert len(unseen) == 9 + 2 * 54
+    assert not unseen & set(pocket_subject(parser().parse_args([]), CPU).texts)
 
 
 def test_the_shipped_basis_is_of_the_shipped_model():

@@ -12,7 +12,7 @@ from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import LATENTS_STD, WanVAE
 from rivulet.pocket.models import PocketRecipe, load_pocket, save_dit, save_vae
 from rivulet.pocket.text import TEXT_DIM
-from rivulet.pocket.train_pocket import distributed
+from rivulet.pocket.train_pocket import distributed, latent_probe
 from rivulet.pocket.train_pocket import dit as dit_training
 from rivulet.pocket.train_pocket.checkpointing import Run, learning_rate
 from rivulet.pocket.train_pocket.clips import draw_clips
@@ -333,6 +333,34 @@ def test_a_probe_learns_to_read_latents_that_stay_standardized(tmp_path, vae):
     assert 0.6 < latents[:, :, 1:].std() < 1.6
     kinds, _ = probe.losses(latents, batch.contents, torch.Generator().manual_seed(0))
     assert kinds < 0.7 * rows[0]["kinds"], "the probe was not mapped with the latents"
+
+
+def test_a_probe_that_is_stopped_while_latents_are_measured_standardizes_them_next_time(
+    tmp_path, vae, monkeypatch
+):
+    tick = Run.tick
+
+    def saving(run, *given, **figures):
+        tick(run, *given, **figures)
+        run.save()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    def measured(of, size):
+        return sample_latents(of, size, clips=4, frames=9)
+
+    monkeypatch.setattr(Run, "tick", saving)
+    monkeypatch.setattr(latent_probe, "sample_latents", stop)
+    phase, device = Phase(1, 4, 2, 1e-3), torch.device("cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train_probe(vae.requires_grad_(True), LatentProbe(16), tmp_path, phase, 32, device)
+    monkeypatch.setattr(latent_probe, "sample_latents", measured)
+    again = WanVAE(4).requires_grad_(True)
+    for _ in range(2):  # the second time there is nothing left to do
+        train_probe(again, LatentProbe(16), tmp_path, phase, 32, device)
+        spread = measured(again, 32).std(1)
+        assert ((spread - 1).abs() < 0.2).all(), "before it is 0.4; measured in bfloat16"
 
 
 def test_clips_show_what_their_text_says_in_either_look(vae):
