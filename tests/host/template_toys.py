@@ -79,7 +79,7 @@ TOYS = {
                 6: small_cache(),
                 90: Box(
                     NOTE,
-                    (WIDE, 560),
+                    (WIDE, 420),
                     text="""## A video while it is made
 
 Press **Run**. The picture appears in **Stream Video** while it is made, and the file grows in \
@@ -196,7 +196,7 @@ what it looks like. **Load Video** in place of the first stream follows any vide
                 5: small_cache("mla", "none"),
                 90: Box(
                     NOTE,
-                    (WIDE, 420),
+                    (WIDE, 300),
                     text="""## Two published ideas in one model
 
 **Pocket Model** has VideoMLA's attention here: of each place that the stream looks back on it keeps one \
