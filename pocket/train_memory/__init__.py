@@ -91,6 +91,21 @@ def _add_going_on(parser: argparse.ArgumentParser) -> None:
         help="a converted model that was taught a memory by this command: go on from its attentions",
     )
     parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="FOLDER",
+        help="weights whose dense model, with its memory's changes, says what is wanted along stories, in "
+        "place of the clips: what a memory can do is kept while it changes the model less",
+    )
+    parser.add_argument(
+        "--spare",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="before the lessons, lessen what the changes of --encoder do to ordinary streams, which weigh "
+        "so much beside stories: 0.3 did well; default 0",
+    )
+    parser.add_argument(
         "--keep-encoder",
         action="store_true",
         help="leave the memory of --encoder as it is and train the changes of the dense model alone",

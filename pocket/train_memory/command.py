@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
 import time
@@ -15,13 +14,9 @@ from safetensors import safe_open
 
 from ...model_patches.arch.mla import MlaModel
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.checkpoints.checkpoint import VIDEO_MLA, open_checkpoint
+from ...model_patches.checkpoints.checkpoint import open_checkpoint
 from ...model_patches.checkpoints.files import save_tensors
-from ...model_patches.checkpoints.lora import Lora
-from ...model_patches.geometry import Geometry
-from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from ...model_patches.memory.load import MemoryFile, load_memory
-from ...model_patches.memory.reorder import reorder_encoder
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import held_out, hiding, models
@@ -35,13 +30,15 @@ from ..train_pocket.record import PhaseRecord, begin_or_go_on, digest
 from ..train_pocket.vae import channels_last
 from . import other_checkpoint
 from .export import export
+from .learners import learners
 from .lessons import CONVERTED, MEMORY, Lessons, Shares
 from .lora import Adapters
 from .memory_rollout import MemoryRollout
+from .sparing import spare_ordinary
 from .trainer import MemoryTraining, Trainer
 
 ORDINARY_CLIPS, ORDINARY_BLOCKS, FIRST_BLOCKS = 48, 7, 768
-RANK, BATCH = 24, 8
+BATCH = 8
 CONVERTED_RATE = 1e-3  # AdamW, of a converted model's attentions
 AFTER = "; with a memory, "  # what stands between a model's training and its lessons
 
@@ -82,6 +79,8 @@ def _load_model(path: Path | None) -> tuple[WanModel, models.Pocket]:
             f"{path} reads texts {dit.text_dim} wide; stories are told in the pocket world's, "
             f"{pocket.dit.text_dim} wide. Give a pocket model, or --texts or --clips of this one."
         )
+    if not isinstance(dit, MlaModel):
+        pocket = replace(pocket, dit=dit, recipe=recipe or pocket.recipe)
     return dit, pocket
 
 
@@ -101,13 +100,16 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     shares = _shares(chosen, converted)
     torch.manual_seed(3)
     memory = load_memory(chosen.encoder, pocket.dit, torch.float32) if chosen.encoder else None
-    rollout, adapters = _learners(chosen, dit, pocket, memory)
+    rollout, adapters = learners(chosen, dit, pocket, memory)
     history = _memory_history(memory)
     training = PocketTraining(size=pocket.recipe.size)
     pools = _pools(folder, chosen.stories, chosen.beginnings > 0)
+    if chosen.spare:
+        assert memory is not None and adapters is not None
+        spare_ordinary(adapters, pocket, memory, pools[0], chosen.spare)
     lessons = Lessons(_vae(), *pools, training, shares, chosen.batch or BATCH)
-    files = _files(chosen)
-    lasting = {"shares": asdict(shares), "batch": (chosen.batch or BATCH) * chosen.processes, **files}
+    files, rows = _files(chosen), (chosen.batch or BATCH) * chosen.processes
+    lasting = {"shares": asdict(shares), "batch": rows, "spare": chosen.spare, **files}
     phase = PhaseRecord(files) if chosen.only == "export" else recipe.record(lasting)
     trainer = Trainer(rollout, lessons, recipe, folder, adapters, phase)
     if chosen.only == "export":
@@ -116,8 +118,21 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
         trainer.train()
     if distributed.rank() or chosen.only == "train":
         return
-    rows = (chosen.batch or BATCH) * chosen.processes
-    trained = f"{trainer.run.step} lessons of {rows}, {time.strftime('%Y-%m-%d')}"
+    spared = f"spared at {chosen.spare:g}, " if chosen.spare else ""
+    trained = f"{spared}{trainer.run.step} lessons of {rows}, {time.strftime('%Y-%m-%d')}"
+    _write(chosen, folder, trained, history, rollout, adapters, memory)
+
+
+def _write(
+    chosen: argparse.Namespace,
+    folder: Path,
+    trained: str,
+    history: History,
+    rollout: MemoryRollout,
+    adapters: Adapters | None,
+    memory: MemoryFile | None,
+) -> None:
+    """Export what was trained: a converted model, or a memory with the dense model's changes."""
     out = chosen.out or folder / "export"
     if memory is not None and adapters is None:
         if chosen.start:
@@ -136,19 +151,21 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
 
 def _shares(chosen: argparse.Namespace, converted: bool) -> Shares:
     """How often each kind of lesson comes, as it was asked for."""
-    shares = CONVERTED if converted else Shares()
+    shares = CONVERTED if converted or chosen.teacher else Shares()
     for kind in ("ordinary", "beginnings", "full"):
         if (share := getattr(chosen, kind)) is not None:
             shares = shares.with_share(kind, share)
     if not 0 <= chosen.sampled <= 1:
         raise ValueError(f"--sampled {chosen.sampled}: a share of the ordinary lessons, from 0 to 1.")
-    return replace(shares, sampled=chosen.sampled)
+    return replace(shares, sampled=chosen.sampled, beside=1.0 if chosen.teacher else shares.beside)
 
 
 def _files(chosen: argparse.Namespace) -> dict[str, object]:
     """Digests of the files that a training begins at, for its record."""
     paths = {"dit": chosen.dit or models.WEIGHTS / models.DIT_FILE, "encoder": chosen.encoder}
     paths |= {"start": chosen.start}
+    if chosen.teacher is not None:
+        paths |= {f"teacher_{file}": chosen.teacher / file for file in (models.DIT_FILE, models.MEMORY_FILE)}
     return {name: None if path is None else digest(path) for name, path in paths.items()}
 
 
@@ -175,76 +192,6 @@ def export_model(source: Path, dit: WanModel, out: Path, trained: str, fingerpri
     path = out / f"{source.stem}_memory.safetensors"
     save_tensors(tensors, path, metadata)
     return path
-
-
-def _learners(
-    chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, memory: MemoryFile | None
-) -> tuple[MemoryRollout, Adapters | None]:
-    """The model with its encoder, and its low-rank changes; a converted model has none.
-
-    It is trained itself, after the dense model that reads the same memory.
-    """
-    if not 0 <= chosen.go_back < 1:
-        raise ValueError(f"--go-back {chosen.go_back}: a share of the way, at least 0 and less than 1.")
-    frames = pocket.recipe.block_frames
-    if isinstance(dit, MlaModel):
-        if memory is None or memory.lora is None:
-            raise ValueError(
-                "a converted model learns to read a memory that is there: train one with the dense model "
-                "first, and give its file as --encoder."
-            )
-        if chosen.go_back:
-            raise ValueError("--go-back is for the dense model's low-rank changes; a converted one has none.")
-        teacher = MemoryRollout(memory.lora.merge(pocket.dit).requires_grad_(False), memory.encoder, frames)
-        student = shared_layers(memory.lora).merge(dit)
-        if chosen.start:
-            load_attentions(student, chosen.start, memory.fingerprint)
-        unchanged = MemoryRollout(pocket.dit, memory.encoder, frames)
-        encoder = reorder_encoder(memory.encoder, dit.rope_layout)
-        return MemoryRollout(student, encoder, frames, teacher, unchanged, sampler=pocket.config()), None
-    if chosen.start:
-        raise ValueError(
-            "--start is for a converted model; a dense one goes on from its --encoder's changes."
-        )
-    if (memory is None or memory.lora is None) and (chosen.keep_encoder or chosen.go_back):
-        raise ValueError(
-            "--keep-encoder and --go-back leave more or less of a trained memory as it is; give its file as "
-            "--encoder."
-        )
-    grid = Geometry(pocket.recipe.size, pocket.recipe.size)
-    places = (MEMORY.memory_frames, grid.grid_height, grid.grid_width)
-    encoder = memory.encoder if memory else MemoryEncoder(EncoderConfig(dit.dim, dit.num_heads, *places))
-    unchanged = MemoryRollout(copy.deepcopy(dit), encoder, frames)
-    lora = memory.lora if memory else None
-    rank = chosen.rank or (lora.ranks[0] if lora else RANK)
-    adapters = Adapters.from_lora(dit, lora, rank)
-    return MemoryRollout(dit, encoder, frames, unchanged=unchanged, sampler=pocket.config()), adapters
-
-
-def load_attentions(dit: MlaModel, start: Path, fingerprint: str) -> None:
-    """Give a converted model the self-attentions of a file that was taught the memory of this fingerprint."""
-    checkpoint = open_checkpoint(start, caller="--start", kind=VIDEO_MLA)
-    other = checkpoint.load(torch.float32)
-    assert isinstance(other, MlaModel)
-    if other.config != dit.config or other.sizes != dit.sizes:
-        raise ValueError(f"--start {start}: a model of other sizes than --dit; give one that was made of it.")
-    if models.recipe_in("--start", checkpoint).taught != fingerprint:
-        raise ValueError(
-            f"--start {start} was not taught the memory of --encoder; give the file that was taught it."
-        )
-    for ours, theirs in zip(dit.blocks, other.blocks, strict=True):
-        ours.self_attn.load_state_dict(theirs.self_attn.state_dict())
-
-
-def shared_layers(lora: Lora) -> Lora:
-    """The changes a converted model can take over: of the layers it has in common with the dense one."""
-    return Lora(
-        {
-            name: factors
-            for name, factors in lora.layers.items()
-            if ".self_attn." not in name or name.endswith(".self_attn.o")
-        }
-    )
 
 
 def _pools(

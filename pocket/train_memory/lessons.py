@@ -41,6 +41,7 @@ class Shares:
     window: float = 0.04
     ordinary: float = 0.35
     beginnings: float = 0.0  # streams' first blocks alone
+    beside: float = 0.5  # of the ordinary ones, with a memory beside; the others as the model runs without
     sampled: float = 0.0  # of the ordinary ones and first blocks, graded where the model's own sampler leads
     first: float = 1 / 3  # of graded calls that are a block's first
     unprompted: float = 0.08  # rows without a prompt, as guidance has them
@@ -122,7 +123,7 @@ class Lessons:
             return LessonPlan(kind, PLAIN, None, (0,), first, sampled)
         if kind == "ordinary":
             blocks = torch.randperm(self.ordinary_blocks, generator=generator)[: 1 if sampled else 3]
-            with_memory = float(torch.rand((), generator=generator)) < 0.5
+            with_memory = float(torch.rand((), generator=generator)) < self.shares.beside
             positions = MEMORY if with_memory else PLAIN
             return LessonPlan(kind, positions, None, tuple(sorted(blocks.tolist())), first, sampled)
         hidden = self._hidden(kind, generator, done)

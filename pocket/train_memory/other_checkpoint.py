@@ -50,6 +50,19 @@ RANK = 256  # of the published changes
 TRAINING = MemoryTraining(steps=3000, matrix_rate=2e-3, encoder_rate=2e-4, model_rate=1e-4)
 FILE = "memory.safetensors"
 
+POCKET_ALONE = {  # options, and what they are where they are not given
+    "ordinary": None,
+    "beginnings": 0.0,
+    "sampled": 0.0,
+    "kept_weight": 1.0,
+    "keep_encoder": False,
+    "go_back": 0.0,
+    "spare": 0.0,
+    "teacher": None,
+    "start": None,
+    "full": 0.0,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -127,17 +140,7 @@ def _task(chosen: argparse.Namespace) -> Task:
         raise ValueError("clips have texts of their own; give --clips or --texts.")
     if not (chosen.clips or chosen.texts or chosen.plan):
         raise ValueError("give encoded videos as --clips, or prompts as --texts.")
-    pocket_alone = {
-        "ordinary": None,
-        "beginnings": 0.0,
-        "sampled": 0.0,
-        "kept_weight": 1.0,
-        "keep_encoder": False,
-        "go_back": 0.0,
-        "start": None,
-        "full": 0.0,
-    }
-    if options := [name for name, default in pocket_alone.items() if getattr(chosen, name) != default]:
+    if options := [name for name, default in POCKET_ALONE.items() if getattr(chosen, name) != default]:
         raise ValueError(
             f"--{options[0].replace('_', '-')} is for the pocket model's lessons; other checkpoints have "
             f"their own."

@@ -106,6 +106,21 @@ def test_so_many_of_the_lessons_that_keep_the_model_are_sampled():
     assert all(10 < seen.count((k, s)) < 40 for k in ("ordinary", "beginnings") for s in (False, True))
 
 
+@pytest.mark.parametrize("beside", [0.0, 0.5, 1.0])
+def test_so_many_of_the_ordinary_lessons_have_a_memory_beside(beside):
+    clips = PairedClips(
+        torch.randn(4, 2, 16, FRAMES * BLOCKS, 4, 4).half(), torch.randn(4, 2, 6, 64), torch.ones(4) > 0
+    )
+    keeping = Shares(memory=0.0, sink_and_window=0.0, window=0.0, ordinary=1.0, beside=beside)
+    lessons, generator = (
+        Lessons(None, None, clips, None, PocketTraining(size=32), keeping, 3),
+        torch.Generator(),
+    )
+    seen = [lessons.plan(0.5, generator).positions for _ in range(60)]
+    assert {*seen} <= {MEMORY, PLAIN} and abs(seen.count(MEMORY) / 60 - beside) < 0.25
+    assert beside == 0.5 or len({*seen}) == 1
+
+
 def test_a_share_that_cannot_be_is_refused(tmp_path, capsys):
     assert main(["--run", str(tmp_path), "--sampled", "1.5"]) == 2
     assert "--sampled 1.5: a share of the ordinary lessons" in capsys.readouterr().err

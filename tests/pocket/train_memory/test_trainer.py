@@ -21,8 +21,9 @@ from rivulet.pocket import held_out, models
 from rivulet.pocket.held_out import History
 from rivulet.pocket.hiding import ENCODED, LIFTED, HidingClips
 from rivulet.pocket.train_memory import main
-from rivulet.pocket.train_memory.command import export_model, load_attentions, shared_layers
+from rivulet.pocket.train_memory.command import export_model
 from rivulet.pocket.train_memory.export import export
+from rivulet.pocket.train_memory.learners import load_attentions, shared_layers
 from rivulet.pocket.train_memory.lessons import FULL, MEMORY, PLAIN, POSITIONS, LessonPlan, Lessons, Shares
 from rivulet.pocket.train_memory.lora import Adapters
 from rivulet.pocket.train_memory.memory_rollout import MemoryRollout, MemoryStates
