@@ -21,15 +21,7 @@ def main(arguments: list[str]) -> int:
         "--start", type=Path, help="folder of exported files to train on, such as pocket/weights"
     )
     parser.add_argument("--steps", type=int, help="steps of the transformer, in place of the preset's")
-    parser.add_argument(
-        "--beginnings",
-        type=float,
-        help="share of those steps on streams' first blocks alone, to tune a finished transformer; default 0",
-    )
-    parser.add_argument("--rate", type=float, help="times the preset's learning rates; default 1")
-    parser.add_argument(
-        "--shift", type=float, help="of the noise levels trained on: less is more of little noise; default 8"
-    )
+    _add_tuning(parser)
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile the transformer's blocks: 1.8x on a CPU"
     )
@@ -43,3 +35,22 @@ def main(arguments: list[str]) -> int:
     from .command import train
 
     return train(chosen)
+
+
+def _add_tuning(parser: argparse.ArgumentParser) -> None:
+    """Options that tune a finished transformer, or try another training of one."""
+    parser.add_argument(
+        "--beginnings",
+        type=float,
+        help="share of those steps on streams' first blocks alone, to tune a finished transformer; default 0",
+    )
+    parser.add_argument(
+        "--sampled",
+        type=float,
+        help="share of those steps that are graded where the sampler itself leads, to tune a finished "
+        "transformer; default 0",
+    )
+    parser.add_argument("--rate", type=float, help="times the preset's learning rates; default 1")
+    parser.add_argument(
+        "--shift", type=float, help="of the noise levels trained on: less is more of little noise; default 8"
+    )

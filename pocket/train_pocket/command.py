@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ...model_patches.sampler.schedule import sigmas
 from .. import models
 from . import distributed
 from .begin import refuse_other_files
@@ -44,7 +45,7 @@ def _train(chosen: argparse.Namespace, preset: Preset, folder: Path, device: tor
         return 0
     vae = load_or_train_vae(preset, folder, device, chosen.start, train=chosen.only in (None, "vae"))
     if chosen.only in (None, "dit"):
-        changes = recipe_changes(chosen, preset.recipe)
+        changes = recipe_changes(chosen, preset.recipe, preset.timesteps)
         if chosen.processes > 1 and not distributed.is_worker():
             status = distributed.run_workers(chosen.processes, distributed.same_command("--only", "dit"))
             if status:
@@ -60,8 +61,10 @@ def _train(chosen: argparse.Namespace, preset: Preset, folder: Path, device: tor
     return 0
 
 
-def recipe_changes(chosen: argparse.Namespace, recipe: PocketTraining) -> dict[str, object]:
-    """Fields of the transformer's training that the options change."""
+def recipe_changes(
+    chosen: argparse.Namespace, recipe: PocketTraining, timesteps: tuple[float, ...]
+) -> dict[str, object]:
+    """Fields of the transformer's training that the options change; timesteps: of its sampler."""
     beginnings, rate = chosen.beginnings or 0.0, 1.0 if chosen.rate is None else chosen.rate
     if not 0 <= beginnings < 1:
         raise SystemExit(
@@ -76,6 +79,11 @@ def recipe_changes(chosen: argparse.Namespace, recipe: PocketTraining) -> dict[s
     }
     if beginnings:  # of a model that is finished otherwise: it predicts contexts from the first step on
         changes |= {"beginnings": beginnings, "predicted_context_from": 0.0}
+    if chosen.sampled:
+        if not 0 < chosen.sampled <= 1:
+            raise SystemExit(f"train-pocket --sampled {chosen.sampled}: a share of the steps, 0 to 1.")
+        changes |= {"sampled": chosen.sampled, "levels": sigmas(timesteps, recipe.shift)}
+        changes["predicted_context_from"] = 0.0
     if chosen.shift is not None:
         if not chosen.shift > 0:
             raise SystemExit(f"train-pocket --shift {chosen.shift}: more than 0.")

@@ -21,6 +21,7 @@ from .clips import FIRST_BATCH, PairedClips, draw_clips, made_of
 from .distributed import average_gradients, processes, rank
 from .pool import draw_pool
 from .record import PhaseRecord
+from .sampled_states import SampledWalk, beside, grade, own_past
 from .teacher_forcing import TeacherForcing
 
 # kinds of clips: a stream's first block alone ("first"), short and long ones
@@ -52,6 +53,9 @@ class PocketTraining:
     # an object fills hundreds of latent numbers: it is decided at sigma 0.9 and above
     shift: float = 8.0
     no_text_share: float = 0.06
+    # share of the steps whose contexts, and half of whose graded states, are what the sampler itself comes to
+    sampled: float = 0.0
+    levels: tuple[float, ...] = ()  # the sampler's noise levels, without the final 0; needed where sampled
 
 
 def optimizers(dit: WanModel, recipe: PocketTraining) -> list[torch.optim.Optimizer]:
@@ -206,15 +210,23 @@ class Trainer:
         texts = torch.where(silent[:, None, None, None], text.no_text()[0], clips.texts_BVLC).to(self.device)
         of_block = shown_BN.to(self.device)
         context = None if kind == "first" else damage(past, recipe.block_frames, generator).to(self.device)
-        if predicted_context and context is not None:
-            context = self._predict_context(clean, context, texts, of_block)
+        sampled = kind != "first" and float(torch.rand((), generator=generator)) < recipe.sampled
         target = clean[:, None].expand(-1, recipe.streams, -1, -1, -1, -1)
         noise = torch.randn(target.shape, generator=generator)
         sigma = draw_sigma((batch, recipe.streams, of_block.shape[1]), recipe, generator)
-        noisy = mix(target, noise, sigma, recipe.block_frames)
+        noisy, wanted = mix(target, noise, sigma, recipe.block_frames), noise - target
+        weight = torch.ones(())
+        if sampled and context is not None:
+            walk = SampledWalk(self.teacher, recipe.levels, recipe.block_frames, self.device)
+            states, made = walk(context, texts, of_block, generator)
+            context = own_past(context, made, recipe.block_frames, generator)
+            graded = grade(states, recipe.levels, clean, recipe.block_frames, generator)
+            noisy, wanted, sigma, weight = beside(noisy, wanted, sigma, graded)
+        elif predicted_context and context is not None:
+            context = self._predict_context(clean, context, texts, of_block)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             flow = self.teacher(context, noisy.to(self.device), sigma.to(self.device), texts, of_block)
-        error = (flow.float() - (noise - target).to(self.device)).square()
+        error = (flow.float() - wanted.to(self.device)).square() * weight.to(self.device)
         loss = error.mean()
         self._update(loss)
         return {

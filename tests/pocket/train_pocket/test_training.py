@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
+from rivulet.model_patches.sampler.schedule import sigmas
 from rivulet.model_patches.vae.wan import LATENTS_STD, WanVAE
 from rivulet.pocket.models import PocketRecipe, load_pocket, save_dit, save_vae
 from rivulet.pocket.text import TEXT_DIM
@@ -34,6 +35,7 @@ from rivulet.pocket.train_pocket.vae import restart_decoder, start_per_frame
 from rivulet.pocket.train_pocket.vae_batches import Phase, clip_batch
 from rivulet.pocket.train_pocket.vae_streaming import polish_decoder, train_streaming
 
+STEPS = (1000, 600, 300, 80)
 TINY = dit_training.PocketTraining(
     size=32,
     blocks=5,
@@ -171,15 +173,27 @@ def test_beginnings_are_trained_beside_the_rest(tmp_path, vae):
 
 
 def test_what_is_asked_of_a_tuning_reaches_its_recipe():
-    asked = {"beginnings": 0.5, "rate": 0.5, "shift": 3.0, "steps": 7, "processes": 2}
-    changes = recipe_changes(argparse.Namespace(**asked), TINY)
+    asked = {"beginnings": 0.5, "rate": 0.5, "shift": 3.0, "steps": 7, "processes": 2, "sampled": 0.25}
+    changes = recipe_changes(argparse.Namespace(**asked), TINY, STEPS)
     assert changes["matrix_rate"] == TINY.matrix_rate / 2 and changes["predicted_context_from"] == 0.0
     assert replace(TINY, **changes).shift == 3.0
-    plain = {"beginnings": None, "rate": None, "shift": None, "steps": None, "processes": 1}
-    assert replace(TINY, **recipe_changes(argparse.Namespace(**plain), TINY)) == TINY
-    for name, wrong in (("beginnings", 1.0), ("rate", 0.0), ("shift", -1.0)):
+    assert changes["sampled"] == 0.25 and changes["levels"] == sigmas(STEPS, TINY.shift)
+    plain = {"beginnings": None, "rate": None, "shift": None, "steps": None, "processes": 1, "sampled": None}
+    assert replace(TINY, **recipe_changes(argparse.Namespace(**plain), TINY, STEPS)) == TINY
+    for name, wrong in (("beginnings", 1.0), ("rate", 0.0), ("shift", -1.0), ("sampled", 1.5)):
         with pytest.raises(SystemExit, match=f"--{name} {wrong}"):
-            recipe_changes(argparse.Namespace(**{**asked, name: wrong}), TINY)
+            recipe_changes(argparse.Namespace(**{**asked, name: wrong}), TINY, STEPS)
+
+
+def test_a_tuning_graded_where_its_sampler_leads_changes_the_model(tmp_path, vae):
+    levels = sigmas(STEPS, TINY.shift)
+    recipe = replace(TINY, steps=2, long_from=1.0, sampled=1.0, levels=levels, predicted_context_from=0.0)
+    dit = WanModel(WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM))
+    torch.nn.init.normal_(dit.head.head.weight, std=0.2)  # a fresh one's sampler goes nowhere
+    before = {name: value.clone() for name, value in dit.state_dict().items()}
+    Trainer(dit, vae, recipe, tmp_path).train()
+    assert all(value.isfinite().all() for value in dit.state_dict().values())
+    assert any(not torch.equal(value, before[name]) for name, value in dit.state_dict().items())
 
 
 def test_exported_files_load_as_they_were_saved(tmp_path, vae):
