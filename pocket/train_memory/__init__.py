@@ -76,6 +76,14 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
         "default 0",
     )
     parser.add_argument(
+        "--streamed",
+        type=int,
+        default=0,
+        metavar="COUNT",
+        help="so many streams of the unchanged model as the ordinary clips, in place of rendered ones; wants "
+        "--sampled 1; default 0",
+    )
+    parser.add_argument(
         "--kept-weight",
         type=float,
         default=1.0,

@@ -34,6 +34,7 @@ from .learners import learners
 from .lessons import CONVERTED, MEMORY, Lessons, Shares
 from .lora import Adapters
 from .memory_rollout import MemoryRollout
+from .own_clips import load_or_stream
 from .sparing import spare_ordinary
 from .trainer import MemoryTraining, Trainer
 
@@ -53,7 +54,7 @@ def train(chosen: argparse.Namespace) -> int:
         dit, pocket = _load_model(chosen.dit)
         begin_or_go_on(folder, {})
         if chosen.processes > 1 and not distributed.is_worker():
-            _pools(folder, chosen.stories, chosen.beginnings > 0)  # drawn once, by one
+            _pools(chosen, pocket, folder)  # drawn once, by one
             return distributed.run_workers(chosen.processes, distributed.same_command())
         with distributed.process_group():
             if chosen.threads and not distributed.is_worker():
@@ -103,13 +104,15 @@ def _train(chosen: argparse.Namespace, dit: WanModel, pocket: models.Pocket, fol
     rollout, adapters = learners(chosen, dit, pocket, memory)
     history = _memory_history(memory)
     training = PocketTraining(size=pocket.recipe.size)
-    pools = _pools(folder, chosen.stories, chosen.beginnings > 0)
+    assert rollout.unchanged is not None
+    pools = _pools(chosen, replace(pocket, dit=rollout.unchanged.dit), folder)
     if chosen.spare:
         assert memory is not None and adapters is not None
         spare_ordinary(adapters, pocket, memory, pools[0], chosen.spare)
     lessons = Lessons(_vae(), *pools, training, shares, chosen.batch or BATCH)
     files, rows = _files(chosen), (chosen.batch or BATCH) * chosen.processes
-    lasting = {"shares": asdict(shares), "batch": rows, "spare": chosen.spare, **files}
+    begun = {name: getattr(chosen, name) for name in ("spare", "streamed")}
+    lasting = {"shares": asdict(shares), "batch": rows, **begun, **files}
     phase = PhaseRecord(files) if chosen.only == "export" else recipe.record(lasting)
     trainer = Trainer(rollout, lessons, recipe, folder, adapters, phase)
     if chosen.only == "export":
@@ -195,18 +198,30 @@ def export_model(source: Path, dit: WanModel, out: Path, trained: str, fingerpri
 
 
 def _pools(
-    folder: Path, stories: int, beginnings: bool
+    chosen: argparse.Namespace, pocket: models.Pocket, folder: Path
 ) -> tuple[HidingClips, PairedClips, PairedClips | None]:
     """The folder's stories, ordinary clips and, if wanted, first blocks, drawn when first asked for."""
+    if chosen.streamed and (chosen.streamed < 0 or chosen.sampled < 1):
+        raise ValueError(
+            f"--streamed {chosen.streamed}: at least 1 stream, and they have no truth to be graded by; give "
+            f"--sampled 1."
+        )
     path, training = folder / "stories.pt", PocketTraining()
     vae = _vae()
     if not path.exists():
-        _draw_stories(vae, stories).save(path, made_of(vae))
-    sizes = (training.block_frames, training.size)
+        _draw_stories(vae, chosen.stories).save(path, made_of(vae))
+    stories, sizes = HidingClips.load(path, made_of(vae)), (training.block_frames, training.size)
+    beginnings, clips, first = chosen.beginnings > 0, folder / "clips.pt", folder / "clips_first.pt"
+    if chosen.streamed:
+        return (
+            stories,
+            load_or_stream(clips, pocket, chosen.streamed, ORDINARY_BLOCKS + 1),
+            load_or_stream(first, pocket, FIRST_BLOCKS, 0) if beginnings else None,
+        )
     return (
-        HidingClips.load(path, made_of(vae)),
-        load_or_draw(folder / "clips.pt", ORDINARY_CLIPS, ORDINARY_BLOCKS, *sizes, seed=77),
-        load_or_draw(folder / "clips_first.pt", FIRST_BLOCKS, 1, *sizes, seed=78) if beginnings else None,
+        stories,
+        load_or_draw(clips, ORDINARY_CLIPS, ORDINARY_BLOCKS, *sizes, seed=77),
+        load_or_draw(first, FIRST_BLOCKS, 1, *sizes, seed=78) if beginnings else None,
     )
 
 

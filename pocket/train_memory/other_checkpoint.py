@@ -54,6 +54,7 @@ POCKET_ALONE = {  # options, and what they are where they are not given
     "ordinary": None,
     "beginnings": 0.0,
     "sampled": 0.0,
+    "streamed": 0,
     "kept_weight": 1.0,
     "keep_encoder": False,
     "go_back": 0.0,

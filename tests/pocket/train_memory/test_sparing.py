@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from rivulet.model_patches.memory.load import load_memory
+from rivulet.model_patches.stream.step import step
 from rivulet.pocket.hiding import ENCODED, HidingClips
 from rivulet.pocket.models import MEMORY_FILE, MLA_FILE, WEIGHTS, save_dit, save_vae
-from rivulet.pocket.train_memory import main, sparing
+from rivulet.pocket.train_memory import main, own_clips, sparing
 from rivulet.pocket.train_memory.lora import Adapters
 from rivulet.pocket.train_memory.memory_rollout import MemoryRollout
+from rivulet.pocket.train_memory.own_clips import load_or_stream
 from rivulet.pocket.train_memory.sparing import Moments, spare, spare_ordinary
 from rivulet.pocket.train_memory.teacher import load_teacher
 from rivulet.tests.bench.small_pocket import small_pocket, write_memory
@@ -152,7 +154,23 @@ def test_what_does_not_go_together_is_refused_before_anything_is_drawn(tmp_path,
         (["--teacher", str(WEIGHTS), "--encoder", memory], "give --keep-encoder"),
         (["--spare", "11", "--encoder", memory], "--spare 11.0: a weight"),
         (["--spare", "0.3"], "give its file as --encoder"),
+        (["--streamed", "8"], "give --sampled 1"),
     ):
         assert main(["--run", str(tmp_path), *more]) == 2
         assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "stories.pt").exists()
+
+
+def test_streamed_clips_are_the_unchanged_models_own_and_first_blocks_have_prompts_alone(tmp_path):
+    pocket = small_pocket()
+    clips = load_or_stream(tmp_path / "clips.pt", pocket, 2, 2)
+    latents, texts = clips.latents_BVCTHW, clips.texts_BVLC
+    assert torch.equal(latents[:, 0], latents[:, 1]) and torch.equal(texts[:, 0], texts[:, 1])
+    state = pocket.begin(texts[:, 0], pocket.config(own_clips.SEED))
+    for block in range(2):
+        made, state = step(pocket.caller, state)
+        assert torch.equal(made.half(), latents[:, 0, :, 3 * block : 3 * block + 3])
+    first = load_or_stream(tmp_path / "first.pt", pocket, 3, 0)
+    assert first.latents_BVCTHW.shape == (3, 2, 16, 3, 4, 4) and not first.latents_BVCTHW.any()
+    again = load_or_stream(tmp_path / "clips.pt", pocket, 9, 2)
+    assert torch.equal(again.latents_BVCTHW, latents), "what is there is taken"
