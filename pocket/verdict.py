@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import detector, motion
 from .outlines import Outlines, outline
+from .text import tokenize
 from .world import BAND_NAME, SHAPES
 
 SMALLEST, LARGEST = 0.116, 0.154  # radius, of the picture's side
@@ -55,11 +56,19 @@ class Judged:
 def judge(pixels_FHWC: Tensor, prompt: str, fps: int) -> Judged:
     """Judge uint8 frames by a prompt.
 
-    Raises ValueError for one that leaves something open, or that lets a band hide what would be judged.
+    Raises ValueError for one that leaves something open, that lets a band hide what would be judged, or
+    whose objects colours do not tell apart.
     """
     objects, ground = detector.parse_prompt(prompt)
-    if BAND_NAME in prompt.lower().split():
+    phrases = tokenize(prompt)
+    if f"{BAND_NAME} band" in phrases:
         raise ValueError(f"Verdict: {prompt!r} has a band, which may hide objects; give one without.")
+    colours = {colour for colour, _ in objects}
+    if not objects or len(colours) + 1 < len(phrases):
+        raise ValueError(
+            f"Verdict: {prompt!r} must name one ground, and at least one object, each of another colour: "
+            f"which pixels are whose is told by colours."
+        )
     return judge_objects(pixels_FHWC, sorted(objects), ground, fps)
 
 

@@ -215,9 +215,14 @@ def test_few_pictures_leave_motion_open(frames):
     ("prompt", "words"),
     [
         ("a red circle on a green ground behind a grey band", "has a band"),
+        ("a red circle on a green ground behind a grey, band", "has a band"),
         ("an object on a green ground", "leaves an object or the ground open"),
+        ("a green ground", "at least one object"),
+        ("a red circle and a red square on a green ground", "each of another colour"),
+        ("a red circle and a red circle on a green ground", "each of another colour"),
+        ("a red circle on a green ground on a blue ground", "one ground"),
     ],
 )
-def test_prompts_that_leave_something_open_are_refused(prompt, words):
+def test_prompts_that_cannot_be_judged_are_refused(prompt, words):
     with pytest.raises(ValueError, match=words):
         verdict.judge(clip(1)[0], prompt, FPS)
