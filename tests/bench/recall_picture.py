@@ -34,8 +34,11 @@ def read(paths: Sequence[Path]) -> list[Point]:
 
 
 def draw(points: Iterable[Point], path: Path) -> None:
-    """Draw the curves of all policies, what chance reaches, and what the VAE lets through."""
-    shown = [point for point in points if point["policy"] != "truth"]
+    """Draw the curves of all policies, what chance reaches, and what the VAE lets through.
+
+    Points of which no trial told a story have no recall, and are left out.
+    """
+    shown = [point for point in points if point["policy"] != "truth" and "recall" in point]
     if not shown:
         raise ValueError("bench recall: no policy has a point to draw; measure one.")
     ceiling = [float(point["recall"]) for point in points if point["policy"] == "truth"]

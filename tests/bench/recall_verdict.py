@@ -92,7 +92,7 @@ def sights(
         if own and len(shown.objects) == 1 and (drawn := shown.objects[0].shape) is not None:
             thing = shown.objects[0].colour, drawn
         column, judged = _column(behind), _judged(before, thing, ground)
-        radius = float(judged.outlines.radius_FN)
+        radius = float(judged.outlines.radius_FN) or math.nan
         hides = column is not None and not hidden.objects and column[1] - column[0] >= HIDES * radius
         if own and not (judged.frames[0].adheres and hides):
             found.append(None)
@@ -155,12 +155,13 @@ def figures(found: Sequence[Remembered | None]) -> dict[str, float]:
         return sum(map(right, told)) / len(told)
 
     strict = share(lambda each: each.strict)
+    error = (strict * (1 - strict) / (len(told) - 1)) ** 0.5 if len(told) > 1 else None
     return {
         "recall": share(lambda each: each.recalled),
         "colour_recall": share(lambda each: each.colour),
         "shape_recall": share(lambda each: each.shape),
         "strict_recall": strict,
-        "strict_standard_error_share": (strict * (1 - strict) / len(told)) ** 0.5,
+        **({} if error is None else {"strict_standard_error_share": error}),
         "placed_share": share(lambda each: each.placed),
         "sized_share": share(lambda each: each.sized),
         "alone_share": share(lambda each: each.alone),

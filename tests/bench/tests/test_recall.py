@@ -169,6 +169,12 @@ def test_a_past_of_its_own_counts_where_it_told_a_story(told):
     assert sights(pixels[:, 3], pixels[:, 60], look, own=True) == [None] * 6, "there was no object"
 
 
+def test_a_shown_past_without_an_object_is_no_strict_recall(told):
+    pixels, look, _ = told
+    found = judge(pixels[:, -1], sights(pixels[:, 3], pixels[:, 60], look))
+    assert all(each.recalled and not each.sized and not each.strict for each in found)
+
+
 def test_figures_are_shares_that_rows_accept():
     right = Remembered(True, True, True, True, True)
     found = figures(
@@ -176,7 +182,8 @@ def test_figures_are_shares_that_rows_accept():
     )
     assert found["recall"] == 0.5 and found["strict_recall"] == 0.25 and found["colour_recall"] == 0.75
     assert found["shape_recall"] == 0.5 and found["trials"] == 4 and found["told_share"] == 0.8
-    assert found["strict_standard_error_share"] == pytest.approx((0.25 * 0.75 / 4) ** 0.5)
+    assert found["strict_standard_error_share"] == pytest.approx((0.25 * 0.75 / 3) ** 0.5)
+    assert "strict_standard_error_share" not in figures([right]), "one trial tells nothing of others"
     out = io.StringIO()
     Rows("recall", quick=True, out=out)(
         "recall", policy="ema", mode="own", hidden_windows=1.0, hidden_blocks=3, **found
@@ -208,3 +215,6 @@ def test_the_picture_has_a_curve_for_every_policy(tmp_path):
     assert {*COLOURS.values(), OTHER} <= seen
     with pytest.raises(ValueError, match="no policy has a point"):
         draw([point("truth", 3, 0.8)], tmp_path / "none.png")
+    nothing = {"policy": "ema", "hidden_blocks": 1, "hidden_windows": 1 / 3} | figures([None])
+    draw([nothing, *points], tmp_path / "told.png")
+    assert (tmp_path / "told.png").read_bytes() == (tmp_path / "new" / "recall.png").read_bytes()
