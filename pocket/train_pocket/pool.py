@@ -41,7 +41,8 @@ class Pool:
     def save(self, path: Path, made_of: Mapping[str, str]) -> None:
         """Write the tensors, and what the clips are made of.
 
-        `held_out` is the fingerprint of the combinations that they do not show, `latents` the VAE's.
+        `held_out` is the fingerprint of the combinations that they do not show, `latents` the VAE's, `seed`
+        that of all clips, where one draw made them.
         """
         write_whole(path, lambda partial: torch.save({**made_of, "tensors": self.tensors()}, partial))
 
@@ -65,8 +66,10 @@ def _refuse_others(path: Path, stored: Mapping[str, Any], made_of: Mapping[str, 
         if found == wanted:
             continue
         if name == "held_out":
-            drawn = f"without list {found}" if found else "from all combinations"
-            why = f"were drawn {drawn}; a training draws them without list {wanted}"
+            drawn, draws = (f"without list {it}" if it else "from all combinations" for it in (found, wanted))
+            why = f"were drawn {drawn}; here they are drawn {draws}"
+        elif name == "seed":
+            why = f"were drawn with seed {found}; here it is {wanted}"
         else:
             why = f"are latents of VAE {found}; here they are those of {wanted}"
         raise ValueError(

@@ -91,9 +91,13 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
 
 
 def stories(pocket: Pocket, trials: int, kept: Path | None, seed: int = SEED) -> HidingClips:
-    """The trials' stories, from the file if there is one."""
+    """The trials' stories, from the file if there is one of this seed and this VAE."""
+    made_of = {"held_out": "", "latents": models.fingerprint_of_latents(pocket.vae), "seed": str(seed)}
     if kept is not None and kept.exists():
-        told = HidingClips.load(kept)
+        try:
+            told = HidingClips.load(kept, made_of)
+        except ValueError as error:
+            raise SystemExit(f"bench recall: {error}") from error
         if len(told) < trials:
             raise SystemExit(f"bench recall: {kept} holds {len(told)} stories, {trials} are asked for.")
         return told.select(torch.arange(trials))
@@ -107,7 +111,7 @@ def stories(pocket: Pocket, trials: int, kept: Path | None, seed: int = SEED) ->
     for part in parts[1:]:
         told = told.concat(part, trials)
     if kept is not None:
-        torch.save([told.latents_BCTHW, told.texts_BPLE, told.look_B3], kept)
+        told.save(kept, made_of)
     return told
 
 

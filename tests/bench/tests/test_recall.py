@@ -18,9 +18,10 @@ from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.stream.switch import switch
-from rivulet.pocket import hiding, world
+from rivulet.pocket import held_out, hiding, world
 from rivulet.pocket.hiding import ENCODED, HidingClips
 from rivulet.pocket.train_memory.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
+from rivulet.tests.bench.recall import stories
 from rivulet.tests.bench.recall_picture import COLOURS, OTHER, draw, read
 from rivulet.tests.bench.recall_verdict import Remembered, figures, judge, sights
 from rivulet.tests.bench.recall_walk import Contestant, Stage, lifted
@@ -190,6 +191,26 @@ def test_figures_are_shares_that_rows_accept():
     )
     assert json.loads(out.getvalue())["policy"] == "ema"
     assert figures([None]) == {"trials": 0, "told_share": 0.0}
+
+
+def test_stories_in_a_file_are_those_of_the_seed(monkeypatch, tmp_path):
+    vae = torch.nn.Module()
+    vae.encoder, vae.conv1 = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    pocket = SimpleNamespace(vae=vae, recipe=SimpleNamespace(block_frames=3, size=64))
+    monkeypatch.setattr(hiding, "encode_pictures", lambda _, shown: torch.zeros(len(shown), 16, 24, 8, 8))
+    file = tmp_path / "stories.pt"
+    drawn = stories(pocket, 2, file, seed=1)
+    assert torch.equal(stories(pocket, 2, file, seed=1).look_B3, drawn.look_B3)
+    with pytest.raises(SystemExit, match="drawn with seed 1; here it is 2"):
+        stories(pocket, 2, file, seed=2)
+    with pytest.raises(SystemExit, match="holds 2 stories, 3 are asked for"):
+        stories(pocket, 3, file, seed=1)
+    drawn.save(file, {"held_out": held_out.fingerprint()})
+    with pytest.raises(SystemExit, match="were drawn without list .* here they are drawn from all comb"):
+        stories(pocket, 2, file, seed=1)
+    drawn.save(file, {"latents": "0123"})
+    with pytest.raises(SystemExit, match="are latents of VAE 0123"):
+        stories(pocket, 2, file, seed=1)
 
 
 def point(policy, blocks, recall):
