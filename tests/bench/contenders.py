@@ -73,8 +73,9 @@ def errors_beside(trial: Trial, contender: Contender) -> Errors:
 
 
 def learned(pocket: Pocket, prompts: int, blocks: int) -> Calibration:
-    """A calibration on so many prompts, a quarter of them kept aside."""
-    scenes = world.sample_scenes(2 * prompts, torch.Generator().manual_seed(LEARN_SEED), band_share=0.0)
+    """A calibration on so many prompts, none held out of training, a quarter of them kept aside."""
+    draw = torch.Generator().manual_seed(LEARN_SEED)
+    scenes = world.sample_scenes(2 * prompts, draw, band_share=0.0, combinations="seen")
     chosen = list(dict.fromkeys(scenes.prompts()))[:prompts]
 
     def streams(recording: CacheFormat, index: int) -> Iterator[object]:

@@ -20,6 +20,8 @@ from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.step import init, rollout
+from rivulet.pocket import detector, held_out, world
+from rivulet.tests.bench import contenders
 from rivulet.tests.bench.beside import Tally, beside
 from rivulet.tests.bench.cache import nearness, totals
 from rivulet.tests.bench.cache_picture import draw
@@ -165,3 +167,15 @@ def test_frames_that_are_all_exact_have_no_error(streamed):
     exact = replace(made, exact=type(made.exact)(sink=1, newest=3))
     make(beside(exact, tally), tally)
     assert tally.errors().total < 1e-6
+
+
+def test_no_basis_is_learned_on_what_is_held_out(monkeypatch):
+    monkeypatch.setattr(contenders, "calibrate", lambda streams, prompts, *_, **__: prompts)
+    drawn = contenders.learned(SimpleNamespace(dit=None), 300, 1)
+    unseen = {(frozenset(one.objects), one.ground) for one in held_out.unseen()}
+    colours, shapes = list(world.COLOURS), list(world.SHAPES)
+    for prompt in drawn:
+        objects, ground = detector.parse_prompt(prompt)
+        things = frozenset((colours.index(colour), shapes.index(shape)) for colour, shape in objects)
+        assert (things, colours.index(ground)) not in unseen, prompt
+    assert len(drawn) > 200
