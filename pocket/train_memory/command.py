@@ -6,7 +6,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -138,10 +140,12 @@ def _write(
     """Export what was trained: a converted model, or a memory with the dense model's changes."""
     out = chosen.out or folder / "export"
     if memory is not None and adapters is None:
+        others = [History.of(memory.metadata)]  # its LoRA is in the model
         if chosen.start:
             start = models.recipe_in("--start", open_checkpoint(chosen.start, caller="--start"))
             trained = f"{start.trained.rpartition(AFTER)[2]}, then {trained}"
-        print(export_model(chosen.dit, rollout.dit, out, trained, memory.fingerprint))
+            others.append(start.history)
+        print(export_model(chosen.dit, rollout.dit, out, trained, memory.fingerprint, others))
         return
     assert adapters is not None
     if chosen.go_back:
@@ -179,16 +183,19 @@ def _memory_history(memory: MemoryFile | None) -> History:
     return History.of(memory.metadata).trained_on(f"--encoder {memory.path}", memory.trained)
 
 
-def export_model(source: Path, dit: WanModel, out: Path, trained: str, fingerprint: str) -> Path:
+def export_model(
+    source: Path, dit: WanModel, out: Path, trained: str, fingerprint: str, others: Iterable[History]
+) -> Path:
     """Write a model whose attentions were trained, under its source's name and `_memory`.
 
-    fingerprint: of its memory, which lies in another file.
+    fingerprint: of its memory, which lies in another file. others: of what else went into the model.
     """
     out.mkdir(parents=True, exist_ok=True)
     with safe_open(source, framework="pt") as file:
         metadata = dict(file.metadata() or {})
     recipe = json.loads(metadata["recipe"])
-    after = History.of(recipe).trained_on(f"--dit {source}", recipe["trained"])
+    before = reduce(History.beside, others, History.of(recipe))
+    after = before.trained_on(f"--dit {source}", recipe["trained"])
     taught = {"trained": f"{recipe['trained']}{AFTER}{trained}", "taught": fingerprint}
     metadata["recipe"] = json.dumps(recipe | taught | asdict(after))
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in dit.state_dict().items()}
