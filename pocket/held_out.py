@@ -26,6 +26,7 @@ CHOICES = ("all", "seen", "unseen")  # which combinations scenes are drawn from
 ONE_IN = 10  # combinations of a kind, one is held out
 _FIRST = {"ground", "colour", "shape", "object"}  # what the list is most even over
 _FIRST_WEIGHT = 3  # with it the list of pairs is exactly even over these four
+UNTOLD = "a training that its file does not tell of"
 _NOTHING = len(COLOURS) * len(SHAPES)  # row of the table for a slot without an object
 
 
@@ -110,7 +111,7 @@ class History:
                 f"{listed}: trained on, it would have seen some of either. Give weights of this list, or "
                 f"begin from nothing."
             )
-        return History(listed, self.held_out_after if self.held_out else trained)
+        return History(listed, self.held_out_after if self.held_out else trained or UNTOLD)
 
     def beside(self, other: History) -> History:
         """Of weights that are run together with others: what one was trained on, both were."""

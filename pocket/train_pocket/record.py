@@ -85,7 +85,11 @@ def read(folder: Path) -> dict[str, Any]:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}). Name another folder with --run.") from error
-    if not isinstance(stored, dict):
+    if not isinstance(stored, dict) or any(
+        not isinstance(each, dict) or not _are_lengths(each.get(LENGTHS, []))
+        for name, each in stored.items()
+        if (folder / f"{name}.pt").exists()
+    ):
         raise ValueError(f"{path} is no record of a training. Name another folder with --run.")
     return stored
 
@@ -97,6 +101,10 @@ def digest(path: Path) -> str:
         while part := file.read(1 << 24):
             made.update(part)
     return made.hexdigest()[:16]
+
+
+def _are_lengths(stored: object) -> bool:
+    return isinstance(stored, list) and all(isinstance(each, list) and len(each) == 2 for each in stored)
 
 
 def _refuse_other(where: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -85,6 +85,12 @@ def test_all_combinations_are_drawn_as_ever():
     assert fresh.ground_B.tolist() == [2, 2, 3, 3, 3, 4]
 
 
+def test_weights_that_tell_nothing_are_not_taken_for_new_ones():
+    after = held_out.History().trained_on("--start x", "")
+    assert str(after) == f"held out since: {held_out.UNTOLD}"
+    assert str(held_out.History(held_out.fingerprint())) == "never trained on"
+
+
 def test_other_names_are_refused():
     with pytest.raises(ValueError, match="all, seen, unseen; got 'new'"):
         world.sample_scenes(2, generator(), combinations="new")
