@@ -122,19 +122,19 @@ def pace(streams: Sequence[Judged], truth: Sequence[float] = ()) -> dict[str, fl
     """
     speeds = [stream.speed_EN for stream in streams]
     known = torch.cat([one[~one.isnan()] for one in speeds])
-    objects = [moving(thing).mean() for one in speeds for thing in one.T if len(moving(thing))]
-    if not objects:
+    if not len(known):
         return {}
-    return speed_figures([stream_speed(one) for one in speeds], truth) | {
-        "still_share": fmean(float(one < motion.STILL) for one in objects),
-        "jumps_share": float((known > FASTEST).float().mean()),
-    }
+    objects = [moving(thing).mean() for one in speeds for thing in one.T if len(moving(thing))]
+    figures = speed_figures([stream_speed(one) for one in speeds], truth)
+    if objects:
+        figures["still_share"] = fmean(float(one < motion.STILL) for one in objects)
+    return figures | {"jumps_share": float((known > FASTEST).float().mean())}
 
 
 def speed_figures(speeds: Sequence[float | None], truth: Sequence[float | None] = ()) -> dict[str, float]:
     """Mean over streams, and with the truth's the ratio of both means, with standard errors over streams.
 
-    Streams in which no object was found are left out, of both.
+    Streams in which no object was found are left out, of both; `found_streams` says how many were not.
     """
     beside = truth or [0.0] * len(speeds)
     pairs = [
@@ -145,7 +145,8 @@ def speed_figures(speeds: Sequence[float | None], truth: Sequence[float | None] 
     if not pairs:
         return {}
     found, world_speeds = zip(*pairs, strict=True)
-    figures, many = {"speed_sides_per_picture": fmean(found)}, len(pairs) > 1
+    figures: dict[str, float] = {"speed_sides_per_picture": fmean(found), "found_streams": len(pairs)}
+    many = len(pairs) > 1
     if many:
         figures["speed_standard_error_sides_per_picture"] = stdev(found) / len(found) ** 0.5
     if truth:

@@ -44,4 +44,6 @@ def draw(rows: Iterable[Row], path: Path) -> None:
 def _name(row: Row) -> str:
     memory = "" if row["memory"] == "off" else f" + {row['memory']}"
     past = ", true past" if row["case"] == "from_truth" else ""
-    return f"{row['format']}{memory}{past}"
+    drawn = row.get("combinations", "all")
+    of = "" if drawn == "all" else f"{drawn}: "
+    return f"{of}{row['format']}{memory}{past}"

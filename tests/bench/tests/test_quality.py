@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from rivulet.model_patches.stream.step import prefill, step
 from rivulet.model_patches.vae.decoder import decode_stream, encode_stream
 from rivulet.model_patches.vae.wan import TIME_STRIDE
 from rivulet.pocket import choices, models, world
-from rivulet.tests.bench import quality, quality_bounds, quality_from_truth
+from rivulet.pocket.verdict import FASTEST
+from rivulet.tests.bench import quality, quality_bounds, quality_from_truth, quality_plot
 from rivulet.tests.bench.quality import SPAN_LATENTS, WARM_LATENTS, spans
 from rivulet.tests.bench.quality_bounds import Bound
-from rivulet.tests.bench.quality_figures import Span, between, judge, judged_streams, speed_figures
+from rivulet.tests.bench.quality_figures import Span, between, judge, judged_streams, pace, speed_figures
 from rivulet.tests.bench.quality_from_truth import GIVEN_FRAMES, GIVEN_LATENTS, go_on, stretch
 from rivulet.tests.bench.quality_plot import draw, read
 from rivulet.tests.bench.quality_sheets import RIGHT, WRONG, sheet, sheets
@@ -78,7 +80,17 @@ def test_a_ratio_of_speeds_is_of_streams_that_show_something():
     assert figures["speed_ratio"] == pytest.approx(0.6)
     # ratios of 0.4 and 0.8: a spread of sqrt(2) * 0.2, of a mean of two 1 / sqrt(2) of it
     assert figures["speed_standard_error_ratio"] == pytest.approx(0.2)
+    assert figures["found_streams"] == 2
     assert speed_figures([None], [0.01]) == {}
+
+
+def test_objects_that_only_jump_are_told():
+    prompts, pixels = truth(12)
+    streams = judged_streams(Span(pixels, ()), prompts, FPS)
+    jumping = [replace(one, speed_EN=one.speed_EN + 2 * FASTEST) for one in streams]
+    assert pace(jumping, [0.012] * 4) == {"jumps_share": 1.0}
+    nowhere = [replace(one, speed_EN=one.speed_EN * torch.nan) for one in streams]
+    assert pace(nowhere, [0.012] * 4) == {}
 
 
 def test_the_truths_speed_is_that_of_its_pictures():
@@ -173,6 +185,13 @@ def test_speed_is_drawn_over_time(tmp_path):
     draw([{**row, "speed_ratio": 1.0} for row in shown], tmp_path / "fast.png")
     slow, fast = (Image.open(tmp_path / name).tobytes() for name in ("new/speed.png", "fast.png"))
     assert slow != fast
+    new = [{**row, "combinations": "unseen", "speed_ratio": 0.2} for row in shown]
+    draw([*shown, *new], tmp_path / "both.png")
+    alone, both = (
+        {colour for _, colour in Image.open(tmp_path / name).getcolors(1 << 20)}
+        for name in ("new/speed.png", "both.png")
+    )
+    assert quality_plot.COLOURS[1] in both - alone, "what is drawn of other combinations is another curve"
     with pytest.raises(ValueError, match="no row of speed"):
         draw([], tmp_path / "none.png")
 

@@ -206,7 +206,7 @@ def test_stories_in_a_file_are_those_of_the_seed(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="holds 2 stories, 3 are asked for"):
         stories(pocket, 3, file, seed=1)
     drawn.save(file, {"held_out": held_out.fingerprint()})
-    with pytest.raises(SystemExit, match="were drawn without list .* here they are drawn from all comb"):
+    with pytest.raises(SystemExit, match=r"were drawn without list .* here they are drawn from all comb"):
         stories(pocket, 2, file, seed=1)
     drawn.save(file, {"latents": "0123"})
     with pytest.raises(SystemExit, match="are latents of VAE 0123"):
