@@ -1,7 +1,7 @@
 """What a memory's training records, goes on with and refuses, through its command."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -107,8 +107,27 @@ def test_a_model_with_a_memory_has_seen_what_one_of_them_has(tmp_path):
     pocket = models.load_pocket()
     assert str(pocket.recipe.history) == "trained on all combinations"
     new = replace(pocket, recipe=replace(pocket.recipe, held_out=LIST))
-    assert str(choices.remembering(new, "learned")[0].recipe.history) == "trained on all combinations"
     memory = models.WEIGHTS / models.MEMORY_FILE
+    path = another(memory, tmp_path, "memory", held_out="", held_out_after="")
+    told = choices.remembering(new, "learned", path)[0].recipe.history
+    assert str(told) == "trained on all combinations"
     path = another(memory, tmp_path, "memory", held_out=LIST, held_out_after="before")
     told = choices.remembering(new, "learned", path)[0].recipe.history
     assert told == History(LIST, "before") and str(told) == "held out since: before"
+
+
+def test_a_taught_model_has_seen_what_its_memory_and_its_attentions_have(tmp_path):
+    dit, never = torch.nn.Linear(2, 2), History(held_out.fingerprint())
+    said = {"recipe": json.dumps({"trained": "new", **asdict(never)}), "config": "{}"}
+    save_file(dit.state_dict(), tmp_path / "model.safetensors", said)
+    late = History(held_out.fingerprint(), "memory")
+    for others, history in (
+        ([never], never),
+        ([late, never], late),
+        ([never, History()], replace(never, held_out_after="new")),
+    ):
+        path = command.export_model(
+            tmp_path / "model.safetensors", dit, tmp_path / "out", "3 lessons", "abc", others
+        )
+        with safe_open(path, framework="pt") as file:
+            assert History.of(json.loads(file.metadata()["recipe"])) == history

@@ -390,21 +390,6 @@ def test_a_taught_model_names_its_memory_and_keeps_what_else_its_file_said(tmp_p
     assert torch.equal(value, dit.blocks[0].self_attn.v.weight.half())
 
 
-def test_a_taught_model_has_seen_what_its_memory_and_its_attentions_have(tmp_path):
-    dit, never = tiny()[0], History(held_out.fingerprint())
-    said = {"recipe": json.dumps({"trained": "new", **asdict(never)}), "config": TINY_CONFIG}
-    save_file(dit.state_dict(), tmp_path / "model.safetensors", said)
-    late = History(held_out.fingerprint(), "memory")
-    for others, history in (
-        ([never], never),
-        ([late, never], late),
-        ([never, History()], replace(never, held_out_after="new")),
-    ):
-        path = export_model(tmp_path / "model.safetensors", dit, tmp_path / "out", "3 lessons", "abc", others)
-        with safe_open(path, framework="pt") as file:
-            assert History.of(json.loads(file.metadata()["recipe"])) == history
-
-
 def test_a_converted_model_goes_on_from_the_attentions_of_one_that_was_taught_the_same_memory():
     before = open_checkpoint(models.WEIGHTS / models.MLA_FILE).load(torch.float32).state_dict()
     begun = open_checkpoint(models.WEIGHTS / models.MLA_FILE).load(torch.float32)
