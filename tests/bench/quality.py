@@ -6,7 +6,7 @@ Read from pixels by the detector.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,8 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when the streams could be made and judged."""
     if chosen.rows:
-        draw(read(chosen.rows), chosen.plot or Path("docs/speed.png"))
+        _plot(lambda: read(chosen.rows), chosen.plot or Path("docs/speed.png"))
         return 0
+    _refuse_options(chosen)
     asked = _asked_for(chosen)
     pocket, recipe = asked.pocket, asked.pocket.recipe
     if chosen.bounds:
@@ -106,8 +107,27 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     else:
         curve = _from_nothing(rows, asked, scenes, seconds, chosen, how)
     if chosen.plot:
-        draw(curve, chosen.plot)
+        _plot(lambda: curve, chosen.plot)
     return 0
+
+
+def _refuse_options(chosen: argparse.Namespace) -> None:
+    for name in ("streams", "seconds"):
+        value = getattr(chosen, name)
+        if value is not None and value < 1:
+            raise SystemExit(f"bench quality: --{name} is {value}; give 1 or more, or leave it out.")
+    if chosen.pictures and (chosen.from_truth or chosen.bounds):
+        raise SystemExit(
+            "bench quality: --pictures shows streams that begin with nothing; leave out --from-truth and "
+            "--bounds, or --pictures."
+        )
+
+
+def _plot(rows: Callable[[], list[Row]], path: Path) -> None:
+    try:
+        draw(rows(), path)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"bench quality: no plot: {error}") from error
 
 
 def _from_nothing(

@@ -31,7 +31,7 @@ def draw(rows: Iterable[Row], path: Path) -> None:
         middle = (float(row["from_seconds"]) + float(row["to_seconds"])) / 2
         lines.setdefault(_name(row), {})[middle] = float(row["speed_ratio"])
     if not lines:
-        raise ValueError("bench quality: no row of speed to draw; measure one.")
+        raise ValueError("there is no row of speed to draw; measure one.")
     last = max(max(line) for line in lines.values())
     ticks = [*TICKS_SECONDS, *(late for late in LATE_SECONDS if late <= last * 1.1)]
     curves = [

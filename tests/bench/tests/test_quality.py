@@ -214,6 +214,21 @@ def test_bounds_are_told_with_what_they_hold(monkeypatch):
     assert [(row["case"], row["strict_share"]) for row in rows[-2:]] == [("drawn_from", 1.0), ("others", 1.0)]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--streams", "0"], "--streams is 0; give 1 or more"),
+        (["--seconds", "-3"], "--seconds is -3; give 1 or more"),
+        (["--from-truth", "--pictures", "x"], "leave out --from-truth"),
+        (["--rows", "nowhere.jsonl", "--plot", "x.png"], "no plot: .*nowhere.jsonl"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused(options, said, monkeypatch):
+    monkeypatch.setattr(choices, "load_pocket", lambda folder, dtype, dit_file: small_pocket())
+    with pytest.raises(SystemExit, match=said):
+        printed(options)
+
+
 def test_a_span_is_of_the_seconds_it_says():
     """All of the first ones, beginning with the stream's first picture; two before each mark, with a past."""
     pocket = small_pocket()
