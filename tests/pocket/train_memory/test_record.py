@@ -9,11 +9,13 @@ from rivulet.model_patches.checkpoints.sealed import CHECKSUM, EMPTY, seal
 from rivulet.pocket import choices, held_out, hiding, models
 from rivulet.pocket.held_out import History
 from rivulet.pocket.hiding import HidingClips
-from rivulet.pocket.train_memory import command, main
+from rivulet.pocket.train_memory import command, main, own_clips, sparing
 from rivulet.pocket.train_memory.lessons import Lessons, Shares
+from rivulet.pocket.train_memory.lora import Adapters
 from rivulet.pocket.train_pocket.clips import PairedClips, made_of
 from rivulet.pocket.train_pocket.dit import PocketTraining
 from rivulet.pocket.train_pocket.record import RECORD_FILE
+from rivulet.tests.pocket.train_memory.tiny_memory import tiny
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -69,6 +71,21 @@ def test_stories_that_are_added_show_nothing_that_is_held_out(nothing_unseen, mo
     lessons = Lessons(None, stories, clips, None, PocketTraining(), Shares(), 1)
     lessons.refresh(60, 100, torch.Generator().manual_seed(1))
     assert len(lessons.stories) == 61 and sum(nothing_unseen) == 4 * 60
+
+
+def test_streams_that_are_trained_on_are_of_prompts_that_are_seen(tmp_path, monkeypatch):
+    pocket, begun = models.load_pocket(), []
+
+    def stop(_, texts, *given, **options):
+        begun.append(len(texts))
+        raise KeyboardInterrupt
+
+    own_clips.load_or_stream(tmp_path / "clips.pt", pocket, 200, 0)
+    monkeypatch.setattr(models.Pocket, "begin", stop)
+    monkeypatch.setattr(sparing, "STREAMS", 200)
+    with pytest.raises(KeyboardInterrupt):
+        sparing.watch_ordinary(pocket, None, Adapters(tiny()[0], 2, 2.0))
+    assert begun == [200], "the fixture has looked at every prompt of these"
 
 
 def another(path, folder, name, **changes):
