@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from rivulet.model_patches.arch.fingerprint import sketch
 from rivulet.model_patches.cache.formats import FORMATS
 from rivulet.model_patches.memory.policies import POLICIES
 from rivulet.pocket.choices import choose
@@ -29,6 +30,14 @@ def test_the_built_in_model_runs_with_the_small_cache_and_the_memory():
     assert chosen.pocket.recipe.preset == "pocket_memory" and chosen.memory.cost.tokens
     plain = choose(*PLAIN).pocket
     assert not torch.equal(chosen.pocket.dit.blocks[0].ffn[0].weight, plain.dit.blocks[0].ffn[0].weight)
+
+
+def test_the_built_in_cache_is_of_the_model_with_the_memory():
+    """As ComfyUI's nodes check it, where the memory's LoRA is an adapter like any other."""
+    chosen = choose()
+    width = chosen.pocket.dit.head.modulation.shape[-1]
+    weights = sketch(chosen.pocket.dit, width, torch.float32, torch.device("cpu"))
+    assert "an adapter (LoRA)" in chosen.cache.check_weights(weights, width, adapted=True)
 
 
 @pytest.mark.parametrize(

@@ -168,12 +168,16 @@ def test_weights_in_half_precision_are_the_same_model(basis, make_model, dtype):
     assert fits(basis, make_model(dtype), dtype) == ""
 
 
+@pytest.mark.parametrize("size", [1, 0.3, 0.01])
 @pytest.mark.parametrize("adapted", [False, True])
-def test_another_checkpoint_is_refused(basis, make_model, adapted):
+def test_another_checkpoint_is_refused(basis, make_model, adapted, size):
+    other = make_model(seed=2)
+    for parameter in other.parameters():
+        parameter *= size
     with pytest.raises(
         ValueError, match=r"the basis is of tiny, whose weights differ .* it is another checkpoint"
     ):
-        fits(basis, make_model(seed=2), adapted=adapted)
+        fits(basis, other, adapted=adapted)
 
 
 def test_a_basis_without_a_fingerprint_is_of_no_model(basis, model):
