@@ -120,7 +120,7 @@ A band comes down over a red circle for six seconds, three times as long as the 
 prompts after that say only "an object". **Evolving Memory** brings colour and shape back; **Small Cache** \
 keeps what the stream looks back on in an eighth of the bytes. Both cost the same after ten hours.
 
-Not with every seed: the built-in memory brings both back in about eight of ten cases, chance in one of \
+Not with every seed: the built-in memory brings both back in about three of four cases, chance in one of \
 fifteen.
 
 **memory** off is the model before it was taught such stories: it cannot draw the band. In template 10 off \
