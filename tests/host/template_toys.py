@@ -92,7 +92,7 @@ lines of **---**, or just one. **cut** begins another scene, **recache** goes ov
 eighth of the bytes. Both cost the same after ten hours: **seconds** can be as many as you like. Without \
 them (**memory** off, **format** dense) it is another video.
 
-The **Pocket Model** comes with Rivulet and runs on any processor, on two cores about three times as fast as \
+The **Pocket Model** comes with Rivulet and runs on any processor, on two cores about twice as fast as \
 it plays. It is a toy that often gets one wrong. It knows **circle**, **square** and **triangle** in \
 **red**, **green**, **blue**, **yellow**, **magenta** and **cyan**, one or two on a coloured **ground**. \
 Try: a magenta square and a cyan circle on a green ground. Templates 02 to 06 and 11 are for real models.
