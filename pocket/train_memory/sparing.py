@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ...model_patches.memory.learned import LearnedMemory
 from ...model_patches.memory.load import MemoryFile
-from ...model_patches.stream.state import StreamState
-from ...model_patches.stream.step import extend, rollout, step
+from ...model_patches.stream.step import rollout, step
 from ...model_patches.stream.switch import switch
 from .. import world
 from ..hiding import ENCODED, HIDDEN, LIFTED, VISIBLE, HidingClips, Story
 from ..models import Pocket
+from ..replay import replay
 from .lessons import MEMORY
 from .lora import Adapters
 
@@ -122,17 +122,13 @@ def watch_stories(pocket: Pocket, memory: LearnedMemory, adapters: Adapters, tol
     before = story.parts.index(HIDDEN)
     for block, clean in enumerate(latents.split(frames, 2)[:-1]):
         with shown.watching(adapters):
-            state = _shown(pocket, state, (texts[block], negative), clean)
+            told_now = switch(pocket.caller, state, (texts[block], negative), "smooth")
+            state = replay(pocket.caller, told_now, clean)
         if block + 1 - before in WAITS:
             prompt = told.texts_BPLE[:, LIFTED], negative
             with lifted.watching(adapters):
                 step(pocket.caller, switch(pocket.caller, state, prompt, "smooth"))
     return _halves(shown, lifted)
-
-
-def _shown(pocket: Pocket, state: StreamState, prompt: tuple[Tensor, Tensor], clean: Tensor) -> StreamState:
-    state = extend(pocket.caller, switch(pocket.caller, state, prompt, "smooth"), clean)
-    return replace(state, block=state.block + 1)
 
 
 def _halves(shown: Moments, lifted: Moments) -> Moments:

@@ -20,8 +20,8 @@ from ...model_patches.stream.switch import switch
 from ...model_patches.vae.wan import LayerBuffers
 from ...pocket.hiding import ENCODED, HIDDEN, LIFTED, VISIBLE, HidingClips, Story
 from ...pocket.models import Pocket
+from ...pocket.replay import replay
 from .recall_verdict import Eyes, Remembered, Sight, judge, sights
-from .replay import replay
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.stream.switch import switch
 from rivulet.pocket import held_out, hiding, world
 from rivulet.pocket.hiding import ENCODED, HidingClips
+from rivulet.pocket.replay import replay
 from rivulet.pocket.train_memory.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
 from rivulet.tests.bench.recall import stories
 from rivulet.tests.bench.recall_picture import COLOURS, OTHER, draw, read
 from rivulet.tests.bench.recall_verdict import Remembered, figures, judge, sights
 from rivulet.tests.bench.recall_walk import Contestant, Stage, lifted
 from rivulet.tests.bench.records import Rows
-from rivulet.tests.bench.replay import replay
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.stream.switch import switch
 from rivulet.pocket import text
+from rivulet.pocket.replay import replay
 from rivulet.pocket.train_memory import main, memory_rollout
 from rivulet.pocket.train_memory.lessons import MEMORY, PLAIN, Lessons, Shares
 from rivulet.pocket.train_memory.lora import Adapters
 from rivulet.pocket.train_memory.memory_rollout import MemoryRollout
 from rivulet.pocket.train_pocket.clips import PairedClips
 from rivulet.pocket.train_pocket.dit import PocketTraining
-from rivulet.tests.bench.replay import replay
 from rivulet.tests.pocket.train_memory.tiny_memory import BLOCKS, FRAMES, ROWS, lesson_of, tiny
 
 CONFIG = StreamConfig(

@@ -20,6 +20,7 @@ from rivulet.model_patches.stream.switch import switch
 from rivulet.pocket import held_out, models
 from rivulet.pocket.held_out import History
 from rivulet.pocket.hiding import ENCODED, LIFTED, HidingClips
+from rivulet.pocket.replay import replay
 from rivulet.pocket.train_memory import main
 from rivulet.pocket.train_memory.command import export_model
 from rivulet.pocket.train_memory.export import export
@@ -30,7 +31,6 @@ from rivulet.pocket.train_memory.memory_rollout import MemoryRollout, MemoryStat
 from rivulet.pocket.train_memory.trainer import MemoryTraining, Trainer
 from rivulet.pocket.train_pocket.clips import PairedClips
 from rivulet.pocket.train_pocket.dit import PocketTraining
-from rivulet.tests.bench.replay import replay
 from rivulet.tests.pocket.train_memory.tiny_memory import (
     BLOCKS,
     FRAMES,

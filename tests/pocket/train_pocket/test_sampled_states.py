@@ -9,11 +9,11 @@ from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.step import init, step
+from rivulet.pocket.replay import replay
 from rivulet.pocket.text import TEXT_DIM, encode
 from rivulet.pocket.train_pocket import sampled_states
 from rivulet.pocket.train_pocket.sampled_states import SampledWalk, beside, grade, own_past
 from rivulet.pocket.train_pocket.teacher_forcing import TeacherForcing
-from rivulet.tests.bench.replay import replay
 
 BLOCK_FRAMES, BLOCKS, LEVELS = 3, 3, (1.0, 0.9, 0.7, 0.4)
 CPU = torch.device("cpu")

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ...model_patches.stream.caller import Caller
-from ...model_patches.stream.state import StreamState
-from ...model_patches.stream.step import extend
+from ..model_patches.stream.caller import Caller
+from ..model_patches.stream.state import StreamState
+from ..model_patches.stream.step import extend
 
 
 def replay(caller: Caller, state: StreamState, clean_BCTHW: Tensor) -> StreamState:
