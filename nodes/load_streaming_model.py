@@ -9,7 +9,8 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..model_patches.arch.rotary import BANDS
 from ..model_patches.checkpoints.checkpoint import FUSED_ORDERS, Checkpoint
-from ..model_patches.checkpoints.recipes import RECIPES, caution, find_recipe, recipes_in_name
+from ..model_patches.checkpoints.published import RECIPES
+from ..model_patches.checkpoints.recipes import caution, find_recipe, recipes_in_name
 from ..model_patches.reason import reason_of
 from .host.load_model import DTYPES, WHERE, Source, patcher_of, with_lora
 from .host.recipe import ModelRecipe, parse_recipe, set_recipe
@@ -232,6 +233,7 @@ def choose_recipe(checkpoint: Checkpoint, model_file: str, wanted: str) -> tuple
         record.name,
         record.memory,
         record.switch,
+        record.first_sigmas,
     )
     said = [f"Recipe {record}", f"Why: {choice.why}"]
     if record.memory != "off":

@@ -20,7 +20,7 @@ from ..model_patches.checkpoints.files import save_tensors
 from ..model_patches.checkpoints.limits import read_json, reading
 from ..model_patches.geometry import Geometry
 from ..model_patches.memory.policy import OFF, MemoryPolicy
-from ..model_patches.sampler.schedule import sigmas
+from ..model_patches.sampler.schedule import first_sigmas, sigmas
 from ..model_patches.stream.config import StreamConfig
 from ..model_patches.stream.model_caller import ModelCaller, Texts, texts
 from ..model_patches.stream.state import StreamState
@@ -68,7 +68,7 @@ class PocketRecipe:
     @property
     def first_sigmas(self) -> tuple[float, ...]:
         """Noise levels of a scene's first block, where it has its own."""
-        return sigmas(self.first_timesteps, self.shift) if self.first_timesteps else ()
+        return first_sigmas(self.first_timesteps, self.shift)
 
     @property
     def history(self) -> History:

@@ -3,8 +3,9 @@
 Every published scheme is one rule with different numbers. Sink ids are 0, 1, ... and never change. The last
 frame of the block has its index in the stream as id, at most the preset's `last_id`; the window counts back
 from there, the memory stands directly before the window. Without `last_id` ids grow with the stream
-(absolute positions). Sources: the released code of Self-Forcing, Causal-Forcing, LongLive, Infinity-RoPE and
-Reward Forcing; VideoMLA (arXiv 2605.30351) and Echo-Infinity (arXiv 2606.04527).
+(absolute positions). Sources: the released code of Self-Forcing, Causal-Forcing, LongLive, Infinity-RoPE,
+Reward Forcing, Self Gradient Forcing and Rolling Forcing; VideoMLA (arXiv 2605.30351) and Echo-Infinity
+(arXiv 2606.04527).
 """
 
 import reprlib
@@ -74,6 +75,9 @@ PRESETS: dict[str, PositionPreset] = {
         PositionPreset("infinity_rope", 1, 5, last_id=5, trained_frames=21),
         PositionPreset("reward_forcing", 3, 6, last_id=8, trained_frames=21),
         PositionPreset("deep_forcing", 10, 11, last_id=20, trained_frames=21),
+        PositionPreset("self_gradient", 3, 9, last_id=20, trained_frames=21),
+        PositionPreset("self_gradient_framewise", 4, 17, last_id=20, trained_frames=21),
+        PositionPreset("rolling_forcing", 3, 18, last_id=20, trained_frames=21),
         PositionPreset("echo", 3, 9, last_id=20, trained_frames=21, memory_frames=3),
         PositionPreset("echo_std", 3, 9, None, trained_frames=21, memory_frames=3, endless="echo"),
         PositionPreset("videomla_6", 1, 5, last_id=5, trained_frames=21),

@@ -17,6 +17,7 @@ from ._sizes import SIGN, read_config
 from .files import Shapes, first_few
 from .nesting import MEMORY, is_mla
 from .variants import VARIANTS, variant_of
+from .wan22 import CHANNELS_5B, is_5b
 
 DENSE, VIDEO_MLA = "dense", "video_mla"
 SIZES = {1536: "1.3B", 5120: "14B"}  # by width (Wan 2.1, arXiv 2503.20314, table 2)
@@ -102,6 +103,8 @@ def structure_of(
     for sign, what in VARIANTS:
         if key := _first_key(sign, shapes):
             raise ValueError(f"{where}: {name} is {what} ({key}). {_REMEDY}")
+    if latent_channels is not None and is_5b(shapes):
+        raise ValueError(f"{where}: {name} is {variant_of(CHANNELS_5B, CHANNELS_5B)}. {_REMEDY_5B}")
     config = read_config(f"{where}: {name}", shapes, sizes)
     channels = (config.in_channels, config.out_channels)
     if latent_channels is not None and channels != (latent_channels, latent_channels):
@@ -122,6 +125,10 @@ def model_keys(keys: Iterable[str]) -> list[str]:
     return [key for key in keys if not key.startswith(MEMORY) and not QUANTISED.fullmatch(key)]
 
 
+_REMEDY_5B = (
+    f"A stream needs Wan 2.1 text to video, which takes and gives {LATENT_CHANNELS} channels; LongLive's "
+    f"first version is one, LongLive-1.3B."
+)
 _REMEDY = "A stream needs a text-to-video checkpoint: choose the file that its authors call t2v."
 
 

@@ -15,6 +15,13 @@ VARIANTS = (  # by keys that text to video does not have
     ),
     (re.compile(r"img_emb\.|.*\.(k_img|v_img)\."), "an image-to-video model"),
     (re.compile(r"ref_conv\."), "a model with a reference picture"),
+    (
+        re.compile(
+            r"(?:.+\.)?memory_(weight|bias|modulation|(patch|text|time)_embedding|time_projection|head)\b"
+        ),
+        "Self Gradient Forcing Plus, which reads what it remembers with weights of its own; Self Gradient "
+        "Forcing's own files, such as chunkwise/ar/model.pt, can be streamed",
+    ),
 )
 CHANNELS = {  # of the latents that a model takes
     36: "an image-to-video model",
@@ -27,6 +34,6 @@ CHANNELS = {  # of the latents that a model takes
 def variant_of(in_channels: int, out_channels: int) -> str:
     """What a model is that takes and gives so many latent channels, where Wan 2.1 has LATENT_CHANNELS."""
     if in_channels == out_channels == wan22.CHANNELS_5B:
-        return f"{wan22.MODEL_5B}, whose VAE cannot be streamed here"
+        return f"{wan22.MODEL_5B}, whose VAE cannot be streamed here, or LongLive 2.0, which is made from it"
     kind = CHANNELS.get(in_channels, "another variant of Wan")
     return f"{kind}, which takes {in_channels} latent channels and gives {out_channels}"

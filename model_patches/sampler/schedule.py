@@ -26,6 +26,11 @@ def sigmas(timesteps: Sequence[float] = PUBLISHED_TIMESTEPS, shift: float = 5.0)
     return tuple(shift * s / (shift * s + (1 - s)) for s in levels)
 
 
+def first_sigmas(timesteps: Sequence[float], shift: float = 5.0) -> tuple[float, ...]:
+    """Noise levels of a scene's first block, as `sigmas`; (), as for all others, without timesteps."""
+    return sigmas(timesteps, shift) if timesteps else ()
+
+
 def first_call(levels: Sequence[float], strength: float) -> int:
     """Index of the highest noise level that is not above `strength`, for a block that starts from a video.
 

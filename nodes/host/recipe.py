@@ -13,7 +13,7 @@ from torch import Tensor
 from ...model_patches.attention.positions import PRESETS
 from ...model_patches.attention.positions import preset as preset_of
 from ...model_patches.geometry import Geometry
-from ...model_patches.sampler.schedule import sigmas
+from ...model_patches.sampler.schedule import first_sigmas, sigmas
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.timeline import DEFAULT_MODE, MODES
 from .caller import dtype_of
@@ -48,7 +48,7 @@ def parse_recipe(text: str) -> ModelRecipe:
     stored = json.loads(text)
     if not isinstance(stored, dict):
         raise TypeError("a recipe is a JSON object")
-    switch, first = stored.get("switch", ""), stored.get("first_timesteps")
+    switch = stored.get("switch", "")
     if switch and switch not in MODES:
         raise ValueError(f"there is no switch {switch!r}")
     return ModelRecipe(
@@ -58,7 +58,7 @@ def parse_recipe(text: str) -> ModelRecipe:
         sigmas(stored["timesteps"], stored["shift"]),
         bool(stored.get("fresh_noise", True)),
         switch=switch,
-        first_sigmas=sigmas(first, stored["shift"]) if first else (),
+        first_sigmas=first_sigmas(stored.get("first_timesteps", ()), stored["shift"]),
         taught=str(stored.get("taught", "")),
     )
 

@@ -72,8 +72,6 @@ WORDS = {
     "op",
     "target",
     "policy",
-    "method",
-    "span",
     "combinations",
     "held_out",
     "memory",

@@ -35,12 +35,12 @@ def test_every_family_streams_as_the_weights_it_was_written_from(family, load_fi
     record = find_recipe(family.recipe)
     config = stream_config(loaded, 32, 48, FROM_MODEL, 0, 0.0)
     assert (config.preset.name, config.block_frames, config.cfg) == (record.preset, record.block_frames, 1.0)
-    assert config.sigmas == record.sigmas
+    assert (config.sigmas, config.first_sigmas) == (record.sigmas, record.first_sigmas)
     said = f"New prompts: {record.switch}, as the recipe of {record.name} says."
     assert switch_of(loaded) == (record.switch, said)
     assert record.title in report and "every one in its place" in report
     assert ("connect Evolving Memory" in report) is (record.memory != "off")
-    config = replace(config, sigmas=config.sigmas[:2])
+    config = replace(config, sigmas=config.sigmas[:2], first_sigmas=config.first_sigmas[:3])
     got, _ = streamed(loaded, text, config)
     assert close(got, own_stream(model, text, config, loaded))
 

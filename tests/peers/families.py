@@ -25,6 +25,14 @@ PEERS = (
         *("causal_forcing", "causal_forcing_framewise", 8, "self_forcing"),
         configs=(DEFAULTS, "configs/causal_forcing_dmd_framewise.yaml"),
     ),
+    Peer(
+        *("causal_forcing", "causal_forcing_2step", 8, "self_forcing"),
+        configs=(DEFAULTS, "configs/causal_forcing_dmd_framewise_2step.yaml"),
+    ),
+    Peer(
+        *("causal_forcing", "causal_forcing_1step", 8, "self_forcing"),
+        configs=(DEFAULTS, "configs/causal_forcing_dmd_framewise_1step.yaml"),
+    ),
     Peer("reward_forcing", "reward_forcing", 7, configs=(DEFAULTS, "configs/reward_forcing.yaml")),
     Peer("infinity_rope", "infinity_rope", 6, configs=(DEFAULTS, "configs/self_forcing_dmd.yaml")),
     Peer(
@@ -108,7 +116,7 @@ def compared(peer_: Peer, checkout: Path, folder: Path) -> Compared:
     made, runs = {}, {}
     for dtype in DTYPES:
         made[dtype] = peer.run(peer_, checkout, folder / str(dtype), dtype)
-    released = ours.released_levels(made[torch.float64], peer_.denoising_calls)
+    released = ours.released_levels(peer_, made[torch.float64])
     levels = released if peer_.own_levels else ours.recipes_levels(peer_.recipe)
     for dtype in made:
         runs[dtype] = ours.run(peer_, folder, dtype, levels, peer_.preset)
@@ -124,7 +132,8 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 
 def _side(peer_: Peer, tensors: Mapping[str, Tensor]) -> Side:
-    """One call in so many leaves clean frames in the cache, after a block or before the next."""
-    count = peer_.denoising_calls
-    making = [index for index in range(len(tensors["x"])) if (index + 1) % (count + 1)]
-    return Side(tensors["x"][making], tensors["flow"][making], tensors["x0"][making[count - 1 :: count]])
+    """After its calls a block has one that leaves clean frames in the cache, at once or before the next."""
+    counts = [peer_.calls_of(block) for block in range(peer_.blocks)]
+    making = [peer_.first_call(block) + call for block, count in enumerate(counts) for call in range(count)]
+    last = [peer_.first_call(block) + count - 1 for block, count in enumerate(counts)]
+    return Side(tensors["x"][making], tensors["flow"][making], tensors["x0"][last])

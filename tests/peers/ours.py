@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -12,7 +12,7 @@ from rivulet.model_patches.arch.parts import embed_time
 from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.attention.forward import forward
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
-from rivulet.model_patches.checkpoints.recipes import PublishedRecipe
+from rivulet.model_patches.checkpoints.published import PublishedRecipe
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.policy import OFF
 from rivulet.model_patches.sampler.noise import KeyedNoise
@@ -35,16 +35,33 @@ class Levels:
 
     sigmas: tuple[float, ...]
     timesteps: tuple[float, ...]
+    first: Levels | None = None  # of the first block, where it has others
+
+    def told(self, sigmas: Sequence[float]) -> tuple[float, ...]:
+        """Timesteps of a block that has these noise levels; () for none."""
+        own = next((each for each in (self, self.first) if each and each.sigmas == tuple(sigmas)), None)
+        assert own or not sigmas, f"no block has the levels {sigmas}"
+        return own.timesteps if own else ()
 
 
 def recipes_levels(recipe: PublishedRecipe) -> Levels:
     """Those a stream runs the recipe with."""
-    return Levels(recipe.sigmas, tuple(1000 * sigma for sigma in recipe.sigmas))
+    all_, first = (
+        Levels(sigmas, tuple(1000 * sigma for sigma in sigmas))
+        for sigmas in (recipe.sigmas, recipe.first_sigmas)
+    )
+    return replace(all_, first=first) if recipe.first_sigmas else all_
 
 
-def released_levels(theirs: Mapping[str, Tensor], calls: int) -> Levels:
-    """Those of the released code's first block; its scheduler takes the level nearest to a timestep."""
-    told = theirs["timestep"][:calls, 0, 0].double()
+def released_levels(peer: Peer, theirs: Mapping[str, Tensor]) -> Levels:
+    """Those of the released code; its scheduler takes the level nearest to a timestep."""
+    first, later = (_levels_of(peer, theirs, block) for block in (0, 1))
+    return replace(later, first=first) if peer.recipe.first_sigmas else later
+
+
+def _levels_of(peer: Peer, theirs: Mapping[str, Tensor], block: int) -> Levels:
+    start = peer.first_call(block)
+    told = theirs["timestep"][start : start + peer.calls_of(block), 0, 0].double()
     nearest = (theirs["timesteps"].double() - told[:, None]).abs().argmin(1)
     return Levels(tuple(theirs["sigmas"].double()[nearest].tolist()), tuple(told.tolist()))
 
@@ -80,7 +97,10 @@ def model_of(peer: Peer, folder: Path, dtype: torch.dtype) -> WanModel:
 def run(peer: Peer, folder: Path, dtype: torch.dtype, levels: Levels, preset: str) -> Run:
     """As many blocks as the peer makes, under its recipe but for levels and preset."""
     recipe = peer.recipe
-    config = StreamConfig(GEOMETRY, preset, recipe.block_frames, levels.sigmas, seed=SEED, dtype=dtype)
+    first = levels.first.sigmas if levels.first else ()
+    config = StreamConfig(
+        *(GEOMETRY, preset, recipe.block_frames, levels.sigmas), seed=SEED, dtype=dtype, first_sigmas=first
+    )
     seen: list[tuple[Tensor, Tensor]] = []
 
     def recorded(dit, x_BCTHW, *rest):
@@ -88,8 +108,8 @@ def run(peer: Peer, folder: Path, dtype: torch.dtype, levels: Levels, preset: st
         seen.append((x_BCTHW.clone(), flow_BCTHW.clone()))
         return flow_BCTHW
 
-    def told(dit, _, dtype, device):
-        at = torch.tensor([[*levels.timesteps, 0.0]], dtype=torch.float64, device=device)
+    def told(dit, sigmas, dtype, device):
+        at = torch.tensor([[*levels.told(sigmas), 0.0]], dtype=torch.float64, device=device)
         return list(zip(*(vectors.split(1, 1) for vectors in embed_time(dit, at, dtype)), strict=True))
 
     caller = ModelCaller(model_of(peer, folder, dtype))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.checkpoints.recipes import PublishedRecipe, find_recipe
+from rivulet.model_patches.checkpoints.published import PublishedRecipe
+from rivulet.model_patches.checkpoints.recipes import find_recipe
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.sampler.noise import block_noise
 from safetensors.torch import load_file, save_file
@@ -59,10 +60,14 @@ class Peer:
         """Positions that are the code's."""
         return self.positions or self.recipe.preset
 
-    @property
-    def denoising_calls(self) -> int:
+    def calls_of(self, block: int) -> int:
         """Calls that make a block."""
-        return self.calls or len(self.recipe.sigmas)
+        first = self.recipe.first_sigmas if block == 0 else ()
+        return self.calls or len(first or self.recipe.sigmas)
+
+    def first_call(self, block: int) -> int:
+        """Index of a block's first call; each block before has one more, at timestep 0."""
+        return sum(self.calls_of(before) + 1 for before in range(block))
 
     def words_of(self, block: int) -> str:
         """The prompt of a block."""
@@ -104,12 +109,14 @@ def run(peer: Peer, checkout: Path, folder: Path, dtype: torch.dtype) -> Mapping
     folder.mkdir()
     known = {f"text.{words}": text(words) for words in peer.words}
     held = {f"weights.{key}": value for key, value in weights().items()}
-    drawn = noise(peer.blocks, peer.denoising_calls, peer.recipe.block_frames)
+    calls = [peer.calls_of(block) for block in range(peer.blocks)]
+    drawn = noise(peer.blocks, max(calls), peer.recipe.block_frames)
     save_file({**held, **known, "noise": drawn}, folder / "given.safetensors")
     job = {
         "checkout": str(checkout),
         **{key: getattr(peer, key) for key in ("pipeline", "models", "bare", "absent")},
         **{"configs": peer.configs, "words": peer.words, "dtype": str(dtype).removeprefix("torch.")},
+        "calls": calls,
         "prompt": peer.prompt or peer.words[0],
         "switch_frame": 0 if peer.prompt else peer.switch_block * peer.recipe.block_frames,
         "sizes": {

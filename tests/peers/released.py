@@ -35,6 +35,7 @@ class Job:
     configs: list[str]
     sizes: dict[str, int]
     frame_tokens: int
+    calls: list[int]
     prompt: str
     words: list[str]
     switch_frame: int
@@ -126,10 +127,11 @@ def written(seen: dict[str, list[Tensor]], scheduler: Any) -> Tensors:
 def run(job: Job, weights: Tensors, noise: Tensor) -> Tensors:
     """Every call of the pipeline, and its cache [layers, 2, 1, L, N, D] at the end.
 
-    noise: [blocks, calls, T, C, H, W]; the first of a block is what it begins with.
+    noise: [blocks, calls, T, C, H, W]; the first of a block is what it begins with. A block takes as many as
+    it has calls.
     """
     pipeline = pipeline_of(job, weights)
-    fresh = (draw for block in noise for draw in block[1:])
+    fresh = (draw for block, calls in zip(noise, job.calls, strict=True) for draw in block[1:calls])
     torch.randn_like = lambda like: next(fresh).reshape(like.shape)
     seen = watch(pipeline.generator, noise.shape[2])
     asked = {"text_prompts": [job.prompt]}

@@ -139,6 +139,27 @@ FAMILIES = (
         *("causal_forcing_framewise", "framewise/causal_forcing.pt"),
         wrap=nested("generator_ema", SHARDED, "generator"),
     ),
+    Family(
+        *("causal_forcing_2step", "causal-forcing++/framewise-2step.pt"),
+        wrap=nested("generator_ema", SHARDED, "generator"),
+    ),
+    Family(
+        *("causal_forcing_1step", "causal-forcing++/framewise-1step.pt"),
+        wrap=nested("generator_ema", SHARDED, "generator"),
+    ),
+    Family(
+        *("self_gradient_forcing", "chunkwise/ar/model.pt"),
+        wrap=nested("generator_ema", SHARDED, "generator"),
+    ),
+    Family(
+        *("self_gradient_forcing_framewise", "framewise/ar/model.pt"),
+        wrap=nested("generator_ema", SHARDED, "generator"),
+    ),
+    Family(
+        *("rolling_forcing", "checkpoints/rolling_forcing_dmd.pt"),
+        wrap=nested("generator_ema", SHARDED, "generator"),
+    ),
+    Family("streamdiffusion_v2", "wan_causal_dmd_v2v/model.pt", wrap=nested("generator", prefix="")),
     Family("longlive", "models/longlive_base.pt", wrap=nested("generator")),
     Family("infinity_rope", "infinity_rope/self_forcing_dmd.pt", wrap=nested("generator_ema", SHARDED)),
     Family("reward_forcing", "rewardforcing.pt", wrap=flat),

@@ -5,7 +5,8 @@ import torch
 from rivulet.model_patches.arch.wan import WanConfig
 from rivulet.model_patches.attention.positions import PRESETS, why_not
 from rivulet.model_patches.checkpoints._families import DENSE, VIDEO_MLA, Structure
-from rivulet.model_patches.checkpoints.recipes import RECIPES, caution, choose, find_recipe, recipes_in_name
+from rivulet.model_patches.checkpoints.published import RECIPES
+from rivulet.model_patches.checkpoints.recipes import caution, choose, find_recipe, recipes_in_name
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.timeline import MODES
@@ -19,7 +20,14 @@ def structure(size="1.3B", kind=DENSE, memory=False):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_every_record_can_be_streamed_without_an_end(recipe):
-    config = StreamConfig(Geometry(832, 480), recipe.preset, recipe.block_frames, recipe.sigmas, recipe.cfg)
+    config = StreamConfig(
+        Geometry(832, 480),
+        recipe.preset,
+        recipe.block_frames,
+        recipe.sigmas,
+        recipe.cfg,
+        first_sigmas=recipe.first_sigmas,
+    )
     assert why_not(config.positions, recipe.block_frames) is None
     assert recipe.positions in PRESETS and recipe.switch in MODES
     assert recipe.memory in ("off", "ema", "learned") and recipe.copy in ("generator", "generator_ema")
@@ -29,16 +37,31 @@ def test_every_record_can_be_streamed_without_an_end(recipe):
 def test_the_published_numbers():
     """Steps after the shift (models' released configurations); sink and window as their caches count them."""
     shifted = (1.0, 0.9375, 5 / 6, 0.625)
+    others = {
+        "causvid": (1.0, 0.757, 0.522),
+        "streamdiffusion_v2": (1.0, 0.75, 0.5, 0.25),
+        "rolling_forcing": (1.0, 20 / 21, 15 / 17, 10 / 13, 5 / 9),
+        "causal_forcing_2step": (1.0, 5 / 6),
+        "causal_forcing_1step": (1.0,),
+    }
     for recipe in RECIPES:
-        wanted = (1.0, 0.757, 0.522) if recipe.name == "causvid" else shifted
-        assert recipe.sigmas == pytest.approx(wanted, abs=1e-12), recipe.name
+        assert recipe.sigmas == pytest.approx(others.get(recipe.name, shifted), abs=1e-12), recipe.name
+        first = shifted if recipe.name in ("causal_forcing_2step", "causal_forcing_1step") else ()
+        assert recipe.first_sigmas == pytest.approx(first, abs=1e-12), recipe.name
     capacities = {
         recipe.name: (recipe.window.sink_frames, recipe.window.capacity_frames) for recipe in RECIPES
     }
     assert capacities["longlive"] == capacities["echo_infinity"] == (3, 12)
     assert capacities["reward_forcing"] == (3, 9) and capacities["videomla"] == (1, 7)
     assert capacities["infinity_rope"] == capacities["self_forcing"] == (1, 6)
-    assert [recipe.name for recipe in RECIPES if recipe.block_frames != 3] == ["causal_forcing_framewise"]
+    assert capacities["self_gradient_forcing"] == (3, 12)
+    assert capacities["self_gradient_forcing_framewise"] == (4, 21)
+    assert [recipe.name for recipe in RECIPES if recipe.block_frames != 3] == [
+        "causal_forcing_framewise",
+        "causal_forcing_2step",
+        "causal_forcing_1step",
+        "self_gradient_forcing_framewise",
+    ]
     memories = {recipe.name: recipe.memory for recipe in RECIPES if recipe.memory != "off"}
     assert memories == {"reward_forcing": "ema", "echo_infinity": "learned"}
 
@@ -50,6 +73,22 @@ def test_the_published_numbers():
         ("Wan2.1-Self-Forcing/model.safetensors", "self_forcing"),
         ("chunkwise/causal_forcing.pt", "causal_forcing"),
         ("Causal-Forcing/framewise/causal_forcing.pt", "causal_forcing_framewise"),
+        ("causal-forcing++/framewise-2step.pt", "causal_forcing_2step"),
+        ("causal-forcing++/framewise-1step.pt", "causal_forcing_1step"),
+        ("causal_forcing_framewise_2_steps_bf16.safetensors", "causal_forcing_2step"),
+        ("Causal-Forcing-pp one-step.pt", "causal_forcing_1step"),
+        ("framewise/wan2.1_step_1000.pt", "causal_forcing_framewise"),
+        ("causal_forcing_framewise_12step.pt", "causal_forcing_framewise"),
+        ("Causal-Forcing/chunkwise/longvideo.pt", "rolling_forcing"),
+        ("longvideo.pt", "rolling_forcing"),
+        ("checkpoints/rolling_forcing_dmd.pt", "rolling_forcing"),
+        ("longlive_for_long_video.pt", "longlive"),
+        ("Self_Gradient_Forcing/chunkwise/ar/model.pt", "self_gradient_forcing"),
+        ("framewise/ar/model.pt", "self_gradient_forcing_framewise"),
+        ("sgf_framewise.safetensors", "self_gradient_forcing_framewise"),
+        ("chunkwise/ar_diffusion.pt", "causal_forcing"),
+        ("wan_causal_dmd_v2v/model.pt", "streamdiffusion_v2"),
+        ("StreamDiffusionV2-1.3B.safetensors", "streamdiffusion_v2"),
         ("LongLive-1.3B/models/longlive_base.pt", "longlive"),
         ("infinity_rope_on_self_forcing.pt", "infinity_rope"),
         ("Reward-Forcing-T2V-1.3B/rewardforcing.pt", "reward_forcing"),
@@ -61,6 +100,12 @@ def test_the_name_breaks_ties_and_says_so(file, name):
     choice = choose(structure(), file)
     assert choice.recipe.name == name and choice.by_name
     assert "file's name says so; its keys and shapes are those of Self-Forcing, Causal" in choice.why
+
+
+def test_a_report_tells_the_levels_of_a_first_block_where_they_are_others():
+    two, four = (str(find_recipe(f"causal_forcing_{name}")) for name in ("2step", "framewise"))
+    levels = "2 steps (first block 4) at 1000, 833.33 (a scene's first block: 1000, 937.5, 833.33, 625); cfg"
+    assert levels in two and "first block" not in four
 
 
 def test_a_name_never_stands_against_keys_and_shapes():
@@ -126,6 +171,10 @@ def test_records_are_found_by_the_longest_words():
         ("wan2.2_t2v_high_noise_14B_fp16.safetensors", "expert of Wan 2.2 14B"),
         ("chunkwise/ar_diffusion.pt", "before distillation"),
         ("checkpoints/ode_init.pt", "middle of their distillation"),
+        ("framewise/causal_cd.pt", "middle of their distillation"),
+        ("init/chunkwise/causal_ode.safetensors", "middle of their distillation"),
+        ("rolling_forcing_dmd.pt", "five blocks at once"),
+        ("chunkwise/longvideo.pt", "five blocks at once"),
         ("bidirectional_checkpoint2/model.pt", "bidirectional model"),
         ("wan2.1_t2v_1.3B_bf16.safetensors", "Wan 2.1 itself"),
         ("stage1/model.pt", "before distillation"),
@@ -144,7 +193,7 @@ def test_the_page_of_models_tells_of_every_record(root):
     }
     for recipe in RECIPES:
         window = f"{recipe.window.sink_frames} + {recipe.window.window_frames}"
-        steps = f"{recipe.block_frames}, {len(recipe.timesteps)} steps, {window}"
+        steps = f"{recipe.block_frames}, {recipe.steps}, {window}"
         for words in (
             recipe.file,
             f"| {round(recipe.gigabytes, 2):g} |",

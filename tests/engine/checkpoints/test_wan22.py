@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
 from rivulet.model_patches.arch.rotary import BANDS
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
@@ -31,16 +32,44 @@ def write(tmp_path):
         (
             48,
             48,
-            r"is Wan 2\.2 5B \(48 latent channels, 16 pixels a latent\), whose VAE cannot be streamed here",
+            r"is Wan 2\.2 5B \(48 latent channels, 16 pixels a latent\), whose VAE cannot be streamed here, "
+            r"or LongLive 2\.0, which is made from it\. A stream needs",
         ),
-        (36, 16, "is an image-to-video model, which takes 36 latent channels and gives 16"),
+        (36, 16, "is an image-to-video model, which takes 36 latent channels and gives 16; Wan 2.1 text to"),
+        (48, 16, "is a control model, which takes 48 latent channels and gives 16; Wan 2.1 text to video"),
     ],
-    ids=["5B", "image to video"],
+    ids=["5B", "image to video", "control"],
 )
 def test_a_model_that_no_stream_can_run_is_refused_by_what_it_is(write, taken, given, words):
     path = write(replace(SIZES, in_channels=taken, out_channels=given))
-    with pytest.raises(ValueError, match=rf"open_checkpoint: .* {words}; Wan 2\.1 text to video takes 16"):
+    with pytest.raises(ValueError, match=rf"open_checkpoint: .* {words}"):
         open_checkpoint(path)
+
+
+def test_longlive_2_is_refused_by_its_channels_whatever_its_weights_are_packed_in(tmp_path):
+    """As its 4-bit file is: linear weights under other names, and the patch embedding as it was."""
+    sizes = replace(SIZES, in_channels=48, out_channels=48)
+    packed = {
+        key.replace(".weight", ".quantized_weight_values") if value.ndim == 2 else key: value.byte()
+        if value.ndim == 2
+        else value
+        for key, value in WanModel(sizes).state_dict().items()
+    }
+    torch.save({"generator": packed}, tmp_path / "model_4o6.pt")
+    with pytest.raises(ValueError, match=r"model_4o6\.pt is Wan 2\.2 5B .* or LongLive 2\.0, which is made"):
+        open_checkpoint(tmp_path / "model_4o6.pt")
+
+
+def test_weights_for_remembering_beside_the_others_are_named(tmp_path):
+    """Self Gradient Forcing Plus has every layer of a block twice."""
+    state = WanModel(SIZES).state_dict()
+    more = {"blocks.0.self_attn.q.memory_weight": torch.zeros(2, 2), "head.memory_modulation": torch.zeros(1)}
+    for added in ({key: value} for key, value in more.items()):
+        torch.save({"generator_ema": state | added}, tmp_path / "model.pt")
+        with pytest.raises(
+            ValueError, match=r"is Self Gradient Forcing Plus, which .*chunkwise/ar/model\.pt"
+        ):
+            open_checkpoint(tmp_path / "model.pt")
 
 
 def test_a_videomla_file_of_other_channels_is_refused_too(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import PRESETS
-from rivulet.model_patches.checkpoints.recipes import RECIPES
+from rivulet.model_patches.checkpoints.published import RECIPES
 from rivulet.model_patches.memory.cost import FREE
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.learned import cost_of
