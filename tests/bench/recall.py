@@ -159,7 +159,17 @@ def without_a_file(pocket: Pocket, dit: WanModel) -> dict[str, Callable[[], Cont
 
 def measure(stage: Stage, contestants: Sequence[Contestant]) -> dict[str, dict[int, dict[str, float]]]:
     """Figures of each contestant for each number of hidden blocks, over all trials."""
-    verdicts: dict[str, dict[int, list[Remembered | None]]] = {
+    return {
+        name: {length: figures(found) for length, found in by_length.items()}
+        for name, by_length in verdicts(stage, contestants).items()
+    }
+
+
+def verdicts(
+    stage: Stage, contestants: Sequence[Contestant]
+) -> dict[str, dict[int, list[Remembered | None]]]:
+    """The verdict on every trial, of each contestant and number of hidden blocks; None: it told no story."""
+    found: dict[str, dict[int, list[Remembered | None]]] = {
         each.name: {length: [] for length in stage.lengths} for each in contestants
     }
     for rows in torch.arange(len(stage.told)).split(stage.batch):
@@ -167,12 +177,9 @@ def measure(stage: Stage, contestants: Sequence[Contestant]) -> dict[str, dict[i
         for each in contestants:
             for length, walk in lifted(stage, each, told, seed=int(rows[0])).items():
                 before = watching.before(walk, told.look_B3, stage.own)
-                verdicts[each.name][length] += before.judge(stage.eyes, walk.lifted_BCTHW)
+                found[each.name][length] += before.judge(stage.eyes, walk.lifted_BCTHW)
         print(f"{int(rows[-1]) + 1} of {len(stage.told)} trials", file=sys.stderr, flush=True)
-    return {
-        name: {length: figures(found) for length, found in by_length.items()}
-        for name, by_length in verdicts.items()
-    }
+    return found
 
 
 def ceiling(stage: Stage, trials: int = 50) -> dict[int, dict[str, float]]:

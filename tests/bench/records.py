@@ -72,6 +72,8 @@ WORDS = {
     "op",
     "target",
     "policy",
+    "method",
+    "span",
     "combinations",
     "held_out",
     "memory",
