@@ -203,7 +203,7 @@ class CalibrationRun:
     def about(self) -> dict[str, object]:
         """What identifies these weights in a basis file."""
         dit = self._load()
-        return about_model(dit, dit.dim, self.config.dtype, self.model.load_device)
+        return about_model([dit], dit.dim, self.config.dtype, self.model.load_device)
 
     def _load(self) -> Any:
         management.load_models_gpu([self.model])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,15 @@ def load_basis(path: str | Path, device: str | torch.device = "cpu") -> Basis:
     return basis
 
 
-def about_model(dit: DiTTree, channels: int, dtype: torch.dtype, device: torch.device) -> dict[str, object]:
-    """The provenance of the calibrated weights, as JSON values; see `arch.fingerprint.sketch`."""
-    return {"sketch": written(sketch(dit, channels, dtype, device)), "channels": channels}
+def about_model(
+    models: Sequence[DiTTree], channels: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, object]:
+    """The provenance of the calibrated weights, as JSON values; see `arch.fingerprint.sketch`.
+
+    models: the checkpoint, and what it was watched as besides, such as with an adapter.
+    """
+    first, *others = (written(sketch(each, channels, dtype, device)) for each in models)
+    return {"sketch": first, "channels": channels, **({"other_sketches": others} if others else {})}
 
 
 def check_model(basis: Basis, weights_LKR: Tensor, channels: int, adapted: bool = False) -> str:
@@ -93,7 +99,7 @@ def check_model(basis: Basis, weights_LKR: Tensor, channels: int, adapted: bool 
             f"Latent cache: the basis is of {name} and has no fingerprint of its weights, so that no model "
             f"can be told to be the one. {AGAIN}."
         )
-    distance = difference(read_back(about["sketch"]), weights_LKR)
+    distance = min(difference(each, weights_LKR) for each in _sketches(about))
     if not distance <= (ADAPTED if adapted else KEPT_OTHERWISE):
         raise ValueError(
             f"Latent cache: the basis is of {name}, whose weights differ from this model's by "
@@ -118,6 +124,13 @@ def check_sizes(basis: Basis, layers: int, channels: int) -> None:
             f"Latent cache: the basis is of {_name(basis)}, {needed[0]} layers of {needed[1]} channels; the "
             f"model has {layers} of {channels}. Choose the basis of this one. {AGAIN} if there is none."
         )
+
+
+def _sketches(about: Mapping[str, Any]) -> list[Tensor]:
+    """Of all weights that the basis was calibrated on; none where it has no fingerprint."""
+    if "sketch" not in about:
+        return []
+    return [read_back(each) for each in (about["sketch"], *about.get("other_sketches", ()))]
 
 
 def _name(basis: Basis) -> object:
@@ -161,7 +174,7 @@ def _check_provenance(about: Mapping[str, Any]) -> None:
     """TypeError or ValueError unless it says what `check_model` compares, in the types that it has."""
     if not isinstance(about, dict) or type(about.get("channels", 1)) is not int:
         raise TypeError("its provenance has no whole number of channels")
-    if "sketch" in about and not bool(read_back(about["sketch"]).isfinite().all()):
+    if not all(bool(each.isfinite().all()) for each in _sketches(about)):
         raise ValueError("its fingerprint has numbers without an end")
     error = about.get("error", 0.0)
     if isinstance(error, bool) or not isinstance(error, (int, float)) or not 0 <= error < math.inf:

@@ -10,6 +10,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..defaults import DEFAULT
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Calibrate and write the file. Returns the exit status."""
@@ -33,6 +35,13 @@ def parser() -> argparse.ArgumentParser:
         "--bytes", type=float, metavar="N", help="kept per token and layer, on average; default: an eighth"
     )
     goal.add_argument("--error", type=float, metavar="E", help="of attention's output, for instance 0.02")
+    options.add_argument(
+        "--memory",
+        default=DEFAULT.memory,
+        metavar="NAME",
+        help="the built-in model's: half of the streams are made with it and with what it changes of the "
+        "weights, so that the basis serves both; off: none; default %(default)s",
+    )
     options.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line")
     options.add_argument("--texts", type=Path, metavar="FILE", help="encoded prompts, with --model")
     options.add_argument("--blocks", type=int, default=8, help="of each stream; default 8")

@@ -39,7 +39,8 @@ def _calibrate(options: argparse.Namespace) -> None:
     _check_out(options.out)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     subject = wan_subject(options, device) if options.model else pocket_subject(options, device)
-    channels, dtype = subject.dit.dim, subject.config.dtype
+    last = subject.models[-1]
+    channels, dtype = last.dit.dim, last.config.dtype
     if options.error is None:
         goal = Goal(token_bytes=4 * channels / DEFAULT_RATIO if options.bytes is None else options.bytes)
     else:
@@ -49,14 +50,15 @@ def _calibrate(options: argparse.Namespace) -> None:
     calibration = calibrate(
         lambda recording, index: subject_blocks(subject, recording, prompts[index], index, options.blocks),
         prompts,
-        lambda layer: layer_weights(subject.dit.blocks[layer], channels, dtype, device),
+        lambda layer: layer_weights(last.dit.blocks[layer], channels, dtype, device),
         blocks=options.blocks,
         device=device,
         report=_report_progress,
     )
     print(file=sys.stderr)
     chosen = calibration.choose(goal)
-    about = {"checkpoint": subject.name, **about_model(subject.dit, channels, dtype, device)}
+    weights = [watched.dit for watched in subject.models]
+    about = {"checkpoint": subject.name, **about_model(weights, channels, dtype, device)}
     basis = calibration.basis(chosen, about)
     if not options.no_rows:
         for ratio in RATIOS:

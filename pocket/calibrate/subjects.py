@@ -14,14 +14,25 @@ from ...model_patches.cache.format import CacheFormat
 from ...model_patches.checkpoints.checkpoint import open_checkpoint
 from ...model_patches.checkpoints.files import open_tensors, shapes_in
 from ...model_patches.geometry import Geometry
+from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import ModelCaller, texts
 from ...model_patches.stream.step import init, rollout
 from .. import world
+from ..choices import remembering
 from ..models import DIT_FILE, load_pocket
 
-POCKET_PROMPTS = 12
+POCKET_PROMPTS = 12  # of each model
 POCKET_SEED = 7_000_000  # of the scenes; training and benchmarks draw from others
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Weights, and how they are streamed with."""
+
+    dit: nn.Module
+    config: StreamConfig  # its seed is the first prompt's, the others count on
+    memory: MemoryPolicy = OFF
 
 
 @dataclass(frozen=True)
@@ -29,23 +40,30 @@ class Subject:
     """A model and what it is to be watched on."""
 
     name: str
-    dit: nn.Module
-    config: StreamConfig  # its seed is the first prompt's, the others count on
+    models: tuple[Watched, ...]  # as shipped, and as a memory changes it, in turns; the last is fitted to
     texts: dict[str, Tensor]  # prompt -> [1, L, E]
     negative: Tensor | None
 
+    def of(self, index: int) -> Watched:
+        """What stream `index` is made by: in turns, so that held-out streams are of each, too."""
+        return self.models[(index + index // len(self.models) // 2) % len(self.models)]
+
 
 def pocket_subject(options: argparse.Namespace, device: torch.device) -> Subject:
-    """The built-in model, on prompts of its world."""
+    """The built-in model, on prompts of its world; with a memory, half of the streams are made with it."""
     pocket = load_pocket()
+    watched = [Watched(pocket.dit.to(device), pocket.config(options.seed))]
+    if options.memory != OFF.name:
+        changed, policy = remembering(replace(pocket, dit=watched[0].dit), options.memory)
+        watched.append(Watched(changed.dit, changed.config(options.seed), policy))
     draw = torch.Generator().manual_seed(POCKET_SEED)
-    scenes = world.sample_scenes(2 * POCKET_PROMPTS, draw, band_share=0.0, combinations="seen")
-    examples = list(dict.fromkeys(scenes.prompts()))[:POCKET_PROMPTS]
+    count = POCKET_PROMPTS * len(watched)
+    scenes = world.sample_scenes(2 * count, draw, band_share=0.0, combinations="seen")
+    examples = list(dict.fromkeys(scenes.prompts()))[:count]
     prompts = read_prompts(options.prompts) if options.prompts else examples
-    config = pocket.config(options.seed)
     texts = {prompt: pocket.encode(prompt).to(device) for prompt in prompts}
-    negative = pocket.no_text().to(device) if config.guided else None
-    return Subject(DIT_FILE, pocket.dit.to(device), config, texts, negative)
+    negative = pocket.no_text().to(device) if watched[0].config.guided else None
+    return Subject(DIT_FILE, tuple(watched), texts, negative)
 
 
 def wan_subject(options: argparse.Namespace, device: torch.device) -> Subject:
@@ -71,7 +89,8 @@ def wan_subject(options: argparse.Namespace, device: torch.device) -> Subject:
         dtype=dtype,
     )
     dit = open_checkpoint(options.model, caller="calibrate").load(dtype, device)
-    return Subject(options.model.name, dit, config, texts, negative if config.guided else None)
+    watched = (Watched(dit, config),)
+    return Subject(options.model.name, watched, texts, negative if config.guided else None)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -97,9 +116,11 @@ def subject_blocks(
     subject: Subject, recording: CacheFormat, prompt: str, index: int, count: int
 ) -> Iterator[None]:
     """Makes the blocks of one stream in the calibration's format, one an item."""
-    config = replace(subject.config, seed=subject.config.seed + index)
+    watched = subject.of(index)
+    config = replace(watched.config, seed=watched.config.seed + index)
     text_BLE = subject.texts[prompt]
-    caller = ModelCaller(subject.dit, text_BLE.device)
-    state = init(caller, texts(text_BLE, subject.negative), config, cache=recording)
+    caller = ModelCaller(watched.dit, text_BLE.device)
+    prompted = texts(text_BLE, subject.negative)
+    state = init(caller, prompted, config, cache=recording, memory=watched.memory)
     for _ in rollout(caller, state, count):
         yield

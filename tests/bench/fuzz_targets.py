@@ -84,7 +84,7 @@ class Targets:
         turn = torch.linalg.qr(torch.randn(DIM, DIM))[0]
         layer = LayerBasis(0.1 * torch.randn(DIM), turn.contiguous(), turn.T.contiguous())
         plan = (LayerPlan("latent", 32, 16), LayerPlan("int8"))
-        about = basis_file.about_model(self.dit, DIM, torch.float32, torch.device("cpu"))
+        about = basis_file.about_model([self.dit], DIM, torch.float32, torch.device("cpu"))
         given = Basis((layer, None), plan, 16, {**about, "checkpoint": "x", "error": 0.01})
         basis_file.save_basis(given, self.folder / "basis0.safetensors")
 

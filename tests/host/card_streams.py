@@ -135,6 +135,6 @@ class HostStream:
         dim, count = tree.dim, len(tree.blocks)
         layer = LayerBasis(torch.zeros(dim), torch.eye(dim), torch.eye(dim))
         with self.card:
-            about = about_model(HostTree(tree), dim, self.case.half, self.device)
+            about = about_model([HostTree(tree)], dim, self.case.half, self.device)
         plans = (LayerPlan("latent", dim * 3 // 4, dim // 4),) * count
         return kind.build(tree, exact, Basis((layer,) * count, plans, provenance=about))

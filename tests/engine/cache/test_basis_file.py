@@ -25,7 +25,7 @@ def layer(rank):
 @pytest.fixture
 def basis(model):
     plan = (LayerPlan("latent", 8, 4), LayerPlan("int8"), LayerPlan("latent", 12, 0))
-    about = {"checkpoint": "tiny", "error": 0.0123, **about_model(model, WIDTH, torch.float32, CPU)}
+    about = {"checkpoint": "tiny", "error": 0.0123, **about_model([model], WIDTH, torch.float32, CPU)}
     return Basis((layer(8), None, layer(12)), plan, 4, about)
 
 
@@ -147,6 +147,12 @@ DAMAGES = [
     ({}, {"provenance": {"checkpoint": 3}}, r"the name of its checkpoint is no text"),
     ({}, {"provenance": {"sketch": {}}}, r"is damaged"),
     ({}, {"provenance": {"sketch": [[float("nan")] * 16]}}, r"is damaged"),
+    (
+        {},
+        {"provenance": {"sketch": [[1.0] * 20], "other_sketches": [[[float("inf")] * 20]]}},
+        r"without an end",
+    ),
+    ({}, {"provenance": {"sketch": [[1.0] * 20], "other_sketches": 3}}, r"is damaged"),
     ({}, {"kind": "x" * 9000}, r"holds 'xxxxxxxxxxxx...xxxxxxxxxxxxx' in version"),
     ({}, {"version": 2}, r"in version 2, needs 'rivulet basis' in version 1"),
 ]
@@ -161,6 +167,15 @@ def test_a_damaged_file(file, tensors, about, words):
 
 def test_it_belongs_to_its_model(basis, file, model):
     assert fits(load_basis(file), model) == fits(basis, model) == ""
+
+
+def test_it_belongs_to_every_model_that_it_was_calibrated_on(basis, model, make_model):
+    adapted = make_model()
+    adapted_by(adapted, 0.5)
+    assert "differ by" in fits(basis, adapted, adapted=True)
+    about = {**basis.provenance, **about_model([model, adapted], WIDTH, torch.float32, CPU)}
+    both = replace(basis, provenance=about)
+    assert fits(both, model) == fits(both, adapted, adapted=True) == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

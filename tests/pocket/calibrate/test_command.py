@@ -8,10 +8,13 @@ import torch
 from rivulet.model_patches.arch.fingerprint import sketch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.cache.basis_file import check_model, load_basis
+from rivulet.model_patches.cache.calibration.calibrate import split
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.pocket import held_out, world
 from rivulet.pocket.calibrate import main, parser
 from rivulet.pocket.calibrate.subjects import pocket_subject
+from rivulet.pocket.choices import remembering
+from rivulet.pocket.defaults import DEFAULT
 from rivulet.pocket.models import DIT_FILE, WEIGHTS, load_pocket
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -137,10 +140,23 @@ def test_bytes_and_error_exclude_each_other():
 
 
 def test_the_built_in_model_is_the_default():
+    subject = pocket_subject(parser().parse_args(["--memory", "off"]), CPU)
+    (plain,) = subject.models
+    assert subject.name == DIT_FILE and len(subject.texts) == 12 and plain.dit.dim == load_pocket().dit.dim
+    assert (subject.negative is not None) == plain.config.guided
+    assert replace(plain.config, seed=0) == load_pocket().config()
+    assert {subject.of(index) for index in range(12)} == {plain}
+
+
+def test_half_of_the_streams_are_made_with_the_default_memory():
     subject = pocket_subject(parser().parse_args([]), CPU)
-    assert subject.name == DIT_FILE and len(subject.texts) == 12 and subject.dit.dim == load_pocket().dit.dim
-    assert (subject.negative is not None) == subject.config.guided
-    assert replace(subject.config, seed=0) == load_pocket().config()
+    plain, changed = subject.models
+    assert (plain.memory.name, changed.memory.name) == ("off", DEFAULT.memory)
+    assert changed.config.positions.memory_frames and not plain.config.positions.memory_frames
+    assert len(subject.texts) == 24
+    learned, held_out = split(range(24))
+    for kind in (learned, held_out):  # both kinds of stream are learned from, and both tell the error
+        assert sum(subject.of(index) is plain for index in kind) == len(kind) / 2
 
 
 def test_the_built_in_model_is_calibrated_on_nothing_that_is_held_out():
@@ -154,5 +170,9 @@ def test_the_shipped_basis_is_of_the_shipped_model():
     if not SHIPPED.exists():
         made_by = f"python run.py calibrate --out pocket/weights/{SHIPPED.name}"
         pytest.skip(f"no {SHIPPED.name}; `{made_by}` makes it")
-    dit = load_pocket().dit
-    assert check_model(load_basis(SHIPPED), sketch(dit, dit.dim, torch.float32, CPU), dit.dim) == ""
+    pocket = load_pocket()
+    for dit in (
+        pocket.dit,
+        remembering(pocket, DEFAULT.memory)[0].dit,
+    ):  # as it is, and as the default runs it
+        assert check_model(load_basis(SHIPPED), sketch(dit, dit.dim, torch.float32, CPU), dit.dim) == ""
