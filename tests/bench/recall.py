@@ -18,16 +18,15 @@ from pathlib import Path
 import torch
 
 from ...model_patches.arch.wan import WanModel
-from ...model_patches.cache.calibration.calibrate import Goal
 from ...model_patches.cache.formats import FORMATS
 from ...model_patches.memory.policies import POLICIES
 from ...model_patches.memory.policy import OFF
 from ...pocket import hiding, models
+from ...pocket.choices import build
 from ...pocket.hiding import ENCODED, HIDDEN, VISIBLE, HidingClips, Story
 from ...pocket.models import Pocket, load_pocket
 from ...pocket.train_memory.lessons import FULL, MEMORY, SINK_AND_WINDOW, WINDOW
 from ...pocket.train_pocket.vae import channels_last
-from .contenders import DENSE_TOKEN_BYTES, learned
 from .recall_verdict import Eyes, Remembered, figures
 from .recall_walk import Contestant, Stage, Walk, Watching, lifted
 from .records import Rows
@@ -71,7 +70,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     told = stories(pocket, trials, chosen.stories, chosen.seed)
     eyes, own = Eyes(copy.deepcopy(pocket.vae).bfloat16()), chosen.past == "own"
     stage = Stage(pocket, told, lengths, chosen.batch, eyes, own)
-    makers = contestants(pocket, chosen.weights or models.WEIGHTS, chosen.quick)
+    makers = contestants(pocket, chosen.weights or models.WEIGHTS)
     unknown = set(chosen.policies or ()) - set(makers)
     if unknown:
         wrong = ", ".join(sorted(unknown))
@@ -115,7 +114,7 @@ def stories(pocket: Pocket, trials: int, kept: Path | None, seed: int = SEED) ->
     return told
 
 
-def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable[[], Contestant]]:
+def contestants(pocket: Pocket, folder: Path) -> dict[str, Callable[[], Contestant]]:
     """What makes each policy's contestant. All but the converted one run the same weights."""
     kind, contract = POLICIES["learned"], replace(pocket.config(), preset=MEMORY)
     found = kind.load(folder / models.MEMORY_FILE, pocket.dit, "", torch.float32)
@@ -123,10 +122,7 @@ def contestants(pocket: Pocket, folder: Path, quick: bool) -> dict[str, Callable
     dit, remembering = found.lora.merge(pocket.dit), kind.build(contract, CPU, found, {})
 
     def latent() -> Contestant:
-        seen = replace(pocket, dit=dit, recipe=replace(pocket.recipe, preset=MEMORY.name))
-        calibration = learned(seen, 4 if quick else 16, 6 if quick else 10)
-        basis = calibration.basis(calibration.choose(Goal(DENSE_TOKEN_BYTES * dit.dim / 8)), {})
-        made = FORMATS["latent"].build(dit, source=basis)
+        made = build(FORMATS["latent"], replace(pocket, dit=dit), folder)
         return Contestant("learned+latent", dit, MEMORY, made, remembering)
 
     def mla() -> Contestant:
