@@ -150,7 +150,7 @@ def test_streams_are_judged_as_bench_quality_judges_them(monkeypatch):
 def test_stories_are_those_of_bench_recall(capsys):
     stage = field_parts.staged(SIZES)
     (found,) = PARTS["recall"].measure(find_method("learned").taught(), SIZES)
-    there = measure(stage, [contestants(load_pocket(), WEIGHTS, quick=True)["learned"]()])["learned"][3]
+    there = measure(stage, [contestants(load_pocket(), WEIGHTS)["learned"]()])["learned"][3]
     assert found.span == "1"
     assert {name: fmean(values) for name, values in found.values.items()} == {
         name: there[name] for name in ("recall", "strict_recall")
