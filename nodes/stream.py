@@ -31,6 +31,7 @@ from .memory import memory_of
 from .run.beginnings import FROM_NOTHING, Beginning
 from .run.fingerprint import FINGERPRINTS
 from .run.going_on import Resume
+from .run.host_picture import begun_with
 from .run.making import Order, Run, page_of
 from .run.naming import PATTERN, target
 from .run.naming import why_not as why_no_name
@@ -174,7 +175,7 @@ def _told(start: Beginning | None, model: Any, cache: CacheChoice | None) -> Beg
     """How the stream begins; an earlier take is told the names of this graph's cache and memory."""
     if isinstance(start, Resume):
         return replace(start, kept=((cache or CacheChoice()).name, memory_of(model).name))
-    return start or FROM_NOTHING
+    return begun_with(start, model) or FROM_NOTHING
 
 
 def _video_of(begin: Beginning, prefix: str, hidden: Any, config: StreamConfig) -> Path:

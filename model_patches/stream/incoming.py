@@ -181,14 +181,13 @@ class Fitted:
                 f"Video reader: {self.name} comes as {list(pixels_FHWC.shape)}; colour pictures [frames, "
                 f"height, width, 3] are needed."
             )
-        if not pixels_FHWC.is_floating_point():
-            return pixels_FHWC[..., :3]
-        if pixels_FHWC.shape[-1] == 4 and not bool((pixels_FHWC[..., 3] >= 1).all()):
+        opaque = 1 if pixels_FHWC.is_floating_point() else 255
+        if pixels_FHWC.shape[-1] == 4 and not bool((pixels_FHWC[..., 3] >= opaque).all()):
             raise ValueError(
                 f"Video reader: {self.name} has transparent parts, which a video cannot show; lay the "
                 f"pictures on a ground first."
             )
-        if not bool(pixels_FHWC.isfinite().all()):
+        if pixels_FHWC.is_floating_point() and not bool(pixels_FHWC.isfinite().all()):
             raise ValueError(
                 f"Video reader: {self.name} holds NaN or infinite numbers; look at what made it, or give "
                 f"another."

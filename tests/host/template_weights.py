@@ -219,8 +219,9 @@ into **models/loras**, choose it as **memory_file** and raise **seconds**.",
 From** and **Stream Video** stand for its sampler, decoder and saver. There: 81 pictures at most, seen \
 when all are done, one prompt. Here: any length at the same memory, seen while it is made, prompts that \
 change.\n\nThat loader brings no recipe: **num_frame_per_block** and **cfg** are 1 in **Stream Video**. The \
-same seed gives another video than there.",
-                    (WIDE, 420),
+same seed gives another video than there.\n\nIn that template itself, connect **MODEL** of **ARVideoI2V** to \
+**Stream Video**: it begins with the picture in it.",
+                    (WIDE, 460),
                 ),
                 1: Box("UNETLoader", (WIDE, 120), {"unet_name": FRAMEWISE.name, "weight_dtype": "default"}),
                 2: text_encoder(),
@@ -259,6 +260,39 @@ Cache**.\n\nRaise **seconds** as you like; 0 goes on until you stop it.",
                 5: calibrate("reward_forcing"),
             },
             {8: stream(60.0, model=(6, 0), cache=(7, 0))},
+        ),
+    ),
+    "13_core_i2v_nodes_kept": Story(
+        FRAMEWISE.model,
+        "ComfyUI's own nodes up to the sampler",
+        (
+            {
+                90: note(
+                    "ComfyUI's own nodes, up to its sampler",
+                    (FRAMEWISE, UMT5, VAE),
+                    "**ARVideoI2V** and **BasicScheduler** are those of ComfyUI's template *Causal Forcing*; \
+**Stream Video** begins with the picture that the first puts into its MODEL, at the noise levels of the \
+second. It stands for the rest: SamplerARVideo, CFGGuider, SamplerCustomAdvanced, VAEDecode, CreateVideo, \
+SaveVideo. \
+Width and height are the same in both nodes; **length** does not count.\n\nWith that sampler's noise and \
+rounding, latents are the same to the last bit. With its own noise, the video has no end.",
+                    (WIDE, 460),
+                ),
+                1: Box("UNETLoader", (WIDE, 120), {"unet_name": FRAMEWISE.name, "weight_dtype": "default"}),
+                2: text_encoder(),
+                3: vae(),
+            },
+            {
+                7: Box("LoadImage", (WIDE, 380), {"image": "example.png"}),
+                6: Box(
+                    "ARVideoI2V",
+                    (WIDE, 220),
+                    {"model": (1, 0), "vae": (3, 0), "start_image": (7, 0), **SIZE},
+                ),
+                5: Box("BasicScheduler", (WIDE, 140), {"model": (6, 0), "scheduler": "simple", "steps": 4}),
+                4: prompts(MOVES),
+            },
+            {8: stream(20.0, model=(6, 0), sigmas=(5, 0), num_frame_per_block=1, cfg=1.0)},
         ),
     ),
 }

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 ECHO_TOKENS = 3 * 30 * 52  # of the published memory: in a .pt file nothing says another number
 COLOURS = ("red", "blue", "yellow", "magenta", "cyan")
+PICTURE = (19, 76, 22)  # colour of the picture that Load Image opens: a ground that the pocket's VAE knows
 SIDE, TENTH = 64, 0.1  # pixels; of the seconds
 SHORT_SECONDS = 5.0  # that stay: a window fills within them
 
@@ -48,7 +49,7 @@ def write_downloads(models: Path, pictures: Path) -> None:
     save_file(dense.state_dict(), framewise, {"config": json.dumps({"transformer": config})})
     shutil.copy(POCKET / VAE_FILE, models / files.VAE.folder / files.VAE.name)
     pictures.mkdir(exist_ok=True)
-    Image.new("RGB", (96, 64), "green").save(pictures / "example.png")
+    Image.new("RGB", (96, 64), PICTURE).save(pictures / "example.png")
 
 
 def made_small(graph: Graph) -> Graph:

@@ -149,9 +149,10 @@ def test_another_size_is_made_to_fit_by_the_chosen_rule(dtype):
     [
         (torch.full((1, 32, 32, 3), float("nan")), "holds NaN"),
         (torch.full((1, 32, 32, 4), 0.5), "transparent parts"),
+        (torch.full((1, 32, 32, 4), 254, dtype=torch.uint8), "transparent parts"),
         (torch.zeros(1, 32, 32, 1), r"comes as \[1, 32, 32, 1\]"),
     ],
-    ids=["NaN", "alpha", "grey"],
+    ids=["NaN", "alpha", "alpha in levels", "grey"],
 )
 def test_what_a_video_cannot_show_is_refused(pixels, words):
     with pytest.raises(ValueError, match=words):
