@@ -49,7 +49,7 @@ class MemoryChoice:
 
     def cost_for(self, config: StreamConfig) -> MemoryCost:
         """What it takes in such a stream."""
-        return find_policy(self.name).cost(config, self.source)
+        return find_policy(self.name).cost(config, self.source, self.options)
 
 
 def memory_of(model: Any) -> MemoryChoice:

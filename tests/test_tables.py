@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OWN = (  # the files that may know a class: one a format or policy
     *(f"model_patches/cache/{name}.py" for name in ("dense", "int8", "latent", "mla")),
-    *(f"model_patches/memory/{name}.py" for name in ("policy", "ema", "learned")),
+    *(f"model_patches/memory/{name}.py" for name in ("policy", "ema", "memrope", "learned")),
 )
 PLACES = ("nodes", "model_patches/plan", "model_patches/stream", "pocket", "tests/bench")
 MAKERS = ("pocket/convert_mla", "pocket/calibrate", "pocket/train_memory", "tests/bench/tests")
-NAMES = ("dense", "int8", "latent", "mla", "ema", "learned")  # of rows, whole or in part
+NAMES = ("dense", "int8", "latent", "mla", "ema", "memrope", "learned")  # of rows, whole or in part
 
 
 def classes(text: str) -> set[str]:
@@ -39,7 +39,7 @@ def asked(text: str, known: set[str]) -> list[str]:
 
 def test_no_class_or_part_of_a_name_is_asked_for():
     known = set().union(*(classes((ROOT / path).read_text(encoding="utf-8")) for path in OWN))
-    assert {"DenseStore", "LatentFormat", "MlaFormat", "EmaSink", "LearnedMemory", "Off"} <= known
+    assert {"DenseStore", "LatentFormat", "MlaFormat", "EmaSink", "MemRope", "LearnedMemory", "Off"} <= known
     found = {}
     for place in PLACES:
         for path in (ROOT / place).rglob("*.py"):

@@ -52,13 +52,26 @@ class PositionPreset:
                 f"PositionPreset {self.name}: ids end at {self.last_id} but the window does not end; "
                 f"give window_frames."
             )
-        needed = self.sink_frames + self.memory_frames + self.window_frames
+        if self.memory_in_window and self.memory_frames >= self.window_frames:
+            raise ValueError(
+                f"PositionPreset {self.name}: ids up to {self.last_id} have a memory of {self.memory_frames} "
+                f"latent frames in a window of {self.window_frames}; give a longer window, or ids for both."
+            )
+        beside = 0 if self.memory_in_window else self.memory_frames
+        needed = self.sink_frames + beside + self.window_frames
         if not needed <= self.last_id + 1 <= self.trained_frames:
             raise ValueError(
                 f"PositionPreset {self.name}: sink, memory and window need {needed} ids and the model was "
                 f"trained on {self.trained_frames}; last_id must be {needed - 1} to "
                 f"{self.trained_frames - 1}, got {self.last_id}."
             )
+
+    @property
+    def memory_in_window(self) -> bool:
+        """Whether the memory takes ids of the window, whose frames leave for it; else it has its own."""
+        if self.last_id is None or self.window_frames is None or not self.memory_frames:
+            return False
+        return self.sink_frames + self.memory_frames + self.window_frames > self.last_id + 1
 
     @property
     def capacity_frames(self) -> int | None:
@@ -80,6 +93,7 @@ PRESETS: dict[str, PositionPreset] = {
         PositionPreset("rolling_forcing", 3, 18, last_id=20, trained_frames=21),
         PositionPreset("echo", 3, 9, last_id=20, trained_frames=21, memory_frames=3),
         PositionPreset("echo_std", 3, 9, None, trained_frames=21, memory_frames=3, endless="echo"),
+        PositionPreset("memrope", 3, 9, last_id=11, trained_frames=21, memory_frames=2),
         PositionPreset("videomla_6", 1, 5, last_id=5, trained_frames=21),
         PositionPreset("videomla_7", 1, 6, last_id=6, trained_frames=21),
         PositionPreset("pocket", 3, 9, last_id=11, trained_frames=12),
@@ -168,6 +182,8 @@ def _attended(preset: PositionPreset, start_frame: int, block_frames: int) -> tu
     end = start_frame + block_frames
     sink = min(preset.sink_frames, end)
     window = end - sink if preset.window_frames is None else min(preset.window_frames, end - sink)
+    if preset.memory_in_window and window < end - sink:
+        window = max(window - preset.memory_frames, block_frames)
     return sink, window, end - 1 if preset.last_id is None else min(end - 1, preset.last_id)
 
 

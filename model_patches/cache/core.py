@@ -8,7 +8,7 @@ attends to one slice of the buffers.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from ..arch.tree import DiTTree, Layer
 from ..attention.turning import Turning, norm_heads
 from .fold import Fold
 from .format import Call, ForAnyModel
-from .shapes import CacheShape, KeysValues
+from .shapes import CacheShape, KeysValues, MemorySeen
 from .slots import FREE, Slots, runs
 from .store import Layout, Pairs, Place, Store
 
@@ -88,7 +88,7 @@ class SlotCache:
             with store.lock:
                 self.pending_fold.write(store)
         slots, exact = self._tables()
-        slots = slots.grow(len(store.claims))
+        slots = self._packed(slots.grow(len(store.claims)), len(call.cached) + len(call.new))
         scratch = slots.free[: len(call.new)]
         exact_scratch = exact.free[: len(exact_frames)]
         claim = store.claim(scratch, exact_scratch)
@@ -152,6 +152,16 @@ class SlotCache:
         changed = self._lossless_slots.mark_claimed(fold.at, fold.claim)
         return (changed, self.exact) if self.store.lossless else (self.slots, changed)
 
+    def _packed(self, slots: Slots, count: int) -> Slots:
+        """The table with its frames in the first `count` slots: a window that gets shorter leaves a gap."""
+        far = [slot for slot in slots.filled if slot >= count]
+        if not far:
+            return slots
+        near, frames = slots.free[: len(far)], [slots.frames[slot] for slot in far]
+        claim = self.store.claim(near)
+        self.store.copy_slots(far, near)
+        return slots.retain(set(slots.frames) - set(frames)).put(near, frames, claim)
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Check that the state is not spent, and hold the lock against a fold."""
@@ -195,17 +205,26 @@ class SlotDraft:
         self.key_table = self.store.rotation_table([place[frame] for frame in frames])
         self.query_table = self.store.angles(call.query_ids)
         self.memory_ids = call.memory_ids
+        self.memory_table = self.store.angles(call.memory_ids) if call.memory_ids else None
+        self.layer_memory: Callable[[int], KeysValues] | None = None  # of a memory that differs by layer
 
     def past(self, rows: slice) -> SlotPast:
         return SlotPast(self, rows)
 
-    def set_memory(self, memory: KeysValues | None) -> None:
-        tokens = 0 if memory is None else memory[0].shape[1]
-        expected = len(self.memory_ids) * self.cache.shape.frame_tokens
-        assert tokens in (0, expected), f"a memory of {tokens} tokens at ids {self.memory_ids}"
-        self.at = replace(self.at, memory=tokens)
-        if memory is not None:
-            self.store.place_memory(self.at, memory, self.memory_ids)
+    def set_memory(self, memory: MemorySeen | None) -> None:
+        tokens = len(self.memory_ids) * self.cache.shape.frame_tokens
+        self.at = replace(self.at, memory=0 if memory is None else tokens)
+        self.layer_memory = None if isinstance(memory, tuple) else memory
+        if isinstance(memory, tuple):
+            self.place_memory(slice(None), memory)
+
+    def place_memory(self, rows: slice, memory: KeysValues) -> None:
+        """Write what the next reads of these rows see of the memory."""
+        given, needed = memory[0].shape[1], self.at.memory
+        assert given == needed and self.memory_table is not None, (
+            f"a memory of {given} tokens at ids {self.memory_ids}"
+        )
+        self.store.place_memory(self.at, rows, memory, self.memory_table)
 
     def commit(self, frames: tuple[int, ...]) -> SlotCache:
         return self.cache.retain(frames)
@@ -297,6 +316,8 @@ class SlotPast:
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         written, self.written = self.written, None  # not held while the rest of the layer runs
+        if self.draft.layer_memory is not None:
+            self.draft.place_memory(self.rows, self.draft.layer_memory(layer))
         given = (layer, self.rows, self.draft.at, self.key_table)
         if written is None or written[0] != layer:
             return self.store.read(*given, None)

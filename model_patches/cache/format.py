@@ -22,7 +22,7 @@ from ..arch.tree import DiTTree
 from ..attention.past import Past
 from ..attention.positions import PositionPreset, cached_frames, plan
 from .cost import CacheCost
-from .shapes import CacheShape, KeysValues
+from .shapes import CacheShape, KeysValues, MemorySeen
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,11 @@ class Draft(Protocol):
         """The past of calls of these batch rows; each call overwrites the tokens of the call before."""
         ...
 
-    def set_memory(self, memory: KeysValues | None) -> None:
-        """Set the memory that all layers of the following calls attend to; None for no memory.
+    def set_memory(self, memory: MemorySeen | None) -> None:
+        """Set the memory that the layers of the following calls attend to; None for no memory.
 
-        memory: keys before RoPE and values [R, M, N, D] of all rows, M tokens for the call's `memory_ids`.
+        memory: keys before RoPE and values [R, M, N, D] of all rows, M tokens for the call's `memory_ids`,
+        or what gives them layer by layer.
         """
         ...
 

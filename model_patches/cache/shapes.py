@@ -5,7 +5,7 @@ R batch rows, L tokens, N heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..arch.rotary import RopeLayout
 
 KeysValues = tuple[Tensor, Tensor]  # keys before RoPE and values [R, L, N, D]
+MemorySeen = KeysValues | Callable[[int], KeysValues]  # one for all layers, or each layer's own
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,12 +164,13 @@ class Store(ABC):
         else:
             self.exact_claims = claims
 
-    def place_memory(self, at: Layout, memory: KeysValues, ids: Sequence[int]) -> None:
-        """Write a memory after the filled slots of the workspace, where no layer writes."""
+    def place_memory(self, at: Layout, rows: slice, memory: KeysValues, table: Tensor) -> None:
+        """Write a memory's keys, turned, and values after the filled slots of the workspace, where no layer
+        writes."""
         keys, values = memory
         behind = slice(at.filled.stop, at.attended.stop)
-        rotate(keys, self.angles(ids), out=self.workspace[0][:, behind])
-        self.workspace[1][:, behind] = values
+        rotate(keys[rows], table, out=self.workspace[0][rows, behind])
+        self.workspace[1][rows, behind] = values[rows]
 
     def reserve(self, frames: int) -> None:
         """Allocate at least so many slots; frames in the present ones stay."""
@@ -224,6 +225,13 @@ class Store(ABC):
         for slot in exact_slots:
             self.exact_claims[slot] = self.claimed
         return self.claimed
+
+    def copy_slots(self, source: Sequence[int], target: Sequence[int]) -> None:
+        """Write what is in some slots to others; what is kept exactly besides stays where it is."""
+        for buffer in self.buffers.values():
+            for old, new in zip(source, target, strict=True):
+                into, part = (self._part(buffer, at, at + 1, self.token_dim) for at in (new, old))
+                copy_in_pieces(into, part, self.token_dim)
 
     def number_fold(self) -> int:
         """Claim of the next fold; negative, unlike a block's, so that codecs do not read weights again."""

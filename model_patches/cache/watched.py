@@ -19,7 +19,7 @@ from ..attention.turning import norm_heads
 from .cost import CacheCost
 from .dense import DENSE
 from .format import Cache, Call, Draft, ForAnyModel
-from .shapes import CacheShape, KeysValues
+from .shapes import CacheShape, KeysValues, MemorySeen
 
 
 class CallWatcher(Protocol):
@@ -46,7 +46,7 @@ class BlockWatcher(Protocol):
         """The watcher of calls of these rows."""
         ...
 
-    def set_memory(self, memory: KeysValues | None) -> None:
+    def set_memory(self, memory: MemorySeen | None) -> None:
         """Observe the memory of the following calls; None for no memory."""
         ...
 
@@ -171,7 +171,7 @@ class WatchedDraft:
     def past(self, rows: slice) -> WatchedPast:
         return WatchedPast(self.inner.past(rows), self.watcher.past(rows))
 
-    def set_memory(self, memory: KeysValues | None) -> None:
+    def set_memory(self, memory: MemorySeen | None) -> None:
         self.inner.set_memory(memory)
         self.watcher.set_memory(memory)
 

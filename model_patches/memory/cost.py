@@ -7,18 +7,22 @@ from dataclasses import dataclass
 
 import torch
 
+from ..cache.shapes import CacheShape
 
-def _zero(rows: int, dtype: torch.dtype) -> int:
+Bytes = Callable[[CacheShape, torch.dtype], int]  # by (sizes of the cache, compute dtype)
+
+
+def _zero(shape: CacheShape, dtype: torch.dtype) -> int:
     return 0
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryCost:
-    """Tokens and bytes of one policy; bytes by (batch rows, compute dtype)."""
+    """Tokens and bytes of one policy."""
 
     tokens: int = 0  # attended to by every call besides the frames; their workspace is in the cache's cost
-    device_bytes: Callable[[int, torch.dtype], int] = _zero  # on the device while a stream runs
-    snapshot_bytes: Callable[[int, torch.dtype], int] = _zero  # in a snapshot
+    device_bytes: Bytes = _zero  # on the device while a stream runs
+    snapshot_bytes: Bytes = _zero  # in a snapshot
 
 
 FREE = MemoryCost()

@@ -107,8 +107,10 @@ class MemoryKind(ABC):
         """The name of its position preset on a model with preset `name`."""
         return name
 
-    def cost(self, contract: Contract, source: Source | None) -> MemoryCost:
-        """Its cost in such a stream."""
+    def cost(
+        self, contract: Contract, source: Source | None, options: Mapping[str, bool | float]
+    ) -> MemoryCost:
+        """Its cost in such a stream; options as in `build`."""
         return MemoryCost()
 
     @abstractmethod

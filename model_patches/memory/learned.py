@@ -99,7 +99,7 @@ class LearnedMemory:
         state = self.encoder.fresh(shape.rows)
         return MemoryTokens(state, state)
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> MemoryTokens:
+    def restore(self, tensors: Mapping[str, Tensor], shape: CacheShape) -> MemoryTokens:
         if set(tensors) not in NAMES:
             raise ValueError(f"tokens of a memory cannot be {', '.join(sorted(tensors))}")
         config, dtype = self.encoder.config, self.encoder.dtype
@@ -164,11 +164,14 @@ class LearnedMemory:
 def cost_of(config: EncoderConfig) -> MemoryCost:
     """The cost of an encoder of these sizes."""
 
-    def snapshot_bytes(rows: int, dtype: torch.dtype) -> int:
-        """Of two states."""
-        return 2 * rows * config.tokens * config.dim * dtype.itemsize
+    def device_bytes(shape: CacheShape, dtype: torch.dtype) -> int:
+        return config.device_bytes(shape.rows, dtype)
 
-    return MemoryCost(config.tokens, config.device_bytes, snapshot_bytes)
+    def snapshot_bytes(shape: CacheShape, dtype: torch.dtype) -> int:
+        """Of two states."""
+        return 2 * shape.rows * config.tokens * config.dim * dtype.itemsize
+
+    return MemoryCost(config.tokens, device_bytes, snapshot_bytes)
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,9 @@ class LearnedKind(MemoryKind):
         usual = "echo" if training_of(file.encoder.config).bounded_ids else "echo_std"
         return file.metadata.get("preset", usual)
 
-    def cost(self, contract: Contract, source: Source | None) -> MemoryCost:
+    def cost(
+        self, contract: Contract, source: Source | None, options: Mapping[str, bool | float]
+    ) -> MemoryCost:
         geometry, config = contract.geometry, _file(source).encoder.config
         grid = {"grid_height": geometry.grid_height, "grid_width": geometry.grid_width}
         return cost_of(replace(config, **grid))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import reprlib
 
-from . import ema, learned, off
+from . import ema, learned, memrope, off
 from .kind import MemoryKind
 
-POLICIES: dict[str, MemoryKind] = {kind.name: kind for kind in (learned.KIND, ema.KIND, off.KIND)}
+POLICIES: dict[str, MemoryKind] = {
+    kind.name: kind for kind in (learned.KIND, ema.KIND, memrope.KIND, off.KIND)
+}
 
 
 def find_policy(name: str, where: str = "Memory") -> MemoryKind:

@@ -15,10 +15,10 @@ from ..attention.positions import PositionPreset
 from ..attention.sdpa import Attention, sdpa
 from ..cache.cost import CacheCost
 from ..cache.format import Cache, Call
-from ..cache.shapes import CacheShape, KeysValues
+from ..cache.shapes import CacheShape, MemorySeen
 from .cost import FREE, MemoryCost
 
-MemoryKeysValues = tuple[KeysValues | None, KeysValues | None]  # of a block's first call, of its later ones
+MemoryKeysValues = tuple[MemorySeen | None, MemorySeen | None]  # of a block's first call, of its later ones
 
 
 class Memory(Protocol):
@@ -82,7 +82,7 @@ class MemoryPolicy(Protocol):
         """The state before the first block."""
         ...
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> Memory:
+    def restore(self, tensors: Mapping[str, Tensor], shape: CacheShape) -> Memory:
         """The state with these `tensors`, from a snapshot; ValueError for others than such a state has."""
         ...
 
@@ -136,7 +136,7 @@ class Stateless:
     def start(self, shape: CacheShape) -> Memory:
         return EMPTY
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> Memory:
+    def restore(self, tensors: Mapping[str, Tensor], shape: CacheShape) -> Memory:
         if tensors:
             raise ValueError(f"there are tensors {', '.join(sorted(tensors))} of a memory that keeps none")
         return EMPTY

@@ -190,7 +190,7 @@ def plan_stream(request: Request) -> Plan:
     # the decoder's past is made from them again
     made = stream.kept_frames if request.seconds is None else min(stream.kept_frames, request.latent_frames)
     newest = math.prod(geometry.latent_shape(made))
-    states = request.memory.snapshot_bytes(shape.rows, dtype)
+    states = request.memory.snapshot_bytes(shape, dtype)
     tail_bytes = newest * stream.latent_dtype.itemsize
     first = text_work(model, request.rows * request.text_tokens, dtype)
     return Plan(
@@ -199,7 +199,7 @@ def plan_stream(request: Request) -> Plan:
         cache_bytes=cache_bytes,
         workspace_bytes=request.cache.workspace_bytes(shape, frames, dtype),
         text_bytes=_text_bytes(request),
-        memory_bytes=request.memory.device_bytes(request.rows, dtype),
+        memory_bytes=request.memory.device_bytes(shape, dtype),
         buffer_bytes=buffer_bytes,
         activation_bytes=live_bytes(model, full),
         decode_bytes=decoder.peak(piece, places) * vae_size,

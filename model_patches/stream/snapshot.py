@@ -216,7 +216,7 @@ def _restored(
     reserve(caller, cache, present, len(table), config.dtype)
     with refuse_altered(path):
         held = {name: tensor.to(caller.device) for name, tensor in _under("memory", tensors).items()}
-        remembered = memory.restore(held)
+        remembered = memory.restore(held, present)
         frames = cache.restore(
             caller.tree, present, table, _under("cache", tensors), config.dtype, caller.device
         )

@@ -74,7 +74,8 @@ class StreamState:
         tensors = self.memory.tensors()
         if all(tensor.device == device for tensor in (self.tail_BCTHW, *tensors.values())):
             return self
-        memory = self.policy.restore({name: tensor.to(device) for name, tensor in tensors.items()})
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        memory = self.policy.restore(moved, self.cache.shape)
         return replace(self, memory=memory, tail_BCTHW=self.tail_BCTHW.to(device))
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..cache.dense import DENSE
-from ..cache.format import Cache, CacheFormat, Call, Draft, KeysValues, call_of, recache_call
-from ..cache.shapes import CacheShape
+from ..cache.format import Cache, CacheFormat, Call, Draft, call_of, recache_call
+from ..cache.shapes import CacheShape, MemorySeen
 from ..memory.policy import OFF, Memory, MemoryKeysValues, MemoryPolicy, add_memory_tokens, evict, read_memory
 from ..reason import dtype_name
 from ..sampler.denoise import InitLatents, match_latents, refuse_nan_latents
@@ -199,7 +199,7 @@ def _remember(
     state: StreamState,
     draft: Draft,
     start_frame: int,
-    memory: KeysValues | None,
+    memory: MemorySeen | None,
     latents_BCTHW: Tensor,
 ) -> Result:
     """Runs latents that are there at timestep 0: their keys and values go to the draft."""

@@ -16,7 +16,7 @@ from ...model_patches.arch.tree import DiTTree
 from ...model_patches.attention.past import Past
 from ...model_patches.attention.sdpa import sdpa
 from ...model_patches.cache.format import Cache, CacheFormat, Call, Draft
-from ...model_patches.cache.shapes import CacheShape, KeysValues
+from ...model_patches.cache.shapes import CacheShape, MemorySeen
 from ...model_patches.cache.watched import WatchedFormat
 
 
@@ -120,7 +120,7 @@ class BlockBeside:
         """What these rows attend to."""
         return CallBeside(self.draft.past(rows), self.tally)
 
-    def set_memory(self, memory: KeysValues | None) -> None:
+    def set_memory(self, memory: MemorySeen | None) -> None:
         """Show it to the other cache too."""
         self.draft.set_memory(memory)
 

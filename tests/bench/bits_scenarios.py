@@ -185,6 +185,8 @@ def placed() -> Iterator[Scenario]:
     yield Scenario("preset infinity_rope", preset="infinity_rope")
     yield Scenario("preset longlive", preset="longlive", parts=ALONE)
     yield Scenario("preset reward_forcing, ema", preset="reward_forcing", memory="ema")
+    for cache in ("dense", "latent"):
+        yield Scenario(f"preset memrope, memrope, {cache}", 9, cache, preset="memrope", memory="memrope")
     yield Scenario("preset deep_forcing", 10, preset="deep_forcing", parts=ALONE)
     yield Scenario("preset self_forcing", 7, preset="self_forcing", quick=True)
     for preset, cache in (("videomla_6", "mla"), ("videomla_7", "mla-int8")):

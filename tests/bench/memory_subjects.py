@@ -70,9 +70,9 @@ class Remembered:
 
     def positions(self, memory: str) -> PositionPreset:
         """Only a memory of tokens has places of its own."""
-        given = self.config.positions
+        given, kind = self.config.positions, POLICIES[memory]
         if self.policy(memory).cost.tokens:
-            return given
+            return given if kind.files else preset(kind.preset(given.name, None))
         return self.without or replace(given, name=f"{given.name}_off", memory_frames=0)
 
     def formats(self) -> Mapping[str, CacheFormat]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from ...model_patches.arch.wan import WanModel
+from ...model_patches.attention.positions import preset
 from ...model_patches.cache.formats import FORMATS
 from ...model_patches.memory.policies import POLICIES
 from ...model_patches.memory.policy import OFF
@@ -144,13 +145,13 @@ def contestants(pocket: Pocket, folder: Path) -> dict[str, Callable[[], Contesta
 
 def without_a_file(pocket: Pocket, dit: WanModel) -> dict[str, Callable[[], Contestant]]:
     """Contestants of the memories that are built from nothing, but for the one that is none."""
-    contract = replace(pocket.config(), preset=SINK_AND_WINDOW)
-    policies = [kind.build(contract, CPU, None, {}) for kind in POLICIES.values() if not kind.files]
-    return {
-        policy.name: partial(Contestant, policy.name, dit, SINK_AND_WINDOW, memory=policy)
-        for policy in policies
-        if policy != OFF
-    }
+    made = {}
+    for kind in (kind for kind in POLICIES.values() if not kind.files):
+        policy = kind.build(replace(pocket.config(), preset=SINK_AND_WINDOW), CPU, None, {})
+        own = preset(kind.preset("pocket", None)) if policy.cost.tokens else SINK_AND_WINDOW
+        if policy != OFF:
+            made[policy.name] = partial(Contestant, policy.name, dit, own, memory=policy)
+    return made
 
 
 def measure(stage: Stage, contestants: Sequence[Contestant]) -> dict[str, dict[int, dict[str, float]]]:

@@ -14,6 +14,7 @@ COLOURS = {
     "window": (200, 150, 40),
     "window+sink": (160, 100, 60),
     "ema": (150, 80, 180),
+    "memrope": (90, 170, 200),
     "learned": (214, 60, 40),
     "learned+latent": (38, 110, 200),
     "learned+mla": (40, 150, 90),

@@ -30,6 +30,8 @@ COLUMNS = {
 def fits(memory: str, name: str) -> bool:
     """Whether the memory is for these positions: ids of its own, or a sink that takes in what is evicted."""
     preset = PRESETS[name]
+    if memory == "memrope":
+        return name == memory
     if memory == "learned":
         return preset.memory_frames > 0
     return memory == "off" or (preset.sink_frames == 3 and preset.window_frames is not None)

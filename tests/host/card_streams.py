@@ -18,6 +18,7 @@ from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.memory.learned import LearnedMemory
+from rivulet.model_patches.memory.memrope import MemRope
 from rivulet.model_patches.memory.off import OFF
 from rivulet.model_patches.memory.policy import MemoryPolicy
 from rivulet.model_patches.stream.config import StreamConfig
@@ -115,6 +116,8 @@ class HostStream:
     def _memory(self) -> MemoryPolicy:
         if self.case.memory == "ema":
             return EmaSink()
+        if self.case.memory == "memrope":
+            return MemRope(GEOMETRY.frame_tokens, self.case.half)
         if self.case.memory == "off":
             return OFF
         tree, grid = self.caller.tree, (GEOMETRY.grid_height, GEOMETRY.grid_width)

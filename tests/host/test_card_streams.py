@@ -19,7 +19,7 @@ KINDS = CAPPED if TRITON else (WAIT, TO_HOST, TO_CARD)
 
 COLUMNS = {
     "format": ("dense", "latent", "int8", "mla"),
-    "memory": ("off", "ema", "learned"),
+    "memory": ("off", "ema", "memrope", "learned"),
     "switch": ("recache", "smooth"),
     "start": STARTS,
     "vae": ("wan", "tiny"),
@@ -28,7 +28,7 @@ COLUMNS = {
     "guided": (False, True),
     "half": (torch.bfloat16, torch.float16),
 }
-PRESETS = {"off": "infinity_rope", "ema": "reward_forcing", "learned": "pocket_memory"}
+PRESETS = {"off": "infinity_rope", "ema": "reward_forcing", "memrope": "memrope", "learned": "pocket_memory"}
 
 
 ENCODED = {"latents": ("latent", "mla"), "follow": ("dense", "int8")}  # formats for starts that are long

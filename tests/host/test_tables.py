@@ -47,7 +47,10 @@ def test_a_new_policy_is_a_choice_with_its_option_and_streams(load, prompt, monk
     monkeypatch.setitem(POLICIES, COUNT.name, COUNT)
     inputs = {each.id: each for each in RivuletMemory.define_schema().inputs}
     assert inputs["memory"].options[-1] == "count" and f"count: {COUNT.label}." in inputs["memory"].tooltip
-    assert list(inputs) == ["model", "memory", "memory_file", "from_start", "ema_keep", "count_step"]
+    assert list(inputs) == [
+        *("model", "memory", "memory_file", "from_start", "ema_keep"),
+        *("memrope_long", "memrope_short", "memrope_per_position", "count_step"),
+    ]
     widget = inputs["count_step"]
     assert (widget.default, widget.min, widget.max, widget.step) == (2.0, 0.0, 9.0, 0.5)
     assert widget.tooltip == "For count: what each of them counts."

@@ -54,6 +54,20 @@ PEERS = (
         words=("one", "two"),
         switch_block=5,
     ),
+    *(
+        Peer(
+            *("memrope", recipe, 7, "memrope"),
+            configs=(f"configs/{folder}/memrope_60s.yaml",),
+            memory="memrope",
+            memory_options=(("memrope_per_position", adaptive),),
+            kwargs=(("ema_adaptive", adaptive),),
+        )
+        for recipe, folder, adaptive in (
+            ("self_forcing", "selfforcing", False),
+            ("longlive", "longlive", False),
+            ("longlive", "longlive", True),
+        )
+    ),
     Peer(
         *("causvid", "causvid", 7, "self_forcing", ("configs/wan_causal_dmd.yaml",)),
         pipeline="causvid.models.wan.causal_inference:InferencePipeline",

@@ -13,8 +13,7 @@ from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.attention.forward import forward
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.checkpoints.published import PublishedRecipe
-from rivulet.model_patches.memory.ema import EmaSink
-from rivulet.model_patches.memory.policy import OFF
+from rivulet.model_patches.memory.policies import find_policy
 from rivulet.model_patches.sampler.noise import KeyedNoise
 from rivulet.model_patches.stream import model_caller
 from rivulet.model_patches.stream.config import StreamConfig
@@ -25,8 +24,6 @@ from rivulet.model_patches.stream.switch import switch
 from rivulet.tests.engine.checkpoints.published_files import BY_NAME
 from rivulet.tests.peers.peer import GEOMETRY, SEED, SIZES, Peer, text, weights
 from torch import Tensor
-
-MEMORIES = {"off": OFF, "ema": EmaSink()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +81,7 @@ class Run:
     flow: Tensor  # what it gave
     blocks: list[Tensor]  # clean latents
     sink: Tensor  # [layers, 2, 1, L, N, D] of the sink before the last block: keys before RoPE, and values
+    memory: Tensor  # the same of the memory that the last block sees
 
 
 def model_of(peer: Peer, folder: Path, dtype: torch.dtype) -> WanModel:
@@ -114,16 +112,17 @@ def run(peer: Peer, folder: Path, dtype: torch.dtype, levels: Levels, preset: st
 
     caller = ModelCaller(model_of(peer, folder, dtype))
     with mock.patch.multiple(model_caller, forward=recorded, times_of=told):
-        blocks, sink = _blocks(peer, caller, config)
+        made = _blocks(peer, caller, config)
     xs, flows = zip(*seen, strict=True)
-    return Run(torch.stack(xs), torch.stack(flows), blocks, sink)
+    return Run(torch.stack(xs), torch.stack(flows), *made)
 
 
-def _blocks(peer: Peer, caller: ModelCaller, config: StreamConfig) -> tuple[list[Tensor], Tensor]:
-    """(clean latents of every block, the sink before the last)."""
-    words, memory = peer.words_of(0), MEMORIES[peer.recipe.memory]
+def _blocks(peer: Peer, caller: ModelCaller, config: StreamConfig) -> tuple[list[Tensor], Tensor, Tensor]:
+    """(clean latents of every block, the sink before the last, the memory that it sees)."""
+    kind, options = find_policy(peer.policy), dict(peer.memory_options)
+    words, memory = peer.words_of(0), kind.build(config, caller.device, None, options)
     begun = state = init(caller, (text(words, config.dtype),), config, memory=memory)
-    blocks, sink = [], torch.zeros(0)
+    blocks, sink, shown = [], torch.zeros(0), torch.zeros(0)
     for block in range(peer.blocks):
         if peer.words_of(block) != words:
             words = peer.words_of(block)
@@ -132,10 +131,10 @@ def _blocks(peer: Peer, caller: ModelCaller, config: StreamConfig) -> tuple[list
             made = torch.cat(blocks, 2)
             state = prefill(caller, replace(begun, cache=begun.cache.retain(())), past_of(made))
         if block == peer.blocks - 1:
-            sink = _sink(state)
+            sink, shown = _sink(state), _memory(state)
         x0_BCTHW, state = step(caller, state, noise=At(block))
         blocks.append(x0_BCTHW)
-    return blocks, sink
+    return blocks, sink, shown
 
 
 def past_of(made_BCTHW: Tensor) -> Tensor:
@@ -149,3 +148,10 @@ def _sink(state: StreamState) -> Tensor:
         return torch.zeros(0)
     layers = range(state.cache.shape.layers)
     return torch.stack([torch.stack(state.cache.keys_values(layer, frames)) for layer in layers])
+
+
+def _memory(state: StreamState) -> Tensor:
+    _, seen = state.policy.read(state.memory)
+    if not callable(seen):
+        return torch.zeros(0)
+    return torch.stack([torch.stack(seen(layer)) for layer in range(state.cache.shape.layers)])

@@ -48,6 +48,9 @@ class Peer:
     switch_block: int = 0  # whose prompt is the second
     calls: int = 0  # that make a block; left out: as many as the recipe has levels
     own_levels: bool = False  # its scheduler's levels or timesteps are others than a stream's
+    memory: str = ""  # left out: the recipe's own
+    memory_options: tuple[tuple[str, bool | float], ...] = ()
+    kwargs: tuple[tuple[str, bool | float], ...] = ()  # of the model, over those of the configuration files
     anew: bool = False  # it runs the past anew before every block, instead of keeping its keys and values
 
     @property
@@ -59,6 +62,11 @@ class Peer:
     def preset(self) -> str:
         """Positions that are the code's."""
         return self.positions or self.recipe.preset
+
+    @property
+    def policy(self) -> str:
+        """The memory that is its code's."""
+        return self.memory or self.recipe.memory
 
     def calls_of(self, block: int) -> int:
         """Calls that make a block."""
@@ -117,6 +125,7 @@ def run(peer: Peer, checkout: Path, folder: Path, dtype: torch.dtype) -> Mapping
         **{key: getattr(peer, key) for key in ("pipeline", "models", "bare", "absent")},
         **{"configs": peer.configs, "words": peer.words, "dtype": str(dtype).removeprefix("torch.")},
         "calls": calls,
+        "kwargs": dict(peer.kwargs),
         "prompt": peer.prompt or peer.words[0],
         "switch_frame": 0 if peer.prompt else peer.switch_block * peer.recipe.block_frames,
         "sizes": {

@@ -21,6 +21,10 @@ from standins import Options, Text, in_float64, see_checkout, stand_in, without_
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
+OF_A_CACHE = (
+    *("local_attn_size", "sink_size", "recent_size", "use_block_rope"),
+    *("compression_method", "ema_alpha_long", "ema_alpha_short", "ema_adaptive"),
+)
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Job:
     bare: list[str]
     absent: list[str]
     configs: list[str]
+    kwargs: dict[str, bool | float]
     sizes: dict[str, int]
     frame_tokens: int
     calls: list[int]
@@ -47,6 +52,8 @@ def options(job: Job) -> Options:
     merged: dict[str, object] = {}
     for name in job.configs:
         merged |= yaml.safe_load((Path(job.checkout) / name).read_text(encoding="utf-8"))
+    if job.kwargs:
+        merged["model_kwargs"] = {**merged["model_kwargs"], **job.kwargs}
     return Options(merged)
 
 
@@ -56,8 +63,7 @@ def small(job: Job) -> None:
     def make(cls: type[nn.Module], *_: object, **given: object) -> nn.Module:
         if not cls.__name__.startswith("Causal"):
             return nn.Module()  # Wan itself, which a wrapper makes first and puts the causal one over
-        asked = {key: given[key] for key in ("local_attn_size", "sink_size") if key in given}
-        return cls(**job.sizes, **asked)
+        return cls(**job.sizes, **{key: given[key] for key in OF_A_CACHE if key in given})
 
     for name in job.models:
         module = importlib.import_module(name)
@@ -92,7 +98,7 @@ def narrow(pipeline: nn.Module, method: str, attribute: str, heads: int) -> None
     def cut(*given: object, **named: object) -> None:
         begin(*given, **named)
         for layer in getattr(pipeline, attribute):
-            for name in ("k", "v"):
+            for name in layer.keys() & {"k", "v", "q"}:
                 layer[name] = layer[name][:, :, :heads].contiguous()
 
     setattr(pipeline, method, cut)

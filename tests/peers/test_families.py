@@ -9,10 +9,19 @@ from rivulet.tests.peers.families import DTYPES, PEERS, ROUNDING, SHRINK, apart,
 from rivulet.tests.peers.peer import GEOMETRY, SIZES
 
 BOUNDED = [
-    peer for peer in PEERS if peer.positions and not peer.switch_block
+    peer for peer in PEERS if peer.positions and not (peer.switch_block or peer.memory)
 ]  # by their recipe, but not by their code
+
+
+def options_of(peer):
+    """Returns what tells it from the others with its recipe."""
+    return f"{peer.recipe_name}, {dict(peer.memory_options)}"
+
+
 each_peer = pytest.mark.parametrize(
-    "peer", PEERS, ids=lambda each: f"{each.recipe_name}, {each.preset}, {len(each.words)}"
+    "peer",
+    PEERS,
+    ids=lambda each: f"{each.recipe_name}, {each.preset}, {len(each.words)}{dict(each.memory_options) or ''}",
 )
 
 
@@ -68,7 +77,7 @@ def test_kreas_server_makes_one_call_more_than_the_recipe(pair):
 
 def test_a_sink_that_takes_in_what_leaves_is_the_released_codes(pair):
     """Keys before RoPE and values of every layer; theirs takes in when a block begins, ours when one ends."""
-    (peer,) = (each for each in PEERS if each.recipe.memory == "ema")
+    (peer,) = (each for each in PEERS if each.policy == "ema")
     both, tokens = pair(peer), peer.recipe.window.sink_frames * GEOMETRY.frame_tokens
     theirs64, theirs32 = (both.cache[dtype][:, :, :, :tokens] for dtype in (torch.float64, torch.float32))
     mine = both.runs[torch.float64].sink
@@ -76,8 +85,18 @@ def test_a_sink_that_takes_in_what_leaves_is_the_released_codes(pair):
     assert apart(mine, theirs64) <= 8 * SHRINK * apart(theirs32, theirs64)
 
 
+@pytest.mark.parametrize("peer", [each for each in PEERS if each.policy == "memrope"], ids=options_of)
+def test_averages_of_what_left_are_the_released_codes(pair, peer):
+    """Of every layer, before the last block: theirs lie between the sink and the newest frames."""
+    both, tokens = pair(peer), slice(3 * GEOMETRY.frame_tokens, 5 * GEOMETRY.frame_tokens)
+    theirs64, theirs32 = (both.cache[dtype][:, :, :, tokens] for dtype in (torch.float64, torch.float32))
+    mine = both.runs[torch.float64].memory
+    assert mine.shape == theirs64.shape and theirs64.std() > 0.05
+    assert apart(mine, theirs64) <= 8 * SHRINK * apart(theirs32, theirs64)
+
+
 @pytest.mark.parametrize(
-    "peer", [each for each in PEERS if each.positions], ids=lambda each: each.recipe_name
+    "peer", [each for each in PEERS if each.positions and not each.memory], ids=lambda each: each.recipe_name
 )
 def test_a_recipe_without_an_end_is_the_released_code_until_its_window_is_full(pair, tmp_path, peer):
     """Positions and window that bound a stream differ from there on, as they must."""

@@ -18,7 +18,7 @@ from ...arch.tree import DiTTree
 from ...attention.rope import rope_table
 from ..basis import why_no_basis
 from ..format import Call
-from ..shapes import CacheShape, KeysValues
+from ..shapes import CacheShape, MemorySeen
 from ..watched import WatchedFormat
 from .moments import Moments
 
@@ -146,7 +146,7 @@ class BlockRecording:
         """What writes down the calls of these rows."""
         return CallRecording(self, rows.start)
 
-    def set_memory(self, memory: KeysValues | None) -> None:
+    def set_memory(self, memory: MemorySeen | None) -> None:
         """A memory is no token of the stream: nothing is written down of it."""
 
     def commit(self, frames: tuple[int, ...]) -> Recording:

@@ -20,6 +20,8 @@ from rivulet.tests.bench.remembering import MEMORIES
 
 # 3 frames of 4 tokens of 64 channels in float32
 TOKENS_BYTES = 3 * 4 * 64 * 4
+# a key and a value of 64 channels in each of two layers, twice, in float32
+AVERAGES_BYTES = 2 * 2 * 2 * 64 * 4
 
 
 def chosen(**options):
@@ -43,7 +45,9 @@ def test_every_memory_is_timed_beside_none_in_both_formats():
         assert row["block_ms"] > 0 and row["rounds_samples"] == 2 and row["weights"] == "random"
         assert row["lower_quartile_to_off_ratio"] <= row["upper_quartile_to_off_ratio"]
         # between blocks there are two: the next block's first call sees the older
-        assert row["memory_bytes"] == (2 * TOKENS_BYTES if row["memory"] == "learned" else 0)
+        assert row["memory_bytes"] == {"learned": 2 * TOKENS_BYTES, "memrope": AVERAGES_BYTES}.get(
+            row["memory"], 0
+        )
     assert {row["to_off_ratio"] for row in rows if row["memory"] == "off"} == {1.0}
     # 12 frames of 4 tokens, keys and values in two layers
     assert {row["cache_bytes"] for row in rows if row["format"] == "dense"} == {12 * 4 * 64 * 2 * 4 * 2}

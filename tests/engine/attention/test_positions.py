@@ -121,6 +121,27 @@ def test_other_presets_row_by_row(name, block, start, sink, window, query):
     assert plan(PRESETS[name], start, block, memory_visible=True) == Positions(sink, (), window, query)
 
 
+# Start of the block, then window, query and memory as MemRoPE's code assigns them, in blocks of three.
+MEMROPE = [
+    (0, (), ids(0, 2), ()),
+    (9, ids(3, 11), ids(9, 11), ()),
+    (12, ids(5, 11), ids(9, 11), ids(3, 4)),
+    (15, ids(5, 11), ids(9, 11), ids(3, 4)),
+    (345_600, ids(5, 11), ids(9, 11), ids(3, 4)),
+]
+
+
+@pytest.mark.parametrize(("start", "window", "query", "memory"), MEMROPE, ids=lambda v: str(v)[:9])
+def test_memrope_row_by_row(start, window, query, memory):
+    assert plan(PRESETS["memrope"], start, 3, True) == Positions(ids(0, 2), memory, window, query)
+    hidden = plan(PRESETS["memrope"], start, 3)
+    assert hidden == Positions(ids(0, 2), (), window, query)
+
+
+def test_memrope_recaches_a_full_window_at_its_own_ids():
+    assert plan(PRESETS["memrope"], 12, 9) == Positions(ids(0, 2), (), ids(3, 11), ids(3, 11))
+
+
 # Preset, block, start, then the frames of the stream that must be in the cache.
 KEPT = [
     ("self_forcing", 3, 18, (), ids(0, 17)),
@@ -130,6 +151,9 @@ KEPT = [
     ("infinity_rope", 1, 100, (0,), ids(96, 99)),
     ("echo", 3, 0, (), ()),
     ("echo", 3, 12, ids(0, 2), ids(6, 11)),
+    ("memrope", 3, 9, ids(0, 2), ids(3, 8)),
+    ("memrope", 3, 12, ids(0, 2), ids(8, 11)),
+    ("memrope", 1, 12, ids(0, 2), ids(6, 11)),
     ("pocket", 1, 2, ids(0, 1), ()),
     ("pocket", 3, 2, ids(0, 1), ()),
     ("pocket", 3, 1000, ids(0, 2), ids(994, 999)),
@@ -159,7 +183,8 @@ def test_ids_of_bounded_presets_never_leave_the_trained_ones(chosen, start, bloc
 def test_a_million_blocks_end_as_they_went_on(chosen):
     steady = plan(chosen, 60, 3, True)
     assert plan(chosen, 3_000_000, 3, True) == steady
-    assert len(steady.sink) + len(steady.window) == chosen.capacity_frames
+    given_way = chosen.memory_frames if chosen.memory_in_window else 0
+    assert len(steady.sink) + len(steady.window) == chosen.capacity_frames - given_way
 
 
 @given(st.sampled_from(list(PRESETS.values())), st.integers(0, 400), blocks, st.booleans())
@@ -253,7 +278,9 @@ def test_a_preset_of_ones_own_leaves_room_for_a_memory():
     [
         ({"window_frames": 0}, "a window of 0 latent frames cannot hold a block"),
         ({"sink_frames": -1}, "sink -1, memory 0, trained 12 latent frames"),
-        ({"memory_frames": 3}, "need 15 ids and the model was trained on 12"),
+        ({"last_id": 11, "sink_frames": 4}, "need 13 ids and the model was trained on 12"),
+        ({"memory_frames": 9}, "a memory of 9 latent frames in a window of 9; give a longer window"),
+        ({"memory_frames": 2, "window_frames": 10}, "need 13 ids and the model was trained on 12"),
         ({"last_id": 12}, "last_id must be 11 to 11, got 12"),
         ({"last_id": 10}, "last_id must be 11 to 11, got 10"),
         ({"window_frames": None}, "ids end at 11 but the window does not end"),

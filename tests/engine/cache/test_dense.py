@@ -46,7 +46,15 @@ def rows_of(x_LND):
 
 @pytest.mark.parametrize(
     "name, count",
-    [("infinity_rope", 3), ("pocket", 3), ("videomla_7", 1), ("reward_forcing", 2), ("self_forcing", 2)],
+    [
+        ("infinity_rope", 3),
+        ("pocket", 3),
+        ("videomla_7", 1),
+        ("reward_forcing", 2),
+        ("memrope", 3),
+        ("memrope", 2),
+        ("self_forcing", 2),
+    ],
 )
 def test_a_block_reads_the_last_writes_of_every_frame_it_sees(name, count):
     preset = PRESETS[name]

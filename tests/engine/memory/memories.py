@@ -4,6 +4,7 @@ import torch
 from rivulet.model_patches.memory.ema import EmaSink
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
 from rivulet.model_patches.memory.learned import LearnedMemory
+from rivulet.model_patches.memory.memrope import MemRope
 
 
 def encoder(dtype=torch.float32, seed=3, **sizes) -> MemoryEncoder:
@@ -21,6 +22,11 @@ def encoder(dtype=torch.float32, seed=3, **sizes) -> MemoryEncoder:
 def learned(dtype=torch.float32, seed=3, **options) -> LearnedMemory:
     sizes = {name: options.pop(name) for name in ("normalize_keys",) if name in options}
     return LearnedMemory(encoder(dtype, seed, **sizes), f"seed {seed}", **options)
+
+
+def memrope(dtype=torch.float32, **options) -> MemRope:
+    """Shares large enough for a few blocks to tell them apart."""
+    return MemRope(6, dtype, **({"long_share": 0.2, "short_share": 0.15} | options))
 
 
 EMA = EmaSink(keep=0.9)  # far enough from 1 for a test to see it

@@ -7,6 +7,7 @@ import torch
 from rivulet.model_patches.arch.mla import MlaModel, MlaSizes
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.attention.positions import PRESETS
+from rivulet.model_patches.cache.shapes import CacheShape
 from rivulet.model_patches.checkpoints.published import RECIPES
 from rivulet.model_patches.memory.cost import FREE
 from rivulet.model_patches.memory.ema import EmaSink
@@ -30,7 +31,7 @@ def test_every_row_has_its_name_and_words():
         assert all(option.help.endswith(".") and "_" in option.name for option in kind.options)
     names = [option.name for kind in POLICIES.values() for option in kind.options]
     assert len(set(names)) == len(names)
-    with pytest.raises(ValueError, match=r"Here: there is no 'x'; choose one of learned, ema, off"):
+    with pytest.raises(ValueError, match=r"Here: there is no 'x'; choose one of learned, ema, memrope, off"):
         find_policy("x", "Here")
 
 
@@ -67,10 +68,10 @@ def test_latents_that_were_taught_no_memory_are_refused_one():
 
 def test_a_policy_costs_what_its_encoder_does():
     sizes = encoder().config
-    cost, dtype = learned().cost, torch.bfloat16
+    cost, dtype, shape = learned().cost, torch.bfloat16, CacheShape(3, 2, 2, 3, 2, 12)
     assert cost.tokens == cost_of(sizes).tokens == 18
-    assert cost.device_bytes(2, dtype) == sizes.device_bytes(2, dtype)
-    assert cost.snapshot_bytes(2, dtype) == 2 * 2 * 18 * 24 * 2
+    assert cost.device_bytes(shape, dtype) == sizes.device_bytes(2, dtype)
+    assert cost.snapshot_bytes(shape, dtype) == 2 * 2 * 18 * 24 * 2
 
 
 def test_a_new_policy_streams_and_is_taken_up_again(monkeypatch, model, make_text, config, tmp_path):

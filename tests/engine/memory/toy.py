@@ -24,7 +24,7 @@ class Counting(Stateless):
     def start(self, shape) -> Count:
         return Count(torch.zeros(()))
 
-    def restore(self, tensors) -> Count:
+    def restore(self, tensors, shape) -> Count:
         return Count(tensors["frames"])
 
     def update(self, memory, cache, evicted, attention=None):

@@ -16,11 +16,11 @@ from rivulet.model_patches.stream.switch import switch
 
 from ..cache.test_mla import LATENTS, SIZES, MlaModel
 from ..formats import FORMATS
-from ..memory.memories import EMA, learned
+from ..memory.memories import EMA, learned, memrope
 
 AWAY, HOME = torch.device("cpu", 0), torch.device("cpu")
 MEMORIES = {"off": ("infinity_rope", lambda: OFF), "ema": ("reward_forcing", lambda: EMA)}
-MEMORIES |= {"learned": ("pocket_memory", learned)}
+MEMORIES |= {"learned": ("pocket_memory", learned), "memrope": ("memrope", memrope)}
 
 
 def mla_model():

@@ -13,7 +13,7 @@ from rivulet.model_patches.stream.switch import switch
 from rivulet.model_patches.stream.timeline import MODES
 
 from ..formats import FORMATS
-from ..memory.memories import EMA, learned
+from ..memory.memories import EMA, learned, memrope
 
 
 @pytest.fixture
@@ -207,11 +207,11 @@ def test_a_blend_between_texts_of_other_lengths_fills_up_with_zeros(caller, make
 
 @pytest.mark.parametrize("blocks", [0, 1], ids=["at once", "a block later"])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("memory", [learned(), EMA], ids=["learned", "ema"])
+@pytest.mark.parametrize("memory", [learned(), EMA, memrope()], ids=["learned", "ema", "memrope"])
 def test_a_stream_goes_on_bit_for_bit_from_a_file_after_a_switch(
     caller, make_text, config, tmp_path, mode, memory, blocks
 ):
-    preset = PRESETS["echo" if memory.name == "learned" else "reward_forcing"]
+    preset = PRESETS[{"learned": "echo", "ema": "reward_forcing"}.get(memory.name, memory.name)]
     config = replace(config, preset=preset, sigmas=(1.0, 0.7), cfg=2.0)
     _, state = run(caller, init(caller, (make_text(1), make_text(9)), config, memory=memory), 5)
     state = switch(caller, state, (make_text(2), make_text(9)), mode)
