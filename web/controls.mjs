@@ -2,7 +2,7 @@
 
 import { hasEnded } from "./session.mjs";
 
-export const MODES = ["recache", "smooth", "blend", "cut"]; // in the order they are offered in
+export const MODES = ["recache", "smooth", "blend", "shot", "cut"]; // in the order they are offered in
 export const ENDING = ["stop", "redo", "yield"]; // what a stream ends by
 const RESEND_SECONDS = [1, 2, 4, 8];
 const REMEMBERED = 20;

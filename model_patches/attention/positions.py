@@ -11,6 +11,8 @@ Reward Forcing, Self Gradient Forcing and Rolling Forcing; VideoMLA (arXiv 2605.
 import reprlib
 from dataclasses import dataclass
 
+SHOT_APART = 1  # ids at most; chosen on the built-in model, see `bench shots`
+
 
 @dataclass(frozen=True, slots=True)
 class Positions:
@@ -136,6 +138,7 @@ def plan(
     memory_visible: bool = False,
     *,
     strict: bool = False,
+    apart: int = 0,
 ) -> Positions:
     """RoPE ids for the block of latent frames start_frame .. start_frame + block_frames - 1.
 
@@ -143,8 +146,9 @@ def plan(
     as it stands for: before that no ids are free between sink and window. A recache (the frames of the window
     run again as one long block) passes False.
     strict: ValueError for ids the model was not trained on, which only presets with growing ids reach.
+    apart: ids left free after the sink, see `ids_apart`; fewer as the window fills where ids are bounded.
     """
-    sink, window, last = _attended(preset, start_frame, block_frames)
+    sink, window, last = _attended(preset, start_frame, block_frames, apart)
     if strict and last >= preset.trained_frames:
         raise ValueError(why_not(preset, block_frames, start_frame + block_frames))
     first = last + 1 - window
@@ -170,7 +174,36 @@ def cached_frames(
     return tuple(range(min(sink, start_frame))), tuple(range(oldest, start_frame))
 
 
-def _attended(preset: PositionPreset, start_frame: int, block_frames: int) -> tuple[int, int, int]:
+def why_no_shot(preset: PositionPreset, block_frames: int) -> str | None:
+    """A sentence if a shot has no place for frames of the one before, or no id to leave free behind them."""
+    free = preset.last_id is None or preset.last_id + 1 > preset.sink_frames + block_frames
+    if preset.sink_frames and free:
+        return None
+    missing = "no id is free behind its sink" if preset.sink_frames else "it has no sink"
+    endless = f" {preset.endless}, or" if preset.endless else ""
+    return (
+        f"Positions: a shot keeps frames of the one before as its sink, and preset {preset.name} has no "
+        f"place for them: {missing}; take preset{endless} one whose ids hold a sink, a block of "
+        f"{block_frames} latent frames and one more, or the switch cut."
+    )
+
+
+def ids_apart(preset: PositionPreset, block_frames: int) -> int:
+    """Ids left free between frames of the last shot, which are the sink, and a shot's first block.
+
+    As the window fills they become fewer where ids are bounded. ValueError where `why_no_shot` has a
+    sentence.
+    """
+    if problem := why_no_shot(preset, block_frames):
+        raise ValueError(problem)
+    if preset.last_id is None:
+        return SHOT_APART
+    return min(SHOT_APART, preset.last_id + 1 - preset.sink_frames - block_frames)
+
+
+def _attended(
+    preset: PositionPreset, start_frame: int, block_frames: int, apart: int = 0
+) -> tuple[int, int, int]:
     """(sink frames, window frames, id of the block's last frame), the block included."""
     if start_frame < 0 or block_frames < 1:
         raise ValueError(
@@ -184,7 +217,8 @@ def _attended(preset: PositionPreset, start_frame: int, block_frames: int) -> tu
     window = end - sink if preset.window_frames is None else min(preset.window_frames, end - sink)
     if preset.memory_in_window and window < end - sink:
         window = max(window - preset.memory_frames, block_frames)
-    return sink, window, end - 1 if preset.last_id is None else min(end - 1, preset.last_id)
+    last = end - 1 + apart
+    return sink, window, last if preset.last_id is None else min(last, preset.last_id)
 
 
 def _too_long(preset: PositionPreset, block_frames: int) -> str | None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..arch.tree import DiTTree
 from ..attention.past import Past
-from ..attention.positions import PositionPreset, cached_frames, plan
+from ..attention.positions import PositionPreset, cached_frames, ids_apart, plan
 from .cost import CacheCost
 from .shapes import CacheShape, KeysValues, MemorySeen
 
@@ -36,27 +36,36 @@ class Call:
     memory_ids: tuple[int, ...] = ()  # of the memory, once there is one; see `Draft.set_memory`
 
 
-def call_of(preset: PositionPreset, start_frame: int, block_frames: int) -> Call:
-    """The frames and positions of the block that begins at `start_frame`."""
-    positions = plan(preset, start_frame, block_frames, memory_visible=True)
+def call_of(preset: PositionPreset, start_frame: int, block_frames: int, *, shot: bool = False) -> Call:
+    """The frames and positions of the block that begins at `start_frame`.
+
+    shot: of a scene whose sink is frames of the last shot, with ids left free behind them.
+    """
+    apart = ids_apart(preset, block_frames) if shot else 0
+    positions = plan(preset, start_frame, block_frames, memory_visible=True, apart=apart)
     sink, window = cached_frames(preset, start_frame, block_frames)
     new = tuple(range(start_frame, start_frame + block_frames))
     return Call(sink + window, new, positions.sink + positions.window, positions.query, positions.memory)
 
 
-def recache_call(preset: PositionPreset, start_frame: int, block_frames: int) -> Call:
+def recache_call(preset: PositionPreset, start_frame: int, block_frames: int, *, shot: bool = False) -> Call:
     """The newest frames after the sink as one long block, to be recached before the block at `start_frame`.
 
     A full window, so also the frames that the block will evict; their ids are those of the block that
     generated the newest of them. `new` is empty while all frames are sink. Only with growing ids is the
-    memory attended to besides (LongLive and Echo-Infinity, their released code).
+    memory attended to besides (LongLive and Echo-Infinity, their released code). shot: as in `call_of`;
+    before such a scene's first block it is the frames of the last shot, by themselves, that are run.
     """
+    apart = ids_apart(preset, block_frames) if shot else 0
+    if shot and start_frame <= preset.sink_frames:
+        kept = tuple(range(start_frame))
+        return Call((), kept, kept, kept)
     sink, window = cached_frames(preset, start_frame, block_frames)
     if preset.window_frames is not None:
         window = tuple(range(max(len(sink), start_frame - preset.window_frames), start_frame))
     if not window:
         return Call(sink, (), (), ())
-    positions = plan(preset, window[0], len(window), memory_visible=preset.last_id is None)
+    positions = plan(preset, window[0], len(window), memory_visible=preset.last_id is None, apart=apart)
     return Call(sink, window, positions.sink + positions.query, positions.query, positions.memory)
 
 

@@ -37,7 +37,9 @@ TYPES = {
     "blend": (list, NONE),
     "must_recache": (bool,),
     "steered": (bool,),
+    "shot": (bool,),
 }
+NO_SHOT: dict[str, Any] = {"shot": False}
 CONFIG = {
     "geometry": (dict,),
     "preset": (dict,),
@@ -73,9 +75,15 @@ class Header:
     followed: bool
     shrunk: str | None  # from which cache format and block it went over to a smaller one
     steered: bool  # the prompt that is due with the next block was gone over to already
+    shot: bool  # the scene's sink is frames of the last shot
     cache: str  # names of the format and of the memory
     memory: str
     bytes: int  # of the file
+
+    @property
+    def given(self) -> int:
+        """Latents of the scene that were there before its first block."""
+        return self.config.positions.sink_frames if self.shot else self.ledger.given
 
     @property
     def ahead(self) -> int:
@@ -85,6 +93,7 @@ class Header:
 
 def header_of(about: Mapping[str, Any], size: int) -> Header:
     """The header of a file of so many bytes; KeyError, TypeError or ValueError where it cannot be true."""
+    about = {**NO_SHOT, **about}  # which takes of earlier releases do not say
     check_types(about, TYPES)
     _refuse_unknown("header", about, TYPES)
     for name in ("cache", "memory"):
@@ -93,10 +102,10 @@ def header_of(about: Mapping[str, Any], size: int) -> Header:
     config, ledger = _config(about["config"]), _ledger(about["ledger"])
     block, start = about["block"], about["start_frame"]
     _within("block", block, 0, MOST_FRAMES)
-    _within("start_frame", start, 0, MOST_FRAMES)
+    _within("start_frame", start, config.positions.sink_frames if about["shot"] else 0, MOST_FRAMES)
     header = Header(
         config, block, start, ledger, about["text"], about["followed"], about["shrunk"], about["steered"],
-        about["cache"]["name"], about["memory"]["name"], size,
+        about["shot"], about["cache"]["name"], about["memory"]["name"], size,
     )  # fmt: skip
     _within("frames beyond the video", header.ahead, 0, config.geometry.pixel_frames(start))
     (about["text"] or "").encode()  # half of a pair of characters is no text
@@ -156,7 +165,7 @@ def _table(about: Mapping[str, Any], header: Header) -> None:
     if positions.window_frames is None:  # all frames are attended to
         _within("start_frame", header.start_frame, 0, MOST_PIXELS)
     opens = recache_call if about["must_recache"] else call_of
-    needed = opens(positions, header.start_frame, length).cached
+    needed = opens(positions, header.start_frame, length, shot=header.shot).cached
     if frames != tuple(sorted(needed)):
         raise ValueError(f"the cache is said to hold latent frames {str(list(frames))[:80]}")
 

@@ -87,9 +87,12 @@ class FrameLedger:
         )
         return pixels_FHWC, after
 
-    def cut(self) -> FrameLedger:
-        """The ledger at the beginning of another scene, once all pictures of the one before are written."""
-        return replace(self, scene=self.written, skip=0, ending_HWC=None, lost_HWC=None)
+    def cut(self, hidden: int = 0) -> FrameLedger:
+        """The ledger at the beginning of another scene, once all pictures of the one before are written.
+
+        hidden: pictures of latents that a shot keeps, which are decoded next and not shown.
+        """
+        return replace(self, scene=self.written - hidden, skip=hidden, ending_HWC=None, lost_HWC=None)
 
     def end(self, geometry: Geometry, start_frame: int, flushed: int) -> FrameLedger:
         """The ledger of a video that has come to its end and may be gone on with.

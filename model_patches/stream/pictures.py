@@ -46,9 +46,14 @@ class VideoOutput:
         return replace(state, past=past, ledger=ledger), frames
 
     def begin_scene(self, state: StreamState) -> StreamState:
-        """The decoder, too, begins anew: the first latent of a scene is one picture, not four."""
-        state, _ = self.show(state, state.tail_BCTHW, last=True)
-        return replace(state, past=None, ledger=state.ledger.cut())
+        """The decoder, too, begins anew: the first latent of a scene is one picture, not four.
+
+        What a shot keeps is decoded, so that its pictures go over into the new ones as they did in training.
+        """
+        state, _ = self.show(state, state.tail_BCTHW[:, :, :0], last=True)
+        hidden = state.config.geometry.pixel_frames(state.start_frame)
+        state = replace(state, past=None, ledger=state.ledger.cut(hidden))
+        return self.show(state, state.tail_BCTHW)[0] if hidden else state
 
     def end(self, state: StreamState) -> StreamState:
         """Writes what the decoder has held back; the state can still be gone on with."""

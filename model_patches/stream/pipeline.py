@@ -30,6 +30,7 @@ from .script import Script
 from .state import StreamState
 from .step import prefill, step
 from .switch import switch
+from .timeline import NEW_SCENE
 from .timeline import Prompt as TimedPrompt
 from .watching import NOBODY, Viewers
 
@@ -283,17 +284,17 @@ class _Loop:
     def _switched(self, prompt: TimedPrompt) -> StreamState:
         """The state under another prompt; ValueError where it cannot be read or gone over to."""
         assert self.script is not None and self.script.encode is not None
-        encode = self.script.encode
+        encode, reference_BCTHW = self.script.encode, self.script.reference_BCTHW
 
         def switched() -> StreamState:
-            encoded = encode(prompt.text)
-            return switch(self.caller, self.state, encoded, prompt.mode, text=prompt.text)
+            encoded, mode, text = encode(prompt.text), prompt.mode, prompt.text
+            return switch(self.caller, self.state, encoded, mode, text=text, reference_BCTHW=reference_BCTHW)
 
         return replace(self.recovery.attempt(PROMPT, switched), steered=True)
 
     def _enter(self, after: StreamState, prompt: TimedPrompt) -> None:
         """Goes on with the state under another prompt."""
-        if self.state.block and not after.start_frame:
+        if self.state.block and prompt.mode in NEW_SCENE:
             after = self.output.begin_scene(after)
         self.state = after
         self.on_prompt(after, prompt)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
 from .caller import Prompt
 from .config import StreamConfig
+from .timeline import DEFAULT_MODE
 from .timeline import Prompt as TimedPrompt
 
 Encode = Callable[[str], Prompt]  # between two passes only: a host may move models
@@ -24,6 +27,7 @@ class Script:
     # seed, guidance and levels by the block they begin with, for a take that goes on: all else is as it was
     configs: Mapping[int, StreamConfig] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # sentences about what of the timeline will not be seen
+    reference_BCTHW: Tensor | None = None  # in the model's units: what a shot keeps; None: the last shot's
     since: int | None = None  # block where `first` comes in, for a take that goes on; None: it holds already
 
     @property
@@ -32,8 +36,12 @@ class Script:
         return self.encode is not None
 
     def due(self, block: int) -> TimedPrompt | None:
-        """The timeline's prompt that begins with this block."""
-        return self.changes.get(block)
+        """The timeline's prompt that begins with this block.
+
+        The first block's does what every switch but a shot does there: it begins the stream.
+        """
+        due = self.changes.get(block)
+        return due if block or due is None or due.mode != "shot" else replace(due, mode=DEFAULT_MODE)
 
     def resume(self, block: int, text: str | None) -> Script:
         """The script of a stream that goes on with this block.

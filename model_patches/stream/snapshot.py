@@ -96,8 +96,8 @@ def capture(caller: Caller, state: StreamState, decoder: StreamDecoder | None) -
 
 def _decoded(state: StreamState, decoder: StreamDecoder | None) -> tuple[VaeBuffers | None, Tensor]:
     """(the decoder's past, where the newest latents do not give it again; those that are stored)."""
-    tail_BCTHW, ledger = state.tail_BCTHW, state.ledger
-    count = latents_for_past(decoder, state.start_frame, state.config.block_frames, ledger.given)
+    tail_BCTHW = state.tail_BCTHW
+    count = latents_for_past(decoder, state.start_frame, state.config.block_frames, state.given)
     if count is None or count > tail_BCTHW.shape[2]:
         return state.past, tail_BCTHW
     kept = max(count, min(state.config.tail_frames, tail_BCTHW.shape[2]))
@@ -127,6 +127,7 @@ def _about(
         "followed": state.followed,
         "steered": state.steered,
         "shrunk": state.shrunk,
+        "shot": state.shot,
     }
 
 
@@ -225,7 +226,7 @@ def _restored(
     past = _past(path, header, tail_BCTHW, _under("past", tensors), decoder)
     state = StreamState(
         config, cache, memory, header.block, header.start_frame, frames, remembered, prompt, tail_BCTHW,
-        blend, about["must_recache"], past, ledger, header.text, header.followed, header.steered,
+        blend, about["must_recache"], header.shot, past, ledger, header.text, header.followed, header.steered,
         header.shrunk,
     )  # fmt: skip
     with refuse_altered(path):
@@ -271,7 +272,7 @@ def _past(
     """The decoder's past: made again, or as it was stored."""
     if not header.start_frame:
         return None
-    scene = header.start_frame, header.config.block_frames, header.ledger.given
+    scene = header.start_frame, header.config.block_frames, header.given
     count = latents_for_past(decoder, *scene)
     if decoder is not None and count is not None and count <= tail_BCTHW.shape[2]:
         return past_again(decoder, tail_BCTHW[:, :, tail_BCTHW.shape[2] - count :], *scene)

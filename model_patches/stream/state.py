@@ -53,6 +53,7 @@ class StreamState:
     tail_BCTHW: Tensor
     blend: Blend | None = None  # from an earlier prompt to `prompt`, while it lasts
     must_recache: bool = False  # the frames beside the sink are to be run again under the prompt
+    shot: bool = False  # the scene's sink is frames of the last shot, run again before its first block
     past: VaeBuffers | None = None  # the decoder's; None: the next latent is a scene's first
     ledger: FrameLedger = field(default_factory=FrameLedger)
     text: str | None = None  # the prompt as it was typed; None: it was encoded elsewhere
@@ -61,6 +62,11 @@ class StreamState:
     shrunk: str | None = (
         None  # from which format and block the cache went over to this one: the card was full
     )
+
+    @property
+    def given(self) -> int:
+        """Latents of the scene that were there before its first block."""
+        return self.config.positions.sink_frames if self.shot else self.ledger.given
 
     @torch.inference_mode()
     def to(self, device: torch.device) -> StreamState:

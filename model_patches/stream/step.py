@@ -80,7 +80,7 @@ def step(
     """
     state = recache(caller, bring_back(caller, state))
     config = state.config
-    call, draft, memory = _open(state, call_of(config.positions, state.start_frame, config.block_frames))
+    call, draft, memory = _open(state, _call_of(state, config.block_frames))
     shape = config.geometry.latent_shape(config.block_frames, len(state.tail_BCTHW))
     like = torch.empty(shape, dtype=config.latent_dtype, device=caller.device)
     if begin is not None:
@@ -129,8 +129,7 @@ def extend(caller: Caller, state: StreamState, latents_BCTHW: Tensor) -> StreamS
     They are in the stream's size, dtype and device. Blocks are not counted.
     """
     state = recache(caller, bring_back(caller, state))
-    call = call_of(state.config.positions, state.start_frame, latents_BCTHW.shape[2])
-    call, draft, (_, memory) = _open(state, call)
+    call, draft, (_, memory) = _open(state, _call_of(state, latents_BCTHW.shape[2]))
     result = _remember(caller, state, draft, state.start_frame, memory, latents_BCTHW)
     return _commit(caller, state, call, draft, result)
 
@@ -156,12 +155,15 @@ def recache(caller: Caller, state: StreamState) -> StreamState:
     state = bring_back(caller, state)
     config = state.config
     call, draft, (memory, _) = _open(
-        state, recache_call(config.positions, state.start_frame, config.block_frames)
+        state, recache_call(config.positions, state.start_frame, config.block_frames, shot=state.shot)
     )
     newest_BCTHW = state.tail_BCTHW[:, :, -len(call.new) :]
     result = _remember(caller, state, draft, call.new[0], memory, newest_BCTHW)
     whole = draft.commit(call.cached + call.new)
-    renewed = state.policy.recached(state.memory, whole, call.new, caller.attention)
+    opens = state.shot and not call.cached  # what a shot keeps does not leave: no memory is to read it
+    renewed = (
+        state.memory if opens else state.policy.recached(state.memory, whole, call.new, caller.attention)
+    )
     after = _evict(caller, replace(state, memory=renewed), whole)
     refuse_nan(result, after.memory, state)
     # unfolded: a fold that the next block writes would spend `state`, which a step may begin again from
@@ -187,6 +189,11 @@ def rollout(
             yield latents_BCTHW, state
 
     return run(state)
+
+
+def _call_of(state: StreamState, block_frames: int) -> Call:
+    """The call of the state's next block, of so many latent frames."""
+    return call_of(state.config.positions, state.start_frame, block_frames, shot=state.shot)
 
 
 def _open(state: StreamState, call: Call) -> tuple[Call, Draft, MemoryKeysValues]:
@@ -233,7 +240,7 @@ def _evict(caller: Caller, state: StreamState, whole: Cache) -> StreamState:
     """The state before its next block: frames that block does not attend to go to the memory and are
     dropped.
     """
-    kept = call_of(state.config.positions, state.start_frame, state.config.block_frames).cached
+    kept = _call_of(state, state.config.block_frames).cached
     memory, cache = evict(state.policy, state.memory, whole, kept, caller.attention)
     return replace(state, memory=memory, cache=cache)
 

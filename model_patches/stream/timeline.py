@@ -20,8 +20,10 @@ MODES = {
     "recache": "run the newest frames again under the new prompt",
     "smooth": "change the text alone",
     "blend": "go from one text to the other over some blocks",
+    "shot": "another scene, with the newest frames of the last one still in sight",
 }
 DEFAULT_MODE = "recache"
+NEW_SCENE = ("cut", "shot")  # switches that begin one: the decoder begins anew
 
 MAX_LETTERS = 4_000_000  # of all that is typed: what a thousand of the longest live prompts directed
 MAX_LINES = 15_000  # each of which takes a while; a server reads them before a run
@@ -203,8 +205,9 @@ def at_borders(
 
     A change falls on the first border at or after its time: the first block before which at least that many
     pictures have been shown. A `cut` begins another scene, whose first latent is one picture and not four, so
-    the borders after it lie elsewhere. fps: pictures per second. block_frames: latent frames. blocks: of the
-    planned stream without its cuts, None: endless. given: latent frames before the first block.
+    the borders after it lie elsewhere; a `shot` has latents before its first block, which gives as many
+    pictures as any other. fps: pictures per second. block_frames: latent frames. blocks: of the planned
+    stream without its cuts, None: endless. given: latent frames before the first block.
     hidden: pictures of those that are not in the video, which begins after them.
     """
     scene = _Scene(geometry, block_frames, picture=-hidden, given=given)
@@ -283,6 +286,8 @@ def _timed_prompt(head: Line, words: Sequence[Line], mode: str) -> tuple[int, in
         raise head.refusal("has no text; write after the bracket what is to be seen")
     if reason := why_no_text(text):
         raise head.refusal(reason)
+    if named == "shot" and not start_ms:
+        raise head.refusal("a shot keeps frames of the scene before it, and there is none; write [0s]")
     return start_ms, end_ms, Prompt(start_ms, text, named or mode)
 
 

@@ -14,7 +14,7 @@ from ..stream.timeline import MODES
 from .folder import write_text
 
 MAX_BYTES = 16 << 20  # of a timeline that is read
-MODES_OF_A_SCENE = ("cut", "recache")  # which a later prompt at the same border does not undo
+LASTING = ("cut", "shot", "recache")  # which a later prompt at the same border does not undo, strongest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,8 @@ def at_border(events: Sequence[Event]) -> Event:
     No block is made between them, so the last text holds, and what the first of them forgot is forgotten.
     """
     last = events[-1]
-    forgot = [event.mode for event in events if event.mode in MODES_OF_A_SCENE]
-    mode = "cut" if "cut" in forgot else forgot[-1] if forgot else last.mode
+    seen = {event.mode for event in events}
+    mode = next((mode for mode in LASTING if mode in seen), last.mode)
     return last if mode == last.mode else Event(last.block, last.frame, last.prompt, mode, last.seed)
 
 

@@ -24,7 +24,7 @@ from ...model_patches.stream.recovery import refuse_full
 from ...model_patches.stream.script import Script
 from ...model_patches.stream.snapshot import load
 from ...model_patches.stream.state import StreamState
-from ...model_patches.stream.timeline import MODES
+from ...model_patches.stream.switch import modes_for
 from ...model_patches.takes.folder import TakeFolder
 from ...model_patches.takes.keeper import Policy
 from ...model_patches.takes.make import Making, Offers, Opening, make_take
@@ -235,7 +235,7 @@ class Run:
             workflow=order.page.workflow,
             blocks=order.blocks,
             block=opening.block,
-            modes=tuple(MODES) if order.script.steerable else (),
+            modes=modes_for(order.config) if order.script.steerable else (),
             switch=order.script.switch,
             take="" if order.policy is None else SHELF.id_of(order.video),
             address=address_of,

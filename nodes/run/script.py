@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ...model_patches.attention.positions import why_no_shot
 from ...model_patches.geometry import rate_of
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.script import Script
+from ...model_patches.stream.switch import modes_for
 from ...model_patches.stream.timeline import DEFAULT_MODE, at_borders
 from ..host.caller import HostPrompt
 from ..host.inputs import GIVES_NOTHING
@@ -48,6 +50,8 @@ def read_script(
         switch, said = recipe_switch
         log.info("Stream Video: %s", said)
     changes, notes = at_borders(prompts.timeline(switch), *sizes, blocks, begin.latents, begin.hidden)
+    if any(change.block and change.prompt.mode not in modes_for(config) for change in changes):
+        raise ValueError(why_no_shot(config.positions, config.block_frames))
     for note in notes:
         log.warning("Stream Video: %s", note)
 

@@ -1,9 +1,12 @@
 """The node that reads prompts: what it encodes, when, and what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.timeline import MODES
 
 TEXT = "[0s] a red circle\n[2s cut] a blue square\n[4s] a red circle"
 
@@ -102,11 +105,23 @@ def test_prompts_beyond_the_end_are_noted_in_the_script(read, caplog):
     assert read_script(None, read(Clip()), None, config, 16.0, None, FROM_NOTHING).notes == ()
 
 
+def test_a_shot_that_the_positions_have_no_place_for_is_refused_before_the_first_block(read):
+    from rivulet.nodes.run.beginnings import FROM_NOTHING
+    from rivulet.nodes.run.script import read_script
+
+    prompts, own = read(Clip(), "[0s] a red circle\n[1s shot] an object"), StreamConfig(Geometry(32, 32))
+    script = read_script(None, prompts, None, own, 16.0, 3, FROM_NOTHING)
+    assert [prompt.mode for prompt in script.changes.values()][1:] == ["shot"]
+    without = replace(own, preset="self_forcing")
+    with pytest.raises(ValueError, match="preset self_forcing has no place for them: it has no sink"):
+        read_script(None, prompts, None, without, 16.0, 3, FROM_NOTHING)
+
+
 def test_a_saved_workflow_keeps_its_switch_and_a_new_node_asks_the_recipe(comfyui):
     from rivulet.nodes.prompts import RivuletPrompts
 
     (mode,) = (each for each in RivuletPrompts.define_schema().inputs if each.id == "mode")
-    assert mode.default == "recipe" and set(mode.options) == {"recipe", "cut", "recache", "smooth", "blend"}
+    assert mode.default == "recipe" and set(mode.options) == {"recipe", *MODES}
     with pytest.raises(ValueError, match="no switch 'fade'"):
         RivuletPrompts.execute(Clip(), TEXT, "fade", 5.0)
 

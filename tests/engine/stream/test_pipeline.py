@@ -72,6 +72,27 @@ def test_every_writer_gets_the_pictures_of_the_whole_stream(wan, vae, start, tmp
     assert (after.block, after.start_frame) == (4, 12)
 
 
+@pytest.mark.parametrize("shows", [Held, VaeDecoder])
+def test_a_shot_goes_over_from_pictures_that_are_not_shown(wan, vae, start, shows):
+    """The decoder gets the kept latents first; no picture is lost or shown twice, and borders stay."""
+    script, made = scripted({2: Prompt(0, "1", "shot")}), []
+    writer = Collected()
+    after = run(
+        wan,
+        shows(vae),
+        start(),
+        [writer],
+        blocks=5,
+        script=script,
+        on_chunk=lambda chunk: made.append(chunk.state.tail_BCTHW[:, :, -3:]),
+    )
+    scenes = torch.cat(made[:2], 2), torch.cat(made[1:], 2)
+    first, second = (decode_stream(vae, latents)[0].numpy() for latents in scenes)
+    assert np.array_equal(writer.frames, np.concatenate([first, second[9:]]))
+    assert len(writer.frames) == 9 + 4 * 12 == after.ledger.written
+    assert after.start_frame == 3 + 9 and after.given == 3
+
+
 def test_what_is_told_of_a_block_agrees_with_the_writers(wan, vae, start):
     writer, told = Collected(), []
 

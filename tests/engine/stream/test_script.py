@@ -22,6 +22,11 @@ def test_a_prompt_is_due_with_its_block_alone():
     assert {block: due for block in range(9) if (due := TIMED.due(block))} == CHANGES
 
 
+def test_the_first_prompt_begins_the_stream_whatever_its_switch():
+    shots = Script("red", changes={0: Prompt(0, "one", "shot"), 2: Prompt(0, "two", "shot")})
+    assert (shots.due(0), shots.due(2)) == (Prompt(0, "one"), Prompt(0, "two", "shot"))
+
+
 def test_a_fixed_prompt_stays_the_scripts_own_when_a_stream_goes_on():
     fixed = Script("red")
     assert fixed.resume(5, "a blue square") is fixed

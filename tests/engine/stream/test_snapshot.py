@@ -75,6 +75,17 @@ def said_in(path):
         return json.loads(file.metadata()["rivulet"])
 
 
+def test_a_file_that_says_nothing_of_shots_is_of_none(caller, make_text, config, tmp_path):
+    """Takes of earlier releases."""
+    _, state = step(caller, init(caller, (make_text(1),), config))
+    path = tmp_path / "stream.safetensors"
+    save(caller, state, path)
+    about, tensors = said_in(path), load_file(path)
+    assert about.pop("shot") is False
+    put(path, about, tensors)
+    assert not load(path, caller, config).shot and not read_header(path).shot
+
+
 def put(path, about, tensors):
     """Writes a file of ours with a checksum that is right, whatever it says."""
     said = about if isinstance(about, str) else json.dumps(about)

@@ -116,6 +116,7 @@ NUMBERS = [
     ("decoder", [[1.0] * 3]),
     ("decoder", [["a"]]),
     ("must_recache", True),
+    ("shot", 1),
     ("more", 1),
 ]
 

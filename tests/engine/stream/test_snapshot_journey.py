@@ -41,6 +41,7 @@ JOURNEY = {
     4: Prompt(0, "3", "smooth"),
     6: Prompt(0, "4", "cut"),
     7: Prompt(0, "5", "blend"),
+    8: Prompt(0, "6", "shot"),  # after two frames of its scene: the first is kept twice
 }
 
 
@@ -52,7 +53,7 @@ def test_a_save_in_the_middle_of_everything_goes_on_bit_for_bit(wan, vae, tmp_pa
         return text(int(words)), text(99)
 
     config = StreamConfig(GEOMETRY, "echo", 1, sigmas=(1.0, 0.5), cfg=2.0, seed=7)
-    script, decoder, blocks = Script(encode("0"), "0", JOURNEY, encode), shows(vae), 9
+    script, decoder, blocks = Script(encode("0"), "0", JOURNEY, encode), shows(vae), 11
     kept, writer = [], Collected()
 
     def keep(state):

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rivulet.model_patches.attention.positions import PRESETS
-from rivulet.model_patches.cache.format import recache_call
+from rivulet.model_patches.attention.positions import PRESETS, SHOT_APART
+from rivulet.model_patches.cache import format as format_module
+from rivulet.model_patches.cache.format import call_of, recache_call
+from rivulet.model_patches.stream import switch as switch_module
 from rivulet.model_patches.stream.snapshot import load, save
 from rivulet.model_patches.stream.state import next_prompt
-from rivulet.model_patches.stream.step import init, recache, rollout, step
-from rivulet.model_patches.stream.switch import switch
+from rivulet.model_patches.stream.step import init, prefill, recache, rollout, step
+from rivulet.model_patches.stream.switch import modes_for, switch
 from rivulet.model_patches.stream.timeline import MODES
 
 from ..formats import FORMATS
@@ -27,7 +29,7 @@ def run(caller, state, blocks):
     return torch.cat([latents for latents, _ in made], 2), made[-1][1]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "shot"])
 def test_before_the_first_block_every_mode_begins_with_the_new_text(caller, make_text, echo, mode):
     state = init(caller, (make_text(1),), echo, memory=learned())
     state = switch(caller, state, (make_text(2),), mode)
@@ -222,13 +224,127 @@ def test_a_stream_goes_on_bit_for_bit_from_a_file_after_a_switch(
     assert torch.equal(run(caller, state, 5)[0], run(caller, back, 5)[0])
 
 
+@pytest.fixture
+def close(monkeypatch):
+    """Leaves no id free behind what a shot keeps, as behind latents that were given."""
+    for module in (format_module, switch_module):
+        monkeypatch.setattr(module, "ids_apart", lambda *_: 0)
+
+
+@pytest.mark.parametrize("made", FORMATS.values(), ids=FORMATS)
+def test_a_shot_begins_as_a_stream_does_that_was_given_its_last_frames(caller, make_text, echo, close, made):
+    begin, policy = (make_text(1),), learned()
+    latents, state = run(caller, init(caller, begin, echo, cache=made, memory=policy), 6)
+    after = switch(caller, state, (make_text(2),), "shot")
+    assert (after.block, after.start_frame, after.cache.frames, after.memory.current) == (6, 3, (), None)
+    assert torch.equal(after.tail_BCTHW, latents[:, :, -3:])
+    got, end = run(caller, after, 6)
+    assert end.cache.frames[:3] == (0, 1, 2) and end.shot and not end.must_recache
+    fresh = prefill(
+        caller, init(caller, (make_text(2),), echo, cache=made, memory=policy), latents[:, :, -3:]
+    )
+    assert torch.equal(got, run(caller, replace(fresh, block=6), 6)[0])
+
+
+def test_what_a_shot_keeps_stands_ids_apart_while_there_are_free_ones():
+    def ids(name, block_frames=3, start=None):
+        preset = PRESETS[name]
+        return call_of(preset, start or preset.sink_frames, block_frames, shot=True).ids
+
+    first = 3 + SHOT_APART
+    for name in (
+        "echo",
+        "longlive",
+        "longlive_infinity",
+        "memrope",
+        "pocket",
+        "pocket_memory",
+        "reward_forcing",
+    ):
+        assert ids(name) == (0, 1, 2, *range(first, first + 3)), name
+    assert ids("longlive", start=300)[-1] == 302 + SHOT_APART
+    full = {name: ids(name, start=300) for name in ("longlive_infinity", "pocket", "echo")}
+    assert full == {name: call_of(PRESETS[name], 300, 3).ids for name in full}  # as in any long stream
+    assert ids("infinity_rope") == (0, *range(1 + SHOT_APART, 4 + SHOT_APART))
+    with pytest.raises(ValueError, match=r"self_forcing has no place .*: it has no sink.*infinity_rope"):
+        ids("self_forcing", start=3)
+    with pytest.raises(ValueError, match=r"infinity_rope has no place .*: no id is free"):
+        ids("infinity_rope", block_frames=5)
+
+
+def test_ids_of_a_shot_are_those_that_the_model_gets(monkeypatch, caller, make_text, echo):
+    from rivulet.model_patches.cache.core import SlotDraft
+
+    seen, begun = [], SlotDraft.__init__
+    monkeypatch.setattr(
+        SlotDraft, "__init__", lambda self, c, call: (seen.append(call), begun(self, c, call))[1]
+    )
+    _, state = run(caller, init(caller, (make_text(1),), echo), 5)
+    seen.clear()
+    run(caller, switch(caller, state, (make_text(2),), "shot"), 2)
+    apart = 3 + SHOT_APART
+    assert [(call.cached, call.new, call.ids) for call in seen] == [
+        ((), (0, 1, 2), (0, 1, 2)),
+        ((0, 1, 2), (3, 4, 5), (0, 1, 2, *range(apart, apart + 3))),
+        ((0, 1, 2, 3, 4, 5), (6, 7, 8), (0, 1, 2, *range(apart, apart + 6))),
+    ]
+
+
+def test_a_shot_keeps_the_reference_that_it_is_given(caller, make_text, echo, close):
+    _, state = run(caller, init(caller, (make_text(1),), echo), 4)
+    picture = torch.randn(1, *state.tail_BCTHW.shape[1:2], 1, *state.tail_BCTHW.shape[3:])
+    after = switch(caller, state, (make_text(2),), "shot", reference_BCTHW=picture)
+    assert torch.equal(after.tail_BCTHW, picture.expand_as(after.tail_BCTHW))
+    fresh = prefill(caller, init(caller, (make_text(2),), echo), after.tail_BCTHW)
+    assert torch.equal(run(caller, after, 2)[0], run(caller, replace(fresh, block=4), 2)[0])
+    with pytest.raises(ValueError, match="encode the pictures at the stream's size"):
+        switch(caller, state, (make_text(2),), "shot", reference_BCTHW=picture[..., :1])
+
+
+def test_a_recache_within_a_shot_runs_its_window_alone(caller, make_text, echo):
+    _, state = run(caller, init(caller, (make_text(1),), echo), 5)
+    _, state = run(caller, switch(caller, state, (make_text(2),), "shot"), 2)
+    kept = [state.cache.keys_values(1, (frame,))[0].clone() for frame in range(9)]
+    after = recache(caller, switch(caller, state, (make_text(3),), "recache"))
+    changed = [not torch.equal(after.cache.keys_values(1, (f,))[0], kept[f]) for f in range(9)]
+    assert changed == [False] * 3 + [True] * 6
+
+
+def test_another_prompt_at_the_border_of_a_shot_is_the_one_it_is_kept_under(caller, make_text, echo):
+    made = []
+    for later in ((), ("smooth",), ("recache",), ("shot",)):
+        _, state = run(caller, init(caller, (make_text(1),), echo), 5)
+        state = switch(caller, state, (make_text(3 if later else 2),), "shot")
+        for mode in later:
+            state = switch(caller, state, (make_text(2),), mode)
+        made.append(run(caller, state, 2)[0])
+    assert all(torch.equal(made[0], each) for each in made[1:])
+    assert not switch(caller, state, (make_text(2),), "cut").shot
+
+
+def test_a_shot_that_has_nothing_to_keep_is_refused(caller, make_text, echo):
+    fresh = init(caller, (make_text(1),), echo)
+    with pytest.raises(ValueError, match="no block was made yet; take the switch cut"):
+        switch(caller, fresh, (make_text(2),), "shot")
+    _, state = run(caller, fresh, 2)
+    cut = switch(caller, state, (make_text(2),), "cut")
+    with pytest.raises(ValueError, match="a cut has just forgotten it"):
+        switch(caller, cut, (make_text(2),), "shot")
+    own = replace(echo, preset="self_forcing")
+    assert modes_for(echo) == tuple(MODES) and set(MODES) - set(modes_for(own)) == {"shot"}
+    _, state = run(caller, init(caller, (make_text(1),), own), 1)
+    with pytest.raises(ValueError, match="preset self_forcing has no place for them"):
+        switch(caller, state, (make_text(2),), "shot")
+
+
 def test_a_thousand_switches_cost_no_memory(caller, make_text, config):
     state = init(caller, (make_text(1),), replace(config, sigmas=(1.0,)))
     sizes = set()
     for number in range(1000):
         if number % 100 == 0:
             _, state = step(caller, state)
-        state = switch(caller, state, (make_text(number % 7),), list(MODES)[number % 4])
+        mode = list(MODES)[number % 4] if number % 100 else "shot"  # which needs frames to keep
+        state = switch(caller, state, (make_text(number % 7),), mode)
         sizes.add(state.cache.bytes)
     assert len(sizes) == 1
     assert step(caller, state)[0].isfinite().all()
@@ -236,7 +352,7 @@ def test_a_thousand_switches_cost_no_memory(caller, make_text, config):
 
 def test_bad_switches_are_refused(caller, make_text, echo):
     state = init(caller, (make_text(1),), echo)
-    with pytest.raises(ValueError, match="no mode 'fade'; there are cut, recache, smooth, blend"):
+    with pytest.raises(ValueError, match="no mode 'fade'; there are cut, recache, smooth, blend, shot"):
         switch(caller, state, (make_text(2),), "fade")
     with pytest.raises(ValueError, match="at least 1 block, got 0"):
         switch(caller, state, (make_text(2),), "blend", blend_blocks=0)

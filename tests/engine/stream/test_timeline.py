@@ -94,6 +94,7 @@ def test_a_bracket_without_a_time_is_text():
         ("[0s] one\n[-5s] two", "line 2, '[-5s] two'", "is no time"),
         ("[0s] one\n[1.2345s] two", "line 2, '[1.2345s] two'", "is no time"),
         ("[cut] one", "line 1, '[cut] one'", "a switch needs a time before it; write for instance [5s cut]"),
+        ("[0s shot] one", "line 1, '[0s shot] one'", "of the scene before it, and there is none; write [0s]"),
         ("[0s] one\n[20s] two", "line 2, '[20s] two'", "names 20s and the stream is planned to end at 20s"),
         ("[0-21s] one", "line 1, '[0-21s] one'", "names 21s and the stream is planned to end at 20s"),
         ("1\n---\n2\n---\n3\n---\n4\n---\n5", "line 9, '5'", "would begin at 20s"),

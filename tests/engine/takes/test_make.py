@@ -48,6 +48,7 @@ def test_the_largest_seeds_go_on_as_if_they_had_not_ended(studio, seed):
 
 
 CHANGES = {2: Prompt(0, "3", "recache"), 4: Prompt(0, "4", "cut"), 6: Prompt(0, "5", "blend")}
+SHOTS = {2: Prompt(0, "3", "shot"), 4: Prompt(0, "4", "shot"), 5: Prompt(0, "5", "recache")}
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +73,19 @@ def test_a_redo_that_changes_nothing_gives_the_same_pictures(studio, story, fram
     studio.make(pictures=90, redo=resume(frame=frame))
     assert np.array_equal(studio.frames, story)
     assert studio.shown[1][0] <= frame
+
+
+def test_shots_are_made_again_from_any_second_by_what_was_noted(studio):
+    studio.make(pictures=93, script=scripted(SHOTS))
+    whole = studio.frames
+    assert len(whole) == 93  # borders are where they are without them
+    plain = Studio(studio.folder / "plain", studio.caller, studio.vae)
+    plain.make(pictures=93, script=scripted({}))
+    same = (plain.frames == whole).all(axis=(1, 2, 3))
+    assert same[:21].all() and not same[21:].any()
+    for frame in (33, 60):
+        studio.make(pictures=93, redo=resume(frame=frame))
+        assert np.array_equal(studio.frames, whole), frame
 
 
 @pytest.mark.parametrize("kept", [[0], [0, 1, 2], [0, 3], [0, 5]], ids=str)
