@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ..model_patches.arch.wan import WanModel
+from ..model_patches.attention.measured import measured_sdpa
+from ..model_patches.attention.sdpa import Attention
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
 from ..model_patches.checkpoints.checkpoint import DENSE as DENSE_ATTENTION
@@ -98,10 +100,11 @@ class Pocket:
     recipe: PocketRecipe
     encode: Callable[[str], Tensor]  # prompt -> text states [1, L, C]
     no_text: Callable[[], Tensor]  # text states of the empty prompt, for guidance
+    attention: Attention = measured_sdpa
     caller: ModelCaller = field(init=False)  # runs the transformer
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "caller", ModelCaller(self.dit))
+        object.__setattr__(self, "caller", ModelCaller(self.dit, attention=self.attention))
 
     def config(self, seed: int = 0, geometry: Geometry | None = None) -> StreamConfig:
         """See `PocketRecipe.config`."""

@@ -53,10 +53,11 @@ class Tally:
         asked, self.asked = self.asked, None
         if asked is not None and self.counts:
             layer, queries, keys, values = asked
-            self._add(layer, sdpa(q_BLND if queries is None else queries, keys, values), true_BLND)
+            self.add(layer, sdpa(q_BLND if queries is None else queries, keys, values), true_BLND)
         return true_BLND
 
-    def _add(self, layer: int, made_BLND: Tensor, true_BLND: Tensor) -> None:
+    def add(self, layer: int, made_BLND: Tensor, true_BLND: Tensor) -> None:
+        """Counts one call of a layer: attention's output as it was made, and as it should be."""
         project = self.dit.blocks[layer].self_attn.o
         back = (self.other or self.dit).blocks[layer].self_attn.o
         true_BLC = project(true_BLND.flatten(2))

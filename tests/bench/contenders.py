@@ -26,6 +26,7 @@ from ...model_patches.stream.step import rollout
 from ...pocket import world
 from ...pocket.models import Pocket
 from .beside import Errors, Tally, beside
+from .smoothed import FEW_BITS
 
 DENSE_TOKEN_BYTES = 4  # of a key and a value, per channel, in bfloat16
 LEARN_SEED, JUDGE_SEED = 8_000_000, 9_000_000  # scenes of the prompts; training draws from others
@@ -145,4 +146,10 @@ def _latent(
     return _made(name, FORMATS["latent"].build(dit, exact, calibration.basis(points, {})), dit)
 
 
-CONTENDERS: list[Callable[[Trial], Iterator[Named]]] = [ready, latents]
+def few_bits(trial: Trial) -> Iterator[Named]:
+    """Two and four bits a channel, which no user is offered."""
+    for name, made in FEW_BITS.items():
+        yield name, partial(_made, name, made, trial.pocket.dit)
+
+
+CONTENDERS: list[Callable[[Trial], Iterator[Named]]] = [ready, latents, few_bits]

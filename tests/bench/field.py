@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from statistics import fmean
 
+from .field_experiments import EXPERIMENTS
 from .field_kept import Line, Values, add, read
 from .field_methods import Method, find_method, listed
 from .field_parts import PARTS, Sizes
@@ -21,7 +22,7 @@ from .records import Rows
 
 KEPT = Path("docs/field.jsonl")
 ROUNDS = 60  # timed blocks of each stream
-METHODS_HELP = "names from the list below, or any cache+memory; plain is needed for differences; default all"
+METHODS_HELP = "names from below, or any cache+memory; differences need plain; default: what is built in"
 PARTS_HELP = (
     "default all. Seconds of one processor for plain: cost 0.1, time 13, quality 5.0 a stream of 10 s (240 "
     "for 48), recall 2.6 a story (520 for 200, encoding them included); a method takes as many times that as "
@@ -31,7 +32,7 @@ PARTS_HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
-    parser.epilog = f"Methods: {', '.join(listed())}."
+    parser.epilog = f"Built in: {', '.join(listed())}. Of this bench alone: {', '.join(EXPERIMENTS)}."
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=METHODS_HELP)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help=PARTS_HELP)
     parser.add_argument("--seed", type=int, default=0, help="of prompts, noise and stories")
@@ -84,7 +85,11 @@ def measure(method: Method, name: str, sizes: Sizes, kept: Path, rows: Rows) -> 
     if not lines:
         found = list(part.measure(choice, sizes))
         spent = time.process_time() - start
-        lines = [Line(*about, method.needs, each.span, spent, each.figures, each.values) for each in found]
+        own = method.figures(choice) if name == "cost" else {}
+        lines = [
+            Line(*about, method.needs, each.span, spent, {**each.figures, **own}, each.values)
+            for each in found
+        ]
         add(kept, lines)
     for line in lines:
         means = {name: mean(values) for name, values in line.values.items()}

@@ -1,14 +1,14 @@
 """The methods of `bench field`: all caches and memories of the tables, alone and together.
 
-A method is named after its cache and its memory, `plain` is neither. A cache or a memory that an engine does
-not have is a row of EXPERIMENTS.
+A method is named after its cache and its memory, `plain` is neither. What the engine does not have is in
+`field_experiments`.
 """
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ...model_patches.cache.formats import FORMATS, find_format
@@ -17,6 +17,7 @@ from ...pocket import choices
 from ...pocket.choices import Choice
 from ...pocket.defaults import DEFAULT, PLAIN, Names
 from ...pocket.models import load_pocket
+from .field_experiments import EXPERIMENTS
 
 BASELINE = "plain"  # the name of the method that all others are paired with
 TAUGHT_BY = DEFAULT.memory  # the memory whose file taught the model the stories of hiding
@@ -30,33 +31,43 @@ class Method:
     needs: str  # what a user must have
     made: Callable[[], Choice]  # on the built-in weights, for ordinary prompts
     taught: Callable[[], Choice]  # on weights that can draw the stories of hiding
-
-
-EXPERIMENTS: dict[str, Method] = {}  # of the bench alone, by name
+    figures: Callable[[Choice], Mapping[str, float]] = field(default=lambda choice: {})  # in `cost`'s place
 
 
 def listed() -> list[str]:
-    """The names that are measured unless others are asked for."""
+    """The names of what is built in, which are measured unless others are asked for."""
     alone = [name for name in POLICIES if name != PLAIN.memory]
     kept = [name for name in FORMATS if name != PLAIN.cache]
     together = [f"{name}+{TAUGHT_BY}" for name in kept]
-    return [BASELINE, *reversed(alone), *kept, *together, *EXPERIMENTS]
+    return [BASELINE, *reversed(alone), *kept, *together]
 
 
 def find_method(name: str) -> Method:
     """The method of that name: of `listed`, or any cache+memory. SystemExit, with the names, for others."""
-    if name in EXPERIMENTS:
-        return EXPERIMENTS[name]
+    first, _, last = name.partition("+")
     try:
+        if first in EXPERIMENTS:
+            return _experiment(name, first, find_policy(last or PLAIN.memory).name)
         names = _names(name)
         cache, memory = find_format(names.cache), find_policy(names.memory)
     except ValueError:
         raise SystemExit(
             f"bench field: no method is called {reprlib.repr(name)}; there are {', '.join(listed())}, and "
-            f"any other cache+memory."
+            f"any other cache+memory; of the bench alone {', '.join(EXPERIMENTS)}."
         ) from None
     needs = "; ".join(filter(None, (cache.needs, memory.needs))) or "nothing"
     return Method(name, needs, partial(choices.choose, *names), partial(taught, *names))
+
+
+def _experiment(name: str, first: str, memory: str) -> Method:
+    given = EXPERIMENTS[first]
+    return Method(
+        name,
+        find_policy(memory).needs or "nothing",
+        lambda: given.change(choices.choose(PLAIN.cache, memory)),
+        lambda: given.change(taught(PLAIN.cache, memory)),
+        given.figures,
+    )
 
 
 def _names(name: str) -> Names:

@@ -142,7 +142,8 @@ def recall(choice: Choice, sizes: Sizes) -> Iterator[Found]:
     `bench recall --seed`."""
     stage, config = staged(sizes), choice.pocket.config()
     window = stage.pocket.config().positions.window_frames or 1
-    contestant = Contestant("", choice.pocket.dit, config.positions, choice.cache, choice.memory)
+    given = choice.pocket.dit, config.positions, choice.cache, choice.memory, choice.pocket.attention
+    contestant = Contestant("", *given)
     for length, trials in verdicts(stage, [contestant])[contestant.name].items():
         told = {
             "recall": [None if each is None else int(each.recalled) for each in trials],

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ...model_patches.arch.wan import WanModel
+from ...model_patches.attention.measured import measured_sdpa
 from ...model_patches.attention.positions import PositionPreset
+from ...model_patches.attention.sdpa import Attention
 from ...model_patches.cache.dense import DENSE
 from ...model_patches.cache.format import CacheFormat
 from ...model_patches.memory.policy import OFF, MemoryPolicy
@@ -33,6 +35,12 @@ class Contestant:
     positions: PositionPreset
     cache: CacheFormat = DENSE
     memory: MemoryPolicy = OFF
+    attention: Attention = measured_sdpa
+
+    @property
+    def caller(self) -> ModelCaller:
+        """Runs the model."""
+        return ModelCaller(self.dit, attention=self.attention)
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ def lifted(stage: Stage, contestant: Contestant, told: HidingClips, seed: int) -
         hidden = block + 1 - before
         if hidden in stage.lengths:
             prompt = told.texts_BPLE[:, LIFTED], state.prompt[1]
-            latents = generate(ModelCaller(contestant.dit), state, prompt)
+            latents = generate(contestant.caller, state, prompt)
             shown, last = torch.cat(blocks[:before], 2), torch.cat(blocks[-2:], 2)
             made[hidden] = Walk(shown, last, latents, min(hidden, ENCODED[HIDDEN]))
     return made
@@ -112,7 +120,7 @@ def _walked(
     stage: Stage, contestant: Contestant, told: HidingClips, story: Story, seed: int
 ) -> Iterator[StreamState]:
     """The state after each block before the band is lifted: shown, or made by the stream from its prompt."""
-    pocket, frames, caller = stage.pocket, stage.pocket.recipe.block_frames, ModelCaller(contestant.dit)
+    pocket, frames, caller = stage.pocket, stage.pocket.recipe.block_frames, contestant.caller
     latents, texts = told.assemble(story, frames)
     negative = pocket.no_text().expand_as(texts[0]).contiguous()
     state = init(

@@ -17,6 +17,7 @@ BENCHES = {
     "decode": "speed, memory and quality of Wan's VAE and of a tiny decoder: --vae FILE --tiny FILE",
     "families": "the engine beside each family's released inference code: --peers FOLDER",
     "field": "caches and memories in pairs with plain: cost, time, quality, recall; kept in a file; --table",
+    "heads": "what heads look at, and leaving out keys by head: attended tokens, error; --profiles FILE",
     "host": "whether ComfyUI's process grows during a long video: --comfyui PATH --python PYTHON",
     "load": "time and memory of loading a 1.3B checkpoint into ComfyUI: --comfyui PATH --python PYTHON",
     "plan": "what a stream is computed to need at real sizes, and prediction against measurement here",

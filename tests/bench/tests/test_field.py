@@ -62,10 +62,10 @@ def test_a_ratio_of_speeds_is_of_means_and_beside_nothing_its_error_is_that_of_t
 
 def test_only_streams_of_one_setting_and_of_the_newest_weights_are_paired():
     lines = [
+        line("quality", "ema", shown([0.1, 0.1]), span="10 seconds", setting="seed 101"),
         line("quality", "ema", shown([0.5, 0.7]), span="10 seconds"),
         line("quality", BASELINE, shown([0.4, 0.4]), span="10 seconds"),
-        line("quality", "ema", shown([0.1, 0.1]), span="10 seconds", setting="seed 101"),
-        line("quality", "learned", shown([0.0, 0.0]), span="10 seconds", weights="old"),
+        line("quality", "learned", shown([0.0, 0.0]), span="10 seconds", weights="old", setting="seed 101"),
         line("quality", "learned", shown([0.6, 0.6]), span="10 seconds", weights="new"),
         line("recall", "learned", {"recall": [1, 0], "strict_recall": [1, 0]}, span="4"),
     ]
@@ -75,7 +75,7 @@ def test_only_streams_of_one_setting_and_of_the_newest_weights_are_paired():
     assert "| 35.0 (+20.0 ± 10.0) |" in rows[3] and rows[3].startswith("| `ema` |")
     assert "| 60.0 (+20.0 ± 0.0) |" in rows[4]
     assert "| `learned` | 50.0 | 50.0 |" in rows
-    assert rows[-1] == "Streams: seed 100; seed 101. Stories: seed 100."
+    assert rows[-1] == "Streams: seed 101; seed 100. Stories: seed 100."
 
 
 def test_every_cache_and_memory_of_the_tables_is_listed_and_others_are_refused():
