@@ -69,7 +69,8 @@ class RivuletLoadModel(io.ComfyNode):
                     "lora_file",
                     options=[NO_LORA, *folder_paths.get_filename_list("loras")],
                     default=NO_LORA,
-                    tooltip="The LoRA that belongs to the checkpoint, such as LongLive's; in models/loras.",
+                    tooltip="The LoRA that belongs to the checkpoint, such as LongLive's, or one for "
+                    "its Wan; in models/loras. The report names what does not fit.",
                 ),
                 io.Float.Input(
                     "lora_strength",
@@ -146,8 +147,10 @@ class RivuletLoadModel(io.ComfyNode):
         model = patcher_of(checkpoint, source)
         set_recipe(model, chosen)
         if lora_file != NO_LORA:
-            model, lora = with_lora(model, lora_path(lora_file), lora_strength)
+            model, lora, unfit = with_lora(model, lora_path(lora_file), lora_strength)
             lines.append(f"LoRA {lora}, strength {lora_strength:g}.")
+            if unfit.changes:
+                lines.append(f"Left out of the LoRA: {unfit}.")
         text = "\n".join([*lines, *said, *companions()])
         return io.NodeOutput(model, text, ui=ui.PreviewText(text))
 

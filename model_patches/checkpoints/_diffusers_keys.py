@@ -31,6 +31,7 @@ ATTENTION = {
     "to_out.0": "o",
     "add_k_proj": "k_img",
     "add_v_proj": "v_img",
+    "norm_added_k": "norm_k_img",
 }
 BLOCK = re.compile(r"(blocks\.\d+\.)(.+)")
 

@@ -39,7 +39,7 @@ class OtherKind:
 OTHER_KINDS = (
     OtherKind(
         "a LoRA, which changes a model and is none",
-        re.compile(r".*(\.lora_(A|B|up|down)\b|\.lora\.(up|down)\b|\.hada_w1|\.diff(_b)?$)"),
+        re.compile(r".*(\.lora_(A|B|up|down)\b|\.lora\.(up|down)\b|\.hada_w1|\.diff(_[bm])?$)"),
         "Load the checkpoint that it belongs to, and give this file as its LoRA.",
     ),
     OtherKind(

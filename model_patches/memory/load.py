@@ -30,7 +30,8 @@ from ..checkpoints.files import (
     shapes_of,
 )
 from ..checkpoints.limits import read_json
-from ..checkpoints.lora import Lora, lora_from
+from ..checkpoints.lora import Lora
+from ..checkpoints.lora_file import lora_from
 from ..checkpoints.nesting import unpickle
 from ..checkpoints.sealed import refuse_changed
 from ..reason import dtype_name
@@ -258,7 +259,12 @@ def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _check_lora(path: Path, lora: Lora, model: WanModel, about: Mapping[str, Any]) -> None:
-    """Raises ValueError for a LoRA with several ranks or alphas, or of another model."""
+    """Raises ValueError for a LoRA of more than pairs, with several ranks or alphas, or of another model."""
+    if beside := (*lora.added, *lora.unread):
+        raise ValueError(
+            f"{WHERE}: the LoRA in {path} changes {first_few(beside)} by more than pairs of matrices; "
+            f"that of a memory has pairs alone. Write the file again."
+        )
     rank, *others = lora.ranks
     if lora.alphas or others:
         raise ValueError(

@@ -15,7 +15,7 @@ from ..checkpoints.files import first_few
 from ..checkpoints.nesting import MEMORY, WRAPPERS
 
 SIGNS = ("query_init", "gate_linear.weight")  # of every encoder and of nothing else
-LORA = re.compile(r"\.lora_|\.(alpha|dora_scale|diff|diff_b)$")
+LORA = re.compile(r"\.lora_|\.(alpha|dora_scale|diff|diff_[bm])$")
 LORA_FOLDER = re.compile(r"(\w+_lora)\.")
 GENERATOR = "generator_lora"
 

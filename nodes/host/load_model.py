@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import comfy.sd
 import torch
 
 from ...model_patches.checkpoints.checkpoint import FUSED_ORDERS, Checkpoint, open_checkpoint
-from ...model_patches.checkpoints.files import first_few
-from ...model_patches.checkpoints.lora import LoraFile, read_lora
-from .lora import patches_of, weight_key
+from ...model_patches.checkpoints.files import shapes_of
+from ...model_patches.checkpoints.lora import Unfit
+from ...model_patches.checkpoints.lora_file import LoraFile, read_lora
+from .lora import MODEL, add_lora
 
 WHERE = "Load Streaming Model"
 DTYPES: dict[str, dict[str, Any]] = {  # as the host's own loader offers them
@@ -78,27 +79,25 @@ def _causal(metadata: Any) -> dict[str, str]:
     return {**metadata, "config": json.dumps({"transformer": {"causal_ar": True, **config["transformer"]}})}
 
 
-def with_lora(model: Any, path: Path, strength: float) -> tuple[Any, LoraFile]:
-    """A clone of the MODEL that runs with a LoRA, every layer of it in its place, and what was read."""
+def with_lora(model: Any, path: Path, strength: float) -> tuple[Any, LoraFile, Unfit]:
+    """A clone of the MODEL that runs with a LoRA, what was read, and what of it has no place in the model.
+
+    Raises ValueError where more than half of it has none, as of another model's LoRA.
+    """
     file = read_lora(WHERE, path)
     if file.memory:
         raise ValueError(
             f"{WHERE}: {path.name} holds a memory beside its LoRA; choose it in Evolving Memory, which adds "
             f"both, and none here, or the LoRA would be added twice."
         )
-    layers = file.lora.layers
-    shapes = {key: tuple(value.shape) for key, value in model.model.state_dict().items()}
-    wrong = [
-        layer
-        for layer, (down, up, _) in layers.items()
-        if shapes.get(weight_key(layer)) != (up.shape[0], down.shape[1])
-    ]
-    if wrong:
+    shapes = shapes_of(model.model.state_dict())
+    own = {key.removeprefix(MODEL): shape for key, shape in shapes.items() if key.startswith(MODEL)}
+    lora, unfit = file.lora.fitting(own)
+    if 2 * unfit.changes > file.lora.changes:
         raise ValueError(
-            f"{WHERE}: {len(wrong)} of {len(layers)} layers of {path.name} ({first_few(wrong)}) are not in "
-            f"this model or have another size there; it is a LoRA of another model. Choose the one that "
-            f"belongs to this checkpoint, or none."
+            f"{WHERE}: {path.name} is a LoRA of another model. Of its {file.lora.changes} changes {unfit}. "
+            f"Choose the one that belongs to this checkpoint, or none."
         )
     clone = model.clone()
-    clone.add_patches(patches_of(file.lora), strength)
-    return clone, file
+    add_lora(clone, lora, strength)
+    return clone, replace(file, lora=lora), unfit

@@ -40,6 +40,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     ),
     "comfy.model_patcher": (
         "ModelPatcher.add_callback_with_key",
+        "ModelPatcher.add_object_patch",
         "ModelPatcher.add_patches",
         "ModelPatcher.add_wrapper_with_key",
         "ModelPatcher.clone",

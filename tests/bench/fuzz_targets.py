@@ -21,7 +21,7 @@ from ...model_patches.cache.format import CacheFormat
 from ...model_patches.cache.int8 import Int8Format
 from ...model_patches.checkpoints.checkpoint import open_checkpoint
 from ...model_patches.checkpoints.files import save_tensors
-from ...model_patches.checkpoints.lora import read_lora
+from ...model_patches.checkpoints.lora_file import read_lora
 from ...model_patches.checkpoints.sealed import CHECKSUM, EMPTY, seal
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.encoder import EncoderConfig, MemoryEncoder

@@ -206,6 +206,31 @@ def lora_of(model: WanModel, rank: int, seed: int = 0) -> Tensors:
     return made
 
 
+def extracted(model: WanModel, rank: int, seed: int = 0) -> tuple[Tensors, dict[str, tuple[Tensor, Tensor]]]:
+    """What LightX2V's extractor writes of a model and a changed one, without its prefix, and the changes.
+
+    Pairs for matrices of the blocks' layers, differences for all else. The changes by the keys of the model,
+    in float64, each with the sum of its terms' sizes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    made: Tensors = {}
+    changes: dict[str, tuple[Tensor, Tensor]] = {}
+    for key, value in model.state_dict().items():
+        layer, _, part = key.rpartition(".")
+        if part == "weight" and value.ndim == 2 and layer.startswith("blocks."):
+            down, up = (
+                0.1 * torch.randn(size, generator=generator)
+                for size in ((rank, value.shape[1]), (value.shape[0], rank))
+            )
+            made |= {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}
+            changes[key] = up.double() @ down.double(), up.double().abs() @ down.double().abs()
+        else:
+            own = {"weight": "diff", "bias": "diff_b", "modulation": "diff_m"}[part]
+            change = 0.1 * torch.randn(value.shape, generator=generator)
+            made[f"{layer}.{own}"], changes[key] = change, (change.double(), change.double().abs())
+    return made, changes
+
+
 def variant(**changes: int) -> WanModel:
     """A small model of other sizes."""
     with torch.device("meta"):

@@ -12,7 +12,7 @@ from rivulet.model_patches.arch.wan import WanModel
 from rivulet.model_patches.checkpoints import limits
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.checkpoints.files import first_few, open_tensors
-from rivulet.model_patches.checkpoints.lora import lora_from, read_lora
+from rivulet.model_patches.checkpoints.lora_file import lora_from, read_lora
 from rivulet.model_patches.checkpoints.nesting import read_tensors, unpickle
 from rivulet.pocket import models
 from rivulet.tests.engine.checkpoints.published_files import SMALL, lora_of

@@ -5,11 +5,14 @@ import json
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
-from rivulet.model_patches.checkpoints.lora import Lora, lora_from, read_lora
+from rivulet.model_patches.checkpoints._lora_keys import ADDITION, place_of
+from rivulet.model_patches.checkpoints.files import shapes_of
+from rivulet.model_patches.checkpoints.lora import Lora
+from rivulet.model_patches.checkpoints.lora_file import lora_from, read_lora
 from safetensors.torch import save_file
 
 from ..memory.echo_files import LINEARS, filled, lora_shapes
-from .published_files import SMALL, lora_of, nested
+from .published_files import SMALL, extracted, lora_of, nested
 
 DIM, FFN, LAYERS, RANK = 24, 32, 3, 4
 NAMES = [f"blocks.{index}.{name}" for index in range(LAYERS) for name in LINEARS]
@@ -140,8 +143,8 @@ def test_a_lora_that_does_not_fit_the_model_is_refused_before_any_weight_changes
 
 def test_another_width_is_refused_in_sizes(make_model, tensors):
     sentence = lora_from("test", tensors).why_not(make_model(dim=32))
-    assert "30 of the LoRA's layers have other sizes" in sentence
-    assert "blocks.0.self_attn.q makes 24 of 24 channels, the model's 32 of 32" in sentence
+    assert "of the LoRA's 30 changes 30 are of another size" in sentence
+    assert "blocks.0.self_attn.q [24, 24], the model's [32, 32]" in sentence
 
 
 def test_packed_weights_are_left_to_the_host(model, tensors):
@@ -160,16 +163,11 @@ BROKEN = {
         without("1.ffn.0.lora_B"),
         "1 of 30 layers of the LoRA have only one of the two matrices .blocks.1.ffn.0",
     ),
-    "a magnitude": (
-        put("ffn.0.lora_magnitude_vector", FFN),
-        "1 of 61 keys .*ffn.0.lora_magnitude_vector. are none of pairs lora_A and lora_B",
-    ),
-    "a bias": (put("ffn.0.lora_B.bias", FFN), "1 of 61 keys .*ffn.0.lora_B.bias. are none of"),
     "ranks of A and B": (
         put("ffn.0.lora_A.weight", 3, DIM),
         r"ffn.0 has \[3, 24\] and \[32, 4\]; copy or download",
     ),
-    "no matrix": (put("ffn.0.lora_A.weight", 4, DIM, 1), r"ffn.0 has \[4, 24, 1\] and "),
+    "no matrix": (put("ffn.0.lora_A.weight", 4), r"ffn.0 has \[4\] and "),
     "two adapters": (
         put("ffn.0.lora_A.other.weight", 4, DIM),
         "lora_A.other.weight is there twice once prefixes",
@@ -207,6 +205,144 @@ def test_changes_are_values_with_their_scale(make_model, tensors):
         tree.blocks[2].ffn[2].weight for tree in (model, lora.merge(model), twice.merge(model))
     )
     assert torch.equal(double - base, 2 * (once - base))
+
+
+UNREAD = {
+    "a magnitude": ("ffn.0.lora_magnitude_vector", (FFN,), "blocks.0.ffn.0"),
+    "a bias of a pair": ("ffn.0.lora_B.bias", (FFN,), "blocks.0.ffn.0"),
+    "dora": ("self_attn.q.dora_scale", (DIM, 1), "blocks.0.self_attn.q"),
+    "a convolution": ("ffn.0.lora_A.weight", (RANK, DIM, 1), "blocks.0.ffn.0"),
+    "loha beside it": ("norm3.hada_w1_a", (DIM, 1), "blocks.0.norm3.hada_w1_a"),
+}
+
+
+@pytest.mark.parametrize(("name", "shape", "layer"), UNREAD.values(), ids=UNREAD.keys())
+def test_a_change_in_another_form_leaves_its_layer_alone_and_is_named(model, tensors, name, shape, layer):
+    lora = lora_from("test", put(name, *shape)(tensors))
+    kept, unfit = lora.fitting(shapes_of(model.state_dict()))
+    assert unfit.unread == (layer,) and not unfit.absent and not unfit.other
+    assert set(kept.layers) == set(NAMES) - {layer} and kept.unread == ()
+    assert str(unfit) == f"1 are in a form that is not read: {layer}"
+    with pytest.raises(
+        ValueError, match=r"^Lora: of the LoRA's 3[01] changes 1 are in a form that is not read"
+    ):
+        lora.merge(model)
+
+
+def joined(name):
+    return name.replace(".", "_")
+
+
+NAMED = {
+    "Wan's": lambda name: f"diffusion_model.{name}",
+    "DiffSynth's": lambda name: f"pipe.dit.{name}",
+    "kohya's": lambda name: f"lora_unet_{joined(name)}",
+    "Wan Fun's": lambda name: f"lora_unet__{joined(name)}",
+    "LyCORIS'": lambda name: f"lycoris_{joined(name)}",
+    "diffusers'": lambda name: f"transformer.{theirs(name)}",
+    "diffusers' in LyCORIS": lambda name: f"lycoris_{joined(theirs(name))}",
+    "diffusers' in OneTrainer": lambda name: f"lora_transformer_{joined(theirs(name))}",
+}
+BESIDE = [  # of models that take a picture
+    *(f"blocks.39.cross_attn.{name}" for name in ("k_img", "v_img", "norm_k_img")),
+    *("img_emb.proj.0", "img_emb.proj.3"),
+]
+THEIRS = {  # by diffusers' own script for Wan (scripts/convert_wan_to_diffusers.py)
+    "self_attn.": "attn1.",
+    "cross_attn.k_img": "attn2.add_k_proj",
+    "cross_attn.v_img": "attn2.add_v_proj",
+    "cross_attn.norm_k_img": "attn2.norm_added_k",
+    "cross_attn.": "attn2.",
+    **{f"attn{i}.{one}": f"attn{i}.to_{one}" for i in (1, 2) for one in "qkv"},
+    **{f"attn{i}.o": f"attn{i}.to_out.0" for i in (1, 2)},
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+    "norm3": "norm2",
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "img_emb.": "condition_embedder.image_embedder.",
+    "head.head": "proj_out",
+}
+
+
+def theirs(name):
+    for one, other in THEIRS.items():
+        end = name.endswith(one) if one.split(".")[-1] in "qkvo" and one[-1] != "." else one in name
+        if end:
+            name = name.replace(one, other)
+    return name
+
+
+@pytest.mark.parametrize("named", NAMED.values(), ids=NAMED.keys())
+def test_every_layer_is_found_under_every_trainers_name(named):
+    with torch.device("meta"):
+        keys = WanModel(SMALL).state_dict()
+    layers = [key.removesuffix(".weight") for key in keys if key.endswith(".weight")] + BESIDE
+    assert len(layers) > 30
+    for layer in layers:
+        for part, side in (("lora_down.weight", "down"), ("lora_B.default.weight", "up"), ("alpha", "alpha")):
+            assert place_of(f"{named(layer)}.{part}") == (layer, side), layer
+        assert place_of(f"{named(layer)}.diff") == (f"{layer}.weight", ADDITION)
+        assert place_of(f"{named(layer)}.diff_b") == (f"{layer}.bias", ADDITION)
+        assert place_of(f"{named(layer)}.b_norm") == (f"{layer}.bias", ADDITION)
+
+
+def test_modulations_are_found_and_other_words_stay_as_they_are():
+    for key in ("diffusion_model.blocks.7.diff_m", "blocks.7.modulation.diff"):
+        assert place_of(key) == ("blocks.7.modulation", ADDITION)
+    assert place_of("diffusion_model.head.diff_m") == ("head.modulation", ADDITION)
+    assert place_of("lora_unet_blocks_0_attn_qkv.lora_down.weight") == ("blocks_0_attn_qkv", "down")
+    assert place_of("lora_unet_blocks_0_ffn_0.dora_scale") == ("blocks.0.ffn.0.dora_scale", "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_what_an_extractor_writes_is_the_difference_of_two_models(make_model, dtype):
+    """As LightX2V's: pairs of large matrices, whole differences of all else."""
+    base = make_model(dtype)
+    tensors, changes = extracted(base, RANK)
+    lora = lora_from("test", {f"diffusion_model.{key}": value for key, value in tensors.items()})
+    assert len(lora.layers) == 30 and lora.changes == len(changes) == len(base.state_dict())
+    assert lora.why_not(base) is None
+    merged, before = lora.merge(base).state_dict(), base.state_dict()
+    wide, unit = (torch.finfo(t).eps / 2 for t in (torch.promote_types(dtype, torch.float32), dtype))
+    for key, (change, terms) in changes.items():
+        old, new = before[key].double(), merged[key].double()
+        sums = 2 * (RANK + 2) * wide * (old.abs() + terms)
+        assert not torch.equal(old, new), key
+        assert ((new - old - change).abs() <= unit * ((old + change).abs() + sums) + sums).all(), key
+
+
+def test_what_does_not_fit_is_left_out_by_name(model, tensors):
+    """As a LoRA for pictures on a model for text: more layers, and a wider patch embedding."""
+    more = {
+        "blocks.0.cross_attn.k_img.lora_A.weight": torch.zeros(RANK, DIM),
+        "blocks.0.cross_attn.k_img.lora_B.weight": torch.zeros(DIM, RANK),
+        "blocks.1.cross_attn.norm_k_img.diff": torch.zeros(DIM),
+        "patch_embedding.diff": torch.zeros(DIM, 36, 1, 2, 2),
+        "blocks.1.norm3.diff_b": torch.ones(DIM),
+    }
+    lora = lora_from("test", tensors | more)
+    kept, unfit = lora.fitting(shapes_of(model.state_dict()))
+    assert set(kept.layers) == set(NAMES) and list(kept.added) == ["blocks.1.norm3.bias"]
+    assert unfit.changes == 3 and kept.changes == lora.changes - 3 == 31
+    taken = model.patch_embedding.weight.shape[1]
+    assert str(unfit) == (
+        "2 are not in the model: blocks.0.cross_attn.k_img, blocks.1.cross_attn.norm_k_img.weight; 1 are of "
+        f"another size: patch_embedding.weight [24, 36, 1, 2, 2], the model's [24, {taken}, 1, 2, 2]"
+    )
+    assert kept.merge(model).blocks[1].norm3.bias.equal(model.blocks[1].norm3.bias + 1)
+
+
+def test_a_weight_may_be_changed_by_a_pair_and_by_a_whole_difference(make_model, tensors):
+    model = make_model(torch.float64)
+    own = tensors | {"blocks.0.ffn.0.diff": torch.ones(FFN, DIM)}
+    with_, without_ = (
+        lora_from("test", each).merge(model).blocks[0].ffn[0].weight for each in (own, tensors)
+    )
+    torch.testing.assert_close(with_, without_ + 1, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", ["peft", "diffusers", "kohya", "nested"])
@@ -256,7 +392,10 @@ def lora_of_names(model):
     [
         (lambda t: {}, r"holds no LoRA"),
         (lambda t: {"blocks.0.ffn.0.weight": torch.zeros(2, 2)}, r"holds no LoRA.*loaded as a model"),
-        (lambda t: t | {"blocks.0.ffn.0.dora_scale": torch.ones(2)}, r"1 of 3 keys .*dora_scale.* its place"),
+        (
+            lambda t: t | {"blocks.0.ffn.0.dora_scale": torch.ones(2)},
+            r"what it changes \(blocks.0.ffn.0\) is in none of the forms that are read, pairs .*its trainer",
+        ),
         (
             lambda t: {k: v for k, v in t.items() if "lora_A" in k},
             r"1 of 1 layers .* only one of the two matrices \(blocks.0.ffn.0",

@@ -278,7 +278,7 @@ def test_a_loras_faults_are_told_with_the_files_name(load, encoder, lora):
     ):
         load(second(encoder, filled(lora_shapes(DIM, FFN, 4, RANK))))
     with pytest.raises(
-        ValueError, match=r"^load_memory: .*memory.pt: 30 of the LoRA's layers have other sizes"
+        ValueError, match=r"^load_memory: .*memory.pt: of the LoRA's 30 changes 30 are of another"
     ):
         load(second(encoder, filled(lora_shapes(48, FFN, LAYERS, RANK))))
     lora.popitem()
@@ -306,10 +306,14 @@ def test_a_lora_without_its_memory_is_refused(load, lora, model):
 def test_a_loras_left_overs_are_not_passed_over(load, encoder, lora):
     """In its own dict, and by their names where all tensors lie together."""
     magnitude = {"blocks.0.ffn.0.lora_magnitude_vector": torch.ones(FFN)}
-    for stray in (magnitude, {"blocks.0.ffn.0.diff_b": torch.ones(FFN)}):
-        with pytest.raises(ValueError, match=r"1 of 61 keys \(blocks.0.ffn.0.* are none of pairs lora_A"):
+    for stray in (magnitude, {"blocks.0.ffn.0.diff_b": torch.ones(FFN)}, {"head.diff_m": torch.ones(DIM)}):
+        with pytest.raises(
+            ValueError, match=r"changes (blocks.0.ffn.0|head.mod).* that of a memory has pairs"
+        ):
             load(second(encoder, lora | stray))
-        with pytest.raises(ValueError, match=r"1 of 61 keys \(blocks.0.ffn.0.* are none of pairs lora_A"):
+        with pytest.raises(
+            ValueError, match=r"changes (blocks.0.ffn.0|head.mod).* that of a memory has pairs"
+        ):
             load(under("query_memory_encoder.", encoder) | lora | stray, "flat.safetensors")
 
 
