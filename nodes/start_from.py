@@ -98,6 +98,18 @@ class RivuletStartFrom(io.ComfyNode):
                     "newest snapshot is, with any model, seed and prompt. Press R after a run to see new "
                     "ones.",
                 ),
+                io.Float.Input(
+                    "motion",
+                    default=0.0,
+                    min=0.0,
+                    max=0.9,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="For follow, how much less strength a block gets whose pictures move fast, so "
+                    "that what moves is followed; 0.1 as in StreamDiffusionV2. Strength is then not rounded. "
+                    "0: every block alike.",
+                ),
             ],
             outputs=[StartType.Output(display_name="start", tooltip="For Stream Video.")],
         )
@@ -125,6 +137,7 @@ class RivuletStartFrom(io.ComfyNode):
         strength: float = 0.85,
         context: int = 0,
         take: str = NO_TAKE,
+        motion: float = 0.0,
     ) -> io.NodeOutput:
         """Returns what to begin with, checked; it is read when the stream's size and VAE are known."""
         sources = {"image": image, "video": video, "take": None if take == NO_TAKE else take}
@@ -135,7 +148,7 @@ class RivuletStartFrom(io.ComfyNode):
         if name == "image":
             refuse_unfit(source)
         if mode == FOLLOW:
-            return io.NodeOutput(Following(source=source, fit=fit, strength=strength))
+            return io.NodeOutput(Following(source=source, fit=fit, strength=strength, motion=motion))
         if name == "take":
             video = find_take(WHO, source)
             newest_ending(TakeFolder(video))

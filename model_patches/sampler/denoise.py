@@ -20,6 +20,13 @@ class InitLatents:
 
     clean_BCTHW: Tensor
     call: int  # index of the first call, whose level is that of the noise; earlier calls are skipped
+    level: float | None = None  # of that call, where it is not the stream's own: above that of the next
+
+    def levels(self, usual: tuple[float, ...]) -> tuple[float, ...]:
+        """Noise levels of the block, one per call, where those of the stream are the usual ones."""
+        if self.level is None:
+            return usual
+        return (*usual[: self.call], self.level, *usual[self.call + 1 :])
 
 
 def match_latents(latents_BCTHW: Tensor, like_BCTHW: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ C channels, T latent frames, F pixel frames, H/W of the picture or of the latent
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from ..sampler.schedule import first_call
 from ..vae.decoder import VaeBuffers, VideoVae, encode_stream
 from .config import StreamConfig
 from .incoming import Incoming
+from .motion import MovingStrength
 
 
 class Encode(Protocol):
@@ -47,6 +49,18 @@ def encoder_of(vae: VideoVae) -> Encode:
     return encode
 
 
+def first_moving_call(levels: Sequence[float], strength: float, motion: float) -> int:
+    """`first_call` of a strength that motion takes so much off; ValueError where either does not go."""
+    call = first_call(levels, strength)
+    if not 0 <= motion < strength or strength - motion < levels[-1]:
+        raise ValueError(
+            f"Start: motion {motion:g} takes strength {strength:g} down to "
+            f"{max(0.0, strength - motion):.3g}, and this model's lowest noise level is {levels[-1]:.3f}; "
+            f"set motion from 0 to {max(0.0, strength - levels[-1]):.2f}, or raise strength."
+        )
+    return call
+
+
 class Follow:
     """An incoming video as a stream follows it.
 
@@ -54,13 +68,18 @@ class Follow:
     picture stands still for the rest of the block, and that rest is cut off.
     """
 
-    def __init__(self, source: Incoming, encode: Encode, config: StreamConfig, strength: float) -> None:
+    def __init__(
+        self, source: Incoming, encode: Encode, config: StreamConfig, strength: float, motion: float = 0.0
+    ) -> None:
         """source: pictures of the stream's size at the stream's rate.
 
         strength: share of noise put over the video, see `schedule.first_call`: little changes little, 1
-        follows nothing where the first level is noise alone.
+        follows nothing where the first level is noise alone. motion: so much less of it where the pictures
+        move fast, see `MovingStrength`; the share is then exact, 0 rounds it to the stream's levels.
         """
-        self.call = first_call(config.sigmas, strength)
+        self.call = first_moving_call(config.sigmas, strength, motion)
+        self._levels = config.sigmas
+        self._moving = MovingStrength(strength, motion) if motion else None
         self._source, self._encode = source, encode
         self._geometry: Geometry = config.geometry
         self._frames = config.block_frames
@@ -96,9 +115,18 @@ class Follow:
             self._read(self._fed + want)
             self._feed(want, needed)
         latents_BCTHW = torch.cat(self._ready[:frames], 2)
-        self._ready, self._unused = self._ready[frames:], self._unused[pictures:]
+        shown, self._unused = self._unused[:pictures], self._unused[pictures:]
+        self._ready = self._ready[frames:]
         self._fed = max(0, self._fed - pictures)
-        return Followed(InitLatents(latents_BCTHW, self.call), pictures)
+        return Followed(self._begin(latents_BCTHW, shown), pictures)
+
+    def _begin(self, latents_BCTHW: Tensor, shown: list[Tensor]) -> InitLatents:
+        """The latents of these pictures under their noise."""
+        if self._moving is None:
+            return InitLatents(latents_BCTHW, self.call)
+        level = self._moving.of_block(shown)
+        call = first_call(self._levels, level)
+        return InitLatents(latents_BCTHW, call, max(level, self._levels[call]))
 
     def _read(self, count: int) -> None:
         """Have so many unused pictures, or all there are."""

@@ -83,9 +83,10 @@ def step(
     call, draft, memory = _open(state, _call_of(state, config.block_frames))
     shape = config.geometry.latent_shape(config.block_frames, len(state.tail_BCTHW))
     like = torch.empty(shape, dtype=config.latent_dtype, device=caller.device)
-    if begin is not None:
-        begin = InitLatents(match_latents(begin.clean_BCTHW, like), begin.call)
     levels = config.levels(state.start_frame, begin is not None)
+    if begin is not None:
+        begin = replace(begin, clean_BCTHW=match_latents(begin.clean_BCTHW, like))
+        levels = begin.levels(levels)
     source = noise or KeyedNoise(config.seed)
     work = Pass(state.block, state.start_frame, state.format, draft, memory, shape, levels, source, begin)
     result = caller.run(work, next_prompt(caller, state), config)

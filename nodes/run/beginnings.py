@@ -17,9 +17,8 @@ from torch import Tensor
 from ...model_patches.cache.format import CacheFormat
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.policy import MemoryPolicy
-from ...model_patches.sampler.schedule import first_call
 from ...model_patches.stream.config import StreamConfig
-from ...model_patches.stream.follow import Follow
+from ...model_patches.stream.follow import Follow, first_moving_call
 from ...model_patches.stream.incoming import CROP, EXACT, STRETCH, Fitted
 from ...model_patches.stream.pipeline import Prefill
 from ...model_patches.stream.recovery import refuse_full
@@ -203,10 +202,11 @@ class Following(Beginning):
     source: Any = None  # VIDEO or IMAGE
     fit: str = CROP  # one of incoming.FITS
     strength: float = 1.0  # share of noise, see `schedule.first_call`
+    motion: float = 0.0  # so much less of it at full motion, see `motion.MovingStrength`
     may_redo: bool = False  # the video that is followed cannot be gone back in
 
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> Following:
-        first_call(config.sigmas, self.strength)
+        first_moving_call(config.sigmas, self.strength, self.motion)
         with open_source(self.source, fps) as incoming:
             refuse_empty(incoming.take(1), incoming.name)
         return self
@@ -230,7 +230,7 @@ class Following(Beginning):
 
         with open_source(self.source, fps) as incoming:
             video = Fitted(incoming, config.geometry.width, config.geometry.height, self.fit)
-            follow = Follow(video, encode, config, self.strength)
+            follow = Follow(video, encode, config, self.strength, self.motion)
             with refuse_full(caller, "while the first pictures of the video are encoded"):
                 first = follow.block(0, 0)
             assert first is not None, "it was looked at before"

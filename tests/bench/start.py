@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from ...model_patches.sampler.denoise import InitLatents
 from ...model_patches.stream.follow import Follow, encoder_of
 from ...model_patches.stream.incoming import Fitted, Pictures
 from ...model_patches.stream.join import blend_frames, missing_detail
+from ...model_patches.stream.motion import PUBLISHED_LESS
 from ...model_patches.stream.start import context_latents
 from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import prefill, step
@@ -21,19 +21,12 @@ from ...model_patches.vae.decoder import decode_stream, encode_stream
 from ...pocket import detector, world
 from ...pocket.models import Pocket, load_pocket
 from .records import Rows
+from .start_motion import MEANS, motion_rows
+from .start_truth import Truth, adherence, share_at
 
 BLOCKS = 4  # made after what is given: three seconds
 STRANGERS = 7  # other scenes whose places tell what chance gives
 SETTLED_SECONDS = 0.5  # of pictures on either side of a join whose mean colours are compared
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Rendered streams: what is shown [B, F, H, W, 3], uint8, and where the objects are [B, F, N, 2]."""
-
-    scenes: world.Scenes
-    pixels_BFHWC: Tensor
-    places_BFN2: Tensor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strengths", type=float, nargs="+", help="default: each of the model's noise levels"
     )
-    parser.add_argument("--only", choices=("image", "extend", "follow"), help="this part alone")
+    parser.add_argument(
+        "--motion", type=float, default=PUBLISHED_LESS, help="part motion: off the strength at full motion"
+    )
+    parser.add_argument("--only", choices=("image", "extend", "follow", "motion"), help="this part alone")
 
 
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
@@ -68,6 +64,10 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
         for strength in chosen.strengths or pocket.recipe.sigmas:
             figures = followed(pocket, truth, strength, blocks, chosen.seed)
             rows("start", case="follow", **sizes, strength_share=strength, **figures)
+    if chosen.only in (None, "motion"):
+        asked = (streams, blocks, chosen.strengths or MEANS, chosen.motion, chosen.seed)
+        for figures in motion_rows(pocket, *asked):
+            rows("motion", **sizes, motion_share=chosen.motion, **figures)
     return 0
 
 
@@ -200,25 +200,6 @@ def followed(pocket: Pocket, truth: Truth, strength: float, blocks: int, seed: i
     }
 
 
-def share_at(seen: Sequence[Sequence[detector.Frame]], truth: Truth, away: int = 0) -> float:
-    """Share of a truth's objects and frames at whose place, within a radius, a stream shows an object.
-
-    away: compare each stream with the truth of so many scenes further, to see what chance gives.
-    """
-    hits = total = 0
-    for stream, frames in enumerate(seen):
-        other = (stream + away) % len(seen)
-        there, radii = truth.scenes.colour_BN[other] >= 0, truth.scenes.radius_BN[other]
-        for frame, places_N2 in zip(frames, truth.places_BFN2[other], strict=False):
-            for place, radius in zip(places_N2[there].tolist(), radii[there].tolist(), strict=True):
-                total += 1
-                hits += any(
-                    (thing.x - place[0]) ** 2 + (thing.y - place[1]) ** 2 <= radius**2
-                    for thing in frame.objects
-                )
-    return hits / total
-
-
 def place_error(made_BFHWC: Tensor, truth_BFHWC: Tensor, size: int) -> float:
     """Mean distance, in the second after a join, of objects of a colour from where the world has them."""
     found: list[float] = []
@@ -231,12 +212,6 @@ def place_error(made_BFHWC: Tensor, truth_BFHWC: Tensor, size: int) -> float:
                 if (at := wanted.get(thing.colour)) is not None
             ]
     return sum(found) / max(1, len(found))
-
-
-def adherence(pixels_BFHWC: Tensor, prompts: Sequence[str]) -> float:
-    """Share of frames of all streams that show what their prompt says."""
-    shares = [detector.adherence(clip, prompt) for clip, prompt in zip(pixels_BFHWC, prompts, strict=True)]
-    return sum(shares) / len(shares)
 
 
 def psnr(made: Tensor, truth: Tensor) -> float:

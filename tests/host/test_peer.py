@@ -64,8 +64,10 @@ def test_its_own_rounding_stays_close_to_the_hosts(peer, load, prompt, stream):
     assert 0 < (ours - theirs).abs().max() < 1e-2 * theirs.abs().max()
 
 
-@pytest.mark.parametrize("shown", ["block after block", "begun with latents"])
-def test_both_callers_make_the_same_bits(load, prompt, shown):
+@pytest.mark.parametrize(
+    "begins", [{}, {"call": 1}, {"call": 1, "level": 0.9}], ids=["nothing", "latents", "latents at a level"]
+)
+def test_both_callers_make_the_same_bits(load, prompt, begins):
     """On the same layers: other copies of the weights lie otherwise in memory, and sums round otherwise."""
     from rivulet.model_patches.sampler.denoise import InitLatents
     from rivulet.model_patches.stream.model_caller import ModelCaller
@@ -91,7 +93,7 @@ def test_both_callers_make_the_same_bits(load, prompt, shown):
         for block in range(6):
             if block == 3:
                 state = switch(caller, state, prompts[1], "recache")
-            begin = InitLatents(first[:, :, :3], 1) if shown != "block after block" else None
+            begin = InitLatents(first[:, :, :3], **begins) if begins else None
             latents, state = step(caller, state, begin=begin)
             parts.append(latents)
         made.append((torch.cat(parts, 2), state.cache.tensors()["kv"]))

@@ -360,13 +360,13 @@ def test_prompts_are_counted_from_the_first_picture_that_is_shown():
 
 
 def test_a_saved_graph_still_begins_with_its_picture(comfyui):
-    """Widgets are read by their order: the first one stays the first."""
+    """Widgets are read by their order: the first ones stay the first."""
     from rivulet.nodes.start_from import RivuletStartFrom
 
     widgets = [
         each.id for each in RivuletStartFrom.define_schema().inputs if each.id not in ("image", "video")
     ]
-    assert widgets == ["fit", "mode", "strength", "context", "take"]
+    assert widgets == ["fit", "mode", "strength", "context", "take", "motion"]
     assert all(each.optional for each in RivuletStartFrom.define_schema().inputs if each.id != "fit")
 
 
@@ -392,3 +392,15 @@ def test_a_stream_goes_on_from_a_video_and_another_follows_it(server):
         with av.open(str(server.base / "output" / f"{name}_00001_.mp4")) as video:
             counts[mode] = sum(1 for _ in video.decode(video=0))
     assert counts == {"go on": 12, "follow": 9}
+
+
+def test_motion_takes_noise_off_the_blocks_of_a_followed_video(node, vae, load):
+    from rivulet.nodes.host.caller import HostCaller
+
+    begin = node(image=pictures(9), mode="follow", strength=0.9, motion=0.2)
+    with begin.follow(HostCaller(load("plain")), vae, CONFIG, 16.0) as follow:
+        level = follow.block(0, 0).begin.level
+    assert level == pytest.approx(0.9 - 0.9 * 0.2)  # random pictures: full motion, nine tenths of the way
+    too_much = node(image=pictures(9), mode="follow", strength=0.6, motion=0.3)
+    with pytest.raises(ValueError, match=r"set motion from 0 to 0\.10"):
+        too_much.read(vae, CONFIG, 16.0, 9)

@@ -79,3 +79,20 @@ def test_a_block_can_begin_with_given_latents_under_noise_at_a_later_call():
     assert [call for call, _ in inputs] == [1, 2]
     assert torch.equal(inputs[0][1], 0.5 * block_noise(1, 2, 1, SHAPE) + 0.5 * given)
     assert torch.equal(inputs[1][1], 0.2 * block_noise(1, 2, 2, SHAPE) + (1 - 0.2) * inputs[0][1])
+
+
+def test_latents_can_begin_at_a_level_between_those_of_the_stream():
+    """The call keeps its number, and so its noise; those after it keep their levels."""
+    clean, inputs = torch.randn(SHAPE, dtype=torch.float64), []
+    begin = InitLatents(clean, 1, 0.7)
+    levels = begin.levels(LEVELS)
+    assert levels == (0.9, 0.7, 0.2) and InitLatents(clean, 1).levels(LEVELS) == LEVELS
+
+    def flow(x, call):
+        inputs.append((call, x.clone()))
+        return torch.zeros_like(x)
+
+    denoise(flow, levels, KeyedNoise(3), 5, 15, torch.empty_like(clean), begin=begin)
+    expected = 0.7 * block_noise(3, 5, 1, SHAPE, dtype=torch.float64) + 0.3 * clean
+    assert [call for call, _ in inputs] == [1, 2]
+    assert (inputs[0][1] - expected).abs().max() < 16 * torch.finfo(torch.float64).eps
