@@ -143,6 +143,12 @@ class RivuletCalibrate(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns the basis, written to models/rivulet, and what was measured."""
         config = stream_config(model, width, height, preset, num_frame_per_block, cfg, seed=seed)
+        if config.rolling:
+            raise ValueError(
+                f"Calibrate: a basis is learned from blocks that are made one after the other, and this "
+                f"checkpoint has {len(config.sigmas)} under way at a time; load it with recipe self_forcing "
+                f"for this alone (a basis belongs to the weights), or take format int8."
+            )
         goal = goal_of(bytes_per_token, error_percent, model.get_model_object("diffusion_model").dim)
         lines = list(dict.fromkeys(line.strip() for line in prompts.splitlines() if line.strip()))
         split(lines)

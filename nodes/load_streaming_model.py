@@ -237,6 +237,7 @@ def choose_recipe(checkpoint: Checkpoint, model_file: str, wanted: str) -> tuple
         record.memory,
         record.switch,
         record.first_sigmas,
+        sampler=record.sampler,
     )
     said = [f"Recipe {record}", f"Why: {choice.why}"]
     if record.memory != "off":

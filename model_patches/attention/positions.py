@@ -9,7 +9,7 @@ Reward Forcing, Self Gradient Forcing and Rolling Forcing; VideoMLA (arXiv 2605.
 """
 
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SHOT_APART = 1  # ids at most; chosen on the built-in model, see `bench shots`
 
@@ -35,6 +35,9 @@ class PositionPreset:
     trained_frames: int  # ids 0..trained_frames-1 occurred in training
     memory_frames: int = 0  # frame-equivalents of the memory
     endless: str = ""  # for growing ids: the preset for longer streams
+    # the sink is among the window's frames and leaves their sight with them; it stays in the cache, for calls
+    # that denoise several blocks together
+    sink_within: bool = False
 
     def __post_init__(self) -> None:
         if min(self.sink_frames, self.memory_frames) < 0 or self.trained_frames < 1:
@@ -46,6 +49,11 @@ class PositionPreset:
             raise ValueError(
                 f"PositionPreset {self.name}: a window of {self.window_frames} latent frames cannot "
                 f"hold a block; give at least the block's length, or None for all frames."
+            )
+        if self.sink_within and (self.last_id is None or self.memory_frames):
+            raise ValueError(
+                f"PositionPreset {self.name}: a sink within the window needs bounded ids and no memory; give "
+                f"last_id, and memory_frames 0."
             )
         if self.last_id is None:
             return
@@ -60,7 +68,8 @@ class PositionPreset:
                 f"latent frames in a window of {self.window_frames}; give a longer window, or ids for both."
             )
         beside = 0 if self.memory_in_window else self.memory_frames
-        needed = self.sink_frames + beside + self.window_frames
+        sink = 0 if self.sink_within else self.sink_frames
+        needed = sink + beside + self.window_frames
         if not needed <= self.last_id + 1 <= self.trained_frames:
             raise ValueError(
                 f"PositionPreset {self.name}: sink, memory and window need {needed} ids and the model was "
@@ -92,7 +101,7 @@ PRESETS: dict[str, PositionPreset] = {
         PositionPreset("deep_forcing", 10, 11, last_id=20, trained_frames=21),
         PositionPreset("self_gradient", 3, 9, last_id=20, trained_frames=21),
         PositionPreset("self_gradient_framewise", 4, 17, last_id=20, trained_frames=21),
-        PositionPreset("rolling_forcing", 3, 18, last_id=20, trained_frames=21),
+        PositionPreset("rolling_forcing", 3, 21, last_id=20, trained_frames=21, sink_within=True),
         PositionPreset("echo", 3, 9, last_id=20, trained_frames=21, memory_frames=3),
         PositionPreset("echo_std", 3, 9, None, trained_frames=21, memory_frames=3, endless="echo"),
         PositionPreset("memrope", 3, 9, last_id=11, trained_frames=21, memory_frames=2),
@@ -149,6 +158,8 @@ def plan(
     apart: ids left free after the sink, see `ids_apart`; fewer as the window fills where ids are bounded.
     """
     sink, window, last = _attended(preset, start_frame, block_frames, apart)
+    if preset.sink_within and preset.window_frames is not None:
+        sink = min(sink, preset.window_frames - window)
     if strict and last >= preset.trained_frames:
         raise ValueError(why_not(preset, block_frames, start_frame + block_frames))
     first = last + 1 - window
@@ -167,7 +178,8 @@ def cached_frames(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(sink, window): latent frames, by index in the stream, that the cache holds before the block.
 
-    The block's frames are in neither; with them, the counts equal those of `plan`.
+    The block's frames are in neither; with them, the counts equal those of `plan`, but for a sink within the
+    window: once that is full, `plan` gives no ids to the sink's oldest frames.
     """
     sink, window, _ = _attended(preset, start_frame, block_frames)
     oldest = start_frame + block_frames - window
@@ -199,6 +211,29 @@ def ids_apart(preset: PositionPreset, block_frames: int) -> int:
     if preset.last_id is None:
         return SHOT_APART
     return min(SHOT_APART, preset.last_id + 1 - preset.sink_frames - block_frames)
+
+
+def joint(preset: PositionPreset, frames: int) -> PositionPreset:
+    """What a call that denoises so many latent frames together attends to: always the sink, and the newest
+    frames before its own that there are ids for.
+
+    Sink and window begin at id 0 (Rolling Forcing, arXiv 2509.25161, its released code). ValueError where the
+    frames do not fit.
+    """
+    if preset.last_id is None or preset.window_frames is None or preset.memory_frames:
+        raise ValueError(
+            f"Positions: several blocks are denoised together, and preset {preset.name} has "
+            f"{'a memory' if preset.memory_frames else 'ids that grow without end'}; take preset "
+            f"rolling_forcing."
+        )
+    room = min(preset.window_frames, preset.last_id + 1 - preset.sink_frames)
+    if frames > room:
+        raise ValueError(
+            f"Positions: {frames} latent frames are denoised together, and preset {preset.name} has room for "
+            f"{room} beside its {preset.sink_frames} sink frames; take fewer noise levels, shorter blocks, "
+            f"or preset rolling_forcing."
+        )
+    return replace(preset, window_frames=room, sink_within=False)
 
 
 def _attended(

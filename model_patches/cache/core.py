@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from ..arch.tree import DiTTree, Layer
+from ..attention.past import Past
 from ..attention.turning import Turning, norm_heads
+from .chosen import ChosenPast
 from .fold import Fold
 from .format import Call, ForAnyModel
 from .shapes import CacheShape, KeysValues, MemorySeen
@@ -197,10 +199,10 @@ class SlotDraft:
 
     def __init__(self, cache: SlotCache, call: Call) -> None:
         """cache: with the block's frames in its slots."""
-        place = dict(zip((*call.cached, *call.new), call.ids, strict=True))
+        place = dict(zip((*call.seen, *call.new), call.ids, strict=True)) | dict.fromkeys(call.unseen, 0)
         frames = cache.slots.frames[: len(place)]
         assert FREE not in frames, f"filled slots must come first: {frames}"
-        self.cache, self.store = cache, cache.store
+        self.cache, self.store, self.call = cache, cache.store, call
         self.at = _layout(cache, frames, call.new)
         self.key_table = self.store.rotation_table([place[frame] for frame in frames])
         self.query_table = self.store.angles(call.query_ids)
@@ -208,8 +210,9 @@ class SlotDraft:
         self.memory_table = self.store.angles(call.memory_ids) if call.memory_ids else None
         self.layer_memory: Callable[[int], KeysValues] | None = None  # of a memory that differs by layer
 
-    def past(self, rows: slice) -> SlotPast:
-        return SlotPast(self, rows)
+    def past(self, rows: slice) -> Past:
+        past = SlotPast(self, rows)
+        return ChosenPast(self.cache, self.call, self.store.dtype, rows, past) if self.call.unseen else past
 
     def set_memory(self, memory: MemorySeen | None) -> None:
         tokens = len(self.memory_ids) * self.cache.shape.frame_tokens

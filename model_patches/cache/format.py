@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..arch.tree import DiTTree
 from ..attention.past import Past
-from ..attention.positions import PositionPreset, cached_frames, ids_apart, plan
+from ..attention.positions import PositionPreset, Positions, cached_frames, ids_apart, joint, plan
 from .cost import CacheCost
 from .shapes import CacheShape, KeysValues, MemorySeen
 
@@ -31,9 +31,15 @@ class Call:
 
     cached: tuple[int, ...]  # latent frames that the cache must hold
     new: tuple[int, ...]  # latent frames of the block
-    ids: tuple[int, ...]  # of cached + new
+    ids: tuple[int, ...]  # of cached + new, without the unseen
     query_ids: tuple[int, ...]  # of new, for the queries
     memory_ids: tuple[int, ...] = ()  # of the memory, once there is one; see `Draft.set_memory`
+    unseen: tuple[int, ...] = ()  # of cached: frames for other calls, which this one does not attend to
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Cached frames that it attends to."""
+        return tuple(frame for frame in self.cached if frame not in self.unseen)
 
 
 def call_of(preset: PositionPreset, start_frame: int, block_frames: int, *, shot: bool = False) -> Call:
@@ -45,7 +51,16 @@ def call_of(preset: PositionPreset, start_frame: int, block_frames: int, *, shot
     positions = plan(preset, start_frame, block_frames, memory_visible=True, apart=apart)
     sink, window = cached_frames(preset, start_frame, block_frames)
     new = tuple(range(start_frame, start_frame + block_frames))
-    return Call(sink + window, new, positions.sink + positions.window, positions.query, positions.memory)
+    ids, unseen = positions.sink + positions.window, _unseen(sink, positions)
+    return Call(sink + window, new, ids, positions.query, positions.memory, unseen)
+
+
+def joint_call(preset: PositionPreset, start_frame: int, frames: int, *, shot: bool = False) -> Call:
+    """The frames and positions of a call that denoises so many latent frames together; see `joint`.
+
+    shot: as in `call_of`.
+    """
+    return call_of(joint(preset, frames), start_frame, frames, shot=shot)
 
 
 def recache_call(preset: PositionPreset, start_frame: int, block_frames: int, *, shot: bool = False) -> Call:
@@ -66,7 +81,13 @@ def recache_call(preset: PositionPreset, start_frame: int, block_frames: int, *,
     if not window:
         return Call(sink, (), (), ())
     positions = plan(preset, window[0], len(window), memory_visible=preset.last_id is None, apart=apart)
-    return Call(sink, window, positions.sink + positions.query, positions.query, positions.memory)
+    ids, unseen = positions.sink + positions.query, _unseen(sink, positions)
+    return Call(sink, window, ids, positions.query, positions.memory, unseen)
+
+
+def _unseen(sink: tuple[int, ...], positions: Positions) -> tuple[int, ...]:
+    """The sink's frames that have no ids: its oldest, where it is within a window that has gone on."""
+    return sink[: max(0, len(sink) - len(positions.sink))]
 
 
 class Draft(Protocol):

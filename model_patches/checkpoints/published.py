@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from ..attention.positions import PRESETS, PositionPreset
+from ..sampler.rolling import BLOCK, ROLLING
 from ..sampler.schedule import PUBLISHED_TIMESTEPS, first_sigmas
 from ..sampler.schedule import sigmas as sigmas_of
 from ._families import DENSE, VIDEO_MLA
@@ -41,6 +42,7 @@ class PublishedRecipe:
     copy: str = "generator_ema"  # which of two copies its release runs
     lora: str = ""  # the file that goes with it
     note: str = ""  # what of it is not as published here
+    sampler: str = BLOCK  # or ROLLING: as many blocks as there are steps are denoised together
 
     @property
     def preset(self) -> str:
@@ -66,7 +68,8 @@ class PublishedRecipe:
     def steps(self) -> str:
         """How many calls a block has, the first of a scene apart where it has others."""
         first = f" (first block {len(self.first_timesteps)})" if self.first_timesteps else ""
-        return f"{len(self.timesteps)} step{'s' if len(self.timesteps) > 1 else ''}{first}"
+        together = ", blocks together" if self.sampler == ROLLING else ""
+        return f"{len(self.timesteps)} step{'s' if len(self.timesteps) > 1 else ''}{first}{together}"
 
     def __str__(self) -> str:
         levels = _in_thousands(self.sigmas)
@@ -97,7 +100,9 @@ STEPS = (
     r"((causal~forcing.*)?frame~wise|causal~forcing~(\+\+|pp|plus)).*(?<!\d)(?<!\d\.)({})~steps?(?![a-z\d])"
 )
 SELF_GRADIENT = "(self~gradient~forcing|(?<![a-z])sgf(?![a-z]))"
-ROLLING = called(r"rolling~forcing|(causal~forcing|chunk~wise).*long~video|(^|/)long~video\.")
+UNTIL_AN_END = (
+    "Its release has fewer blocks under way where a video ends; a stream's end is not known before."
+)
 RECIPES = (
     PublishedRecipe(
         "self_forcing",
@@ -169,14 +174,23 @@ RECIPES = (
     PublishedRecipe(
         "rolling_forcing",
         "Rolling Forcing",
-        "TencentARC/RollingForcing: checkpoints/rolling_forcing_dmd.pt, and Causal-Forcing's longvideo.pt",
+        "TencentARC/RollingForcing: checkpoints/rolling_forcing_dmd.pt",
         "rolling_forcing",
-        ROLLING,
-        "arXiv 2509.25161, configs/rolling_forcing_dmd.yaml and its causal_model.py",
+        called("rolling~forcing"),
+        "arXiv 2509.25161, configs/rolling_forcing_dmd.yaml",
         timesteps=(1000.0, 800.0, 600.0, 400.0, 200.0),
-        note="Its release denoises five blocks at a time, each at another noise level; a stream makes one "
-        "block after the other, which these weights were not trained for. Weights that were: "
-        "self_forcing_dmd.pt, chunkwise/causal_forcing.pt.",
+        note=UNTIL_AN_END,
+        sampler=ROLLING,
+    ),
+    PublishedRecipe(
+        "causal_forcing_longvideo",
+        "Causal-Forcing, for long videos",
+        "zhuhz22/Causal-Forcing: chunkwise/longvideo.pt",
+        "rolling_forcing",
+        called(r"(causal~forcing|chunk~wise).*long~video|(^|/)long~video\."),
+        "arXiv 2602.02214, long_video/configs/rolling_forcing_dmd.yaml",
+        note=UNTIL_AN_END,
+        sampler=ROLLING,
     ),
     PublishedRecipe(
         "streamdiffusion_v2",

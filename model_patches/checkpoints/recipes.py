@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from . import wan22
 from ._families import DENSE, OTHER_SIZE, VIDEO_MLA, Structure
-from .published import RECIPES, ROLLING, PublishedRecipe, called
+from .published import RECIPES, PublishedRecipe, called
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,6 @@ CAUTIONS = (  # words of a file's name that speak of weights which few steps or 
     (
         called("ode~init|causal~(ode|cd)(?![a-z])"),
         "weights in the middle of their distillation, from which a training begins",
-    ),
-    (
-        ROLLING,
-        "weights for a pipeline that denoises five blocks at once, and not one after the other",
     ),
 )
 LA6 = (  # of VideoMLA's file: a local attention of 6, as the code it comes from counts

@@ -17,7 +17,12 @@ PARTS = ("cache", "memory", "prompt", "blend", "past", "ledger")
 # of keys, values and tokens: products of such numbers stay finite in every dtype but float16, whose own end
 # is nearer; latents have unit spread
 LARGEST = 1e6
-BOUNDS = {"tail": 1e3, "ledger": 255.0}  # pictures, and what was lost of them, are in levels or in 0..1
+LATENTS = ("tail", "under_way")
+BOUNDS = {
+    "tail": 1e3,
+    "under_way": 1e3,
+    "ledger": 255.0,
+}  # pictures, and what was lost of them, are in levels or in 0..1
 LONGEST_TEXT = 1 << 16  # tokens, and numbers in one
 
 
@@ -29,7 +34,7 @@ def check_names(file: Any, header: Header) -> None:
     names = list(file.keys())
     for name in names:
         part, dot, rest = name.partition(".")
-        if name != "tail" and not (part in PARTS and dot and rest):
+        if name not in LATENTS and not (part in PARTS and dot and rest):
             raise ValueError(f"a tensor is called {name[:40]!r}")
     if "tail" not in names or not any(name.startswith("prompt.") for name in names):
         raise ValueError("its newest latents or its prompt are missing")
@@ -64,6 +69,21 @@ def check_tail(tail_BCTHW: Tensor, header: Header, batch: int) -> None:
         raise ValueError(f"the newest latents are {tail_BCTHW.dtype} {list(tail_BCTHW.shape)}")
     if tuple(tail_BCTHW.shape) != config.geometry.latent_shape(count, batch):
         raise ValueError(f"the newest latents are {list(tail_BCTHW.shape)}")
+
+
+def check_under_way(under_way_BCTHW: Tensor | None, header: Header, batch: int) -> None:
+    """ValueError unless these are the blocks that are under way in such a scene; there may be none."""
+    if under_way_BCTHW is None:
+        return
+    config = header.config
+    needed = config.geometry.latent_shape(config.frames_under_way, batch)
+    under_way = config.rolling and header.block and header.start_frame
+    if (
+        not under_way
+        or tuple(under_way_BCTHW.shape) != needed
+        or under_way_BCTHW.dtype != config.latent_dtype
+    ):
+        raise ValueError(f"blocks are under way as {under_way_BCTHW.dtype} {list(under_way_BCTHW.shape)}")
 
 
 def check_text(parts: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..arch.tree import DiTTree
+from ..attention.past import Past
 from ..attention.sdpa import Attention
 from ..cache.format import CacheFormat, Draft
 from ..cache.shapes import CacheShape
@@ -25,6 +26,14 @@ from .config import StreamConfig
 from .weights import Fingerprint
 
 Prompt: TypeAlias = Any  # what a caller makes of a text, and of a negative one; opaque to the stream
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """Blocks that are denoised together with a pass's own, the oldest of them; see `sampler.rolling`."""
+
+    under_way_BCTHW: Tensor | None  # estimates of all but the newest, before this pass; None: there are none
+    past: Callable[[int, slice], Past]  # (latent frames of a call, its batch rows) -> what it attends to
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,7 @@ class Pass:
     noise: BlockNoise | None = None  # asked for where there are sigmas
     begin: InitLatents | None = None  # latents in the model's units to begin with, instead of noise alone
     clean_BCTHW: Tensor | None = None  # where there are no sigmas: the latents, in the model's units
+    joint: Joint | None = None  # blocks that the noisy calls denoise besides
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,7 @@ class Result:
     last_keys_values: tuple[
         Tensor, ...
     ]  # [R, L, N, D] of the last layer at timestep 0; NaN is looked for here
+    under_way_BCTHW: Tensor | None = None  # estimates of the blocks that are denoised together with it
 
 
 class Caller(Protocol):

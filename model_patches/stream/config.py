@@ -9,10 +9,11 @@ from itertools import pairwise
 
 import torch
 
-from ..attention.positions import PositionPreset, cached_frames
+from ..attention.positions import PositionPreset, cached_frames, joint
 from ..attention.positions import preset as preset_of
 from ..geometry import Geometry
 from ..reason import dtype_name
+from ..sampler.rolling import BLOCK, ROLLING, SAMPLERS
 from ..sampler.schedule import sigmas
 from ..vae.past import KEPT_LATENTS
 
@@ -32,6 +33,7 @@ class StreamConfig:
     dtype: torch.dtype = torch.float32  # what the model computes in; latents are float32 or wider
     fresh_noise: bool = True  # between calls, for distilled models; False steps along the flow
     first_sigmas: tuple[float, ...] = ()  # of a block that nothing was before; (): sigmas, as for all others
+    sampler: str = BLOCK  # or ROLLING: as many blocks together as there are sigmas
 
     def __post_init__(self) -> None:
         if isinstance(self.preset, str):
@@ -51,6 +53,42 @@ class StreamConfig:
                 f"{', '.join(map(dtype_name, DTYPES))}."
             )
         cached_frames(self.positions, 0, self.block_frames)  # refuses blocks longer than the window
+        self._check_sampler()
+
+    def _check_sampler(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(
+                f"StreamConfig: there is no sampler {self.sampler!r}; there are {', '.join(SAMPLERS)}."
+            )
+        if not self.rolling:
+            if self.positions.sink_within:
+                raise ValueError(
+                    f"StreamConfig: preset {self.positions.name} is for checkpoints that denoise several "
+                    f"blocks together (sampler {ROLLING}), and this stream makes one after the other; take "
+                    f"another preset."
+                )
+            return
+        if self.first_sigmas or not self.fresh_noise:
+            raise ValueError(
+                f"StreamConfig: the sampler {ROLLING} takes every block through the same noise levels, with "
+                f"fresh noise before each; give no first_sigmas, and fresh_noise."
+            )
+        joint(self.positions, self.joint_frames)  # refuses more frames than ids
+
+    @property
+    def rolling(self) -> bool:
+        """Whether several blocks are denoised together."""
+        return self.sampler == ROLLING
+
+    @property
+    def joint_frames(self) -> int:
+        """Latent frames that are denoised together: a block's, or those of one block a noise level."""
+        return self.block_frames * (len(self.sigmas) if self.rolling else 1)
+
+    @property
+    def frames_under_way(self) -> int:
+        """Latent frames of the blocks that are under way between two blocks."""
+        return self.joint_frames - self.block_frames
 
     @property
     def positions(self) -> PositionPreset:

@@ -8,7 +8,8 @@ from .config import StreamConfig
 def contract_differences(made: StreamConfig, asked: StreamConfig) -> list[str]:
     """What of the contract a take was made with differs from that which it is to go on with; [] if nothing.
 
-    Seed, guidance strength and noise levels may differ, and whether there is guidance may not.
+    Seed, guidance strength and noise levels may differ; whether there is guidance, and how many levels where
+    blocks are denoised together, may not.
     """
     had, has = made.geometry, asked.geometry
     facts = [
@@ -16,8 +17,12 @@ def contract_differences(made: StreamConfig, asked: StreamConfig) -> list[str]:
         ("{} latent channels", had.latent_channels, has.latent_channels),
         ("preset {}", made.positions.name, asked.positions.name),
         ("{} latent frames a block", made.block_frames, asked.block_frames),
+        ("{} sampling", made.sampler, asked.sampler),
         ("a model that computes in {}", _dtype(made), _dtype(asked)),
     ]
+    if made.rolling and asked.rolling:
+        # as many blocks are under way as there are levels
+        facts.append(("{} noise levels", len(made.sigmas), len(asked.sigmas)))
     if made.guided != asked.guided:
         facts.append(("{}", _guidance(made), _guidance(asked)))
     said = [f"{words.format(was)}, not {words.format(now)}" for words, was, now in facts if was != now]

@@ -22,6 +22,7 @@ from ..vae.decoder import VaeBuffers, VideoVae, encode_stream
 from .config import StreamConfig
 from .incoming import Incoming
 from .motion import MovingStrength
+from .rolling import refuse_following
 
 
 class Encode(Protocol):
@@ -77,6 +78,7 @@ class Follow:
         follows nothing where the first level is noise alone. motion: so much less of it where the pictures
         move fast, see `MovingStrength`; the share is then exact, 0 rounds it to the stream's levels.
         """
+        refuse_following(config)
         self.call = first_moving_call(config.sigmas, strength, motion)
         self._levels = config.sigmas
         self._moving = MovingStrength(strength, motion) if motion else None

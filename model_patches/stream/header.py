@@ -50,8 +50,12 @@ CONFIG = {
     "seed": (int,),
     "dtype": (str,),
     "fresh_noise": (bool,),
+    "sampler": (str,),
 }
-PRESET = {f.name: (int, NONE) for f in fields(PositionPreset)} | {"name": (str,), "endless": (str,)}
+PRESET = {f.name: (int, NONE) for f in fields(PositionPreset)} | {
+    "name": (str,), "endless": (str,), "sink_within": (bool,)
+}  # fmt: skip
+LATER = ("sampler", "sink_within")  # are left out in earlier files, and stand for what they stood for then
 GEOMETRY = {f.name: (int,) for f in fields(Geometry)}
 PICTURES = ("ending_HWC", "lost_HWC")  # of the ledger, which are tensors
 COUNTS = {f.name: (int,) for f in fields(FrameLedger) if f.name not in PICTURES}
@@ -121,7 +125,7 @@ def _config(about: Mapping[str, Any]) -> StreamConfig:
         ("geometry", about["geometry"], GEOMETRY),
         ("preset", about["preset"], PRESET),
     ):
-        check_types(values, types)
+        check_types(values, {key: kinds for key, kinds in types.items() if key in values or key not in LATER})
         _refuse_unknown(name, values, types)
     geometry, preset = about["geometry"], about["preset"]
     for name, value in geometry.items():

@@ -11,6 +11,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import chain, pairwise
 from typing import TypeVar
 
@@ -27,13 +28,14 @@ from ..attention.past import Past
 from ..attention.rope import layout_of
 from ..attention.sdpa import Attention
 from ..attention.text import TextRows, TextState, read_text
-from ..cache.format import Draft
 from ..cache.shapes import CacheShape
 from ..reason import dtype_name
 from ..sampler.denoise import denoise, guide
-from .caller import Pass, Result
+from ..sampler.rolling import by_frame, roll
+from .caller import Joint, Pass, Result
 from .card_memory import give_back, is_out_of_memory
 from .config import StreamConfig
+from .rolling import apart, times_by_frame
 from .weights import Fingerprint, refuse_other_weights
 
 Answer = TypeVar("Answer")
@@ -131,35 +133,51 @@ class ModelCaller:
         """One call of the model per sigma and group of texts, then one at timestep 0."""
         _refuse_moved(self.tree, self.device)
         texts = self._read(prompt, config)
-        groups = _groups(texts, work.draft)
         times = times_of(self.tree, work.sigmas, config.dtype, self.device)
-        first = 0 if work.begin is None else work.begin.call
+        x0_BCTHW, under_way_BCTHW = work.clean_BCTHW, None
+        if work.joint is not None:
+            x0_BCTHW, under_way_BCTHW = apart(
+                self._roll(work, work.joint, texts, times, config), work.shape[2]
+            )
+        elif x0_BCTHW is None:
+            x0_BCTHW = self._denoise(work, texts, times, config)
+        work.draft.set_memory(work.memory[1])
+        last: list[Tensor] = []
+        for group, past in _groups(texts, work.draft.past):
+            x_RCTHW = repeat_rows(x0_BCTHW, group, config)
+            last += write_past(self.tree, x_RCTHW, times[-1], group, past, self.attention)
+        return Result(x0_BCTHW, tuple(last), under_way_BCTHW)
+
+    def _denoise(self, work: Pass, texts: TextState, times: list[Time], config: StreamConfig) -> Tensor:
+        """The block's clean latents."""
+        assert work.noise is not None
+        groups, first = _groups(texts, work.draft.past), 0 if work.begin is None else work.begin.call
 
         def flow(x_BCTHW: Tensor, index: int) -> Tensor:
             work.draft.set_memory(work.memory[1 if index > first else 0])
             return self._flow(x_BCTHW, times[index], groups, config)
 
-        if work.clean_BCTHW is None:
-            assert work.noise is not None
-            like = torch.empty(work.shape, dtype=config.latent_dtype, device=self.device)
-            x0_BCTHW = denoise(
-                flow,
-                work.sigmas,
-                work.noise,
-                work.block,
-                work.start_frame,
-                like,
-                config.fresh_noise,
-                work.begin,
-            )
-        else:
-            x0_BCTHW = work.clean_BCTHW
-        work.draft.set_memory(work.memory[1])
-        last: list[Tensor] = []
-        for group, past in groups:
-            x_RCTHW = repeat_rows(x0_BCTHW, group, config)
-            last += write_past(self.tree, x_RCTHW, times[-1], group, past, self.attention)
-        return Result(x0_BCTHW, tuple(last))
+        like = self._like(work, config)
+        place = (work.noise, work.block, work.start_frame)
+        return denoise(flow, work.sigmas, *place, like, config.fresh_noise, work.begin)
+
+    def _roll(
+        self, work: Pass, joint: Joint, texts: TextState, times: list[Time], config: StreamConfig
+    ) -> Tensor:
+        """Clean latents of the block and estimates of those behind it."""
+        assert work.noise is not None
+
+        def clean(x_BCTHW: Tensor, calls: tuple[int, ...]) -> Tensor:
+            frames = x_BCTHW.shape[2]
+            groups = _groups(texts, partial(joint.past, frames))
+            flow_BCTHW = self._flow(x_BCTHW, times_by_frame(times, calls, frames), groups, config)
+            return x_BCTHW - by_frame(work.sigmas, calls, x_BCTHW) * flow_BCTHW
+
+        place = (work.noise, work.block, work.start_frame)
+        return roll(clean, joint.under_way_BCTHW, work.sigmas, *place, self._like(work, config))
+
+    def _like(self, work: Pass, config: StreamConfig) -> Tensor:
+        return torch.empty(work.shape, dtype=config.latent_dtype, device=self.device)
 
     def fingerprint(self, config: StreamConfig) -> Fingerprint:
         """Taken once a run, and again where torch says that a weight was written to or exchanged since."""
@@ -246,13 +264,13 @@ def _is_a_mismatch(error: RuntimeError) -> bool:
     return type(error) is RuntimeError and bool(MISMATCH.search(str(error)) and not DRIVER.search(str(error)))
 
 
-def _groups(texts: TextState, draft: Draft) -> list[tuple[TextRows, Past]]:
+def _groups(texts: TextState, past: Callable[[slice], Past]) -> list[tuple[TextRows, Past]]:
     """Each group of branches that run together, and what it attends to."""
     ends = [0]
     for group in texts.groups:
         ends.append(ends[-1] + group.branches * texts.batch)
     rows = [slice(first, last) for first, last in pairwise(ends)]
-    return [(group, draft.past(part)) for group, part in zip(texts.groups, rows, strict=True)]
+    return [(group, past(part)) for group, part in zip(texts.groups, rows, strict=True)]
 
 
 def _used(prompt: Texts, config: StreamConfig) -> Texts:

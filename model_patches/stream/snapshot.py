@@ -1,9 +1,10 @@
 """A stream in one safetensors file: written whole or not at all, gone on with bit for bit.
 
-Tensors are the cache's frames in the order of their slots, the memory, the newest latents, the prompts and
-the ledger's pictures. The decoder's past is made again from the newest latents, which are far smaller, or
-stored where nobody knows how many that takes. The metadata holds the contract, the sizes, the counts,
-fingerprints of all of the weights, and a checksum of the file. Free slots are not stored.
+Tensors are the cache's frames in the order of their slots, the memory, the newest latents, the estimates of
+blocks that are under way, the prompts and the ledger's pictures. The decoder's past is made again from the
+newest latents, which are far smaller, or stored where nobody knows how many that takes. The metadata holds
+the contract, the sizes, the counts, fingerprints of all of the weights, and a checksum of the file. Free
+slots are not stored.
 
 B batch, C channels, T latent frames, H/W of the latent grid.
 """
@@ -26,7 +27,7 @@ from ..memory.policy import OFF, MemoryPolicy, add_memory_tokens
 from ..transfer import to_host
 from ..vae.decoder import StreamDecoder, VaeBuffers, from_tensors, to_tensors
 from ..vae.past import latents_for_past, past_again
-from .bounds import check_blend, check_names, check_numbers, check_tail, check_text, trimmed
+from .bounds import check_blend, check_names, check_numbers, check_tail, check_text, check_under_way, trimmed
 from .caller import Caller, Prompt
 from .config import StreamConfig
 from .contract import as_json, refuse_other_contract, refuse_other_sizes
@@ -88,6 +89,8 @@ def capture(caller: Caller, state: StreamState, decoder: StreamDecoder | None) -
     tensors = {f"cache.{name}": tensor for name, tensor in state.cache.tensors().items()}
     tensors |= {f"{part}.{name}": to_host(t) for part, named in made.items() for name, t in named.items()}
     tensors["tail"] = to_host(tail_BCTHW)
+    if state.under_way_BCTHW is not None:
+        tensors["under_way"] = to_host(state.under_way_BCTHW)
     devices = {state.tail_BCTHW.device, state.cache.device}
     copied = [torch.cuda.current_stream(d).record_event() for d in devices if d.type == "cuda"]
     about = _about(caller, state, decoder, ledger)
@@ -208,7 +211,10 @@ def _restored(
         blend = about["blend"] and Blend(_prompt(caller, old), *about["blend"])
         check_blend(old, _under("prompt", tensors), blend is not None)
         made_with = about["weights"] and {kind: read_back(n) for kind, n in about["weights"].items()}
-        check_tail(tensors["tail"], header, caller.batch(prompt, config))
+        batch = caller.batch(prompt, config)
+        check_tail(tensors["tail"], header, batch)
+        under_way = tensors.get("under_way")
+        check_under_way(under_way, header, batch)
     present = add_memory_tokens(memory, _shape(path, caller, prompt, config), config.positions, cache.cost)
     refuse_other_sizes(path.name, about["shape"], as_json(asdict(present)))
     if made_with is not None:
@@ -227,7 +233,7 @@ def _restored(
     state = StreamState(
         config, cache, memory, header.block, header.start_frame, frames, remembered, prompt, tail_BCTHW,
         blend, about["must_recache"], header.shot, past, ledger, header.text, header.followed, header.steered,
-        header.shrunk,
+        under_way if under_way is None else under_way.to(caller.device), header.shrunk,
     )  # fmt: skip
     with refuse_altered(path):
         next_prompt(caller, state)

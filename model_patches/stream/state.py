@@ -59,6 +59,9 @@ class StreamState:
     text: str | None = None  # the prompt as it was typed; None: it was encoded elsewhere
     followed: bool = False  # the newest block began with an incoming video, which is not in here
     steered: bool = False  # the prompt that is due with the next block was gone over to already
+    # estimates [B, C, T, H, W] of the blocks that are under way behind the newest one, the oldest first, in
+    # the model's units; None: of none, at a scene's start or where a block is made by itself
+    under_way_BCTHW: Tensor | None = None
     shrunk: str | None = (
         None  # from which format and block the cache went over to this one: the card was full
     )
@@ -77,12 +80,13 @@ class StreamState:
         saved and switched. Where it fails, the cache is where it was.
         """
         self.cache.move(device)
-        tensors = self.memory.tensors()
+        tensors, under_way = self.memory.tensors(), self.under_way_BCTHW
         if all(tensor.device == device for tensor in (self.tail_BCTHW, *tensors.values())):
             return self
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         memory = self.policy.restore(moved, self.cache.shape)
-        return replace(self, memory=memory, tail_BCTHW=self.tail_BCTHW.to(device))
+        under_way = under_way if under_way is None else under_way.to(device)
+        return replace(self, memory=memory, tail_BCTHW=self.tail_BCTHW.to(device), under_way_BCTHW=under_way)
 
 
 def next_prompt(caller: Caller, state: StreamState) -> Prompt:

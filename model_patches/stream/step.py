@@ -22,6 +22,7 @@ from ..sampler.denoise import InitLatents, match_latents, refuse_nan_latents
 from ..sampler.noise import BlockNoise, KeyedNoise
 from .caller import Caller, Pass, Prompt, Result
 from .config import StreamConfig
+from .rolling import joint_of
 from .state import StreamState, next_prompt
 
 
@@ -73,10 +74,11 @@ def step(
     """(clean latents [B, C, T, H, W] of the next block in the model's units, the state after it).
 
     One call of the model per noise level, then one at timestep 0 that leaves the block's keys and values in
-    the cache. begin: latents of the block's shape to begin with, instead of noise alone. noise: None: the
-    config's; a `KeyedNoise` that is given for block after block draws the next one's first noise while a card
-    makes this one. Whatever ends it early, `state` is as it was and the block can be made again with the same
-    result.
+    the cache. Where blocks are denoised together it is one call over all of them, and a scene's first block
+    takes one a level. begin: latents of the block's shape to begin with, instead of noise alone. noise: None:
+    the config's; a `KeyedNoise` that is given for block after block draws the next one's first noise while a
+    card makes this one. Whatever ends it early, `state` is as it was and the block can be made again with the
+    same result.
     """
     state = recache(caller, bring_back(caller, state))
     config = state.config
@@ -88,10 +90,14 @@ def step(
         begin = replace(begin, clean_BCTHW=match_latents(begin.clean_BCTHW, like))
         levels = begin.levels(levels)
     source = noise or KeyedNoise(config.seed)
-    work = Pass(state.block, state.start_frame, state.format, draft, memory, shape, levels, source, begin)
+    joint = joint_of(state, config, call, draft, begin)
+    work = Pass(
+        state.block, state.start_frame, state.format, draft, memory, shape, levels, source, begin, joint=joint
+    )
     result = caller.run(work, next_prompt(caller, state), config)
     if isinstance(noise, KeyedNoise):
-        noise.draw_ahead(state.block + 1, 0 if begin is None else begin.call, like)
+        newest = state.block + (len(levels) if config.rolling else 1)
+        noise.draw_ahead(newest, 0 if begin is None else begin.call, like)
     after = _commit(caller, state, call, draft, result, begin)
     return result.latents_BCTHW, replace(
         after, block=state.block + 1, blend=state.blend and state.blend.next()
@@ -230,8 +236,9 @@ def _commit(
     whole = draft.commit(call.cached + call.new)
     tail_BCTHW = torch.cat([state.tail_BCTHW, result.latents_BCTHW], 2)[:, :, -state.config.kept_frames :]
     after = replace(
-        state, start_frame=state.start_frame + result.latents_BCTHW.shape[2], tail_BCTHW=tail_BCTHW.clone()
-    )
+        state, start_frame=state.start_frame + result.latents_BCTHW.shape[2], tail_BCTHW=tail_BCTHW.clone(),
+        under_way_BCTHW=result.under_way_BCTHW,
+    )  # fmt: skip
     after = _evict(caller, after, whole)
     refuse_nan(result, after.memory, state, begin)
     return after
@@ -252,11 +259,12 @@ def refuse_nan(result: Result, memory: Memory, state: StreamState, begin: InitLa
     The host waits for the device once; more only to tell what is spoilt. ValueError where `begin` is.
     """
     last, remembered = result.last_keys_values, memory.tensors().values()
-    if _are_finite((result.latents_BCTHW, *last, *remembered)):
+    under_way = [] if result.under_way_BCTHW is None else [result.under_way_BCTHW]
+    if _are_finite((result.latents_BCTHW, *under_way, *last, *remembered)):
         return
     if begin is not None:
         refuse_nan_latents(begin.clean_BCTHW)
-    parts = {"latents": (result.latents_BCTHW,), "keys": last[::2], "values": last[1::2]}
+    parts = {"latents": (result.latents_BCTHW, *under_way), "keys": last[::2], "values": last[1::2]}
     parts |= {"memory": tuple(remembered)}
     spoilt = [name for name, tensors in parts.items() if not _are_finite(tensors)]
     first, count = state.start_frame, state.config.block_frames

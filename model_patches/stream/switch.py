@@ -19,7 +19,7 @@ BLEND_BLOCKS = 4
 
 def modes_for(config: StreamConfig) -> tuple[str, ...]:
     """The modes that a stream of this contract can do; before its first block a shot is refused besides."""
-    no_shot = why_no_shot(config.positions, config.block_frames)
+    no_shot = why_no_shot(config.positions, config.joint_frames)
     return tuple(mode for mode in MODES if mode != "shot" or no_shot is None)
 
 
@@ -74,6 +74,7 @@ def forget(state: StreamState) -> StreamState:
         tail_BCTHW=tail_BCTHW,
         must_recache=False,
         shot=False,
+        under_way_BCTHW=None,
     )
 
 
@@ -84,7 +85,7 @@ def keep_shot(state: StreamState, kept_BCTHW: Tensor) -> StreamState:
     Fewer than the sink takes are given more than once. The memory begins anew.
     """
     positions, tail_BCTHW = state.config.positions, state.tail_BCTHW
-    ids_apart(positions, state.config.block_frames)  # refuses positions that have no place for them
+    ids_apart(positions, state.config.joint_frames)  # refuses positions that have no place for them
     count, frames = kept_BCTHW.shape[2], positions.sink_frames
     if not state.block or not count:
         before = "no block was made yet" if not state.block else "a cut has just forgotten it"

@@ -18,10 +18,12 @@ from torch import Tensor
 from ...model_patches.arch.parts import embed_time
 from ...model_patches.attention.forward import Time, forward, write_past
 from ...model_patches.attention.text import TextRows, read_text
-from ...model_patches.sampler.denoise import first_input, refine
+from ...model_patches.sampler.denoise import Clean, first_input, refine
+from ...model_patches.sampler.rolling import JointClean, by_frame, roll
 from ...model_patches.stream.caller import Pass
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.model_caller import times_of
+from ...model_patches.stream.rolling import apart, times_by_frame
 from .past import HostRotated, LayerNamed, host_attention
 from .prefetch import fetched
 from .tree import HostTree, check_forward
@@ -101,7 +103,13 @@ class PassSampler(Sampler):
                 callback(call - work.first, x0_BCTHW, x_BCTHW, len(work.levels))
             return x0_BCTHW
 
-        work.latents_BCTHW = x0_BCTHW = work.make(clean, x)
+        def clean_jointly(x_BCTHW: Tensor, calls: tuple[int, ...]) -> Tensor:
+            work.begin_joint_call(calls)
+            x0_BCTHW = model_wrap(x_BCTHW, x.new_ones(len(x)), **extra_args)
+            work.end_call()
+            return x0_BCTHW
+
+        work.latents_BCTHW = x0_BCTHW = work.make(clean, clean_jointly, x)
         work.begin_call(None)
         model_wrap(x0_BCTHW, x.new_zeros(len(x)), **extra_args)
         work.end_call()
@@ -151,27 +159,45 @@ class HostPass:
         self.texts, self.weights, self.like_host = texts, weights, like_host
         self.first = 0 if work.begin is None else work.begin.call  # call that the block begins with
         self.levels = (work.sigmas or config.sigmas)[self.first :]  # that the host is told of; then 0
-        self.call: int | None = None  # that is being run; None: the one at timestep 0
+        self.call: int | None = None  # that is being run; None: the one at timestep 0, or a joint one
+        self.joint_calls: tuple[int, ...] = ()  # of the blocks that are being run together, the oldest first
+        self.under_way_BCTHW: Tensor | None = None  # estimates of the blocks behind this one
         self.latents_BCTHW: Tensor | None = None  # in the model's units, once they are clean
         self.last: list[Tensor] = []  # keys and values of the last layer at timestep 0
         self._ran: set[int] = set()  # branches that this call has run
         self._times: list[Time] = []
 
-    def make(self, clean: Callable[[Tensor, int], Tensor], x: Tensor) -> Tensor:
-        """The block's clean latents in x's dtype and on its device; or those that are there already."""
+    def make(self, clean: Clean, clean_jointly: JointClean, x: Tensor) -> Tensor:
+        """The block's clean latents in x's dtype and on its device; or those that are there already.
+
+        clean: of one block; clean_jointly: of several that are denoised together. x: of any number of frames.
+        """
         work = self.work
         if work.clean_BCTHW is not None:
             return work.clean_BCTHW.to(x)
         assert work.noise is not None
-        place = (work.noise, work.block, work.start_frame)
+        place, x = (work.noise, work.block, work.start_frame), x[:, :, : work.shape[2]]
+        if work.joint is not None:
+            made = roll(clean_jointly, work.joint.under_way_BCTHW, work.sigmas, *place, x)
+            x0_BCTHW, self.under_way_BCTHW = apart(made, work.shape[2])
+            return x0_BCTHW
         x = first_input(work.sigmas, *place, x, work.begin)
         return refine(clean, x, work.sigmas, *place, self.config.fresh_noise, self.first)
 
     def begin_call(self, call: int | None) -> None:
         """The sampler asks for one flow, over however many calls of the model; None: for the one at 0."""
-        self.call = call
+        self.call, self.joint_calls = call, ()
         self._ran.clear()
         self.work.draft.set_memory(self.work.memory[0 if call == self.first else 1])
+
+    def begin_joint_call(self, calls: tuple[int, ...]) -> None:
+        """The sampler asks for the flow of so many blocks at these levels.
+
+        It is told noise level 1 for all of them: the host knows one level a call. See `flow`.
+        """
+        assert not self.like_host, "the host denoises no blocks together that a stream could be compared with"
+        self.call, self.joint_calls = None, calls
+        self._ran.clear()
 
     def end_call(self) -> None:
         """Refuses a call in which a branch did not run: its rows of the cache would hold nothing."""
@@ -192,7 +218,11 @@ class HostPass:
         options: dict[str, Any],
         host_forward: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Tensor:
-        """Flow of the rows the host has put together, in the host's order of branches."""
+        """Flow of the rows the host has put together, in the host's order of branches.
+
+        Of blocks that are denoised together, in float32 and times their noise levels: the host takes it off
+        its latents as it is.
+        """
         requested: list[int] = options["cond_or_uncond"]
         branches = self._claim(requested, x_RCTHW)
         order = sorted(range(len(requested)), key=requested.__getitem__)
@@ -202,15 +232,17 @@ class HostPass:
             check_forward(tree, host_forward, x, text, attention)
         self.weights.check(tree, model.dim, x, self.work.format)
         time = self._time(tree, timestep, x)
-        past = self._past(branches, len(x) // len(branches), options)
+        past = self._past(branches, x, options)
         # the host names a conditioning once, when the guider gets it
         names = tuple(options["uuids"][index] for index in order)
         rows = self.texts.rows(tree, names, text, options)
         with fetched(tree.blocks, x.device, options) as tree.blocks:
-            if self.call is None:
+            if self.call is None and not self.joint_calls:
                 self.last += write_past(tree, x, time, rows, past, attention)
                 return torch.zeros_like(x_RCTHW)
             flow_RCTHW = forward(tree, x, time, rows, past, attention)
+        if self.joint_calls:
+            flow_RCTHW = by_frame(self.work.sigmas, self.joint_calls, flow_RCTHW.float()) * flow_RCTHW
         return _arrange(flow_RCTHW, sorted(range(len(order)), key=order.__getitem__))
 
     def _claim(self, requested: list[int], x_RCTHW: Tensor) -> tuple[int, ...]:
@@ -221,8 +253,8 @@ class HostPass:
                 f"Rivulet: more than one {_names(twice)} conditioning applies to a step; a stream remembers "
                 f"one. Encode a single prompt, without Conditioning (Combine) or areas."
             )
-        batch, *sizes = self.work.shape
-        wanted = (len(requested) * batch, *sizes)
+        batch, channels, frames, *grid = self.work.shape
+        wanted = (len(requested) * batch, channels, frames * max(1, len(self.joint_calls)), *grid)
         if branches[-1] >= self.branches or tuple(x_RCTHW.shape) != wanted:
             raise ValueError(
                 f"Rivulet: ComfyUI asks for branches {list(branches)} of latents {list(x_RCTHW.shape)}; the "
@@ -239,10 +271,17 @@ class HostPass:
             return embed_time(tree, every_frame, x.dtype, angles=torch.float32)
         if not self._times:
             self._times = times_of(tree, self.work.sigmas, x.dtype, x.device)
+        if self.joint_calls:
+            return times_by_frame(self._times, self.joint_calls, x.shape[2])
         return self._times[-1 if self.call is None else self.call]
 
-    def _past(self, branches: tuple[int, ...], batch: int, options: dict[str, Any]) -> LayerNamed:
-        past = self.work.draft.past(slice(branches[0] * batch, (branches[-1] + 1) * batch))
+    def _past(self, branches: tuple[int, ...], x: Tensor, options: dict[str, Any]) -> LayerNamed:
+        batch, joint = len(x) // len(branches), self.work.joint
+        rows = slice(branches[0] * batch, (branches[-1] + 1) * batch)
+        if self.joint_calls:
+            assert joint is not None
+            return LayerNamed(joint.past(x.shape[2], rows), options)
+        past = self.work.draft.past(rows)
         return LayerNamed(HostRotated(past) if self.like_host else past, options)
 
 

@@ -169,7 +169,9 @@ class HostCaller:
         self._guider.set_cfg(config.cfg)
         branches = self._branches(config)
         inside = HostPass(work, config, branches, self._texts, self._weights, self._like_host)
-        nothing = torch.zeros(work.shape, device=self.device)
+        batch, channels, frames, *grid = work.shape
+        most = frames if work.joint is None else config.joint_frames
+        nothing = torch.zeros((batch, channels, most, *grid), device=self.device)
         options = self._guider.model_options.setdefault("transformer_options", {})
         options[KEY] = inside
         try:
@@ -179,7 +181,7 @@ class HostCaller:
         finally:
             options.pop(KEY, None)
         assert inside.latents_BCTHW is not None
-        return Result(inside.latents_BCTHW, tuple(inside.last))
+        return Result(inside.latents_BCTHW, tuple(inside.last), inside.under_way_BCTHW)
 
     def fingerprint(self, config: StreamConfig) -> Fingerprint | None:
         return self._weights.fingerprint

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...model_patches.attention.positions import PRESETS
 from ...model_patches.attention.positions import preset as preset_of
 from ...model_patches.geometry import Geometry
+from ...model_patches.sampler.rolling import BLOCK
 from ...model_patches.sampler.schedule import first_sigmas, sigmas
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.timeline import DEFAULT_MODE, MODES
@@ -36,6 +37,7 @@ class ModelRecipe:
     switch: str = ""  # to a new prompt, one of timeline.MODES; "": none is said
     first_sigmas: tuple[float, ...] = ()  # of a scene's first block; (): sigmas
     taught: str = ""  # fingerprint of the memory that the weights were taught to read; "": none
+    sampler: str = BLOCK  # or ROLLING: as many blocks as there are levels are denoised together
 
 
 def set_recipe(model: Any, recipe: ModelRecipe) -> None:
@@ -151,4 +153,5 @@ def stream_config(
         dtype_of(model),
         recipe.fresh_noise,
         recipe.first_sigmas if levels is None else (),
+        recipe.sampler,
     )

@@ -22,6 +22,7 @@ from ...model_patches.stream.follow import Follow, first_moving_call
 from ...model_patches.stream.incoming import CROP, EXACT, STRETCH, Fitted
 from ...model_patches.stream.pipeline import Prefill
 from ...model_patches.stream.recovery import refuse_full
+from ...model_patches.stream.rolling import refuse_following
 from ...model_patches.stream.script import Script
 from ...model_patches.stream.snapshot import Header, read_ending
 from ...model_patches.stream.start import context_latents
@@ -206,6 +207,7 @@ class Following(Beginning):
     may_redo: bool = False  # the video that is followed cannot be gone back in
 
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> Following:
+        refuse_following(config)
         first_moving_call(config.sigmas, self.strength, self.motion)
         with open_source(self.source, fps) as incoming:
             refuse_empty(incoming.take(1), incoming.name)

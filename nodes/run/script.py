@@ -51,7 +51,7 @@ def read_script(
         log.info("Stream Video: %s", said)
     changes, notes = at_borders(prompts.timeline(switch), *sizes, blocks, begin.latents, begin.hidden)
     if any(change.block and change.prompt.mode not in modes_for(config) for change in changes):
-        raise ValueError(why_no_shot(config.positions, config.block_frames))
+        raise ValueError(why_no_shot(config.positions, config.joint_frames))
     for note in notes:
         log.warning("Stream Video: %s", note)
 

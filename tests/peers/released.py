@@ -72,8 +72,8 @@ def small(job: Job) -> None:
                 getattr(module, owner).from_pretrained = classmethod(make)
 
 
-def pipeline_of(job: Job, weights: Tensors) -> nn.Module:
-    """Their pipeline around a small model with these weights."""
+def pipeline_of(job: Job, weights: Tensors, cache: str = "kv_cache1") -> nn.Module:
+    """Their pipeline around a small model with these weights. cache: the name they keep it under."""
     small(job)
     module_name, class_name = job.pipeline.split(":")
     module = importlib.import_module(module_name)
@@ -81,7 +81,7 @@ def pipeline_of(job: Job, weights: Tensors) -> nn.Module:
     made = getattr(module, class_name)(options(job), device="cpu")
     put(made.generator, weights)
     made.num_transformer_blocks = job.sizes["num_layers"]
-    narrow(made, "_initialize_kv_cache", "kv_cache1", job.sizes["num_heads"])
+    narrow(made, "_initialize_kv_cache", cache, job.sizes["num_heads"])
     return made
 
 

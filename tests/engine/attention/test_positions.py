@@ -8,6 +8,7 @@ from rivulet.model_patches.attention.positions import (
     PositionPreset,
     Positions,
     cached_frames,
+    joint,
     plan,
     preset,
     why_not,
@@ -184,7 +185,8 @@ def test_a_million_blocks_end_as_they_went_on(chosen):
     steady = plan(chosen, 60, 3, True)
     assert plan(chosen, 3_000_000, 3, True) == steady
     given_way = chosen.memory_frames if chosen.memory_in_window else 0
-    assert len(steady.sink) + len(steady.window) == chosen.capacity_frames - given_way
+    unseen = chosen.sink_frames if chosen.sink_within else 0
+    assert len(steady.sink) + len(steady.window) == chosen.capacity_frames - given_way - unseen
 
 
 @given(st.sampled_from(list(PRESETS.values())), st.integers(0, 400), blocks, st.booleans())
@@ -204,9 +206,11 @@ def test_kept_frames_and_ids_agree_frame_by_frame(chosen, start, block):
     sink, window = cached_frames(chosen, start, block)
     own = ids(start, start + block - 1)
     assert all(frame < start for frame in sink + window)
-    frames = sink + window + own
-    assert len(frames) == len(got.sink) + len(got.window)
-    assert frames[: len(got.sink)] == got.sink
+    # what a sink within the window has no ids for is its oldest frames
+    unseen = len(sink) + len(window) + block - len(got.sink) - len(got.window)
+    assert unseen == (min(chosen.sink_frames, max(0, own[-1] + 1 - 21)) if chosen.sink_within else 0)
+    frames = (sink + window + own)[unseen:]
+    assert tuple(frame - unseen for frame in frames[: len(got.sink)]) == got.sink
     # distances in time inside the window are true ones, whatever the ids
     shift = own[-1] - got.query[-1]
     assert tuple(frame - shift for frame in frames[len(got.sink) :]) == got.window
@@ -291,6 +295,52 @@ def test_a_preset_of_ones_own_leaves_room_for_a_memory():
 def test_presets_that_cannot_hold_are_refused(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         dataclasses.replace(PRESETS["pocket"], **change)
+
+
+# Start of the block, ids of the sink that a pass at timestep 0 sees and of its window, as Rolling Forcing's
+# code extracts them from its cache.
+ROLLING = [
+    (0, ids(0, 2), (), ids(0, 2)),
+    (3, ids(0, 2), ids(3, 5), ids(3, 5)),
+    (18, ids(0, 2), ids(3, 20), ids(18, 20)),
+    (21, (), ids(0, 20), ids(18, 20)),
+    (900, (), ids(0, 20), ids(18, 20)),
+]
+# The same of a call over 15 latent frames, and the frames that it sees beside its own.
+JOINT = [
+    (0, ids(0, 2), ids(3, 14), ids(0, 14), ()),
+    (3, ids(0, 2), ids(3, 17), ids(3, 17), (0, 1, 2)),
+    (6, ids(0, 2), ids(3, 20), ids(6, 20), (0, 1, 2, 3, 4, 5)),
+    (9, ids(0, 2), ids(3, 20), ids(6, 20), (0, 1, 2, 6, 7, 8)),
+    (900, ids(0, 2), ids(3, 20), ids(6, 20), (0, 1, 2, 897, 898, 899)),
+]
+
+
+@pytest.mark.parametrize(("start", "sink", "window", "query"), ROLLING, ids=[f"at {r[0]}" for r in ROLLING])
+def test_a_sink_within_the_window_leaves_with_it_and_stays_cached(start, sink, window, query):
+    chosen = PRESETS["rolling_forcing"]
+    assert plan(chosen, start, 3) == Positions(sink, (), window, query)
+    held = cached_frames(chosen, start, 3)
+    assert held == (ids(0, min(2, start - 1)), ids(max(3, start - 18), start - 1))
+
+
+@pytest.mark.parametrize(
+    ("start", "sink", "window", "query", "seen"), JOINT, ids=[f"at {r[0]}" for r in JOINT]
+)
+def test_a_joint_call_sees_the_sink_and_what_leaves_it_ids(start, sink, window, query, seen):
+    chosen = joint(PRESETS["rolling_forcing"], 15)
+    assert plan(chosen, start, 15) == Positions(sink, (), window, query)
+    assert sum(cached_frames(chosen, start, 15), ()) == seen
+
+
+def test_a_joint_call_of_four_blocks_sees_two_past_ones():
+    assert sum(cached_frames(joint(PRESETS["rolling_forcing"], 12), 90, 12), ()) == (0, 1, 2, *ids(84, 89))
+
+
+def test_a_sink_within_the_window_needs_ids_that_end_and_no_memory():
+    for change in ({"last_id": None}, {"memory_frames": 1, "window_frames": 20}):
+        with pytest.raises(ValueError, match="a sink within the window needs bounded ids and no memory"):
+            dataclasses.replace(PRESETS["rolling_forcing"], **change)
 
 
 def test_every_preset_is_listed_under_its_own_name():

@@ -159,6 +159,10 @@ FAMILIES = (
         *("rolling_forcing", "checkpoints/rolling_forcing_dmd.pt"),
         wrap=nested("generator_ema", SHARDED, "generator"),
     ),
+    Family(
+        *("causal_forcing_longvideo", "chunkwise/longvideo.pt"),
+        wrap=nested("generator_ema", SHARDED, "generator"),
+    ),
     Family("streamdiffusion_v2", "wan_causal_dmd_v2v/model.pt", wrap=nested("generator", prefix="")),
     Family("longlive", "models/longlive_base.pt", wrap=nested("generator")),
     Family("infinity_rope", "infinity_rope/self_forcing_dmd.pt", wrap=nested("generator_ema", SHARDED)),

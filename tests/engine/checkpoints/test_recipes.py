@@ -27,6 +27,7 @@ def test_every_record_can_be_streamed_without_an_end(recipe):
         recipe.sigmas,
         recipe.cfg,
         first_sigmas=recipe.first_sigmas,
+        sampler=recipe.sampler,
     )
     assert why_not(config.positions, recipe.block_frames) is None
     assert recipe.positions in PRESETS and recipe.switch in MODES
@@ -54,6 +55,9 @@ def test_the_published_numbers():
     assert capacities["longlive"] == capacities["echo_infinity"] == (3, 12)
     assert capacities["reward_forcing"] == (3, 9) and capacities["videomla"] == (1, 7)
     assert capacities["infinity_rope"] == capacities["self_forcing"] == (1, 6)
+    assert capacities["rolling_forcing"] == capacities["causal_forcing_longvideo"] == (3, 24)
+    together = [recipe.name for recipe in RECIPES if recipe.sampler != "block"]
+    assert together == ["rolling_forcing", "causal_forcing_longvideo"]
     assert capacities["self_gradient_forcing"] == (3, 12)
     assert capacities["self_gradient_forcing_framewise"] == (4, 21)
     assert [recipe.name for recipe in RECIPES if recipe.block_frames != 3] == [
@@ -79,8 +83,8 @@ def test_the_published_numbers():
         ("Causal-Forcing-pp one-step.pt", "causal_forcing_1step"),
         ("framewise/wan2.1_step_1000.pt", "causal_forcing_framewise"),
         ("causal_forcing_framewise_12step.pt", "causal_forcing_framewise"),
-        ("Causal-Forcing/chunkwise/longvideo.pt", "rolling_forcing"),
-        ("longvideo.pt", "rolling_forcing"),
+        ("Causal-Forcing/chunkwise/longvideo.pt", "causal_forcing_longvideo"),
+        ("longvideo.pt", "causal_forcing_longvideo"),
         ("checkpoints/rolling_forcing_dmd.pt", "rolling_forcing"),
         ("longlive_for_long_video.pt", "longlive"),
         ("Self_Gradient_Forcing/chunkwise/ar/model.pt", "self_gradient_forcing"),
@@ -173,8 +177,6 @@ def test_records_are_found_by_the_longest_words():
         ("checkpoints/ode_init.pt", "middle of their distillation"),
         ("framewise/causal_cd.pt", "middle of their distillation"),
         ("init/chunkwise/causal_ode.safetensors", "middle of their distillation"),
-        ("rolling_forcing_dmd.pt", "five blocks at once"),
-        ("chunkwise/longvideo.pt", "five blocks at once"),
         ("bidirectional_checkpoint2/model.pt", "bidirectional model"),
         ("wan2.1_t2v_1.3B_bf16.safetensors", "Wan 2.1 itself"),
         ("stage1/model.pt", "before distillation"),
