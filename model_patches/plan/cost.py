@@ -151,6 +151,18 @@ def live_bytes(model: WanConfig, call: CallSizes) -> int:
     return vectors + max(4 * x + rotated_q, 5 * x + rotated_keys, 7 * x + 4 * tokens, 2 * x + 2 * hidden)
 
 
+def gathering_bytes(model: WanConfig, call: CallSizes) -> int:
+    """Peak bytes of a call while its past is put together, see `cache.chosen`.
+
+    The tokens, the modulated tokens, q, k and v with the larger of: keys and values of the past, and both
+    beside the call's own; or both beside the call's own, and the turned keys with what turning them needs.
+    """
+    size, widening = call.dtype.itemsize, _compute_dtype(call.dtype).itemsize // call.dtype.itemsize
+    x, cached = (call.rows * n * model.dim * size for n in (call.query_tokens, call.attended_tokens))
+    turning = 3 * cached if widening == 1 else (3 + 2 * widening) * cached
+    return 6 * model.dim * size + 5 * x + max(4 * cached, turning)
+
+
 def _linear(tokens: int, width_in: int, width_out: int, dtype: torch.dtype) -> Work:
     numbers = tokens * width_in + width_in * width_out + width_out + tokens * width_out
     return Work(2 * tokens * width_in * width_out, numbers * dtype.itemsize)

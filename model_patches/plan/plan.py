@@ -7,11 +7,13 @@ bytes, times are seconds, rates are per second. A second set of keys and values 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..arch.wan import TEXT_TOKENS, WanConfig
+from ..attention.positions import joint
 from ..cache.cost import DENSE_COST, CacheCost, dense_layer_bytes
 from ..cache.shapes import CacheShape
 from ..geometry import Geometry, blocks_for
@@ -25,6 +27,7 @@ from .cost import (
     cache_write_work,
     embed_time_work,
     forward_work,
+    gathering_bytes,
     live_bytes,
     parameters,
     text_work,
@@ -175,7 +178,8 @@ def plan_stream(request: Request) -> Plan:
     """All figures of a request."""
     stream, geometry, dtype = request.stream, request.geometry, request.stream.dtype
     shape, frames, model = request.cache_shape, request.cache_frames, request.model
-    full = _call(request, frames)
+    positions = stream.positions
+    full = _call(request, frames - (positions.sink_frames if positions.sink_within else 0))
     places, piece = (
         geometry.latent_width * geometry.latent_height,
         min(stream.block_frames, request.piece_latents),
@@ -189,7 +193,7 @@ def plan_stream(request: Request) -> Plan:
     saved_bytes = request.cache.snapshot_bytes(shape, frames - free_frames, dtype)
     # the decoder's past is made from them again
     made = stream.kept_frames if request.seconds is None else min(stream.kept_frames, request.latent_frames)
-    newest = math.prod(geometry.latent_shape(made))
+    newest = math.prod(geometry.latent_shape(made + stream.frames_under_way))
     states = request.memory.snapshot_bytes(shape, dtype)
     tail_bytes = newest * stream.latent_dtype.itemsize
     first = text_work(model, request.rows * request.text_tokens, dtype)
@@ -201,34 +205,63 @@ def plan_stream(request: Request) -> Plan:
         text_bytes=_text_bytes(request),
         memory_bytes=request.memory.device_bytes(shape, dtype),
         buffer_bytes=buffer_bytes,
-        activation_bytes=live_bytes(model, full),
+        activation_bytes=_live_bytes(request, full),
         decode_bytes=decoder.peak(piece, places) * vae_size,
         snapshot_bytes=saved_bytes + _prompt_bytes(request) + tail_bytes + states,
         chunk_bytes=geometry.time_stride * stream.block_frames * pixels * 3,
         video_bytes_per_hour=round(request.fps * SECONDS_PER_HOUR * pixels * request.bits_per_pixel / 8),
-        block=_block_work(request, full, len(stream.sigmas)),
-        first_block=first + _block_work(request, _call(request, stream.block_frames), len(stream.levels(0))),
+        block=_block_work(request, _noisy_calls(request), full),
+        first_block=first + _first_work(request),
         decode=_decode_work(request, places),
         chunk_seconds=geometry.time_stride * stream.block_frames / request.fps,
     )
 
 
-def _call(request: Request, attended_frames: int) -> CallSizes:
+def _live_bytes(request: Request, full: CallSizes) -> int:
+    """Peak bytes of the largest call."""
+    if not request.stream.rolling:
+        return live_bytes(request.model, full)
+    (call,) = _noisy_calls(request)
+    return max(
+        live_bytes(request.model, call), *(gathering_bytes(request.model, each) for each in (call, full))
+    )
+
+
+def _noisy_calls(request: Request) -> list[CallSizes]:
+    """Of a block once the window is full: one a noise level, or one over all blocks that are under way."""
+    stream = request.stream
+    if not stream.rolling:
+        return [_call(request, request.cache_frames)] * len(stream.sigmas)
+    seen = joint(stream.positions, stream.joint_frames).capacity_frames
+    assert seen is not None
+    return [_call(request, seen, stream.joint_frames)]
+
+
+def _first_work(request: Request) -> Work:
+    """The first block: where several are denoised together, calls over one, over two, and so on."""
+    stream, frames = request.stream, request.stream.block_frames
+    clean = _call(request, frames)
+    counts = range(1, len(stream.sigmas) + 1) if stream.rolling else [1] * len(stream.levels(0))
+    noisy = [_call(request, count * frames, count * frames) for count in counts]
+    return _block_work(request, noisy, clean)
+
+
+def _call(request: Request, attended_frames: int, query_frames: int | None = None) -> CallSizes:
+    """query_frames: None for a block's."""
     tokens, stream = request.geometry.frame_tokens, request.stream
-    query_tokens = stream.block_frames * tokens
+    query_tokens = (query_frames or stream.block_frames) * tokens
     attended = attended_frames * tokens + request.cache_shape.memory_tokens
     sizes = (request.rows, query_tokens, attended, request.text_tokens)
     return CallSizes(*sizes, stream.dtype, request.kernels)
 
 
-def _block_work(request: Request, call: CallSizes, steps: int) -> Work:
-    """One call per sigma and one at timestep 0 (Self-Forcing, arXiv 2506.08009, algorithm 2)."""
-    return (
-        embed_time_work(request.model, steps + 1)
-        + forward_work(request.model, call) * steps
-        + cache_write_work(request.model, call)
-        + _read_work(request, call) * (steps + 1)
-    )
+def _block_work(request: Request, noisy: Sequence[CallSizes], clean: CallSizes) -> Work:
+    """The noisy calls and one at timestep 0 (Self-Forcing, arXiv 2506.08009, algorithm 2)."""
+    levels = len(request.stream.sigmas) if request.stream.rolling else len(noisy)
+    work = embed_time_work(request.model, levels + 1)
+    for call in noisy:
+        work += forward_work(request.model, call) + _read_work(request, call)
+    return work + cache_write_work(request.model, clean) + _read_work(request, clean)
 
 
 def _read_work(request: Request, call: CallSizes) -> Work:

@@ -91,8 +91,8 @@ def shortages(request: Request, plan: Plan, device: Device) -> list[str]:
 
 
 def calls_of(stream: StreamConfig) -> int:
-    """Calls of the model for one block: one per noise level, and the one at timestep 0."""
-    return len(stream.sigmas) + 1
+    """Calls of the model for one block: one per noise level, or one for all, and the one at timestep 0."""
+    return (1 if stream.rolling else len(stream.sigmas)) + 1
 
 
 def moved_bytes(request: Request, device: Device) -> int:
@@ -204,13 +204,13 @@ def _proposals(request: Request, formats: Sequence[CacheCost]) -> Iterator[Reque
 
 
 def _smaller_windows(request: Request) -> Iterator[Callable[[Request], Request]]:
-    """Smaller windows, the largest first, down to one block."""
+    """Smaller windows, the largest first, down to what is denoised together."""
     stream, base = request.stream, request.stream.positions
     if base.window_frames is None:
         base = preset(base.endless or "pocket")
         yield lambda r: replace(r, stream=replace(r.stream, preset=base))
     assert base.window_frames is not None
-    for window in range(base.window_frames - 1, stream.block_frames - 1, -1):
+    for window in range(base.window_frames - 1, stream.joint_frames - 1, -1):
         smaller = replace(base, window_frames=window)
         yield lambda r, smaller=smaller: replace(r, stream=replace(r.stream, preset=smaller))
 
