@@ -262,6 +262,34 @@ Cache**.\n\nRaise **seconds** as you like; 0 goes on until you stop it.",
             {8: stream(60.0, model=(6, 0), cache=(7, 0))},
         ),
     ),
+    "12_memory_without_training": Story(
+        SELF_FORCING.model,
+        "evolving memory, cache an eighth, both untrained",
+        (
+            {
+                90: note(
+                    "A memory and a small cache that nobody trained",
+                    (SELF_FORCING, UMT5, VAE),
+                    "Self-Forcing was trained on 5 seconds, for neither of the two. **memrope** keeps a slow \
+and a quick average of what leaves the window in every layer and shows them beside the first frames and \
+the newest. **Calibrate Cache** learns once how to keep the rest in an eighth of the bytes. Later, take \
+it away and choose **self_forcing_memrope.safetensors** in **Small Cache**.\n\nLongLive's files go in the \
+same place.",
+                    (REPORT, 360),
+                ),
+                3: vae(),
+                6: Box("RivuletMemory", (WIDE, 140), {"model": (1, 0), "memory": "memrope"}),
+                1: loader(SELF_FORCING),
+            },
+            {
+                2: text_encoder(),
+                4: prompts(MARKET),
+                7: Box("RivuletLatentCache", (WIDE, 140), {"format": "latent", "basis": (5, 0)}),
+                5: calibrate("self_forcing_memrope"),
+            },
+            {8: stream(60.0, model=(6, 0), cache=(7, 0))},
+        ),
+    ),
     "13_core_i2v_nodes_kept": Story(
         FRAMEWISE.model,
         "ComfyUI's own nodes up to the sampler",

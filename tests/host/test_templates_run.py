@@ -20,11 +20,13 @@ RECIPES = {
     "04_image_to_video_i2v": "causal_forcing_framewise",
     "05_memory_echo_infinity": "echo_infinity",
     "11_endless_reward_forcing": "reward_forcing",
+    "12_memory_without_training": "self_forcing",
 }
 KEPT = {  # cache and memory of a stream, where a template chooses both
     "02_text_to_video_t2v": ("int8", "ema"),
     "05_memory_echo_infinity": ("latent", "learned"),
     "11_endless_reward_forcing": ("latent", "ema"),
+    "12_memory_without_training": ("latent", "memrope"),
 }
 FROM_PICTURE = ("04_image_to_video_i2v", "06_core_i2v_made_endless", "13_core_i2v_nodes_kept")
 
