@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ...pocket.choices import Choice
+from . import rolling_sink
 from .heads import MERGED_SHARES, POCKET_PATCHES, Newest, profiled
 from .heads_merged import Merged
 from .heads_roles import RoleAttention, Roles
@@ -89,5 +90,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         for frames in (1, 2, 4)
     },
     **{f"merged_{share:g}": _merged(share) for share in MERGED_SHARES},
+    "rolling_sink": Experiment(rolling_sink.placed),
     **{name: Experiment(partial(few_bits, made)) for name, made in FEW_BITS.items()},
 }

@@ -54,6 +54,11 @@ PEERS = (
         words=("one", "two"),
         switch_block=5,
     ),
+    Peer(
+        *("rolling_sink", "self_forcing", 10, "rolling_sink"),
+        configs=(DEFAULTS, "configs/self_forcing_dmd.yaml"),
+        memory="rolling_sink",
+    ),
     *(
         Peer(
             *("memrope", recipe, 7, "memrope"),

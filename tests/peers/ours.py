@@ -14,6 +14,7 @@ from rivulet.model_patches.attention.forward import forward
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.checkpoints.published import PublishedRecipe
 from rivulet.model_patches.memory.policies import find_policy
+from rivulet.model_patches.memory.policy import MemoryPolicy
 from rivulet.model_patches.sampler.noise import KeyedNoise
 from rivulet.model_patches.stream import model_caller
 from rivulet.model_patches.stream.config import StreamConfig
@@ -21,9 +22,12 @@ from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.state import StreamState
 from rivulet.model_patches.stream.step import init, prefill, step
 from rivulet.model_patches.stream.switch import switch
+from rivulet.tests.bench.rolling_sink import RollingSink, positions
 from rivulet.tests.engine.checkpoints.published_files import BY_NAME
 from rivulet.tests.peers.peer import GEOMETRY, SEED, SIZES, Peer, text, weights
 from torch import Tensor
+
+EXPERIMENTS = {"rolling_sink": positions(21)}  # of benches alone, by the name of memory and positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ def run(peer: Peer, folder: Path, dtype: torch.dtype, levels: Levels, preset: st
     recipe = peer.recipe
     first = levels.first.sigmas if levels.first else ()
     config = StreamConfig(
-        *(GEOMETRY, preset, recipe.block_frames, levels.sigmas), seed=SEED, dtype=dtype, first_sigmas=first
+        *(GEOMETRY, EXPERIMENTS.get(preset, preset), recipe.block_frames, levels.sigmas),
+        **{"seed": SEED, "dtype": dtype, "first_sigmas": first},
     )
     seen: list[tuple[Tensor, Tensor]] = []
 
@@ -119,8 +124,7 @@ def run(peer: Peer, folder: Path, dtype: torch.dtype, levels: Levels, preset: st
 
 def _blocks(peer: Peer, caller: ModelCaller, config: StreamConfig) -> tuple[list[Tensor], Tensor, Tensor]:
     """(clean latents of every block, the sink before the last, the memory that it sees)."""
-    kind, options = find_policy(peer.policy), dict(peer.memory_options)
-    words, memory = peer.words_of(0), kind.build(config, caller.device, None, options)
+    words, memory = peer.words_of(0), _policy(peer, config, caller.device)
     begun = state = init(caller, (text(words, config.dtype),), config, memory=memory)
     blocks, sink, shown = [], torch.zeros(0), torch.zeros(0)
     for block in range(peer.blocks):
@@ -135,6 +139,12 @@ def _blocks(peer: Peer, caller: ModelCaller, config: StreamConfig) -> tuple[list
         x0_BCTHW, state = step(caller, state, noise=At(block))
         blocks.append(x0_BCTHW)
     return blocks, sink, shown
+
+
+def _policy(peer: Peer, config: StreamConfig, device: torch.device) -> MemoryPolicy:
+    if peer.policy in EXPERIMENTS:
+        return RollingSink(config.positions.memory_frames, GEOMETRY.frame_tokens)
+    return find_policy(peer.policy).build(config, device, None, dict(peer.memory_options))
 
 
 def past_of(made_BCTHW: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def narrow(pipeline: nn.Module, method: str, attribute: str, heads: int) -> None
     def cut(*given: object, **named: object) -> None:
         begin(*given, **named)
         for layer in getattr(pipeline, attribute):
-            for name in layer.keys() & {"k", "v", "q"}:
+            for name in layer.keys() & {"k", "v", "q", "k_original", "v_original"}:
                 layer[name] = layer[name][:, :, :heads].contiguous()
 
     setattr(pipeline, method, cut)

@@ -178,7 +178,7 @@ class Pictures:
     def __init__(self, *_: object, **__: object) -> None:
         pass
 
-    def decode_to_pixel(self, latents: Tensor, use_cache: bool = False) -> Tensor:
+    def decode_to_pixel(self, latents: Tensor, use_cache: bool = False, **_: object) -> Tensor:
         return latents
 
     decode_to_pixel_chunk = decode_to_pixel
