@@ -21,7 +21,7 @@ from ...pocket import detector, world
 from ...pocket.models import Pocket
 from .start_truth import Truth, adherence, share_at
 
-MEANS = (0.9, 0.77)  # shares of noise
+MEANS = (0.85,)  # shares of noise, between two levels of the Pocket Model
 STEADY, STOP_AND_GO = "steady", "stop and go"
 FIXED, MOVING, SHUFFLED = "fixed", "moving", "shuffled"
 PACES = (0, 1, 4)  # halves of the world's own speed, one drawn for each block
@@ -44,7 +44,7 @@ def motion_rows(
     pocket: Pocket, streams: int, blocks: int, means: Sequence[float], less: float, seed: int
 ) -> Iterator[dict[str, Any]]:
     """A row for each kind of clip, mean, amount of motion and way to spend the mean."""
-    for kind in (STEADY, STOP_AND_GO):
+    for kind in (STOP_AND_GO, STEADY):
         truth = rendered(pocket, streams, blocks, seed, kind)
         clips = list(_clips(pocket, truth, blocks, less, seed))
         for mean in means:
