@@ -201,8 +201,9 @@ RECIPES = (
         "arXiv 2511.07399, configs/wan_causal_dmd_t2v.yaml, which takes its timesteps as they are",
         shift=1.0,
         copy="generator",
-        note="For another video, in Start From's mode follow, its release begins at 700 and goes on at 500, "
-        "400 and 200, in blocks of 1.",
+        note="Its scheduler rounds noise levels to a table of 1000, to 0.7503, 0.4997 and 0.25. For another "
+        "video, in Start From's mode follow, its release makes blocks of 1 in calls at 700, 500, 400 and "
+        "200, and remembers what the last of them leaves.",
     ),
     PublishedRecipe(
         "longlive",

@@ -50,12 +50,12 @@ def parse_recipe(text: str) -> ModelRecipe:
     stored = json.loads(text)
     if not isinstance(stored, dict):
         raise TypeError("a recipe is a JSON object")
-    switch = stored.get("switch", "")
+    switch, block_frames = stored.get("switch", ""), stored["block_frames"]
     if switch and switch not in MODES:
         raise ValueError(f"there is no switch {switch!r}")
-    return ModelRecipe(
+    recipe = ModelRecipe(
         preset_of(stored["preset"]).name,
-        int(stored["block_frames"]),
+        block_frames,
         float(stored["cfg"]),
         sigmas(stored["timesteps"], stored["shift"]),
         bool(stored.get("fresh_noise", True)),
@@ -63,6 +63,11 @@ def parse_recipe(text: str) -> ModelRecipe:
         first_sigmas=first_sigmas(stored.get("first_timesteps", ()), stored["shift"]),
         taught=str(stored.get("taught", "")),
     )
+    levels = {"sigmas": recipe.sigmas, "first_sigmas": recipe.first_sigmas}
+    StreamConfig(
+        Geometry(64, 64), recipe.preset, block_frames, cfg=recipe.cfg, **levels
+    )  # refuses what none has
+    return recipe
 
 
 def recipe_of(model: Any) -> ModelRecipe:

@@ -241,6 +241,13 @@ REFUSED = [
     ("page.safetensors", {}, r"is a web page, not a model"),
     ("lora.safetensors", {}, r"is a LoRA.* give this file as its LoRA"),
     (
+        "blocks.safetensors",
+        {},
+        r"of blocks.safetensors cannot be read \(.*block of 12 latent frames does not fit the window of "
+        r"preset pocket, 9 latent frames beside 3",
+    ),
+    ("parts.safetensors", {}, r"of parts.safetensors cannot be read \(.*at least 1 latent frame, got 2.5;"),
+    (
         "said.safetensors",
         {},
         r"the metadata entry `recipe` of said.safetensors cannot be read.*choose a recipe",
@@ -264,7 +271,10 @@ def test_what_cannot_be_is_refused_in_a_sentence(load_file, written, folders, na
         "shift": 5,
         "switch": "fade",
     }
-    save_file(model.state_dict(), place / "fades.safetensors", {"recipe": json.dumps(fades)})
+    others = {"fades": fades, "blocks": fades | {"block_frames": 12}, "parts": fades | {"block_frames": 2.5}}
+    for name_, recipe in others.items():
+        said = recipe if name_ == "fades" else recipe | {"switch": ""}
+        save_file(model.state_dict(), place / f"{name_}.safetensors", {"recipe": json.dumps(said)})
     with pytest.raises(ValueError, match=words):
         load_file(name, **inputs)
 

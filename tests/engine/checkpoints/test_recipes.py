@@ -3,7 +3,7 @@
 import pytest
 import torch
 from rivulet.model_patches.arch.wan import WanConfig
-from rivulet.model_patches.attention.positions import PRESETS, why_not
+from rivulet.model_patches.attention.positions import PRESETS, plan, why_not
 from rivulet.model_patches.checkpoints._families import DENSE, VIDEO_MLA, Structure
 from rivulet.model_patches.checkpoints.published import RECIPES
 from rivulet.model_patches.checkpoints.recipes import caution, choose, find_recipe, recipes_in_name
@@ -68,6 +68,29 @@ def test_the_published_numbers():
     ]
     memories = {recipe.name: recipe.memory for recipe in RECIPES if recipe.memory != "off"}
     assert memories == {"reward_forcing": "ema", "echo_infinity": "learned"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "block", "start", "window"),
+    [
+        ("self_gradient", 3, 0, ()),
+        ("self_gradient", 3, 9, range(3, 12)),
+        ("self_gradient", 3, 15, range(9, 18)),
+        ("self_gradient", 3, 18, range(12, 21)),
+        ("self_gradient", 3, 900, range(12, 21)),
+        ("self_gradient_framewise", 1, 2, ()),
+        ("self_gradient_framewise", 1, 20, range(4, 21)),
+        ("self_gradient_framewise", 1, 900, range(4, 21)),
+    ],
+)
+def test_ids_of_self_gradient_forcing(preset, block, start, window):
+    """Self Gradient Forcing pins its window to the top of 21 trained frames and its sink to 0 (top_aligned in
+    its causal_model.py)."""
+    positions = plan(PRESETS[preset], start, block)
+    assert positions.window == tuple(window)
+    assert positions.sink == tuple(range(min(PRESETS[preset].sink_frames, start + block)))
+    last = window[-1] if window else start + block - 1
+    assert positions.query == tuple(range(last + 1 - block, last + 1))
 
 
 @pytest.mark.parametrize(
