@@ -75,7 +75,7 @@ def _merged_frames(merged: Merged, choice: Choice) -> Mapping[str, float]:
 
 
 def _merged(share: float) -> Experiment:
-    merged = Merged(share)
+    merged = Merged(share, before_rope=True)
     return Experiment(
         partial(attending, lambda choice: merged, f"merged_{share:g}"), partial(_merged_frames, merged)
     )

@@ -119,8 +119,9 @@ def errors(rows: Rows, pocket: Pocket, roles: Roles, streams: int, blocks: int) 
         given[f"newest_{frames}"] = (sink + frames + block, Newest(sink, frames))
     past = (config.positions.capacity_frames or 0) - block
     for share in MERGED_SHARES:
-        merged = Merged(share)
-        given[f"merged_{share:g}"] = (merged.attended_frames(past, block), merged)
+        for name, before in (("merged", True), ("merged_after_rope", False)):
+            merged = Merged(share, before)
+            given[f"{name}_{share:g}"] = (merged.attended_frames(past, block), merged)
     tallies = {name: Tally(pocket.dit, counts=True) for name in given}
 
     def attend(seen: Glance, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:

@@ -7,13 +7,15 @@ N heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ...kernels.rope import rotate
 from ...model_patches.arch.tree import DiTTree
+from ...model_patches.attention.rope import rope_table
 from ...model_patches.attention.sdpa import sdpa
 from ...model_patches.cache.format import Call
 from ...model_patches.cache.shapes import CacheShape, KeysValues
@@ -29,6 +31,8 @@ class Glance:
     frames: tuple[int, ...]  # latent frame of each stretch of `frame_tokens` keys; memory tokens come after
     new: tuple[int, ...]  # of them, the block's own
     frame_tokens: int
+    ids: Mapping[int, int] = field(default_factory=dict)  # each frame's position
+    shape: CacheShape | None = None  # of the cache
 
     @property
     def past(self) -> tuple[int, ...]:
@@ -39,6 +43,15 @@ class Glance:
         """Places of these frames' keys, frame after frame: int64 [frames x frame_tokens]."""
         starts = torch.tensor([self.frames.index(frame) for frame in frames], dtype=torch.int64)
         return (starts[:, None] * self.frame_tokens + torch.arange(self.frame_tokens)).flatten()
+
+    def turned(self, x_BLND: Tensor, frames: Sequence[int], back: bool = False) -> Tensor:
+        """Keys of these frames, frame after frame, after RoPE; back: from after it to before it."""
+        assert self.shape is not None
+        shape, ids = self.shape, [self.ids[frame] for frame in frames]
+        table = rope_table(
+            ids, shape.grid_height, shape.grid_width, shape.head_dim, dtype=x_BLND.dtype, layout=shape.rope
+        )
+        return rotate(x_BLND, table * table.new_tensor([1, -1]) if back else table)
 
 
 Attend = Callable[[Glance, Tensor, Tensor, Tensor], Tensor]  # queries, rotated keys and values [B, L, N, D]
@@ -61,7 +74,7 @@ class Looking:
         def start(
             model: DiTTree, shape: CacheShape, frames: int, dtype: torch.dtype, device: torch.device
         ) -> _Stream:
-            return _Stream(self, Slots.empty(frames), shape.frame_tokens)
+            return _Stream(self, Slots.empty(frames), shape)
 
         return WatchedFormat(start, name)
 
@@ -72,13 +85,13 @@ class _Stream:
 
     looking: Looking
     slots: Slots
-    frame_tokens: int
+    shape: CacheShape
 
     def begin(self, call: Call) -> _Block:
         """The block's frames in the first free slots."""
         slots = self.slots.grow(len(call.cached) + len(call.new))
         slots = slots.put(slots.free[: len(call.new)], call.new, claim=0)
-        return _Block(_Stream(self.looking, slots, self.frame_tokens), call.new)
+        return _Block(_Stream(self.looking, slots, self.shape), call)
 
     def fold(self, pairs: Sequence[tuple[int, int]], share: float) -> _Stream:
         """The same frames."""
@@ -86,13 +99,13 @@ class _Stream:
 
     def retain(self, frames: tuple[int, ...]) -> _Stream:
         """Without any frame but these."""
-        return _Stream(self.looking, self.slots.retain(frames), self.frame_tokens)
+        return _Stream(self.looking, self.slots.retain(frames), self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
     stream: _Stream
-    new: tuple[int, ...]
+    call: Call
 
     def past(self, rows: slice) -> _Block:
         """All rows read the same frames."""
@@ -112,7 +125,9 @@ class _Block:
         """The attention is told."""
         stream = self.stream
         frames = tuple(stream.slots.frames[slot] for slot in stream.slots.filled)
-        stream.looking.asked = Glance(layer, frames, self.new, stream.frame_tokens)
+        ids = dict(zip((*self.call.cached, *self.call.new), self.call.ids, strict=True))
+        given = frames, self.call.new, stream.shape.frame_tokens, ids, stream.shape
+        stream.looking.asked = Glance(layer, *given)
 
     def rotate(self, q_BLND: Tensor, rotated_BLND: Tensor) -> None:
         """The queries come with the attention."""

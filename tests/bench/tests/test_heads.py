@@ -119,13 +119,45 @@ def test_equal_keys_merge_without_an_error_and_other_keys_in_the_right_groups():
     for frame in (7, 8):  # what was there a frame earlier, in another order
         here, before = (FRAMES.index(f) * TOKENS for f in (frame, frame - 1))
         k[:, here : here + TOKENS] = k[:, before : before + TOKENS].flip(1)
-    exact = Merged(2 / 8)  # of 9 frames of the past 8 have one before them
+    exact = Merged(2 / 8, before_rope=False)  # of 9 frames of the past 8 have one before them
     assert torch.allclose(exact(SEEN, q, k, v), sdpa(q, k, v), atol=1e-5)
     assert exact.attended_frames(9, 3) == 10
-    wrong = Merged(4 / 8)(SEEN, q, k, v)
+    wrong = Merged(4 / 8, before_rope=False)(SEEN, q, k, v)
     assert not torch.allclose(wrong, sdpa(q, k, v), atol=1e-2)
-    chain = torch.tensor([[0.0, 5.0], [5.1, 0.1], [9.0, 5.2]]).view(1, 1, 6, 1)
-    assert groups(chain, 2, 0.75).flatten().tolist() == [0, 1, 1, 0, 4, 1]
+    numbers = torch.tensor([[0.0, 5.0], [5.1, 0.1], [9.0, 5.2]]).view(1, 1, 6, 1)
+    assert groups(numbers, 2, 0.75).flatten().tolist() == [0, 1, 1, 0, 4, 1]
+
+
+def test_keys_are_turned_back_to_what_the_cache_has_and_merged_there():
+    pocket, seen = small_pocket(), []
+
+    def attend(glance, q, k, v):
+        seen.append((glance, q.clone(), k.clone(), v.clone()))
+        return sdpa(q, k, v)
+
+    looking = Looking(attend)
+    text = pocket.encode("a red circle on a green ground")
+    state = pocket.begin(text, pocket.config(), cache=looking.format("x"))
+    for _, after in rollout(ModelCaller(pocket.dit, attention=looking), state, 6):
+        last = after
+    glance, *made = seen[-1]
+    q, k, v = (x.clone() for x in made)
+    kept = [frame for frame in glance.past if frame in last.cache.frames]
+    there, _ = last.cache.keys_values(glance.layer, kept)
+    back = glance.turned(k[:, glance.tokens(kept)], kept, back=True)
+    assert len(kept) == 6 and torch.allclose(back, there[-len(k) :], atol=1e-5)
+    assert torch.allclose(Merged(0.0, True)(glance, q, k, v), sdpa(q, k, v), atol=1e-5)
+    # nothing moves: every frame's keys are equal before RoPE, and are read at the newest frame's place
+    past, newest, frames = glance.tokens(glance.past), glance.past[-1:], len(glance.past)
+    still = back[:, : glance.frame_tokens]
+    k[:, past] = glance.turned(still.repeat(1, frames, 1, 1), glance.past)
+    rest = glance.tokens(glance.new)
+    keys = torch.cat([glance.turned(still, newest), k[:, rest]], 1)
+    values = torch.cat([v[:, past].unflatten(1, (frames, -1)).mean(1), v[:, rest]], 1)
+    score = torch.einsum("blnd,bmnd->bnlm", q, keys) * q.shape[-1] ** -0.5
+    score[..., : glance.frame_tokens] += torch.tensor(float(frames)).log()
+    expected = torch.einsum("bnlm,bmnd->blnd", score.softmax(-1), values)
+    assert torch.allclose(Merged(1.0, True)(glance, q, k, v), expected, atol=1e-4)
 
 
 def test_roles_come_from_shares_and_from_published_files(tmp_path):
