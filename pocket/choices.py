@@ -60,14 +60,14 @@ def choose(
     pocket = model_for(kind, names.memory, folder, dtype)
     pocket, policy = remembering(pocket, names.memory, memory_file or _in(folder, MEMORY_FILE), geometry)
     chosen = Choice(pocket, build(kind, pocket, folder), policy)
-    if cache is None and names.cache != PLAIN.cache and _why_not(chosen, geometry):
+    if cache is None and names.cache != PLAIN.cache and why_not(chosen, geometry):
         plain = find_format(PLAIN.cache)
         return replace(chosen, cache=build(plain, pocket, folder))
     return chosen
 
 
-def _why_not(chosen: Choice, geometry: Geometry | None) -> str | None:
-    """A sentence where the memory cannot work with the cache."""
+def why_not(chosen: Choice, geometry: Geometry | None = None) -> str | None:
+    """A sentence where the memory cannot work with the cache, else None. geometry: None, as trained."""
     pocket, config = chosen.pocket, chosen.pocket.config(geometry=geometry)
     shape = pocket.caller.shape(pocket.prompt(pocket.no_text(), config), config)
     return chosen.memory.why_not(shape, config.positions, chosen.cache.cost)

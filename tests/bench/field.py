@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from statistics import fmean
 
+from ...pocket.choices import why_not
 from .field_experiments import EXPERIMENTS
 from .field_kept import Line, Values, add, read
 from .field_methods import Method, find_method, listed
@@ -80,6 +81,8 @@ def measure(method: Method, name: str, sizes: Sizes, kept: Path, rows: Rows) -> 
     """Adds the lines of one part to the file, all at once, unless they are there; prints a row for each."""
     part, start = PARTS[name], time.process_time()
     choice = method.taught() if part.on_taught else method.made()
+    if refusal := why_not(choice):
+        raise SystemExit(f"bench field: {method.name} cannot be: {refusal}")
     about = name, method.name, part.setting(sizes), choice.pocket.recipe.trained
     lines = [line for line in read(kept) if line.measured == about]
     if not lines:

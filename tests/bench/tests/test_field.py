@@ -117,6 +117,12 @@ def test_what_is_there_is_not_measured_again(tmp_path, monkeypatch):
     assert rows[0]["adherence_share"] == 0.6 and rows[0]["method"] == "ema"
 
 
+def test_a_memory_that_the_cache_cannot_hold_is_refused_in_words(tmp_path):
+    refused = r"bench field: int8\+ema cannot be: Memory ema: each step changes the sink a little"
+    with pytest.raises(SystemExit, match=refused):
+        field.measure(find_method("int8+ema"), "cost", SIZES, tmp_path / "x", Rows("field", False))
+
+
 @pytest.mark.parametrize("name", ["plain", "latent+learned"])
 def test_costs_are_those_of_the_published_sizes(name):
     (found,) = PARTS["cost"].measure(find_method(name).made(), SIZES)

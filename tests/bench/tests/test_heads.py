@@ -202,6 +202,7 @@ def test_products_are_counted_over_twelve_frames():
 def test_the_command_prints_heads_ways_and_windows(tmp_path, monkeypatch):
     monkeypatch.setattr(heads, "load_pocket", lambda folder: small_pocket())
     monkeypatch.setattr(heads, "POCKET_PATCHES", 2)
+    monkeypatch.setattr(heads, "FRAME_TOKENS", 40)
     path, out = tmp_path / "profile.json", io.StringIO()
     path.write_text(json.dumps([{"static_head": [0], "dynamic_head": [1]}] * 30))
     chosen = heads.argparse.Namespace(weights=None, quick=True, profiles=[path], out=tmp_path / "own.json")
@@ -211,8 +212,10 @@ def test_the_command_prints_heads_ways_and_windows(tmp_path, monkeypatch):
     assert len([row for row in found if row["row"] == "head"]) == 2
     assert ways["newest_4"]["attention_error"] < ways["newest_1"]["attention_error"]
     assert [row["preset"] for row in found if row["row"] == "window"] == list(heads.WINDOWS)
+    (timed,) = [row for row in found if row["row"] == "time"]
+    assert timed["roles_to_all_ratio"] > 0 and timed["cpu_roles_to_all_ratio"] > 0
     (profile,) = [row for row in found if row["row"] == "profile"]
-    assert profile["attended_tokens"] == pytest.approx(1560 * (5 + 29 / 60))
+    assert profile["attended_tokens"] == pytest.approx(40 * (5 + 29 / 60))
     assert len(Roles.read(tmp_path / "own.json").static) == 2
 
 
