@@ -68,9 +68,12 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     for path in chosen.profiles:
         given = Roles.read(path)
         frames = given.attended_frames(PUBLISHED_SINK, BLOCK_FRAMES)
-        # another model's products are not these
-        computed = work(frames) if len(given.static) == WAN.num_layers else {}
-        rows("profile", is_computed=True, file=path.name, static_share=given.static_share, **computed)
+        layers = len(given.static)
+        if layers == WAN.num_layers:
+            rows("profile", is_computed=True, file=path.name, static_share=given.static_share, **work(frames))
+        else:
+            why = f"it is of a model of {layers} layers, and products are counted for {WAN.num_layers}"
+            rows("profile", file=path.name, static_share=given.static_share, why=why)
     return 0
 
 

@@ -217,6 +217,14 @@ def test_the_command_prints_heads_ways_and_windows(tmp_path, monkeypatch):
     (profile,) = [row for row in found if row["row"] == "profile"]
     assert profile["attended_tokens"] == pytest.approx(40 * (5 + 29 / 60))
     assert len(Roles.read(tmp_path / "own.json").static) == 2
+    out.truncate(0)
+    path.write_text(json.dumps([{"static_head": [0], "dynamic_head": [1]}] * 40))
+    heads.run(chosen, Rows("heads", True, out))
+    (other,) = [
+        row for row in map(json.loads, out.getvalue().strip("\0").splitlines()) if row["row"] == "profile"
+    ]
+    assert other["static_share"] == 0.5 and "a model of 40 layers" in other["why"]
+    assert "attended_tokens" not in other
 
 
 @pytest.mark.parametrize(("bits", "codes"), [(2, 3), (4, 15)])
