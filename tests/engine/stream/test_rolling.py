@@ -1,6 +1,7 @@
 """Streams whose blocks are denoised together: beside a second implementation, and what all streams do."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -242,6 +243,13 @@ def test_other_switches_go_on_with_what_is_under_way(caller, make_text, rolling,
     # the same text leaves the block as it is; frames that run again do not see those that left before them
     assert torch.equal(same_text, plain) == (mode != "recache")
     assert (other - same_text).abs().max() > 1e-3
+
+
+def test_what_is_under_way_leaves_the_device_with_the_state(caller, make_text, rolling):
+    _, state = made_by(caller, rolling, [(make_text(1),)] * 2)
+    away, cache = torch.device("meta"), SimpleNamespace(move=lambda device: None, shape=state.cache.shape)
+    moved = replace(state, cache=cache).to(away)
+    assert moved.under_way_BCTHW.device == moved.tail_BCTHW.device == away
 
 
 def test_given_latents_come_before_the_first_block(caller, make_text, rolling):
