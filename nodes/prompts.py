@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.v0_0_2 import io
+from torch import Tensor
 
 from ..model_patches.stream.timeline import DEFAULT_MODE, MODES, Timeline, read_timeline
 from .host.inputs import seconds_input
+from .start_from import one_picture
 
 PromptsType = io.Custom("RIVULET_PROMPTS")
 FROM_RECIPE = "recipe"  # in place of a switch's name: as the model is, which is known when the stream begins
@@ -22,12 +24,15 @@ EXAMPLE = """[0s] a red circle on a green ground
 class Prompts:
     """A timeline and the host's CLIP, which also encodes what is typed while the stream runs."""
 
-    def __init__(self, text: str, seconds_each: float, mode: str, clip: Any) -> None:
+    def __init__(
+        self, text: str, seconds_each: float, mode: str, clip: Any, reference_BHWC: Tensor | None = None
+    ) -> None:
         """text: as it was typed. mode: how to go over to a prompt that names no switch, one of CHOICES.
+        reference: a picture that a shot keeps in place of the last one's frames, [1, H, W, 3] in [0, 1].
 
         Raises ValueError with the line and what to write where the text cannot be read.
         """
-        self.mode = mode
+        self.mode, self.reference_BHWC = mode, reference_BHWC
         self._text, self._seconds_each, self._clip = text, seconds_each, clip
         self._known: dict[str, Any] = {}
         self._written = {prompt.text for prompt in self.timeline().prompts}
@@ -87,6 +92,13 @@ class RivuletPrompts(io.ComfyNode):
                     0.1,
                     "Seconds that each prompt of a --- list is shown; timed lines have their own times.",
                 ),
+                io.Image.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="One picture, of a character for instance, that every shot keeps in sight; "
+                    "without it a shot keeps the newest frames of the scene before. It is cut to the video's "
+                    "size.",
+                ),
             ],
             outputs=[PromptsType.Output(display_name="prompts", tooltip="For Stream Video.")],
         )
@@ -103,14 +115,18 @@ class RivuletPrompts(io.ComfyNode):
             return str(refusal)
 
     @classmethod
-    def execute(cls, clip: Any, text: str, mode: str, seconds_each: float) -> io.NodeOutput:
+    def execute(
+        cls, clip: Any, text: str, mode: str, seconds_each: float, reference: Tensor | None = None
+    ) -> io.NodeOutput:
         """Returns the prompts, all encoded: the text encoder need not be loaded again while it streams."""
         if clip is None:
             raise ValueError(
                 "Prompts over Time: clip is empty: the loader found no text encoder in its file; "
                 "connect CLIPLoader with type wan, or the Pocket Model's CLIP."
             )
-        prompts = Prompts(text, seconds_each, mode, clip)
+        if reference is not None:
+            reference = one_picture(reference, "Prompts over Time: reference")
+        prompts = Prompts(text, seconds_each, mode, clip, reference)
         for prompt in prompts.timeline().prompts:
             prompts.conditioning(prompt.text)
         return io.NodeOutput(prompts)

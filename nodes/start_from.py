@@ -171,26 +171,28 @@ def _single_source(mode: str, sources: dict[str, Any]) -> tuple[str, Any]:
     )
 
 
-def one_picture(image_BHWC: Tensor) -> Tensor:
-    """The picture [1, H, W, 3]; batches, transparency and other channels are refused in a sentence."""
+def one_picture(image_BHWC: Tensor, what: str = f"{WHO}: image") -> Tensor:
+    """The picture [1, H, W, 3]; batches, transparency and other channels are refused in a sentence.
+
+    what: the node and its input, which the sentence begins with.
+    """
     if image_BHWC.ndim != 4 or image_BHWC.shape[-1] not in (3, 4) or not image_BHWC.numel():
         raise ValueError(
-            f"Start From: image is {list(image_BHWC.shape)}; one colour picture [1, height, width, 3] is "
+            f"{what} is {list(image_BHWC.shape)}; one colour picture [1, height, width, 3] is "
             f"needed. Load it with Load Image."
         )
     if len(image_BHWC) != 1:
         raise ValueError(
-            f"Start From: image holds {len(image_BHWC)} pictures, a stream begins with one; choose one with "
-            f"ImageFromBatch."
+            f"{what} holds {len(image_BHWC)} pictures, and one is needed; choose one with ImageFromBatch."
         )
     if image_BHWC.shape[-1] == 4 and not bool((image_BHWC[..., 3] >= 1).all()):
         raise ValueError(
-            "Start From: image has transparent parts, which a video cannot show; put it on a background "
+            f"{what} has transparent parts, which a video cannot show; put it on a background "
             "first, for instance with ImageCompositeMasked."
         )
     picture_BHWC = image_BHWC[..., :3].float()
     if not bool(picture_BHWC.isfinite().all()):
         raise ValueError(
-            "Start From: image holds NaN or infinite numbers; look at the node that made it, or load another."
+            f"{what} holds NaN or infinite numbers; look at the node that made it, or load another."
         )
     return picture_BHWC

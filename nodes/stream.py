@@ -150,6 +150,7 @@ class RivuletStream(io.ComfyNode):
             caller, decoder, config, *kept, script, fps, blocks, video, graph_tags(cls.hidden), page,
             policy_of(snapshot, snapshot_seconds, snapshot_gb), begin.may_redo,
             LongRun(stop_on_drift, let_others_in, part_hours, part_gigabytes), encoding,
+            None if prompts is None else prompts.reference_BHWC,
         )  # fmt: skip
         run = Run(order)
         state = run.make(

@@ -11,7 +11,7 @@ Reward Forcing, Self Gradient Forcing and Rolling Forcing; VideoMLA (arXiv 2605.
 import reprlib
 from dataclasses import dataclass, replace
 
-SHOT_APART = 1  # ids at most; chosen on the built-in model, see `bench shots`
+SHOT_APART = 1  # ids at most; chosen on the built-in model, see `bench shot`
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ MODES = {
     "recache": "run the newest frames again under the new prompt",
     "smooth": "change the text alone",
     "blend": "go from one text to the other over some blocks",
-    "shot": "another scene, with the newest frames of the last one still in sight",
+    "shot": "another scene, with the newest frames of the last one, or the reference picture, in sight",
 }
 DEFAULT_MODE = "recache"
 NEW_SCENE = ("cut", "shot")  # switches that begin one: the decoder begins anew

@@ -41,6 +41,7 @@ from ..host.incoming import open_source
 from .beginnings import Beginning
 from .going_on import Resume
 from .next_run import NextRun, workflow_of
+from .reference import reference_latents
 from .session import client_of_run, session_of
 from .shelf import SHELF
 from .take import PASSING
@@ -86,6 +87,15 @@ class Order:
     may_redo: bool = True
     long_run: LongRun = field(default_factory=LongRun)
     encoding: Encoding = USUAL
+    reference_BHWC: Tensor | None = None  # a picture that every shot keeps; None: the last scene's frames
+
+    def with_reference(self, vae: Any) -> Order:
+        """The order whose script has that picture, encoded."""
+        if self.reference_BHWC is None:
+            return self
+        with refuse_full(self.caller, "while the reference picture is encoded"):
+            kept_BCTHW = reference_latents(self.caller, vae, self.reference_BHWC, self.config)
+        return replace(self, script=replace(self.script, reference_BCTHW=kept_BCTHW))
 
     def refuse_encoding(self) -> None:
         """ValueError where this machine cannot code the file so; before a model is loaded."""
@@ -140,7 +150,8 @@ class Run:
         begin: read. pictures: of the whole video, None: until it is stopped. on_chunk, options: see
         `pipeline.run`.
         """
-        order, caller = self.order, self.order.caller
+        order = self.order = self.order.with_reference(vae)
+        caller = order.caller
         config, script = order.config, order.script
         more = {**options, "pictures": pictures, "on_chunk": partial(self._on_chunk, on_chunk)}
         PASSING.remove(but=self.folder)

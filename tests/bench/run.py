@@ -32,11 +32,13 @@ BENCHES = {
     "memory": "what remembering costs a block by cache format, and whether it stays that for --blocks N",
     "vs-core": "ComfyUI's own autoregressive nodes beside Stream Video: --comfyui PATH --python PYTHON",
     "watch": "what the drift watch sees, how often it is wrong, and what it costs: --videos FOLDER",
+    "shot": "whether an object comes along into another scene, by the kind of switch",
     "snapshots": "what a snapshot every ten seconds of video adds to the time of a block, by cache format",
     "switch": "how soon each kind of prompt switch shows the new prompt, and how hard it jumps",
 }
 MODULES = {
     "memory": "memory_cost",
+    "shot": "recall_shot",
     "snapshots": "snapshot_cost",
     "vs-core": "vs_core",
 }  # where the bench's name is another module's

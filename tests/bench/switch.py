@@ -106,7 +106,7 @@ def prompts(streams: int, seed: int) -> tuple[list[str], list[str]]:
 
 def begun(pocket: Pocket, memory: MemoryPolicy, old: Prompts, seed: int, path: Path) -> Start:
     """All streams side by side under their first prompts."""
-    state = pocket.begin(_text(pocket, old), pocket.config(seed), memory=memory)
+    state = pocket.begin(text_of(pocket, old), pocket.config(seed), memory=memory)
     blocks: list[Tensor] = []
     past: LayerBuffers | None = None
     for number in range(BEFORE_BLOCKS):
@@ -123,8 +123,10 @@ def switched(start: Start, new: Prompts, mode: str, blocks: int) -> list[Tensor]
     """Pictures [B, F, H, W, 3] of each block under the new prompts; a cut begins another scene."""
     pocket = start.pocket
     state: StreamState = load(start.path, pocket.caller, memory=start.memory)
-    state = switch(pocket.caller, state, pocket.prompt(_text(pocket, new), state.config), mode)
+    state = switch(pocket.caller, state, pocket.prompt(text_of(pocket, new), state.config), mode)
     past, made = None if mode == "cut" else start.past, []
+    if state.shot:
+        _, past = decoded(pocket, state.tail_BCTHW, None)
     for _ in range(blocks):
         latents, state = step(pocket.caller, state)
         pixels, past = decoded(pocket, latents, past)
@@ -192,5 +194,6 @@ def change(one: Tensor, other: Tensor) -> Tensor:
     return (other.float() - one.float()).abs().mean((-3, -2, -1))
 
 
-def _text(pocket: Pocket, wanted: Prompts) -> Tensor:
+def text_of(pocket: Pocket, wanted: Prompts) -> Tensor:
+    """The texts of as many streams, encoded."""
     return torch.cat([pocket.encode(prompt) for prompt in wanted])

@@ -117,6 +117,26 @@ def test_a_shot_that_the_positions_have_no_place_for_is_refused_before_the_first
         read_script(None, prompts, None, without, 16.0, 3, FROM_NOTHING)
 
 
+def test_a_reference_is_one_picture(comfyui):
+    from rivulet.nodes.prompts import RivuletPrompts
+
+    def given(image):
+        return RivuletPrompts.execute(Clip(), "a red circle", "shot", 5.0, image).args[0].reference_BHWC
+
+    picture = torch.rand(1, 8, 8, 4)
+    assert given(None) is None
+    for image, words in (
+        (torch.rand(2, 8, 8, 3), "Prompts over Time: reference holds 2 pictures"),
+        (picture.clone(), "reference has transparent parts"),
+        (picture[..., :3] / 0, "reference holds NaN or infinite"),
+        (picture[..., :1], r"reference is \[1, 8, 8, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            given(image)
+    picture[..., 3] = 1
+    assert torch.equal(given(picture), picture[..., :3])
+
+
 def test_a_saved_workflow_keeps_its_switch_and_a_new_node_asks_the_recipe(comfyui):
     from rivulet.nodes.prompts import RivuletPrompts
 

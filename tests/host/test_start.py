@@ -1,10 +1,13 @@
 """A stream that begins with a picture: what it remembers, what it shows, and what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.stream.config import StreamConfig
+from rivulet.model_patches.stream.switch import switch
 from rivulet.model_patches.stream.timeline import MODES
 from rivulet.tests.host.graphs import BLUE, stream_graph
 from rivulet.tests.host.streams import HostRun
@@ -46,8 +49,6 @@ def blocks(made, state, count):
 @pytest.mark.parametrize("cfg", [1.0, 2.5], ids="cfg{}".format)
 def test_what_was_made_can_be_given_again(begun, cfg):
     """A block given to a new stream is remembered just as when it was made."""
-    from dataclasses import replace
-
     config = replace(CONFIG, cfg=cfg)
     usual, _ = blocks(*begun(config), 2)
     made, state = begun(config)
@@ -59,8 +60,6 @@ def test_what_was_made_can_be_given_again(begun, cfg):
 
 @pytest.mark.parametrize("preset", ["pocket", "infinity_rope", "self_forcing"])
 def test_one_latent_goes_before_the_blocks_and_counts(begun, preset):
-    from dataclasses import replace
-
     config = replace(CONFIG, preset=preset)
     first = torch.randn(1, 16, 1, 6, 4, generator=torch.Generator().manual_seed(2))
     made, state = begun(config)
@@ -76,7 +75,7 @@ def test_one_latent_goes_before_the_blocks_and_counts(begun, preset):
     assert not torch.allclose(with_it, without, rtol=0, atol=0.01)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "shot"])
 def test_before_the_first_block_no_switch_forgets_the_picture(begun, prompt, mode):
     first = torch.randn(1, 16, 1, 6, 4, generator=torch.Generator().manual_seed(2))
     made, state = begun()
@@ -135,6 +134,26 @@ def test_the_latent_is_the_vaes_own_and_has_the_videos_size(node, load, vae):
     assert torch.equal(begin.ending_HWC, start.image_BHWC[0])
 
 
+def test_a_shots_reference_is_a_film_of_the_picture_at_the_videos_size(node, load, vae, prompt):
+    """As many latents as the sink has; a stream keeps them and goes on under its prompt."""
+    from rivulet.nodes.host.caller import HostPrompt
+    from rivulet.nodes.host.encoder import HostEncoder
+    from rivulet.nodes.run.reference import reference_latents
+
+    made = HostRun(load("plain"), prompt(0), prompt(1), CONFIG)
+    kept = reference_latents(made.caller, vae, picture(*WIDE), CONFIG)
+    film = node(picture(*WIDE)).resize(CONFIG.geometry).expand(9, -1, -1, -1)
+    assert (
+        torch.equal(kept, made.caller.from_vae(HostEncoder(vae)(film, last=True)[0])) and kept.shape[2] == 3
+    )
+    _, state = made.step(made.begin(8))
+    after = switch(made.caller, state, HostPrompt(prompt(2), prompt(1)), "shot", reference_BCTHW=kept)
+    assert torch.equal(after.tail_BCTHW, kept.to(after.tail_BCTHW))
+    assert blocks(made, after, 2)[0].isfinite().all()
+    with pytest.raises(ValueError, match="preset self_forcing has no place"):
+        reference_latents(made.caller, vae, picture(*WIDE), replace(CONFIG, preset="self_forcing"))
+
+
 def test_another_size_is_made_to_fit_by_the_chosen_rule(node):
     middle = torch.zeros(WIDE)
     middle[:, :, 32:64] = 1.0
@@ -149,7 +168,7 @@ def test_another_size_is_made_to_fit_by_the_chosen_rule(node):
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((2, 8, 8, 3), "holds 2 pictures, a stream begins with one"),
+        ((2, 8, 8, 3), "image holds 2 pictures, and one is needed"),
         ((1, 8, 8, 4), "has transparent parts"),
         ((1, 8, 8, 1), r"image is \[1, 8, 8, 1\]; one colour picture"),
         ((0, 8, 8, 3), r"image is \[0, 8, 8, 3\]"),

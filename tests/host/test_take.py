@@ -72,7 +72,7 @@ def test_a_prompt_before_the_first_block_makes_it(making):
     assert not torch.equal(pictures(live)[:9], pictures(usual.session.live)[:9])
 
 
-@pytest.mark.parametrize("mode", ["smooth", "recache", "cut"])
+@pytest.mark.parametrize("mode", ["smooth", "recache", "cut", "shot"])
 def test_a_switch_changes_the_blocks_after_it_and_none_before(making, mode):
     _, usual = making("usual")
     _, live = making(mode, changes={2: Prompt(1, "other", mode)})
@@ -95,6 +95,13 @@ def test_a_cut_begins_as_a_stream_does_and_still_gives_all_pictures(making, prom
     # blocks that begin a scene give 9 pictures, the others 12
     assert [first for *_, first in told(live)] == [9, 18]
     assert live.block == live.blocks == 5 and live.writer.frames_written == 9 + 9 + 33 == len(pictures(live))
+
+
+def test_a_shot_before_the_first_block_is_refused_and_the_stream_goes_on(making):
+    _, live = making(tell=asking({0: [("prompt", ("other", "shot"))]}))
+    (entry,) = live.mailbox.acknowledged
+    assert entry["outcome"] == "refused" and "no block was made yet; take the switch cut" in entry["sentence"]
+    assert live.block == 4 and live.prompts == [] and live.writer.frames_written == 45
 
 
 def test_a_recache_shows_the_old_frames_to_the_new_prompt(load, prompt):
