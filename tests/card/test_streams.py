@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from rivulet.kernels import dispatch
-from rivulet.model_patches.attention.positions import PRESETS
+from rivulet.model_patches.attention.positions import PRESETS, why_no_shot
 from rivulet.model_patches.cache.formats import FORMATS
 from rivulet.model_patches.memory.policies import POLICIES
 from rivulet.model_patches.stream.timeline import MODES
@@ -27,9 +27,11 @@ COLUMNS = {
 }
 
 
-def fits(memory: str, name: str) -> bool:
-    """Whether the memory is for these positions: ids of its own, or a sink that takes in what is evicted."""
+def fits(memory: str, switch: str, name: str) -> bool:
+    """Whether these positions have what the memory and the switch need: ids, or a sink."""
     preset = PRESETS[name]
+    if switch == "shot" and why_no_shot(preset, 3):
+        return False
     if memory == "memrope":
         return name == memory
     if memory == "learned":
@@ -42,12 +44,13 @@ def streams() -> list[tuple[Case, bool]]:
     used: Counter[str] = Counter()
     found = []
     for row in covering(COLUMNS, _all):
-        name = min((each for each in PRESETS if fits(row["memory"], each)), key=lambda each: used[each])
+        fit = [each for each in PRESETS if fits(row["memory"], row["switch"], each)]
+        # those without a shot first, as fewer rows are for them
+        name = min(fit, key=lambda each: (used[each], why_no_shot(PRESETS[each], 3) is None))
         used[name] += 1
         kernels = row.pop("kernels")
         found.append((Case(preset=name, **row), kernels))
-    assert set(used) == set(PRESETS)
-    return found
+    return found + [(Case(preset=name), True) for name in PRESETS if not used[name]]
 
 
 def _all(row: Row) -> bool:
