@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from ..attention.positions import ids_apart, why_no_shot
@@ -93,9 +94,10 @@ def keep_shot(state: StreamState, kept_BCTHW: Tensor) -> StreamState:
             f"Switch: a shot keeps frames of the one before, and {before}; take the switch cut, or begin the "
             f"stream with a picture."
         )
-    newest = [max(0, count - frames + index) for index in range(frames)]
     like = tail_BCTHW.new_empty(state.config.geometry.latent_shape(frames, len(tail_BCTHW)))
-    kept_BCTHW = match_latents(kept_BCTHW[:, :, newest].expand(len(tail_BCTHW), -1, -1, -1, -1), like)
+    first = kept_BCTHW[:, :, :1].expand(-1, -1, max(0, frames - count), -1, -1)
+    kept_BCTHW = torch.cat([first, kept_BCTHW[:, :, -frames:]], 2).expand(len(tail_BCTHW), -1, -1, -1, -1)
+    kept_BCTHW = match_latents(kept_BCTHW, like)
     return replace(
         forget(state), start_frame=frames, tail_BCTHW=kept_BCTHW.clone(), must_recache=True, shot=True
     )
