@@ -53,7 +53,8 @@ def test_one_block_of_the_loaded_model_is_that_of_the_weights_it_was_written_fro
     found = read(path, prefer=find_recipe(family.recipe).copy)
     recipe = found.recipe(file=family.file).recipe
     loaded = found.load(torch.float32)
-    config = StreamConfig(Geometry(32, 32), recipe.preset, recipe.block_frames, recipe.sigmas[:2])
+    sizes = (Geometry(32, 32), recipe.preset, recipe.block_frames)
+    config = StreamConfig(*sizes, recipe.sigmas[:2], sampler=recipe.sampler)
     text = torch.randn(1, 4, SMALL.text_dim)
     callers = [ModelCaller(each) for each in (model, loaded)]
     blocks = [step(caller, init(caller, (text,), config))[0] for caller in callers]
