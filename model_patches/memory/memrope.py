@@ -153,7 +153,7 @@ class MemRope:
     def _moved(self, old: Tensor, mean: Tensor) -> Tensor:
         """A layer's averages [2 (long, short), 2, R, T, N, D] with the mean [2, R, T, N, D] in them."""
         long, short = old
-        share = mean.new_tensor(self.short_share)
+        share: Tensor | float = self.short_share  # a tensor of it would be copied to a card, layer by layer
         if self.per_position:
             change_RT = (mean[0] - short[0]).norm(dim=-1).mean(-1)
             least, most = LEAST * self.short_share, MOST * self.short_share

@@ -264,7 +264,7 @@ Cache**.\n\nRaise **seconds** as you like; 0 goes on until you stop it.",
     ),
     "12_memory_without_training": Story(
         SELF_FORCING.model,
-        "evolving memory, cache an eighth, both untrained",
+        "evolving memory, not trained",
         (
             {
                 90: note(
