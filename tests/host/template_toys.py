@@ -33,7 +33,7 @@ def pocket(attention: str = "Wan's") -> Box:
 def memory() -> Box:
     """The built-in memory, of the Pocket Model as it is 1."""
     given = {"model": (1, 0), "memory": DEFAULT.memory, "memory_file": BUILT_IN}
-    return Box("RivuletMemory", (WIDE, 140), given)
+    return Box("RivuletMemory", (WIDE, 215), given)
 
 
 def small_cache(format: str = DEFAULT.cache, basis_file: str = BUILT_IN) -> Box:
