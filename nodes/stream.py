@@ -21,6 +21,7 @@ from ..model_patches.memory.policy import MemoryPolicy
 from ..model_patches.stream.config import StreamConfig
 from ..model_patches.stream.pipeline import Chunk
 from ..model_patches.stream.recovery import refuse_full
+from ..model_patches.stream.state import StreamState
 from ..model_patches.takes.keeper import EVERY_SECONDS
 from ..model_patches.writer.encoding import DEFAULT_CRF, X264, Encoding
 from .host.caller import HostCaller
@@ -164,12 +165,16 @@ class RivuletStream(io.ComfyNode):
             RESUMED.settle(video)
         if snapshot == EARLY:
             PASSING.add(run.folder)
-        newest_BCTHW = state.tail_BCTHW[:, :, -config.tail_frames :]
-        tail_BCTHW = caller.to_vae(newest_BCTHW).to(comfy.model_management.intermediate_device())
         return io.NodeOutput(
-            InputImpl.VideoFromFile(str(run.result)), run.image_BHWC, {"samples": tail_BCTHW},
+            InputImpl.VideoFromFile(str(run.result)), run.image_BHWC, _newest(caller, state, config),
             newest_snapshot_path(run.folder), ui=run.shown,
         )  # fmt: skip
+
+
+def _newest(caller: HostCaller, state: StreamState, config: StreamConfig) -> dict[str, Tensor]:
+    """The newest latents, as the host hands them on."""
+    newest_BCTHW = caller.to_vae(state.tail_BCTHW[:, :, -config.tail_frames :])
+    return {"samples": newest_BCTHW.to(comfy.model_management.intermediate_device())}
 
 
 def _told(start: Beginning | None, model: Any, cache: CacheChoice | None) -> Beginning:
