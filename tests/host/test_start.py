@@ -110,7 +110,7 @@ def test_the_picture_is_the_first_of_the_video(server):
     ground, red = np.array([23, 34, 91]), np.array([225, 40, 40])
     (server.base / "input").mkdir(exist_ok=True)
     Image.fromarray(np.where(disc, red, ground).astype("uint8")).save(server.base / "input" / "disc.png")
-    graph = stream_graph("started", text=BLUE, seconds=10 / 16, start=["7", 0])
+    graph = stream_graph("started", text=BLUE, seconds=10 / 16, start=["7", 0], enlarge_small=False)
     graph["6"] = {"class_type": "LoadImage", "inputs": {"image": "disc.png"}}
     graph["7"] = {"class_type": "RivuletStartFrom", "inputs": {"image": ["6", 0], "fit": "refuse"}}
     done = server.run(graph)
