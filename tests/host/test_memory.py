@@ -222,7 +222,7 @@ def test_the_node_brings_the_positions_the_memory_needs(load, remembering):
     [
         (("learned", "none"), "learned needs the file it was trained into"),
         (("ema", "diffusion_models/memory.safetensors"), "ema uses no file, but memory_file is set"),
-        (("vague", "none"), "there is no 'vague'; choose one of learned, ema, off"),
+        (("vague", "none"), "there is no 'vague'; choose one of learned, ema, memrope, off"),
         (("learned", "diffusion_models/none.safetensors"), "must be a file of models/rivulet"),
         (("learned", "diffusion_models/../../secret.pt"), "must be a file of models/rivulet"),
         (("learned", "diffusion_models/plain.safetensors"), "no memory encoder|encoder"),

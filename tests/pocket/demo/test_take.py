@@ -184,7 +184,7 @@ def test_ctrl_c_keeps_the_video(root, weights, tmp_path, connect):
         (["--prompt", "a purple dog"], "does not know 'purple', 'dog'"),
         (["--weights", "nowhere"], "no file at nowhere"),
         (["--cache", "fp8"], "there is no format 'fp8'; choose one of dense, int8, latent, mla, mla-int8."),
-        (["--memory", "all"], "there is no 'all'; choose one of learned, ema, off."),
+        (["--memory", "all"], "there is no 'all'; choose one of learned, ema, memrope, off."),
         (["--cache", "mla"], "is no VideoMLA attention"),
         (["--cache", "latent"], "pocket_basis.safetensors"),
         (["--memory", "learned"], "learned needs the file it was trained into, and there is none at"),
