@@ -91,8 +91,7 @@ class MemRope:
             return EMPTY
         if set(tensors) != {NAME}:
             raise ValueError(f"averages of a memory cannot be {', '.join(sorted(tensors))}")
-        both, tokens = tensors[NAME], self.frame_tokens if self.per_position else 1
-        sizes = (shape.layers, FRAMES, 2, shape.rows, tokens, shape.heads, shape.head_dim)
+        both, sizes = tensors[NAME], self._sizes(shape)
         if both.shape != sizes or both.dtype != self.kept_dtype:
             raise ValueError(
                 f"{NAME} is {both.dtype} {list(both.shape)}, not {self.kept_dtype} {list(sizes)}"
@@ -111,13 +110,13 @@ class MemRope:
         entering = evicted if both is not None else evicted[FRAMES:]
         if not entering:
             return memory, cache
-        shape, made = cache.shape, list[Tensor]()
-        for layer in range(shape.layers):
+        # written in place: a card holds the state before and this one, and no third
+        after = torch.empty(self._sizes(cache.shape), dtype=self.kept_dtype, device=cache.device)
+        for layer, into in enumerate(after):
             mean = self._mean(cache.keys_values(layer, entering))
             old = None if both is None else both[layer].to(self._wide)
-            after = torch.stack((mean, mean)) if old is None else self._moved(old, mean)
-            made.append(after.to(self.kept_dtype))
-        return Averages(torch.stack(made)), cache
+            into.copy_(mean if old is None else self._moved(old, mean))
+        return Averages(after), cache
 
     def recached(
         self, memory: Memory, cache: Cache, frames: tuple[int, ...], attention: Attention = sdpa
@@ -142,6 +141,11 @@ class MemRope:
     @property
     def _wide(self) -> torch.dtype:
         return torch.promote_types(self.dtype, torch.float32)
+
+    def _sizes(self, shape: CacheShape) -> tuple[int, ...]:
+        """Of the averages; see `Averages`."""
+        tokens = self.frame_tokens if self.per_position else 1
+        return (shape.layers, FRAMES, 2, shape.rows, tokens, shape.heads, shape.head_dim)
 
     def _mean(self, pair: KeysValues) -> Tensor:
         """[2 (keys, values), R, T, N, D] of evicted frames."""

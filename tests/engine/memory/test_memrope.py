@@ -13,15 +13,17 @@ from rivulet.model_patches.memory.memrope import Averages, MemRope
 from rivulet.model_patches.memory.policies import POLICIES
 from rivulet.model_patches.memory.policy import EMPTY
 from rivulet.model_patches.plan.plan import plan_stream
+from rivulet.model_patches.stream.caller import Result
 from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.snapshot import load, save
-from rivulet.model_patches.stream.step import init, prefill, recache, step
+from rivulet.model_patches.stream.step import init, prefill, recache, refuse_nan, step
 from rivulet.model_patches.stream.switch import switch
 
 from ..cache.test_mla import LATENTS, MlaFormat, MlaModel
 from ..cache.test_mla import SIZES as MLA_SIZES
 from ..formats import FORMATS
 from ..plan.test_plan import REQUEST
+from ..viewers.live import Watch
 from .memories import memrope
 
 TOKENS, BLOCKS = 6, 8
@@ -240,6 +242,20 @@ def test_a_plan_counts_what_is_kept(caller, make_text, config, per_position):
     assert planned.memory_bytes == cost.device_bytes(
         replace(REQUEST, memory=cost).cache_shape, REQUEST.stream.dtype
     )
+
+
+def test_a_block_leaves_room_for_no_third_copy_of_it(make_model, make_text, config):
+    """Many layers: what one of them takes on its way is little beside the state."""
+    caller = ModelCaller(make_model(num_layers=40))
+    config = replace(config, preset="memrope", sigmas=(1.0,))
+    policy = memrope(torch.float32, per_position=True)
+    states, _ = streamed(caller, (make_text(),), config, policy, 6)
+    state, cache = states[-1], states[-1].cache
+    with torch.inference_mode(), Watch() as alive:
+        after, _ = policy.update(state.memory, cache, cache.frames[3:6])
+        assert alive.peak_bytes < 1.5 * after.both.nbytes
+        refuse_nan(Result(state.tail_BCTHW, ()), after, state)
+    assert alive.peak_bytes < 1.5 * after.both.nbytes
 
 
 def test_options_are_the_published_ones_unless_they_are_given(config):
