@@ -68,6 +68,21 @@ def test_a_recache_is_left_to_the_next_step(model, caller, make_text, echo):
     assert torch.equal(step(caller, done)[0], step(caller, asked)[0])
 
 
+@pytest.mark.parametrize("mode", ["recache", "shot"])
+@pytest.mark.parametrize("made", FORMATS.values(), ids=FORMATS)
+def test_a_file_of_what_is_still_to_be_run_again_goes_on_alike(
+    caller, make_text, config, made, mode, tmp_path
+):
+    """With a sink of several frames, the last of which is the newest that the cache still has."""
+    config, path = replace(config, preset="pocket", sigmas=(1.0, 0.7)), tmp_path / "take.safetensors"
+    _, state = run(caller, init(caller, (make_text(1),), config, cache=made), 5)
+    asked = switch(caller, state, (make_text(2),), mode)
+    save(caller, asked, path)
+    back = load(path, caller, cache=made)
+    assert back.must_recache
+    assert torch.equal(run(caller, back, 2)[0], run(caller, asked, 2)[0])
+
+
 def test_a_recache_takes_the_prompt_that_is_asked_for_last(caller, make_text, echo):
     made = []
     for prompts in ([2], [3, 2]):
