@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ._lora_keys import ADDITION, place_of
-from .files import first_few, refuse_repetitions
+from .files import FLOATS, first_few, refuse_repetitions
 from .limits import read_json, reading
 from .lora import Factors, Lora
 from .nesting import ADAPTERS, MEMORY, read_raw
@@ -94,6 +94,8 @@ def lora_from(where: str, tensors: Mapping[str, Tensor], alpha: float | None = N
             f"have its trainer save it in one of them."
         )
     _check_pairs(where, layers)
+    matrices = {f"{layer} ({side})": each for layer, parts in layers.items() for side, each in parts.items()}
+    _check_numbers(where, {**added, **matrices})
     pairs = {layer: _factors(parts, alpha) for layer, parts in layers.items()}
     return Lora(pairs, sum("alpha" in parts for parts in layers.values()), added, unread)
 
@@ -155,6 +157,25 @@ def _check_pairs(where: str, layers: Mapping[str, Mapping[str, Tensor]]) -> None
             f"{where}: a layer of a LoRA has matrices [rank, inputs] and [outputs, rank] of one rank, but "
             f"{first_few(unfit)}; copy or download the file again."
         )
+
+
+def _check_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for numbers that would spoil the weights they are added to, or are no weights."""
+    others = [name for name, tensor in tensors.items() if not _are_weights(tensor)]
+    if others:
+        raise ValueError(
+            f"{where}: {len(others)} of its {len(tensors)} tensors hold NaN, infinite, complex or whole "
+            f"numbers ({first_few(others)}), which no weight can take; copy or download the file again."
+        )
+
+
+def _are_weights(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return tensor.numel() == 1 and not tensor.is_complex()  # an alpha may be whole
+    if tensor.is_meta or not tensor.numel():
+        return True
+    wide = tensor if tensor.dtype in FLOATS else tensor.float()
+    return all(math.isfinite(end.item()) for end in wide.aminmax())
 
 
 def _unpack(where: str, path: Path, content: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:

@@ -182,6 +182,18 @@ def test_what_is_no_whole_adapter_is_refused(tensors, change, words):
         lora_from("test", change(tensors))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("key", ["base_model.model.blocks.1.ffn.0.lora_A.weight", "blocks.0.modulation.diff"])
+def test_numbers_that_would_spoil_the_weights_are_refused(tensors, key, dtype):
+    spoilt = torch.full((4, 24), 0.5)
+    spoilt[2, 3] = torch.nan
+    with pytest.raises(ValueError, match=r"1 of its \d+ tensors hold NaN.*\(blocks\.\d\.\w+.*download"):
+        lora_from("test", tensors | {key: spoilt.to(dtype)})
+    for other in (torch.complex64, torch.int32):
+        with pytest.raises(ValueError, match="complex or whole numbers"):
+            lora_from("test", tensors | {key: torch.ones(4, 24, dtype=other)})
+
+
 def test_a_layer_may_have_a_rank_and_an_alpha_of_its_own(make_model, tensors):
     pair = {f"ffn.0.lora_{side}.weight": shape for side, shape in (("A", (2, DIM)), ("B", (FFN, 2)))}
     for name, shape in pair.items():
