@@ -13,16 +13,18 @@ import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
 
+from ..model_patches.attention.positions import PRESETS
 from ..model_patches.checkpoints.lora import Lora
 from ..model_patches.memory.cost import MemoryCost
 from ..model_patches.memory.kind import MemoryKind, Option, Source
 from ..model_patches.memory.policies import POLICIES, find_policy
 from ..model_patches.memory.policy import MemoryPolicy
+from ..model_patches.sampler.rolling import ROLLING
 from ..model_patches.stream.config import StreamConfig
 from ..pocket.models import MEMORY_FILE, WEIGHTS
 from .host.lora import patches_of
 from .host.memory import managed
-from .host.recipe import recipe_of, set_recipe
+from .host.recipe import ModelRecipe, recipe_of, set_recipe
 from .small_cache import BUILT_IN, FOLDER, NO_FILE, labels
 
 KEY = "rivulet_memory"
@@ -110,10 +112,12 @@ class RivuletMemory(io.ComfyNode):
         if kind.files:
             source = kind.load(path_of(memory_file), dit, model_recipe.taught)
             log.info("Evolving Memory: %s", source)
-            if source.lora is not None:
-                _patch(clone, source.lora, source.path)
-        clone.set_attachments(KEY, MemoryChoice(memory, source, options))
         preset = kind.preset(model_recipe.preset, source)
+        if model_recipe.sampler == ROLLING and PRESETS[preset].memory_frames:
+            raise ValueError(_no_place(memory, model_recipe))
+        if source is not None and source.lora is not None:
+            _patch(clone, source.lora, source.path)
+        clone.set_attachments(KEY, MemoryChoice(memory, source, options))
         if preset != model_recipe.preset:
             set_recipe(clone, replace(model_recipe, preset=preset))
         return io.NodeOutput(clone)
@@ -156,10 +160,10 @@ def why_not_together(memory: str, memory_file: str) -> None:
     """Raises ValueError where the choices contradict each other."""
     kind, chosen = find_policy(memory, "Evolving Memory"), memory_file != NO_FILE
     if kind.files and not chosen:
-        fileless = next(other for other in POLICIES.values() if not other.files)
+        fileless = [other.name for other in POLICIES.values() if not other.files]
         raise ValueError(
             f"Evolving Memory: {memory} needs {kind.needs}; choose one in memory_file ({BUILT_IN!r} for the "
-            f"Pocket Model). {fileless.name} needs none."
+            f"Pocket Model), or a memory that needs none: {' or '.join(fileless)}."
         )
     if (
         chosen and not kind.files and memory != MemoryChoice().name
@@ -168,6 +172,20 @@ def why_not_together(memory: str, memory_file: str) -> None:
             f"Evolving Memory: {memory} uses no file, but memory_file is set. Set it to "
             f"{NO_FILE}, or choose {' or '.join(other.name for other in _file_kinds())}."
         )
+
+
+def _no_place(memory: str, recipe: ModelRecipe) -> str:
+    """Why a memory with positions of its own is not for a recipe that denoises several blocks together."""
+    others = [
+        kind.name
+        for kind in POLICIES.values()
+        if not kind.files and not PRESETS[kind.preset(recipe.preset, None)].memory_frames
+    ]
+    return (
+        f"Evolving Memory: {memory} is seen at positions of its own, and the recipe "
+        f"{recipe.name or recipe.preset} denoises {len(recipe.sigmas)} blocks together, which leaves none "
+        f"for it; set memory to {' or '.join(others)}."
+    )
 
 
 def _file_kinds() -> list[MemoryKind]:

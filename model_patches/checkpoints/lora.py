@@ -56,11 +56,15 @@ class Unfit:
 
     def __str__(self) -> str:
         kinds = {
-            "are not in the model": self.absent,
-            "are of another size": self.other,
-            "are in a form that is not read": self.unread,
+            "not in the model": self.absent,
+            "of another size": self.other,
+            "in a form that is not read": self.unread,
         }
-        return "; ".join(f"{len(each)} {why}: {first_few(each)}" for why, each in kinds.items() if each)
+        return "; ".join(
+            f"{len(each)} {'are' if len(each) > 1 else 'is'} {why}: {first_few(each)}"
+            for why, each in kinds.items()
+            if each
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -79,11 +79,12 @@ class PublishedRecipe:
         if self.preset != self.positions:
             trained = PRESETS[self.positions].trained_frames
             positions += f" (published: {self.positions}, for {trained} frames)"
+        frames = f"{self.block_frames} latent frame{'s' if self.block_frames > 1 else ''}"
         return (
-            f"{self.title}: blocks of {self.block_frames} latent frames; {self.steps} at {levels}; "
-            f"cfg {self.cfg:g}; positions {positions}, sink {window.sink_frames}, window "
-            f"{window.window_frames}; memory {self.memory}; new prompts: {self.switch}. Source: "
-            f"{self.source}." + (f" {self.note}" if self.note else "")
+            f"{self.title}: blocks of {frames}; {self.steps} at {levels}; cfg {self.cfg:g}; positions "
+            f"{positions}, sink {window.sink_frames}, window {window.window_frames}; memory "
+            f"{self.memory}; new prompts: {self.switch}. Source: {self.source}."
+            + (f" {self.note}" if self.note else "")
         )
 
 

@@ -73,7 +73,7 @@ def choose(structure: Structure, file: str, name: str | None = None) -> Choice:
         for r in RECIPES
         if r.kind == structure.kind and (unknown or r.size == structure.size) and r.memory != "learned"
     ]
-    others = ", ".join([*(recipe.title for recipe in fits), "Wan 2.1 itself"])
+    others = "; ".join([*(recipe.title for recipe in fits), "Wan 2.1 itself"])  # titles have commas
     if not fits:
         raise ValueError(
             f"Recipe: {file} is {structure}, and no model of that kind and size has been published; choose a "
@@ -86,12 +86,12 @@ def choose(structure: Structure, file: str, name: str | None = None) -> Choice:
         why = "The file's name says so, but there is no memory encoder in it: without one, memory stays off."
         return Choice(echo, why, True)
     if named := [recipe for recipe in recipes_in_name(file) if recipe in fits]:
-        why = f"The file's name says so; its keys and shapes are those of {others} alike."
+        why = f"The file's name says so. Its keys and shapes alone would also be those of: {others}."
         return Choice(named[0], why, True)
     default = find_recipe(DEFAULTS[structure.kind, "1.3B" if unknown else structure.size])
     why = (
-        f"A guess: keys and shapes are those of {others} alike, and the file's name says none of them. If it "
-        f"is another one, choose its recipe."
+        f"A guess, as the file's name names no model: if it is another one, choose its recipe. Its keys and "
+        f"shapes alone would also be those of: {others}."
     )
     return Choice(default, why, False)
 

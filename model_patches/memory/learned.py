@@ -226,7 +226,7 @@ class LearnedKind(MemoryKind):
 KIND = LearnedKind(
     "learned",
     "a trained state of a few frames' size reads what leaves the window (Echo-Infinity)",
-    needs="the file it was trained into",
+    needs="the file of a memory trained with this checkpoint",
     files="Echo-Infinity's base file (videos of 5 s), its file of LoRA and memory (long ones), or what "
     "train-memory wrote",
     options=(

@@ -95,7 +95,8 @@ them (**memory** off, **format** dense) it is another video.
 The **Pocket Model** comes with Rivulet and runs on any processor, on two cores about twice as fast as \
 it plays. It is a toy that often gets one wrong. It knows **circle**, **square** and **triangle** in \
 **red**, **green**, **blue**, **yellow**, **magenta** and **cyan**, one or two on a coloured **ground**. \
-Try: a magenta square and a cyan circle on a green ground. Templates 02 to 06 and 11 are for real models.
+Try: a magenta square and a cyan circle on a green ground. Templates 02 to 06 and 11 to 13 are for real \
+models.
 
 **Run** again makes another video once something is changed, such as the **seed**.""",
                 ),

@@ -273,8 +273,8 @@ Cache**.\n\nRaise **seconds** as you like; 0 goes on until you stop it.",
                     "Self-Forcing was trained on 5 seconds, for neither of the two. **memrope** keeps a slow \
 and a quick average of what leaves the window in every layer and shows them beside the first frames and \
 the newest. **Calibrate Cache** learns once how to keep the rest in an eighth of the bytes. Later, take \
-it away and choose **self_forcing_memrope.safetensors** in **Small Cache**.\n\nLongLive's files go in the \
-same place.",
+it away and choose **self_forcing_memrope.safetensors** in **Small Cache**.\n\nLongLive's files of \
+template 03 do as well.",
                     (REPORT, 360),
                 ),
                 3: vae(),

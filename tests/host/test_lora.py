@@ -163,8 +163,8 @@ def test_what_has_no_place_is_named_and_the_rest_is_taken(load_file, base, keep)
     assert "lora.safetensors: 19 layers" in report
     assert (
         "Left out of the LoRA: 3 are not in the model: blocks.0.cross_attn.k_img, "
-        "blocks.0.cross_attn.k_img.bias, blocks.0.cross_attn.norm_k_img.weight; 1 are of another size: "
-        "patch_embedding.weight [256, 36, 1, 2, 2], the model's [256, 16, 1, 2, 2]; 1 are in a form that is "
+        "blocks.0.cross_attn.k_img.bias, blocks.0.cross_attn.norm_k_img.weight; 1 is of another size: "
+        "patch_embedding.weight [256, 36, 1, 2, 2], the model's [256, 16, 1, 2, 2]; 1 is in a form that is "
         "not read: blocks.1.self_attn.q.\n"
     ) in report
     got, own = weights_of(model), base.state_dict()

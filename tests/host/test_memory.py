@@ -220,7 +220,10 @@ def test_the_node_brings_the_positions_the_memory_needs(load, remembering):
 @pytest.mark.parametrize(
     ("choice", "sentence"),
     [
-        (("learned", "none"), "learned needs the file it was trained into"),
+        (
+            ("learned", "none"),
+            r"learned needs the file of a memory trained .* needs none: ema or memrope or off",
+        ),
         (("ema", "diffusion_models/memory.safetensors"), "ema uses no file, but memory_file is set"),
         (("vague", "none"), "there is no 'vague'; choose one of learned, ema, memrope, off"),
         (("learned", "diffusion_models/none.safetensors"), "must be a file of models/rivulet"),

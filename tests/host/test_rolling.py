@@ -1,6 +1,7 @@
 """Blocks that are denoised together inside ComfyUI, which knows one noise level a call."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,6 +82,22 @@ def test_a_recipe_says_so_and_the_widgets_may_not_contradict_it(rolling, load):
         stream_config(rolling, 32, 48, "infinity_rope", 0, 0.0)
     with pytest.raises(ValueError, match="preset rolling_forcing is for checkpoints that denoise several"):
         stream_config(load("plain"), 32, 48, "rolling_forcing", 0, 0.0)
+
+
+@pytest.mark.parametrize(("memory", "file"), [("memrope", "none"), ("learned", "built in (Pocket Model)")])
+def test_a_memory_with_positions_of_its_own_is_refused_by_the_node_that_brings_it(
+    rolling, memory, file, monkeypatch
+):
+    from rivulet.model_patches.memory.policies import POLICIES
+    from rivulet.nodes.memory import RivuletMemory, memory_of
+
+    # the file is for another width, and is not what this is about
+    monkeypatch.setattr(type(POLICIES["learned"]), "load", lambda *_: SimpleNamespace(trained="", lora=None))
+    monkeypatch.setattr(type(POLICIES["learned"]), "preset", lambda *_: "echo")
+    with pytest.raises(ValueError, match=rf"Memory: {memory} .* denoises 3 blocks together.*to ema or off\."):
+        RivuletMemory.execute(rolling, memory, file)
+    (kept,) = RivuletMemory.execute(rolling, "ema", "none").result
+    assert memory_of(kept).name == "ema"
 
 
 def test_what_needs_one_block_after_the_other_is_refused_before_work_begins(rolling):

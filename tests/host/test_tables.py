@@ -71,7 +71,9 @@ def test_the_doctor_lists_what_a_model_can_take(load, comfyui, monkeypatch):
         "dense, int8, latent (needs a basis of this checkpoint), not mla (needs a VideoMLA checkpoint), "
         "not mla-int8 (needs a VideoMLA checkpoint), toy"
     )
-    assert found["Evolving Memory"] == "learned (needs the file it was trained into), ema, memrope, off"
+    assert found["Evolving Memory"] == (
+        "learned (needs the file of a memory trained with this checkpoint), ema, memrope, off"
+    )
     found = findings(RivuletPocketModel.execute("VideoMLA's").args[0])
     assert found["Small Cache"].startswith("dense, int8, not latent, mla, mla-int8")
     assert found["Evolving Memory"] == "not learned, ema, memrope, off"

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { answered, newBook, settled, wished } from "../../web/controls.mjs";
+import { MODES, answered, newBook, settled, wished } from "../../web/controls.mjs";
 import {
   failureWords, nextWords, noticeOf, phaseWords, problemWords, promptWords, redoWords, stateLine, timesOf, timesOfSpan,
 } from "../../web/line.mjs";
@@ -124,6 +124,15 @@ test("every language has every sentence, with the same names in it", () => {
   for (const [language, own] of Object.entries(LANGUAGES)) {
     assert.deepEqual(Object.keys(own).sort(), Object.keys(LANGUAGES.en).sort(), language);
     for (const key of Object.keys(own)) assert.deepEqual(names(own[key]), names(LANGUAGES.en[key]), `${language} ${key}`);
+  }
+});
+
+test("the hint about changes names every way as the choice beside it does", () => {
+  for (const [language, own] of Object.entries(LANGUAGES)) {
+    for (const mode of MODES) {
+      const label = own[`mode${mode[0].toUpperCase()}${mode.slice(1)}`];
+      assert.ok(label && own.modeHint.includes(label), `${language}: ${label}`);
+    }
   }
 });
 

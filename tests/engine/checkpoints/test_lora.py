@@ -235,9 +235,9 @@ def test_a_change_in_another_form_leaves_its_layer_alone_and_is_named(model, ten
     kept, unfit = lora.fitting(shapes_of(model.state_dict()))
     assert unfit.unread == (layer,) and not unfit.absent and not unfit.other
     assert set(kept.layers) == set(NAMES) - {layer} and kept.unread == ()
-    assert str(unfit) == f"1 are in a form that is not read: {layer}"
+    assert str(unfit) == f"1 is in a form that is not read: {layer}"
     with pytest.raises(
-        ValueError, match=r"^Lora: of the LoRA's 3[01] changes 1 are in a form that is not read"
+        ValueError, match=r"^Lora: of the LoRA's 3[01] changes 1 is in a form that is not read"
     ):
         lora.merge(model)
 
@@ -274,7 +274,7 @@ def test_what_does_not_fit_is_left_out_by_name(model, tensors):
     assert unfit.changes == 3 and kept.changes == lora.changes - 3 == 31
     taken = model.patch_embedding.weight.shape[1]
     assert str(unfit) == (
-        "2 are not in the model: blocks.0.cross_attn.k_img, blocks.1.cross_attn.norm_k_img.weight; 1 are of "
+        "2 are not in the model: blocks.0.cross_attn.k_img, blocks.1.cross_attn.norm_k_img.weight; 1 is of "
         f"another size: patch_embedding.weight [24, 36, 1, 2, 2], the model's [24, {taken}, 1, 2, 2]"
     )
     assert kept.merge(model).blocks[1].norm3.bias.equal(model.blocks[1].norm3.bias + 1)

@@ -126,7 +126,10 @@ def test_ids_of_self_gradient_forcing(preset, block, start, window):
 def test_the_name_breaks_ties_and_says_so(file, name):
     choice = choose(structure(), file)
     assert choice.recipe.name == name and choice.by_name
-    assert "file's name says so; its keys and shapes are those of Self-Forcing, Causal" in choice.why
+    assert (
+        "file's name says so. Its keys and shapes alone would also be those of: Self-Forcing; Causal"
+        in choice.why
+    )
 
 
 def test_a_report_tells_the_levels_of_a_first_block_where_they_are_others():
@@ -155,7 +158,7 @@ def test_a_name_that_says_nothing_is_told_to_be_a_guess():
 
 def test_a_14b_is_krea_realtime_only_by_name():
     named, guess = (choose(structure("14B"), f"{name}-14b.safetensors") for name in ("krea", "lightx2v"))
-    assert named.by_name and "Krea Realtime 14B, Wan 2.1 itself alike" in named.why
+    assert named.by_name and "Krea Realtime 14B; Wan 2.1 itself" in named.why
     assert guess.recipe is named.recipe and guess.why.startswith("A guess")
 
 

@@ -187,7 +187,10 @@ def test_ctrl_c_keeps_the_video(root, weights, tmp_path, connect):
         (["--memory", "all"], "there is no 'all'; choose one of learned, ema, memrope, off."),
         (["--cache", "mla"], "is no VideoMLA attention"),
         (["--cache", "latent"], "pocket_basis.safetensors"),
-        (["--memory", "learned"], "learned needs the file it was trained into, and there is none at"),
+        (
+            ["--memory", "learned"],
+            "learned needs the file of a memory trained with this checkpoint, and there is none at",
+        ),
         (["--out", "file/take.mp4"], "cannot write into file"),
         (["--out", "there.mp4"], "there.mp4 exists already"),
         (["--port", "70000"], "port 70000 cannot be opened"),
