@@ -53,9 +53,10 @@ def switch(
     if not state.block or mode == "smooth":
         return after
     if mode == "blend":
-        old = next_prompt(caller, state)
-        blend = Blend(old, blend_blocks)
-        caller.blend(old, prompt, blend.share)  # refused before any block depends on it
+        # one that was gone over to at this border is in no block: there is nothing of it to blend from
+        blend = state.blend if state.steered else Blend(next_prompt(caller, state), blend_blocks)
+        if blend is not None:
+            caller.blend(blend.old, prompt, blend.share)  # refused before any block depends on it
         return replace(after, blend=blend)
     return forget(after) if mode == "cut" else ask_recache(after)
 

@@ -87,9 +87,10 @@ def at_border(events: Sequence[Event]) -> Event:
 
     No block is made between them, so the last text holds, and what the first of them forgot is forgotten.
     """
-    last = events[-1]
-    seen = {event.mode for event in events}
-    mode = next((mode for mode in LASTING if mode in seen), last.mode)
+    last, modes = events[-1], [event.mode for event in events]
+    # a blend goes on from what the block before showed, or is none where another came in meanwhile
+    plain = next((mode for mode in reversed(modes) if mode != "blend"), last.mode)
+    mode = next((mode for mode in LASTING if mode in modes), plain)
     return last if mode == last.mode else Event(last.block, last.frame, last.prompt, mode, last.seed)
 
 
