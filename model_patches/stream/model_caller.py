@@ -134,24 +134,28 @@ class ModelCaller:
         _refuse_moved(self.tree, self.device)
         texts = self._read(prompt, config)
         times = times_of(self.tree, work.sigmas, config.dtype, self.device)
+        # one past for all calls of a block: it finds a layer's norm out once
+        groups = _groups(texts, work.draft.past)
         x0_BCTHW, under_way_BCTHW = work.clean_BCTHW, None
         if work.joint is not None:
             x0_BCTHW, under_way_BCTHW = apart(
                 self._roll(work, work.joint, texts, times, config), work.shape[2]
             )
         elif x0_BCTHW is None:
-            x0_BCTHW = self._denoise(work, texts, times, config)
+            x0_BCTHW = self._denoise(work, groups, times, config)
         work.draft.set_memory(work.memory[1])
         last: list[Tensor] = []
-        for group, past in _groups(texts, work.draft.past):
+        for group, past in groups:
             x_RCTHW = repeat_rows(x0_BCTHW, group, config)
             last += write_past(self.tree, x_RCTHW, times[-1], group, past, self.attention)
         return Result(x0_BCTHW, tuple(last), under_way_BCTHW)
 
-    def _denoise(self, work: Pass, texts: TextState, times: list[Time], config: StreamConfig) -> Tensor:
+    def _denoise(
+        self, work: Pass, groups: list[tuple[TextRows, Past]], times: list[Time], config: StreamConfig
+    ) -> Tensor:
         """The block's clean latents."""
         assert work.noise is not None
-        groups, first = _groups(texts, work.draft.past), 0 if work.begin is None else work.begin.call
+        first = 0 if work.begin is None else work.begin.call
 
         def flow(x_BCTHW: Tensor, index: int) -> Tensor:
             work.draft.set_memory(work.memory[1 if index > first else 0])

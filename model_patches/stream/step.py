@@ -279,6 +279,6 @@ def refuse_nan(result: Result, memory: Memory, state: StreamState, begin: InitLa
 
 def _are_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether all their numbers are; each device is waited for once, and holds no copy of them."""
-    ends = (torch.stack(tensor.aminmax()) for tensor in tensors if tensor.numel())
-    finite = sorted((pair.isfinite().all() for pair in ends), key=lambda flag: str(flag.device))
-    return all(bool(torch.stack(list(flags)).all()) for _, flags in groupby(finite, lambda flag: flag.device))
+    ends = [end for tensor in tensors if tensor.numel() for end in tensor.aminmax()]
+    by_device = groupby(sorted(ends, key=lambda end: str(end.device)), lambda end: end.device)
+    return all(bool(torch.stack(list(each)).isfinite().all()) for _, each in by_device)

@@ -27,9 +27,11 @@ COLUMNS = {
 }
 
 
-def fits(memory: str, switch: str, name: str) -> bool:
-    """Whether these positions have what the memory and the switch need: ids, or a sink."""
+def fits(memory: str, switch: str, start: str, name: str) -> bool:
+    """Whether these positions have what memory, switch and start need: ids, a sink, blocks one by one."""
     preset = PRESETS[name]
+    if start == "follow" and preset.sink_within:
+        return False
     if switch == "shot" and why_no_shot(preset, 3):
         return False
     if memory == "memrope":
@@ -44,7 +46,7 @@ def streams() -> list[tuple[Case, bool]]:
     used: Counter[str] = Counter()
     found = []
     for row in covering(COLUMNS, _all):
-        fit = [each for each in PRESETS if fits(row["memory"], row["switch"], each)]
+        fit = [each for each in PRESETS if fits(row["memory"], row["switch"], row["start"], each)]
         # those without a shot first, as fewer rows are for them
         name = min(fit, key=lambda each: (used[each], why_no_shot(PRESETS[each], 3) is None))
         used[name] += 1

@@ -21,6 +21,8 @@ from rivulet.model_patches.memory.learned import LearnedMemory
 from rivulet.model_patches.memory.memrope import MemRope
 from rivulet.model_patches.memory.off import OFF
 from rivulet.model_patches.memory.policy import MemoryPolicy
+from rivulet.model_patches.sampler.rolling import BLOCK as ONE_BY_ONE
+from rivulet.model_patches.sampler.rolling import ROLLING
 from rivulet.model_patches.stream.caller import Caller
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.follow import Follow, encoder_of
@@ -107,9 +109,9 @@ class TinyStream:
         for each in {self.vae, self.decoding}:
             card.carry(each, case.half, self.vae_device)
         self.caller = ModelCaller(model, self.device)
-        self.config = StreamConfig(
-            GEOMETRY, case.preset, BLOCK, sigmas_of(case.calls, case.start), dtype=case.half
-        )
+        levels = sigmas_of(case.calls, case.start)
+        sampler = ROLLING if preset(case.preset).sink_within else ONE_BY_ONE
+        self.config = StreamConfig(GEOMETRY, case.preset, BLOCK, levels, dtype=case.half, sampler=sampler)
         self.memory = self._memory()
         self.format = cache_format(case, model)
 
