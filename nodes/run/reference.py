@@ -23,7 +23,7 @@ def reference_latents(caller: HostCaller, vae: Any, image_BHWC: Tensor, config: 
     image: one picture [1, H, W, 3] in [0, 1] of any size. ValueError for positions that have no place for
     them, or a VAE that does not encode a film.
     """
-    if refusal := why_no_shot(config.positions, config.block_frames):
+    if refusal := why_no_shot(config.positions, config.joint_frames):
         raise ValueError(refusal)
     picture_1HWC = FromPicture(image_BHWC=image_BHWC).resize(config.geometry)
     count = config.geometry.pixel_frames(config.positions.sink_frames)
