@@ -14,8 +14,15 @@ async function dialog(page) {
   await execute(page, "Comfy.BrowseTemplates");
   await page.getByRole("dialog").getByText("rivulet", { exact: true }).first().click();
   await page.waitForFunction(
-    (names) => names.every((name) => document.querySelector(`[data-testid='template-workflow-${name}'] img`)?.naturalWidth),
-    told.names,
+    ({ names, card }) =>
+      names.every((name) => {
+        const picture = document.querySelector(`[data-testid='template-workflow-${name}'] img`);
+        // a picture is loaded when it is seen, and more cards come when the last one is
+        (picture ?? [...document.querySelectorAll(card)].at(-1))?.scrollIntoView();
+        return picture?.naturalWidth;
+      }),
+    { names: told.names, card: CARD },
+    { polling: 100 },
   );
   await rest(0.5);
   return page.evaluate((card) => [...document.querySelectorAll(card)].map((each) => each.innerText.split("\n").at(-1)), CARD);
