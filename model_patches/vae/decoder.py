@@ -30,6 +30,7 @@ class VideoDecoder(Protocol):
     """
 
     latent_channels: int
+    upscale: int  # times of SPACE_STRIDE that a latent's place measures in its pictures
 
     def decode(
         self, latents_BCTHW: Tensor, past: LayerBuffers | SpentBuffers | None = None
@@ -174,7 +175,7 @@ def _decode(
     latents_BCTHW = latents_BCTHW.to(next(vae.parameters()))
     layers: LayerBuffers | SpentBuffers | None = None if past is None else past.layers
     _check_past(layers, latents_BCTHW, "latents")
-    height, width = latents_BCTHW.shape[3] * SPACE_STRIDE, latents_BCTHW.shape[4] * SPACE_STRIDE
+    height, width = (length * SPACE_STRIDE * vae.upscale for length in latents_BCTHW.shape[3:])
     pieces = [torch.empty(0, height, width, 3, dtype=dtype, device=latents_BCTHW.device)]
     for piece_BCTHW in latents_BCTHW.split(max_latents, 2) if latents_BCTHW.shape[2] else ():
         pixels_BCFHW, after = vae.decode(piece_BCTHW, layers)

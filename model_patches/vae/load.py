@@ -10,14 +10,16 @@ from ..checkpoints import wan22
 from ..checkpoints.files import Shapes, check_shapes, first_few, open_tensors, shapes_in
 from ..geometry import LATENT_CHANNELS
 from .tiny import WIDTH_KEYS, TinyDecoder
-from .wan import WanVAE
+from .wan import UPSCALES, WanVAE
 
 WIDTH_KEY = "decoder.head.0.gamma"
+HEAD_KEY = "decoder.head.2.weight"
 TINY_KEY = "decoder.22.bias"  # the last layer of the TAEHV family's decoders
 NEEDED = (
     f"a stream needs the VAE of Wan 2.1 ({LATENT_CHANNELS} channels, 8 pixels), such as "
     f"wan_2.1_vae.safetensors"
 )
+HEAD_CHANNELS = "3, a picture, or 12, one of twice its height and width"
 # latent channels -> model of the family's other decoders
 FAMILY = {24: "MiniMax H3", 32: "HunyuanVideo 1.5", wan22.CHANNELS_5B: wan22.NAME_5B, 128: "LTX 2"}
 
@@ -25,14 +27,14 @@ FAMILY = {24: "MiniMax H3", 32: "HunyuanVideo 1.5", wan22.CHANNELS_5B: wan22.NAM
 def load_vae(
     path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> WanVAE:
-    """The VAE of a .safetensors file, frozen, in `dtype`; its width is read from the file."""
+    """The VAE of a .safetensors file, frozen, in `dtype`; its width and `upscale` are read from it."""
     path = Path(path)
     wanted = "a Wan 2.1 VAE .safetensors file"
     with open_tensors("load_vae", path, wanted, device=device) as file:
         shapes = shapes_in(file)
-        width = _width(path, shapes)
+        width, upscale = _width(path, shapes), _upscale(path, shapes)
         with torch.device("meta"):
-            vae = WanVAE(width)
+            vae = WanVAE(width, upscale=upscale)
         sizes = f"{WIDTH_KEY} makes it a VAE of width {width}"
         check_shapes("load_vae", path, shapes, vae, "Wan 2.1 VAE files", sizes)
         vae.load_state_dict({key: file.get_tensor(key).to(dtype) for key in shapes}, assign=True)
@@ -109,3 +111,19 @@ def _width(path: Path, shapes: Shapes) -> int:
             f"load_vae: {path} is no Wan VAE (it has no width in {WIDTH_KEY}); needs the VAE of Wan 2.1."
         )
     return shapes[WIDTH_KEY][0]
+
+
+def _upscale(path: Path, shapes: Shapes) -> int:
+    """How many times the usual size the decoder's pictures have; a file without the head's key has 1."""
+    head = shapes.get(HEAD_KEY) or (3,)
+    if head[0] not in UPSCALES:
+        raise ValueError(f"load_vae: {path} {why_not_head(head[0])}.")
+    return UPSCALES[head[0]]
+
+
+def why_not_head(channels: int) -> str:
+    """What is said of a VAE whose decoder ends in so many channels; it goes on after the VAE's name."""
+    return (
+        f"draws {channels} channels (its {HEAD_KEY}); a stream takes {HEAD_CHANNELS}. Take "
+        f"wan_2.1_vae.safetensors or Wan2.1_VAE_upscale2x_imageonly_real_v1.safetensors"
+    )

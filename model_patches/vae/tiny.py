@@ -71,7 +71,7 @@ class TinyDecoder(nn.Module):
             layers += [MemoryBlock(width) for _ in range(3)]
             layers += [nn.Upsample(scale_factor=2), FrameGrowth(width, stride), _conv(width, finer, False)]
         self.decoder = nn.Sequential(*layers, nn.ReLU(inplace=True), _conv(widths[3], 3))
-        self.latent_channels, self.takes_vae_units = LATENT_CHANNELS, takes_vae_units
+        self.latent_channels, self.upscale, self.takes_vae_units = LATENT_CHANNELS, 1, takes_vae_units
 
     def decode(
         self, latents_BCTHW: Tensor, past: LayerBuffers | SpentBuffers | None = None

@@ -19,6 +19,7 @@ from ..transfer import to_device
 
 TIME_STRIDE = 4
 SPACE_STRIDE = 8
+UPSCALES = {3: 1, 12: 2}  # channels of the decoder's head -> times of SPACE_STRIDE that its pictures measure
 # Per-channel statistics of Wan 2.1's latents, as published with the checkpoint.
 LATENTS_MEAN = (
     -0.7571,
@@ -317,9 +318,9 @@ class Encoder(Coder):
 
 
 class Decoder(Coder):
-    """Latents to pixels."""
+    """Latents to pixels, `upscale` squared of each colour at every place."""
 
-    def __init__(self, dim: int, width_in: int) -> None:
+    def __init__(self, dim: int, width_in: int, upscale: int = 1) -> None:
         super().__init__()
         widths = [4 * dim, 4 * dim, 4 * dim, 2 * dim, dim]
         self.conv1 = CausalConv3d(width_in, widths[0], 3)
@@ -331,22 +332,28 @@ class Decoder(Coder):
             if i < 3:
                 layers.append(Upsample(width, time=i < 2))
         self.upsamples = nn.Sequential(*layers)
-        self.head = nn.Sequential(RMSNorm(dim, 3), nn.SiLU(), CausalConv3d(dim, 3, 3))
+        self.head = nn.Sequential(RMSNorm(dim, 3), nn.SiLU(), CausalConv3d(dim, 3 * upscale**2, 3))
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
         return self.run([self.conv1, *self.middle, *self.upsamples, *self.head], x, tape)
 
 
 class WanVAE(nn.Module):
-    """The VAE of Wan 2.1. Latents are in the diffusion model's units: zero mean, unit spread per channel."""
+    """The VAE of Wan 2.1. Latents are in the diffusion model's units: zero mean, unit spread per channel.
 
-    def __init__(self, dim: int = 96, latent_channels: int = LATENT_CHANNELS) -> None:
+    upscale: 2 for a decoder that draws pictures of twice the height and width from the same latents; the
+    encoder takes pictures of the usual size.
+    """
+
+    def __init__(self, dim: int = 96, latent_channels: int = LATENT_CHANNELS, upscale: int = 1) -> None:
         super().__init__()
+        if upscale not in UPSCALES.values():
+            raise ValueError(f"WanVAE: upscale must be 1 or 2, got {upscale!r}.")
         self.encoder = Encoder(dim, 2 * latent_channels)
         self.conv1 = CausalConv3d(2 * latent_channels, 2 * latent_channels, 1)
         self.conv2 = CausalConv3d(latent_channels, latent_channels, 1)
-        self.decoder = Decoder(dim, latent_channels)
-        self.latent_channels = latent_channels
+        self.decoder = Decoder(dim, latent_channels, upscale)
+        self.latent_channels, self.upscale = latent_channels, upscale
 
     def encode(
         self, pixels_BCFHW: Tensor, past: LayerBuffers | SpentBuffers | None = None
@@ -371,18 +378,29 @@ class WanVAE(nn.Module):
     def decode(
         self, latents_BCTHW: Tensor, past: LayerBuffers | SpentBuffers | None = None
     ) -> tuple[Tensor, LayerBuffers]:
-        """(pixels [B, 3, F, 8H, 8W] in about [-1, 1], past).
+        """(pixels [B, 3, F, 8 upscale H, 8 upscale W] in about [-1, 1], past).
 
         T latents give 1 + 4(T - 1) frames on the first call of a stream, 4T on later ones.
         """
         if not latents_BCTHW.shape[2]:
             raise ValueError("WanVAE.decode: got 0 latent frames, needs 1 or more.")
         tape = Tape(past)
-        return self.decoder(self.conv2(self.denormalize(latents_BCTHW)), tape), tape.buffers()
+        packed_BCFHW = self.decoder(self.conv2(self.denormalize(latents_BCTHW)), tape)
+        return unpacked(packed_BCFHW, self.upscale), tape.buffers()
 
     def denormalize(self, latents_BCTHW: Tensor) -> Tensor:
         """Latents in the VAE's own units, from the diffusion model's."""
         return in_vae_units(latents_BCTHW)
+
+
+def unpacked(packed_BCFHW: Tensor, upscale: int) -> Tensor:
+    """Pictures [B, 3, F, upscale H, upscale W] of a decoder's channels [B, 3 upscale^2, F, H, W].
+
+    A place's channels lie colour by colour, each row by row, as torch's `pixel_shuffle` reads them.
+    """
+    if upscale == 1:
+        return packed_BCFHW
+    return F.pixel_shuffle(packed_BCFHW.transpose(1, 2), upscale).transpose(1, 2)
 
 
 def in_vae_units(latents_BCTHW: Tensor) -> Tensor:

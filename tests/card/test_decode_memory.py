@@ -64,7 +64,8 @@ def test_a_stream_that_fails_in_a_later_piece_keeps_its_past(card):
     vae = carried(card, lambda: WanVAE(dim=8))
 
     class Failing:
-        latent_channels, parameters, calls = vae.latent_channels, vae.parameters, 0
+        latent_channels, upscale = vae.latent_channels, vae.upscale
+        parameters, calls = vae.parameters, 0
 
         def decode(self, latents_BCTHW, past=None):
             self.calls += 1

@@ -190,7 +190,8 @@ class InterruptingVae:
 
     def __init__(self, vae, interrupt):
         self.vae, self.interrupt = vae, interrupt
-        self.latent_channels, self.encode, self.parameters = vae.latent_channels, vae.encode, vae.parameters
+        self.latent_channels, self.upscale = vae.latent_channels, vae.upscale
+        self.encode, self.parameters = vae.encode, vae.parameters
 
     def decode(self, latents, past=None):
         self.interrupt()

@@ -19,7 +19,7 @@ class Watched:
 
     def __init__(self, vae):
         self.vae, self.calls, self.latent_channels = vae, [], vae.latent_channels
-        self.parameters = vae.parameters
+        self.upscale, self.parameters = vae.upscale, vae.parameters
 
     def decode(self, latents, past=None):
         self.calls.append(latents.shape[2])
