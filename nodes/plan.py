@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..kernels.dispatch import triton_support
 from ..model_patches.arch.wan import WanConfig
+from ..model_patches.attention.positions import why_no_memory
 from ..model_patches.cache.cost import CacheCost
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
@@ -151,7 +152,8 @@ def request_of(
 ) -> Request:
     """What a plan is asked for this MODEL of the host; vae None: Wan 2.1's. seconds 0: without end.
 
-    Raises ValueError for a model or VAE that cannot be streamed, and for a cache made for another model.
+    Raises ValueError for a model or VAE that cannot be streamed, for a cache made for another model, and for
+    a memory that these blocks and positions leave no place for.
     """
     dit = model.get_model_object("diffusion_model")
     refusal = why_not(dit) or cache.why_not(dit) or (why_not_vae(vae) if vae is not None else None)
@@ -179,7 +181,10 @@ def request_of(
         piece_latents=PIECE_LATENTS,
         kernels=triton_support(model.load_device).triton,
     )
-    request = replace(request, cache=cache.cost, memory=memory_of(model).cost_for(config))
+    memory = memory_of(model).cost_for(config)
+    if memory.tokens and (refusal := why_no_memory(config.positions, config.block_frames)):
+        raise ValueError(refusal)
+    request = replace(request, cache=cache.cost, memory=memory)
     if vae is None:
         return request
     decoder, piece_latents = decoder_cost(vae)

@@ -173,6 +173,24 @@ def plan(
     )
 
 
+def why_no_memory(preset: PositionPreset, block_frames: int) -> str | None:
+    """A sentence if no block of so many latent frames ever sees a memory at ids of its own, else None."""
+    if not preset.memory_frames:
+        return (
+            f"Positions: preset {preset.name} has no ids for a memory; take the preset that the memory "
+            f"brings (preset: the model's), or set memory to off."
+        )
+    full = preset.capacity_frames or preset.trained_frames
+    if plan(preset, 2 * full, block_frames, memory_visible=True).memory:
+        return None
+    most = (preset.window_frames or 0) - preset.memory_frames
+    return (
+        f"Positions: a block of {block_frames} latent frames leaves no ids for the memory in preset "
+        f"{preset.name}, whose window of {preset.window_frames} holds the block and the memory's "
+        f"{preset.memory_frames}; take blocks of {most} or fewer, or set memory to off."
+    )
+
+
 def cached_frames(
     preset: PositionPreset, start_frame: int, block_frames: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:

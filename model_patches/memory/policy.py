@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..attention.positions import PositionPreset
+from ..attention.positions import PositionPreset, why_no_memory
 from ..attention.sdpa import Attention, sdpa
 from ..cache.cost import CacheCost
 from ..cache.format import Cache, Call
@@ -49,13 +49,16 @@ def read_memory(policy: MemoryPolicy, memory: Memory, call: Call) -> MemoryKeysV
 
 
 def add_memory_tokens(
-    policy: MemoryPolicy, shape: CacheShape, preset: PositionPreset, cost: CacheCost
+    policy: MemoryPolicy, shape: CacheShape, preset: PositionPreset, block_frames: int, cost: CacheCost
 ) -> CacheShape:
     """The sizes with the policy's memory tokens in the workspace.
 
-    Raises ValueError if the policy cannot work with these sizes, positions, or a cache of this cost.
+    Raises ValueError if the policy cannot work with these sizes, positions, or a cache of this cost, or if
+    blocks of so many latent frames leave no ids for its tokens.
     """
     if refusal := policy.why_not(shape, preset, cost):
+        raise ValueError(refusal)
+    if policy.cost.tokens and (refusal := why_no_memory(preset, block_frames)):
         raise ValueError(refusal)
     return replace(shape, memory_tokens=policy.cost.tokens)
 

@@ -215,7 +215,8 @@ def _restored(
         check_tail(tensors["tail"], header, batch)
         under_way = tensors.get("under_way")
         check_under_way(under_way, header, batch)
-    present = add_memory_tokens(memory, _shape(path, caller, prompt, config), config.positions, cache.cost)
+    shape = _shape(path, caller, prompt, config)
+    present = add_memory_tokens(memory, shape, config.positions, config.block_frames, cache.cost)
     refuse_other_sizes(path.name, about["shape"], as_json(asdict(present)))
     if made_with is not None:
         caller.expect(made_with, path.name, config)

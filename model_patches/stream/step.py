@@ -42,7 +42,8 @@ def init(
     has no end; such a cache doubles whenever it is full. cache: how frames are kept. memory: what is
     remembered of those that left the window, an encoder in config.dtype on the caller's device.
     """
-    shape = add_memory_tokens(memory, caller.shape(prompt, config), config.positions, cache.cost)
+    shape = caller.shape(prompt, config)
+    shape = add_memory_tokens(memory, shape, config.positions, config.block_frames, cache.cost)
     frames = config.positions.capacity_frames or max(reserve_frames, config.block_frames)
     reserve(caller, cache, shape, frames, config.dtype)
     empty = cache.empty(caller.tree, shape, frames, config.dtype, caller.device)

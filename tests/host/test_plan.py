@@ -112,6 +112,21 @@ def test_a_model_that_cannot_be_streamed_is_refused(planned, load, monkeypatch):
         planned()
 
 
+@pytest.mark.parametrize(
+    ("widgets", "sentence"),
+    [
+        ({"num_frame_per_block": 8}, "block of 8 latent frames leaves no ids .* take blocks of 7 or fewer"),
+        ({"preset": "infinity_rope"}, "preset infinity_rope has no ids for a memory; take the preset"),
+    ],
+)
+def test_a_memory_that_no_block_would_see_is_refused(planned, load, widgets, sentence):
+    from rivulet.nodes.memory import RivuletMemory
+
+    (model,) = RivuletMemory.execute(load("plain"), "memrope", "none").args
+    with pytest.raises(ValueError, match=sentence):
+        planned(model=model, **widgets)
+
+
 def test_this_machine_is_measured_before_there_is_an_output_folder(load, monkeypatch, tmp_path):
     import folder_paths
     from rivulet.nodes.plan import free_on

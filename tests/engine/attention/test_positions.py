@@ -11,6 +11,7 @@ from rivulet.model_patches.attention.positions import (
     joint,
     plan,
     preset,
+    why_no_memory,
     why_not,
 )
 
@@ -229,6 +230,13 @@ def test_a_cache_that_follows_the_plan_always_has_what_the_next_block_needs(chos
         start += block
         if chosen.window_frames is not None:
             held -= {f for f in held if chosen.sink_frames <= f < start - chosen.window_frames}
+
+
+@pytest.mark.parametrize("chosen", PRESETS.values(), ids=lambda each: each.name)
+def test_a_memory_is_refused_where_no_call_of_the_stream_has_ids_for_it(chosen):
+    for block in range(1, (chosen.window_frames or chosen.trained_frames) + 1):
+        calls = (plan(chosen, start, block, memory_visible=True) for start in range(0, 99, block))
+        assert (why_no_memory(chosen, block) is None) == any(call.memory for call in calls), block
 
 
 def test_growing_presets_refuse_untrained_ids_only_when_strict():

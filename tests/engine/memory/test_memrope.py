@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from rivulet.kernels.rope import rotate
-from rivulet.model_patches.attention.positions import PRESETS
+from rivulet.model_patches.attention.positions import PRESETS, plan
 from rivulet.model_patches.attention.rope import rope_table
 from rivulet.model_patches.cache.core import SlotPast
 from rivulet.model_patches.memory.memrope import Averages, MemRope
@@ -224,6 +224,19 @@ def test_what_it_cannot_work_with_is_refused(caller, make_text, config):
     other = replace(memrope(torch.float32), frame_tokens=5)
     with pytest.raises(ValueError, match="frames of 5 tokens, the stream's have 6"):
         init(caller, (make_text(),), replace(config, preset="memrope"), memory=other)
+
+
+@pytest.mark.parametrize("block_frames", [8, 9])
+def test_blocks_that_leave_it_no_ids_are_refused_before_the_first(caller, make_text, config, block_frames):
+    """The longest block that leaves them has them in every block of a full window."""
+    policy, text = memrope(torch.float32), (make_text(),)
+    config = replace(config, preset=PRESETS["memrope"])
+    with pytest.raises(ValueError, match=rf"block of {block_frames} .*take blocks of 7 or fewer, or set"):
+        init(caller, text, replace(config, block_frames=block_frames), memory=policy)
+    state = init(caller, text, replace(config, block_frames=7), memory=policy)
+    for _ in range(4):
+        _, state = step(caller, state)
+    assert plan(state.config.positions, state.start_frame, 7, memory_visible=True).memory == (3, 4)
 
 
 @pytest.mark.parametrize("per_position", [False, True])
