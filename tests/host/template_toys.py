@@ -41,7 +41,7 @@ def small_cache(format: str = DEFAULT.cache, basis_file: str = BUILT_IN) -> Box:
     return Box("RivuletLatentCache", (WIDE, 140), {"format": format, "basis_file": basis_file})
 
 
-def prompts(text: str, height: int = 150, mode: str = "recache") -> Box:
+def prompts(text: str, height: int = 180, mode: str = "recache") -> Box:
     """Prompts through the Pocket Model's CLIP, so that others can be typed while it runs."""
     return Box("RivuletPrompts", (WIDE, height), {"clip": (1, 1), "text": text, "mode": mode})
 
