@@ -12,39 +12,7 @@ from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.stream.switch import switch
 
 from ..formats import FORMATS
-
-
-class Interruption(BaseException):
-    """Like the host's own, it is no Exception."""
-
-
-class Tripwire:
-    """Hooks on every module of a model; raises at the crossing it is set to, counted over a whole block."""
-
-    def __init__(self, model):
-        self.crossings, self.block_crossings, self.trip_at = 0, 0, -1
-        for module in model.modules():
-            module.register_forward_pre_hook(self.cross)
-            module.register_forward_hook(self.cross)
-
-    def cross(self, *_):
-        self.crossings += 1
-        if self.crossings - 1 == self.trip_at:
-            raise Interruption
-
-    def set(self, trip_at):
-        self.crossings, self.trip_at = 0, trip_at
-
-
-def frozen(state):
-    """All of a state as values that nothing can change any more."""
-    tensors = [*state.cache.tensors().values(), *state.prompt, state.tail_BCTHW]
-    return (state.block, state.start_frame, state.cache.table), [tensor.clone() for tensor in tensors]
-
-
-def same(one, other):
-    return one[0] == other[0] and all(torch.equal(a, b) for a, b in zip(one[1], other[1], strict=True))
-
+from .interruptions import Interruption, before_a_block, check_again, check_an_interruption, frozen, same
 
 CASES = [(1, "dense"), (4, "dense"), (1, "int8_exact"), (4, "latent"), (4, "latent_mixed_exact")]
 
@@ -61,28 +29,13 @@ def stopped(request, make_model, make_text, config):
     streams = [init(caller, prompt, config, cache=FORMATS[name]) for _ in range(2)]
     for _ in range(blocks):
         streams = [step(caller, stream)[1] for stream in streams]
-    wire = Tripwire(caller.tree)
-    latents, after = step(caller, streams[1])
-    wire.block_crossings = wire.crossings
-    return caller, streams[0], wire, (latents, frozen(after))
-
-
-def check_again(caller, state, expected):
-    latents, after = step(caller, state)
-    assert torch.equal(latents, expected[0]) and same(frozen(after), expected[1])
+    return before_a_block(caller, streams)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True))
 def test_an_interruption_in_any_layer_at_any_call_changes_nothing(stopped, place):
-    caller, state, wire, expected = stopped
-    before = frozen(state)
-    wire.set(int(place * wire.block_crossings))
-    with pytest.raises(Interruption):
-        step(caller, state)
-    assert same(frozen(state), before)
-    wire.set(-1)
-    check_again(caller, state, expected)
+    check_an_interruption(stopped, place)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -19,7 +19,7 @@ from rivulet.model_patches.stream.switch import switch
 from safetensors.torch import load_file
 
 from ..formats import FORMATS, LOSSY
-from .test_faults import Interruption, Tripwire
+from .interruptions import before_a_block, check_an_interruption
 from .test_snapshot import put, said_in
 from .test_stream_reference import Block, Reference
 
@@ -172,35 +172,13 @@ def stopped(request, make_model, make_text, rolling):
     streams = [init(caller, prompt, config, cache=FORMATS[name]) for _ in range(2)]
     for _ in range(blocks):
         streams = [step(caller, stream)[1] for stream in streams]
-    wire = Tripwire(caller.tree)
-    latents, after = step(caller, streams[1])
-    wire.block_crossings = wire.crossings
-    return caller, streams[0], wire, (latents, frozen(after))
-
-
-def frozen(state):
-    tensors = [*state.cache.tensors().values(), state.tail_BCTHW]
-    if state.under_way_BCTHW is not None:
-        tensors.append(state.under_way_BCTHW)
-    return (state.block, state.start_frame, state.cache.table), [tensor.clone() for tensor in tensors]
-
-
-def same(one, other):
-    return one[0] == other[0] and all(torch.equal(a, b) for a, b in zip(one[1], other[1], strict=True))
+    return before_a_block(caller, streams)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True))
 def test_an_interruption_in_any_layer_at_any_call_changes_nothing(stopped, place):
-    caller, state, wire, expected = stopped
-    before = frozen(state)
-    wire.set(int(place * wire.block_crossings))
-    with pytest.raises(Interruption):
-        step(caller, state)
-    wire.set(-1)
-    assert same(frozen(state), before)
-    latents, after = step(caller, state)
-    assert torch.equal(latents, expected[0]) and same(frozen(after), expected[1])
+    check_an_interruption(stopped, place)
 
 
 def test_a_cut_drops_what_is_under_way_and_begins_as_a_stream_begins(caller, make_text, rolling):
