@@ -220,8 +220,8 @@ def _triton_version() -> str:
         return "Triton is not installed"
     # its package has other names on Windows and for AMD
     for name in metadata.packages_distributions().get("triton", ()):
-        return f"{name} {metadata.version(name)} is installed"
-    return "Triton is installed, version unknown"
+        return f"{name} {metadata.version(name)}"
+    return "Triton, version unknown"
 
 
 def ffmpeg() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import wan22
@@ -73,7 +74,6 @@ def choose(structure: Structure, file: str, name: str | None = None) -> Choice:
         for r in RECIPES
         if r.kind == structure.kind and (unknown or r.size == structure.size) and r.memory != "learned"
     ]
-    others = "; ".join([*(recipe.title for recipe in fits), "Wan 2.1 itself"])  # titles have commas
     if not fits:
         raise ValueError(
             f"Recipe: {file} is {structure}, and no model of that kind and size has been published; choose a "
@@ -86,14 +86,17 @@ def choose(structure: Structure, file: str, name: str | None = None) -> Choice:
         why = "The file's name says so, but there is no memory encoder in it: without one, memory stays off."
         return Choice(echo, why, True)
     if named := [recipe for recipe in recipes_in_name(file) if recipe in fits]:
-        why = f"The file's name says so. Its keys and shapes alone would also be those of: {others}."
-        return Choice(named[0], why, True)
+        return Choice(named[0], f"The file's name says so. {_also(fits, named[0])}", True)
     default = find_recipe(DEFAULTS[structure.kind, "1.3B" if unknown else structure.size])
-    why = (
-        f"A guess, as the file's name names no model: if it is another one, choose its recipe. Its keys and "
-        f"shapes alone would also be those of: {others}."
-    )
-    return Choice(default, why, False)
+    why = "A guess, as the file's name names no model: if it is another one, choose its recipe."
+    return Choice(default, f"{why} {_also(fits, default)}", False)
+
+
+def _also(fits: Sequence[PublishedRecipe], chosen: PublishedRecipe) -> str:
+    """The other models with keys and shapes of these records, each family once."""
+    families = dict.fromkeys(recipe.title.split(",")[0] for recipe in fits if recipe is not chosen)
+    others = "; ".join([*families, "Wan 2.1 itself"])
+    return f"Its keys and shapes alone would also be those of: {others}."
 
 
 def _chosen(structure: Structure, file: str, name: str) -> PublishedRecipe:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -110,6 +111,18 @@ def _shaken(tensors: dict[str, torch.Tensor], scale: float) -> dict[str, torch.T
     return {name: (value + scale * torch.randn_like(value)).contiguous() for name, value in tensors.items()}
 
 
+@contextmanager
+def _found(folder: Path, *kinds: str) -> Iterator[None]:
+    """Has the host's loaders look in this folder alone, whatever the fixture `folders` tells them."""
+    import folder_paths
+
+    known = folder_paths.folder_names_and_paths
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in kinds:
+            patch.setitem(known, kind, ([str(folder)], folder_paths.supported_pt_extensions))
+        yield
+
+
 @pytest.fixture(scope="session")
 def load(models):
     """Returns a function that loads `plain` or `causal` through the host's own loader."""
@@ -119,7 +132,8 @@ def load(models):
 
     def by_name(name: str):
         if name not in loaded:
-            (loaded[name],) = nodes.UNETLoader().load_unet(f"{name}.safetensors", "default")
+            with _found(models, "diffusion_models"):
+                (loaded[name],) = nodes.UNETLoader().load_unet(f"{name}.safetensors", "default")
         return loaded[name]
 
     return by_name
@@ -130,7 +144,11 @@ def load_vae(models):
     """Returns a function that loads a file of `models` through the host's own loader."""
     import nodes
 
-    return lambda name: nodes.VAELoader().load_vae(f"{name}.safetensors")[0]
+    def by_name(name: str):
+        with _found(models, "vae", "vae_approx"):
+            return nodes.VAELoader().load_vae(f"{name}.safetensors")[0]
+
+    return by_name
 
 
 @pytest.fixture(scope="session")
@@ -140,12 +158,9 @@ def tiny_vae(load_vae):
 
 
 @pytest.fixture(scope="session")
-def vae(models):
+def vae(load_vae):
     """Returns the tiny VAE through the host's own loader."""
-    import nodes
-
-    (loaded,) = nodes.VAELoader().load_vae("vae.safetensors")
-    return loaded
+    return load_vae("vae")
 
 
 @pytest.fixture
