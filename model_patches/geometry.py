@@ -58,6 +58,10 @@ class Geometry:
         """Tokens per latent frame."""
         return self.grid_width * self.grid_height
 
+    def picture_size(self, times: int = 1) -> tuple[int, int]:
+        """Width and height in pixels of pictures that a VAE draws so many times as large as the stream's."""
+        return self.width * times, self.height * times
+
     def pixel_frames(self, latent_frames: int) -> int:
         """Pixel frames that a stream of so many latent frames decodes to."""
         count = _whole("latent_frames", latent_frames, least=0)

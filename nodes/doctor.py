@@ -243,6 +243,7 @@ def fitness(model: Any, vae: Any) -> dict[str, str]:
     from .host.decoder import why_not_vae
     from .host.file import report_of
     from .host.tree import why_not
+    from .host.vae import upscale_of
 
     report = {}
     if model is not None:
@@ -253,7 +254,8 @@ def fitness(model: Any, vae: Any) -> dict[str, str]:
             report |= choices(model, dit)
         report |= report_of(model)
     if vae is not None:
-        report["VAE"] = why_not_vae(vae) or "can be streamed"
+        drawn = "" if upscale_of(vae) == 1 else ", and draws pictures of twice the stream's width and height"
+        report["VAE"] = why_not_vae(vae) or f"can be streamed{drawn}"
     return report
 
 

@@ -64,8 +64,10 @@ def tiny_text(request: Request, device: Device) -> str | None:
     tiny = replace(request, decoder=TinyCost(), piece_latents=MAX_LATENTS)
     if isinstance(request.decoder, TinyCost) or judge(tiny, device).answer != FITS:
         return None
+    width, height = tiny.picture_size
+    smaller = "" if request.decoder.upscale == 1 else f" and draws {width}x{height}"
     return (
-        "As it is, it fits with a tiny decoder, which comes near Wan's VAE: load lighttaew2_1 from "
+        f"As it is, it fits with a tiny decoder, which comes near Wan's VAE{smaller}: load lighttaew2_1 from "
         "models/vae_approx with Load VAE."
     )
 

@@ -146,7 +146,8 @@ class RivuletStream(io.ComfyNode):
         with refuse_full(caller, "before the first block"):
             kept = _cache_and_memory(model, cache, config)
             decoder = decoder_for(vae, caller.to_vae)
-        video = _video_of(begin, filename_prefix, cls.hidden, config)
+        size = config.geometry.picture_size(decoder.upscale)
+        video = _video_of(begin, filename_prefix, cls.hidden, size)
         order = Order(
             caller, decoder, config, *kept, script, fps, blocks, video, graph_tags(cls.hidden), page,
             policy_of(snapshot, snapshot_seconds, snapshot_gb), begin.may_redo,
@@ -184,9 +185,9 @@ def _told(start: Beginning | None, model: Any, cache: CacheChoice | None) -> Beg
     return begun_with(start, model) or FROM_NOTHING
 
 
-def _video_of(begin: Beginning, prefix: str, hidden: Any, config: StreamConfig) -> Path:
+def _video_of(begin: Beginning, prefix: str, hidden: Any, size: tuple[int, int]) -> Path:
     """Where the video lies: a new one, or that of the take that is gone on with."""
-    return begin.video if isinstance(begin, Resume) else target(prefix, hidden, config.geometry)
+    return begin.video if isinstance(begin, Resume) else target(prefix, hidden, *size)
 
 
 def _progress(blocks: int | None) -> Callable[[Chunk], None]:

@@ -25,11 +25,15 @@ def _frame() -> list[io.Input]:
         io.Model.Input("model", tooltip="Wan 2.1 text to video, causal weights; or the Pocket Model."),
         io.Vae.Input(
             "vae",
-            tooltip="The VAE of Wan 2.1; or lighttaew2_1 or taew2_1, tiny decoders for it; or the "
-            "Pocket Model's.",
+            tooltip="The VAE of Wan 2.1; one whose decoder draws twice its size (upscale2x), and so the "
+            "video; lighttaew2_1 or taew2_1, tiny decoders; or the Pocket Model's.",
         ),
-        width_input(),
-        height_input(),
+        width_input(
+            "Of the stream, in pixels; a VAE that draws twice the size makes the video twice as wide."
+        ),
+        height_input(
+            "Of the stream, in pixels; a VAE that draws twice the size makes the video twice as high."
+        ),
         seconds_input(
             "seconds",
             10.0,

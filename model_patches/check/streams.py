@@ -33,7 +33,7 @@ REPEAT = "CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment makes products repe
 class Latents:
     """A decoder that shows latents themselves: what a check compares is what the model made."""
 
-    in_pairs = False
+    in_pairs, upscale = False, 1
 
     def decode(
         self, latents_BCTHW: Tensor, past: VaeBuffers | None, *, last: bool = False, exact: bool = False

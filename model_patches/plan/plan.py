@@ -76,6 +76,11 @@ class Request:
         return self.stream.geometry
 
     @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height of the video's pictures in pixels."""
+        return self.geometry.picture_size(self.decoder.upscale)
+
+    @property
     def rows(self) -> int:
         """Batch rows of a call."""
         return 2 if self.stream.guided else 1
@@ -187,7 +192,7 @@ def plan_stream(request: Request) -> Plan:
     decoder, vae_size = request.decoder, request.vae_dtype.itemsize
     cache_bytes = request.cache.allocated_bytes(shape, frames, dtype)
     buffer_bytes = decoder.buffers(places) * vae_size
-    pixels = geometry.width * geometry.height
+    pixels = math.prod(request.picture_size)
     # a snapshot leaves out the next block's slots, which are free between blocks
     free_frames = 0 if stream.positions.capacity_frames is None else stream.block_frames
     saved_bytes = request.cache.snapshot_bytes(shape, frames - free_frames, dtype)

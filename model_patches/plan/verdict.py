@@ -113,7 +113,7 @@ def describe(request: Request, plan: Plan, device: Device) -> tuple[str, ...]:
 
     A stream without end has its figures for an hour of video.
     """
-    memory, geometry = "RAM" if device.is_cpu else "graphics memory", request.geometry
+    memory = "RAM" if device.is_cpu else "graphics memory"
     chunk, first = plan.seconds_per_chunk(device), plan.seconds_to_first_chunk(device)
     pace = plan.chunk_seconds / chunk
     seconds = request.seconds or SECONDS_PER_HOUR
@@ -121,7 +121,7 @@ def describe(request: Request, plan: Plan, device: Device) -> tuple[str, ...]:
     each = "it" if request.seconds else "an hour of it"
     video = plan.video_bytes_per_hour / SECONDS_PER_HOUR * seconds
     return (
-        f"Video: {geometry.width}x{geometry.height} at {request.fps:g} pictures a second, {length}.",
+        f"Video: {_sizes(request)} at {request.fps:g} pictures a second, {length}.",
         f"Time: {each} takes about {duration(first + seconds / pace)}. The first picture comes after about "
         f"{short(first)} s, then {short(plan.chunk_seconds)} s of video every {short(chunk)} s: "
         f"{short(pace)} times the speed it plays at.",
@@ -132,6 +132,13 @@ def describe(request: Request, plan: Plan, device: Device) -> tuple[str, ...]:
         f"it is made and snapshots lie beside it.",
         "Computed, not measured.",
     )
+
+
+def _sizes(request: Request) -> str:
+    """The size of the pictures, and the stream's where the VAE draws them larger."""
+    geometry, (width, height) = request.geometry, request.picture_size
+    size = f"{width}x{height}"
+    return size if width == geometry.width else f"{size} from a {geometry.width}x{geometry.height} stream"
 
 
 def _video_size(count: float) -> str:
@@ -148,8 +155,9 @@ def changes(old: Request, new: Request) -> str:
         was = "all frames" if before.window_frames is None else f"{before.window_frames} frames"
         texts.append(f"a window of {after.window_frames} latent frames instead of {was}")
     if new.geometry != old.geometry:
+        what = "picture" if new.decoder.upscale == 1 else "stream"
         texts.append(
-            f"a picture of {new.geometry.width}x{new.geometry.height} instead of "
+            f"a {what} of {new.geometry.width}x{new.geometry.height} instead of "
             f"{old.geometry.width}x{old.geometry.height}"
         )
     if new.seconds != old.seconds and new.seconds is not None:

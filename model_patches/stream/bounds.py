@@ -39,10 +39,10 @@ def check_names(file: Any, header: Header) -> None:
     if "tail" not in names or not any(name.startswith("prompt.") for name in names):
         raise ValueError("its newest latents or its prompt are missing")
     geometry = header.config.geometry
-    size = [geometry.height, geometry.width, 3]
+    allowed = [[geometry.height * times, geometry.width * times, 3] for times in {1, header.upscale}]
     for name in names:
         sizes = list(file.get_slice(name).get_shape())
-        if name.startswith("ledger.") and (name.partition(".")[2] not in PICTURES or sizes != size):
+        if name.startswith("ledger.") and (name.partition(".")[2] not in PICTURES or sizes not in allowed):
             raise ValueError(f"{name[:40]} is {sizes}")
         if name.startswith("past.") and not header.start_frame:
             raise ValueError("there is a past of a decoder before a scene has begun")

@@ -13,6 +13,7 @@ from typing import Any
 from ..attention.positions import PositionPreset
 from ..cache.format import call_of, recache_call
 from ..geometry import Geometry
+from ..vae.wan import UPSCALES
 from .config import StreamConfig
 from .ledger import FrameLedger
 from .state_file import check_types, config_from_json
@@ -38,8 +39,9 @@ TYPES = {
     "must_recache": (bool,),
     "steered": (bool,),
     "shot": (bool,),
+    "upscale": (int,),
 }
-NO_SHOT: dict[str, Any] = {"shot": False}
+NOT_SAID: dict[str, Any] = {"shot": False, "upscale": 1}  # by takes of earlier releases
 CONFIG = {
     "geometry": (dict,),
     "preset": (dict,),
@@ -63,6 +65,7 @@ LEDGER = COUNTS | {"limit": (int, NONE), "fps": (*NUMBER, NONE)}
 
 # what no stream comes to: thousands of years of latent frames, pictures of 16 million pixels, and so on
 MOST_FRAMES, MOST_PIXELS, MOST_COUNT = 1 << 40, 4096 * 4096, 4096
+MOST_UPSCALE = max(UPSCALES.values())
 MOST_CFG, MOST_FPS, LONGEST_WORD = 100.0, 1000.0, 200
 SEEDS = 1 << 64
 
@@ -80,9 +83,15 @@ class Header:
     shrunk: str | None  # from which cache format and block it went over to a smaller one
     steered: bool  # the prompt that is due with the next block was gone over to already
     shot: bool  # the scene's sink is frames of the last shot
+    upscale: int  # times of the stream's size that the video's pictures have
     cache: str  # names of the format and of the memory
     memory: str
     bytes: int  # of the file
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height of the video's pictures in pixels."""
+        return self.config.geometry.picture_size(self.upscale)
 
     @property
     def given(self) -> int:
@@ -97,7 +106,7 @@ class Header:
 
 def header_of(about: Mapping[str, Any], size: int) -> Header:
     """The header of a file of so many bytes; KeyError, TypeError or ValueError where it cannot be true."""
-    about = {**NO_SHOT, **about}  # which takes of earlier releases do not say
+    about = {**NOT_SAID, **about}
     check_types(about, TYPES)
     _refuse_unknown("header", about, TYPES)
     for name in ("cache", "memory"):
@@ -105,11 +114,12 @@ def header_of(about: Mapping[str, Any], size: int) -> Header:
         _within(f"the name of the {name}", len(about[name]["name"]), 1, LONGEST_WORD)
     config, ledger = _config(about["config"]), _ledger(about["ledger"])
     block, start = about["block"], about["start_frame"]
+    _within("upscale", about["upscale"], 1, MOST_UPSCALE)
     _within("block", block, 0, MOST_FRAMES)
     _within("start_frame", start, config.positions.sink_frames if about["shot"] else 0, MOST_FRAMES)
     header = Header(
         config, block, start, ledger, about["text"], about["followed"], about["shrunk"], about["steered"],
-        about["shot"], about["cache"]["name"], about["memory"]["name"], size,
+        about["shot"], about["upscale"], about["cache"]["name"], about["memory"]["name"], size,
     )  # fmt: skip
     _within("frames beyond the video", header.ahead, 0, config.geometry.pixel_frames(start))
     (about["text"] or "").encode()  # half of a pair of characters is no text

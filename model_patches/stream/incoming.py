@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -133,29 +134,38 @@ class Pictures:
         return taken_FHWC
 
 
+def newest(source: Incoming, count: int) -> Sequence[Tensor]:
+    """A source's last pictures, one by one, all of them where it has no more; it is read to its end.
+
+    No more than these and a few are in memory at once.
+    """
+    kept: deque[Tensor] = deque(maxlen=count)
+    while len(some_FHWC := source.take(TOGETHER)):
+        kept.extend(some_FHWC)
+    if not kept:
+        raise ValueError(f"Video reader: {source.name} has no picture; give at least one.")
+    return kept
+
+
 class Fitted:
     """Another source's pictures at one size, without transparency; what cannot be shown is refused."""
 
-    def __init__(self, source: Incoming, width: int, height: int, fit: str = CROP) -> None:
-        """width, height: pixels. fit: one of FITS."""
+    def __init__(self, source: Incoming, width: int, height: int, fit: str = CROP, upscale: int = 1) -> None:
+        """width, height: pixels. fit: one of FITS; upscale: times the size, which EXACT takes, too."""
         self.source, self.name = source, source.name
-        self.width, self.height, self.fit = width, height, fit
+        self.width, self.height, self.fit, self.upscale = width, height, fit, upscale
 
     def take(self, count: int) -> Tensor:
         """The next pictures at that size, in the source's dtype."""
         return self.fitted(self.source.take(count))
 
     def newest(self, count: int) -> Tensor:
-        """The source's last pictures, all of them where it has no more; it is read to its end.
+        """The source's last pictures, see `newest`."""
+        return self.fitted_each(newest(self.source, count))
 
-        No more than these and a few are in memory at once.
-        """
-        kept: deque[Tensor] = deque(maxlen=count)
-        while len(some_FHWC := self.source.take(TOGETHER)):
-            kept.extend(some_FHWC)
-        if not kept:
-            raise ValueError(f"Video reader: {self.name} has no picture; give at least one.")
-        return torch.cat([self.fitted(picture_HWC[None]) for picture_HWC in kept])
+    def fitted_each(self, pictures: Iterable[Tensor]) -> Tensor:
+        """Pictures [H, W, 3] of one size at least as those [F, H, W, 3] of this one."""
+        return torch.cat([self.fitted(picture_HWC[None]) for picture_HWC in pictures])
 
     def fitted(self, pixels_FHWC: Tensor) -> Tensor:
         """These pictures [F, H, W, 3] at the size, by the rule."""
@@ -166,9 +176,8 @@ class Fitted:
         if (width, height) == (self.width, self.height):
             return pixels_FHWC
         if self.fit == EXACT:
-            raise ValueError(
-                f"Video reader: {self.name} is {width}x{height} and the video is to be {self.width}x"
-                f"{self.height}; make them equal, or set fit to {CROP} or {STRETCH}."
+            refuse_other_size(
+                f"Video reader: {self.name}", width, height, (self.width, self.height), self.upscale
             )
         if self.fit == CROP:
             pixels_FHWC = _middle(pixels_FHWC, self.width, self.height)
@@ -217,3 +226,14 @@ def _scaled(pixels_FHWC: Tensor, width: int, height: int) -> Tensor:
     if dtype == torch.uint8:
         return scaled_FHWC.round().clamp(0, 255).to(dtype)
     return scaled_FHWC.clamp(0, 1).to(dtype)
+
+
+def refuse_other_size(what: str, width: int, height: int, wanted: tuple[int, int], upscale: int = 1) -> None:
+    """ValueError where a picture has not the size that is wanted, nor `upscale` times that."""
+    sizes = [(wanted[0] * times, wanted[1] * times) for times in sorted({1, upscale})]
+    if (width, height) not in sizes:
+        said = " or ".join(f"{w}x{h}" for w, h in sizes)
+        raise ValueError(
+            f"{what} is {width}x{height} and the video is to be {said}; make them equal, or set fit to "
+            f"{CROP} or {STRETCH}."
+        )

@@ -36,7 +36,7 @@ from .ledger import FrameLedger
 from .state import Blend, StreamState, next_prompt
 from .state_file import REMEDY, config_to_json, opened, refuse_altered, write_state
 from .step import reserve
-from .weights import refuse_other_decoder
+from .weights import refuse_other_decoder, refuse_other_pictures
 
 KIND, VERSION = "rivulet stream", 3
 
@@ -131,6 +131,7 @@ def _about(
         "steered": state.steered,
         "shrunk": state.shrunk,
         "shot": state.shot,
+        "upscale": 1 if decoder is None else decoder.upscale,
     }
 
 
@@ -183,6 +184,7 @@ def load(
                 raise ValueError(
                     f"load: the stream in {path} has pictures; give `decoder`, which makes them."
                 )
+            refuse_other_pictures(header, decoder.upscale, path.name)
             refuse_other_decoder(shown_by, decoder.fingerprint(), path.name)
         # what is a view of the file may lie at any address, by which products on a CPU are rounded; a cache
         # is copied into its slots

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..arch.fingerprint import difference, farthest
+from .header import Header
 
 Fingerprint = Mapping[str, Tensor]
 # Of the kind of weights that differs most: sums rounded to bfloat16 in another order move one by up to 1.1 %
@@ -23,6 +24,17 @@ def refuse_other_weights(made_with: Fingerprint, present: Fingerprint, source: s
             f"{100 * apart:.1f} % in {kind}, and would not go on as it began. Load the weights it was made "
             f"with, with the same adapters (LoRA) and kept in the same way, or begin a new stream."
         )
+
+
+def refuse_other_pictures(header: Header, upscale: int, source: str) -> None:
+    """ValueError where a VAE draws the pictures of the file's take larger or smaller than they are."""
+    if header.upscale == upscale:
+        return
+    had, has = ("{}x{}".format(*header.config.geometry.picture_size(n)) for n in (header.upscale, upscale))
+    raise ValueError(
+        f"Resume: the pictures of the take in {source} are {had}, and this VAE draws {has} of its latents. "
+        f"Connect the VAE it was made with, or begin a new video with its end (Start From)."
+    )
 
 
 def refuse_other_decoder(shown_by: Tensor, present: Tensor | None, source: str) -> None:

@@ -59,13 +59,13 @@ def describe(video: Path) -> Take:
     known = Known(folder, about, header, snapshots, max(0, frames), why)
     standing, reason = (RUNNING, "A run is making it now.") if running else known.standing
     texts = _texts(events, first + known.frames)
-    size = header.config.geometry if header else None
+    width, height = header.picture_size if header else (0, 0)
     return Take(
         path=video,
         frames=known.frames,
         fps=about.fps if about else (header and header.ledger.fps) or 0.0,
-        width=about.width if about else size.width if size else 0,
-        height=about.height if about else size.height if size else 0,
+        width=about.width if about else width,
+        height=about.height if about else height,
         changed=_changed(folder),
         standing=standing,
         reason=reason,

@@ -142,10 +142,10 @@ def _about(folder: TakeFolder, header: Header) -> About:
     try:
         return folder.read_about()
     except ValueError:
-        ledger, geometry = header.ledger, header.config.geometry
+        ledger = header.ledger
         if ledger.fps is None:
             raise
-        return About(ledger.file_frame, ledger.fps, geometry.width, geometry.height, begun=0.0)
+        return About(ledger.file_frame, ledger.fps, *header.picture_size, begun=0.0)
 
 
 def _point(

@@ -27,6 +27,11 @@ class DecoderCost(Protocol):
         """Numbers in all loaded weights, an encoder's included."""
         ...
 
+    @property
+    def upscale(self) -> int:
+        """Times of 8 pixels that a latent's place measures in the pictures."""
+        ...
+
     def weight_reads(self, latents: int) -> int:
         """Numbers of weights that a piece reads, each counted as often as it is read."""
         ...
@@ -50,31 +55,32 @@ class DecoderCost(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WanCost:
-    """Wan 2.1's VAE of any width."""
+    """Wan 2.1's VAE of any width; upscale: as `vae.wan.WanVAE`."""
 
     dim: int = 96  # the published one's
     name: str = "wan"
     in_pairs: bool = False  # run as ComfyUI does, see `paired_peak_numbers`
+    upscale: int = 1
 
     @property
     def parameters(self) -> int:
-        return vae_parameters(self.dim)
+        return vae_parameters(self.dim, upscale=self.upscale)
 
     def weight_reads(self, latents: int) -> int:
-        return decoder_parameters(self.dim)
+        return decoder_parameters(self.dim, upscale=self.upscale)
 
     def buffers(self, places: int) -> int:
         return buffer_numbers(self.dim, places)
 
     def peak(self, latents: int, places: int) -> int:
         count = paired_peak_numbers if self.in_pairs else peak_numbers
-        return count(self.dim, latents, places)
+        return count(self.dim, latents, places, upscale=self.upscale)
 
     def flops(self, latents: int, places: int) -> int:
-        return decode_flops(self.dim, latents, places)
+        return decode_flops(self.dim, latents, places, upscale=self.upscale)
 
     def traffic(self, latents: int, places: int) -> int:
-        return traffic_numbers(self.dim, latents, places)
+        return traffic_numbers(self.dim, latents, places, self.upscale)
 
 
 WAN_VAE = WanCost()
@@ -107,15 +113,16 @@ def stages(dim: int, latents: int, places: int) -> tuple[Stage, ...]:
     )
 
 
-def decoder_parameters(dim: int, latent_channels: int = LATENT_CHANNELS) -> int:
+def decoder_parameters(dim: int, latent_channels: int = LATENT_CHANNELS, upscale: int = 1) -> int:
     """Numbers in the weights that decoding uses (Wan 2.1, arXiv 2503.20314, section 4.1)."""
     wide = 4 * dim
     middle = 2 * _residual_parameters(wide, wide) + wide + wide * 3 * wide + 3 * wide + wide * wide + wide
-    edges = latent_channels * (latent_channels + 1) + _conv(latent_channels, wide) + dim + _conv(dim, 3)
+    edges = latent_channels * (latent_channels + 1) + _conv(latent_channels, wide) + dim
+    edges += _conv(dim, head_channels(upscale))
     return middle + edges + sum(_stage_parameters(stage) for stage in stages(dim, 1, 1))
 
 
-def vae_parameters(dim: int, latent_channels: int = LATENT_CHANNELS) -> int:
+def vae_parameters(dim: int, latent_channels: int = LATENT_CHANNELS, upscale: int = 1) -> int:
     """Numbers in all weights of a loaded VAE, the encoder's included."""
     wide, moments = 4 * dim, 2 * latent_channels
     total = _conv(3, dim) + wide + _conv(wide, moments) + moments * (moments + 1)
@@ -126,7 +133,12 @@ def vae_parameters(dim: int, latent_channels: int = LATENT_CHANNELS) -> int:
             total += width * width * 9 + width
         if index in (1, 2):
             total += width * width * 3 + width
-    return total + decoder_parameters(dim, latent_channels)
+    return total + decoder_parameters(dim, latent_channels, upscale)
+
+
+def head_channels(upscale: int) -> int:
+    """Channels in which a decoder ends."""
+    return 3 * upscale**2
 
 
 def buffer_numbers(dim: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
@@ -141,20 +153,25 @@ def buffer_numbers(dim: int, places: int, latent_channels: int = LATENT_CHANNELS
     return sum(sizes) + 2 * dim * 64 * places
 
 
-def peak_numbers(dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
+def peak_numbers(
+    dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS, upscale: int = 1
+) -> int:
     """Peak of numbers alive during a piece, without its weights and the buffers it got.
 
     In the second convolution of the last residual block: the block's input, the activation, the same with two
-    frames before it, and the result; and the new buffers of every layer but the head. A convolution's own
-    working memory is the library's choice and comes on top.
+    frames before it, and the result; and the new buffers of every layer but the head. Or, in a narrow
+    decoder, where its pictures' channels are shuffled. A convolution's own working memory is the library's
+    choice and comes on top.
     """
     last = stages(dim, latents, places)[-1]
-    frame = last.width * last.places
-    new_buffers = buffer_numbers(dim, places, latent_channels) - 2 * frame
-    return 4 * last.volume + 2 * frame + new_buffers + latent_channels * latents * places
+    buffers, given = buffer_numbers(dim, places, latent_channels), latent_channels * latents * places
+    shuffled = 0 if upscale == 1 else 2 * head_channels(upscale) * last.frames * last.places
+    return buffers + max(4 * last.volume + given, shuffled)
 
 
-def paired_peak_numbers(dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
+def paired_peak_numbers(
+    dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS, upscale: int = 1
+) -> int:
     """`peak_numbers` where two frames go through all finer stages before the next two of a doubling do.
 
     In the second convolution of the last residual block, for the last two pictures: the block's input, the
@@ -164,12 +181,14 @@ def paired_peak_numbers(dim: int, latents: int, places: int, latent_channels: in
     coarse, middle, _, last = stages(dim, latents, places)
     pair = 2 * last.width * last.places
     doubled = (2 * coarse.frames * 4 * coarse.places + 4 * 4 * middle.places) * 2 * dim
-    pictures = 3 * (last.frames - 2) * last.places
+    pictures = head_channels(upscale) * (last.frames - 2) * last.places
     given = latent_channels * latents * places
     return buffer_numbers(dim, places, latent_channels) + 4 * pair + doubled + pictures + given
 
 
-def decode_flops(dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS) -> int:
+def decode_flops(
+    dim: int, latents: int, places: int, latent_channels: int = LATENT_CHANNELS, upscale: int = 1
+) -> int:
     """FLOPs of a piece in the middle of a stream: convolutions, and attention over the places of a frame."""
     wide, tokens = 4 * dim, latents * places
     products = tokens * (latent_channels**2 + 27 * latent_channels * wide)
@@ -182,22 +201,24 @@ def decode_flops(dim: int, latents: int, places: int, latent_channels: int = LAT
         finer = 4 * here * (2 if stage.doubles_frames else 1)
         products += finer * 9 * stage.width * (stage.width // 2) if stage.doubles else 0
     last = stages(dim, latents, places)[-1]
-    return 2 * (products + last.frames * last.places * 27 * last.width * 3)
+    return 2 * (products + last.frames * last.places * 27 * last.width * head_channels(upscale))
 
 
-def traffic_numbers(dim: int, latents: int, places: int) -> int:
+def traffic_numbers(dim: int, latents: int, places: int, upscale: int = 1) -> int:
     """Numbers that a piece reads and writes, operation by operation, as half precision does it on a GPU.
 
     A residual block moves 29 activations (twice: norm 7, SiLU 2, frames put before it 2, convolution 2; sum
     3), the head 12, every buffer 4; doubling a picture moves 13 of its inputs, doubling frames as
-    many before. The coarse layers before the stages are left out.
+    many before; channels that are shuffled to larger pictures are written, read and written. The coarse
+    layers before the stages are left out.
     """
     rows = stages(dim, latents, places)
     total = 4 * buffer_numbers(dim, places) + 12 * rows[-1].volume
     for stage in rows:
         doubled = (26 + 13 if stage.doubles_frames else 13) if stage.doubles else 0
         total += (3 * 29 + doubled) * stage.volume
-    return total
+    shuffled = 0 if upscale == 1 else 3 * head_channels(upscale)
+    return total + shuffled * rows[-1].frames * rows[-1].places
 
 
 def _stage_parameters(stage: Stage) -> int:

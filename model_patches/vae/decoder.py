@@ -93,6 +93,11 @@ class StreamDecoder(Protocol):
         ...
 
     @property
+    def upscale(self) -> int:
+        """Times of SPACE_STRIDE that a latent's place measures in its pictures."""
+        ...
+
+    @property
     def in_pairs(self) -> bool:
         """Whether its layers get a scene's latents as one, then two by two, whatever it is given at once."""
         ...
@@ -125,6 +130,10 @@ class VaeDecoder:
         """Does nothing: the first decode compares sizes and dtype."""
 
     in_pairs = False
+
+    @property
+    def upscale(self) -> int:
+        return self.vae.upscale
 
     @property
     def forgets_after(self) -> int | None:

@@ -33,6 +33,7 @@ class TinyCost:
     widths: tuple[int, ...] = WIDTHS
     unused: int = 0  # numbers in loaded weights that decoding does not use, the encoder's
     name: str = "tiny"
+    upscale: int = 1
 
     @property
     def stages(self) -> Iterator[TinyStage]:

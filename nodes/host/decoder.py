@@ -38,6 +38,10 @@ class InModelUnits:
     def in_pairs(self) -> bool:
         return self._decoder.in_pairs
 
+    @property
+    def upscale(self) -> int:
+        return self._decoder.upscale
+
     def fingerprint(self) -> Tensor:
         """Of the decoder alone: what encodes may be left out of a VAE's file."""
         if self._fingerprint is None:

@@ -46,7 +46,7 @@ class HostTinyDecoder:
         """Raises ValueError for the past of another kind of decoder."""
         refuse_foreign(past, sum(has_memory(layer) for layer in self.layers))
 
-    in_pairs = False
+    in_pairs, upscale = False, 1
 
     @property
     def forgets_after(self) -> int:

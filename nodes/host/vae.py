@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...model_patches.checkpoints import wan22
 from ...model_patches.geometry import LATENT_CHANNELS
 from ...model_patches.vae.cost import WanCost
 from ...model_patches.vae.decoder import VaeBuffers, to_levels
-from ...model_patches.vae.load import NEEDED
+from ...model_patches.vae.load import NEEDED, why_not_head
 from ...model_patches.vae.reach import reach_of_wan
-from ...model_patches.vae.wan import SPACE_STRIDE
+from ...model_patches.vae.wan import SPACE_STRIDE, UPSCALES, unpacked
 from .loaded import load_models
 from .once import check_once
 from .same import refuse_other
@@ -44,7 +44,7 @@ class HostDecoder:
         """vae: the host's VAE; refused unless it is a Wan 2.1 VAE whose decoder can be streamed exactly."""
         if refusal := why_not_wan(vae):
             raise ValueError(refusal)
-        self.vae = vae
+        self.vae, self.upscale = vae, upscale_of(vae)
         check_once(vae.first_stage_model, type(self), self._check)
 
     def refuse_foreign(self, past: VaeBuffers | None) -> None:
@@ -83,7 +83,8 @@ class HostDecoder:
         load_models([vae.patcher], memory_required=needed)
         begun = past is not None and len(past.layers) > 0
         kept = KeptFrames(vae, past.layers if past is not None and begun else (None,) * LAYERS)
-        size = (0, height * SPACE_STRIDE, width * SPACE_STRIDE, 3)
+        stride = SPACE_STRIDE * self.upscale
+        size = (0, height * stride, width * stride, 3)
         pieces = [torch.empty(size, dtype=torch.float32 if exact else torch.uint8, device=vae.device)]
         while count := _next(latents_BCTHW.shape[2], not begun, last):
             piece_BCTHW, latents_BCTHW = latents_BCTHW[:, :, :count], latents_BCTHW[:, :, count:]
@@ -96,20 +97,29 @@ class HostDecoder:
         """The piece's pixels [F, H, W, 3]; what the layers keep is replaced."""
         vae, model = self.vae, self.vae.first_stage_model
         x = model.conv2(piece_BCTHW.to(vae.device, vae.vae_dtype))
-        pixels_BCFHW = torch.cat(model.decoder(x, feat_cache=kept, feat_idx=[0]), 2)
-        pixels_FHWC = vae.process_output(pixels_BCFHW.float())[0].movedim(0, -1)
+        made = model.decoder(x, feat_cache=kept, feat_idx=[0])
+        # other packs' loaders bring layers of earlier hosts, which give the whole piece at once
+        pixels_BCFHW = made if isinstance(made, Tensor) else torch.cat(made, 2)
+        pixels_BCFHW = unpacked(vae.process_output(pixels_BCFHW.float()), self.upscale)
+        pixels_FHWC = pixels_BCFHW[0].movedim(0, -1)
         return pixels_FHWC if exact else to_levels(pixels_FHWC)
 
     @torch.inference_mode()
     def _check(self) -> None:
         """Raises RuntimeError unless five small latents give the same pictures in pieces and as a whole."""
         small = torch.sin(torch.arange(16 * 5 * 4 * 4) * 0.7).reshape(1, 16, 5, 4, 4)
-        whole, past, parts = self.vae.decode(small.clone())[0], None, []
+        whole, past, parts = self._as_shown(self.vae.decode(small.clone())[0]), None, []
         for piece in small.split(2, 2):
             pixels, past = self.decode(piece, past, exact=True)
             parts.append(pixels)
         parts.append(self.decode(small[:, :, :0], past, last=True, exact=True)[0])
         refuse_other(torch.cat(parts), whole, self.vae, "decoder", "pictures")
+
+    def _as_shown(self, whole_FHWC: Tensor) -> Tensor:
+        """What the host decodes, as pictures: it leaves a head of 12 channels as they are."""
+        if whole_FHWC.shape[-1] == 3:
+            return whole_FHWC
+        return unpacked(whole_FHWC.movedim(-1, 0)[None], self.upscale)[0].movedim(0, -1)
 
 
 class KeptFrames(list[Any]):
@@ -129,7 +139,19 @@ class KeptFrames(list[Any]):
 
 def wan_cost(vae: Any) -> WanCost:
     """What decoding with the host's Wan VAE costs, whatever its width."""
-    return WanCost(vae.first_stage_model.decoder.conv1.out_channels // 4, in_pairs=True)
+    dim = vae.first_stage_model.decoder.conv1.out_channels // 4
+    return WanCost(dim, in_pairs=True, upscale=upscale_of(vae))
+
+
+def upscale_of(vae: Any) -> int:
+    """Times of 8 pixels that a latent's place measures in the pictures of the host's VAE; 1 by default."""
+    return UPSCALES.get(_head_channels(vae), 1)
+
+
+def _head_channels(vae: Any) -> int:
+    """Channels in which the decoder ends; 3 where it has no such layer, as tiny ones have none."""
+    head = getattr(getattr(getattr(vae, "first_stage_model", None), "decoder", None), "head", None)
+    return getattr(head[-1], "out_channels", 3) if isinstance(head, nn.Sequential) and head else 3
 
 
 def why_not_wan(vae: Any) -> str | None:
@@ -150,6 +172,8 @@ def why_not_wan(vae: Any) -> str | None:
             f"{''.join(f', without {name}' for name in lacking)}; {NEEDED}; or a tiny decoder for it, "
             f"lighttaew2_1 or taew2_1. Update Rivulet if this is one."
         )
+    if (head := _head_channels(vae)) not in UPSCALES:
+        return f"Rivulet: the VAE {why_not_head(head)}."
     return None
 
 

@@ -19,7 +19,8 @@ from ...model_patches.geometry import Geometry
 from ...model_patches.memory.policy import MemoryPolicy
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.follow import Follow, first_moving_call
-from ...model_patches.stream.incoming import CROP, EXACT, STRETCH, Fitted
+from ...model_patches.stream.incoming import CROP, EXACT, Fitted, newest, refuse_other_size
+from ...model_patches.stream.join import times_to_put_back
 from ...model_patches.stream.pipeline import Prefill
 from ...model_patches.stream.recovery import refuse_full
 from ...model_patches.stream.rolling import refuse_following
@@ -34,6 +35,7 @@ from ..host.caller import HostCaller
 from ..host.decoder import first_latents, why_not_vae
 from ..host.encoder import HostEncoder
 from ..host.incoming import open_sound, open_source
+from ..host.vae import upscale_of
 
 WHO = "Start From"
 
@@ -91,26 +93,30 @@ class FromPicture(Beginning):
     image_BHWC: Tensor | None = None  # one picture of three channels, in [0, 1]
     fit: str = CROP  # one of incoming.FITS
     latents: int = 1
+    ending_HWC: Tensor | None = None  # as `Prefill` has it, once the picture is read
 
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> FromPicture:
         if refusal := why_not_vae(vae):
             raise ValueError(refusal)
-        return replace(self, image_BHWC=self.resize(config.geometry))
+        assert self.image_BHWC is not None
+        height, width = self.image_BHWC.shape[1:3]
+        geometry, upscale = config.geometry, upscale_of(vae)
+        if self.fit == EXACT:
+            refuse_other_size(
+                f"{WHO}: the picture", width, height, (geometry.width, geometry.height), upscale
+            )
+        times = times_to_put_back(width, height, geometry, upscale)
+        ending_HWC = self.resize(geometry, times)[0]
+        return replace(self, image_BHWC=self.resize(geometry), ending_HWC=ending_HWC)
 
     def prefill(self, caller: HostCaller, vae: Any) -> Prefill:
         assert self.image_BHWC is not None
-        return Prefill(caller.from_vae(first_latents(vae, self.image_BHWC)), 0, self.image_BHWC[0])
+        return Prefill(caller.from_vae(first_latents(vae, self.image_BHWC)), 0, self.ending_HWC)
 
-    def resize(self, geometry: Geometry) -> Tensor:
-        """The picture [1, H, W, 3] at the size of the video."""
+    def resize(self, geometry: Geometry, times: int = 1) -> Tensor:
+        """The picture [1, H, W, 3] at the size of the stream, or so many times that."""
         assert self.image_BHWC is not None
-        height, width = self.image_BHWC.shape[1:3]
-        wanted = (geometry.width, geometry.height)
-        if self.fit == EXACT and (width, height) != wanted:
-            raise ValueError(
-                f"{WHO}: the picture is {width}x{height} and the video {wanted[0]}x{wanted[1]}; make "
-                f"them equal, or set fit to {CROP} or {STRETCH}."
-            )
+        wanted = geometry.picture_size(times)
         pixels_BCHW = comfy.utils.common_upscale(
             self.image_BHWC.movedim(-1, 1), *wanted, "bicubic", "center" if self.fit == CROP else "disabled"
         )
@@ -125,15 +131,21 @@ class FromVideo(Beginning):
     fit: str = CROP  # one of incoming.FITS
     context: int = 0  # pictures that are looked back on; 0: as many as the stream does
     pixels_FHWC: Tensor | None = None  # the last pictures at the stream's size, once they are read
+    ending_HWC: Tensor | None = None  # the last of them, as `Prefill` has it
 
     def read(self, vae: Any, config: StreamConfig, fps: float, pictures: int | None) -> FromVideo:
         """The video is read to its end, a few pictures at a time."""
         geometry, block = config.geometry, config.block_frames
         latents = geometry.latent_frames(self.context) or context_latents(config.positions, block)
         wanted = geometry.pixel_frames(latents)
+        upscale = upscale_of(vae)
         with open_source(self.source, fps) as incoming:
-            video = Fitted(incoming, geometry.width, geometry.height, self.fit)
-            pixels_FHWC = video.newest(wanted)
+            kept = newest(incoming, wanted)
+            video = Fitted(incoming, *geometry.picture_size(), self.fit, upscale)
+            pixels_FHWC = video.fitted_each(kept)
+            height, width = kept[-1].shape[:2]
+            times = times_to_put_back(width, height, geometry, upscale)
+            ending_HWC = Fitted(incoming, *geometry.picture_size(times), self.fit).fitted(kept[-1][None])[0]
         count = len(pixels_FHWC)
         if self.context and count < wanted:
             raise ValueError(
@@ -144,7 +156,10 @@ class FromVideo(Beginning):
         if count < wanted:
             latents = whole_blocks(1 + (count - 1) // geometry.time_stride, block)
         hidden = geometry.pixel_frames(latents)
-        return replace(self, latents=latents, hidden=hidden, pixels_FHWC=pixels_FHWC[-hidden:])
+        if not ending_HWC.is_floating_point():
+            ending_HWC = ending_HWC / 255
+        shown = {"latents": latents, "hidden": hidden, "pixels_FHWC": pixels_FHWC[-hidden:]}
+        return replace(self, **shown, ending_HWC=ending_HWC)
 
     @contextmanager
     def sound(self) -> Iterator[Sound | None]:
@@ -155,10 +170,7 @@ class FromVideo(Beginning):
     def prefill(self, caller: HostCaller, vae: Any) -> Prefill:
         assert self.pixels_FHWC is not None
         latents_BCTHW, _ = HostEncoder(vae)(self.pixels_FHWC, last=True)
-        ending_HWC = self.pixels_FHWC[-1]
-        if not ending_HWC.is_floating_point():
-            ending_HWC = ending_HWC / 255
-        return Prefill(caller.from_vae(latents_BCTHW), self.hidden, ending_HWC)
+        return Prefill(caller.from_vae(latents_BCTHW), self.hidden, self.ending_HWC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +243,7 @@ class Following(Beginning):
             return caller.from_vae(latents_BCTHW), past
 
         with open_source(self.source, fps) as incoming:
-            video = Fitted(incoming, config.geometry.width, config.geometry.height, self.fit)
+            video = Fitted(incoming, *config.geometry.picture_size(), self.fit, upscale_of(vae))
             follow = Follow(video, encode, config, self.strength, self.motion)
             with refuse_full(caller, "while the first pictures of the video are encoded"):
                 first = follow.block(0, 0)

@@ -13,10 +13,12 @@ from ...model_patches.stream.differences import contract_differences
 from ...model_patches.stream.script import Script
 from ...model_patches.stream.snapshot import Header
 from ...model_patches.stream.timeline import DEFAULT_MODE
+from ...model_patches.stream.weights import refuse_other_pictures
 from ...model_patches.takes.folder import TakeFolder
 from ...model_patches.takes.point import Point, find_point
 from ...model_patches.viewers.mailbox import Redo
 from ...model_patches.writer.lock import is_locked
+from ..host.vae import upscale_of
 from .beginnings import Beginning
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class Resume(Beginning):
         frame = None if self.from_second is None else round(self.from_second * fps)
         point = find_point(TakeFolder(self.video), self.wish or Redo(frame))
         header = point.header
+        refuse_other_pictures(header, upscale_of(vae), name)
         _refuse_other(name, header, config, fps, self.kept)
         # one that was cut off after its last block is finished by going on
         is_finished = point.about.ended is not None and self.video.exists()

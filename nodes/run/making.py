@@ -97,10 +97,14 @@ class Order:
             kept_BCTHW = reference_latents(self.caller, vae, self.reference_BHWC, self.config)
         return replace(self, script=replace(self.script, reference_BCTHW=kept_BCTHW))
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the video's pictures in pixels."""
+        return self.config.geometry.picture_size(self.decoder.upscale)
+
     def refuse_encoding(self) -> None:
         """ValueError where this machine cannot code the file so; before a model is loaded."""
-        size = self.config.geometry.width, self.config.geometry.height
-        self.encoding.coding(*size).check(find_ffmpeg(), *size, rate_of(self.fps))
+        self.encoding.coding(*self.size).check(find_ffmpeg(), *self.size, rate_of(self.fps))
 
 
 class Run:
@@ -201,10 +205,10 @@ class Run:
     @property
     def image_BHWC(self) -> Tensor:
         """The video's last picture [1, H, W, 3] in [0, 1]."""
-        last_HWC, size = self.pictures.last_HWC, self.order.config.geometry
+        last_HWC = self.pictures.last_HWC
         if last_HWC is None:  # it was whole already, and no block was made
             with open_source(InputImpl.VideoFromFile(str(self.result)), self.order.fps) as incoming:
-                last_HWC = Fitted(incoming, size.width, size.height, EXACT).newest(1)[0]
+                last_HWC = Fitted(incoming, *self.order.size, EXACT).newest(1)[0]
         return last_HWC[None] / 255
 
     def _load(self, path: Path) -> StreamState:
@@ -215,11 +219,11 @@ class Run:
 
     def _open_writer(self, opening: Opening) -> Mp4Writer:
         order = self.order
-        size = order.config.geometry
+        width, height = order.size
         return Mp4Writer(
             order.video,
-            width=size.width,
-            height=size.height,
+            width=width,
+            height=height,
             fps=order.fps,
             start_frame=opening.start_frame,
             go_on=opening.go_on,

@@ -14,7 +14,6 @@ from typing import Any
 
 import folder_paths
 
-from ...model_patches.geometry import Geometry
 from ...model_patches.writer.text import LONGEST_ENDING, NAME_BYTES, text_problem
 
 WHO = "Stream Video"
@@ -29,8 +28,8 @@ ILLEGAL_IN_VALUES = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
-def target(prefix: str, hidden: Any, size: Geometry) -> Path:
-    """The path of a new video. hidden: what the host tells the node of the graph.
+def target(prefix: str, hidden: Any, width: int, height: int) -> Path:
+    """The path of a new video. hidden: what the host tells the node of the graph. width, height: pixels.
 
     ValueError for a prefix that no file can have, or a pattern that names nothing.
     """
@@ -38,7 +37,7 @@ def target(prefix: str, hidden: Any, size: Geometry) -> Path:
     if reason := why_not(filled):
         raise ValueError(reason)
     folder, name, counter, _, _ = folder_paths.get_save_image_path(
-        filled, folder_paths.get_output_directory(), size.width, size.height
+        filled, folder_paths.get_output_directory(), width, height
     )
     return Path(folder) / f"{name}_{counter:05}_.mp4"
 

@@ -1,4 +1,5 @@
-"""Pictures a second, memory and quality of each decoder: Wan's VAE, a tiny decoder, the pocket's own VAE.
+"""Pictures a second, memory and quality of each decoder: Wan's VAE, the same with a head that draws twice the
+height and width, a tiny decoder, the pocket's own VAE.
 
 Random weights of the published sizes stand in where no file is given; they are as fast as the real ones and
 show nothing, so they have no row of quality.
@@ -78,23 +79,29 @@ def clip(size: int, latents: int) -> Tensor:
 
 
 def contenders(chosen: argparse.Namespace, clip_FHWC: Tensor) -> list[Contender]:
-    """Returns Wan's VAE, a tiny decoder and the pocket's VAE, where its weights are there."""
+    """Returns Wan's VAE at either size, a tiny decoder and the pocket's VAE, where its weights are there."""
     dtype, device = getattr(torch, chosen.dtype), torch.device(chosen.device)
     torch.manual_seed(0)
     wan = load_vae(chosen.vae, dtype, device) if chosen.vae else ready(WanVAE(), dtype, device)
     tiny = load_tiny(chosen.tiny, dtype, device) if chosen.tiny else ready(TinyDecoder(), dtype, device)
     latents_BCTHW = encode_stream(wan, clip_FHWC.to(device))[0]
+    twice = ready(WanVAE(upscale=2), dtype, device)
     widths = tuple(layer.out_channels for layer in (tiny.decoder[i] for i in (1, 8, 14, 20)))
     found = [
-        Contender("wan", wan, WanCost(wan.decoder.conv1.out_channels // 4), name(chosen.vae), latents_BCTHW),
+        Contender("wan", wan, cost_of(wan), name(chosen.vae), latents_BCTHW),
+        Contender("wan, twice the size", twice, cost_of(twice), RANDOM, latents_BCTHW),
         Contender("tiny", tiny, TinyCost(widths), name(chosen.tiny), latents_BCTHW),
     ]
     if (WEIGHTS / VAE_FILE).exists():
         own = load_vae(WEIGHTS / VAE_FILE, dtype, device)
-        cost = WanCost(own.decoder.conv1.out_channels // 4)
         latents_BCTHW = encode_stream(own, clip_FHWC.to(device))[0]
-        found.append(Contender("pocket", own, cost, VAE_FILE, latents_BCTHW))
+        found.append(Contender("pocket", own, cost_of(own), VAE_FILE, latents_BCTHW))
     return found
+
+
+def cost_of(vae: WanVAE) -> WanCost:
+    """Returns what decoding with it costs."""
+    return WanCost(vae.decoder.conv1.out_channels // 4, upscale=vae.upscale)
 
 
 def ready(model: Model, dtype: torch.dtype, device: torch.device) -> Model:
@@ -112,15 +119,14 @@ def speed(rows: Rows, each: Contender, repeats: int, dtype: str) -> None:
     best = min(timed(each) for _ in range(1 + repeats))
     count, height, width = each.latents_BCTHW.shape[2:]
     places, itemsize, piece = height * width, each.latents_BCTHW.dtype.itemsize, min(MAX_LATENTS, count)
-    geometry = Geometry(8 * width, 8 * height)
-    frames = geometry.pixel_frames(count)
+    stride, frames = 8 * each.decoder.upscale, Geometry(8 * width, 8 * height).pixel_frames(count)
     rows(
         "speed",
         decoder=each.name,
         weights=each.weights,
         dtype=dtype,
-        width_pixels=geometry.width,
-        height_pixels=geometry.height,
+        width_pixels=stride * width,
+        height_pixels=stride * height,
         clip_frames=frames,
         pictures_fps=frames / best,
         of_play_speed_ratio=frames / best / FPS,

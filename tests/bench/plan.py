@@ -136,6 +136,6 @@ def request_of(given: Subject) -> Request:
         given.config,
         given.fps,
         text_tokens=given.text_BLE.shape[1],
-        decoder=WanCost(given.vae.decoder.conv1.out_channels // 4),
+        decoder=WanCost(given.vae.decoder.conv1.out_channels // 4, upscale=given.vae.upscale),
         vae_dtype=dtype,
     )

@@ -88,6 +88,7 @@ def models(comfyui, tmp_path_factory) -> Path:
     halves = {name: value.half() for name, value in tiny.items()}
     save_file(halves, folder / "taew2_1.safetensors")
     save_file(halves, folder / "hunyuan.safetensors")
+    save_file(_shaken(WanVAE(16, upscale=2).state_dict(), 0.01), folder / "twice.safetensors")
     folder_paths.add_model_folder_path("diffusion_models", str(folder))
     for kind in ("vae", "vae_approx"):
         folder_paths.add_model_folder_path(kind, str(folder))

@@ -80,7 +80,7 @@ def test_what_no_file_can_be_called_is_refused_everywhere(comfyui, prefix, words
     for system in ("posix", "nt"):
         assert words in why_not(prefix, system), system
     with pytest.raises(ValueError, match=r"filename_prefix"):
-        target(prefix, SimpleNamespace(prompt=None, extra_pnginfo=None), SimpleNamespace(width=64, height=64))
+        target(prefix, SimpleNamespace(prompt=None, extra_pnginfo=None), 64, 64)
 
 
 @pytest.mark.parametrize(("prefix", "words"), ON_WINDOWS)

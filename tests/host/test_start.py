@@ -154,15 +154,15 @@ def test_a_shots_reference_is_a_film_of_the_picture_at_the_videos_size(node, loa
         reference_latents(made.caller, vae, picture(*WIDE), replace(CONFIG, preset="self_forcing"))
 
 
-def test_another_size_is_made_to_fit_by_the_chosen_rule(node):
+def test_another_size_is_made_to_fit_by_the_chosen_rule(node, vae):
     middle = torch.zeros(WIDE)
     middle[:, :, 32:64] = 1.0
     cropped = node(middle, "crop").resize(Geometry(32, 64))
     assert cropped.shape == (1, 64, 32, 3) and cropped.mean() > 0.99
     stretched = node(middle, "stretch").resize(Geometry(32, 64))
     assert abs(stretched.mean().item() - 1 / 3) < 0.05
-    with pytest.raises(ValueError, match="is 96x64 and the video 32x64"):
-        node(middle, "refuse").resize(Geometry(32, 64))
+    with pytest.raises(ValueError, match="is 96x64 and the video is to be 32x64"):
+        node(middle, "refuse").read(vae, StreamConfig(Geometry(32, 64)), 16.0, 99)
 
 
 @pytest.mark.parametrize(

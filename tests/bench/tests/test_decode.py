@@ -11,11 +11,13 @@ from rivulet.tests.bench import decode
 from rivulet.tests.bench.records import Rows
 from safetensors.torch import save_file
 
+TWICE = "wan, twice the size"
+
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """Decoders narrow enough for a test, and no built-in weights."""
-    monkeypatch.setattr(decode, "WanVAE", lambda: wan.WanVAE(4))
+    monkeypatch.setattr(decode, "WanVAE", lambda **how: wan.WanVAE(4, **how))
     monkeypatch.setattr(decode, "TinyDecoder", lambda: tiny.TinyDecoder((8, 6, 4, 4)))
     monkeypatch.setattr(decode, "WEIGHTS", tmp_path)
     return tmp_path
@@ -33,15 +35,19 @@ def test_random_weights_have_a_speed_and_no_quality(small):
     found = rows_of()
     assert [(row["row"], row["decoder"]) for row in found] == [
         ("speed", "wan"),
+        ("speed", TWICE),
         ("speed", "tiny"),
         ("no_quality", "wan"),
+        ("no_quality", TWICE),
         ("no_quality", "tiny"),
     ]
     assert all(row["weights"] == "random" for row in found)
-    for row in found[:2]:
+    for row in found[:3]:
         assert row["clip_frames"] == 5 and row["pictures_fps"] == 16 * row["of_play_speed_ratio"] > 0
     assert found[0]["past_bytes"] == sum(kept.nbytes for kept in past_of(wan.WanVAE(4)))
-    assert found[1]["past_bytes"] == sum(kept.nbytes for kept in past_of(tiny.TinyDecoder((8, 6, 4, 4))))
+    assert found[1]["width_pixels"] == 32 == 2 * found[0]["width_pixels"]
+    assert found[1]["past_bytes"] == found[0]["past_bytes"]
+    assert found[2]["past_bytes"] == sum(kept.nbytes for kept in past_of(tiny.TinyDecoder((8, 6, 4, 4))))
 
 
 @torch.no_grad()

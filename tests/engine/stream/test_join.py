@@ -1,6 +1,7 @@
 import pytest
 import torch
-from rivulet.model_patches.stream.join import FADE_FRAMES, blend_frames, missing_detail
+from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.stream.join import FADE_FRAMES, blend_frames, missing_detail, times_to_put_back
 
 GIVEN, DECODED = torch.full((2, 2, 3), 100.0), torch.full((2, 2, 3), 60.0)
 
@@ -25,3 +26,31 @@ def test_pictures_stay_in_their_range():
 def test_after_the_fade_the_very_same_pictures_come_back():
     pixels = torch.rand(3, 2, 2, 3)
     assert blend_frames(pixels, torch.ones(2, 2, 3), FADE_FRAMES) is pixels
+
+
+def test_what_a_decoder_draws_between_the_pixels_of_a_smaller_picture_stays():
+    """Only what both can show is compared: colours are put back, a pattern of single pixels stays."""
+    given, drawn = torch.full((8, 8, 3), 100.0), torch.full((16, 16, 3), 60.0)
+    drawn[::2, ::2] += 12
+    drawn[1::2, 1::2] -= 12
+    assert torch.allclose(missing_detail(given, drawn), torch.full((16, 16, 3), 40.0))
+    given[:, 4:] = 20.0
+    lost = missing_detail(given, torch.full((16, 16, 3), 60.0))
+    assert lost.shape == (16, 16, 3) and torch.allclose(lost[:, :4], torch.tensor(40.0), atol=6)
+    assert torch.allclose(lost[:, 12:], torch.tensor(-40.0), atol=6)
+
+
+@pytest.mark.parametrize(
+    ("size", "upscale", "times"),
+    [
+        ((832, 480), 2, 1),
+        ((1664, 960), 2, 2),
+        ((4000, 3000), 2, 2),
+        ((1247, 960), 2, 1),  # its width covers less than one and a half times the stream's
+        ((1248, 720), 2, 2),
+        ((320, 200), 2, 1),
+        ((4000, 3000), 1, 1),
+    ],
+)
+def test_a_given_picture_is_put_back_at_the_size_that_it_is_nearer_to(size, upscale, times):
+    assert times_to_put_back(*size, Geometry(832, 480), upscale) == times

@@ -143,7 +143,7 @@ class HoldingDecoder:
     def refuse_foreign(self, past):
         """Nothing."""
 
-    forgets_after, in_pairs = None, False
+    forgets_after, in_pairs, upscale = None, False, 1
 
     def fingerprint(self):
         """It has no weights."""

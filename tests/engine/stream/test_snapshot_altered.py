@@ -11,6 +11,7 @@ from rivulet.model_patches.stream.snapshot import capture, load, read_header, sa
 from rivulet.model_patches.stream.step import init, step
 from rivulet.model_patches.stream.switch import switch
 from rivulet.model_patches.vae.decoder import VaeDecoder
+from rivulet.model_patches.vae.tiny import TinyDecoder
 from rivulet.model_patches.vae.wan import WanVAE
 from safetensors.torch import load_file
 
@@ -232,6 +233,11 @@ def test_another_vae_is_refused_and_none_is_asked_for(wan, vae, tmp_path):
     with pytest.raises(ValueError, match=r"made by another VAE, one whose weights differ .* by 50\.0 %"):
         load(path, wan, decoder=VaeDecoder(other))
     with pytest.raises(ValueError, match="made by another VAE, one of another kind"):
-        load(path, wan, decoder=VaeDecoder(seeded(WanVAE(dim=8)).decoder.head))
+        load(path, wan, decoder=VaeDecoder(seeded(TinyDecoder((8, 6, 4, 4)))))
+    words = (
+        "the pictures of the take in stream.safetensors are 32x16, and this VAE draws 64x32 of its latents"
+    )
+    with pytest.raises(ValueError, match=words):
+        load(path, wan, decoder=VaeDecoder(seeded(WanVAE(dim=4, upscale=2))))
     with pytest.raises(ValueError, match="give `decoder`, which makes them"):
         load(path, wan)

@@ -51,4 +51,4 @@ class Collected:
     @property
     def frames(self):
         empty = np.empty((0, GEOMETRY.height, GEOMETRY.width, 3), np.uint8)
-        return np.concatenate([empty, *self.chunks])
+        return np.concatenate(self.chunks or [empty])

@@ -55,8 +55,9 @@ class Studio:
         folder = TakeFolder(self.folder / name)
 
         def open_writer(opening):
+            width, height = (side * self.vae.upscale for side in (GEOMETRY.width, GEOMETRY.height))
             return Mp4Writer(
-                folder.video, width=GEOMETRY.width, height=GEOMETRY.height, fps=FPS, threads=1,
+                folder.video, width=width, height=height, fps=FPS, threads=1,
                 start_frame=opening.start_frame, go_on=opening.go_on, lock=opening.lock,
             )  # fmt: skip
 
