@@ -11,7 +11,9 @@ from rivulet.model_patches.vae.load import load_vae
 from rivulet.model_patches.vae.tiny import TinyDecoder
 from rivulet.model_patches.vae.wan import WanVAE, unpacked
 from rivulet.tests.engine.vae.conftest import seeded
+from rivulet.tests.engine.vae.test_wan import decode_of, renamed
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn.functional import pixel_shuffle
 
 HEAD = "decoder.head.2."
@@ -61,6 +63,21 @@ def test_any_cut_gives_the_pixels_of_the_whole(twice, packed, latents, cuts, lim
     frames_FHWC = torch.cat(parts)
     assert frames_FHWC.shape == (21, 32, 48, 3)
     torch.testing.assert_close(frames_FHWC, whole.permute(0, 2, 3, 1).clamp(0, 1), rtol=0, atol=1e-12)
+
+
+def test_pictures_are_those_of_diffusers_12_channels_shuffled(twice, latents):
+    """diffusers' VAE leaves the channels as they are, clamped; its layers know nothing of these."""
+    module = pytest.importorskip("diffusers.models.autoencoders.autoencoder_kl_wan")
+    model = module.AutoencoderKLWan(base_dim=8, out_channels=12)
+    model.load_state_dict({renamed(key): value for key, value in twice.state_dict().items()})
+    model.double().eval()
+    for part in model.modules():
+        if isinstance(part, module.WanUpsample):
+            part.forward = nn.Upsample.forward.__get__(part)  # theirs goes through float32
+    packed = decode_of(model, latents)
+    assert packed.shape == (1, 12, 21, 16, 24) and (packed.abs() < 1).double().mean() > 0.5
+    theirs = torch.stack([pixel_shuffle(frame, 2) for frame in packed[0].unbind(1)], 1)[None]
+    torch.testing.assert_close(twice.decode(latents)[0].clamp(-1, 1), theirs, rtol=0, atol=1e-12)
 
 
 def test_no_latents_give_no_pictures_of_the_size(twice, latents):
