@@ -108,15 +108,20 @@ class HostDecoder:
     def _check(self) -> None:
         """Raises RuntimeError unless five small latents give the same pictures in pieces and as a whole."""
         small = torch.sin(torch.arange(16 * 5 * 4 * 4) * 0.7).reshape(1, 16, 5, 4, 4)
-        whole, past, parts = self._as_shown(self.vae.decode(small.clone())[0]), None, []
+        whole, past, parts = self._as_shown(self.vae.decode(small.clone())), None, []
         for piece in small.split(2, 2):
             pixels, past = self.decode(piece, past, exact=True)
             parts.append(pixels)
         parts.append(self.decode(small[:, :, :0], past, last=True, exact=True)[0])
         refuse_other(torch.cat(parts), whole, self.vae, "decoder", "pictures")
 
-    def _as_shown(self, whole_FHWC: Tensor) -> Tensor:
-        """What the host decodes, as pictures: it leaves a head of 12 channels as they are."""
+    def _as_shown(self, whole: Tensor) -> Tensor:
+        """What the VAE decodes, as pictures [F, H, W, 3].
+
+        The host gives [1, F, H, W, C] and leaves a head of 12 channels as they are; VAEs of other packs may
+        give [F, H, W, C], and shuffle.
+        """
+        whole_FHWC = whole.flatten(0, -4)
         if whole_FHWC.shape[-1] == 3:
             return whole_FHWC
         return unpacked(whole_FHWC.movedim(-1, 0)[None], self.upscale)[0].movedim(0, -1)

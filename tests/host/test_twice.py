@@ -173,3 +173,25 @@ def test_layers_that_give_a_piece_at_once_are_taken(twice, monkeypatch):
     parts = decoder.forward
     monkeypatch.setattr(decoder, "forward", lambda *given, **how: torch.cat(parts(*given, **how), 2))
     assert torch.equal(streamed(HostDecoder(twice), latents(5), 3), expected)
+
+
+@pytest.mark.parametrize("shuffles", [False, True])
+def test_a_vae_that_another_pack_has_changed_is_checked_by_what_it_decodes(
+    twice, unchecked, monkeypatch, shuffles
+):
+    """Pictures without the row of the batch, shuffled or not, as ComfyUI-VAE-Utils gives them."""
+    from rivulet.nodes.host.vae import HostDecoder
+
+    whole = twice.decode
+
+    def decode(given):
+        whole_FHWC = whole(given)[0]
+        return shuffled(whole_FHWC) if shuffles else whole_FHWC
+
+    monkeypatch.setattr(twice, "decode", decode)
+    HostDecoder(twice)
+    assert HostDecoder in unchecked[twice.first_stage_model]
+    monkeypatch.setattr(twice, "decode", lambda given: decode(given).flip(-1))
+    unchecked.clear()
+    with pytest.raises(RuntimeError, match="other pictures piece by piece than at once"):
+        HostDecoder(twice)
