@@ -46,13 +46,14 @@ class Visit {
     await fetch(`${this.url}/settings/${name}`, { method: "POST", body: JSON.stringify(value) });
   }
 
-  /** Opens the page and waits until its graph can be used. */
+  /** Opens the page and waits until its graph can be used: until it has brought one of its own, which a slow page does late. */
   async open() {
     await this.page.goto(`${this.url}/`);
     // scripts/app.js can be imported only when the page has made what it stands for
     await this.page.waitForFunction(() => {
       const app = globalThis.comfyAPI?.app?.app;
-      return app?.extensionManager && globalThis.LiteGraph?.registered_node_types.RivuletStream && app.graph;
+      const known = app?.extensionManager && globalThis.LiteGraph?.registered_node_types.RivuletStream;
+      return known && app.graph?.nodes.length;
     });
     await rest(1.5);
   }
@@ -61,19 +62,24 @@ class Visit {
   load(graph, shown = "RivuletStream", height = 1100) {
     return this.page.evaluate(async ({ graph, shown, height }) => {
       const { app } = await import("/scripts/app.js");
-      // a slow page may still be about to bring a graph of its own, which would be added to this one
+      const second = () => new Promise((done) => setTimeout(done, 1000));
+      const place = (node) => (node.comfyClass === shown ? [0, 0] : [-1500, 400 * Number(node.id)]);
+      // a slow page may still be about to bring a graph, which would be added to this one or put in its place
       do {
         app.graph.clear();
         await app.loadApiJson(graph, "stream");
-        await new Promise((done) => setTimeout(done, 1000));
-      } while (app.graph.nodes.length !== Object.keys(graph).length);
-      for (const node of app.graph.nodes) {
-        const large = node.comfyClass === shown;
-        node.pos = large ? [0, 0] : [-1500, 400 * Number(node.id)];
-        const after = node.widgets?.find((widget) => widget.name === "control_after_generate");
-        if (after) after.value = "fixed";
-        if (large && height) node.size = [420, height];
-      }
+        await second();
+        for (const node of app.graph.nodes) {
+          node.pos = place(node);
+          const after = node.widgets?.find((widget) => widget.name === "control_after_generate");
+          if (after) after.value = "fixed";
+          if (node.comfyClass === shown && height) node.size = [420, height];
+        }
+        await second();
+      } while (
+        app.graph.nodes.length !== Object.keys(graph).length ||
+        app.graph.nodes.some((node) => place(node).some((wanted, at) => node.pos[at] !== wanted))
+      );
       Object.assign(app.canvas.ds, { scale: 0.9, offset: [300, 110] });
       app.canvas.setDirty(true, true);
     }, { graph, shown, height });
