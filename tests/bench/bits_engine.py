@@ -19,15 +19,18 @@ from ...model_patches.cache.shapes import Exact
 from ...model_patches.geometry import Geometry
 from ...model_patches.memory.policy import MemoryPolicy
 from ...model_patches.stream import pipeline
+from ...model_patches.stream.caller import Prompt
 from ...model_patches.stream.config import StreamConfig
 from ...model_patches.stream.follow import Follow, encoder_of
 from ...model_patches.stream.incoming import Fitted, Pictures
 from ...model_patches.stream.pipeline import Chunk, Prefill
+from ...model_patches.stream.script import Script
 from ...model_patches.stream.snapshot import load, save
 from ...model_patches.stream.start import context_latents, from_picture, from_video
 from ...model_patches.stream.state import StreamState
 from ...model_patches.stream.step import step
 from ...model_patches.stream.switch import switch
+from ...model_patches.stream.timeline import Prompt as TimedPrompt
 from ...model_patches.vae.decoder import VaeBuffers, VaeDecoder, decode_stream
 from ...model_patches.writer.frames import HostFrames
 from ...pocket.choices import build
@@ -86,6 +89,7 @@ class Engine:
     state: StreamState
     begin: Prefill | None = None  # until it was shown to the stream
     follow: Follow | None = None
+    script: Script | None = None  # with the prompt that the next block begins with
     pasts: list[VaeBuffers | None] = field(default_factory=list)  # of the decoder, of streams side by side
 
     def make(self, blocks: int) -> None:
@@ -99,15 +103,20 @@ class Engine:
 
         caller, decoder = self.pocket.caller, VaeDecoder(self.pocket.vae)
         given = {"blocks": blocks, "on_chunk": on_chunk, "begin": self.begin, "follow": self.follow}
-        self.state, self.begin = pipeline.run(caller, decoder, self.state, [writer], **given), None
+        self.state = pipeline.run(caller, decoder, self.state, [writer], script=self.script, **given)
+        self.begin = self.script = None
 
     def switch(self, prompt: str, mode: str) -> None:
-        """Goes over to another prompt; a cut begins another scene, for the decoder too."""
+        """Goes over to another prompt: with the next block, in a stream whose pictures the pipeline makes."""
+        if self.streams == 1 and self.state.block:
+            changes = {self.state.block: TimedPrompt(0, prompt, mode)}
+            self.script = Script(self.state.prompt, changes=changes, encode=self._encoded)
+            return
+        self.state = switch(self.pocket.caller, self.state, self._encoded(prompt), mode)
+
+    def _encoded(self, prompt: str) -> Prompt:
         text = self.pocket.encode(prompt).to(self.config.dtype)
-        prompt = (text.expand(self.streams, -1, -1).contiguous(), *self.state.prompt[1:])
-        self.state = switch(self.pocket.caller, self.state, prompt, mode)
-        if mode == "cut" and self.state.block:
-            self.state = replace(self.state, past=None, ledger=self.state.ledger.cut())
+        return (text.expand(self.streams, -1, -1).contiguous(), *self.state.prompt[1:])
 
     def resume(self, folder: Path) -> None:
         """Saves the stream and takes it up again."""

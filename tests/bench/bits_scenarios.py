@@ -1,7 +1,7 @@
 """The streams of `bench bits`, what they are given, and the fingerprint of what they make.
 
-Nothing here knows the engine or the host: how a stream is begun, stepped, switched and gone on with is in
-`bits_engine` and `bits_host`.
+Nothing here knows the host, and of the engine the table of switches alone: how a stream is begun, stepped,
+switched and gone on with is in `bits_engine` and `bits_host`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...model_patches.stream.timeline import MODES
+
 WIDTH, HEIGHT = 48, 32  # pixels; not the same, so that rows and columns cannot stand for each other
 FPS = 16
 SEED = 7
@@ -38,7 +40,6 @@ ENGINE, HOST = "engine", "host"
 BOTH, ALONE = (ENGINE, HOST), (ENGINE,)  # the host's streams take three times as long
 PICTURE, VIDEO, TAKE, FOLLOW = "picture", "video", "take", "follow"
 MLA = ("mla", "mla-int8")
-MODES = ("cut", "recache", "smooth", "blend")
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def kept() -> Iterator[Scenario]:
 
 
 def switched() -> Iterator[Scenario]:
-    """The four ways to another prompt, once the window is full; then all of them, one upon another."""
+    """Every way to another prompt, once the window is full; then several, one upon another."""
     for mode, memory in product(MODES, ("off", "ema", "learned")):
         parts = BOTH if memory == "learned" or mode in ("cut", "recache") else ALONE
         quick, switches = memory == "learned", {6: mode}

@@ -22,6 +22,7 @@ from unittest.mock import patch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ...model_patches.stream.timeline import MODES
 from ...model_patches.takes.folder import TakeFolder
 from ...model_patches.takes.point import find_point
 from ...model_patches.writer.frames import HostFrames
@@ -35,7 +36,6 @@ BLOCK_FRAMES = 3
 TIME_STRIDE = 4  # pictures of a latent, but of a scene's first
 EVERY_SECONDS = 1.0  # of video between two snapshots
 CACHES, MEMORIES = ("dense", "int8", "latent", "mla"), ("off", "ema", "learned")
-MODES = ("smooth", "recache", "blend", "cut")
 PROMPTS = (
     "a red circle and a blue square on a green ground",
     "a yellow triangle on a blue ground",
@@ -68,7 +68,7 @@ class Setup:
 
 
 def setups() -> list[Setup]:
-    """Every cache with every memory, the four ways to another prompt in turn."""
+    """Every cache with every memory, the ways to another prompt in turn."""
     modes, made = cycle(MODES), []
     for number, (cache, memory) in enumerate(product(CACHES, MEMORIES)):
         exact = memory == "ema" and cache in ("int8", "latent")

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rivulet.model_patches.stream.timeline import MODES
 from rivulet.tests.bench import bits, bits_engine, bits_scenarios
 from rivulet.tests.bench.bits_scenarios import Fingerprint, Scenario
 from rivulet.tests.bench.records import Rows
+from rivulet.tests.bench.soak_faults_takes import setups
 
 PLAIN, LATENT = Scenario("plain", 1, quick=True), Scenario("small cache", 1, "latent")
 
@@ -93,6 +95,14 @@ def test_one_bit_is_seen_and_no_cutting_is():
     brighter[8, 3, 3, 2] ^= 1
     assert bits.difference(made, row(latents, brighter)) == "pictures alone, of the same latents"
     assert bits.difference(made, row(latents, pixels[:8])) == "it has 8 pictures, had 9"
+
+
+def test_every_way_to_another_prompt_is_made_in_a_stream_and_in_a_take_that_is_struck():
+    for made in (bits_scenarios.SCENARIOS, setups()):
+        assert {mode for each in made for mode in each.switches.values()} == set(MODES)
+    for memory in {setup.memory for setup in setups()}:
+        met = {mode for setup in setups() if setup.memory == memory for mode in setup.switches.values()}
+        assert met == set(MODES), memory
 
 
 def test_every_scenario_has_a_name_of_its_own():
