@@ -21,6 +21,8 @@ async function noteWords(page) {
 
 const noted = (page) => page.evaluate(() => globalThis.noted.splice(0, Infinity));
 const seconds = (page) => page.evaluate(() => document.querySelector(".rivulet video").currentTime);
+/** Waits until another picture is shown than at this second; nothing plays. */
+const moved = (page, was) => page.waitForFunction((was) => document.querySelector(".rivulet video").currentTime !== was, was);
 const word = (page, words) => page.waitForFunction((part) => document.querySelector(".rivulet .phase").textContent.includes(part), words);
 
 /** How the canvas moves under the wheel and under the middle button, both over the picture. */
@@ -61,11 +63,11 @@ await visit(told, async (here) => {
 
   await page.focus(".rivulet .screen");
   await page.keyboard.press("Space");
-  await rest(0.6);
+  await page.waitForFunction(() => document.querySelector(".rivulet video").paused);
   seen.steps = [await seconds(page)];
   for (const key of ["ArrowLeft", "ArrowLeft", "ArrowRight", "Home"]) {
     await page.keyboard.press(key);
-    await rest(1);
+    await moved(page, seen.steps.at(-1));
     seen.steps.push(await seconds(page));
   }
   await here.shot("player-running");

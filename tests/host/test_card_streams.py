@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from rivulet.model_patches.memory.policies import POLICIES
 from rivulet.tests.card.caps import beyond, changed, highest, written
 from rivulet.tests.card.covering import Row, covering
 from rivulet.tests.card.faked import Card
@@ -17,9 +18,10 @@ TRITON = find_spec("triton") is not None
 # torch alone packs int4 out of order, where a kernel does not
 KINDS = CAPPED if TRITON else (WAIT, TO_HOST, TO_CARD)
 
+PRESETS = {"off": "infinity_rope", "ema": "reward_forcing", "memrope": "memrope", "learned": "pocket_memory"}
 COLUMNS = {
     "format": ("dense", "latent", "int8", "mla"),
-    "memory": ("off", "ema", "memrope", "learned"),
+    "memory": tuple(PRESETS),
     "switch": ("recache", "smooth"),
     "start": STARTS,
     "vae": ("wan", "tiny"),
@@ -28,8 +30,6 @@ COLUMNS = {
     "guided": (False, True),
     "half": (torch.bfloat16, torch.float16),
 }
-PRESETS = {"off": "infinity_rope", "ema": "reward_forcing", "memrope": "memrope", "learned": "pocket_memory"}
-
 
 ENCODED = {"latents": ("latent", "mla"), "follow": ("dense", "int8")}  # formats for starts that are long
 
@@ -47,6 +47,10 @@ CASES = [HostCase(preset=PRESETS[row["memory"]], **row) for row in covering(COLU
 
 # each asks for something that no other does
 SHOWN = (HostCase("mla", guided=True, calls=2, vae="tiny"), HostCase("mla", start="follow"))
+
+
+def test_every_memory_is_streamed():
+    assert set(PRESETS) == set(POLICIES)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 from rivulet.model_patches.checkpoints.checkpoint import open_checkpoint
 from rivulet.model_patches.geometry import Geometry
 from rivulet.model_patches.memory.encoder import EncoderConfig, MemoryEncoder
+from rivulet.model_patches.memory.policies import POLICIES
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.model_caller import ModelCaller, texts
 from rivulet.model_patches.stream.snapshot import load as load_take
@@ -21,6 +22,7 @@ from rivulet.tests.host.test_cache_nodes import Clip
 from safetensors.torch import save_file
 
 BUILT_IN = "built in (Pocket Model)"
+FILELESS = [kind.name for kind in POLICIES.values() if not kind.files]
 CONFIG = StreamConfig(Geometry(32, 48), "pocket_memory", 3, (1.0, 0.5), seed=5)
 LAYERS = [
     f"blocks.{i}.{name}"
@@ -222,10 +224,10 @@ def test_the_node_brings_the_positions_the_memory_needs(load, remembering):
     [
         (
             ("learned", "none"),
-            r"learned needs the file of a memory trained .* needs none: ema or memrope or off",
+            rf"learned needs the file of a memory trained .* needs none: {' or '.join(FILELESS)}",
         ),
         (("ema", "diffusion_models/memory.safetensors"), "ema uses no file, but memory_file is set"),
-        (("vague", "none"), "there is no 'vague'; choose one of learned, ema, memrope, off"),
+        (("vague", "none"), f"there is no 'vague'; choose one of {', '.join(POLICIES)}"),
         (("learned", "diffusion_models/none.safetensors"), "must be a file of models/rivulet"),
         (("learned", "diffusion_models/../../secret.pt"), "must be a file of models/rivulet"),
         (("learned", "diffusion_models/plain.safetensors"), "no memory encoder|encoder"),

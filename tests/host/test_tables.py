@@ -2,6 +2,7 @@
 
 import torch
 from rivulet.model_patches.geometry import Geometry
+from rivulet.model_patches.memory.policies import POLICIES
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.tests.engine.cache.toy import KIND as TOY
 from rivulet.tests.engine.memory.toy import KIND as COUNT
@@ -40,17 +41,14 @@ def test_a_new_format_is_a_choice_and_streams(load, prompt, monkeypatch):
 
 
 def test_a_new_policy_is_a_choice_with_its_option_and_streams(load, prompt, monkeypatch):
-    from rivulet.model_patches.memory.policies import POLICIES
     from rivulet.nodes.memory import RivuletMemory, memory_of
     from rivulet.nodes.small_cache import CacheChoice
 
     monkeypatch.setitem(POLICIES, COUNT.name, COUNT)
     inputs = {each.id: each for each in RivuletMemory.define_schema().inputs}
     assert inputs["memory"].options[-1] == "count" and f"count: {COUNT.label}." in inputs["memory"].tooltip
-    assert list(inputs) == [
-        *("model", "memory", "memory_file", "from_start", "ema_keep"),
-        *("memrope_long", "memrope_short", "memrope_per_position", "count_step"),
-    ]
+    options = [option.name for kind in POLICIES.values() for option in kind.options]
+    assert list(inputs) == ["model", "memory", "memory_file", *options] and options[-1] == "count_step"
     widget = inputs["count_step"]
     assert (widget.default, widget.min, widget.max, widget.step) == (2.0, 0.0, 9.0, 0.5)
     assert widget.tooltip == "For count: what each of them counts."
@@ -71,9 +69,8 @@ def test_the_doctor_lists_what_a_model_can_take(load, comfyui, monkeypatch):
         "dense, int8, latent (needs a basis of this checkpoint), not mla (needs a VideoMLA checkpoint), "
         "not mla-int8 (needs a VideoMLA checkpoint), toy"
     )
-    assert found["Evolving Memory"] == (
-        "learned (needs the file of a memory trained with this checkpoint), ema, memrope, off"
-    )
+    needs = {"learned": " (needs the file of a memory trained with this checkpoint)"}
+    assert found["Evolving Memory"] == ", ".join(name + needs.get(name, "") for name in POLICIES)
     found = findings(RivuletPocketModel.execute("VideoMLA's").args[0])
     assert found["Small Cache"].startswith("dense, int8, not latent, mla, mla-int8")
-    assert found["Evolving Memory"] == "not learned, ema, memrope, off"
+    assert found["Evolving Memory"] == f"not {', '.join(POLICIES)}"  # of which the first is learned
