@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     name = names.parse_args(arguments[:1]).name
     bench = importlib.import_module(f".{MODULES.get(name, name)}", __package__)
     options = argparse.ArgumentParser(prog=f"run.py bench {name}", description=BENCHES[name])
-    options.add_argument("--quick", action="store_true", help="under a minute on two cores; rows are marked")
+    options.add_argument("--quick", action="store_true", help="about a minute on two cores; rows are marked")
     bench.add_arguments(options)
     chosen = options.parse_args(arguments[1:])
     if chosen.quick:
