@@ -64,6 +64,7 @@ await visit(told, async (here) => {
   await page.focus(".rivulet .screen");
   await page.keyboard.press("Space");
   await page.waitForFunction(() => document.querySelector(".rivulet video").paused);
+  await rest(0.6);
   seen.steps = [await seconds(page)];
   for (const key of ["ArrowLeft", "ArrowLeft", "ArrowRight", "Home"]) {
     await page.keyboard.press(key);
