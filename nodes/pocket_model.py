@@ -8,8 +8,13 @@ import comfy.sd
 import comfy.utils
 import torch
 from comfy_api.v0_0_2 import io
+from torch import Tensor
 
+from ..model_patches.vae.load import load_vae
+from ..model_patches.vae.wan import SPACE_STRIDE, unpacked
 from ..pocket import text
+from ..pocket.lit_reader import flatten_in_place
+from ..pocket.lit_weights import LIT_FILE, UPSCALE, load_lit
 from ..pocket.models import DIT_FILE, MLA_FILE, MLA_MEMORY_FILE, VAE_FILE, WEIGHTS
 from .host.load_model import Source, patcher_of
 from .host.recipe import parse_recipe, set_recipe
@@ -20,6 +25,8 @@ TRANSFORMERS = {
     "VideoMLA's": MLA_FILE,
     "VideoMLA's, for Evolving Memory": MLA_MEMORY_FILE,
 }
+
+LIT, FLAT = "soft light, 128 px", "plain, 64 px"
 
 
 class PocketClip:
@@ -62,7 +69,16 @@ class RivuletPocketModel(io.ComfyNode):
                     tooltip="Wan's: the transformer as it was trained. VideoMLA's: the same converted to a "
                     "low-rank latent, for the cache formats mla and mla-int8. For Evolving Memory: the "
                     "VideoMLA one, trained to read the built-in memory.",
-                )
+                ),
+                io.Combo.Input(
+                    "look",
+                    options=[LIT, FLAT],
+                    default=LIT,
+                    optional=True,
+                    tooltip="How the VAE draws: in soft light, at twice the width and height that the stream "
+                    "is made with, or in flat colours, which all published figures are of. Model and stream "
+                    "are the same.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The transformer, with its recipe."),
@@ -72,11 +88,45 @@ class RivuletPocketModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, attention: str = DENSE) -> io.NodeOutput:
+    def execute(cls, attention: str = DENSE, look: str = LIT) -> io.NodeOutput:
         """Returns the models as the host loads them from the pack's own files."""
         source = Source(WEIGHTS / TRANSFORMERS[attention])
         checkpoint = source.open()
         model = patcher_of(checkpoint, source)
         set_recipe(model, parse_recipe(checkpoint.metadata["recipe"]))
-        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(WEIGHTS / VAE_FILE)))
-        return io.NodeOutput(model, PocketClip(), vae)
+        return io.NodeOutput(model, PocketClip(), _lit_vae() if look == LIT else _flat_vae())
+
+
+def _flat_vae() -> Any:
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(WEIGHTS / VAE_FILE)))
+
+
+def _lit_vae() -> Any:
+    """The host's VAE with the lit decoder, for the host's own nodes too.
+
+    They leave the 12 channels of a decoder's head as they are, so its decode gives pictures of three.
+    Pictures to encode are read into flat ones, which the encoder was trained on: a stream's own end can be
+    gone on with.
+    """
+    lit = load_lit(load_vae(WEIGHTS / VAE_FILE), WEIGHTS / LIT_FILE)
+    vae = comfy.sd.VAE(sd=lit.state_dict())
+    model, packed, to_model = vae.first_stage_model, vae.first_stage_model.decode, vae.process_input
+
+    def decode(latents_BCTHW: Tensor, **options: Any) -> Tensor:
+        return unpacked(packed(latents_BCTHW, **options), UPSCALE)
+
+    def process_input(pixels: Tensor) -> Tensor:
+        return to_model(_flattened(pixels))
+
+    model.decode, vae.process_input = decode, process_input
+    side = SPACE_STRIDE * UPSCALE  # pixels of a latent's place, by which tiles are put together
+    vae.upscale_ratio = (vae.upscale_ratio[0], side, side)
+    vae.upscale_index_formula = (vae.upscale_index_formula[0], side, side)
+    return vae
+
+
+def _flattened(pixels: Tensor) -> Tensor:
+    """Flat pictures [B, 3, F, H, W] or [B, 3, H, W] of those in soft light, in [0, 1]."""
+    channels_last = (pixels.movedim(1, -1) * 255).round().clamp(0, 255).to(torch.uint8)
+    flat = flatten_in_place(channels_last.flatten(0, -4).cpu())
+    return (flat.view(channels_last.shape).movedim(-1, 1) / 255).to(pixels)

@@ -17,8 +17,9 @@ from ..model_patches.cache.shapes import NO_EXACT, Exact
 from ..model_patches.geometry import Geometry
 from ..model_patches.memory.policies import find_policy
 from ..model_patches.memory.policy import MemoryPolicy
-from .defaults import DEFAULT, PLAIN, Names
+from .defaults import DEFAULT, FLAT, LIT, LOOKS, PLAIN, Names
 from .held_out import History
+from .lit_weights import LIT_FILE, load_lit
 from .models import BASIS_FILE, DIT_FILE, MEMORY_FILE, MLA_FILE, MLA_MEMORY_FILE, WEIGHTS, Pocket, load_pocket
 
 MODELS = (DIT_FILE, MLA_FILE, MLA_MEMORY_FILE)  # the first that goes with cache and memory is taken
@@ -37,6 +38,11 @@ class Choice:
         """Of both, for users."""
         return Names(self.cache.name, self.memory.name)
 
+    @property
+    def look(self) -> str:
+        """The name of how its pictures look."""
+        return FLAT if self.pocket.vae.upscale == 1 else LIT
+
 
 def choose(
     cache: str | None = None,
@@ -46,18 +52,20 @@ def choose(
     memory_file: Path | None = None,
     geometry: Geometry | None = None,
     dtype: torch.dtype = torch.float32,
+    look: str | None = FLAT,
 ) -> Choice:
     """The built-in model that goes with a cache and a memory of these names, and both.
 
     None: `DEFAULT`, or `PLAIN` where the weights lack the file that the default is built from, or where the
     memory that is named cannot work with the cache.
-    folder: of other weights. memory_file: instead of the one in the folder. geometry: None, as trained.
+    folder: of other weights. memory_file: instead of the one in the folder. geometry: None, as trained. look:
+    see `with_look`.
     Raises ValueError, in a user's words, for names that are not in the tables, for weights that do not go
     with them and for a memory's file that is not there; FileNotFoundError for another file that is not.
     """
     names = _given(cache, memory, folder, memory_file)
     kind = find_format(names.cache)
-    pocket = model_for(kind, names.memory, folder, dtype)
+    pocket = with_look(model_for(kind, names.memory, folder, dtype), look, folder)
     pocket, policy = remembering(pocket, names.memory, memory_file or _in(folder, MEMORY_FILE), geometry)
     chosen = Choice(pocket, build(kind, pocket, folder), policy)
     if cache is None and names.cache != PLAIN.cache and why_not(chosen, geometry):
@@ -140,6 +148,27 @@ def model_for(
             return pocket
         refusal = refusal or why
     raise ValueError(str(refusal))
+
+
+def with_look(pocket: Pocket, look: str | None, folder: Path | None = None) -> Pocket:
+    """The model with the decoder that draws its pictures so; its latents are the same in every look.
+
+    look: None, in soft light where the folder has the file for it. Raises ValueError for a name that is none,
+    for a folder without the file and for a file of another VAE.
+    """
+    path = _in(folder, LIT_FILE)
+    if look is None:
+        look = LIT if path.exists() else FLAT
+    if look not in LOOKS:
+        raise ValueError(f"Look: there is no {look!r}; there are {', '.join(LOOKS)}.")
+    if look == FLAT:
+        return pocket
+    if not path.exists():
+        raise ValueError(
+            f"Look {look} needs {path}, and there is none. Choose {FLAT}, or make it: `python run.py "
+            f"train-pocket --only lit`."
+        )
+    return replace(pocket, vae=load_lit(pocket.vae, path))
 
 
 def _in(folder: Path | None, name: str) -> Path:

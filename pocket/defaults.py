@@ -14,3 +14,5 @@ class Names(NamedTuple):
 
 DEFAULT = Names("latent", "learned")  # the small cache and the evolving memory
 PLAIN = Names("dense", "off")  # sink and window as they are, which every measurement is shown beside
+LIT, FLAT = "lit", "plain"  # looks: soft light at twice the size, and flat colours, which figures are of
+LOOKS = (LIT, FLAT)  # the first is shown where nobody says otherwise

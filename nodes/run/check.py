@@ -29,7 +29,7 @@ from ..host.caller import HostCaller, HostPrompt
 from ..host.decoder import decoder_for
 from ..host.needs import version
 from ..host.past import host_attention
-from ..pocket_model import RivuletPocketModel
+from ..pocket_model import FLAT, RivuletPocketModel
 
 NEEDED_BYTES = 4e9  # that the tests take of a card for a moment
 PROMPT = "a red circle and a blue square on a green ground"
@@ -86,7 +86,7 @@ def host_facts() -> dict[str, Figure]:
 
 def _host_stream(clock: Clock) -> Iterator[Finding]:
     """The built-in model through the host's loader, sampler and VAE, against the engine on the processor."""
-    model, _, vae = RivuletPocketModel.execute().args
+    model, _, vae = RivuletPocketModel.execute(look=FLAT).args
     caller, text_BLC = HostCaller(model), text.encode(PROMPT)
     places = torch.float64, caller.dtype
     starts = [_engine_start(dtype, text_BLC) for dtype in places] + [_host_start(model, text_BLC)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...model_patches.writer.text import text_problem
-from ..defaults import DEFAULT, PLAIN
+from ..defaults import DEFAULT, FLAT, LIT, LOOKS, PLAIN
 from .prompt import PROMPT
 
 OTHER_VIDEOS = {".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mpeg", ".mpg", ".webm", ".wmv"}
@@ -85,7 +85,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_choices(options: argparse.ArgumentParser) -> None:
-    """Adds what is looked up in the tables of caches and memories once torch is loaded."""
+    """Adds the look, and what is looked up in the tables of caches and memories once torch is loaded."""
+    options.add_argument(
+        "--look",
+        choices=LOOKS,
+        default=None,
+        help=f"{LIT}: soft light and shadows, twice --size; {FLAT}: flat colours; the stream is the same "
+        f"(default: {LIT}, or an earlier video's own; {FLAT} where --weights has no file for the other)",
+    )
     for name, says in (
         ("cache", "how the frames of the window are kept"),
         ("memory", "how frames that left the window are remembered"),

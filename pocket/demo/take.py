@@ -34,6 +34,7 @@ from ...model_patches.viewers.streams import Streams
 from ...model_patches.writer.encoding import Encoding
 from ...model_patches.writer.video import Mp4Writer
 from ..choices import Choice, choose
+from ..defaults import FLAT, LIT
 from ..ram import peak_bytes
 from .files import find_take, next_path, video_path
 from .prompt import PROMPT
@@ -78,7 +79,7 @@ def take(options: argparse.Namespace) -> int:
     server = DemoServer(Streams(), options.port)
     server.check = chosen.pocket.encode
     say(f"model ready after {time.perf_counter() - began:.1f} s ({recipe.trained})")
-    say("cache {}, memory {}".format(*chosen.names))
+    say("cache {}, memory {}, look {}".format(*chosen.names, chosen.look))
     with serving(server), CtrlC() as ctrl_c:
         page = Page(server, ctrl_c, wants_browser=not options.no_browser)
         _make(chosen, config, folder, options, page, begin)
@@ -110,13 +111,14 @@ def _make(
 
 
 def chosen_for(options: argparse.Namespace, header: Header | None) -> tuple[Choice, StreamConfig]:
-    """Returns model, cache and memory, and the contract: a take's own, where it is gone on with."""
+    """Returns model, look, cache and memory, and the contract: a take's own, where it is gone on with."""
     size = Geometry(*options.size) if options.size else None
-    cache, memory, seed = options.cache, options.memory, options.seed or 0
+    cache, memory, seed, look = options.cache, options.memory, options.seed or 0, options.look
     if header is not None:
         cache, memory = cache or header.cache, memory or header.memory
         size, seed = size or header.config.geometry, header.config.seed
-    chosen = choose(cache, memory, options.weights, geometry=size)
+        look = look or (FLAT if header.upscale == 1 else LIT)
+    chosen = choose(cache, memory, options.weights, geometry=size, look=look)
     recipe = chosen.pocket.recipe
     return chosen, chosen.pocket.config(seed, size or Geometry(recipe.size, recipe.size))
 
@@ -151,7 +153,8 @@ def making_of(
         return load(path, pocket.caller, config, **kept)
 
     def open_writer(opening: Opening) -> Mp4Writer:
-        size = {"width": geometry.width, "height": geometry.height, "fps": pocket.recipe.fps}
+        width, height = (side * pocket.vae.upscale for side in (geometry.width, geometry.height))
+        size = {"width": width, "height": height, "fps": pocket.recipe.fps}
         place = {"start_frame": opening.start_frame, "go_on": opening.go_on, "lock": opening.lock}
         parts = {"part_hours": options.part_hours, "part_gigabytes": options.part_gigabytes}
         return Mp4Writer(folder.video, **size, **place, **parts, encoding=Encoding(enlarge=True))

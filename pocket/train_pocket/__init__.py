@@ -15,12 +15,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default: all")
     parser.add_argument(
-        "--only", choices=("vae", "apart", "dit", "polish", "export"), help="one part of the training"
+        "--only", choices=("vae", "apart", "dit", "polish", "lit", "export"), help="one part of the training"
     )
     parser.add_argument(
         "--start", type=Path, help="folder of exported files to train on, such as pocket/weights"
     )
-    parser.add_argument("--steps", type=int, help="steps of the transformer, in place of the preset's")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="steps of the transformer, with --only lit of its decoder, in place of the preset's",
+    )
     _add_tuning(parser)
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile the transformer's blocks: 1.8x on a CPU"

@@ -15,7 +15,7 @@ from .begin import refuse_other_files
 from .dit import PocketTraining
 from .presets import PRESETS, Preset
 from .record import begin_or_go_on
-from .stages import export, load_or_train_vae, polish, train_dit, tune_encoder
+from .stages import draw_lit, export, load_or_train_vae, polish, train_dit, tune_encoder
 
 
 def train(chosen: argparse.Namespace) -> int:
@@ -43,6 +43,7 @@ def _train(chosen: argparse.Namespace, preset: Preset, folder: Path, device: tor
             )
         tune_encoder(preset, folder, device, chosen.start)
         return 0
+    out = chosen.out or folder / "export"
     vae = load_or_train_vae(preset, folder, device, chosen.start, train=chosen.only in (None, "vae"))
     if chosen.only in (None, "dit"):
         changes = recipe_changes(chosen, preset.recipe, preset.timesteps)
@@ -55,8 +56,11 @@ def _train(chosen: argparse.Namespace, preset: Preset, folder: Path, device: tor
                 train_dit(preset, vae, folder, device, chosen.start, chosen.compile, changes)
     if chosen.only in (None, "polish"):
         vae = polish(preset, vae, folder, device, fresh=chosen.start is None)
+    if chosen.only in (None, "lit"):
+        steps = chosen.steps if chosen.only else None
+        print(draw_lit(preset, vae, folder, device, out, chosen.start, steps))
     if chosen.only in (None, "export"):
-        for path in export(preset, chosen.preset, vae, folder, chosen.out or folder / "export", chosen.start):
+        for path in export(preset, chosen.preset, vae, folder, out, chosen.start):
             print(path)
     return 0
 

@@ -20,6 +20,7 @@ class Preset:
     latent_separation: Phase  # of the trained encoder alone, which keeps its latents where it can
     decoder_pictures: Phase  # of a fresh decoder, when the encoder is final
     decoder_streaming: Phase
+    decoder_light: Phase  # of the stages that draw the world in soft light, see `light`
     dit: WanConfig
     recipe: PocketTraining
     timesteps: tuple[float, ...]  # out of 1000, before the shift
@@ -40,6 +41,7 @@ PRESETS = {
         latent_separation=Phase(17, 8, 1700, 6e-4),
         decoder_pictures=Phase(1, 32, 1300, 2e-3),
         decoder_streaming=Phase(33, 6, 3400, 8e-4),
+        decoder_light=Phase(33, 4, 6000, 2e-3),
         dit=WanConfig(256, 768, 4, text_dim=TEXT_DIM),
         recipe=PocketTraining(
             steps=6000,
@@ -63,6 +65,7 @@ PRESETS = {
         latent_separation=Phase(33, 16, 3000, 5e-4),
         decoder_pictures=Phase(1, 64, 4000, 2e-3),
         decoder_streaming=Phase(97, 8, 4000, 6e-4),
+        decoder_light=Phase(97, 8, 6000, 1e-3),
         dit=WanConfig(512, 1536, 6, text_dim=TEXT_DIM),
         recipe=PocketTraining(
             size=128, batch=32, steps=20000, first_clips=2048, more_clips=64, more_every=60, most_clips=16000

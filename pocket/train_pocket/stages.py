@@ -12,11 +12,13 @@ from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import WanVAE
 from .. import held_out, models
 from ..held_out import History
+from ..lit_weights import enlarged, save_lit
 from .begin import VAE_START, history_after, recipe_at, vae_start
 from .checkpointing import WeightAverage
 from .clips import PairedClips
 from .dit import Trainer, enlarge_text
 from .latent_separation import separate_latents
+from .light import train_light
 from .presets import Preset
 from .record import PhaseRecord, begin_or_go_on, digest, read
 from .vae import FINAL_FILE, channels_last, restart_decoder, train_vae
@@ -112,6 +114,28 @@ def with_newest_decoder(vae: WanVAE, folder: Path) -> WanVAE:
             vae.decoder.load_state_dict(average.weights())
             return vae
     return vae
+
+
+def draw_lit(
+    preset: Preset,
+    vae: WanVAE,
+    folder: Path,
+    device: torch.device,
+    out: Path,
+    start: Path | None = None,
+    steps: int | None = None,
+) -> Path:
+    """Train the stages that draw in soft light to the VAE with its newest decoder; the file of them.
+
+    start: the exported files whose VAE it is, None where it is the folder's. steps: in place of the preset's.
+    """
+    vae = with_newest_decoder(vae, folder)
+    phase = preset.decoder_light if steps is None else replace(preset.decoder_light, steps=steps)
+    twice = channels_last(enlarged(vae))
+    done = train_light(twice, vae, folder, phase, preset.size, device)
+    history = History(held_out.fingerprint()) if start is None else history_after(start)
+    trained = f"{done} steps of {phase.batch} clips, {time.strftime('%Y-%m-%d')}"
+    return save_lit(twice, vae, trained, history, out)
 
 
 def load_averaged(preset: Preset, folder: Path) -> tuple[WanModel, int, int]:

@@ -52,8 +52,17 @@ class Batch:
 
 def clip_batch(count: int, frames: int, size: int, generator: torch.Generator) -> Batch:
     """Fresh clips of 1 + 4k frames."""
+    return batch_of(*draw_flights(count, frames, generator), size)
+
+
+def draw_flights(count: int, frames: int, generator: torch.Generator) -> tuple[world.Scenes, Tensor]:
+    """Scenes that training may draw, some with a band, and their objects' places [B, F, N, 2]."""
     scenes = world.sample_scenes(count, generator, band_share=0.25, combinations="seen")
-    places = world.simulate(scenes, frames)
+    return scenes, world.simulate(scenes, frames)
+
+
+def batch_of(scenes: world.Scenes, places: Tensor, size: int) -> Batch:
+    """The clips of these flights."""
     pictures = world.render(scenes, places, size).float()
     ground = world.GROUNDS[scenes.ground_B][:, None, None, None]
     things = ((pictures - ground).abs().amax(-1) > 12).float()

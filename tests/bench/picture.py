@@ -13,7 +13,7 @@ from ...model_patches.stream.step import step
 from ...model_patches.stream.switch import switch
 from ...model_patches.vae.decoder import VaeBuffers, decode_stream
 from ...pocket.choices import Choice, choose
-from ...pocket.defaults import DEFAULT
+from ...pocket.defaults import DEFAULT, LIT, LOOKS
 from .records import Rows
 
 # the prompts of each stream, in turn
@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
     parser.add_argument("--out", type=Path, default=Path("out/stream.webp"), help="animated WebP or GIF")
     parser.add_argument("--blocks", type=int, default=6, help="blocks per prompt")
-    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--scale", type=int, default=4, help="times the size of the stream")
+    parser.add_argument("--look", choices=LOOKS, default=LIT, help=f"as the demo knows them; default {LIT}")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--weights", type=Path, help="folder of other weights than the built-in ones")
     for name, usual in DEFAULT._asdict().items():
@@ -44,11 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace, rows: Rows) -> int:
     """Returns 0 when the picture is written."""
-    given = choose(chosen.cache, chosen.memory, chosen.weights)
+    given = choose(chosen.cache, chosen.memory, chosen.weights, look=chosen.look)
     blocks = 2 if chosen.quick else chosen.blocks
     streams = [journey(given, prompts, blocks, chosen.seed + i) for i, prompts in enumerate(JOURNEYS)]
+    scale = max(1, chosen.scale // given.pocket.vae.upscale)
     frames = [
-        _frame([(pixels[f], captions[f]) for pixels, captions in streams], chosen.scale)
+        _frame([(pixels[f], captions[f]) for pixels, captions in streams], scale)
         for f in range(len(streams[0][1]))
     ]
     chosen.out.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,8 @@ from ...model_patches.memory.policy import OFF, MemoryPolicy
 from ...model_patches.stream.step import step
 from ...model_patches.vae.wan import TIME_STRIDE
 from ...pocket import held_out, world
-from ...pocket.choices import Choice, build, model_for
+from ...pocket.choices import Choice, build, model_for, with_look
+from ...pocket.defaults import FLAT, LIT, LOOKS
 from ...pocket.models import Pocket
 from .quality_bounds import bounds
 from .quality_figures import (
@@ -36,7 +37,7 @@ from .quality_figures import (
 from .quality_from_truth import from_truth
 from .quality_plot import Row, draw, read
 from .quality_sheets import sheets
-from .quality_truth import FIRST_SECONDS, rebuilt, scene_speeds, truth
+from .quality_truth import FIRST_SECONDS, as_judged, rebuilt, scene_speeds, truth
 from .records import Rows
 from .remembering import MEMORIES, add_memory_file, remembering
 
@@ -44,6 +45,7 @@ MARKS_SECONDS = (60, 600)
 SPAN_LATENTS = 8  # judged at a mark: two seconds
 COMBINATIONS_HELP = "which prompts: those that training draws (seen), those it never does, or all"
 FROM_TRUTH_HELP = "streams that go on from a true past: how long do they keep its speed?"
+LOOK_HELP = f"how latents are drawn: {FLAT}, or {LIT}, which is read back into {FLAT} pictures to be judged"
 BOUNDS_HELP = "the stricter verdict's bounds, what they are taken from, and how much of the truth passes"
 WARM_LATENTS = 12  # decoded before them and thrown away, so that the decoder has its past
 
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", choices=list(FORMATS), default="dense", help="how the window is kept")
     parser.add_argument("--memory", choices=MEMORIES, default="off", help="how the streams remember")
     parser.add_argument("--combinations", choices=held_out.CHOICES, default="all", help=COMBINATIONS_HELP)
+    parser.add_argument("--look", choices=LOOKS, default=FLAT, help=LOOK_HELP)
     parser.add_argument("--streams-only", action="store_true", help="leave out the rows of the truth")
     parser.add_argument("--from-truth", action="store_true", help=FROM_TRUTH_HELP)
     parser.add_argument("--bounds", action="store_true", help=BOUNDS_HELP)
@@ -95,12 +98,13 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
         "cfg_ratio": recipe.cfg,
         "format": chosen.cache,
         "memory": asked.memory.name,
+        "look": asked.look,
         "combinations": chosen.combinations,
         "weights": recipe.trained,
         "held_out": str(recipe.history),
     }
     if not chosen.streams_only:
-        truth(rows, scenes, recipe.size, recipe.fps)
+        truth(rows, pocket, scenes)
         rebuilt(rows, pocket, scenes)
     if chosen.from_truth:
         curve = from_truth(rows, asked, scenes, seconds, chosen.seed, how)
@@ -116,6 +120,10 @@ def _refuse_options(chosen: argparse.Namespace) -> None:
         value = getattr(chosen, name)
         if value is not None and value < 1:
             raise SystemExit(f"bench quality: --{name} is {value}; give 1 or more, or leave it out.")
+    if chosen.look != FLAT and (chosen.from_truth or chosen.bounds):
+        raise SystemExit(
+            f"bench quality: --from-truth and --bounds are about {FLAT} pictures; leave out --look."
+        )
     if chosen.pictures and (chosen.from_truth or chosen.bounds):
         raise SystemExit(
             "bench quality: --pictures shows streams that begin with nothing; leave out --from-truth and "
@@ -168,6 +176,7 @@ def _asked_for(chosen: argparse.Namespace) -> Choice:
     changed = {name: getattr(chosen, name) for name in ("timesteps", "first_timesteps", "shift", "cfg")}
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}
     recipe = replace(pocket.recipe, **{key: value for key, value in given.items() if value})
+    pocket = with_look(pocket, chosen.look, chosen.weights)
     pocket, memory = remembering(replace(pocket, recipe=recipe), chosen.memory, chosen.memory_file)
     return Choice(pocket, cache, memory)
 
@@ -219,4 +228,5 @@ def _decoded(pocket: Pocket, latents: Tensor, skip: int, end: int, block_frames:
         if (start + t) % block_frames == 0 and t > skip
     ]
     shown = frames[:, 1 + TIME_STRIDE * (skip - 1) if skip else 0 :]
-    return Span(shown, tuple(borders), (start + skip) * TIME_STRIDE // pocket.recipe.fps)
+    begins = (start + skip) * TIME_STRIDE // pocket.recipe.fps
+    return Span(as_judged(pocket, shown), tuple(borders), begins, shown)

@@ -23,11 +23,12 @@ PARTS = ("adheres", "size", "edges", "clean", "moves")
 
 @dataclass(frozen=True)
 class Span:
-    """Decoded pictures of all streams [B, F, H, W, 3], the pixel frames at which blocks begin, and when."""
+    """Plain pictures of all streams [B, F, H, W, 3], the pixel frames at which blocks begin, and when."""
 
     pixels_BFHWC: Tensor
     borders: tuple[int, ...]
     start: int = 0  # seconds of the streams before it
+    shown_BFHWC: Tensor | None = None  # as they were decoded, of any look and size; None: the plain ones
 
 
 def judged_streams(span: Span, prompts: Sequence[str], fps: int) -> list[Judged]:

@@ -30,7 +30,8 @@ def sheets(folder: Path, name: str, span: Span, prompts: Sequence[str], judged: 
     middle = max(0, len(order) // 2 - SHOWN // 2)
     few = {"worst": order[:SHOWN], "median": order[middle : middle + SHOWN], "best": order[-SHOWN:]}
     for kind, some in few.items():
-        pixels, frames = [span.pixels_BFHWC[i] for i in some], [judged[i].frames for i in some]
+        shown_BFHWC = span.pixels_BFHWC if span.shown_BFHWC is None else span.shown_BFHWC
+        pixels, frames = [shown_BFHWC[i] for i in some], [judged[i].frames for i in some]
         sheet(pixels, folder / f"{kind}_{name}.png", frames)
         told = {"sheet": f"{kind}_{name}", "streams": [[prompts[i], round(shares[i], 3)] for i in some]}
         print(json.dumps(told), file=sys.stderr)

@@ -5,14 +5,14 @@ B scenes, F pixel frames, N objects, H/W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
 from ...model_patches.vae.decoder import decode_stream, encode_stream
-from ...pocket import motion, world
+from ...pocket import lit, lit_reader, motion, world
 from ...pocket.models import Pocket
 from .quality_figures import Span, adherence, judged_streams, pace, stream_speed, strictness
 from .records import Rows
@@ -22,9 +22,11 @@ REBUILT_SECONDS = 3
 AT_ONCE = 8  # scenes that are drawn together
 
 
-def truth(rows: Rows, scenes: world.Scenes, size: int, fps: int) -> None:
-    """The verdicts on rendered frames of the same prompts."""
-    pixels = rendered(scenes, FIRST_SECONDS * fps, size)
+def truth(rows: Rows, pocket: Pocket, scenes: world.Scenes) -> None:
+    """The verdicts on rendered frames of the same prompts, in the model's look."""
+    fps, upscale = pocket.recipe.fps, pocket.vae.upscale
+    render = world.render if upscale == 1 else lit.render
+    pixels = as_judged(pocket, rendered(scenes, FIRST_SECONDS * fps, upscale * pocket.recipe.size, render))
     _row(rows, "ground_truth", pixels, scenes.prompts(), fps, every=fps // 2)
 
 
@@ -43,9 +45,14 @@ def _row(rows: Rows, case: str, pixels: Tensor, prompts: Sequence[str], fps: int
     rows("quality", case=case, streams_samples=len(prompts), **old, **strictness(streams), **pace(streams))
 
 
-def rendered(scenes: world.Scenes, frames: int, size: int) -> Tensor:
+def rendered(
+    scenes: world.Scenes,
+    frames: int,
+    size: int,
+    render: Callable[[world.Scenes, Tensor, int], Tensor] = world.render,
+) -> Tensor:
     """Pictures of scenes [B, F, H, W, 3], uint8."""
-    clips = [world.render(some, world.simulate(some, frames), size) for some in _parts(scenes)]
+    clips = [render(some, world.simulate(some, frames), size) for some in _parts(scenes)]
     return torch.cat(clips)
 
 
@@ -56,10 +63,16 @@ def _parts(scenes: world.Scenes) -> Iterator[world.Scenes]:
 
 
 def through_vae(pocket: Pocket, pixels_BFHWC: Tensor) -> Tensor:
-    """The same pictures, encoded and decoded."""
-    return torch.stack(
-        [decode_stream(pocket.vae, encode_stream(pocket.vae, clip)[0])[0] for clip in pixels_BFHWC]
-    )
+    """The same pictures, encoded and decoded, as they are judged."""
+    decoded = [decode_stream(pocket.vae, encode_stream(pocket.vae, clip)[0])[0] for clip in pixels_BFHWC]
+    return as_judged(pocket, torch.stack(decoded))
+
+
+def as_judged(pocket: Pocket, pixels_BFHWC: Tensor) -> Tensor:
+    """Plain pictures of those in the model's look: what detector and verdict know."""
+    if pocket.vae.upscale == 1:
+        return pixels_BFHWC
+    return torch.stack([lit_reader.flatten(clip) for clip in pixels_BFHWC])
 
 
 def scene_speeds(scenes: world.Scenes, frames: int, fps: int) -> list[float]:

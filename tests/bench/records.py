@@ -76,6 +76,7 @@ WORDS = {
     "span",
     "combinations",
     "held_out",
+    "look",
     "memory",
     "mode",
     "date",

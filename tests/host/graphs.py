@@ -31,7 +31,7 @@ def stream_graph(name: str, *, text: str | None = GREEN, **inputs: Any) -> Graph
         **inputs,
     }
     graph = {
-        "1": {"class_type": "RivuletPocketModel", "inputs": {}},
+        "1": {"class_type": "RivuletPocketModel", "inputs": {"look": "plain, 64 px"}},
         "2": {
             "class_type": "RivuletPrompts",
             "inputs": {"clip": ["1", 1], "text": text, "mode": "smooth", "seconds_each": 5.0},

@@ -27,7 +27,7 @@ BUILT_IN = "built in (Pocket Model)"
 
 def pocket(attention: str = "Wan's") -> Box:
     """The built-in models."""
-    return Box("RivuletPocketModel", (WIDE, 130), {"attention": attention})
+    return Box("RivuletPocketModel", (WIDE, 160), {"attention": attention})
 
 
 def memory() -> Box:

@@ -63,6 +63,26 @@ def test_a_video_of_another_cache_and_memory_is_gone_on_with_as_it_was_made(tmp_
     assert "cache latent, memory learned" in capsys.readouterr().err
 
 
+def test_a_video_is_gone_on_with_in_the_look_it_was_made_in(tmp_path, capsys):
+    """As one was made before the built-in model was shown in soft light."""
+    run = ["--no-browser", "--out", str(tmp_path), "--cache", "dense", "--memory", "off"]
+    sizes = {}
+    for look, other in (("plain", "lit"), ("lit", "plain")):
+        video = tmp_path / f"{look}.mp4"
+        asked = [] if look == "lit" else ["--look", look]
+        assert main([*run, "--out", str(video), "--seconds", "0.5", *asked]) == 0
+        assert main([*run, "--resume", look, "--seconds", "1"]) == 0
+        assert capsys.readouterr().err.count(f"look {look}") == 2
+        about = TakeFolder(video).read_about()
+        sizes[look] = (about.width, about.height)
+        before = video.read_bytes()
+        assert main([*run, "--resume", look, "--seconds", "2", "--look", other]) == 2
+        assert "Resume: the pictures of the take" in capsys.readouterr().err and video.read_bytes() == before
+    assert sizes == {"plain": (64, 64), "lit": (128, 128)}
+    flat, lit = (load_file(TakeFolder(tmp_path / f"{look}.mp4").snapshots()[-1].path) for look in sizes)
+    assert flat["tail"].equal(lit["tail"]), "the same latents, bit for bit"
+
+
 @pytest.mark.parametrize("named", ["{name}", "{name}.mp4", "{name}.take", "{folder}/{name}.mp4"])
 def test_a_take_is_redone_from_a_second_and_the_tail_stays(demo, tmp_path, named):
     assert demo("--seconds", "2", "--prompt", PROMPT) == 0

@@ -8,6 +8,7 @@ import torch
 from rivulet.model_patches.arch.wan import WanConfig, WanModel
 from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.pocket import held_out, models
+from rivulet.pocket.choices import with_look
 from rivulet.pocket.text import TEXT_DIM
 from rivulet.pocket.train_pocket import latent_scaling, latent_separation, main, vae
 from rivulet.pocket.train_pocket.checkpointing import Run
@@ -27,11 +28,13 @@ TINY = replace(
     latent_separation=Phase(5, 1, 1, 1e-3),
     decoder_pictures=Phase(1, 2, 1, 1e-3),
     decoder_streaming=Phase(5, 1, 1, 1e-3),
+    decoder_light=Phase(5, 1, 2, 1e-3),
     dit=WanConfig(24, 32, 1, num_heads=2, text_dim=TEXT_DIM),
     recipe=PocketTraining(
         size=32, blocks=5, batch=1, steps=3, long_from=0.9, first_clips=2, more_clips=2, more_every=2
     ),
 )
+FINE = tuple(f"upsamples.{layer}." for layer in range(7, 15))
 RECIPE = models.PocketRecipe(32, 16, "pocket", 3, (1000.0, 500.0), 3.0, 2.0, "tiny: before")
 
 
@@ -193,3 +196,35 @@ def test_a_damaged_record_is_refused(begun, tmp_path, capsys):
     (tmp_path / "run" / RECORD_FILE).write_text("{")
     assert main(begun) == 2
     assert "record.json cannot be read" in capsys.readouterr().err
+
+
+def test_the_lit_decoder_is_trained_from_exported_files_and_goes_on(tmp_path, capsys, nothing_unseen):
+    start, run, out = exported(tmp_path / "start"), tmp_path / "run", tmp_path / "start"
+    begun = ["--run", str(run), "--start", str(start), "--only", "lit"]
+    assert main([*begun, "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out / "pocket_lit.safetensors")
+    assert sum(nothing_unseen) > 0
+    pocket = models.load_pocket(start)
+    lit = with_look(pocket, "lit", start)
+    assert (
+        lit.vae.upscale == 2 and lit.vae.encoder.state_dict().keys() == pocket.vae.encoder.state_dict().keys()
+    )
+    trained = torch.load(run / "vae_light.pt", weights_only=True)["decoder"]
+    before = pocket.vae.decoder.state_dict()
+    moved = {
+        name for name, value in before.items() if name[:6] != "head.2" and not value.equal(trained[name])
+    }
+    assert moved and all(name.startswith(("head.", *FINE)) for name in moved), "the others stay as they are"
+    assert main([*begun, "--steps", "3"]) == 0
+    assert "vae_light: from step 2 on {'steps': 3}, before {'steps': 2}" in capsys.readouterr().err
+    assert torch.load(run / "vae_light.pt", weights_only=True)["step"] == 3
+
+
+def test_the_lit_decoder_does_not_go_on_from_another_vae(tmp_path, capsys):
+    begun = ["--run", str(tmp_path / "run"), "--only", "lit"]
+    assert main([*begun, "--start", str(exported(tmp_path / "start"))]) == 0
+    other = models.load_vae(tmp_path / "start" / models.VAE_FILE)
+    other.decoder.conv1.bias.add_(0.5)
+    models.save_vae(other, exported(tmp_path / "other"))
+    assert main([*begun, "--start", str(tmp_path / "other")]) == 2
+    assert "run, vae_light: begun with vae " in capsys.readouterr().err
