@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..model_patches.stream.timeline import DEFAULT_MODE, MODES, Timeline, read_timeline
+from ..model_patches.stream.timeline import DEFAULT_MODE, MODES, Timeline
+from ..model_patches.stream.typed import read_timeline
 from .host.inputs import seconds_input
 from .start_from import one_picture
 

@@ -12,7 +12,8 @@ from typing import Any
 from ...model_patches.geometry import Geometry
 from ...model_patches.sampler.schedule import sigmas
 from ...model_patches.stream.config import StreamConfig
-from ...model_patches.stream.timeline import at_borders, read_timeline
+from ...model_patches.stream.timeline import at_borders
+from ...model_patches.stream.typed import read_timeline
 from ...model_patches.viewers.live import LiveStream
 from ...model_patches.viewers.mailbox import read_message
 from ...model_patches.viewers.routes import Request, answer

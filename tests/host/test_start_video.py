@@ -350,7 +350,8 @@ def test_a_file_that_is_no_video_is_refused_before_the_stream_begins(node, load,
 
 
 def test_prompts_are_counted_from_the_first_picture_that_is_shown():
-    from rivulet.model_patches.stream.timeline import at_borders, read_timeline
+    from rivulet.model_patches.stream.timeline import at_borders
+    from rivulet.model_patches.stream.typed import read_timeline
 
     timeline = read_timeline("[0s] one\n[1s] two\n[2s cut] three")
     sizes = timeline, CONFIG.geometry, 12, 3

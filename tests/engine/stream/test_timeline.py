@@ -7,17 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rivulet.model_patches.geometry import Geometry
-from rivulet.model_patches.stream import timeline as timeline_module
-from rivulet.model_patches.stream.timeline import (
-    MAX_LETTERS,
-    MAX_LINES,
-    MODES,
-    Prompt,
-    Timeline,
-    at_borders,
-    clock,
-    read_timeline,
-)
+from rivulet.model_patches.stream import typed as typed_module
+from rivulet.model_patches.stream.timeline import MODES, Prompt, Timeline, at_borders, clock
+from rivulet.model_patches.stream.typed import MAX_LETTERS, MAX_LINES, read_timeline
 
 GEOMETRY = Geometry(832, 480)
 
@@ -280,7 +272,7 @@ LINES = {
 def test_a_long_line_takes_no_more_steps_than_a_short_one(name):
     """What is in a line is cut by text methods, each of which goes over it once; patterns can go back."""
     assert steps(LONG[name](4000)) - steps(LONG[name](2000)) <= (2000 if name == "blanks and dashes" else 0)
-    assert not hasattr(timeline_module, "re")
+    assert not hasattr(typed_module, "re")
 
 
 @pytest.mark.parametrize("name", LINES)

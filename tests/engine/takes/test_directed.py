@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rivulet.model_patches.geometry import Geometry, rate_of
 from rivulet.model_patches.stream.snapshot import read_header
-from rivulet.model_patches.stream.timeline import MODES, at_borders, read_timeline
+from rivulet.model_patches.stream.timeline import MODES, at_borders
+from rivulet.model_patches.stream.typed import read_timeline
 from rivulet.model_patches.takes.directed import TAG, timeline_of, written
 from rivulet.model_patches.takes.folder import TakeFolder
 from rivulet.model_patches.takes.make import make_take
