@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         type=size,
         default=None,
         metavar="WxH",
-        help="pixels, such as 64 or 96x64 (default: what the model was trained at)",
+        help="pixels of the stream, such as 64 or 96x64, which soft light doubles (default: as trained)",
     )
     _add_choices(options)
     _add_takes(options)
