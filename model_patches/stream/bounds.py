@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from .config import StreamConfig
-from .header import PICTURES, Header
+from .header import Header
 
 PARTS = ("cache", "memory", "prompt", "blend", "past", "ledger")
 # of keys, values and tokens: products of such numbers stay finite in every dtype but float16, whose own end
@@ -39,10 +39,11 @@ def check_names(file: Any, header: Header) -> None:
     if "tail" not in names or not any(name.startswith("prompt.") for name in names):
         raise ValueError("its newest latents or its prompt are missing")
     geometry = header.config.geometry
-    allowed = [[geometry.height * times, geometry.width * times, 3] for times in {1, header.upscale}]
+    given, shown = ([geometry.height * times, geometry.width * times, 3] for times in (1, header.upscale))
+    pictures = {"ledger.ending_HWC": (given, shown), "ledger.lost_HWC": (shown,)}
     for name in names:
         sizes = list(file.get_slice(name).get_shape())
-        if name.startswith("ledger.") and (name.partition(".")[2] not in PICTURES or sizes not in allowed):
+        if name.startswith("ledger.") and sizes not in pictures.get(name, ()):
             raise ValueError(f"{name[:40]} is {sizes}")
         if name.startswith("past.") and not header.start_frame:
             raise ValueError("there is a past of a decoder before a scene has begun")

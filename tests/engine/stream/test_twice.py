@@ -1,5 +1,7 @@
 """Streams whose VAE draws twice the size: what they begin with is put back, and they go on from a file."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rivulet.model_patches.stream.config import StreamConfig
@@ -82,6 +84,15 @@ def test_a_fade_goes_on_from_a_file_that_says_the_size(wan, twice, fresh, tmp_pa
     assert (header.upscale, header.picture_size) == (2, (64, 32))
     rest, _ = shown(wan, twice, load(path, wan, decoder=decoder), None, 2)
     assert torch.equal(torch.cat([first, rest]), expected)
+
+
+def test_what_was_lost_has_the_size_of_the_pictures_that_it_is_added_to(wan, twice, fresh, tmp_path):
+    path, decoder = tmp_path / "stream.safetensors", VaeDecoder(twice)
+    _, state = shown(wan, twice, fresh, from_video(twice, pictures(9), GEOMETRY), 1)
+    smaller = torch.zeros(GEOMETRY.height, GEOMETRY.width, 3)
+    save(wan, replace(state, ledger=replace(state.ledger, lost_HWC=smaller)), path, decoder)
+    with pytest.raises(ValueError, match=r"ledger\.lost_HWC is \[16, 32, 3\]"):
+        load(path, wan, decoder=decoder)
 
 
 def test_a_vae_that_draws_another_size_is_refused(wan, vae, twice, fresh, tmp_path):
