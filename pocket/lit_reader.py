@@ -26,7 +26,7 @@ WHITE = (0.0, 0.15, 0.3, 0.45, 0.6)  # shares of it in highlights
 NEAR_GROUND = 22.0  # distance in RGB from the ground in some light: what is nearer is the ground
 OBJECT_LIGHT = 0.6  # times a plain colour: an object of the ground's hue is brighter, the ground is not
 NEAR = 5  # side of the square in which an edge's two regions are looked for, pixels
-AT_ONCE = 32  # pictures
+AT_ONCE = 32 * 128 * 128  # pixels of pictures read together
 NONE = len(world.PALETTE) + 1  # the label of what has no hue; before it the band's grey
 GROUND = NONE + 1
 
@@ -46,7 +46,9 @@ def _levels(pixels_F3HW: Tensor) -> Tensor:
 
 
 def _flat(pixels_FHWC: Tensor) -> Tensor:
-    return torch.cat([_part(part) for part in pixels_FHWC.split(AT_ONCE)])
+    height, width = pixels_FHWC.shape[1:3]
+    pictures = max(1, AT_ONCE // (height * width))
+    return torch.cat([_part(part) for part in pixels_FHWC.split(pictures)])
 
 
 def _part(pixels_FHWC: Tensor) -> Tensor:

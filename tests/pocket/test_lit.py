@@ -131,3 +131,17 @@ def test_another_object_is_another_object():
         assert not getattr(judged(pixels, "a red square on a green ground"), part)
     assert not judged(one_object()[0], "a red square on a blue ground").adheres
     assert judged(one_object()[0][:1].expand(12, -1, -1, -1), "a red square on a green ground").moves is False
+
+
+@pytest.mark.parametrize(("height", "width", "most"), [(128, 128, 32), (256, 512, 4), (768, 1024, 1)])
+def test_larger_pictures_are_read_fewer_at_once(height, width, most, monkeypatch):
+    """So that a film of large pictures takes no more memory than a few of them do."""
+    read = []
+
+    def counted(pixels_FHWC):
+        read.append(len(pixels_FHWC))
+        return pixels_FHWC.permute(0, 3, 1, 2).float()
+
+    monkeypatch.setattr(lit_reader, "_part", counted)
+    pixels = torch.randint(0, 256, (2 * most + 1, height, width, 3), dtype=torch.uint8)
+    assert lit_reader.flatten_in_place(pixels).equal(pixels) and read == [most, most, 1]
