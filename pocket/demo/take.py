@@ -117,7 +117,13 @@ def chosen_for(options: argparse.Namespace, header: Header | None) -> tuple[Choi
     if header is not None:
         cache, memory = cache or header.cache, memory or header.memory
         size, seed = size or header.config.geometry, header.config.seed
-        look = look or (FLAT if header.upscale == 1 else LIT)
+        own = FLAT if header.upscale == 1 else LIT
+        if look not in (None, own):
+            raise ValueError(
+                f"Resume: the video was made with --look {own}, not {look}, and its pictures have one size. "
+                f"Leave --look out, or begin a new video without --resume."
+            )
+        look = own
     chosen = choose(cache, memory, options.weights, geometry=size, look=look)
     recipe = chosen.pocket.recipe
     return chosen, chosen.pocket.config(seed, size or Geometry(recipe.size, recipe.size))

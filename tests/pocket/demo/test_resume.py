@@ -77,7 +77,9 @@ def test_a_video_is_gone_on_with_in_the_look_it_was_made_in(tmp_path, capsys):
         sizes[look] = (about.width, about.height)
         before = video.read_bytes()
         assert main([*run, "--resume", look, "--seconds", "2", "--look", other]) == 2
-        assert "Resume: the pictures of the take" in capsys.readouterr().err and video.read_bytes() == before
+        said = capsys.readouterr().err
+        assert f"made with --look {look}, not {other}" in said and "Leave --look out" in said
+        assert video.read_bytes() == before
     assert sizes == {"plain": (64, 64), "lit": (128, 128)}
     flat, lit = (load_file(TakeFolder(tmp_path / f"{look}.mp4").snapshots()[-1].path) for look in sizes)
     assert flat["tail"].equal(lit["tail"]), "the same latents, bit for bit"
