@@ -76,7 +76,7 @@ class RivuletPocketModel(io.ComfyNode):
                     default=LIT,
                     optional=True,
                     tooltip="How the VAE draws: in soft light, at twice the width and height that the stream "
-                    "is made with, or in flat colours, which all published figures are of. Model and stream "
+                    "is made with, or in flat colours, which figures of quality are of. Model and stream "
                     "are the same.",
                 ),
             ],
