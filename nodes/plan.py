@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..kernels.dispatch import triton_support
 from ..model_patches.arch.wan import WanConfig
-from ..model_patches.attention.positions import why_no_memory
 from ..model_patches.cache.cost import CacheCost
 from ..model_patches.cache.dense import DENSE
 from ..model_patches.cache.format import CacheFormat
 from ..model_patches.cache.formats import find_format
+from ..model_patches.memory.policy import refuse_no_ids
 from ..model_patches.plan.cards import describe_cards, usable_formats
 from ..model_patches.plan.plan import Request
 from ..model_patches.plan.probe import Device, probe
@@ -182,8 +182,7 @@ def request_of(
         kernels=triton_support(model.load_device).triton,
     )
     memory = memory_of(model).cost_for(config)
-    if memory.tokens and (refusal := why_no_memory(config.positions, config.block_frames)):
-        raise ValueError(refusal)
+    refuse_no_ids(memory, config.positions, config.block_frames)
     request = replace(request, cache=cache.cost, memory=memory)
     if vae is None:
         return request

@@ -6,7 +6,6 @@ follow, and the head, are in a file of their own, which names the VAE that it be
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..model_patches.checkpoints.files import first_few, open_tensors, save_tens
 from ..model_patches.checkpoints.limits import read_json
 from ..model_patches.vae.wan import WanVAE
 from .held_out import History
+from .models import half_digest
 
 LIT_FILE = "pocket_lit.safetensors"
 UPSCALE = 2
@@ -46,11 +46,8 @@ def is_lit(key: str) -> bool:
 
 
 def fingerprint_of_vae(vae: WanVAE) -> str:
-    """Of all tensors, as they are stored in half precision: 16 hexadecimal digits."""
-    made = hashlib.sha256()
-    for name, value in sorted(vae.state_dict().items()):
-        made.update(name.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
-    return made.hexdigest()[:16]
+    """Of all its tensors, see `half_digest`."""
+    return half_digest(vae)
 
 
 def save_lit(lit: WanVAE, vae: WanVAE, trained: str, history: History, folder: Path) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..model_patches.arch.wan import WanModel
 from ..model_patches.attention.measured import measured_sdpa
@@ -175,8 +175,13 @@ def fingerprint_of_latents(vae: WanVAE) -> str:
 
     The decoder may be trained on without another one.
     """
+    return half_digest(vae.encoder, vae.conv1)
+
+
+def half_digest(*parts: nn.Module) -> str:
+    """Of all tensors of these modules, as they are stored in half precision: 16 hexadecimal digits."""
     made = hashlib.sha256()
-    for part in (vae.encoder, vae.conv1):
+    for part in parts:
         for name, value in sorted(part.state_dict().items()):
             made.update(name.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
     return made.hexdigest()[:16]

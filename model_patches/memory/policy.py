@@ -58,9 +58,14 @@ def add_memory_tokens(
     """
     if refusal := policy.why_not(shape, preset, cost):
         raise ValueError(refusal)
-    if policy.cost.tokens and (refusal := why_no_memory(preset, block_frames)):
-        raise ValueError(refusal)
+    refuse_no_ids(policy.cost, preset, block_frames)
     return replace(shape, memory_tokens=policy.cost.tokens)
+
+
+def refuse_no_ids(cost: MemoryCost, preset: PositionPreset, block_frames: int) -> None:
+    """ValueError where a memory of this cost has tokens and no block of so many latent frames sees them."""
+    if cost.tokens and (refusal := why_no_memory(preset, block_frames)):
+        raise ValueError(refusal)
 
 
 class MemoryPolicy(Protocol):

@@ -159,7 +159,7 @@ def making_of(
         return load(path, pocket.caller, config, **kept)
 
     def open_writer(opening: Opening) -> Mp4Writer:
-        width, height = (side * pocket.vae.upscale for side in (geometry.width, geometry.height))
+        width, height = geometry.picture_size(pocket.vae.upscale)
         size = {"width": width, "height": height, "fps": pocket.recipe.fps}
         place = {"start_frame": opening.start_frame, "go_on": opening.go_on, "lock": opening.lock}
         parts = {"part_hours": options.part_hours, "part_gigabytes": options.part_gigabytes}
