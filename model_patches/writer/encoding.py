@@ -26,6 +26,8 @@ ENCODERS = {
 }
 DEFAULT_CRF = 18
 SMALL_SIDE = 256  # pixels: pictures of which a side is shorter are enlarged
+LONG_SIDE = 4096  # pixels: none is enlarged to more, which is what NVENC and many players' decoders take
+X264_MOST = 16384  # pixels: the longest side that x264 takes
 NVENC_LEAST = 146, 50  # pixels: the smallest even width and height that NVENC's H.264 takes
 PROBE_SECONDS = 60.0
 _LABEL = re.compile(r"Rivulet: (\w+), crf (\d+), enlarged (\d+)x")
@@ -54,9 +56,15 @@ USUAL = Encoding()
 
 
 def factor_for(width: int, height: int) -> int:
-    """How many times larger a picture is drawn in its file: 1, or the least even number that makes it big."""
+    """How many times larger a picture is drawn in its file: 1, or the least even number that makes it big.
+
+    It is less where the longer side would have too many pixels.
+    """
     side = min(width, height)
-    return 1 if side >= SMALL_SIDE else 2 * -(-SMALL_SIDE // (2 * side))
+    if side >= SMALL_SIDE:
+        return 1
+    most = 2 * (LONG_SIDE // (2 * max(width, height)))
+    return max(1, min(2 * -(-SMALL_SIDE // (2 * side)), most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +106,14 @@ class Coding:
 
     def check(self, program: str, width: int, height: int, fps: Fraction) -> None:
         """ValueError where this machine cannot code pictures of this size so; a frame is coded to know."""
-        if self.encoder == X264:
-            return  # without it no ffmpeg is taken at all
         size = width * self.factor, height * self.factor
+        if self.encoder == X264:  # without it no ffmpeg is taken at all
+            if max(size) > X264_MOST:
+                raise ValueError(
+                    f"{WHO}: {X264} codes pictures of up to {X264_MOST} pixels a side, and these are "
+                    f"{size[0]}x{size[1]}; make the stream smaller, or take a VAE that draws its own size."
+                )
+            return
         if size[0] < NVENC_LEAST[0] or size[1] < NVENC_LEAST[1]:
             raise ValueError(
                 f"{WHO}: {NVENC} codes pictures from {NVENC_LEAST[0]}x{NVENC_LEAST[1]} on, and these are "

@@ -118,12 +118,23 @@ def test_the_usual_coding_is_the_command_that_it_always_was(tmp_path):
     [
         *[(64, 64, 4), (32, 48, 8), (96, 64, 4), (96, 96, 4), (128, 128, 2), (254, 400, 2), (2, 2, 128)],
         *[(256, 256, 1), (832, 480, 1), (480, 832, 1)],
+        *[(2048, 32, 2), (32, 1364, 2), (32, 1024, 4), (2050, 32, 1), (9000, 128, 1)],  # at most 4096
     ],
 )
 def test_small_pictures_are_enlarged_by_an_even_factor(width, height, factor):
     assert factor_for(width, height) == factor
     assert Encoding(enlarge=True).coding(width, height).factor == factor
     assert Encoding().coding(width, height).factor == 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(16386, 16), (16, 16386)])
+def test_a_side_that_no_encoder_codes_is_refused_before_anything_is_written(opened, tmp_path, width, height):
+    with (
+        pytest.raises(ValueError, match=rf"up to 16384 pixels a side, and these are {width}x{height}"),
+        opened(width=width, height=height, encoding=Encoding(enlarge=True)),
+    ):
+        pass
+    assert list(tmp_path.glob("take*")) == []
 
 
 def test_edges_between_colours_survive_in_an_enlarged_file(opened):
