@@ -99,9 +99,14 @@ class HostDecoder:
         x = model.conv2(piece_BCTHW.to(vae.device, vae.vae_dtype))
         made = model.decoder(x, feat_cache=kept, feat_idx=[0])
         # other packs' loaders bring layers of earlier hosts, which give the whole piece at once
-        pixels_BCFHW = made if isinstance(made, Tensor) else torch.cat(made, 2)
-        pixels_BCFHW = unpacked(vae.process_output(pixels_BCFHW.float()), self.upscale)
-        pixels_FHWC = pixels_BCFHW[0].movedim(0, -1)
+        made = [made] if isinstance(made, Tensor) else list(made)
+        # one after the other: in float32 those of a narrow decoder take more than its layers did
+        return torch.cat([self._shown(made, exact) for _ in range(len(made))])
+
+    def _shown(self, made: list[Tensor], exact: bool) -> Tensor:
+        """The pixels [F, H, W, 3] of the first of what the decoder made, which is taken off the list."""
+        pixels_BCFHW = self.vae.process_output(made.pop(0).float())
+        pixels_FHWC = unpacked(pixels_BCFHW, self.upscale)[0].movedim(0, -1)
         return pixels_FHWC if exact else to_levels(pixels_FHWC)
 
     @torch.inference_mode()

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rivulet.model_patches.vae.cost import buffer_numbers
+from rivulet.model_patches.vae.cost import buffer_numbers, head_channels
 from rivulet.tests.engine.viewers.live import Watch
 
 BYTES = 2  # bfloat16
@@ -25,14 +25,16 @@ def asked(monkeypatch):
 
 
 @pytest.fixture
-def decoder(card, comfyui, asked, monkeypatch):
-    """Returns a decoder of the host's own layers at their published width, in bfloat16 on the card."""
+def decoder(card, comfyui, asked, monkeypatch, request):
+    """Returns a decoder of the host's own layers, of this width and `upscale`, in bfloat16 on the card."""
     from comfy.ldm.wan.vae import WanVAE
     from rivulet.nodes.host.vae import HostDecoder
 
     with torch.device("meta"):
-        widths = {"dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
-        model = WanVAE(**widths, temperal_downsample=[False, True, True])
+        dim, upscale = request.param
+        widths = {"dim": dim, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
+        head = {"conv_out_channels": head_channels(upscale)}
+        model = WanVAE(**widths, **head, temperal_downsample=[False, True, True])
     card.carry(model, torch.bfloat16)
     card.attended = deque(maxlen=0)  # nothing is kept to be looked at
     monkeypatch.setattr(HostDecoder, "_check", lambda self: None)  # it has no numbers
@@ -46,9 +48,19 @@ def decoder(card, comfyui, asked, monkeypatch):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [2, 4, 8])
-def test_decoding_holds_what_is_asked_for_and_no_third_past(card, decoder, asked, count):
-    height, width = 60, 104  # latents of 832x480
+@pytest.mark.parametrize(
+    ("decoder", "count", "height", "width"),
+    [
+        *[((96, 1), count, 60, 104) for count in (2, 4, 8)],  # latents of 832x480
+        ((96, 2), 4, 60, 104),
+        # narrow ones, whose pictures take as much as their layers, and that at a size at which what the host
+        # holds for attention, as much as there is room for, takes less
+        ((24, 1), 4, 30, 52),
+        ((24, 2), 4, 30, 52),
+    ],
+    indirect=["decoder"],
+)
+def test_decoding_holds_what_is_asked_for_and_no_third_past(card, decoder, asked, count, height, width):
     places = height * width
     with card:
         _, past = decoder.decode(card.empty(1, 16, 3, height, width))
@@ -58,8 +70,9 @@ def test_decoding_holds_what_is_asked_for_and_no_third_past(card, decoder, asked
             pixels, after = decoder.decode(given, past)
     assert pixels.dtype == torch.uint8 and pixels.device == card.device and len(pixels) == 4 * count
     kept = [part for part in after.layers if isinstance(part, torch.Tensor)]
-    assert buffer_numbers(96, places) == sum(part.numel() for part in kept)
+    dim = decoder.vae.first_stage_model.decoder.conv1.out_channels // 4
+    assert buffer_numbers(dim, places) == sum(part.numel() for part in kept)
     assert all(part.untyped_storage().nbytes() == part.nbytes for part in kept)
     # the pictures of the pieces before come on top
-    before = (count - 2) * 4 * 64 * places * 3
+    before = (count - 2) * 4 * 64 * places * head_channels(decoder.upscale)
     assert abs(seen.peak_bytes - before - asked[0]) < 0.03 * asked[0]
