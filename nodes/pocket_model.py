@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakMethod
 
 import comfy.sd
 import comfy.utils
@@ -110,10 +111,13 @@ def _lit_vae() -> Any:
     """
     lit = load_lit(load_vae(WEIGHTS / VAE_FILE), WEIGHTS / LIT_FILE)
     vae = comfy.sd.VAE(sd=lit.state_dict())
-    model, packed, to_model = vae.first_stage_model, vae.first_stage_model.decode, vae.process_input
+    model, to_model = vae.first_stage_model, vae.process_input
+    packed = WeakMethod(model.decode)  # a model that holds itself stays until the collector finds it
 
     def decode(latents_BCTHW: Tensor, **options: Any) -> Tensor:
-        return unpacked(packed(latents_BCTHW, **options), UPSCALE)
+        whole = packed()
+        assert whole is not None, "it is the model's own"
+        return unpacked(whole(latents_BCTHW, **options), UPSCALE)
 
     def process_input(pixels: Tensor) -> Tensor:
         return to_model(_flattened(pixels))

@@ -66,29 +66,32 @@ def save_lit(lit: WanVAE, vae: WanVAE, trained: str, history: History, folder: P
 def load_lit(vae: WanVAE, path: Path) -> WanVAE:
     """The VAE with the lit decoder of a file: `upscale` 2, frozen, the VAE's dtype.
 
-    Raises ValueError for a file of another VAE, or one with other tensors; FileNotFoundError without one.
+    vae: float32 or half precision; its numbers are compared in the latter. Raises ValueError for a file of
+    another VAE, or one with other tensors or numbers; FileNotFoundError without one.
     """
-    lit = enlarged(vae)
     with open_tensors("load_lit", path, WANTED) as file:
         metadata = file.metadata() or {}
         record = read_json("load_lit", path, metadata, RECORD) if RECORD in metadata else {}
         tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    _refuse_other(path, record, tensors, lit, vae)
+    _refuse_other_vae(path, record, vae)
+    lit = enlarged(vae)
+    _refuse_other_tensors(path, tensors, lit)
     like = next(vae.parameters())
     state = {key: value.to(like.device, like.dtype) for key, value in tensors.items()}
     lit.load_state_dict(state, strict=False)
     return lit
 
 
-def _refuse_other(
-    path: Path, record: dict[str, object], tensors: dict[str, Tensor], lit: WanVAE, vae: WanVAE
-) -> None:
+def _refuse_other_vae(path: Path, record: dict[str, object], vae: WanVAE) -> None:
     belongs, found = record.get("vae"), fingerprint_of_vae(vae)
     if belongs != found:
         raise ValueError(
             f"load_lit: {path} is the last stages of VAE {belongs or 'that it does not name'}, and the VAE "
             f"beside it is {found}. Give {WANTED}, with the VAE that it was trained from."
         )
+
+
+def _refuse_other_tensors(path: Path, tensors: dict[str, Tensor], lit: WanVAE) -> None:
     needed = {key: shape for key, shape in shapes_of(lit.state_dict()).items() if is_lit(key)}
     given = shapes_of(tensors)
     if given != needed:
@@ -96,3 +99,13 @@ def _refuse_other(
         raise ValueError(
             f"load_lit: {path} has other tensors than it needs ({first_few(wrong)}). Give {WANTED}."
         )
+    broken = [key for key, value in tensors.items() if not _is_weights(value)]
+    if broken:
+        raise ValueError(
+            f"load_lit: {path} holds numbers that are no weights in half precision ({first_few(broken)}), "
+            f"and its pictures would be black or noise. Copy it again, or give {WANTED}."
+        )
+
+
+def _is_weights(value: Tensor) -> bool:
+    return value.is_floating_point() and bool(value.half().isfinite().all())

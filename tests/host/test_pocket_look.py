@@ -1,5 +1,8 @@
 """Pocket Model's VAE in soft light: pictures of three channels from core's nodes, the same from a stream."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from rivulet.model_patches.vae.decoder import decode_stream
@@ -84,3 +87,22 @@ def test_pictures_in_soft_light_are_encoded_as_flat_ones(vaes, film, latents):
     assert torch.allclose(HostEncoder(vaes["lit"])(small, last=True)[0], read, rtol=0, atol=1e-4)
     shown = (vaes["plain"].decode(read)[0] * 255).round().byte()
     assert detector.adherence(shown, PROMPT) == 1
+
+
+@pytest.mark.parametrize("look", ["LIT", "FLAT"])
+def test_a_vae_that_nobody_holds_is_gone_at_once(comfyui, look):
+    """What is held in a circle waits for the collector: the host warns of a leak, and collects everything."""
+    import comfy.model_management
+    from rivulet.nodes import pocket_model
+
+    vae = pocket_model.RivuletPocketModel.execute(look=getattr(pocket_model, look)).args[2]
+    gc.collect()
+    gc.disable()
+    try:
+        model = weakref.ref(vae.first_stage_model)
+        vae.decode(torch.zeros(1, 16, 1, 2, 2))
+        del vae
+        comfy.model_management.cleanup_models()
+        assert model() is None
+    finally:
+        gc.enable()

@@ -72,6 +72,32 @@ def test_a_file_without_some_of_its_tensors_is_refused(vae, file):
         load_lit(vae, file)
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda value: value.to(torch.int8),
+        lambda value: value.to(torch.complex64),
+        lambda value: value / 0,
+        lambda value: value.float() + 1e6,
+    ],
+    ids=["whole numbers", "complex", "infinite", "beyond half precision"],
+)
+def test_numbers_that_are_no_weights_are_refused(vae, file, spoil):
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    save_file({key: value.float() for key, value in tensors.items()}, file, metadata)
+    assert load_lit(vae, file).upscale == 2, "written in float32 they are the same"
+    save_file(tensors | {"decoder.head.2.bias": spoil(tensors["decoder.head.2.bias"])}, file, metadata)
+    with pytest.raises(ValueError, match=r"no weights in half precision \(decoder\.head\.2\.bias\)"):
+        load_lit(vae, file)
+
+
+def test_a_vae_that_draws_twice_the_size_itself_is_another_one(vae, file):
+    with pytest.raises(ValueError, match="the VAE beside it is"):
+        load_lit(enlarged(vae), file)
+
+
 def test_a_folder_without_the_file_is_shown_plain(tmp_path):
     pocket = models.load_pocket()
     assert with_look(pocket, None, tmp_path) is pocket
