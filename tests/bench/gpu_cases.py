@@ -265,7 +265,8 @@ def video(
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "take.mp4"
-        writer = Mp4Writer(path, width=geometry.width, height=geometry.height, fps=FPS)
+        width, height = geometry.picture_size(vae.upscale)
+        writer = Mp4Writer(path, width=width, height=height, fps=FPS)
         state = make_video(
             caller, VaeDecoder(vae), state, [writer], blocks=warm + sizes.blocks, on_chunk=on_chunk
         )

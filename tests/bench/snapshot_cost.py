@@ -154,10 +154,11 @@ def measured(given: Choice, pairs: int, folder: Path) -> Arms:
     pocket, config = given.pocket, given.pocket.config(3)
     prompt = pocket.prompt(pocket.encode(PROMPT), config)
     state = init(pocket.caller, prompt, config, cache=given.cache, memory=given.memory)
-    size, fps = config.geometry, pocket.recipe.fps
-    writer = Mp4Writer(folder / "take.mp4", width=size.width, height=size.height, fps=fps, threads=1)
-    arms = Arms(round(EVERY_SECONDS * fps / (config.block_frames * size.time_stride)))
-    about = About(0, fps, size.width, size.height, 0.0)
+    geometry, fps = config.geometry, pocket.recipe.fps
+    width, height = geometry.picture_size(pocket.vae.upscale)
+    writer = Mp4Writer(folder / "take.mp4", width=width, height=height, fps=fps, threads=1)
+    arms = Arms(round(EVERY_SECONDS * fps / (config.block_frames * geometry.time_stride)))
+    about = About(0, fps, width, height, 0.0)
     decoder, policy = VaeDecoder(pocket.vae), keeping.Policy(every_seconds=EVERY_SECONDS)
     keeper = keeping.Keeper(pocket.caller, decoder, writer, TakeFolder(writer.path), about, policy)
 

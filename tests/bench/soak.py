@@ -262,8 +262,8 @@ def ended(watch: Watch, rows: Rows) -> Iterator[None]:
 
 def writer_of(given: Subject, path: Path) -> Mp4Writer:
     """The video's file."""
-    geometry = given.config.geometry
-    return Mp4Writer(path, width=geometry.width, height=geometry.height, fps=given.fps)
+    width, height = given.picture_size
+    return Mp4Writer(path, width=width, height=height, fps=given.fps)
 
 
 def look(
@@ -319,7 +319,6 @@ def verdict(
 
 def played(given: Subject, watch: Watch, path: Path) -> tuple[int, float]:
     """Returns the finished file's frames, and how close its last one is to the streamed one, in dB."""
-    geometry = given.config.geometry
     assert watch.last_HWC is not None
-    shown_HWC = last_frame(path, geometry.width, geometry.height)
+    shown_HWC = last_frame(path, *given.picture_size)
     return frame_count(path), psnr_db(shown_HWC, watch.last_HWC.cpu())

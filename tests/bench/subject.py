@@ -55,6 +55,11 @@ class Subject:
         return self.config.positions
 
     @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height of what the decoder draws, in pixels."""
+        return self.config.geometry.picture_size(self.vae.upscale)
+
+    @property
     def trained(self) -> bool:
         """Whether the pictures mean anything."""
         return self.weights != RANDOM

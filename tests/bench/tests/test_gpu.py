@@ -14,6 +14,7 @@ from rivulet.model_patches.plan.probe import Device
 from rivulet.model_patches.stream.config import StreamConfig
 from rivulet.model_patches.stream.model_caller import ModelCaller
 from rivulet.model_patches.stream.step import init, step
+from rivulet.model_patches.vae.wan import WanVAE
 from rivulet.tests.bench import gpu, gpu_cases, kernels, vs_core
 from rivulet.tests.bench.gpu_cases import CASES, MORE, Bench, Case, measure
 from rivulet.tests.bench.records import Rows
@@ -106,6 +107,11 @@ def test_a_case_is_a_video_and_stands_beside_its_plan(case):
         assert found["cache_bytes"] < case.window * per_frame["dense"] / 3
     assert found["floor_ms"] < found["predicted_chunk_ms"] and found["predicted_block_ms"] > 0
     assert found["of_floor_share"] == pytest.approx(found["floor_ms"] / found["chunk_ms"])
+
+
+def test_a_decoder_that_draws_twice_the_size_is_a_video_too(monkeypatch):
+    monkeypatch.setattr(Bench, "_decoder", lambda bench, case: WanVAE(bench.sizes.vae_dim, upscale=2))
+    assert measure(Bench(torch.device("cpu"), TINY, RATES), Case("dense"))["pictures_fps"] > 0
 
 
 def test_formats_do_not_lie_on_the_card_together():

@@ -9,6 +9,7 @@ import torch
 from rivulet.model_patches.cache.formats import find_format
 from rivulet.model_patches.cache.shapes import Exact
 from rivulet.model_patches.memory.policies import find_policy
+from rivulet.pocket.lit_weights import enlarged
 from rivulet.tests.bench import soak, soak_full
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.subject import random_subject
@@ -59,6 +60,19 @@ def test_a_short_stream_passes_and_its_file_has_every_frame(given, tmp_path):
     assert failed == set()
     assert row["frames"] == row["file_frames"] == 9 + 12 * 3
     assert row["highest_id"] == 11 and row["weights"] == "random" and "last_tenth_seen_share" not in row
+
+
+def test_a_decoder_that_draws_twice_the_size_passes_on_a_card_that_is_full_now_and_then(
+    given, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(soak_full, "CALM_OPERATIONS", 1000)
+    monkeypatch.setattr(soak_full, "SPREAD_OPERATIONS", 200)
+    path, faults = tmp_path / "soak.mp4", soak_full.Faults()
+    twice = replace(given, vae=enlarged(given.vae))
+    watch, rows = made(twice, path, faults=faults)
+    assert watch.last_HWC.shape == (64, 64, 3)
+    assert faults.figures()["is_undisturbed"] is True
+    assert result_of(twice, path, watch, rows)[0] == set()
 
 
 @pytest.mark.parametrize(
