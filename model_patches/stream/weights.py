@@ -33,7 +33,8 @@ def refuse_other_pictures(header: Header, upscale: int, source: str) -> None:
     had, has = ("{}x{}".format(*header.config.geometry.picture_size(n)) for n in (header.upscale, upscale))
     raise ValueError(
         f"Resume: the pictures of the take in {source} are {had}, and this VAE draws {has} of its latents. "
-        f"Connect the VAE it was made with, or begin a new video with its end (Start From)."
+        f"Connect the VAE it was made with (of Pocket Model: set the other look), or begin a new video with "
+        f"its end (Start From)."
     )
 
 

@@ -202,9 +202,10 @@ class FromTake(Beginning):
     def _refuse_other(self, had: Geometry, has: Geometry) -> None:
         if had != has:
             raise ValueError(
-                f"{WHO}: the take {self.video.name} is {had.width}x{had.height} with {had.latent_channels} "
-                f"latent channels, the video is to be {has.width}x{has.height} with {has.latent_channels}; "
-                f"set Stream Video to the take's size, or connect its video instead of the take."
+                f"{WHO}: the take {self.video.name} is a stream of {had.width}x{had.height} with "
+                f"{had.latent_channels} latent channels, this one is to be {has.width}x{has.height} with "
+                f"{has.latent_channels}; set Stream Video's width and height to the take's, or connect its "
+                f"video instead of the take."
             )
 
 

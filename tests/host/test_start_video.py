@@ -283,7 +283,9 @@ def test_a_new_take_begins_where_an_earlier_one_ended(taking, node, tmp_path):
     assert torch.equal(after[:4], whole[17:21])
     other = replace(CONFIG, preset="infinity_rope", block_frames=1, cfg=3.0, sigmas=(1.0,))
     assert FromTake(video=broken).read(None, other, 16.0, 99).latents == 5
-    with pytest.raises(ValueError, match="is 32x48 with 16 latent channels, the video is to be 64x48"):
+    with pytest.raises(
+        ValueError, match="a stream of 32x48 with 16 latent channels, this one is to be 64x48"
+    ):
         FromTake(video=broken).read(None, replace(CONFIG, geometry=Geometry(64, 48)), 16.0, 99)
 
 

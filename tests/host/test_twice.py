@@ -155,7 +155,8 @@ def test_a_video_comes_out_at_twice_the_streams_size_and_goes_on_so(server):
     graph["7"] = {"class_type": "RivuletResume", "inputs": {"snapshot": "twice_00001_.mp4"}}
     graph["4"]["inputs"] |= {"seconds": 22 / 16, "vae": ["1", 2]}
     before = video.read_bytes()
-    assert "are 128x128, and this VAE draws 64x64" in error_of(server.run(graph))
+    said = error_of(server.run(graph))
+    assert "are 128x128, and this VAE draws 64x64" in said and "(of Pocket Model: set the other look)" in said
     assert video.read_bytes() == before
     graph["4"]["inputs"]["vae"] = ["8", 0]
     done = server.run(graph)
