@@ -7,7 +7,7 @@ of updates is differentiated whole.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.memory.encoder import MemoryEncoder
+from ..half_products import half_products
 from ..train_pocket.checkpointing import Run, WeightAverage, hash_seed, learning_rate
 from ..train_pocket.distributed import average_gradients, broadcast, rank
 from ..train_pocket.record import PhaseRecord
@@ -170,9 +171,8 @@ class Trainer:
         gate = self.rollout.encoder.gate_linear.bias
         self.figures["gate_bias"] = float(gate.detach().mean())
 
-    def _precision(self) -> torch.autocast | nullcontext[None]:
-        device = next(self.learner.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16) if self.recipe.half else nullcontext()
+    def _precision(self) -> AbstractContextManager[object]:
+        return half_products(next(self.learner.parameters()).device, self.recipe.half)
 
 
 def _trained_layers(dit: WanModel, adapters: Adapters | None) -> nn.Module:

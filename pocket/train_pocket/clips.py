@@ -14,6 +14,7 @@ from torch import Tensor
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
 from .. import held_out, models, text, world
+from ..half_products import half_products
 from .pool import Pool, draw_pool
 
 SWITCH_SHARE = 0.3  # clips whose prompt changes at a block border, and the picture with it
@@ -90,6 +91,6 @@ def encode_pictures(vae: WanVAE, pictures_BFHWC: Tensor, batch: int = 4) -> Tens
     parts = []
     for clips in pictures_BFHWC.split(batch):
         pixels = (clips.to(device).float() / 127.5 - 1).permute(0, 4, 1, 2, 3)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with half_products(device):
             parts.append(vae.encode(pixels.contiguous(memory_format=torch.channels_last_3d))[0].float().cpu())
     return torch.cat(parts)

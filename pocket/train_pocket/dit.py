@@ -16,6 +16,7 @@ from ...model_patches.arch.wan import WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.vae.wan import WanVAE
 from .. import text
+from ..half_products import half_products
 from .checkpointing import Run, WeightAverage, learning_rate
 from .clips import FIRST_BATCH, PairedClips, draw_clips, made_of
 from .distributed import average_gradients, processes, rank
@@ -224,7 +225,7 @@ class Trainer:
             noisy, wanted, sigma, weight = beside(noisy, wanted, sigma, graded)
         elif predicted_context and context is not None:
             context = self._predict_context(clean, context, texts, of_block)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with half_products(self.device):
             flow = self.teacher(context, noisy.to(self.device), sigma.to(self.device), texts, of_block)
         error = (flow.float() - wanted.to(self.device)).square() * weight.to(self.device)
         loss = error.mean()
@@ -253,7 +254,7 @@ class Trainer:
             sigma = low + (high - low) * torch.rand(len(clean), 1, of_block.shape[1], generator=generator)
             noise = torch.randn(clean[:, None].shape, generator=generator)
             noisy = mix(predicted[:, None], noise, sigma, recipe.block_frames)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            with half_products(self.device):
                 flow = self.teacher(context, noisy.to(self.device), sigma.to(self.device), texts, of_block)
             removed = mix(torch.zeros_like(noisy), flow.float().cpu(), sigma, recipe.block_frames)
             predicted = (noisy - removed)[:, 0]

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ...model_patches.vae.wan import WanVAE
 from .. import world
+from ..half_products import half_products
 from .checkpointing import Run, hash_seed
 from .latent_scaling import fold_map, sample_latents, standardizing_map
 from .single_frame import encode_frame
@@ -75,7 +76,7 @@ def train_probe(
         set_rates(optimizer, run.step / phase.steps)
         batch = clip_batch(phase.batch, 1, size, generator).to(device)
         pixels = batch.pixels[:, :, 0].contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with half_products(device):
             latents = encode_frame(vae, pixels, first=run.step % 2 == 0)
         kinds, shape = probe.losses(latents, batch.contents, generator)
         loss = kinds + 0.3 * shape + LATENT_PENALTY * latents.float().square().mean()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...model_patches.vae.wan import LATENTS_MEAN, LATENTS_STD, WanVAE
 from .. import world
+from ..half_products import half_products
 from .clips import encode_pictures
 from .vae_batches import clip_batch
 
@@ -35,7 +36,7 @@ def sample_latents(vae: WanVAE, size: int, clips: int = 48, frames: int = 33) ->
     latents = []
     for _ in range(0, clips, 4):
         pixels = clip_batch(4, frames, size, generator).pixels
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with half_products(device):
             latents.append(vae.encode(pixels.to(device))[0].float().cpu()[:, :, 1:])
     return torch.cat(latents).movedim(1, 0).flatten(1)
 

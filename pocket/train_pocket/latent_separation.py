@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
+from ..half_products import half_products
 from .checkpointing import Run, WeightAverage, hash_seed
 from .interleaving import interleave
 from .latent_probe import COLOUR, SHAPE, LatentProbe, attribute_loss
@@ -82,7 +83,7 @@ class _Pieces:
         for start in range(0, phase.frames - 1, TIME_STRIDE):
             piece = batch.frames(start + 1 if start else 0, start + 1 + TIME_STRIDE)
             pixels = piece.pixels.contiguous(memory_format=torch.channels_last_3d)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            with half_products(self.device):
                 with torch.no_grad():
                     old, old_past = self.old.encode(pixels, old_past)
                 latents, past = self.vae.encode(pixels, past)

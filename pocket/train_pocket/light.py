@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...model_patches.vae.wan import LayerBuffers, Tape, WanVAE, unpacked
 from .. import lit
+from ..half_products import half_products
 from ..lit_weights import FIRST_LIT, UPSCALE, fingerprint_of_vae
 from .checkpointing import Run, WeightAverage, hash_seed
 from .interleaving import interleave
@@ -85,7 +86,7 @@ class _Pieces:
         for start in range(0, self.phase.frames - 1, PIECE_FRAMES):
             frames = (start + 1 if start else 0, start + 1 + PIECE_FRAMES)
             pixels = plain.frames(*frames).pixels.contiguous(memory_format=torch.channels_last_3d)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            with half_products(self.device):
                 with torch.no_grad():
                     latents, encoded = twice.encode(pixels, encoded)
                     noisy = twice.denormalize(add_noise(latents.float(), generator))

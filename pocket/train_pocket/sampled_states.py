@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..half_products import half_products
 from .teacher_forcing import TeacherForcing
 
 TRUE_PAST_SHARE = 0.3  # of the blocks of a past keep what they were given
@@ -58,7 +59,7 @@ class SampledWalk:
         for sigma, following in zip(self.levels, (*self.levels[1:], 0.0), strict=True):
             states.append(x)
             level = torch.full((len(x), 1, of_block.shape[1]), sigma, device=self.device)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            with half_products(self.device):
                 flow = self.teacher(context, x[:, None], level, texts, of_block)[:, 0]
             x = x + (following - sigma) * flow.float()
         return states, x

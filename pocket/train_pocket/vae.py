@@ -12,6 +12,7 @@ from torch import nn
 
 from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import CausalConv3d, Downsample, Upsample, WanVAE
+from ..half_products import half_products
 from .checkpointing import Run, WeightAverage, hash_seed
 from .latent_probe import LatentProbe, train_probe
 from .latent_scaling import fold_map, look_scatters, sample_latents, separating_map
@@ -92,7 +93,7 @@ def _whole_clips(vae: WanVAE, folder: Path, name: str, phase: Phase, size: int, 
     while run.step < phase.steps:
         set_rates(optimizer, run.step / phase.steps)
         batch = clip_batch(phase.batch, phase.frames, size, generator).to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with half_products(device):
             latents, _ = vae.encode(batch.pixels.contiguous(memory_format=torch.channels_last_3d))
             rebuilt, _ = vae.decode(add_noise(latents, generator))
         run.tick(every=20, **update_vae(optimizer, rebuilt, batch))
@@ -119,7 +120,7 @@ def restart_decoder(vae: WanVAE, folder: Path, phase: Phase, size: int, device: 
         set_rates(optimizer, run.step / phase.steps)
         batch = clip_batch(phase.batch, 1, size, generator).to(device)
         pixels = batch.pixels[:, :, 0].contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with half_products(device):
             with torch.no_grad():
                 latents = encode_frame(vae, pixels, first=run.step % 2 == 0)
             rebuilt = decode_first_frame(vae, add_noise(latents.float(), generator))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
+from ..half_products import half_products
 from .checkpointing import Run, WeightAverage, hash_seed
 from .interleaving import interleave
 from .latent_probe import KINDS_WEIGHT, LATENT_PENALTY, SHAPE_WEIGHT, LatentProbe
@@ -66,7 +67,7 @@ class _Pieces:
         encoded = decoded = None
         for start in range(0, phase.frames - 1, PIECE_FRAMES):
             piece = batch.frames(start + 1 if start else 0, start + 1 + PIECE_FRAMES)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            with half_products(self.device):
                 with torch.set_grad_enabled(self.probe is not None):
                     pixels = piece.pixels.contiguous(memory_format=torch.channels_last_3d)
                     latents, encoded = vae.encode(pixels, encoded)
