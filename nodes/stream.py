@@ -39,6 +39,7 @@ from .run.naming import why_not as why_no_name
 from .run.next_run import NEXT_RUNS
 from .run.overlap import overlap_for
 from .run.script import read_script
+from .run.session import may_give
 from .run.tags import graph_tags
 from .run.take import EARLY, PASSING, newest_snapshot_path, policy_of
 from .run.take_files import RESUMED, find_take
@@ -87,7 +88,9 @@ class RivuletStream(io.ComfyNode):
         page = page_of(cls.hidden)
         if NEXT_RUNS.find(page.prompt_id, page.node) is not None:
             constants = {**constants, "goes on in": page.prompt_id}
-        return FINGERPRINTS.stamp(page.node, constants)
+        stamp = FINGERPRINTS.stamp(page.node, constants)
+        may_give(page.prompt_id, page.node, FINGERPRINTS.sessions(page.node))
+        return stamp
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
@@ -159,10 +162,10 @@ class RivuletStream(io.ComfyNode):
             begin, vae, pictures, on_chunk=_progress(blocks), may_shrink=shrink_cache,
             overlap=overlap_for(model, vae, config, kept[0], fps),
         )  # fmt: skip
-        FINGERPRINTS.note(page.node, run.files, as_queued=(as_queued := run.as_queued and wish is None))
+        FINGERPRINTS.note(page.node, run.files, run.session, whole=(whole := run.as_queued and wish is None))
         if run.lets_others_in():
             return io.NodeOutput(*[ExecutionBlocker(None)] * len(cls.SCHEMA.outputs))
-        if as_queued:
+        if whole:
             RESUMED.settle(video)
         if snapshot == EARLY:
             PASSING.add(run.folder)

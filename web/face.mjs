@@ -9,7 +9,7 @@ import {
 import { fileUrl } from "./link.mjs";
 import { shortPath, showList, showSpans } from "./player_view.mjs";
 import { isGoingBack, wayBack } from "./redo.mjs";
-import { hasEnded } from "./session.mjs";
+import { hasEnded, isGivenAgain } from "./session.mjs";
 import { folded } from "./takes.mjs";
 import { firstSecond, frameAt, promptAt, secondsMade, spansOf } from "./timeline.mjs";
 import { offerModes, put, showCurves, showLine, showLink } from "./view.mjs";
@@ -24,6 +24,7 @@ export class Face {
     parts.root.dataset.theme = theme();
     [parts.idle.hidden, parts.screen.hidden, parts.live.hidden] = [Boolean(state), !state, !state];
     parts.offer.hidden = !feed.offered || Boolean(state);
+    if (feed.offered) put(parts.offered, say(hasEnded(feed.offered) ? "offeredEnded" : "offered"));
     this.showCutOff();
     const ended = !state || hasEnded(state);
     const next = ended ? nextWords(this.widget.next(state?.prompt_id), say) : "";
@@ -110,7 +111,8 @@ export class Face {
     const { way } = player.choice;
     const changed = !player.finished && way !== "segments";
     const shown = changed ? say(way === "file" ? "asFile" : "asPictures") : "";
-    put(parts.note, [shown, redoWords(backTo, state, say), noticeOf(state)].filter(Boolean).join(" "));
+    const again = isGivenAgain(state) ? say("givenAgain") : "";
+    put(parts.note, [again, shown, redoWords(backTo, state, say), noticeOf(state)].filter(Boolean).join(" "));
   }
 
   showControls(ended) {

@@ -2,6 +2,7 @@
 
 import { Fold } from "./fold.mjs";
 import { api, app, inPage, MARGINS, page, transport } from "./host.mjs";
+import { answerOf } from "./link.mjs";
 import { neededHeight, NODE_SIZE, NodeHeight } from "./layout.mjs";
 import { passOn } from "./pass_on.mjs";
 import { placeOf } from "./place.mjs";
@@ -21,6 +22,20 @@ const COMBOS = ["take", "snapshot"]; // names of the input that chooses, newest 
 
 const jobs = new Queue(transport, () => api.clientId ?? "");
 for (const event of EVENTS) api.addEventListener(event, ({ detail }) => jobs.hear(event, detail));
+
+const widgets = new Set();
+
+/** The host gave a node's video to a run of this page: one that it had already is shown where it was asked for. */
+async function noteGiven({ node, prompt_id, output }) {
+  const [file] = output?.images ?? [];
+  if (!VIDEO.test(file?.filename)) return;
+  const path = [file.subfolder, file.filename].filter(Boolean).join("/");
+  const message = { client: api.clientId ?? "", prompt_id, node: String(node), file: path };
+  const { status, body } = await answerOf(() => transport.post("/rivulet/given", message), "json", null);
+  if (status === 200 && body.known) for (const each of widgets) each.refresh();
+}
+
+api.addEventListener("executed", ({ detail }) => noteGiven(detail));
 
 /** What the next run of the node at a place waits for, with the name of the node that has its turn. */
 function nextRun(place, known) {
@@ -93,6 +108,8 @@ function preview(node, stream = node) {
   const fold = stream === node && new Fold(node, speaker(options.language), inPage, () => fit());
   let needed = 0;
   const leaving = add(node, "preview", element, widget, heard, () => needed + MARGINS);
+  widgets.add(widget);
+  leaving.addEventListener("abort", () => widgets.delete(widget));
   const size = stream === node ? NODE_SIZE : [OUTER_WIDTH, node.size[1]];
   const height = new NodeHeight(size[1]);
   const fit = () => {

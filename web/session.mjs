@@ -10,16 +10,28 @@ export function hasEnded(state) {
   return state.phase === "ended" || state.phase === "failed";
 }
 
+/** When a run asked for a stream last, in seconds since 1970: its own, or a later one that was given it once more. */
+function turnOf(state) {
+  return Math.max(state.begun, state.given ?? 0);
+}
+
+/** Whether a run was given this stream's video instead of making another. */
+export function isGivenAgain(state) {
+  return turnOf(state) > state.begun;
+}
+
 /** The later of what is known (null: nothing) and what came in; the same object when the message told nothing. */
 export function merged(known, message) {
   const told = "prompts" in message ? withAllPrompts(known, message) : message;
   if (!known) return told;
-  if (told.session !== known.session) return told.begun > known.begun ? told : known;
+  if (told.session !== known.session) return turnOf(told) > turnOf(known) ? told : known;
+  const given = turnOf(told) > turnOf(known) ? told.given : known.given;
+  if (given !== known.given) return { ...known, given };
   if (told.sequence < known.sequence) return known;
   // an event leaves the prompts out, so at the same number it tells nothing, and later the old ones stay
   if (told.sequence === known.sequence && !("prompts" in told && lacksPrompts(known))) return known;
   const { prompts, prompts_told } = known;
-  return prompts === undefined ? told : { prompts, prompts_told, ...told };
+  return { ...(prompts === undefined ? {} : { prompts, prompts_told }), given, ...told };
 }
 
 /** Prompts that need not be told again: of a state, how many took effect up to the last one in its list. */
@@ -56,15 +68,27 @@ export function asksForList(state) {
   return !state || (hasEnded(state) && !lacksPrompts(state));
 }
 
-/** The stream to show in a node: of those that this client queued, the one that began last, or null. */
-export function ownStream(place, { streams, own }) {
-  return latest(streams.filter((each) => own.includes(each.session) && isHere(each, place)));
+/**
+ * The stream to show in a node: of those that this client queued, or that a run of it was given once more, the one that was
+ * asked for last, or null.
+ */
+export function ownStream(place, { streams, own, given = [] }) {
+  const again = given.map(({ session, workflow, at }) => {
+    const stream = streams.find((each) => each.session === session);
+    return { ...stream, workflow, given: at };
+  });
+  const queued = streams.filter((each) => own.includes(each.session));
+  return latest([...queued, ...again].filter((each) => isHere(each, place)));
 }
 
-/** What another client makes with this node of the same workflow just now, to be offered; or null. */
+/**
+ * What another client made with this node of the same workflow, to be offered: what is made just now, else the last video;
+ * or null.
+ */
 export function othersStream(place, { streams, own }) {
-  const others = streams.filter((each) => !own.includes(each.session) && each.workflow !== "");
-  return latest(others.filter((each) => !hasEnded(each) && isHere(each, place)));
+  const here = (each) => !own.includes(each.session) && each.workflow !== "" && isHere(each, place);
+  const others = streams.filter(here);
+  return latest(others.filter((each) => !hasEnded(each))) ?? latest(others.filter((each) => each.video));
 }
 
 /**
@@ -79,5 +103,5 @@ export function isHere(state, { node, workflow }) {
 }
 
 function latest(streams) {
-  return streams.reduce((last, each) => (!last || each.begun > last.begun ? each : last), null);
+  return streams.reduce((last, each) => (!last || turnOf(each) > turnOf(last) ? each : last), null);
 }

@@ -63,8 +63,9 @@ function screen(say) {
   const phase = make("p", { className: "phase", role: "status" });
   const idle = make("p", { className: "idle", textContent: say("idle") });
   const show = make("button", { type: "button", textContent: say("show") });
-  const offer = make("p", { className: "offer", hidden: true }, say("offered"), show);
-  return { video, canvas, phase, idle, show, offer, screen: make("div", { className: "screen" }, video, canvas, phase) };
+  const offered = make("span");
+  const offer = make("p", { className: "offer", hidden: true }, offered, show);
+  return { video, canvas, phase, idle, show, offered, offer, screen: make("div", { className: "screen" }, video, canvas, phase) };
 }
 
 function position(say) {

@@ -19,6 +19,7 @@ from .segments import Segments
 
 RECENT_BLOCKS = 8  # whose speed is averaged
 MAX_PROMPTS = 500  # newest prompt changes that the state lists
+MAX_GIVEN = 64  # newest runs that a stream was given to once more
 STARTING, RUNNING, PAUSED, ENDED, FAILED = "starting", "running", "paused", "ended", "failed"
 OVER = (ENDED, FAILED)
 VIEWER, DRIFT, DISK = "viewer", "drift", "disk"  # who stopped a stream
@@ -50,6 +51,15 @@ class Address:
 
     path: str  # as a person reads it
     view: dict[str, str] | None = None  # filename, subfolder and type for the host's own route; None: no host
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A later run that was given a finished stream's video once more, because nothing was changed."""
+
+    client: str  # id of the page that queued it
+    workflow: str  # id of its graph
+    at: float  # seconds since 1970
 
 
 class LiveStream:
@@ -87,6 +97,7 @@ class LiveStream:
         self.watch: dict[str, Any] | None = None  # how far the picture drifts; None: nobody looks
         self.stopped_by = ""  # VIEWER, DRIFT or DISK, where a stop ended it
         self.goes_on = False  # it ended before its time, and another session goes on with its take
+        self.given: deque[Given] = deque(maxlen=MAX_GIVEN)  # the newest last
         self._address = address
         self.mailbox, self.segments = Mailbox(), Segments()
         self.pictures = Pictures(self.segments, writer.fps)
@@ -170,6 +181,17 @@ class LiveStream:
         with self._collecting:
             if not self._released and self.segments.collect(self.writer.index):
                 self.change()
+
+    def clients(self) -> set[str]:
+        """Ids of the pages that queued it, or a run that was given it."""
+        given = {each.client for each in self.given.copy()}
+        return given if self.client is None else {*given, self.client}
+
+    def forget_media(self) -> None:
+        """Lets go of the segments in memory; the finished file stays."""
+        with self._collecting:
+            self.segments = Segments()
+            self.pictures = Pictures(self.segments, self.writer.fps)
 
     def release(self) -> None:
         """Collects once more and closes the file, so that the writer can join and delete its parts."""

@@ -15,7 +15,7 @@ from typing import Any
 from .live import EndedError, LiveStream
 from .mailbox import read_message
 from .segments import INIT, Place
-from .streams import Streams
+from .streams import Streams, read_got
 from .takes import BusyError, KnownTakes, read_deletion, read_go_on
 
 PREFIX = "/rivulet"
@@ -66,6 +66,8 @@ def answer(streams: Streams, request: Request, takes: KnownTakes | None = None) 
     try:
         if (request.method, request.path) == ("GET", f"{PREFIX}/streams"):
             return list_streams(streams, request)
+        if (request.method, request.path) == ("POST", f"{PREFIX}/given"):
+            return note_given(streams, request)
         if takes is not None and (reply := answer_about_takes(takes, request)) is not None:
             return reply
         for route in ROUTES:
@@ -124,11 +126,30 @@ def answer_about_takes(takes: KnownTakes, request: Request) -> Answer | None:
 
 
 def list_streams(streams: Streams, request: Request) -> Answer:
-    """All streams that the request may list, newest first, and the ids of those that the client in the
-    query queued."""
-    lives, client = [live for live in streams.all() if request.may_list(live)], request.query.get("client")
-    own = [live.session for live in lives if client is not None and live.client == client]
-    return json_answer({"streams": [live.state(prompts=False) for live in lives], "own": own})
+    """All streams that the request may list, newest first, the ids of those that the client in the query
+    queued, and of those that runs of it were given once more."""
+    client = request.query.get("client")
+    lives = [live for live in streams.all() if request.may_list(live)]
+    return json_answer(
+        {
+            "streams": [live.state(prompts=False) for live in lives],
+            "own": [live.session for live in lives if client is not None and live.client == client],
+            "given": [
+                {"session": live.session, "workflow": given.workflow, "at": given.at}
+                for live in lives
+                for given in live.given.copy()
+                if given.client == client
+            ],
+        }
+    )
+
+
+def note_given(streams: Streams, request: Request) -> Answer:
+    """Takes a page's word on what the host gave it from its cache; whether that is a stream of this list."""
+    try:
+        return json_answer({"known": streams.give(read_got(parse_json(request)))})
+    except ValueError as why:
+        raise RefusedError(400, str(why)) from why
 
 
 def state(live: LiveStream, request: Request) -> Answer:

@@ -18,6 +18,7 @@ class _Print:
     stamp: str = field(default_factory=lambda: secrets.token_hex(8))
     # of the takes made under it, as they were then
     files: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    sessions: dict[Path, str] = field(default_factory=dict)  # of viewers, by the take's first file
 
     @property
     def holds(self) -> bool:
@@ -54,13 +55,22 @@ class Fingerprints:
             self._prints.popitem(last=False)
         return self._prints[key].stamp
 
-    def note(self, node: str, files: Sequence[Path], *, as_queued: bool) -> None:
-        """A node's take is over and lies in these files; as_queued: whole, and as no viewer changed it."""
+    def sessions(self, node: str) -> dict[Path, str]:
+        """Sessions that made takes of the settings asked about last, by the take's first file."""
+        entry = self._prints.get(self._current[node])
+        return dict(entry.sessions) if entry else {}
+
+    def note(self, node: str, files: Sequence[Path], session: str, *, whole: bool) -> None:
+        """A node's take is over and lies in these files.
+
+        session: of viewers, which made it. whole: it is as planned, and no viewer changed it.
+        """
         key = self._current.get(node)
         if key not in self._prints:
             return
-        if as_queued:
+        if whole:
             self._prints[key].files |= {path: there for path in files if (there := _size_and_time(path))}
+            self._prints[key].sessions[files[0]] = session
         else:
             del self._prints[key]
 

@@ -40,7 +40,8 @@ from ..host.caller import HostCaller
 from ..host.incoming import open_source
 from .beginnings import Beginning
 from .going_on import Resume
-from .next_run import NextRun, workflow_of
+from .next_run import NextRun
+from .owners import workflow_of
 from .reference import reference_latents
 from .session import client_of_run, session_of
 from .shelf import SHELF
@@ -184,6 +185,12 @@ class Run:
         queue_again(page.prompt_id, page.node, NextRun(name_of(self.order.video)))
         log.info("Stream Video: others come in; %s goes on behind them.", self.order.video.name)
         return True
+
+    @property
+    def session(self) -> str:
+        """The id of its newest session, for viewers."""
+        assert self.live is not None
+        return self.live.session
 
     @property
     def result(self) -> Path:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...model_patches.viewers.mailbox import Redo
-from .owners import asking
+from .owners import asking, workflow_of
 
 KEEP_SECONDS = 600  # that a wish waits for its page to queue the workflow
 MOST = 256  # wishes, and runs that are bound to one
-UNNAMED = "00000000-0000-0000-0000-000000000000"  # id of a graph that the page got without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +71,6 @@ class NextRuns:
         """How the node goes on in this run; it is used up."""
         with self._lock:
             return self._bound.pop((prompt_id, node), None)
-
-
-def workflow_of(extra_pnginfo: Any) -> str:
-    """The id of the graph that a run was queued from; "" where none was sent."""
-    workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, dict) else None
-    named = workflow.get("id") if isinstance(workflow, dict) else None
-    return "" if named in (None, UNNAMED) else str(named)
 
 
 def _named(client: str) -> str:

@@ -6,8 +6,8 @@ import { rest, visit } from "./visit.mjs";
 
 const told = JSON.parse(process.argv[2]);
 
-await visit(told, async (here) => {
-  const { page, seen } = here;
+/** Opens the workflow as an app. */
+async function open({ page }) {
   await page.setViewportSize({ width: 1600, height: 1000 });
   await page.evaluate(async (workflow) => {
     const { app } = globalThis.comfyAPI.app;
@@ -17,11 +17,27 @@ await visit(told, async (here) => {
     app.graph.nodes.find((each) => each.comfyClass === "RivuletStream").widgets.find((each) => each.name === "seconds").value = 1;
     await app.extensionManager.command.execute("Comfy.ToggleLinear");
   }, told.workflow);
+}
+
+/** Pixels of width of the largest video, once the file is there. */
+async function widest({ page }, file) {
+  await page.locator(`video[src*="${file}"], video:has(source[src*="${file}"])`).first().waitFor();
+  await rest(1);
+  return page.evaluate(() => Math.max(...[...document.querySelectorAll("video")].map((each) => each.getBoundingClientRect().width)));
+}
+
+await visit(told, async (here) => {
+  const { seen } = here;
+  await open(here);
   await here.queue();
   const ended = await here.until((now) => now.phase === "ended" && now.video);
   seen.file = ended.file;
-  await page.locator(`video[src*="${ended.file}"], video:has(source[src*="${ended.file}"])`).first().waitFor();
-  await rest(1);
-  seen.widest = await page.evaluate(() => Math.max(...[...document.querySelectorAll("video")].map((each) => each.getBoundingClientRect().width)));
+  seen.widest = await widest(here, ended.file);
   await here.shot("app");
+  await here.anew();
+  await open(here);
+  await here.queue();
+  seen.widestAgain = await widest(here, ended.file);
+  seen.made = (await here.state()).file;
+  await here.shot("app-again");
 });

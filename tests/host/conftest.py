@@ -64,10 +64,14 @@ def comfyui() -> Path:
 @pytest.fixture(scope="session")
 def server(comfyui, tmp_path_factory) -> Iterator[Server]:
     """Returns a running ComfyUI that has this pack and no other."""
-    named = os.environ.get("COMFYUI_FRONT_END")
-    options = ("--front-end-root", named) if named else ()
-    with Server(comfyui, tmp_path_factory.mktemp("comfyui"), *options) as running:
+    with Server(comfyui, tmp_path_factory.mktemp("comfyui"), *front_end()) as running:
         yield running
+
+
+def front_end() -> tuple[str, ...]:
+    """Returns the options of a server with the page that COMFYUI_FRONT_END names, else the host's own."""
+    named = os.environ.get("COMFYUI_FRONT_END")
+    return ("--front-end-root", named) if named else ()
 
 
 @pytest.fixture(scope="session")

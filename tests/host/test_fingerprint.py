@@ -52,11 +52,11 @@ def test_a_file_that_was_written_to_since_does_not_stand_for_its_take(comfyui, t
     for part in parts:
         part.write_bytes(b"x")
     first = prints.stamp("4", {"seed": 3})
-    prints.note("4", parts, as_queued=True)
+    prints.note("4", parts, "s", whole=True)
     assert prints.stamp("4", {"seed": 3}) == first and prints.stamp("4", {"seed": 4}) != first
     for change in (lambda: parts[1].write_bytes(b"xy"), parts[0].unlink):
         before = prints.stamp("4", {"seed": 3})
-        prints.note("4", parts, as_queued=True)
+        prints.note("4", parts, "s", whole=True)
         assert prints.stamp("4", {"seed": 3}) == before
         change()
         assert prints.stamp("4", {"seed": 3}) != before

@@ -107,3 +107,5 @@ def test_app_mode_shows_the_finished_video(server, tmp_path):
     assert found["errors"] == [] and found["file"].endswith(".mp4"), found
     # large in the middle, and not only as a thumbnail
     assert found["widest"] > 500, found
+    # and so in a new page, where the host gives it from its cache
+    assert found["widestAgain"] > 500 and found["made"] == found["file"], found

@@ -51,7 +51,7 @@ def test_another_run_does_not_get_it(wishes, run, other):
 
 
 def test_a_graph_without_an_id_is_a_graph(wishes, run):
-    from rivulet.nodes.run.next_run import UNNAMED
+    from rivulet.nodes.run.owners import UNNAMED
 
     wishes.wish("c", "", "4", run)
     assert "prompt_id" in wishes.on_queued(queued(workflow=UNNAMED))

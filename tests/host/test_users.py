@@ -89,6 +89,27 @@ def test_a_run_is_its_users_own(shared):
     assert session not in json.dumps(shared.get("/history")[1])
 
 
+def test_a_video_that_is_given_again_is_told_to_the_user_who_made_it(shared):
+    graph = stream_graph("twice")
+
+    def run(client, user):
+        told = {"prompt": graph, "client_id": client, "extra_data": {"extra_pnginfo": {"workflow": WORKFLOW}}}
+        prompt_id = shared.post("/prompt", told, Comfy_User=user)[1]["prompt_id"]
+        (file,) = shared.done(prompt_id)["outputs"]["4"]["images"]
+        word = {"client": client, "prompt_id": prompt_id, "node": "4", "file": file["filename"]}
+        return file["filename"], shared.post("/rivulet/given", word, Comfy_User=user)[1]["known"]
+
+    def given(client, user):
+        told = json.loads(shared.send(f"/rivulet/streams?client={client}", Comfy_User=user)[2])
+        return len(told["streams"]), len(told["own"]), len(told["given"])
+
+    file = run("first", "anna")[0]
+    assert given("first", "anna") == (1, 1, 0)
+    assert run("second", "anna") == (file, True) and run("third", "bert") == (file, False)
+    assert given("second", "anna") == (1, 0, 1) and given("first", "anna") == (1, 1, 0)
+    assert given("second", "bert") == given("third", "bert") == given("third", "anna") == (0, 0, 0)
+
+
 def test_what_no_page_queued_is_listed_for_nobody(shared):
     prompt_id = queue(shared, "nobodys", None, "anna", client_id=None)
     shared.until(lambda: len(shared.get("/queue")[1]["queue_running"]), "the run did not begin")
@@ -126,11 +147,11 @@ def test_a_run_that_let_others_in_stays_its_users(comfyui, monkeypatch):
         owners.hand_on(prompt_id, "again")
         owners.hand_on("unknown", "another")
         for known, listed in ((prompt_id, True), ("again", True), ("another", False)):
-            live = SimpleNamespace(client="c", prompt_id=known)
+            live = SimpleNamespace(clients=lambda: {"c"}, prompt_id=known)
             assert owners.may_list(live, "c") is listed
             assert not owners.may_list(live, "x") and not owners.may_list(live, None)
         owners._asking.set("bert")
-        assert not owners.may_list(SimpleNamespace(client="c", prompt_id="again"), "c")
+        assert not owners.may_list(SimpleNamespace(clients=lambda: {"c"}, prompt_id="again"), "c")
     finally:
         owners._asking.reset(token)
 

@@ -18,10 +18,8 @@ export async function visit(told, act) {
     executablePath: process.env.CHROMIUM,
     args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"],
   });
-  const page = await browser.newPage({ viewport: { width: 1000, height: 1700 } });
-  page.setDefaultTimeout(PATIENCE_MILLISECONDS);
-  const here = new Visit(page, told);
-  page.on("pageerror", (error) => here.seen.errors.push(String(error.stack)));
+  const here = new Visit(browser, told);
+  here.take(await browser.newPage({ viewport: { width: 1000, height: 1700 } }));
   try {
     await here.set("Comfy.VueNodes.Enabled", told.vue);
     await here.set("Comfy.TutorialCompleted", true);
@@ -38,8 +36,8 @@ export async function visit(told, act) {
 }
 
 class Visit {
-  constructor(page, { url, vue, shots }) {
-    Object.assign(this, { page, url, vue, shots, before: undefined, seen: { errors: [] } });
+  constructor(browser, { url, vue, shots }) {
+    Object.assign(this, { browser, url, vue, shots, page: null, before: undefined, seen: { errors: [] } });
   }
 
   async set(name, value) {
@@ -56,6 +54,20 @@ class Visit {
       return known && app.graph?.nodes.length;
     });
     await rest(1.5);
+  }
+
+  /** Closes the page and opens one that knows nothing of it, as another browser would. */
+  async anew() {
+    const size = this.page.viewportSize();
+    await this.page.close();
+    this.take(await this.browser.newPage({ viewport: size }));
+    await this.open();
+  }
+
+  take(page) {
+    this.page = page;
+    page.setDefaultTimeout(PATIENCE_MILLISECONDS);
+    page.on("pageerror", (error) => this.seen.errors.push(String(error.stack)));
   }
 
   /** Puts a graph into the page, one kind of node alone and large in the middle, as high as told. */

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
-  asksForList, isGone, isHere, knownPrompts, lacksPrompts, merged, othersStream, ownStream, pollRest,
+  asksForList, isGivenAgain, isGone, isHere, knownPrompts, lacksPrompts, merged, othersStream, ownStream, pollRest,
 } from "../../web/session.mjs";
 import { event, state } from "./states.mjs";
 
@@ -112,11 +112,46 @@ test("the latest stream of a node is found again after the page was loaded anew,
   assert.equal(ownStream(place, { streams: list, own: [] }), null);
 });
 
-test("what another client makes with this node is offered while it runs", () => {
+test("what another client makes with this node is offered, and of what it made the last video", () => {
   assert.equal(othersStream(place, { streams: list, own: ["a", "b"] }).session, "e");
   assert.equal(othersStream(place, { streams: list, own: ["a", "b", "e"] }), null);
-  assert.equal(othersStream(place, { streams: [state({ phase: "ended" })], own: [] }), null);
+  const made = [
+    state({ session: "f", begun: 20, phase: "ended", video: true }), state({ session: "g", begun: 30, phase: "ended", video: true }),
+    state({ session: "h", begun: 40, phase: "failed" }),
+  ];
+  assert.equal(othersStream(place, { streams: made, own: [] }).session, "g");
+  assert.equal(othersStream(place, { streams: made, own: ["g"] }).session, "f");
+  assert.equal(othersStream(place, { streams: [...made, ...list], own: [] }).session, "e", "what runs comes first");
+  assert.equal(othersStream(place, { streams: [made[2]], own: [] }), null, "it left nothing");
   assert.equal(othersStream(place, { streams: [state({ workflow: "" })], own: [] }), null, "it may be any workflow's");
+});
+
+test("a stream that a run was given once more is shown where that run was queued, before later ones", () => {
+  const streams = [state({ session: "a", begun: 1, workflow: "x" }), state({ session: "b", begun: 3 })];
+  const given = [{ session: "a", workflow: "w", at: 5 }];
+  assert.equal(ownStream(place, { streams, own: ["a", "b"], given }).session, "a");
+  assert.equal(ownStream(place, { streams, own: [], given }).session, "a", "in a page that made none");
+  assert.equal(ownStream({ ...place, node: 8 }, { streams, own: [], given }), null);
+  assert.equal(ownStream({ ...place, workflow: "v" }, { streams, own: [], given }), null);
+  assert.equal(ownStream(place, { streams, own: ["b"], given: [{ ...given[0], at: 2 }] }).session, "b", "that was before");
+});
+
+test("what a run was given again takes over from what was made later, until another one begins", () => {
+  const known = merged(null, state({ session: "b", begun: 3, phase: "ended" }));
+  const again = merged(known, event({ session: "a", begun: 1, phase: "ended", given: 5 }));
+  assert.deepEqual([again.session, isGivenAgain(known), isGivenAgain(again)], ["a", false, true]);
+  const whole = merged(again, state({ session: "a", begun: 1, phase: "ended" }));
+  assert.ok(isGivenAgain(whole) && whole.prompts.length === 1, "the stream's own state does not tell of it");
+  assert.equal(merged(whole, event({ session: "b", begun: 3, phase: "ended" })), whole);
+  assert.equal(merged(whole, event({ session: "c", begun: 9 })).session, "c");
+});
+
+test("a stream that is shown already, and is given again, is told so once", () => {
+  const known = merged(null, state({ phase: "ended" }));
+  const again = merged(known, event({ phase: "ended", given: 200 }));
+  assert.ok(isGivenAgain(again) && again.prompts === known.prompts);
+  assert.equal(merged(again, event({ phase: "ended", given: 200 })), again);
+  assert.equal(merged(again, event({ phase: "ended" })), again);
 });
 
 test("the list is asked for until a stream is found, and after its end for the next one", () => {

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from PIL import Image
+from rivulet.model_patches.viewers.live import Given
 from rivulet.model_patches.viewers.routes import MAX_BODY_BYTES, Request, answer, takes_long
 from rivulet.model_patches.viewers.session import Session
 from rivulet.model_patches.writer.movie import frame_count
@@ -53,6 +54,39 @@ def test_the_list_says_which_streams_the_client_queued(feed):
     assert told["own"] == [feed.live.session] == [each["session"] for each in told["streams"]]
     assert "prompts" not in told["streams"][0] and told["streams"][0]["workflow"] == "w"
     assert listed(client="other")["own"] == listed()["own"] == []
+
+
+def test_what_the_host_gave_again_is_listed_for_the_page_that_asked(feed):
+    close(feed)
+    feed.streams.may_give("q", "1", {"take.mp4": feed.live.session}, Given("fresh", "v", 7.0))
+
+    def tell(**more):
+        told = {"client": "fresh", "prompt_id": "q", "node": "1", "file": "take.mp4", **more}
+        asked = Request("POST", "/rivulet/given", {}, "application/json", json.dumps(told).encode())
+        return answer(feed.streams, asked)
+
+    def listed(client):
+        found = value(answer(feed.streams, Request("GET", "/rivulet/streams", {"client": client})))
+        return found["own"], found["given"]
+
+    assert tell(node=1).status == 400 and "`node`" in value(tell(node=1))["error"]
+    assert value(tell(file="another.mp4")) == {"known": False} and listed("fresh") == ([], [])
+    assert value(tell()) == {"known": True}
+    assert listed("fresh") == ([], [{"session": feed.live.session, "workflow": "v", "at": 7.0}])
+    assert listed("tab") == ([feed.live.session], []) and listed("another") == ([], [])
+    assert feed.live.clients() == {"tab", "fresh"}
+
+
+def test_a_stream_whose_segments_were_let_go_of_still_has_its_file(feed, ask):
+    feed.block()
+    on_disk(feed, BLOCK)
+    close(feed)
+    before = value(ask())
+    feed.live.forget_media()
+    after = value(ask())
+    assert before["media"] is not None and after == {**before, "media": None}
+    assert ask("/seg/0").status == ask("/at/0").status == 410 and ask("/frame/0").status == 204
+    assert ask("/video").file == feed.writer.result
 
 
 def test_the_state_counts_blocks_and_tells_the_prompts(feed, ask):
