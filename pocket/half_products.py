@@ -1,4 +1,4 @@
-"""Whether a training multiplies in bfloat16: only where the device does it in hardware."""
+"""Whether a training of float32 weights multiplies in bfloat16: not on a processor that has no such units."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from ..model_patches.check.machine import multiplies_bfloat16
-
 
 def half_products(device: torch.device, wanted: bool = True) -> AbstractContextManager[object]:
-    """Autocast to bfloat16, or nothing: in float32 where the device has no fast bfloat16, or it isn't wanted.
+    """Autocast to bfloat16, or nothing: where it isn't wanted, or a processor is slow at it.
 
-    A processor without it (x86 before AVX-512) takes 30 to 75 times as long for a product as in float32.
+    One without it (x86 before AVX-512) takes 30 to 75 times as long for a product as in float32.
     """
     if wanted and _has_fast_bfloat16(device):
         return torch.autocast(device.type, torch.bfloat16)
@@ -20,8 +18,6 @@ def half_products(device: torch.device, wanted: bool = True) -> AbstractContextM
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return multiplies_bfloat16(device)
-    if device.type == "cpu":
-        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return True
+    if device.type != "cpu":
+        return True
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -19,7 +19,6 @@ from torch import nn
 
 from ...model_patches.arch.mla import MlaModel, MlaSizes
 from ...model_patches.arch.wan import WanModel
-from ..half_products import half_products
 from ..train_pocket.checkpointing import Run, WeightAverage, hash_seed, learning_rate
 from ..train_pocket.distributed import average_gradients, broadcast, rank
 from ..train_pocket.interleaving import interleave
@@ -282,5 +281,5 @@ class Distiller:
         """Where what the backward pass needs is kept."""
         return torch.autograd.graph.save_on_cpu(pin_memory=True) if self.recipe.offload else nullcontext()
 
-    def _precision(self) -> AbstractContextManager[object]:
-        return half_products(self.device, self.recipe.half)
+    def _precision(self) -> torch.autocast | nullcontext[None]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.recipe.half else nullcontext()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.memory.encoder import MemoryEncoder
 from ..half_products import half_products
+from ..muon import Muon
 from ..train_pocket.checkpointing import Run, WeightAverage, hash_seed, learning_rate
 from ..train_pocket.distributed import average_gradients, broadcast, rank
 from ..train_pocket.record import PhaseRecord
@@ -80,7 +81,7 @@ def build_optimizers(
             0, {"params": [p for p in encoder.parameters() if p.ndim != 2], "peak": recipe.encoder_rate}
         )
         muon = [{"params": matrices, "peak": recipe.matrix_rate}]
-        optimizers["muon"] = torch.optim.Muon(muon, lr=0.0, momentum=0.95, weight_decay=0.0)
+        optimizers["muon"] = Muon(muon, lr=0.0, momentum=0.95, weight_decay=0.0)
     return optimizers | {"adamw": torch.optim.AdamW(adamw, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)}
 
 

@@ -17,6 +17,7 @@ from ...model_patches.geometry import Geometry
 from ...model_patches.vae.wan import WanVAE
 from .. import text
 from ..half_products import half_products
+from ..muon import Muon
 from .checkpointing import Run, WeightAverage, learning_rate
 from .clips import FIRST_BATCH, PairedClips, draw_clips, made_of
 from .distributed import average_gradients, processes, rank
@@ -70,7 +71,7 @@ def optimizers(dit: WanModel, recipe: PocketTraining) -> list[torch.optim.Optimi
     ]
     muon = [{"params": [named[n] for n in sorted(matrices)], "peak": recipe.matrix_rate}]
     return [
-        torch.optim.Muon(muon, lr=recipe.matrix_rate, momentum=0.95, weight_decay=0.01),
+        Muon(muon, lr=recipe.matrix_rate, momentum=0.95, weight_decay=0.01),
         torch.optim.AdamW(adamw, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
