@@ -14,6 +14,8 @@ import { folded } from "./takes.mjs";
 import { firstSecond, frameAt, promptAt, secondsMade, spansOf } from "./timeline.mjs";
 import { offerModes, put, showCurves, showLine, showLink } from "./view.mjs";
 
+const RETRIED = ["unreachable", "fileGone"]; // what may go otherwise when it is tried again
+
 export class Face {
   constructor(widget) {
     this.widget = widget;
@@ -107,7 +109,7 @@ export class Face {
     const given = state.forgotten ? "unknown" : player.given;
     const failed = state.phase === "failed" ? state.sentence : "";
     put(parts.trouble, failed || (feed.gone ? say("gone") : given ? say(given) : failureWords(book, state, say)));
-    parts.retry.hidden = given !== "unreachable";
+    parts.retry.hidden = !RETRIED.includes(given);
     const { way } = player.choice;
     const changed = !player.finished && way !== "segments";
     const shown = changed ? say(way === "file" ? "asFile" : "asPictures") : "";

@@ -3,7 +3,7 @@
 import { nextFrame } from "./buffer.mjs";
 import { PICTURE_MILLISECONDS } from "./fallback.mjs";
 import { fileUrl, Trouble } from "./link.mjs";
-import { once } from "./media.mjs";
+import { once, stillOf } from "./media.mjs";
 import { placeToJoin, secondsOf } from "./pull.mjs";
 import { hasEnded } from "./session.mjs";
 import { frameAt } from "./timeline.mjs";
@@ -77,29 +77,34 @@ export class EndlessPlayer extends PlainPlayer {
   }
 }
 
-/** The finished file. */
+/** The finished file. While it is loaded, the picture and the second stay that were shown last. */
 export class FinishedPlayer extends PlainPlayer {
+  loaded = false;
+
   constructor(video, link, view, seconds) {
     super(video, link, view);
     this.begin = seconds;
   }
 
   get seconds() {
-    return this.video.currentTime;
+    return this.loaded ? this.video.currentTime : this.begin;
   }
 
   get over() {
-    return this.video.ended;
+    return this.loaded && this.video.ended;
   }
 
   seek(seconds) {
-    this.video.currentTime = seconds;
+    if (this.loaded) this.video.currentTime = seconds;
+    else this.begin = seconds;
   }
 
   async play() {
+    this.video.poster = stillOf(this.video) || this.video.poster;
     this.video.src = fileUrl(this.link, this.view.state());
     await once(this.video, "loadedmetadata").catch((why) => Promise.reject(new Trouble("media", why.message)));
     this.video.currentTime = Math.min(this.begin, this.video.duration);
+    this.loaded = true;
     for (;;) {
       this.video.loop = this.view.loops();
       if (this.video.ended) await this.link.sleep(GLANCE_MILLISECONDS);

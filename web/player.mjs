@@ -36,9 +36,15 @@ export class Player {
     return this.current?.buffered ?? null;
   }
 
-  /** Why nothing more is fetched: "unknown", "unreachable" or nothing. */
+  /** Why nothing more is fetched: "unknown", "unreachable", "fileGone" or nothing. */
   get given() {
-    return this.current?.given ?? "";
+    return this.keepable || this.showable ? (this.current?.given ?? "") : "fileGone";
+  }
+
+  /** Whether there is something to show: media in the server's memory, or a finished file that was not refused here. */
+  get showable() {
+    const { media, video } = this.view.state();
+    return Boolean(media || (video && this.keepable));
   }
 
   /** Whether the finished video was shown to its end. */
@@ -56,6 +62,7 @@ export class Player {
   }
 
   retry() {
+    this.keepable = true;
     this.current?.retry();
   }
 
@@ -63,7 +70,7 @@ export class Player {
   async run() {
     while (!this.link.signal.aborted) {
       try {
-        while (!this.view.state().media && !this.view.state().video) await this.link.sleep(GLANCE_MILLISECONDS);
+        while (!this.showable) await this.link.sleep(GLANCE_MILLISECONDS);
         await this.show();
         if (!this.keepable) return;
       } catch (why) {

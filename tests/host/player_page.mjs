@@ -25,6 +25,17 @@ const seconds = (page) => page.evaluate(() => document.querySelector(".rivulet v
 const moved = (page, was) => page.waitForFunction((was) => document.querySelector(".rivulet video").currentTime !== was, was);
 const word = (page, words) => page.waitForFunction((part) => document.querySelector(".rivulet .phase").textContent.includes(part), words);
 
+/** Has the finished file come only when the returned function is called. */
+async function holdFile(page) {
+  let loads;
+  const asked = new Promise((done) => (loads = done));
+  await page.route("**/view?*", async (route) => {
+    await asked;
+    await route.continue();
+  });
+  return loads;
+}
+
 /** How the canvas moves under the wheel and under the middle button, both over the picture. */
 async function canvasMoves(page) {
   const look = () => page.evaluate(async () => {
@@ -80,9 +91,15 @@ await visit(told, async (here) => {
   });
   await here.shot("player-full");
   await page.keyboard.press("f");
+  const loads = await holdFile(page);
   await here.press("Stop and keep");
   await word(page, "Stopped by you");
   seen.stopped = await here.words("phase");
+  await page.waitForFunction(() => document.querySelector(".rivulet video").src.includes("/view?"));
+  await rest(1);
+  seen.loading = { time: await here.words("time"), poster: await page.evaluate(() => document.querySelector(".rivulet video").poster) };
+  await here.shot("player-loading");
+  loads();
   const ended = await here.until((now) => now.phase === "ended");
   [seen.session, seen.path, seen.view] = [ended.session, ended.path, ended.view];
   await page.locator(".rivulet .saved").first().waitFor();

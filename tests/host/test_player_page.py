@@ -21,6 +21,9 @@ def test_a_stream_is_played_and_its_file_is_found(server, tmp_path, vue):
     server.post("/interrupt", {})
     assert seen["errors"] == [], seen
     _check_words(seen)
+    loading = seen["loading"]
+    assert loading["poster"].startswith("data:image/jpeg"), loading
+    assert not loading["time"].startswith("0:00 /"), loading
 
     held, *steps = seen["steps"]
     for was, now, step in ((held, steps[0], -1), (steps[0], steps[1], -1), (steps[1], steps[2], 1)):
