@@ -20,7 +20,17 @@ from ..model_patches.memory.policy import MemoryPolicy
 from .defaults import DEFAULT, FLAT, LIT, LOOKS, PLAIN, Names
 from .held_out import History
 from .lit_weights import LIT_FILE, load_lit
-from .models import BASIS_FILE, DIT_FILE, MEMORY_FILE, MLA_FILE, MLA_MEMORY_FILE, WEIGHTS, Pocket, load_pocket
+from .models import (
+    BASIS_FILE,
+    DIT_FILE,
+    MEMORY_FILE,
+    MLA_FILE,
+    MLA_MEMORY_FILE,
+    VAE_FILE,
+    WEIGHTS,
+    Pocket,
+    load_pocket,
+)
 
 MODELS = (DIT_FILE, MLA_FILE, MLA_MEMORY_FILE)  # the first that goes with cache and memory is taken
 
@@ -154,9 +164,15 @@ def with_look(pocket: Pocket, look: str | None, folder: Path | None = None) -> P
     """The model with the decoder that draws its pictures so; its latents are the same in every look.
 
     look: None, in soft light where the folder has the file for it. Raises ValueError for a name that is none,
-    for a folder without the file and for a file of another VAE.
+    for a folder without the file, for a file of another VAE and for a VAE that draws no plain pictures.
     """
     path = _in(folder, LIT_FILE)
+    if pocket.vae.upscale != 1:
+        raise ValueError(
+            f"Look: {_in(folder, VAE_FILE)} draws twice the size itself; the pocket's VAE draws plain "
+            f"pictures of the stream's size, and {LIT_FILE} beside it those in soft light. Give one whose "
+            f"head has 3 channels, as `python run.py train-pocket` exports it."
+        )
     if look is None:
         look = LIT if path.exists() else FLAT
     if look not in LOOKS:

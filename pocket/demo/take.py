@@ -49,14 +49,16 @@ BUDGET_BYTES = 256 << 20  # of one take's snapshots
 
 @dataclass
 class Meter:
-    """How long the blocks of a take were worked on."""
+    """How long the blocks of a run were worked on, and what came of it."""
 
     seconds: float = 0.0
+    frames: int = 0  # a video that is gone on with has more
     first_seconds: float | None = None  # what the first block took
 
     def count(self, chunk: Chunk) -> None:
         """Takes in one more block."""
         self.seconds += chunk.seconds
+        self.frames += len(chunk.frames)
         if self.first_seconds is None:
             self.first_seconds = chunk.seconds
 
@@ -210,16 +212,22 @@ def line(live: LiveStream) -> str:
 def report(live: LiveStream, meter: Meter) -> None:
     """Prints what was made, how fast, and where it lies."""
     writer, fps, lag = live.writer, live.fps, meter.first_seconds
-    if lag is None:
-        return say("no block was finished, so there is no video")
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
     frames = writer.frames_written
-    speed = frames / meter.seconds
+    if lag is None:
+        so = "the video is as long as it was" if frames else "there is no video"
+        say(f"no block was finished, so {so}")
+    else:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+        speed = meter.frames / meter.seconds
+        print(
+            f"frames per second: {speed:.1f} ({speed / fps:.2f}x as fast as it plays)\n"
+            f"first chunk: {lag:.2f} s\n"
+            f"peak memory: {peak_bytes() / 2**20:.0f} MiB"
+        )
+    if not frames:
+        return
     print(
-        f"frames per second: {speed:.1f} ({speed / fps:.2f}x as fast as it plays)\n"
-        f"first chunk: {lag:.2f} s\n"
-        f"peak memory: {peak_bytes() / 2**20:.0f} MiB\n"
         f"video: {frames} frames, {frames / fps:.1f} s, "
         f"{writer.result or 'in parts beside ' + str(writer.path)}",
         flush=True,

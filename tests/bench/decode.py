@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from ...model_patches.geometry import Geometry
 from ...model_patches.vae.cost import DecoderCost, WanCost
@@ -153,8 +154,15 @@ def quality(rows: Rows, each: Contender, found: list[Contender], clip_FHWC: Tens
     if RANDOM in (each.weights, wan.weights if each.name == "tiny" else each.weights):
         rows("no_quality", **known, why="random weights show nothing; give --vae and --tiny")
         return
-    made_FHWC = decode_stream(each.decoder, each.latents_BCTHW)[0].cpu()
+    made_FHWC = decoded(each)
     rows("quality", **known, truth_psnr_db=psnr_db(clip_FHWC, made_FHWC))
     if each.name == "tiny":
-        wans_FHWC = decode_stream(wan.decoder, wan.latents_BCTHW)[0].cpu()
-        rows("quality", **known, model=wan.weights, vae_psnr_db=psnr_db(wans_FHWC, made_FHWC))
+        rows("quality", **known, model=wan.weights, vae_psnr_db=psnr_db(decoded(wan), made_FHWC))
+
+
+def decoded(each: Contender) -> Tensor:
+    """Returns its pictures of the clip at the clip's size; of larger ones each pixel is a square's mean."""
+    pixels_FHWC = decode_stream(each.decoder, each.latents_BCTHW)[0].cpu()
+    if each.decoder.upscale == 1:
+        return pixels_FHWC
+    return avg_pool2d(pixels_FHWC.movedim(-1, 1).float(), each.decoder.upscale).movedim(1, -1)

@@ -1,6 +1,7 @@
 """The lit decoder's file: what it belongs to, what it leaves as it is, and what the shipped one draws."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,6 +97,14 @@ def test_numbers_that_are_no_weights_are_refused(vae, file, spoil):
 def test_a_vae_that_draws_twice_the_size_itself_is_another_one(vae, file):
     with pytest.raises(ValueError, match="the VAE beside it is"):
         load_lit(enlarged(vae), file)
+
+
+@pytest.mark.parametrize("look", [None, "lit", "plain"])
+def test_weights_whose_own_vae_draws_twice_the_size_have_no_look(vae, look):
+    """Their videos would be called lit and be gone on with by a file that is not there."""
+    pocket = replace(models.load_pocket(), vae=enlarged(vae))
+    with pytest.raises(ValueError, match=r"pocket_vae.* draws twice the size itself; .* head has 3 channels"):
+        with_look(pocket, look)
 
 
 def test_a_folder_without_the_file_is_shown_plain(tmp_path):

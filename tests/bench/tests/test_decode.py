@@ -72,3 +72,22 @@ def test_with_files_a_tiny_decoder_is_held_against_the_vae(small):
     latents = decode.encode_stream(own, decode.clip(16, 2))[0]
     theirs, ours = (decode.decode_stream(each, latents)[0] for each in (own, small_one))
     assert quality[2]["vae_psnr_db"] == decode.psnr_db(theirs, ours)
+
+
+def test_a_file_that_draws_twice_the_size_is_held_against_the_clip_at_its_size(small):
+    """Of a head that draws each pixel as a square of four the figures are the plain VAE's."""
+    torch.manual_seed(1)
+    plain, twice = wan.WanVAE(4), wan.WanVAE(4, upscale=2)
+    head = {f"decoder.head.2.{name}" for name in ("weight", "bias")}
+    state = plain.state_dict()
+    large = {key: value.repeat_interleave(4, 0) if key in head else value for key, value in state.items()}
+    assert large.keys() == twice.state_dict().keys()
+    save_file(state, small / "wan.safetensors")
+    save_file(large, small / "twice.safetensors")
+    save_file(tiny.TinyDecoder((8, 6, 4, 4)).state_dict(), small / "taew2_1.safetensors")
+    figures = []
+    for file, width in (("wan.safetensors", 16), ("twice.safetensors", 32)):
+        found = rows_of(vae=small / file, tiny=small / "taew2_1.safetensors")
+        assert found[0]["width_pixels"] == width
+        figures.append([row[name] for row in found for name in row if name.endswith("psnr_db")])
+    assert len(figures[0]) == 3 and figures[0] == pytest.approx(figures[1])

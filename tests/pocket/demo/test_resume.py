@@ -2,12 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from rivulet.model_patches.takes.folder import TakeFolder
 from rivulet.model_patches.takes.timeline_file import read
 from rivulet.model_patches.writer.movie import frame_count
 from rivulet.pocket.demo import main
+from rivulet.pocket.demo import take as take_module
 from rivulet.pocket.demo.files import find_take
 from safetensors.torch import load_file
 
@@ -129,6 +131,26 @@ def test_what_cannot_be_gone_on_with_is_told_and_changes_nothing(demo, tmp_path,
     assert demo("--resume", "rivulet-0001", *options) == 2
     assert words in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_was_cut_off_after_its_last_block_is_finished_and_told_of(demo, tmp_path, capsys):
+    """As a run does that is killed while its parts are joined."""
+    assert demo("--seconds", "1") == 0
+    folder = TakeFolder(tmp_path / "rivulet-0001.mp4")
+    folder.write_about(replace(folder.read_about(), ended=None))
+    capsys.readouterr()
+    assert demo("--resume", "rivulet-0001", "--seconds", "1") == 0
+    said = capsys.readouterr()
+    assert "no block was finished, so the video is as long as it was" in said.err
+    assert said.out == f"video: 21 frames, 1.3 s, {folder.video}\n"
+
+
+def test_the_speed_is_that_of_what_was_made(demo, monkeypatch, capsys):
+    """And not of the video, of which a part was there before."""
+    told = []
+    monkeypatch.setattr(take_module, "report", lambda live, meter: told.append((live.writer, meter.frames)))
+    assert demo("--seconds", "1") == 0 and demo("--resume", "rivulet-0001", "--seconds", "2") == 0
+    assert [(writer.frames_written, made) for writer, made in told] == [(21, 21), (33, 12)]
 
 
 def test_without_snapshots_the_video_is_all_there_is(demo, tmp_path):
