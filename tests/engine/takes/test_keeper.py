@@ -15,6 +15,7 @@ from rivulet.model_patches.takes.folder import About, TakeFolder
 from rivulet.model_patches.takes.keeper import Keeper, Policy
 from rivulet.model_patches.takes.timeline_file import Event, read
 from rivulet.model_patches.vae.decoder import VaeDecoder
+from rivulet.tests.waiting import wait_for
 
 from ..stream.videos import Collected
 from .made import EVERY, FPS, scripted
@@ -63,13 +64,6 @@ def kept(studio):
 
 def blocks_of(folder, marked=None):
     return [each.block for each in folder.snapshots() if marked is None or each.marked is marked]
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def each_written(chunk, keeper):
