@@ -60,7 +60,7 @@ class Command:
 
 COMMANDS = {
     "demo": Command(
-        "watch a stream being made, in a local page; --seconds --prompt --seed --cache --memory --out",
+        "watch a stream being made, in a local page; --seconds --prompt --seed --look --cache --memory --out",
         "pocket.demo",
         shares_cores=True,
     ),

@@ -111,7 +111,8 @@ class Coding:
             if max(size) > X264_MOST:
                 raise ValueError(
                     f"{WHO}: {X264} codes pictures of up to {X264_MOST} pixels a side, and these are "
-                    f"{size[0]}x{size[1]}; make the stream smaller, or take a VAE that draws its own size."
+                    f"{size[0]}x{size[1]}; make the stream smaller, or take a VAE that does not draw twice "
+                    f"its size."
                 )
             return
         if size[0] < NVENC_LEAST[0] or size[1] < NVENC_LEAST[1]:
