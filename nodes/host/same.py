@@ -12,11 +12,17 @@ TENSOR_CORE_EPS = 2.0**-10  # to which a card's tensor cores round the factors o
 
 
 def refuse_other(streamed: Tensor, whole: Tensor, vae: Any, part: str, what: str) -> None:
-    """RuntimeError unless both are the same but for rounding; each [frames, ...], on any device.
+    """RuntimeError unless both are numbers and the same but for rounding; each [frames, ...], on any device.
 
     part: the attribute of the VAE that made them; what: what they are, in the plural.
     """
     streamed, whole = streamed.float().cpu(), whole.float().cpu()
+    if not bool(whole.isfinite().all()):
+        raise RuntimeError(
+            f"Rivulet: this VAE's {part} gives NaN or infinite numbers, in ComfyUI's own nodes, too, where "
+            f"they show nothing. Its file is damaged, or {vae.vae_dtype} is too narrow for it: copy or "
+            f"download the file again, or start ComfyUI with --fp32-vae."
+        )
     layers = [each for each in getattr(vae.first_stage_model, part).modules() if each._parameters]
     allowed = rounding(vae.vae_dtype, len(layers)) * whole.std().item()
     worst = float("inf")

@@ -107,3 +107,13 @@ def test_pictures_that_are_missing_or_moved_are_a_fault(tiny_vae, monkeypatch, d
     for wrong in (whole[1:], whole.roll(1, 0), torch.cat([whole[:9], whole[8:-1]]), whole * float("nan")):
         with pytest.raises(RuntimeError, match="other pictures piece by piece than at once"):
             refuse_other(wrong, whole, tiny_vae, "decoder", "pictures")
+
+
+def test_numbers_that_are_none_are_told_apart_from_a_host_that_changed(kind, load_vae):
+    """As a file gives that is damaged, or too large for half precision; in ComfyUI its pictures are black."""
+    vae = load_vae(kind[1])
+    with torch.no_grad():
+        for each in vae.first_stage_model.parameters():
+            each.mul_(float("nan"))
+    with pytest.raises(RuntimeError, match=r"gives NaN or infinite numbers.* file is damaged, or torch\."):
+        kind[0](vae)
