@@ -83,11 +83,16 @@ def hide_names(sentence: str) -> str:
 
 
 def sample_scenes(
-    count: int, generator: torch.Generator, band_share: float = 0.15, combinations: str = "all"
+    count: int,
+    generator: torch.Generator,
+    band_share: float = 0.15,
+    combinations: str = "all",
+    speeds: tuple[float, float] = SPEED,
 ) -> Scenes:
     """Random scenes: one or two objects of different colours, apart, none of the ground's colour.
 
-    combinations: "all", or those that are "seen" or "unseen" in training, see `held_out`.
+    combinations: "all", or those that are "seen" or "unseen" in training, see `held_out`. speeds: lowest and
+    highest, sides of the picture per frame.
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -95,7 +100,7 @@ def sample_scenes(
 
     colour_BN, shape_BN, ground_B = _admitted(_looks(count, generator), generator, combinations)
     radius_BN = uniform(*RADIUS, count, MAX_OBJECTS)
-    angle, speed = uniform(0, 2 * math.pi, count, MAX_OBJECTS), uniform(*SPEED, count, MAX_OBJECTS)
+    angle, speed = uniform(0, 2 * math.pi, count, MAX_OBJECTS), uniform(*speeds, count, MAX_OBJECTS)
     left, width = uniform(0.15, 0.45, count), uniform(*BAND_WIDTH, count)
     banded = torch.rand(count, generator=generator) < band_share
     band_B2 = torch.where(banded[:, None], torch.stack([left, left + width], 1), torch.tensor(-1.0))

@@ -54,6 +54,22 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         help="share of those steps that are graded where the sampler itself leads, to tune a finished "
         "transformer; default 0",
     )
+    parser.add_argument(
+        "--paced",
+        type=float,
+        help="share of the blocks whose objects go at another pace, ungraded, so that a past's speed "
+        "decides less; default 0",
+    )
+    parser.add_argument(
+        "--speeds",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="of the objects trained on, sides of the picture per frame; default the world's",
+    )
+    parser.add_argument(
+        "--keep-attention", action="store_true", help="train the transformer's other layers alone"
+    )
     parser.add_argument("--rate", type=float, help="times the preset's learning rates; default 1")
     parser.add_argument(
         "--shift", type=float, help="of the noise levels trained on: less is more of little noise; default 8"

@@ -5,7 +5,7 @@ B clips, V = 2 looks of a clip (the same flight with other colours, shapes and g
 show a block a past of the other look.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from ...model_patches.vae.load import load_vae
 from ...model_patches.vae.wan import TIME_STRIDE, WanVAE
 from .. import held_out, models, text, world
 from ..half_products import half_products
+from .paces import at_paces, draw_paces, frames_needed
 from .pool import Pool, draw_pool
 
 SWITCH_SHARE = 0.3  # clips whose prompt changes at a block border, and the picture with it
@@ -30,6 +31,11 @@ class PairedClips(Pool):
     latents_BVCTHW: Tensor  # float16, in the diffusion model's units
     texts_BVLC: Tensor
     named_B: Tensor  # bool, False where the prompt says "object"
+    graded_BT: Tensor = field(default_factory=lambda: torch.empty(0))  # bool, False: of no speed of the world
+
+    def __post_init__(self) -> None:
+        if not self.graded_BT.numel():  # of a pool that was written before there were paces
+            self.graded_BT = torch.ones(len(self), self.latents_BVCTHW.shape[3], dtype=torch.bool)
 
     def with_looks(self, look_BN: Tensor, block_frames: int) -> Tensor:
         """Latents [B, C, T, H, W], float32, each block in its own look."""
@@ -49,17 +55,29 @@ class PairedClips(Pool):
 
 
 def draw_clips(
-    vae: WanVAE, count: int, blocks: int, block_frames: int, size: int, generator: torch.Generator
+    vae: WanVAE,
+    count: int,
+    blocks: int,
+    block_frames: int,
+    size: int,
+    generator: torch.Generator,
+    paced: float = 0.0,
+    speeds: tuple[float, float] = world.SPEED,
 ) -> PairedClips:
-    """New clips of `blocks` blocks, encoded."""
+    """New clips of `blocks` blocks, encoded, whose objects have these speeds, sides of the picture per frame.
+
+    paced: share of the blocks with another pace, see `paces`.
+    """
     frames = 1 + TIME_STRIDE * (blocks * block_frames - 1)
-    scenes = world.sample_scenes(count, generator, combinations="seen")
+    scenes = world.sample_scenes(count, generator, combinations="seen", speeds=speeds)
     other = world.change_looks(scenes, generator, "seen")
     either = replace(scenes, colour_BN=torch.maximum(scenes.colour_BN, other.colour_BN))
-    places = world.simulate(either, frames)
+    pace_BN = draw_paces(count, blocks, paced, generator) if paced else torch.ones(count, blocks)
+    places = at_paces(world.simulate(either, frames_needed(frames)), pace_BN, block_frames)
     latents = [encode_pictures(vae, world.render(looks, places, size)) for looks in (scenes, other)]
     named = torch.rand(count, generator=generator) >= UNNAMED_SHARE
-    return PairedClips(torch.stack(latents, 1).half(), _texts(scenes, other, named), named)
+    graded_BT = (pace_BN == 1).repeat_interleave(block_frames, 1)
+    return PairedClips(torch.stack(latents, 1).half(), _texts(scenes, other, named), named, graded_BT)
 
 
 def made_of(vae: WanVAE) -> dict[str, str]:

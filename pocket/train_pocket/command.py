@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 
 from ...model_patches.sampler.schedule import sigmas
-from .. import models
+from .. import models, world
 from . import distributed
 from .begin import refuse_other_files
 from .dit import PocketTraining
 from .presets import PRESETS, Preset
 from .record import begin_or_go_on
 from .stages import draw_lit, export, load_or_train_vae, polish, train_dit, tune_encoder
+
+FASTEST = 0.05  # sides of the picture per frame: an object crosses the picture within one block and a half
 
 
 def train(chosen: argparse.Namespace) -> int:
@@ -88,10 +90,31 @@ def recipe_changes(
             raise SystemExit(f"train-pocket --sampled {chosen.sampled}: a share of the steps, 0 to 1.")
         changes |= {"sampled": chosen.sampled, "levels": sigmas(timesteps, recipe.shift)}
         changes["predicted_context_from"] = 0.0
+    changes |= _motion_changes(chosen)
     if chosen.shift is not None:
         if not chosen.shift > 0:
             raise SystemExit(f"train-pocket --shift {chosen.shift}: more than 0.")
         changes["shift"] = chosen.shift
     for name in ("matrix_rate", "other_rate", "text_rate"):
         changes[name] = rate * getattr(recipe, name)
+    return changes
+
+
+def _motion_changes(chosen: argparse.Namespace) -> dict[str, object]:
+    """Fields that the options on how things move change."""
+    changes: dict[str, object] = {}
+    if chosen.paced:
+        if not 0 < chosen.paced < 1:
+            raise SystemExit(f"train-pocket --paced {chosen.paced}: a share of the blocks, 0 to below 1.")
+        changes["paced"] = chosen.paced
+    if chosen.speeds is not None:
+        low, high = chosen.speeds
+        if not 0 < low <= high <= FASTEST:
+            raise SystemExit(
+                f"train-pocket --speeds {low} {high}: sides of the picture per frame, the lowest first, more "
+                f"than 0, at most {FASTEST}; the world has {world.SPEED[0]} to {world.SPEED[1]}."
+            )
+        changes["speeds"] = (low, high)
+    if chosen.keep_attention:
+        changes["keep_attention"] = True
     return changes

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...model_patches.arch.wan import WanModel
 from ...model_patches.geometry import Geometry
 from ...model_patches.vae.wan import WanVAE
-from .. import text
+from .. import text, world
 from ..half_products import half_products
 from ..muon import Muon
 from .checkpointing import Run, WeightAverage, learning_rate
@@ -58,6 +58,9 @@ class PocketTraining:
     # share of the steps whose contexts, and half of whose graded states, are what the sampler itself comes to
     sampled: float = 0.0
     levels: tuple[float, ...] = ()  # the sampler's noise levels, without the final 0; needed where sampled
+    paced: float = 0.0  # share of the blocks at another pace than the world's, ungraded: see `paces`
+    speeds: tuple[float, float] = world.SPEED  # of the objects trained on, sides of the picture per frame
+    keep_attention: bool = False  # leave the self-attentions as they are
 
 
 def optimizers(dit: WanModel, recipe: PocketTraining) -> list[torch.optim.Optimizer]:
@@ -108,6 +111,12 @@ def damage(clean_BCTHW: Tensor, block_frames: int, generator: torch.Generator) -
     return clean_BCTHW * gain + offset + 0.2 * strength * normal(*clean_BCTHW.shape)
 
 
+def graded_weight(graded_BT: Tensor) -> Tensor:
+    """Weight of each latent frame's error [B, 1, 1, T, 1, 1]: 0 where it isn't graded, 1 on average."""
+    weight = graded_BT.float() / graded_BT.float().mean().clamp_min(1e-6)
+    return weight[:, None, None, :, None, None]
+
+
 def mix(clean: Tensor, noise: Tensor, sigma_BKN: Tensor, block_frames: int) -> Tensor:
     """(1 - sigma) clean + sigma noise, block by block; clean and noise [B, K, C, T, H, W]."""
     sigma = sigma_BKN.repeat_interleave(block_frames, 2)[:, :, None, :, None, None]
@@ -128,6 +137,9 @@ class Trainer:
     ) -> None:
         """start: digest of the file that `dit` was, None where it is new."""
         self.dit, self.vae, self.recipe = dit, vae, recipe
+        if recipe.keep_attention:
+            for block in dit.blocks:
+                block.self_attn.requires_grad_(False)
         self.device = next(dit.parameters()).device
         grid = Geometry(recipe.size, recipe.size).grid_width
         self.teacher = TeacherForcing(dit, recipe.blocks, recipe.block_frames, grid)
@@ -175,7 +187,10 @@ class Trainer:
 
     def _new_clips(self, count: int, kind: str) -> PairedClips:
         sizes = (self._blocks(kind), self.recipe.block_frames, self.recipe.size)
-        return draw_pool(lambda rows: draw_clips(self.vae, rows, *sizes, self.generator), count, "clips")
+        told = {"paced": self.recipe.paced, "speeds": self.recipe.speeds}
+        return draw_pool(
+            lambda rows: draw_clips(self.vae, rows, *sizes, self.generator, **told), count, "clips"
+        )
 
     def train(self) -> None:
         """Train to the recipe's last step."""
@@ -217,13 +232,14 @@ class Trainer:
         noise = torch.randn(target.shape, generator=generator)
         sigma = draw_sigma((batch, recipe.streams, of_block.shape[1]), recipe, generator)
         noisy, wanted = mix(target, noise, sigma, recipe.block_frames), noise - target
-        weight = torch.ones(())
+        weight = graded_weight(clips.graded_BT)
         if sampled and context is not None:
             walk = SampledWalk(self.teacher, recipe.levels, recipe.block_frames, self.device)
             states, made = walk(context, texts, of_block, generator)
             context = own_past(context, made, recipe.block_frames, generator)
             graded = grade(states, recipe.levels, clean, recipe.block_frames, generator)
-            noisy, wanted, sigma, weight = beside(noisy, wanted, sigma, graded)
+            noisy, wanted, sigma, beside_weight = beside(noisy, wanted, sigma, graded)
+            weight = weight * beside_weight
         elif predicted_context and context is not None:
             context = self._predict_context(clean, context, texts, of_block)
         with half_products(self.device):

@@ -31,7 +31,7 @@ from rivulet.pocket.train_pocket.latent_separation import separate_latents
 from rivulet.pocket.train_pocket.presets import PRESETS
 from rivulet.pocket.train_pocket.single_frame import decode_first_frame, encode_frame
 from rivulet.pocket.train_pocket.stages import export, load_averaged, load_or_train_vae, new_trainer
-from rivulet.pocket.train_pocket.vae import restart_decoder, start_per_frame
+from rivulet.pocket.train_pocket.vae import restart_decoder
 from rivulet.pocket.train_pocket.vae_batches import Phase, clip_batch
 from rivulet.pocket.train_pocket.vae_streaming import polish_decoder, train_streaming
 
@@ -47,13 +47,6 @@ TINY = dit_training.PocketTraining(
     more_every=2,
     most_clips=3,
 )
-
-
-@pytest.fixture
-def vae() -> WanVAE:
-    vae = WanVAE(4)
-    start_per_frame(vae)
-    return vae.requires_grad_(False)
 
 
 def test_a_fresh_vae_treats_a_still_clip_as_pictures(vae):
@@ -174,15 +167,21 @@ def test_beginnings_are_trained_beside_the_rest(tmp_path, vae):
 
 def test_what_is_asked_of_a_tuning_reaches_its_recipe():
     asked = {"beginnings": 0.5, "rate": 0.5, "shift": 3.0, "steps": 7, "processes": 2, "sampled": 0.25}
+    asked |= {"paced": 0.5, "speeds": [0.01, 0.02], "keep_attention": True}
     changes = recipe_changes(argparse.Namespace(**asked), TINY, STEPS)
     assert changes["matrix_rate"] == TINY.matrix_rate / 2 and changes["predicted_context_from"] == 0.0
     assert replace(TINY, **changes).shift == 3.0
     assert changes["sampled"] == 0.25 and changes["levels"] == sigmas(STEPS, TINY.shift)
-    plain = {"beginnings": None, "rate": None, "shift": None, "steps": None, "processes": 1, "sampled": None}
+    assert changes["paced"] == 0.5 and changes["speeds"] == (0.01, 0.02) and changes["keep_attention"]
+    plain = dict.fromkeys(asked) | {"processes": 1, "keep_attention": False}
     assert replace(TINY, **recipe_changes(argparse.Namespace(**plain), TINY, STEPS)) == TINY
-    for name, wrong in (("beginnings", 1.0), ("rate", 0.0), ("shift", -1.0), ("sampled", 1.5)):
+    wrongs = {"beginnings": 1.0, "rate": 0.0, "shift": -1.0, "sampled": 1.5, "paced": 1.0}
+    for name, wrong in wrongs.items():
         with pytest.raises(SystemExit, match=f"--{name} {wrong}"):
             recipe_changes(argparse.Namespace(**{**asked, name: wrong}), TINY, STEPS)
+    for wrong in ([0.02, 0.01], [0.0, 0.01], [0.01, 1.0]):
+        with pytest.raises(SystemExit, match=f"--speeds {wrong[0]} {wrong[1]}: sides of the"):
+            recipe_changes(argparse.Namespace(**{**asked, "speeds": wrong}), TINY, STEPS)
 
 
 def test_a_tuning_graded_where_its_sampler_leads_changes_the_model(tmp_path, vae):
