@@ -51,6 +51,9 @@ from .stream_inputs import stream_inputs
 class RivuletStream(io.ComfyNode):
     """The streaming sampler."""
 
+    # its video is told to the page also where another node's run alone was asked for
+    HAS_INTERMEDIATE_OUTPUT = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

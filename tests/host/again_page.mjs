@@ -2,6 +2,8 @@
 //
 //     node again_page.mjs '{"url": ..., "workflow": {...}, "graph": {...}, "text": "its prompt", "vue": false, "shots": "folder"}'
 
+import { rm } from "node:fs/promises";
+
 import { visit } from "./visit.mjs";
 
 const told = JSON.parse(process.argv[2]);
@@ -93,7 +95,7 @@ await visit(told, async (here) => {
   await again("besideAgain");
 
   await here.anew();
-  await put(workflow);
+  await put({ ...workflow, id: "6f6d3a4e-0000-4000-8000-000000000003" });
   const inside = await here.page.evaluate(() => {
     const { app } = globalThis.comfyAPI.app;
     app.graph.convertToSubgraph(new Set([app.graph.nodes.find((each) => each.comfyClass === "RivuletStream")]));
@@ -105,4 +107,23 @@ await visit(told, async (here) => {
   await here.anew();
   await put({ ...inside, id: undefined });
   await again("insideAgain");
+
+  // the first stream's segments are not in memory any more by then, and its file is deleted
+  await here.anew();
+  await here.load({ ...graph, 4: { ...graph[4], inputs: { ...graph[4].inputs, seed: 4 } } });
+  await here.queue();
+  await here.until((now) => now.phase === "ended");
+  const { streams } = await (await fetch(`${told.url}/rivulet/streams`)).json();
+  const first = streams.find((each) => each.path.endsWith(seen.first.file));
+  seen.media = first.media;
+  await rm(first.path);
+  await here.anew();
+  await put(workflow);
+  await here.press("Show it here");
+  await here.page.locator(".rivulet .below > .trouble:not(:empty)").first().waitFor();
+  seen.gone = await widgetText(here.page, ".below > .trouble");
+  await here.shot("again-gone");
+  await here.queue();
+  await here.until((now) => now.phase === "ended");
+  seen.anew = await shown(here, "anew");
 });

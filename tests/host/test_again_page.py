@@ -58,6 +58,8 @@ def test_a_video_that_the_host_gives_again_is_shown(keeping, tmp_path, vue):
         assert not found["idle"] and found["phase"] == "Finished" and found["caption"] == GREEN, (name, found)
         assert {"Redo from here", "Save the video"} <= set(found["buttons"]), (name, found)
     assert seen["offer"].startswith("Another page made a video with this node.")
+    assert seen["media"] is None and seen["gone"].startswith("This video cannot be shown: its file was"), seen
+    assert seen["anew"]["file"] != seen["first"]["file"] and "made before" not in seen["anew"]["note"], seen
 
 
 def test_of_one_setting_the_take_that_the_host_gave_is_told_to_the_page(keeping):
@@ -84,3 +86,13 @@ def test_of_one_setting_the_take_that_the_host_gave_is_told_to_the_page(keeping)
         client: [(each["session"], each["workflow"]) for each in given] for client, given in listed.items()
     }
     assert told == {"later": [(sessions[0], "v")], "other": [(sessions[1], "w")]}
+
+
+def test_a_run_of_another_node_alone_tells_the_page_of_the_video_that_it_took(keeping):
+    made = keeping.run(stream_graph("alone"))["outputs"]["4"]["images"]
+    told = {"prompt": stream_graph("alone"), "client_id": "alone", "partial_execution_targets": ["5"]}
+    told["prompt"]["5"]["inputs"]["filename_prefix"] = "saved_anew"
+    prompt_id = keeping.post("/prompt", told)[1]["prompt_id"]
+    assert keeping.done(prompt_id)["outputs"]["4"]["images"] == made
+    word = {"client": "alone", "prompt_id": prompt_id, "node": "4", "file": made[0]["filename"]}
+    assert keeping.post("/rivulet/given", word)[1] == {"known": True}
