@@ -2,20 +2,10 @@
 //
 //     node around_page.mjs '{"url": ..., "workflow": {...}, "vue": false, "shots": "folder"}'
 
-import { rest, visit } from "./visit.mjs";
+import { rest, settled, visit } from "./visit.mjs";
 
 const told = JSON.parse(process.argv[2]);
 const LETTERS = "rbgmqwnpc .1?";
-
-/** Waits until `ask` gives another answer than `before`, at most 5 s; returns the answer. */
-async function changed(ask, before) {
-  for (let i = 0; i < 25; i += 1) {
-    const now = await ask();
-    if (JSON.stringify(now) !== JSON.stringify(before)) return now;
-    await rest(0.2);
-  }
-  return before;
-}
 
 await visit(told, async (here) => {
   const { page, seen } = here;
@@ -28,10 +18,10 @@ await visit(told, async (here) => {
     return { ground: style.backgroundColor, ink: style.color, scheme: style.colorScheme };
   });
   seen.themes = {};
-  let before = null;
   for (const palette of ["light", "dark"]) {
+    const before = await look();
     await page.evaluate((name) => globalThis.comfyAPI.app.app.extensionManager.setting.set("Comfy.ColorPalette", name), palette);
-    seen.themes[palette] = before = await changed(look, before ?? (palette === "light" ? await look() : null));
+    seen.themes[palette] = await settled(look, before);
     await here.shot(`around-${palette}`);
   }
 
@@ -45,19 +35,17 @@ await visit(told, async (here) => {
   };
   let [x, y] = await middle();
   await page.mouse.move(x, y);
-  const first = await view();
+  const first = await settled(view, null);
   await page.mouse.wheel(0, 240);
-  const zoomed = await changed(view, first);
+  const zoomed = await settled(view, first);
   seen.zoomed = zoomed.scale / first.scale;
   [x, y] = await middle();
   await page.mouse.move(x, y);
-  await rest(0.5);
-  const still = await view();
   await page.mouse.down({ button: "middle" });
   await page.mouse.move(x + 40, y + 25, { steps: 5 });
   await page.mouse.up({ button: "middle" });
-  const moved = await changed(view, still);
-  seen.moved = [0, 1].map((i) => (moved.offset[i] - still.offset[i]) * still.scale);
+  const moved = await settled(view, zoomed);
+  seen.moved = [0, 1].map((i) => (moved.offset[i] - zoomed.offset[i]) * zoomed.scale);
 
   // a field, as a run shows it
   await page.evaluate(() => {
@@ -83,7 +71,6 @@ await visit(told, async (here) => {
   const standing = await view();
   await field.evaluate((element) => (element.scrollTop = 0));
   await page.mouse.wheel(0, 60);
-  await rest(1);
-  seen.scrolled = await field.evaluate((element) => element.scrollTop);
+  seen.scrolled = await settled(() => field.evaluate((element) => element.scrollTop), 0);
   seen.kept = JSON.stringify(await view()) === JSON.stringify(standing);
 });

@@ -6,6 +6,7 @@ import { rest, visit } from "./visit.mjs";
 
 const told = JSON.parse(process.argv[2]);
 const { graph, prompt } = told;
+const MOST_MILLISECONDS = 180_000;
 
 /** Another client runs the same node of the same workflow: what the widget shows of that. */
 async function beside(here) {
@@ -32,10 +33,10 @@ async function firstPicture(page) {
   return (Date.now() - began) / 1000;
 }
 
+/** Waits for a later and another picture, however slowly they are made here. */
 async function moves(here) {
   const before = await here.look();
-  for (let i = 0; i < 100; i += 1) {
-    await rest(0.2);
+  for (const end = Date.now() + MOST_MILLISECONDS; Date.now() < end; await rest(0.2)) {
     const after = await here.look();
     const differs = after.pixels.some((value, at) => Math.abs(value - before.pixels[at]) > 20);
     if (after.seconds > before.seconds && differs) return true;

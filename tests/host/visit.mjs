@@ -9,6 +9,20 @@ const PATIENCE_MILLISECONDS = 300_000; // of a page on a machine that others use
 
 export const rest = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
+/** What `ask` answers once that is not `before` any more, and not about to change further: pages move things in steps. */
+export async function settled(ask, before) {
+  const end = Date.now() + PATIENCE_MILLISECONDS;
+  let [known, same] = [JSON.stringify(before), 0];
+  while (Date.now() < end) {
+    await rest(0.2);
+    const now = JSON.stringify(await ask());
+    same = now === known ? same + 1 : 0;
+    known = now;
+    if (same >= 2 && now !== JSON.stringify(before)) return JSON.parse(now);
+  }
+  throw new Error(`still ${JSON.stringify(before)}: ${ask}`);
+}
+
 /**
  * Runs `act(visit)` in a page of its own and prints what it put into `visit.seen`, as one JSON object. `told` is what the
  * test told: {url, vue, shots, ...}; errors of the page and of the script are in `seen.errors`.
