@@ -40,21 +40,22 @@ def probe(device: torch.device, dtype: torch.dtype, folder: Path, seconds: float
 
     The copy's rate counts bytes read and bytes written. free_disk_bytes: of the drive of `folder`.
     """
-    side, size = SIZES["cpu" if device.type == "cpu" else "cuda"]
+    is_cpu = device.type == "cpu"
+    free_ram = free_ram_bytes()  # what is measured with takes some of it
+    free = free_ram if is_cpu else torch.cuda.mem_get_info(device)[0]
+    side, size = SIZES["cpu" if is_cpu else "cuda"]
     a = torch.ones(side, side, dtype=dtype, device=device)
     product = best_seconds(lambda: a @ a, device, seconds / 2)
     old = torch.zeros(size, dtype=torch.uint8, device=device)
     new = torch.empty_like(old)
     copy = best_seconds(lambda: new.copy_(old), device, seconds / 2)
-    is_cpu = device.type == "cpu"
     name = "CPU" if is_cpu else torch.cuda.get_device_name(device)
-    free = free_ram_bytes() if is_cpu else torch.cuda.mem_get_info(device)[0]
     return Device(
         name,
         2 * side**3 / product,
         2 * size / copy,
         free,
-        free_ram_bytes(),
+        free_ram,
         shutil.disk_usage(folder).free,
         is_cpu,
     )
