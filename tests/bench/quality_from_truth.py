@@ -20,6 +20,7 @@ from ...pocket.choices import Choice
 from .quality_figures import Span, adherence, between, judged_streams, speed_figures, stream_speed, strictness
 from .quality_plot import Row
 from .quality_truth import rendered
+from .quality_turns import speeds_by_flight
 from .records import Rows
 
 GIVEN_LATENTS = 13  # of true past, more than sink and window hold
@@ -60,6 +61,8 @@ def from_truth(
             if figures := speed_figures(speeds, worlds):
                 curve.append({"case": case, **at, **how, **figures})
                 rows("speed", **curve[-1])
+    for row in speeds_by_flight(scenes, streams, GIVEN_FRAMES, fps):
+        rows("speed", **row, **how)
     made = [replace(one, frames=one.frames[GIVEN_FRAMES:], seen=one.seen[GIVEN_FRAMES:]) for one in streams]
     old, _ = adherence(Span(pixels[:, GIVEN_FRAMES:], ()), prompts, made)
     rows("quality", case="from_truth", to_seconds=seconds, **how, **old, **strictness(made))

@@ -22,6 +22,7 @@ from rivulet.tests.bench.quality_from_truth import GIVEN_FRAMES, GIVEN_LATENTS, 
 from rivulet.tests.bench.quality_plot import draw, read
 from rivulet.tests.bench.quality_sheets import RIGHT, WRONG, sheet, sheets
 from rivulet.tests.bench.quality_truth import rendered, scene_speeds
+from rivulet.tests.bench.quality_turns import FLIGHTS, flights, speeds_by_flight
 from rivulet.tests.bench.records import Rows
 from rivulet.tests.bench.small_pocket import small_pocket, write_memory
 
@@ -287,6 +288,10 @@ def test_a_true_past_has_its_rows(monkeypatch):
     monkeypatch.setattr(choices, "load_pocket", lambda folder, dtype, dit_file: small_pocket())
     monkeypatch.setattr(quality_from_truth, "go_on", frozen)
     rows = printed(["--streams=1", "--seconds=2", "--from-truth", "--streams-only", "--combinations=unseen"])
+    flown = [row for row in rows if row["case"].startswith("from_truth_")]
+    assert flown and all(row["row"] == "speed" and row["speed_ratio"] == 0 for row in flown)
+    assert {row["case"].removeprefix("from_truth_") for row in flown} <= set(FLIGHTS)
+    rows = [row for row in rows if row not in flown]
     assert [(row["row"], row["case"]) for row in rows] == [
         ("speed", "true_past"),
         ("speed", "from_truth"),
@@ -299,6 +304,28 @@ def test_a_true_past_has_its_rows(monkeypatch):
     assert all(row["combinations"] == "unseen" for row in rows)
     assert all(row["held_out"] == str(models.load_pocket().recipe.history) for row in rows)
     assert [(row["from_seconds"], row["to_seconds"]) for row in rows[:3]] == [(-3, 0), (0, 1.5), (1.5, 2)]
+
+
+def test_a_flight_is_free_until_it_turns():
+    """A turn between frames 20 and 21: quarter seconds that meet it, and those after it."""
+    way = torch.cat([torch.arange(21.0), 20 - torch.arange(1.0, 20)])[:, None, None] * torch.tensor(
+        [0.01, 0.0]
+    )
+    of = {name: there_EN[:, 0].nonzero()[:, 0].tolist() for name, there_EN in flights(way, 16, 9).items()}
+    assert of["turning"] == list(range(16, 22)), (
+        "frames 16 to 20 are the first quarter second that reaches it"
+    )
+    assert of["free"] == list(range(16)) and of["turned"] == list(range(22, 36))
+    assert not flights(way, 16, 30)["turned"].any(), "a turn before the stream began counts"
+
+
+def test_speeds_by_flight_are_those_of_the_world_for_the_worlds_own_pictures():
+    scenes = world.sample_scenes(4, torch.Generator().manual_seed(3), band_share=0.0)
+    pixels = world.render(scenes, world.simulate(scenes, GIVEN_FRAMES + 48), 64)
+    streams = judged_streams(quality.Span(pixels, ()), scenes.prompts(), 16)
+    rows = speeds_by_flight(scenes, streams, GIVEN_FRAMES, 16)
+    assert [row["case"] for row in rows] == [f"from_truth_{flight}" for flight in FLIGHTS]
+    assert all(row["speed_ratio"] == pytest.approx(1, abs=0.05) for row in rows)
 
 
 def frozen(asked, prompts, past_BFHWC, seconds, seed):
