@@ -2,7 +2,7 @@
 //
 //     node player_page.mjs '{"url": ..., "graph": {...}, "vue": false, "shots": "folder"}'
 
-import { rest, visit } from "./visit.mjs";
+import { rest, settled, visit } from "./visit.mjs";
 
 const told = JSON.parse(process.argv[2]);
 
@@ -44,19 +44,16 @@ async function canvasMoves(page) {
   });
   const box = await page.locator(".rivulet .screen").first().boundingBox();
   const middle = [box.x + box.width / 2, box.y + box.height / 2];
-  const before = await look();
+  const before = await settled(look, null);
   await page.mouse.move(...middle);
   await page.mouse.wheel(0, 120);
-  await rest(0.5);
-  const zoomed = await look();
+  const zoomed = await settled(look, before);
   await page.mouse.wheel(0, -120);
-  await rest(0.5);
-  const back = await look();
+  const back = await settled(look, zoomed);
   await page.mouse.down({ button: "middle" });
   await page.mouse.move(middle[0] + 60, middle[1] + 40, { steps: 5 });
   await page.mouse.up({ button: "middle" });
-  await rest(0.5);
-  const dragged = await look();
+  const dragged = await settled(look, back);
   return { zoom: zoomed[0] / before[0], drag: [1, 2].map((at) => (dragged[at] - back[at]) * back[0]) };
 }
 
