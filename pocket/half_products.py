@@ -1,4 +1,4 @@
-"""Whether a training of float32 weights multiplies in bfloat16: not on a processor that has no such units."""
+"""Where products are made in bfloat16: not on a processor that has no such units."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def half_products(device: torch.device, wanted: bool = True) -> AbstractContextM
     if wanted and _has_fast_bfloat16(device):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+def product_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16, for a model that only reads pictures; float32 on a processor that is slow at it."""
+    return torch.bfloat16 if _has_fast_bfloat16(device) else torch.float32
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

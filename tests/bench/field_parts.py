@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -158,7 +157,7 @@ def staged(sizes: Sizes) -> Stage:
     pocket = load_pocket()
     channels_last(pocket.vae)
     told = stories(pocket, sizes.trials, sizes.stories, sizes.seed)
-    eyes = Eyes(copy.deepcopy(pocket.vae).bfloat16())
+    eyes = Eyes(pocket.vae)
     return Stage(pocket, told, sizes.lengths, BATCH, eyes, sizes.own)
 
 

@@ -8,7 +8,6 @@ of its part. What came out is read from the block's last picture.
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -69,7 +68,7 @@ def run(chosen: argparse.Namespace, rows: Rows) -> int:
     trials = chosen.trials or (4 if chosen.quick else 200)
     channels_last(pocket.vae)
     told = stories(pocket, trials, chosen.stories, chosen.seed)
-    eyes, own = Eyes(copy.deepcopy(pocket.vae).bfloat16()), chosen.past == "own"
+    eyes, own = Eyes(pocket.vae), chosen.past == "own"
     stage = Stage(pocket, told, lengths, chosen.batch, eyes, own)
     makers = contestants(pocket, chosen.weights or models.WEIGHTS)
     unknown = set(chosen.policies or ()) - set(makers)

@@ -5,6 +5,7 @@ B trials, C latent channels, T latent frames, H/W pixels.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ...model_patches.vae.wan import LayerBuffers, WanVAE
 from ...pocket import detector, verdict, world
+from ...pocket.half_products import product_dtype
 from ...pocket.verdict import Judged
 
 FPS = 16  # of the pocket's world; one picture alone has no speed, whatever this is
@@ -57,14 +59,15 @@ class Remembered:
 class Eyes:
     """Decodes latents to pictures and reads them."""
 
-    def __init__(self, decoder: WanVAE) -> None:
-        """decoder: in bfloat16, in half the time."""
-        self.decoder = decoder
+    def __init__(self, vae: WanVAE) -> None:
+        """vae: a copy of it decodes, in bfloat16 where that takes half the time."""
+        self.dtype = product_dtype(next(vae.parameters()).device)
+        self.decoder = copy.deepcopy(vae).to(self.dtype)
 
     @torch.inference_mode()
     def look(self, latents_BCTHW: Tensor, past: LayerBuffers | None = None) -> tuple[Tensor, LayerBuffers]:
         """(pictures [B, F, H, W, 3], uint8, of latents; the decoder's past after them)."""
-        pixels, buffers = self.decoder.decode(latents_BCTHW.bfloat16(), past)
+        pixels, buffers = self.decoder.decode(latents_BCTHW.to(self.dtype), past)
         shown = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return shown.permute(0, 2, 3, 4, 1), buffers
 
