@@ -18,11 +18,7 @@ def refuse_other(streamed: Tensor, whole: Tensor, vae: Any, part: str, what: str
     """
     streamed, whole = streamed.float().cpu(), whole.float().cpu()
     if not bool(whole.isfinite().all()):
-        raise RuntimeError(
-            f"Rivulet: this VAE's {part} gives NaN or infinite numbers, in ComfyUI's own nodes, too, where "
-            f"they show nothing. Its file is damaged, or {vae.vae_dtype} is too narrow for it: copy or "
-            f"download the file again, or start ComfyUI with --fp32-vae."
-        )
+        raise RuntimeError(_no_numbers(vae.vae_dtype, part))
     layers = [each for each in getattr(vae.first_stage_model, part).modules() if each._parameters]
     allowed = rounding(vae.vae_dtype, len(layers)) * whole.std().item()
     worst = float("inf")
@@ -34,6 +30,17 @@ def refuse_other(streamed: Tensor, whole: Tensor, vae: Any, part: str, what: str
             f"where rounding to {vae.vae_dtype} explains {allowed:.3g}; {list(streamed.shape)} against "
             f"{list(whole.shape)}); ComfyUI's {part} has changed. Update Rivulet, or take another VAE."
         )
+
+
+def _no_numbers(dtype: torch.dtype, part: str) -> str:
+    why, way = "is damaged", "copy or download the file again"
+    if dtype != torch.float32:
+        why += f", or {dtype} is too narrow for it"
+        way += ", or start ComfyUI with --fp32-vae"
+    return (
+        f"Rivulet: this VAE's {part} gives NaN or infinite numbers, in ComfyUI's own nodes, too, where they "
+        f"show nothing. Its file {why}: {way}."
+    )
 
 
 def rounding(dtype: torch.dtype, layers: int) -> float:

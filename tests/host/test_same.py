@@ -115,5 +115,17 @@ def test_numbers_that_are_none_are_told_apart_from_a_host_that_changed(kind, loa
     with torch.no_grad():
         for each in vae.first_stage_model.parameters():
             each.mul_(float("nan"))
-    with pytest.raises(RuntimeError, match=r"gives NaN or infinite numbers.* file is damaged, or torch\."):
+    with pytest.raises(RuntimeError, match=r"gives NaN or infinite numbers.* file is damaged"):
         kind[0](vae)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_wider_precision_is_advised_where_there_is_one(tiny_vae, monkeypatch, dtype):
+    from rivulet.nodes.host.same import refuse_other
+
+    monkeypatch.setattr(tiny_vae, "vae_dtype", dtype)
+    none = torch.full((2, 8, 8, 3), float("nan"))
+    with pytest.raises(RuntimeError, match="file is damaged") as refused:
+        refuse_other(none, none, tiny_vae, "decoder", "pictures")
+    assert ("torch.bfloat16 is too narrow" in str(refused.value)) == (dtype == torch.bfloat16)
+    assert ("--fp32-vae" in str(refused.value)) == (dtype == torch.bfloat16)
