@@ -88,7 +88,9 @@ def test_a_shot_goes_over_from_pictures_that_are_not_shown(wan, vae, start, show
     )
     scenes = torch.cat(made[:2], 2), torch.cat(made[1:], 2)
     first, second = (decode_stream(vae, latents)[0].numpy() for latents in scenes)
-    assert np.array_equal(writer.frames, np.concatenate([first, second[9:]]))
+    # in other pieces sums may come in another order, which can tip a level and no more
+    off = np.abs(writer.frames.astype(int) - np.concatenate([first, second[9:]]))
+    assert off.max() <= 1 and (off > 0).mean() < 1e-3
     assert len(writer.frames) == 9 + 4 * 12 == after.ledger.written
     assert after.start_frame == 3 + 9 and after.given == 3
 
