@@ -1,7 +1,7 @@
 """Clips whose objects go at another pace in some blocks, so that a past's speed doesn't decide the next one.
 
-A stream's blocks move their objects a little less than their past did, and the next one takes that for the
-speed. Here a block of the world's own speed, which alone is graded, comes behind blocks of any pace.
+A stream's block keeps the speed of its past, so that what was lost, at a turn say, is never found again. Here
+a block of the world's own speed, which alone is graded, comes behind blocks of any pace.
 
 B clips, N blocks, F pixel frames, T latent frames, O objects.
 """
@@ -13,10 +13,8 @@ from torch import Tensor
 
 from ...model_patches.vae.wan import TIME_STRIDE
 
-PACES = (
-    0.3,
-    1.15,
-)  # of blocks that do not go at the world's speed; streams slow down more than they speed up
+# of blocks that do not go at the world's speed: streams slow down more than they speed up
+PACES = (0.3, 1.15)
 
 
 def draw_paces(count: int, blocks: int, share: float, generator: torch.Generator) -> Tensor:
